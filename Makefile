@@ -1,0 +1,60 @@
+# make serve   the API on port 3001 with real models, from a bare checkout
+# make test    every test that needs no GPU (< 10 min on two cores)
+# make check   what to run before each commit (< 2 min)
+#
+# TORCH   what to install as torch, with any pip options it needs; the default takes the build pip would choose.
+#         Another build: make serve TORCH="torch==2.13.0 --index-url <the index of that build>"
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+ARGS ?=
+
+.PHONY: help serve test check format models install clean
+
+help:
+	@sed -n 's/^# \(make .*\)/  \1/p' Makefile
+
+serve: install models
+	@$(BIN)/agentname serve $(ARGS)
+
+test: install models
+	$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest -m "not gpu and not slow and not live" -q $(ARGS)
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Weights that are not in the checkout: fetched, verified and converted once into the cache shared by all checkouts.
+models: install
+	@$(BIN)/python scripts/fetch_models.py
+
+install: $(INSTALLED)
+
+# torch first and alone: resolved together with the rest, pip may prefer another build of it, gigabytes larger.
+$(INSTALLED): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (or: make PYTHON=/path/to/python)"; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11"; exit 1; }
+	@test -x $(BIN)/python || { echo "creating $(VENV)"; "$(PYTHON)" -m venv $(VENV); }
+	@echo "installing torch (once)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on $(TORCH)
+	@echo "installing the rest (once)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
