@@ -1,0 +1,1 @@
+"""What a model is, which ones we have, and how a checkpoint becomes a lane."""

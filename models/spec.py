@@ -1,0 +1,59 @@
+"""What a model is: data only, no torch. Made by the catalogue, used by everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+ModelType: TypeAlias = Literal["image", "video", "chat"]
+Dtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """What a request gets when it does not say. None: the pipeline's own."""
+
+    steps: int | None = None
+    guidance_scale: float | None = None
+    negative_prompt: str | None = None
+    width: int | None = None  # pixels
+    height: int | None = None  # pixels
+    num_frames: int | None = None
+    fps: int | None = None
+    # chat
+    max_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    system: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    max_duration_s: int = 60
+    max_steps: int = 150
+    max_pixels: int = 4096 * 4096
+    size_multiple: int = 8  # width and height must be multiples of this
+    frames_multiple: int = 1  # num_frames must be frames_multiple * k + frames_remainder
+    frames_remainder: int = 0
+    context_tokens: int | None = None  # chat: prompt and reply together
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    name: str  # [a-z0-9][a-z0-9._-]{0,63}, never a path
+    type: ModelType
+    path: Path | None  # local folder of the checkpoint; None while it still has to be fetched
+    source: str  # as written in models.toml: folder, hub id, "wheel:…"
+    pipeline: str | None = None  # class name from model_index.json; None for chat
+    dtype: Dtype = "auto"  # auto: float32 on CPU, bfloat16 on CUDA
+    weight_bytes: int = 0  # at the dtype it will be served in, from file headers
+    default: bool = False
+    keep_alive_s: float | None = None  # None: the setting's
+    pinned: bool = False
+    max_running: int = 8  # requests in the lane at once
+    defaults: Defaults = field(default_factory=Defaults)
+    limits: Limits = field(default_factory=Limits)
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # aspect ratio → (width, height)
+    call: Mapping[str, object] = field(default_factory=dict)  # further arguments of the pipeline's __call__

@@ -1,0 +1,227 @@
+"""The lane of one resident diffusion pipeline, image or video: any stock pipeline, no code for its family. Device thread only."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import traceback
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipelines import device
+from pipelines.interface import (
+    Canceled,
+    DiffusionRequest,
+    Failed,
+    Merging,
+    Progressed,
+    Rendered,
+    Request,
+    Stage,
+    StepCost,
+    Update,
+)
+from pipelines.rendezvous import Forward, Outcome, Rendezvous, Task
+from pipelines.request_scope import StepCounter, entry_points, scoped
+
+
+class BadCall(Exception):
+    """The pipeline takes no such argument, or refused a value. The message may be shown to the client."""
+
+
+class DiffusionLane:
+    def __init__(
+        self,
+        pipeline: Any,
+        *,
+        kind: Literal["image", "video"],
+        max_rows: int = 8,
+        merging: Merging = "unproven",
+        device_name: str = "cpu",
+    ) -> None:
+        self.kind = kind
+        self._pipeline = pipeline
+        self._parameters = frozenset(inspect.signature(type(pipeline).__call__).parameters)
+        self._rendezvous = Rendezvous(max_calls=max_rows, merging=merging)
+        for component, module, entry in entry_points(pipeline):
+            self._rendezvous.wrap(component, module, entry)
+        self._fence = device.Fence(device_name)
+        self._new: list[Task] = []
+        self._running: dict[str, Task] = {}
+        self._requests: dict[str, DiffusionRequest] = {}
+        self._denoising: set[str] = set()  # ids whose progress bar has started
+        self._to_cancel: set[str] = set()
+        self._updates: list[Update] = []
+        self._costs: list[StepCost] = []
+
+    @property
+    def weight_bytes(self) -> int:
+        modules = {id(module): module for _, module, _ in entry_points(self._pipeline)}
+        tensors = {t.data_ptr(): t for m in modules.values() for t in (*m.parameters(), *m.buffers())}
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+    @property
+    def cache_bytes(self) -> int:
+        return 0
+
+    @property
+    def merging(self) -> Merging:
+        return self._rendezvous.merging
+
+    def admit(self, request: Request) -> None:
+        assert isinstance(request, DiffusionRequest)
+        self._requests[request.id] = request
+        body = functools.partial(self._generate, request)
+        self._new.append(Task(request.id, body, mergeable=not request.deterministic))
+
+    def cancel(self, request_id: str) -> None:
+        if request_id in self._requests:
+            self._to_cancel.add(request_id)
+
+    def has_work(self) -> bool:
+        return bool(self._requests)
+
+    def take_costs(self) -> Sequence[StepCost]:
+        costs, self._costs = self._costs, []
+        return costs
+
+    def close(self) -> None:
+        assert not self._requests, "a lane is closed when nothing runs on it"
+        self._rendezvous.unwrap()
+        self._pipeline = None
+        device.release_cache()
+
+    @torch.inference_mode()
+    def step(self) -> Sequence[Update]:
+        self._end_canceled()
+        if self._new:
+            self._start_new()
+        elif self._rendezvous.busy:
+            forward, outcomes = self._rendezvous.step()
+            self._fence.pass_()
+            self._note_cost(forward)
+            for outcome in outcomes:
+                self._end(outcome)
+        updates, self._updates = self._updates, []
+        return updates
+
+    def _start_new(self) -> None:
+        new, self._new = self._new, []
+        for task in new:
+            self._running[task.name] = task
+            outcome = self._rendezvous.start(task)
+            if outcome is not None:
+                self._end(outcome)
+
+    def _end_canceled(self) -> None:
+        for request_id in self._to_cancel:
+            task = self._running.pop(request_id, None)
+            if task is not None:
+                self._rendezvous.cancel(task)
+            self._new = [new for new in self._new if new.name != request_id]
+            self._forget(request_id)
+            self._updates.append(Canceled(request_id))
+        self._to_cancel.clear()
+
+    def _end(self, outcome: Outcome) -> None:
+        name = outcome.task.name
+        if outcome.error is not None:
+            self._updates.append(_failure(name, outcome.error))
+        else:
+            frames, scheduler = outcome.result
+            if np.isfinite(frames).all():
+                self._updates.append(Rendered(name, frames, outcome.task.batch_peak, scheduler))
+            else:
+                self._updates.append(Failed(name, "invalid_output", "The model produced values that are not numbers."))
+        self._running.pop(name, None)
+        self._to_cancel.discard(name)  # it ended by itself first
+        self._forget(name)
+
+    def _forget(self, request_id: str) -> None:
+        self._requests.pop(request_id, None)
+        self._denoising.discard(request_id)
+
+    def _generate(self, request: DiffusionRequest) -> tuple[NDArray[np.float32], str]:
+        """The body of a task: the stock call, on a copy of the pipeline that is this request's own."""
+        self._tell(request, "encoding", 0, request.steps)
+        own = scoped(self._pipeline, functools.partial(self._count_steps, request))
+        output = own(**self._arguments(request))
+        return _frames(output[0], self.kind), type(getattr(own, "scheduler", None)).__name__
+
+    def _arguments(self, request: DiffusionRequest) -> dict[str, Any]:
+        """The keyword arguments of the stock call. What a request leaves open is the pipeline's own default."""
+        wanted = {
+            "prompt": request.prompt,
+            "negative_prompt": request.negative_prompt,
+            "width": request.width,
+            "height": request.height,
+            "video_length" if "video_length" in self._parameters else "num_frames": request.num_frames,
+            "num_inference_steps": request.steps,
+            "guidance_scale": request.guidance_scale,
+            **request.call,
+        }
+        given = {name: value for name, value in wanted.items() if value is not None}
+        unknown = sorted(given.keys() - self._parameters)
+        if unknown:
+            raise BadCall(f"{type(self._pipeline).__name__} takes no {', '.join(map(repr, unknown))}")
+        if "frame_rate" in self._parameters and "frame_rate" not in given and request.fps is not None:
+            given["frame_rate"] = request.fps
+        generator = torch.Generator("cpu").manual_seed(request.seed)  # the same seed gives the same noise on every device
+        return {"generator": generator, "output_type": "np", **given}
+
+    def _count_steps(self, request: DiffusionRequest, total: int) -> StepCounter:
+        def on_step(done: int, total: int) -> None:
+            self._denoising.add(request.id)
+            self._tell(request, "denoising" if done < total or total == 0 else "decoding", done, total or request.steps)
+
+        return StepCounter(total, on_step)
+
+    def _tell(self, request: DiffusionRequest, stage: Stage, step: int, total: int) -> None:
+        self._updates.append(Progressed(request.id, stage, step, total))
+
+    def _note_cost(self, forward: Forward) -> None:
+        request = self._requests.get(forward.tasks[0].name)
+        if request is None:
+            return
+        if forward.entry == "decode":
+            stage = "decoding"
+        else:
+            stage = "denoising" if request.id in self._denoising else "encoding"
+        self._costs.append(StepCost(f"{stage} {shape_name(request)}", len(forward.tasks), forward.seconds))
+
+
+def shape_name(request: DiffusionRequest) -> str:
+    """What step times are kept by: "176x96x16"."""
+    return f"{request.width}x{request.height}x{request.num_frames or 1}"
+
+
+def _failure(request_id: str, error: BaseException) -> Failed:
+    detail = "".join(traceback.format_exception(error))
+    if isinstance(error, BadCall):
+        return Failed(request_id, "bad_request", str(error), detail)
+    if device.is_out_of_memory(error):
+        return Failed(request_id, "out_of_memory", "The device ran out of memory for this job, even alone.", detail)
+    return Failed(request_id, "model_error", "The pipeline failed on this job.", detail)
+
+
+def _frames(media: Any, kind: Literal["image", "video"]) -> NDArray[np.float32]:
+    """The first picture or clip of a pipeline's output as (F, H, W, 3) float32 in [0, 1].
+
+    media: (B, H, W, 3) for pictures; (B, F, H, W, 3), or a list of B clips, for videos; arrays, tensors or PIL pictures.
+    """
+    first = media[0]
+    if kind == "image":
+        first = [first]
+    frames = np.stack([_pixels(frame) for frame in first])
+    return np.ascontiguousarray(frames, dtype=np.float32)
+
+
+def _pixels(frame: Any) -> NDArray[np.float32]:
+    if isinstance(frame, torch.Tensor):
+        return frame.float().cpu().permute(1, 2, 0).numpy()
+    array = np.asarray(frame)
+    return array.astype(np.float32) / 255 if array.dtype == np.uint8 else array.astype(np.float32)

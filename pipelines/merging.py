@@ -1,0 +1,187 @@
+"""Which calls of a module can share one forward, and how to join and split them. Pure functions over tensors.
+
+Two calls merge when module, entry point and argument structure are the same, other arguments are equal, and each tensor is
+  rows    batch-leading, with equal trailing shape and dtype: concatenated
+  scalar  0-d or one element, such as the timestep: one value per row
+  shared  anything else, equal by value: passed once
+A list with one entry per row counts as rows. Whether a module keeps its rows apart is not assumed here: it is proved
+on real calls (`rendezvous.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils.weak import WeakIdKeyDictionary
+
+Kind: TypeAlias = str  # "rows" | "list" | "scalar" | "shared" | "generator" | "value"
+_PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
+
+# Digests of shared tensors (position ids, rotary tables): made once per job and passed at every step, so hashed once.
+# A module global because a tensor's bytes are a fact about the tensor, not about any lane; device thread only.
+_digests: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of `function`, held back. `component` and `entry` name it: "transformer", "forward"."""
+
+    component: str
+    entry: str
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def run(self) -> Any:
+        return self.function(*self.args, **self.kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A call seen for merging: calls with equal `key` may share a forward; `structure` says how they would be joined."""
+
+    key: Hashable
+    structure: Hashable
+    rows: int
+
+
+class Unmergeable(Exception):
+    """The joined call gave something that cannot be split by rows."""
+
+
+def form_of(call: Call) -> Form | None:
+    """None when no argument shows the number of rows."""
+    rows = _count_rows(call)
+    if rows is None:
+        return None
+    leaves, spec = _flatten(call, rows)
+    described = [_describe(leaf, rows) for leaf in leaves]
+    structure = (call.component, call.entry, str(spec), tuple(kind for kind, _ in described))
+    return Form(key=(structure, rows, tuple(detail for _, detail in described)), structure=structure, rows=rows)
+
+
+def run_merged(calls: Sequence[Call], rows: int, width: int) -> list[Any]:
+    """Run calls of one `Form.key` as one forward, padded with repeats of the last to `width` calls; one output per call.
+
+    Raises `Unmergeable` when an output leaf does not lead with all rows.
+    """
+    padded = [*calls, *[calls[-1]] * (width - len(calls))]
+    columns = zip(*(_flatten(call, rows)[0] for call in padded), strict=True)
+    joined = [_join(column, rows) for column in columns]
+    args, kwargs = pytree.tree_unflatten(joined, _flatten(calls[0], rows)[1])
+    return _split(calls[0].function(*args, **kwargs), rows, width)[: len(calls)]
+
+
+def bucket(count: int, most: int) -> tuple[int, int]:
+    """How many of `count` calls to take, and the width to run them at: a power of two, padded by at most a quarter.
+
+    A constant width gives bit-identical rows whatever the neighbours, so only few widths are used.
+    """
+    count = min(count, most)
+    below = 1 << (count.bit_length() - 1)
+    above = below if below == count else below * 2
+    if above <= most and count * 4 >= above * 3:
+        return count, above
+    return below, below
+
+
+def difference(one: Any, other: Any) -> float:
+    """Largest absolute difference of two outputs, relative to the larger of 1 and the values' own size; inf where they don't compare."""
+    ours, spec = pytree.tree_flatten(one)
+    theirs, other_spec = pytree.tree_flatten(other)
+    if spec != other_spec:
+        return float("inf")
+    return max((_leaf_difference(a, b) for a, b in zip(ours, theirs, strict=True)), default=0.0)
+
+
+def generators_of(call: Call) -> list[torch.Generator]:
+    return [leaf for leaf in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, torch.Generator)]
+
+
+def _count_rows(call: Call) -> int | None:
+    for value in (*call.args, *call.kwargs.values()):
+        if isinstance(value, torch.Tensor) and value.ndim >= 2:
+            return value.shape[0]
+        if isinstance(value, list) and value and all(isinstance(item, torch.Tensor) for item in value):
+            return len(value)
+    return None
+
+
+def _flatten(call: Call, rows: int) -> tuple[list[Any], pytree.TreeSpec]:
+    def one_per_row(node: Any) -> bool:
+        return isinstance(node, list) and len(node) == rows and all(isinstance(x, (torch.Tensor, str)) for x in node)
+
+    return pytree.tree_flatten((call.args, call.kwargs), is_leaf=one_per_row)
+
+
+def _describe(leaf: Any, rows: int) -> tuple[Kind, Hashable]:
+    match leaf:
+        case torch.Tensor() if leaf.ndim > 0 and leaf.shape[0] == rows:
+            return "rows", (leaf.shape[1:], leaf.dtype)
+        case torch.Tensor() if leaf.numel() == 1:
+            return "scalar", leaf.dtype
+        case torch.Tensor():
+            return "shared", _digest(leaf)
+        case torch.Generator():
+            return "generator", None
+        case list():
+            return "list", None
+        case _ if isinstance(leaf, _PLAIN):
+            return "value", (type(leaf), leaf)
+        case _:
+            return "value", id(leaf)
+
+
+def _digest(tensor: torch.Tensor) -> Hashable:
+    digest = _digests.get(tensor)
+    if digest is None:
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        digest = (tuple(tensor.shape), tensor.dtype, hashlib.blake2b(raw.tobytes(), digest_size=16).digest())
+        _digests[tensor] = digest
+    return digest
+
+
+def _join(column: tuple[Any, ...], rows: int) -> Any:
+    kind, _ = _describe(column[0], rows)
+    match kind:
+        case "rows":
+            return torch.cat(column)
+        case "scalar":
+            return torch.cat([value.reshape(1).expand(rows) for value in column])
+        case "list":
+            return [item for part in column for item in part]
+        case _:
+            return column[0]
+
+
+def _split(output: Any, rows: int, width: int) -> list[Any]:
+    def one_per_row(node: Any) -> bool:
+        return isinstance(node, list) and len(node) == rows * width
+
+    leaves, spec = pytree.tree_flatten(output, is_leaf=one_per_row)
+    parts: list[list[Any]] = [[] for _ in range(width)]
+    for leaf in leaves:
+        sliceable = isinstance(leaf, list) or (
+            isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and leaf.shape[0] == rows * width
+        )
+        if not sliceable and not isinstance(leaf, _PLAIN):
+            raise Unmergeable(f"an output of {type(leaf).__name__} does not lead with {rows * width} rows")
+        for i, part in enumerate(parts):
+            part.append(leaf[i * rows : (i + 1) * rows] if sliceable else leaf)
+    return [pytree.tree_unflatten(part, spec) for part in parts]
+
+
+def _leaf_difference(a: Any, b: Any) -> float:
+    if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
+        return 0.0 if a is b or a == b else float("inf")
+    if a.shape != b.shape:
+        return float("inf")
+    if a.numel() == 0:
+        return 0.0
+    gap = float((a.float() - b.float()).abs().max())
+    return gap / max(1.0, float(a.float().abs().max())) if gap == gap else float("inf")

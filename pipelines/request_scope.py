@@ -1,0 +1,87 @@
+"""A pipeline of one's own for each request: shared modules, private state. Device thread only.
+
+Stock pipelines keep per-call state on themselves and on their schedulers (`set_timesteps` rewrites the shared noise
+schedule; guiders remember momentum from call to call), so two calls at once spoil each other. A request therefore runs
+on a shallow copy that shares every module and owns everything stateful that is not one, in nested pipelines too.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.configuration_utils import ConfigMixin
+
+VAE_ENTRIES = ("encode", "decode")
+
+
+def scoped(pipeline: Any, progress: Callable[[int], StepCounter]) -> Any:
+    """A copy of `pipeline` for one call; `progress(total)` is asked for its progress bar."""
+    own = copy.copy(pipeline)
+    for name, value in vars(pipeline).items():
+        if isinstance(value, DiffusionPipeline):
+            own.__dict__[name] = scoped(value, progress)
+        elif isinstance(value, ConfigMixin) and not isinstance(value, torch.nn.Module):
+            own.__dict__[name] = copy.deepcopy(value)
+    own.__dict__["progress_bar"] = lambda iterable=None, total=None: progress(total or 0).over(iterable)
+    return own
+
+
+def entry_points(pipeline: Any) -> Iterator[tuple[str, Any, str]]:
+    """(component name, module, entry point) of everything in the pipeline that costs device time, each module once."""
+    seen: set[int] = set()
+    for name, value in vars(pipeline).items():
+        if isinstance(value, DiffusionPipeline):
+            found: Iterable[tuple[str, Any, str]] = entry_points(value)
+        elif isinstance(value, torch.nn.Module):
+            entries = VAE_ENTRIES if hasattr(value, "decode") and hasattr(value, "encode") else ("forward",)
+            found = ((name, value, entry) for entry in entries)
+        else:
+            continue
+        fresh = [item for item in found if id(item[1]) not in seen]
+        seen.update(id(module) for _, module, _ in fresh)
+        yield from fresh
+
+
+class StepCounter:
+    """Stands where the pipeline's tqdm bar would: counts `update()` calls, one per denoising step."""
+
+    def __init__(self, total: int, on_step: Callable[[int, int], None]) -> None:
+        self.total = total
+        self.done = 0
+        self._on_step = on_step
+        self._iterable: Iterable[Any] = ()
+
+    def over(self, iterable: Iterable[Any] | None) -> StepCounter:
+        if iterable is not None:
+            self._iterable = iterable
+            self.total = len(iterable) if isinstance(iterable, Sized) else self.total
+        self._on_step(self.done, self.total)
+        return self
+
+    def update(self, n: int = 1) -> None:
+        self.done += n
+        self._on_step(self.done, self.total)
+
+    def set_postfix(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def set_description(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._iterable:
+            yield item
+            self.update()
+
+    def __enter__(self) -> StepCounter:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass

@@ -1,0 +1,1 @@
+"""The HTTP front end, the engine behind it and what they keep."""

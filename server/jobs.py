@@ -1,0 +1,157 @@
+"""A job, its states, and the events the device thread tells about it. Immutable data; crosses threads by message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.interface import FailureCode, FinishReason, Merging, Request, Stage
+
+JobType: TypeAlias = Literal["image", "video", "chat"]
+WaitingFor: TypeAlias = Literal["turn", "gpu_memory", "model_load"]
+ModelState: TypeAlias = Literal["available", "loading", "resident", "failed"]
+
+
+class State(StrEnum):
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def terminal(self) -> bool:
+        return self in (State.COMPLETED, State.FAILED, State.CANCELED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What the engine is handed. A picture job with n outputs has n requests; all others have one."""
+
+    id: str
+    owner: str  # key id: the unit of fairness
+    type: JobType
+    model: str
+    requests: tuple[Request, ...]
+    priority: int = 0  # larger runs sooner
+    attempt: int = 1
+
+
+# Events: device thread → event loop, in order. One end (Replied, Failed, Canceled, or all outputs ready) per job.
+
+
+@dataclass(frozen=True, slots=True)
+class JobStarted:
+    job_id: str
+    queue_ms: int
+    load_ms: int  # of that, spent loading its model
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgressed:
+    job_id: str
+    stage: Stage
+    step: int
+    total_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutputReady:
+    """frames: (F, H, W, 3) float32 in [0, 1]."""
+
+    job_id: str
+    index: int
+    frames: NDArray[np.float32]
+    batch_peak: int
+    scheduler: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobText:
+    job_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobReplied:
+    job_id: str
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class JobFailed:
+    job_id: str
+    code: FailureCode | Literal["model_load_failed", "engine_stopped"]
+    message: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JobCanceled:
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueEntry:
+    job_id: str
+    waiting_for: WaitingFor
+    need_bytes: int
+    eta_s: float | None  # seconds until done; None while the model's step time at that shape is not yet measured
+
+
+@dataclass(frozen=True, slots=True)
+class RunningEntry:
+    job_id: str
+    eta_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    model: str
+    state: ModelState
+    weight_bytes: int
+    cache_bytes: int
+    merging: Merging
+    running: int  # jobs on it now
+    idle_unload_in_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryHolder:
+    name: str
+    kind: Literal["weights", "kv_cache", "activations", "other"]
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    name: str
+    total_bytes: int
+    used_bytes: int
+    others_bytes: int  # other programs' use: the driver's figure minus ours
+    reserve_bytes: int
+    free_bytes: int
+    holders: Sequence[MemoryHolder]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """The whole picture, sent whenever it changed: waiting jobs in the order they will start, running jobs, models, device."""
+
+    queue: tuple[QueueEntry, ...]
+    running: tuple[RunningEntry, ...]
+    models: tuple[ModelStatus, ...]
+    device: DeviceStatus
+
+
+Event: TypeAlias = (
+    JobStarted | JobProgressed | OutputReady | JobText | JobReplied | JobFailed | JobCanceled | EngineStatus
+)
