@@ -1,0 +1,38 @@
+"""Which job an Idempotency-Key stands for: the same request sent twice is accepted and charged once. Writer thread."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, delete, insert, select
+
+from server.errors import Conflict
+from server.store import schema
+
+KEPT = timedelta(hours=24)
+
+
+def claim(
+    conn: Connection, key_id: str, idempotency_key: str, fingerprint: str, job_id: str, at: datetime
+) -> str | None:
+    """None: `job_id` holds the key now. Else the id of the earlier job with the same request.
+
+    Raises `Conflict` when the key was used for another request in the last 24 hours.
+    """
+    table = schema.idempotency_keys
+    mine = (table.c.key_id == key_id) & (table.c.idempotency_key == idempotency_key)
+    conn.execute(delete(table).where(mine, table.c.created_at <= at - KEPT))
+    earlier = conn.execute(select(table.c.fingerprint, table.c.job_id).where(mine)).one_or_none()
+    if earlier is None:
+        row = {"key_id": key_id, "idempotency_key": idempotency_key, "fingerprint": fingerprint, "job_id": job_id}
+        conn.execute(insert(table), row | {"created_at": at})
+        return None
+    if earlier.fingerprint != fingerprint:
+        raise Conflict("This Idempotency-Key was used for a different request in the last 24 hours.")
+    return str(earlier.job_id)
+
+
+def forget_before(conn: Connection, at: datetime) -> None:
+    """Drop the claims that are past their 24 hours at the moment `at`."""
+    table = schema.idempotency_keys
+    conn.execute(delete(table).where(table.c.created_at <= at - KEPT))

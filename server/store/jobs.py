@@ -1,0 +1,239 @@
+"""Job rows and their transitions. Every transition is one UPDATE fenced by state (and attempt); its row count is the answer.
+
+Runs on the store's writer thread, or on a read thread for what only looks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from typing import Any, Literal, TypeAlias
+
+from sqlalchemy import Connection, RowMapping, delete, exists, insert, select, update
+
+from server.errors import BadRequest
+from server.jobs import State
+from server.store import schema, usage
+
+JsonObject: TypeAlias = dict[str, Any]
+
+LIVE = (State.QUEUED, State.PROCESSING)
+TERMINAL = tuple(state for state in State if state.terminal)
+GAVE_UP = {
+    "code": "engine_stopped",
+    "message": "The server stopped while running this job, each time it tried.",
+    "retryable": True,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRow:
+    id: str
+    key_id: str
+    type: Literal["image", "video"]
+    model: str
+    state: State
+    request: JsonObject  # what is needed to run it again
+    params: JsonObject
+    warnings: list[str]
+    charged_day: str | None  # "2026-11-24"
+    charged_kind: usage.Kind | None
+    charged_units: int
+    attempt: int
+    created_at: datetime  # all times aware, UTC
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    expires_at: datetime | None = None
+    error: JsonObject | None = None
+    metrics: JsonObject | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputRow:
+    id: str  # 22 base62 characters
+    job_id: str
+    index: int
+    mime_type: str
+    width: int
+    height: int
+    duration_s: float | None
+    seed: int
+    n_bytes: int
+    sha256: str
+    file_name: str
+
+
+_job_columns = [schema.jobs.c[field.name] for field in fields(JobRow)]
+_output_columns = [schema.outputs.c[field.name] for field in fields(OutputRow)]
+
+
+def _job(row: RowMapping) -> JobRow:
+    values = {column.name: row[column] for column in _job_columns}
+    return JobRow(**{**values, "state": State(values["state"])})
+
+
+def _output(row: RowMapping) -> OutputRow:
+    return OutputRow(**{column.name: row[column] for column in _output_columns})
+
+
+def insert_job(conn: Connection, row: JobRow) -> None:
+    conn.execute(insert(schema.jobs), asdict(row))
+
+
+def get_job(conn: Connection, job_id: str, key_id: str) -> JobRow | None:
+    """None for an unknown id and for another key's alike."""
+    jobs = schema.jobs
+    row = (
+        conn.execute(select(*_job_columns).where(jobs.c.id == job_id, jobs.c.key_id == key_id)).mappings().one_or_none()
+    )
+    return None if row is None else _job(row)
+
+
+def outputs_of(conn: Connection, job_id: str) -> list[OutputRow]:
+    outputs = schema.outputs
+    rows = conn.execute(select(*_output_columns).where(outputs.c.job_id == job_id).order_by(outputs.c.index)).mappings()
+    return [_output(row) for row in rows]
+
+
+def _move(
+    conn: Connection, job_id: str, frm: Sequence[State], to: State, attempt: int | None, **values: object
+) -> bool:
+    jobs = schema.jobs
+    statement = update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(frm)).values(state=to, **values)
+    if attempt is not None:
+        statement = statement.where(jobs.c.attempt == attempt)
+    return conn.execute(statement).rowcount == 1
+
+
+def start_job(conn: Connection, job_id: str, attempt: int, at: datetime) -> bool:
+    return _move(conn, job_id, [State.QUEUED], State.PROCESSING, attempt, started_at=at)
+
+
+def complete_job(
+    conn: Connection,
+    job_id: str,
+    attempt: int,
+    outputs: Sequence[OutputRow],
+    metrics: JsonObject | None,
+    at: datetime,
+    expires_at: datetime | None,
+) -> bool:
+    """False, and nothing written, when the job has ended or another attempt owns it: the files are then the caller's to remove."""
+    if not _move(conn, job_id, LIVE, State.COMPLETED, attempt, metrics=metrics, finished_at=at, expires_at=expires_at):
+        return False
+    if outputs:
+        conn.execute(insert(schema.outputs), [asdict(output) for output in outputs])
+    return True
+
+
+def fail_job(conn: Connection, job_id: str, attempt: int, error: JsonObject, at: datetime, refund: bool = True) -> bool:
+    moved = _move(conn, job_id, LIVE, State.FAILED, attempt, error=error, finished_at=at)
+    if moved and refund:
+        usage.refund(conn, job_id)
+    return moved
+
+
+def cancel_job(conn: Connection, job_id: str, at: datetime, refund: bool) -> bool:
+    moved = _move(conn, job_id, LIVE, State.CANCELED, None, finished_at=at)
+    if moved and refund:
+        usage.refund(conn, job_id)
+    return moved
+
+
+def delete_job(conn: Connection, job_id: str, key_id: str) -> list[str]:
+    """Forget a finished job: from now on its id is unknown. Returns the names of the files to remove.
+
+    A live, foreign or unknown job is left alone.
+    """
+    jobs = schema.jobs
+    mine = select(jobs.c.id).where(jobs.c.id == job_id, jobs.c.key_id == key_id, jobs.c.state.in_(TERMINAL))
+    return _delete(conn, conn.execute(mine).scalars().all())
+
+
+def forget_jobs_before(conn: Connection, at: datetime) -> list[str]:
+    """Delete the jobs that ended before `at`. Returns the names of the files to remove."""
+    jobs = schema.jobs
+    old = select(jobs.c.id).where(jobs.c.state.in_(TERMINAL), jobs.c.finished_at < at).limit(500)  # bounds the write
+    return _delete(conn, conn.execute(old).scalars().all())
+
+
+def _delete(conn: Connection, job_ids: Iterable[str]) -> list[str]:
+    file_names: list[str] = []
+    for job_id in job_ids:
+        file_names += [output.file_name for output in outputs_of(conn, job_id)]
+        conn.execute(delete(schema.outputs).where(schema.outputs.c.job_id == job_id))
+        conn.execute(delete(schema.jobs).where(schema.jobs.c.id == job_id))
+    return file_names
+
+
+def list_jobs(
+    conn: Connection, key_id: str, status: State | str | None, limit: int, cursor: str | None
+) -> tuple[list[JobRow], str | None]:
+    """Newest first. The second value is the cursor of the next page, None on the last."""
+    jobs = schema.jobs
+    statement = select(jobs.c.seq, *_job_columns).where(jobs.c.key_id == key_id)
+    if status is not None:
+        statement = statement.where(jobs.c.state == State(status))
+    if cursor is not None:
+        statement = statement.where(jobs.c.seq < _read_cursor(cursor))
+    rows = conn.execute(statement.order_by(jobs.c.seq.desc()).limit(limit + 1)).mappings().all()
+    page = [_job(row) for row in rows[:limit]]
+    return page, _write_cursor(rows[limit - 1]["seq"]) if len(rows) > limit else None
+
+
+def _write_cursor(seq: int) -> str:
+    return f"c{seq:x}"
+
+
+def _read_cursor(cursor: str) -> int:
+    if not re.fullmatch(r"c[0-9a-f]{1,15}", cursor):
+        raise BadRequest("cursor must be one that an earlier page of this list returned")
+    return int(cursor[1:], 16)
+
+
+def recover_jobs(conn: Connection, at: datetime, max_attempts: int = 3) -> list[JobRow]:
+    """At start, when nobody runs anything: what was processing is queued again, or failed and refunded when it had its attempts.
+
+    Returns all queued jobs in the order they were accepted.
+    """
+    jobs = schema.jobs
+    processing = jobs.c.state == State.PROCESSING
+    spent = select(jobs.c.id, jobs.c.attempt).where(processing, jobs.c.attempt >= max_attempts)
+    for job_id, attempt in conn.execute(spent).all():
+        fail_job(conn, job_id, attempt, GAVE_UP, at)
+    conn.execute(update(jobs).where(processing).values(state=State.QUEUED, attempt=jobs.c.attempt + 1, started_at=None))
+    queued = select(*_job_columns).where(jobs.c.state == State.QUEUED).order_by(jobs.c.seq)
+    return [_job(row) for row in conn.execute(queued).mappings()]
+
+
+def get_output(conn: Connection, output_id: str) -> tuple[OutputRow, str] | None:
+    """The output and the id of the key that owns it."""
+    outputs, jobs = schema.outputs, schema.jobs
+    joined = outputs.join(jobs, jobs.c.id == outputs.c.job_id)
+    statement = select(jobs.c.key_id, *_output_columns).select_from(joined).where(outputs.c.id == output_id)
+    row = conn.execute(statement).mappings().one_or_none()
+    return None if row is None else (_output(row), row[jobs.c.key_id])
+
+
+def expired(conn: Connection, at: datetime) -> list[str]:
+    """Ids of the jobs whose outputs have outlived their time and still exist."""
+    jobs, outputs = schema.jobs, schema.outputs
+    has_outputs = exists().where(outputs.c.job_id == jobs.c.id)
+    statement = select(jobs.c.id).where(jobs.c.expires_at <= at, has_outputs).order_by(jobs.c.expires_at)
+    return list(conn.execute(statement).scalars())
+
+
+def forget_outputs(conn: Connection, job_id: str) -> list[str]:
+    """Drop a finished job's outputs and its prompt; the row stays. Returns the names of the files to remove."""
+    jobs, outputs = schema.jobs, schema.outputs
+    file_names = [output.file_name for output in outputs_of(conn, job_id)]
+    conn.execute(delete(outputs).where(outputs.c.job_id == job_id))
+    conn.execute(update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(TERMINAL)).values(request={}))
+    return file_names
+
+
+def file_names(conn: Connection) -> set[str]:
+    """Of every output there is: what the sweep at start must not delete."""
+    return set(conn.execute(select(schema.outputs.c.file_name)).scalars())

@@ -1,0 +1,126 @@
+"""API keys: how one looks, and the rows that know one again. A key is shown when it is made; kept is its SHA-256 digest.
+
+A key is `an_`, 22 base62 characters of randomness (131 bits), `_`, and 6 base62 characters of checksum, so that a typing
+error or a truncated paste is seen without a look at the store, and a scanner can tell a real key from a lookalike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import string
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from datetime import datetime
+
+from sqlalchemy import Connection, Row, insert, or_, select, update
+
+from server.errors import Conflict, NotFound
+from server.store import schema
+
+SCOPES = frozenset({"use", "admin"})
+BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
+HINT_LENGTH = 9  # "an_" and six characters: enough to tell keys apart, 95 bits stay unknown
+_PATTERN = re.compile(r"(an_[0-9A-Za-z]{22,64})_([0-9A-Za-z]{6})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRow:
+    id: str
+    name: str
+    hint: str  # the key's first characters
+    plan: str
+    scopes: frozenset[str]
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+def random_base62(length: int = 22) -> str:
+    """22 characters carry 131 bits."""
+    return "".join(secrets.choice(BASE62) for _ in range(length))
+
+
+def _checksum(body: str) -> str:
+    number, text = zlib.crc32(body.encode("ascii")), ""
+    for _ in range(6):  # 62^6 > 2^32
+        number, digit = divmod(number, 62)
+        text = BASE62[digit] + text
+    return text
+
+
+def new_key() -> str:
+    body = f"an_{random_base62()}"
+    return f"{body}_{_checksum(body)}"
+
+
+def well_formed(key: str) -> bool:
+    """Whether `key` could be one of ours: its shape and its checksum are right."""
+    match = _PATTERN.fullmatch(key)
+    return match is not None and _checksum(match[1]) == match[2]
+
+
+def digest_of(key: str) -> bytes:
+    return hashlib.sha256(key.encode("ascii")).digest()  # no slow hash: there is nothing to guess in 131 random bits
+
+
+_columns = [schema.api_keys.c[field.name] for field in fields(KeyRow)]
+
+
+def _row(row: Row[tuple[object, ...]]) -> KeyRow:
+    values = dict(row._mapping)
+    return KeyRow(**{**values, "scopes": frozenset(values["scopes"].split())})
+
+
+def create_key(conn: Connection, name: str, plan: str, scopes: Iterable[str], at: datetime) -> tuple[KeyRow, str]:
+    """Returns the row and the key itself, which can never be had again. Raises `Conflict` when a live key has that name."""
+    table = schema.api_keys
+    assert SCOPES.issuperset(scopes), "unknown scope"
+    taken = select(table.c.id).where(table.c.name == name, table.c.revoked_at.is_(None))
+    if conn.execute(taken).first() is not None:
+        raise Conflict(f"A key named {name!r} exists. Choose another name, or revoke that one first.")
+    key = new_key()
+    row = KeyRow(
+        id=f"key_{random_base62()}",
+        name=name,
+        hint=key[:HINT_LENGTH],
+        plan=plan,
+        scopes=frozenset(scopes),
+        created_at=at,
+        revoked_at=None,
+    )
+    values = {field.name: getattr(row, field.name) for field in fields(KeyRow)}
+    conn.execute(insert(table), values | {"scopes": " ".join(sorted(row.scopes)), "digest": digest_of(key)})
+    return row, key
+
+
+def by_digest(conn: Connection, digest: bytes) -> KeyRow | None:
+    """The live key of that digest; a revoked one is as unknown as any other."""
+    table = schema.api_keys
+    found = conn.execute(select(*_columns).where(table.c.digest == digest, table.c.revoked_at.is_(None))).one_or_none()
+    return None if found is None else _row(found)
+
+
+def list_keys(conn: Connection) -> list[KeyRow]:
+    """All, revoked ones too, oldest first."""
+    table = schema.api_keys
+    return [_row(row) for row in conn.execute(select(*_columns).order_by(table.c.created_at, table.c.id))]
+
+
+def revoke_key(conn: Connection, id_or_name_or_prefix: str, at: datetime) -> KeyRow:
+    """Raises `NotFound` when no live key matches, `Conflict` when more than one does."""
+    table = schema.api_keys
+    wanted = id_or_name_or_prefix
+    named = or_(table.c.id == wanted, table.c.name == wanted)
+    if well_formed(wanted):
+        named = table.c.digest == digest_of(wanted)
+    elif len(wanted) >= len("an_") + 3:
+        named = or_(named, table.c.hint.startswith(wanted, autoescape=True))
+    rows = [_row(row) for row in conn.execute(select(*_columns).where(named, table.c.revoked_at.is_(None)))]
+    if not rows:
+        raise NotFound("No live key has that id, name or beginning. See: agentname keys list")
+    if len(rows) > 1:
+        raise Conflict(f"{len(rows)} keys match. Name one by its id: {', '.join(row.id for row in rows)}")
+    conn.execute(update(table).where(table.c.id == rows[0].id).values(revoked_at=at))
+    return rows[0]

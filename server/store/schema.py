@@ -1,0 +1,160 @@
+"""The tables. Pure data: the same statements run on SQLite and on Postgres.
+
+A change here needs a revision in `migrations/versions`; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+)
+from sqlalchemy.types import TypeDecorator
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware in, aware out, UTC in between. SQLite has no zones: it gets and gives naive UTC, which sorts as text."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        assert value.tzinfo is not None, "a naive datetime names no moment"
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        assert isinstance(value, datetime)
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+# SQLite numbers rows by itself only in a column of exactly the type INTEGER.
+Sequence = BigInteger().with_variant(Integer(), "sqlite")
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("name", String(100), nullable=False),
+    Column("hint", String(16), nullable=False),  # first characters of the key, for lists and for `keys revoke`
+    Column(
+        "digest", LargeBinary(32), nullable=False, unique=True
+    ),  # SHA-256 of the whole key; the key itself is nowhere
+    Column("plan", String(64), nullable=False),
+    Column("scopes", String(100), nullable=False),  # sorted, separated by spaces
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("revoked_at", UtcDateTime),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("seq", Sequence, primary_key=True, autoincrement=True),  # order of acceptance
+    Column("id", String(64), nullable=False, unique=True),
+    Column("key_id", String(40), nullable=False),  # no foreign key: the key of this machine is never in the store
+    Column("type", String(8), nullable=False),
+    Column("model", String(64), nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("request", JSON, nullable=False),  # what is needed to run it again; emptied when its outputs expire
+    Column("params", JSON, nullable=False),
+    Column("warnings", JSON, nullable=False),
+    Column("charged_day", String(10)),  # the UTC day a refund goes back to
+    Column("charged_kind", String(8)),
+    Column("charged_units", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),  # the fence: a report of an earlier attempt changes nothing
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("finished_at", UtcDateTime),
+    Column("expires_at", UtcDateTime),
+    Column("error", JSON(none_as_null=True)),
+    Column("metrics", JSON(none_as_null=True)),
+)
+Index("ix_jobs_key_id_seq", jobs.c.key_id, jobs.c.seq)
+Index("ix_jobs_state_seq", jobs.c.state, jobs.c.seq)
+Index("ix_jobs_expires_at", jobs.c.expires_at)
+
+outputs = Table(
+    "outputs",
+    metadata,
+    Column("id", String(22), primary_key=True),
+    Column("job_id", String(64), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("index", Integer, nullable=False),
+    Column("mime_type", String(64), nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("duration_s", Float),
+    Column("seed", BigInteger, nullable=False),
+    Column("n_bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("file_name", String(100), nullable=False),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("key_id", String(40), primary_key=True),
+    Column("day", String(10), primary_key=True),
+    Column("kind", String(8), primary_key=True),
+    Column("used", Integer, nullable=False),
+    CheckConstraint("used >= 0", name="used"),
+)
+
+refunds = Table(
+    "refunds",
+    metadata,
+    Column("id", String(64), primary_key=True),  # of the job or the chat: a second refund of it cannot be written
+    Column("key_id", String(40), nullable=False),
+    Column("day", String(10), nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("units", Integer, nullable=False),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("key_id", String(40), primary_key=True),
+    Column("idempotency_key", String(255), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),  # of the request's body
+    Column("job_id", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False, index=True),
+)
+
+turns = Table(
+    "turns",
+    metadata,
+    Column("seq", Sequence, primary_key=True, autoincrement=True),
+    Column("key_id", String(40), nullable=False),
+    Column("conversation_id", String(64), nullable=False),
+    Column("messages", JSON, nullable=False),  # JSON, not text: Postgres text cannot hold the character NUL
+    Column("created_at", UtcDateTime, nullable=False, index=True),
+)
+Index("ix_turns_key_id_conversation_id_seq", turns.c.key_id, turns.c.conversation_id, turns.c.seq)
