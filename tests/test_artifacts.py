@@ -1,0 +1,194 @@
+"""What is written is what was rendered, whole or not at all, and only a valid link opens it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import json
+import stat
+import subprocess
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from server import encoding
+from server.artifacts import Artifacts, new_id
+from server.encoding import EncodingFailed, Format, InvalidFrames, Provenance
+
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+PROVENANCE = Provenance("a red café 猫\nSteps: 3, Seed: 7", json.dumps({"prompt": "a red café 猫", "seed": 7}))
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Artifacts:
+    return Artifacts(tmp_path / "data", ThreadPoolExecutor(1), lambda: NOON)
+
+
+def frames(count: int = 1, height: int = 24, width: int = 40) -> NDArray[np.float32]:
+    return np.random.default_rng(0).random((count, height, width, 3), dtype=np.float32)
+
+
+def save(artifacts: Artifacts, pixels: NDArray[np.float32], fmt: Format, fps: int | None = None):  # type: ignore[no-untyped-def]  # the row of the test
+    return asyncio.run(artifacts.save(new_id(), pixels, fmt, PROVENANCE, fps))
+
+
+def test_png_holds_the_exact_pixels_and_both_text_chunks(artifacts: Artifacts) -> None:
+    rendered = frames()
+
+    saved = save(artifacts, rendered, "png")
+
+    path = artifacts.path(saved.file_name)
+    assert path is not None
+    with Image.open(path) as picture:
+        assert np.array_equal(np.asarray(picture), np.rint(rendered[0] * 255).astype(np.uint8))
+        assert picture.text["parameters"] == PROVENANCE.text
+        assert json.loads(picture.text["agentname"])["seed"] == 7
+    assert (saved.width, saved.height, saved.duration_s, saved.mime_type) == (40, 24, None, "image/png")
+    assert saved.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert saved.n_bytes == path.stat().st_size
+
+
+@pytest.mark.parametrize("fmt", ["webp", "jpeg"])
+def test_lossy_pictures_carry_the_parameters_in_exif(artifacts: Artifacts, fmt: Format) -> None:
+    saved = save(artifacts, frames(), fmt)
+
+    with Image.open(artifacts.path(saved.file_name)) as picture:
+        comment = picture.getexif().get_ifd(encoding.EXIF_IFD)[encoding.EXIF_USER_COMMENT]
+        assert picture.format == fmt.upper()
+    assert comment == b"UNICODE\0" + PROVENANCE.text.encode("utf-16-be")
+
+
+def test_mp4_is_h264_yuv420p_with_its_index_first_and_the_tag(artifacts: Artifacts) -> None:
+    saved = save(artifacts, frames(6, 24, 40), "mp4", fps=4)
+
+    path = artifacts.path(saved.file_name)
+    assert path is not None
+    content = path.read_bytes()
+    about = subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-i", path], capture_output=True, check=False
+    ).stderr.decode()
+    assert "h264" in about
+    assert "yuv420p" in about
+    assert "café 猫" in json.loads(about.split("comment         : ")[1].splitlines()[0])["prompt"]
+    assert content.index(b"moov") < content.index(b"mdat")
+    assert (saved.duration_s, saved.mime_type) == (1.5, "video/mp4")
+
+
+@pytest.mark.parametrize(("fmt", "magic"), [("webm", b"\x1aE\xdf\xa3"), ("gif", b"GIF89a")])
+def test_other_clips_are_what_they_say(artifacts: Artifacts, fmt: Format, magic: bytes) -> None:
+    saved = save(artifacts, frames(4), fmt, fps=4)
+
+    path = artifacts.path(saved.file_name)
+    assert path is not None
+    assert path.read_bytes().startswith(magic)
+
+
+def test_odd_sizes_are_padded_for_mp4(artifacts: Artifacts) -> None:
+    assert save(artifacts, frames(2, 23, 41), "mp4", fps=4).n_bytes > 0
+
+
+def test_frames_is_a_zip_of_lossless_pictures(artifacts: Artifacts) -> None:
+    rendered = frames(3)
+
+    saved = save(artifacts, rendered, "frames", fps=4)
+
+    with zipfile.ZipFile(artifacts.path(saved.file_name)) as archive:
+        assert archive.namelist() == ["00000.png", "00001.png", "00002.png", "agentname.json"]
+        last = np.asarray(Image.open(io.BytesIO(archive.read("00002.png"))))
+    assert np.array_equal(last, np.rint(rendered[2] * 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_frames_that_are_no_picture_leave_no_file(artifacts: Artifacts, tmp_path: Path, bad: float) -> None:
+    rendered = frames()
+    rendered[0, 3, 3, 1] = bad
+
+    with pytest.raises(InvalidFrames):
+        save(artifacts, rendered, "png")
+
+    assert files_under(tmp_path) == {"link-secret"}
+
+
+@pytest.mark.parametrize("program", ["/nonexistent", "/bin/false"])
+def test_an_encoder_that_is_missing_or_fails_leaves_no_file(
+    artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    monkeypatch.setattr(encoding.imageio_ffmpeg, "get_ffmpeg_exe", lambda: program)
+
+    with pytest.raises(EncodingFailed):
+        save(artifacts, frames(2), "mp4", fps=4)
+
+    assert files_under(tmp_path) == {"link-secret"}
+
+
+def test_an_encoder_that_hangs_is_ended(artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging = tmp_path / "hang"
+    hanging.write_text("#!/bin/sh\nexec sleep 60\n")
+    hanging.chmod(0o700)
+    monkeypatch.setattr(encoding.imageio_ffmpeg, "get_ffmpeg_exe", lambda: str(hanging))
+    monkeypatch.setattr(encoding, "FFMPEG_TIMEOUT_S", 0.05)
+
+    with pytest.raises(EncodingFailed):
+        save(artifacts, frames(2), "mp4", fps=4)
+
+
+def test_files_and_folders_are_closed_to_others(artifacts: Artifacts, tmp_path: Path) -> None:
+    saved = save(artifacts, frames(), "png")
+
+    path = artifacts.path(saved.file_name)
+    assert path is not None
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "data" / "link-secret").stat().st_mode) == 0o600
+
+
+def test_a_start_removes_half_written_files_and_files_no_row_knows(tmp_path: Path) -> None:
+    artifacts = Artifacts(tmp_path, ThreadPoolExecutor(1))
+    kept, orphan = (save(artifacts, frames(), "png").file_name for _ in range(2))
+    (tmp_path / "unfinished" / "half.png").write_bytes(b"\x89PNG")
+
+    again = Artifacts(tmp_path, ThreadPoolExecutor(1))
+    removed = asyncio.run(again.sweep({kept}))
+
+    assert removed == 1
+    assert files_under(tmp_path) == {kept, "link-secret"}
+    assert again.path(orphan) is None
+
+
+def test_deleting_twice_is_fine(artifacts: Artifacts) -> None:
+    saved = save(artifacts, frames(), "png")
+
+    for _ in range(2):
+        asyncio.run(artifacts.delete([saved.file_name]))
+
+    assert artifacts.path(saved.file_name) is None
+
+
+def test_a_link_opens_its_own_output_until_it_expires(artifacts: Artifacts, tmp_path: Path) -> None:
+    output_id, other = new_id(), new_id()
+    expires, signature = (
+        part.split("=")[1] for part in artifacts.sign(output_id, NOON + timedelta(hours=1)).split("&")
+    )
+    later = Artifacts(tmp_path / "data", ThreadPoolExecutor(1), lambda: NOON + timedelta(hours=2))
+
+    assert artifacts.verify(output_id, expires, signature)
+    assert not later.verify(output_id, expires, signature)
+    assert not artifacts.verify(other, expires, signature)
+    assert not artifacts.verify(output_id, str(int(expires) + 1), signature)
+
+
+@pytest.mark.parametrize("expires", ["", "x", "-1", "1" * 5000, "１７９５５２１６００"])
+def test_nonsense_in_a_link_is_refused(artifacts: Artifacts, expires: str) -> None:
+    assert not artifacts.verify(new_id(), expires, "é" * 24)
+
+
+def files_under(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*") if path.is_file()}
