@@ -116,11 +116,12 @@ Update: TypeAlias = Progressed | Rendered | TextDelta | Replied | Failed | Cance
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """What one step of a lane took: seconds of the device, by the shape that was run."""
+    """What one forward took: seconds of the device, by the shape that was run."""
 
-    shape: str  # e.g. "denoising 128x128x1"
+    shape: str  # e.g. "denoising 128x128x1", "decode"
     rows: int
     seconds: float
+    request_ids: tuple[str, ...] = ()  # who shared it
 
 
 class Lane(Protocol):

@@ -1,0 +1,70 @@
+"""The engine's whole picture for the status endpoints: queue, running jobs, models, device. Device thread only.
+
+Made at most ten times a second, and less often when the queue is so long that making it takes long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipelines.interface import Lane
+from server.estimates import Estimates
+from server.jobs import EngineStatus, ModelStatus, QueueEntry, RunningEntry
+from server.running import RunningJobs
+from server.scheduler import Scheduler
+
+INTERVAL_S = 0.1
+SHARE = 0.02  # of the device thread's time that may go into pictures
+SHOWN = 2_000  # waiting jobs with a place and an estimate of their own; those behind are counted
+
+
+class PicturePublisher:
+    def __init__(
+        self, scheduler: Scheduler, jobs: RunningJobs, estimates: Estimates, lanes: Mapping[str, Lane]
+    ) -> None:
+        self._scheduler = scheduler
+        self._jobs = jobs
+        self._estimates = estimates
+        self._lanes = lanes
+        self._next_at = 0.0
+        self.changed = True  # a job, a model or a holder came or went
+        self.moved = False  # only progress
+        self.loading: str | None = None
+
+    def due(self, now: float, force: bool) -> EngineStatus | None:
+        if not (self.changed or self.moved or self.loading) or (now < self._next_at and not force):
+            return None
+        self._next_at = now + INTERVAL_S + len(self._scheduler.queue) * 2e-5 / SHARE / 10
+        self.changed = self.moved = False
+        return self._draw(now)
+
+    def _draw(self, now: float) -> EngineStatus:
+        scheduler = self._scheduler
+        running = self._jobs.all()
+        waiting = [entry.job for entry in scheduler.queue.in_order(SHOWN)]
+        of_running, of_waiting = self._estimates.etas_s(running, waiting, frozenset(scheduler.residents))
+        reasons = {model: (scheduler.waiting_for(model, now), scheduler.missing_bytes(model)) for model in {j.model for j in waiting}}
+        return EngineStatus(
+            queue=tuple(
+                QueueEntry(job.id, *reasons[job.model], eta) for job, eta in zip(waiting, of_waiting, strict=True)
+            ),
+            running=tuple(RunningEntry(job.id, eta) for job, eta in zip(running, of_running, strict=True)),
+            models=tuple(self._models(now)),
+            device=scheduler.ledger.status(),
+        )
+
+    def _models(self, now: float) -> list[ModelStatus]:
+        scheduler = self._scheduler
+        shown = []
+        for name, resident in scheduler.residents.items():
+            lane = self._lanes[name]
+            idle = None if resident.running else scheduler.expires_in_s(name, now)
+            weights = scheduler.ledger.held_by(name, "weights")
+            cache = scheduler.ledger.held_by(name, "kv_cache")
+            shown.append(ModelStatus(name, "resident", weights, cache, lane.merging, len(resident.running), idle))
+        if self.loading is not None:
+            shown.append(ModelStatus(self.loading, "loading", scheduler.need_bytes(self.loading), 0, "unproven", 0, None))
+        for name, cooldown in scheduler.cooldowns.items():
+            if cooldown.until > now and name not in scheduler.residents:
+                shown.append(ModelStatus(name, "failed", 0, 0, "unproven", 0, None))
+        return shown
