@@ -10,12 +10,12 @@ from hmac import compare_digest
 from pathlib import Path
 
 from server.errors import Forbidden, Unauthorized
+from server.settings import LOCAL_KEY_FILE
 from server.store.database import Database
 from server.store.keys import SCOPES, by_digest, digest_of, new_key, well_formed
 
 CACHE_S = 1.0  # a revoked key works no longer than this
 CACHE_SIZE = 4096  # keys; only live ones are held, so strangers cannot fill it
-LOCAL_KEY_FILE = "local-key"
 
 
 @dataclass(frozen=True, slots=True)

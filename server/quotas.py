@@ -6,9 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from server.errors import TooMany
-from server.store.usage import Kind
+
+if TYPE_CHECKING:  # the command line reads plans and must not wait for SQLAlchemy
+    from server.store.usage import Kind
 
 DAY_S = 86_400
 UNLIMITED = 999_999_999_999_999  # the largest integer a RateLimit header can carry (RFC 9651)

@@ -30,7 +30,8 @@ from server.quotas import DEFAULT_PLANS, Plan
 
 PREFIX = "AGENTNAME_"
 CONFIG = f"{PREFIX}CONFIG"  # names the TOML file
-FILE_NAME = "agentname.toml"
+FILE_NAME = "agentname.toml"  # in the data directory, as the next
+LOCAL_KEY_FILE = "local-key"
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 

@@ -78,18 +78,12 @@ class Database:
         """Open, check and migrate. Raises `StoreUnusable`; a damaged file is left as it is."""
         if self._url.get_backend_name() == "sqlite":
             _make_private_file(Path(self._url.database or ""))
-        try:
+        with _made_plain(self._url):
             self._engine = _create_engine(self._url)
             with self._begin(writing=False) as conn:
                 _check(conn, self._url)
             with self._begin(writing=True) as conn:
                 migrations.upgrade(conn)
-        except (NoSuchModuleError, ModuleNotFoundError) as error:
-            raise StoreUnusable(
-                f"No driver for this database URL: {error}. For Postgres: pip install psycopg"
-            ) from error
-        except DatabaseError as error:
-            raise StoreUnusable(f"The job store {_shown(self._url)} cannot be used: {error.orig}") from error
         self._writer.start()
 
     def close(self) -> None:
@@ -166,6 +160,35 @@ class Database:
         assert self._engine is not None, "start() comes first"
         with self._engine.connect().execution_options(writing=writing) as conn, conn.begin():
             yield conn
+
+
+def check(url: str) -> str:
+    """Look at a store without making or changing one; says what is there. Raises `StoreUnusable`."""
+    parsed = _readable_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
+        return f"{_shown(parsed)} is not there yet; the first start makes it"
+    with _made_plain(parsed):
+        engine = _create_engine(parsed)
+        try:
+            with engine.connect() as conn:
+                _check(conn, parsed)
+        finally:
+            engine.dispose()
+    return f"{_shown(parsed)} is sound"
+
+
+@contextmanager
+def _made_plain(url: URL) -> Iterator[None]:
+    """Turns what a driver raises into a line for the owner."""
+    try:
+        yield
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        text = f"No driver for this database URL: {error}. For Postgres: pip install 'agentname[postgres]'"
+        raise StoreUnusable(text) from error
+    except DatabaseError as error:
+        raise StoreUnusable(
+            f"The job store {_shown(url)} cannot be used: {error.orig}. It is left untouched."
+        ) from error
 
 
 def _run(item: _Work, conn: Connection) -> None:

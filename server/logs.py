@@ -1,0 +1,84 @@
+"""One log line per event, for a person on a terminal or as JSON elsewhere. No prompts, no secrets, whoever wrote the line.
+
+Everybody logs through the standard library: a fixed phrase and `extra={…}` fields; this turns both into one line.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Literal, TextIO
+
+import structlog
+
+HIDDEN = "[hidden]"
+# What people wrote or what models said, and what opens doors: hidden whatever the level.
+PRIVATE_FIELDS = frozenset(
+    {
+        "prompt",
+        "negative_prompt",
+        "message",
+        "messages",
+        "text",
+        "reply",
+        "content",
+        "system",
+        "system_prompt",
+        "request",
+    }
+    | {"authorization", "key", "api_key", "token", "password", "secret", "database_url", "headers", "body"}
+)
+_SECRETS = re.compile(
+    r"an_[0-9A-Za-z]{22,}_[0-9A-Za-z]+|(?<=[Bb]earer )\S+|hf_[0-9A-Za-z]{20,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
+)
+
+
+def configure_logging(
+    log_format: Literal["auto", "console", "json"], level: str, *, stream: TextIO | None = None
+) -> None:
+    """Replace the root logger's handlers. `auto` is `console` on a terminal and `json` elsewhere. `stream`: default stderr."""
+    target = stream or sys.stderr
+    for_people = log_format == "console" or (log_format == "auto" and target.isatty())
+    shared: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,  # request_id, job_id: bound by whoever handles one
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[structlog.types.Processor] = [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.format_exc_info,  # the plain text of the trace: no values of local variables
+        hide_private,
+    ]
+    if for_people:
+        last.append(structlog.dev.ConsoleRenderer(colors=target.isatty()))
+    else:
+        last += [structlog.processors.EventRenamer("msg"), structlog.processors.JSONRenderer(default=str)]
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=last))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # Their "info" is about themselves; alembic announces every start.
+    for name in ("alembic", "httpx", "httpcore", "urllib3", "filelock"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def hide_private(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """Hide private fields by name, and keys and passwords by their look, in every value and in the trace."""
+    return {name: HIDDEN if name in PRIVATE_FIELDS else _public(value) for name, value in fields.items()}
+
+
+def _public(value: object) -> object:
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case Mapping():
+            return hide_private(None, "", {str(name): inner for name, inner in value.items()})
+        case list() | tuple() | set() | frozenset():
+            return [_public(inner) for inner in value]
+        case _:
+            return _SECRETS.sub(HIDDEN, str(value))

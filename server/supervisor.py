@@ -1,0 +1,236 @@
+"""Owns the listening socket and keeps one server process running on it. Main thread of a process that never loads a model.
+
+The server process inherits the socket. While it restarts, clients wait in the accept queue instead of being refused. It
+proves that it turns by writing a byte to a pipe now and then; when the bytes stop it is killed and started again, because
+a hung device call can be ended no other way.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import math
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
+from typing import TypeAlias
+
+logger = logging.getLogger(__name__)
+
+Command: TypeAlias = Callable[[int, int], Sequence[str]]  # (socket fd, heartbeat fd) → argument list
+
+POISONED = 86  # exit code: the device's context is broken, a new process gets a new one
+UNUSABLE = 78  # exit code (EX_CONFIG): starting again will not help
+BACKLOG = 2048  # clients that wait in the accept queue during a restart
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_LAST_WORDS_S = 5.0  # what a stopping process gets beyond its own grace before it is killed
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound, listening socket. Raises OSError when the address is taken or not ours."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # an old connection in TIME_WAIT is no reason to fail
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Called by the server process first of all: the kernel ends it when the supervisor is gone, so no memory stays taken.
+
+    Linux only; elsewhere the broken heartbeat pipe has to do.
+    """
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        if ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    if os.getppid() != parent_pid:  # it died before the line above
+        os._exit(UNUSABLE)
+
+
+class Restarts:
+    """When to start again. Decides from exit codes and times alone."""
+
+    FIRST_S, LONGEST_S = 0.5, 30.0
+    MOST, WINDOW_S = 5, 60.0
+
+    def __init__(self) -> None:
+        self._ends: list[float] = []
+        self._wait_s = self.FIRST_S
+
+    def after(self, code: int, *, hung: bool, ran_s: float, now: float) -> float | None:
+        """Seconds to wait before the next start; None is the end of trying.
+
+        (1) what another start cannot mend, or one end too many in a short time: give up;
+        (2) a poisoned or hung device: at once, the process was well until then;
+        (3) else twice as long as the last time, from the beginning after a long good run.
+        """
+        self._ends = [end for end in self._ends if now - end < self.WINDOW_S] + [now]
+        if code == UNUSABLE or len(self._ends) > self.MOST:  # (1)
+            return None
+        if code == POISONED or hung:  # (2)
+            return 0.0
+        if ran_s >= self.WINDOW_S:  # (3)
+            self._wait_s = self.FIRST_S
+        wait_s, self._wait_s = self._wait_s, min(2 * self._wait_s, self.LONGEST_S)
+        return wait_s
+
+
+class Supervisor:
+    def __init__(
+        self,
+        command: Command,
+        sock: socket.socket,
+        *,
+        step_timeout_s: float,
+        shutdown_grace_s: float,
+        start_timeout_s: float = 300.0,  # imports, migrations and an import of torch from a cold disk
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self._command = command
+        self._sock = sock
+        self._step_timeout_s = step_timeout_s
+        self._start_timeout_s = max(start_timeout_s, step_timeout_s)
+        self._grace_s = shutdown_grace_s
+        self._env = env
+        self._restarts = Restarts()
+        self._stops_asked = 0  # written by the signal handler, which Python runs on this thread
+        self._stops_passed_on = 0
+        self._wake, self._woken = socket.socketpair()
+
+    def run(self) -> int:
+        """Until the server process is done or hopeless. Returns the exit code to leave with."""
+        handlers = {number: signal.signal(number, self._note) for number in (*_STOPS, signal.SIGCHLD)}
+        self._wake.setblocking(False)
+        self._woken.setblocking(False)
+        woken_before = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        try:
+            return self._keep_running()
+        finally:
+            signal.set_wakeup_fd(woken_before)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            self._wake.close()
+            self._woken.close()
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if number != signal.SIGCHLD:
+            self._stops_asked += 1
+
+    def _keep_running(self) -> int:
+        while True:
+            started = time.monotonic()
+            code, hung = self._run_once()
+            if self._stops_asked:
+                return 0 if code in (0, -signal.SIGTERM, -signal.SIGINT) else _exit_code(code)
+            if code == 0:
+                return 0
+            now = time.monotonic()
+            wait_s = self._restarts.after(code, hung=hung, ran_s=now - started, now=now)
+            if wait_s is None:
+                logger.error("the server process cannot be kept running, giving up", extra={"ended": _described(code)})
+                return _exit_code(code)
+            logger.warning(
+                "the server process ended, starting it again",
+                extra={"ended": "hung, killed" if hung else _described(code), "wait_s": wait_s},
+            )
+            if self._pause(wait_s):
+                return 0
+
+    def _run_once(self) -> tuple[int, bool]:
+        heartbeat, beating = os.pipe()
+        try:
+            child = subprocess.Popen(
+                list(self._command(self._sock.fileno(), beating)),
+                pass_fds=(self._sock.fileno(), beating),
+                start_new_session=True,  # Ctrl-C in the terminal reaches us alone; we pass it on once
+                env=None if self._env is None else dict(self._env),
+            )
+        finally:
+            os.close(beating)
+        try:
+            return self._watch(child, heartbeat)
+        finally:
+            os.close(heartbeat)
+            if child.poll() is None:  # only when `_watch` itself failed: never leave a process behind
+                child.kill()
+                child.wait()
+
+    def _watch(self, child: subprocess.Popen[bytes], heartbeat: int) -> tuple[int, bool]:
+        """Until `child` has ended. Returns its exit code, and whether it was killed for having stopped turning."""
+        hung = False
+        deadline = time.monotonic() + self._start_timeout_s
+        with selectors.DefaultSelector() as selector:
+            selector.register(heartbeat, selectors.EVENT_READ)
+            selector.register(self._woken, selectors.EVENT_READ)
+            while (code := child.poll()) is None:
+                now = time.monotonic()
+                if now >= deadline:
+                    hung = not self._stops_asked
+                    child.kill()
+                    deadline = math.inf
+                for key, _ in selector.select(None if deadline == math.inf else deadline - now):
+                    if key.fd != heartbeat:
+                        _drain(self._woken)
+                    elif not os.read(heartbeat, 4096):
+                        selector.unregister(heartbeat)  # it is ending; the deadline stands
+                    elif not self._stops_asked and not hung:
+                        deadline = time.monotonic() + self._step_timeout_s
+                if self._pass_on_stops(child):
+                    deadline = time.monotonic() + self._grace_s + _LAST_WORDS_S
+        return code, hung
+
+    def _pass_on_stops(self, child: subprocess.Popen[bytes]) -> bool:
+        """The first request to stop is passed on, the second kills. True when there was one."""
+        if self._stops_passed_on == self._stops_asked:
+            return False
+        if self._stops_asked == 1:
+            child.terminate()
+        else:
+            child.kill()
+        self._stops_passed_on = self._stops_asked
+        return True
+
+    def _pause(self, seconds: float) -> bool:
+        """True when asked to stop meanwhile."""
+        until = time.monotonic() + seconds
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._woken, selectors.EVENT_READ)
+            while not self._stops_asked and (left_s := until - time.monotonic()) > 0:
+                if selector.select(left_s):
+                    _drain(self._woken)
+        return self._stops_asked > 0
+
+
+def _drain(sock: socket.socket) -> None:
+    try:
+        while sock.recv(4096):
+            pass
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EWOULDBLOCK):
+            raise
+
+
+def _described(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def _exit_code(code: int) -> int:
+    """As a shell reports it: 128 + the signal."""
+    return 128 - code if code < 0 else code
