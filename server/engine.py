@@ -167,8 +167,11 @@ class Engine:
             logger.exception("engine stopped")
             if self._device.is_fatal(error):
                 self._device.die()
-            for job in self._jobs.all():
-                self._tell(JobFailed(job.id, "engine_stopped", "The engine stopped while this job ran.", True))
+            # Pictures and clips are in the store and run again in the next process; a chat has somebody waiting for it now.
+            waiting = [entry.job for entry in self._scheduler.queue.in_order()]
+            for job in (*self._jobs.all(), *waiting):
+                if job.type == "chat":
+                    self._tell(JobFailed(job.id, "engine_stopped", "The engine stopped while this job ran.", True))
         finally:
             self._flush()
 

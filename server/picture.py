@@ -43,7 +43,10 @@ class PicturePublisher:
         running = self._jobs.all()
         waiting = [entry.job for entry in scheduler.queue.in_order(SHOWN)]
         of_running, of_waiting = self._estimates.etas_s(running, waiting, frozenset(scheduler.residents))
-        reasons = {model: (scheduler.waiting_for(model, now), scheduler.missing_bytes(model)) for model in {j.model for j in waiting}}
+        reasons = {
+            model: (scheduler.waiting_for(model, now), scheduler.missing_bytes(model))
+            for model in {j.model for j in waiting}
+        }
         return EngineStatus(
             queue=tuple(
                 QueueEntry(job.id, *reasons[job.model], eta) for job, eta in zip(waiting, of_waiting, strict=True)
@@ -63,7 +66,9 @@ class PicturePublisher:
             cache = scheduler.ledger.held_by(name, "kv_cache")
             shown.append(ModelStatus(name, "resident", weights, cache, lane.merging, len(resident.running), idle))
         if self.loading is not None:
-            shown.append(ModelStatus(self.loading, "loading", scheduler.need_bytes(self.loading), 0, "unproven", 0, None))
+            shown.append(
+                ModelStatus(self.loading, "loading", scheduler.need_bytes(self.loading), 0, "unproven", 0, None)
+            )
         for name, cooldown in scheduler.cooldowns.items():
             if cooldown.until > now and name not in scheduler.residents:
                 shown.append(ModelStatus(name, "failed", 0, 0, "unproven", 0, None))

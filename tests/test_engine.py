@@ -1,0 +1,256 @@
+"""The device thread with lanes that compute nothing: what goes in comes out, once, in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from pipelines.interface import DiffusionRequest, Failed
+from server.engine import Device, Engine
+from server.errors import NeverFits, Unavailable
+from server.jobs import (
+    EngineStatus,
+    Event,
+    Job,
+    JobCanceled,
+    JobFailed,
+    JobProgressed,
+    JobStarted,
+    JobType,
+    OutputReady,
+)
+from server.memory import Ledger
+from server.scheduler import ModelFacts, Scheduler
+from tests.fake_lane import FakeLane
+
+
+def job(job_id: str, model: str = "m", n: int = 1, steps: int = 3, type_: JobType = "image") -> Job:
+    requests = tuple(
+        DiffusionRequest(
+            id=f"{job_id}/{i}", prompt="", negative_prompt=None, width=8, height=8, num_frames=None, steps=steps,
+            guidance_scale=None, seed=i,
+        )
+        for i in range(n)
+    )  # fmt: skip
+    return Job(id=job_id, owner="a", type=type_, model=model, requests=requests)
+
+
+@dataclass
+class Bench:
+    """An engine over fake lanes, and all it told. `wait` returns when a condition holds: every event wakes it."""
+
+    lanes: dict[str, FakeLane] = field(default_factory=lambda: {"m": FakeLane()})
+    capacity: int = 1000
+    events: list[Event] = field(default_factory=list)
+    died: bool = False
+
+    def __post_init__(self) -> None:
+        self.scheduler = Scheduler(
+            Ledger(name="fake", capacity_bytes=self.capacity),
+            lambda model: ModelFacts(model, "image", 100, 4, 1000.0),
+            min_residency_s=0,
+        )
+        device = Device(
+            load=self._load,
+            read_memory=lambda: None,
+            is_fatal=lambda error: isinstance(error, SystemError),
+            die=self._die,
+            warm_up=lambda: None,
+        )
+        self.engine = Engine(self.scheduler, device, self._deliver, step_timeout_s=5)
+        self._told = asyncio.Event()
+
+    def _load(self, model: str) -> FakeLane:
+        return self.lanes[model]
+
+    def _die(self) -> None:
+        self.died = True
+
+    def _deliver(self, event: Event) -> None:
+        self.events.append(event)
+        self._told.set()
+
+    async def wait(self, condition: Callable[[], bool], timeout_s: float = 5) -> None:
+        async with asyncio.timeout(timeout_s):
+            while not condition():
+                self._told.clear()
+                await self._told.wait()
+
+    def of(self, kind: type[Event]) -> list[Event]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def ends(self) -> list[Event]:
+        return [e for e in self.events if isinstance(e, (OutputReady, JobFailed, JobCanceled))]
+
+
+def run(story: Callable[[Bench], object], **settings: object) -> Bench:
+    """Run `story` on a started engine and end it."""
+
+    async def scene() -> Bench:
+        bench = Bench(**settings)  # type: ignore[arg-type]  # fields of Bench
+        bench.engine.start()
+        await story(bench)  # type: ignore[misc]  # an async function
+        await bench.engine.drain(2)
+        return bench
+
+    return asyncio.run(scene())
+
+
+def test_a_job_is_started_makes_progress_and_gives_its_output_in_that_order() -> None:
+    async def story(bench: Bench) -> None:
+        bench.engine.submit(job("j"))
+        await bench.wait(lambda: len(bench.of(OutputReady)) == 1)
+
+    told = [type(e) for e in run(story).events if not isinstance(e, EngineStatus)]
+
+    assert told == [JobStarted, JobProgressed, JobProgressed, JobProgressed, OutputReady]
+
+
+def test_jobs_that_run_together_share_steps() -> None:
+    lane = FakeLane()
+
+    async def story(bench: Bench) -> None:
+        for name in "abc":
+            bench.engine.submit(job(name, steps=5))
+        await bench.wait(lambda: len(bench.of(OutputReady)) == 3)
+
+    run(story, lanes={"m": lane})
+
+    assert max(len(together) for together in lane.step_log) == 3
+
+
+def test_every_output_of_a_job_comes_with_its_index() -> None:
+    async def story(bench: Bench) -> None:
+        bench.engine.submit(job("j", n=3))
+        await bench.wait(lambda: len(bench.of(OutputReady)) == 3)
+
+    assert [e.index for e in run(story).of(OutputReady)] == [0, 1, 2]  # type: ignore[union-attr]  # filtered
+
+
+def test_a_waiting_job_that_is_canceled_never_starts() -> None:
+    lane = FakeLane()
+
+    async def story(bench: Bench) -> None:
+        bench.engine.submit(job("long", n=4, steps=100))
+        bench.engine.submit(job("next", n=4))
+        bench.engine.cancel("next")
+        bench.engine.cancel("long")
+        await bench.wait(lambda: len(bench.of(JobCanceled)) == 2)
+
+    bench = run(story, lanes={"m": lane})
+
+    assert [e.job_id for e in bench.ends()] == ["next", "long"]  # type: ignore[union-attr]
+    assert not any("next/0" in together for together in lane.step_log)
+
+
+def test_a_running_job_that_is_canceled_ends_once_and_the_lane_is_free_for_the_next() -> None:
+    async def story(bench: Bench) -> None:
+        bench.engine.submit(job("j", n=2, steps=10_000_000))
+        await bench.wait(lambda: len(bench.of(JobProgressed)) > 2)
+        bench.engine.cancel("j")
+        bench.engine.cancel("j")
+        bench.engine.submit(job("next"))
+        await bench.wait(lambda: len(bench.ends()) == 2)
+
+    ends = run(story).ends()
+
+    assert [(type(e), e.job_id) for e in ends] == [(JobCanceled, "j"), (OutputReady, "next")]  # type: ignore[union-attr]
+
+
+def test_a_request_that_fails_ends_its_job_once_and_no_other() -> None:
+    lane = FakeLane(fails={"bad/1": Failed("bad/1", "model_error", "it broke")})
+
+    async def story(bench: Bench) -> None:
+        bench.engine.submit(job("bad", n=2, steps=5))
+        bench.engine.submit(job("good", n=2, steps=5))
+        await bench.wait(lambda: len(bench.ends()) == 3)
+
+    bench = run(story, lanes={"m": lane})
+
+    assert [e.message for e in bench.of(JobFailed)] == ["it broke"]  # type: ignore[union-attr]
+    assert [e.job_id for e in bench.of(OutputReady)] == ["good", "good"]  # type: ignore[union-attr]
+
+
+def test_a_model_that_does_not_load_fails_its_jobs_and_leaves_the_others_alone() -> None:
+    async def story(bench: Bench) -> None:
+        bench.engine.submit(job("lost", model="missing"))
+        bench.engine.submit(job("fine"))
+        await bench.wait(lambda: len(bench.ends()) == 2)
+        bench.engine.submit(job("again", model="missing"))
+        await bench.wait(lambda: len(bench.ends()) == 3)
+
+    bench = run(story)
+
+    assert {e.job_id: e.code for e in bench.of(JobFailed)} == {
+        "lost": "model_load_failed",
+        "again": "model_load_failed",
+    }  # type: ignore[union-attr]
+    assert bench.scheduler.ledger.held_by("missing") == 0
+
+
+def test_a_model_larger_than_the_device_is_refused_with_the_figures() -> None:
+    async def story(bench: Bench) -> None:
+        with pytest.raises(NeverFits, match=r"needs 3\.0 GiB, this device has 0\.0 GiB"):
+            bench.engine.submit(job("j"), need_bytes=3 * 2**30)
+
+    run(story)
+
+
+def test_nothing_is_taken_while_shutting_down_and_what_waits_is_left_for_the_next_start() -> None:
+    async def story(bench: Bench) -> None:
+        bench.engine.submit(job("running", n=4, steps=2000))
+        await bench.wait(lambda: len(bench.of(JobStarted)) == 1)
+        bench.engine.submit(job("waiting", n=4))
+        await bench.engine.drain(5)
+        with pytest.raises(Unavailable, match="shutting down"):
+            bench.engine.submit(job("late"))
+
+    bench = run(story)
+
+    assert {e.job_id for e in bench.ends()} == {"running"}  # type: ignore[union-attr]
+
+
+def test_a_poisoned_device_ends_the_process_and_says_so() -> None:
+    lane = FakeLane(explodes=SystemError("CUDA error: an illegal memory access was encountered"))
+
+    async def story(bench: Bench) -> None:
+        bench.engine.submit(job("j", type_="chat"))
+        await bench.wait(lambda: len(bench.ends()) == 1)
+
+    bench = run(story, lanes={"m": lane})
+
+    assert bench.died
+    assert bench.engine.not_ready_reason is not None
+
+
+def test_an_engine_that_stopped_on_an_error_is_not_alive_and_takes_nothing() -> None:
+    lane = FakeLane(explodes=ValueError("a bug"))
+
+    async def story(bench: Bench) -> None:
+        bench.engine.submit(job("j", type_="chat"))
+        await bench.wait(lambda: len(bench.ends()) == 1)
+        with pytest.raises(Unavailable):
+            bench.engine.submit(job("k"))
+
+    bench = run(story, lanes={"m": lane})
+
+    assert not bench.died
+    assert not bench.engine.alive
+
+
+def test_the_picture_shows_who_waits_for_what_and_the_bytes_add_up() -> None:
+    async def story(bench: Bench) -> None:
+        bench.engine.submit(job("r", n=4, steps=3000))
+        bench.engine.submit(job("w", n=4, steps=1))
+        await bench.wait(lambda: any(isinstance(e, EngineStatus) and e.running and e.queue for e in bench.events))
+        bench.engine.cancel("r")
+
+    bench = run(story)
+    picture = next(e for e in bench.events if isinstance(e, EngineStatus) and e.running and e.queue)
+
+    assert [entry.job_id for entry in picture.running] == ["r"]
+    assert [(entry.job_id, entry.waiting_for, entry.eta_s) for entry in picture.queue] == [("w", "turn", None)]
+    assert sum(holder.n_bytes for holder in picture.device.holders) == picture.device.used_bytes == 100

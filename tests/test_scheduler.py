@@ -1,0 +1,249 @@
+"""The policy, driven by hand with a clock of our own: no threads, no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from pipelines.interface import ChatRequest, DiffusionRequest, Request
+from server.jobs import Job, JobType
+from server.memory import Ledger
+from server.scheduler import Action, Admit, Evict, Load, ModelFacts, Scheduler, Step, Wait
+
+FACTS = {
+    "image": ModelFacts("image", "image", need_bytes=60, max_running=4, keep_alive_s=100),
+    "video": ModelFacts("video", "video", need_bytes=60, max_running=4, keep_alive_s=100),
+    "chat": ModelFacts("chat", "chat", need_bytes=30, max_running=8, keep_alive_s=100),
+}
+
+
+def scheduler(capacity: int = 100, **facts: ModelFacts) -> Scheduler:
+    table = FACTS | facts
+    return Scheduler(Ledger(name="cpu", capacity_bytes=capacity), table.__getitem__, min_residency_s=2, patience_s=10)
+
+
+def job(job_id: str, model: JobType = "image", owner: str = "a", n: int = 1) -> Job:
+    requests: list[Request] = [
+        ChatRequest(id=f"{job_id}/{i}", messages=(), max_tokens=1)
+        if model == "chat"
+        else DiffusionRequest(
+            id=f"{job_id}/{i}", prompt="", negative_prompt=None, width=8, height=8, num_frames=None, steps=3,
+            guidance_scale=None, seed=i,
+        )
+        for i in range(n)
+    ]  # fmt: skip
+    return Job(id=job_id, owner=owner, type=model, model=model, requests=tuple(requests))
+
+
+def carry_out(s: Scheduler, action: Action, now: float, step_s: float = 1.0) -> None:
+    """What the engine would do, without a device."""
+    match action:
+        case Load(model):
+            s.ledger.book(model, "weights", s.need_bytes(model))
+            s.loaded(model, now, load_s=1.0)
+        case Evict(model):
+            s.ledger.release(model)
+            s.evicted(model)
+        case Admit(admitted):
+            s.admitted(admitted, now)
+        case Step(model):
+            s.stepped(model, now, step_s)
+        case Wait():
+            pass
+
+
+def play(s: Scheduler, now: float, most: int = 20) -> list[Action]:
+    """Actions until the first step or wait, which is included."""
+    actions: list[Action] = []
+    while len(actions) < most:
+        action = s.next_action(now)
+        actions.append(action)
+        if isinstance(action, (Step, Wait)):
+            return actions
+        carry_out(s, action, now)
+    raise AssertionError(f"no end in {actions}")
+
+
+def finish(s: Scheduler, job_: Job) -> None:
+    for _ in job_.requests:
+        s.request_ended(job_.id, job_.model)
+
+
+def test_a_job_whose_model_is_not_there_loads_it_is_admitted_and_steps() -> None:
+    s, first = scheduler(), job("j")
+    s.add(first, 0)
+
+    assert play(s, 0) == [Load("image"), Admit(first), Step("image")]
+
+
+def test_nothing_to_do_waits_for_a_message() -> None:
+    assert scheduler().next_action(0) == Wait(None)
+
+
+def test_a_model_that_does_not_fit_waits_for_the_running_one_then_evicts_it() -> None:
+    s, image, video = scheduler(), job("i"), job("v", "video")
+    s.add(image, 0)
+    play(s, 0)
+    s.add(video, 3)
+
+    assert play(s, 3) == [Step("image")]
+    assert s.waiting_for("video", 3) == "gpu_memory"
+
+    finish(s, image)
+
+    assert play(s, 4) == [Evict("image"), Load("video"), Admit(video), Step("video")]
+
+
+def test_models_that_fit_together_stay_together() -> None:
+    s, image, chat = scheduler(), job("i"), job("c", "chat")
+    s.add(image, 0)
+    play(s, 0)
+    s.add(chat, 1)
+
+    assert play(s, 1) == [Load("chat"), Admit(chat), Step("chat")]
+
+
+def test_a_model_just_loaded_is_not_evicted_before_its_minimum_residency() -> None:
+    s, image, video = scheduler(), job("i"), job("v", "video")
+    s.add(image, 0)
+    play(s, 0)
+    finish(s, image)
+    s.add(video, 1)
+
+    assert s.next_action(1) == Wait(2.0)
+    assert s.next_action(2) == Evict("image")
+
+
+def test_eviction_is_planned_whole_a_set_that_does_not_suffice_is_left_alone() -> None:
+    pinned = dataclasses.replace(FACTS["image"], pinned=True)
+    s, image, chat, video = scheduler(image=pinned), job("i"), job("c", "chat"), job("v", "video")
+    for one in (image, chat):
+        s.add(one, 0)
+    play(s, 0)
+    for one in (image, chat):
+        if one.id in s.residents[one.model].running:
+            finish(s, one)
+    s.add(video, 50)
+
+    # Evicting chat alone (30) would not make room for video (60) beside the pinned image model.
+    assert isinstance(s.next_action(50), (Wait, Step))
+    assert set(s.residents) == {"image", "chat"}
+
+
+def test_a_job_that_lost_patience_closes_the_door_so_that_it_does_not_starve() -> None:
+    s = scheduler()
+    running = [job(f"i{n}") for n in range(2)]
+    for one in running:
+        s.add(one, 0)
+    play(s, 0)
+    s.add(job("v", "video", owner="b"), 1)
+    s.add(job("late"), 2)
+
+    assert s.next_action(5) == Admit(job("late"))  # before patience ran out: resident first
+    assert s.next_action(12) == Step("image")  # after: the late one waits at the door
+
+    for one in running:
+        finish(s, one)
+
+    assert play(s, 12)[:2] == [Evict("image"), Load("video")]
+
+
+def test_a_lane_takes_no_more_requests_than_it_may_run() -> None:
+    s, big, small = scheduler(), job("big", n=3), job("small", n=2)
+    for one in (big, small):
+        s.add(one, 0)
+
+    assert play(s, 0) == [Load("image"), Admit(big), Step("image")]
+    finish(s, big)
+    assert play(s, 1) == [Admit(small), Step("image")]
+
+
+def test_a_job_with_more_outputs_than_the_lane_runs_at_once_is_still_admitted_alone() -> None:
+    s, huge = scheduler(), job("huge", n=8)
+    s.add(huge, 0)
+
+    assert play(s, 0) == [Load("image"), Admit(huge), Step("image")]
+
+
+def test_chat_gets_its_share_of_the_device_and_no_more() -> None:
+    s = scheduler()
+    for one in (job("i"), job("c", "chat")):
+        s.add(one, 0)
+    spent = {"image": 0.0, "chat": 0.0}
+    now = 0.0
+    for _ in range(200):
+        action = s.next_action(now)
+        step_s = 0.02 if action == Step("chat") else 0.2
+        carry_out(s, action, now, step_s)
+        if isinstance(action, Step):
+            spent[action.model] += step_s
+            now += step_s
+
+    assert abs(spent["chat"] / (spent["chat"] + spent["image"]) - 0.5) < 0.05
+
+
+def test_a_lane_that_was_idle_gets_no_credit_for_it() -> None:
+    s = scheduler(200)
+    s.add(job("i"), 0)
+    play(s, 0)
+    for now in range(50):
+        s.stepped("image", now, 1.0)
+    s.add(job("v", "video", owner="b"), 50)
+    play(s, 50)
+    turns = []
+    for now in range(50, 60):
+        action = s.next_action(now)
+        carry_out(s, action, now)
+        turns.append(action)
+
+    assert turns.count(Step("image")) == 5
+
+
+def test_an_idle_model_is_evicted_when_its_keep_alive_is_over() -> None:
+    s, one = scheduler(), job("i")
+    s.add(one, 0)
+    play(s, 0)
+    finish(s, one)
+
+    assert s.next_action(50) == Wait(100.0)
+    assert s.next_action(100) == Evict("image")
+
+
+def test_a_model_that_failed_to_load_cools_down_twice_as_long_each_time_and_others_go_on() -> None:
+    s = scheduler()
+    assert s.load_failed("image", 0, "x").seconds == 10
+    s.add(job("i"), 1)
+    s.add(job("c", "chat"), 1)
+
+    assert play(s, 1)[0] == Load("chat")
+
+    assert s.load_failed("image", 20, "x").seconds == 20
+    for now in range(100, 2000, 100):
+        s.load_failed("image", now, "x")
+    assert s.cooldowns["image"].seconds == 300
+
+
+def test_a_draining_scheduler_starts_nothing_and_finishes_what_runs() -> None:
+    s, one = scheduler(), job("i")
+    s.add(one, 0)
+    play(s, 0)
+    s.draining = True
+    s.add(job("next"), 1)
+
+    assert s.next_action(1) == Step("image")
+    finish(s, one)
+    assert isinstance(s.next_action(1), Wait)
+
+
+def test_the_same_events_give_the_same_decisions() -> None:
+    def decisions() -> list[Action]:
+        s = scheduler()
+        for i in range(6):
+            s.add(job(f"j{i}", ("image", "chat", "video")[i % 3], owner="ab"[i % 2]), i)  # type: ignore[arg-type]  # a literal
+        out = []
+        for now in range(6, 40):
+            action = s.next_action(now)
+            carry_out(s, action, now)
+            out.append(action)
+        return out
+
+    assert decisions() == decisions()
