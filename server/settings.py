@@ -144,7 +144,7 @@ class Settings(BaseSettings):
                 if key not in known:
                     raise ValueError(f"plans.{name}.{key} is not known{nearest(key, known)}")
             limits = {key: None if limit == "unlimited" else limit for key, limit in said.items()}
-            plans[name] = plans.get(name, plans["free"]) | limits
+            plans[name] = asdict(DEFAULT_PLANS.get(name, DEFAULT_PLANS["free"])) | limits
         return plans
 
     @property

@@ -7,6 +7,7 @@ that is what makes full durability cheap. SQLite (WAL, synchronous=FULL) by defa
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import queue
 import threading
@@ -16,12 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
+from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DatabaseError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from server.errors import Unavailable
 from server.store import migrations
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -30,7 +34,6 @@ READERS = 4  # threads; a read takes well under a millisecond
 PRAGMAS = (
     "journal_mode=WAL",
     "synchronous=FULL",  # a commit is on the disk when it returns, also if the power fails
-    "busy_timeout=5000",  # milliseconds; the command line writes to the same file now and then
     "foreign_keys=ON",
     "journal_size_limit=67108864",  # bytes
 )
@@ -67,10 +70,13 @@ class Database:
     What is handed in runs on the store's threads: it may touch the connection and its own arguments, nothing else.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, busy_timeout_s: float = 5.0) -> None:
+        """busy_timeout_s: how long to wait for another program (the command line) that holds SQLite's write lock."""
         self._url = _readable_url(url)
+        self._busy_timeout_s = busy_timeout_s
         self._engine: Engine | None = None
         self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._closed = False
         self._writer = threading.Thread(target=self._write_forever, name="store-writer", daemon=True)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
 
@@ -79,7 +85,7 @@ class Database:
         if self._url.get_backend_name() == "sqlite":
             _make_private_file(Path(self._url.database or ""))
         with _made_plain(self._url):
-            self._engine = _create_engine(self._url)
+            self._engine = _create_engine(self._url, self._busy_timeout_s)
             with self._begin(writing=False) as conn:
                 _check(conn, self._url)
             with self._begin(writing=True) as conn:
@@ -88,6 +94,7 @@ class Database:
 
     def close(self) -> None:
         """Finish what was handed in, then let go. Idempotent."""
+        self._closed = True
         if self._writer.is_alive():
             self._inbox.put(None)
             self._writer.join()
@@ -114,10 +121,12 @@ class Database:
         try:
             with self._begin(writing=False) as conn:
                 return work(conn)
-        except OperationalError as error:
-            raise _unavailable() from error
+        except (OperationalError, InterfaceError) as error:
+            raise _for_callers(error) from error
 
     def _put(self, work: Callable[[Connection], Any]) -> Future[Any]:
+        if self._closed:
+            raise Unavailable("The server is stopping.", retry_after_s=5)
         item = _Work(work)
         self._inbox.put(item)
         return item.done
@@ -147,11 +156,11 @@ class Database:
             with self._begin(writing=True) as conn:
                 for item in batch:
                     _run(item, conn)
-        except (DatabaseError, InterfaceError) as error:
+        except Exception as error:  # noqa: BLE001  # the thread must outlive anything: everybody waits for it
             # The transaction as a whole is lost, and with it every work in it.
+            failure = _for_callers(error)
             for item in batch:
-                item.error = _unavailable()
-                item.error.__cause__ = error
+                item.error = failure
         for item in batch:
             item.resolve()  # wakes the caller's event loop by call_soon_threadsafe
 
@@ -168,7 +177,7 @@ def check(url: str) -> str:
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
         return f"{_shown(parsed)} is not there yet; the first start makes it"
     with _made_plain(parsed):
-        engine = _create_engine(parsed)
+        engine = _create_engine(parsed, busy_timeout_s=5.0)
         try:
             with engine.connect() as conn:
                 _check(conn, parsed)
@@ -185,6 +194,11 @@ def _made_plain(url: URL) -> Iterator[None]:
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         text = f"No driver for this database URL: {error}. For Postgres: pip install 'agentname[postgres]'"
         raise StoreUnusable(text) from error
+    except CommandError as error:
+        text = (
+            f"The job store {_shown(url)} was made by a newer version of this program ({error}). It is left untouched."
+        )
+        raise StoreUnusable(text) from error
     except DatabaseError as error:
         raise StoreUnusable(
             f"The job store {_shown(url)} cannot be used: {error.orig}. It is left untouched."
@@ -196,7 +210,7 @@ def _run(item: _Work, conn: Connection) -> None:
     try:
         item.result = item.run(conn)
     except Exception as error:  # noqa: BLE001  # whatever it is goes to the one who waits for it
-        item.error = error
+        item.error = _for_callers(error)
     if item.error is None:
         savepoint.commit()
     else:
@@ -204,8 +218,14 @@ def _run(item: _Work, conn: Connection) -> None:
         savepoint.rollback()
 
 
-def _unavailable() -> Unavailable:
-    return Unavailable("The job store cannot be reached at the moment.", retry_after_s=5)
+def _for_callers(error: Exception) -> Exception:
+    """The store's own failures (disk full, locked, gone) are `Unavailable`; anything else is as it was raised."""
+    if not isinstance(error, OperationalError | InterfaceError):
+        return error
+    logger.error("the job store failed", extra={"cause": str(error.orig)})  # not the statement: it carries prompts
+    failure = Unavailable("The job store cannot be reached at the moment.", retry_after_s=5)
+    failure.__cause__ = error
+    return failure
 
 
 def _readable_url(url: str) -> URL:
@@ -229,9 +249,11 @@ def _make_private_file(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
 
-def _create_engine(url: URL) -> Engine:
-    engine = create_engine(url, pool_size=READERS + 2, pool_pre_ping=url.get_backend_name() != "sqlite")
-    if url.get_backend_name() == "sqlite":
+def _create_engine(url: URL, busy_timeout_s: float) -> Engine:
+    if url.get_backend_name() != "sqlite":
+        engine = create_engine(url, pool_size=READERS + 2, pool_pre_ping=True)
+    else:
+        engine = create_engine(url, pool_size=READERS + 2, connect_args={"timeout": busy_timeout_s})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine

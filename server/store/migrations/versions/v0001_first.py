@@ -79,7 +79,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(8), nullable=False),
         sa.Column("used", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("key_id", "day", "kind", name="pk_usage"),
-        sa.CheckConstraint("used >= 0", name="ck_usage_used"),
+        sa.CheckConstraint("used >= 0", name=op.f("ck_usage_used")),
     )
     op.create_table(
         "refunds",

@@ -1,0 +1,33 @@
+"""The server keeps the turns of a conversation, per key, in order."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from pipelines.interface import Message
+from server.store import turns
+from tests.stores import NOW, open_store
+
+
+def test_a_conversation_comes_back_in_order_whatever_was_said_in_it(tmp_path: Path) -> None:
+    first = [Message("user", "Hello\x00, {{7*7}} 🧑‍🚀"), Message("assistant", "' OR 1=1 --")]
+    second = [Message("user", "And then?"), Message("assistant", "")]
+    with open_store(tmp_path) as database:
+        database.write_now(lambda conn: turns.append(conn, "anna", "c1", first))
+        database.write_now(lambda conn: turns.append(conn, "anna", "c2", [Message("user", "other")]))
+        database.write_now(lambda conn: turns.append(conn, "bob", "c1", [Message("user", "foreign")]))
+        database.write_now(lambda conn: turns.append(conn, "anna", "c1", second))
+
+        assert database.read_now(lambda conn: turns.history(conn, "anna", "c1")) == first + second
+        assert database.read_now(lambda conn: turns.history(conn, "bob", "c2")) == []
+
+
+def test_old_exchanges_are_forgotten(tmp_path: Path) -> None:
+    with open_store(tmp_path) as database:
+        database.write_now(lambda conn: turns.append(conn, "anna", "c1", [Message("user", "old")], NOW))
+        new = [Message("user", "new")]
+        database.write_now(lambda conn: turns.append(conn, "anna", "c1", new, NOW + timedelta(days=1)))
+        database.write_now(lambda conn: turns.forget_before(conn, NOW + timedelta(hours=1)))
+
+        assert database.read_now(lambda conn: turns.history(conn, "anna", "c1")) == new
