@@ -191,7 +191,8 @@ class DiffusionLane:
             stage = "decoding"
         else:
             stage = "denoising" if request.id in self._denoising else "encoding"
-        self._costs.append(StepCost(f"{stage} {shape_name(request)}", len(forward.tasks), forward.seconds))
+        names = tuple(task.name for task in forward.tasks)
+        self._costs.append(StepCost(f"{stage} {shape_name(request)}", len(names), forward.seconds, names))
 
 
 def shape_name(request: DiffusionRequest) -> str:

@@ -111,6 +111,7 @@ class Engine:
         self._capacity_bytes = scheduler.ledger.usable_bytes
         # Written by the device thread, read by the event loop; each is one reference, replaced whole.
         self._busy_until: float | None = None  # by when the action in hand must be over
+        self.draining = False
         self._dead_of: str | None = "the engine is starting"
 
     # Called on the event loop
@@ -127,8 +128,13 @@ class Engine:
     @property
     def alive(self) -> bool:
         """False once the device thread ended or is stuck in one action past its limit."""
+        return self._thread.is_alive() and not self.stuck
+
+    @property
+    def stuck(self) -> bool:
+        """In one action past its limit. Nothing but the end of the process ends it: the supervisor sees to that."""
         limit = self._busy_until
-        return self._thread.is_alive() and (limit is None or self._clock() < limit)
+        return self._thread.is_alive() and limit is not None and self._clock() >= limit
 
     def submit(self, job: Job, need_bytes: int = 0) -> None:
         """Raises `Unavailable` when nothing more is taken, `NeverFits` when the model is larger than the device."""
@@ -148,6 +154,7 @@ class Engine:
 
     async def drain(self, timeout_s: float) -> None:
         """Stop taking and starting jobs, let running ones finish for at most `timeout_s`, end the thread."""
+        self.draining = True
         self._dead_of = "the server is shutting down"
         self._inbox.put(Drain())
         loop = asyncio.get_running_loop()

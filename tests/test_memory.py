@@ -1,5 +1,7 @@
 """The ledger: it never promises what is not there, and its rows add up."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,10 +48,8 @@ def test_the_ledger_never_exceeds_the_device_never_goes_negative_and_adds_up(mov
         if isinstance(move, str):
             ledger.release(move)
         else:
-            try:
+            with contextlib.suppress(DoesNotFit):
                 ledger.book(move[0], "weights", move[1])
-            except DoesNotFit:
-                pass
         ours = ledger.booked_bytes
         assert 0 <= ours <= ledger.capacity_bytes - ledger.reserve_bytes
         ledger.observe(Reading(free_bytes=max(0, 100 - ours - others), ours_bytes=ours))

@@ -1,0 +1,239 @@
+"""The composition root: settings → store → catalogue → engine → service → app → uvicorn, on a socket it is given.
+
+Main thread of the server process. The only file of `server/` that knows of torch, by way of `models.loading` and
+`pipelines.device`, and it calls them on the device thread alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+from models.catalogue import Catalogue
+from sqlalchemy import Connection
+
+from models.errors import ModelsError
+from pipelines.interface import Lane
+from server.app import create_app
+from server.artifacts import Artifacts
+from server.auth import Authenticator, write_local_key
+from server.banner import print_banner
+from server.board import Board
+from server.engine import POISONED, Device, Engine
+from server.jobs import Event
+from server.machine import Machine, NoSuchDevice, find_machine
+from server.memory import Ledger, Reading
+from server.quotas import Bursts
+from server.scheduler import ModelFacts, Scheduler
+from server.service import Service
+from server.settings import Settings
+from server.store.database import Database, StoreUnusable
+from server.store.keys import SCOPES, create_key, list_keys
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_S = 1.0
+ENGINE_DEAD = 1  # exit code: the device thread ended on a bug; the supervisor starts again
+WORKERS = 2  # threads that encode and write results
+KEEP_ALIVE_S = 75  # of an idle HTTP connection
+MAX_CONNECTIONS = 2000
+
+
+def run(settings: Settings, sock: socket.socket, heartbeat_fd: int | None) -> int:
+    """Serve until told to stop. Returns the exit code. Raises `StoreUnusable` when starting again will not help."""
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = open(settings.data_dir / "lock", "w")  # noqa: SIM115  # held open as long as the process lives
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StoreUnusable(f"Another server uses {settings.data_dir}. Stop it, or give this one --data-dir.") from None
+    try:
+        machine = find_machine(settings.device, settings.memory_budget)
+    except NoSuchDevice as error:
+        raise StoreUnusable(str(error)) from None
+    database = Database(settings.store_url)
+    database.start()
+    try:
+        return asyncio.run(_serve(settings, machine, database, sock, heartbeat_fd))
+    finally:
+        database.close()
+
+
+async def _serve(
+    settings: Settings, machine: Machine, database: Database, sock: socket.socket, heartbeat_fd: int | None
+) -> int:
+    catalogue = _catalogue(settings)
+    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="artifacts")
+    engine = _engine(settings, machine, catalogue, lambda event: service.on_event(event))
+    service = Service(
+        database=database,
+        catalogue=catalogue,
+        engine=engine,
+        artifacts=Artifacts(settings.data_dir, pool),
+        board=Board(),
+        plans=settings.plans,
+        bursts=Bursts(time.monotonic),
+        clock=lambda: datetime.now(UTC),
+        queue_size=settings.queue_size,
+        max_queued_per_key=settings.max_queued_per_key,
+        output_retention=timedelta(hours=settings.output_retention_h),
+        job_retention=timedelta(days=settings.job_retention_days),
+        system_prompt=settings.system_prompt,
+        auto_dtype="float32" if machine.device == "cpu" else "bfloat16",
+    )
+    app = create_app(
+        service=service,
+        authenticator=Authenticator(database, local_key=write_local_key(settings.data_dir)),
+        allowed_hosts=settings.allowed_hosts,
+        allowed_origins=settings.allowed_origins,
+        ready=lambda: engine.not_ready_reason,
+    )
+    server = DrainingServer(_uvicorn_config(app), engine, settings.shutdown_grace_s)
+    engine.start()
+    await service.recover()
+    first_key = await database.write(_first_key)
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    print_banner(sock, machine, catalogue.specs(), first_key)
+    code = await _watch(engine, server, serving, heartbeat_fd)
+    await service.close(settings.shutdown_grace_s)
+    pool.shutdown()
+    return code
+
+
+async def _watch(engine: Engine, server: DrainingServer, serving: asyncio.Task[None], heartbeat_fd: int | None) -> int:
+    """Beat while the engine turns; returns when the HTTP server has ended. A dead engine ends the server: 1."""
+    code = 0
+    while not serving.done():
+        if engine.alive:
+            if heartbeat_fd is not None:
+                os.write(heartbeat_fd, b".")
+        elif not engine.draining and not engine.stuck:
+            logger.error("the engine is dead, leaving", extra={"reason": engine.not_ready_reason})
+            server.should_exit, code = True, ENGINE_DEAD
+        await asyncio.wait([serving], timeout=HEARTBEAT_S)
+    serving.result()
+    return code
+
+
+class DrainingServer(uvicorn.Server):
+    """On the first signal the engine drains while HTTP goes on answering (new jobs get 502); the second ends at once."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, grace_s: float) -> None:
+        super().__init__(config)
+        self._engine = engine
+        self._grace_s = grace_s
+        self._loop = asyncio.get_running_loop()
+        self._draining: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._draining is not None:
+            self.should_exit = self.force_exit = True
+            return
+        self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain_and_leave())
+
+    async def _drain_and_leave(self) -> None:
+        await self._engine.drain(self._grace_s)
+        self.should_exit = True
+
+
+def _uvicorn_config(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # X-Forwarded-For is anybody's claim
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=3,  # without it one open stream keeps the process for ever
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+
+
+def _first_key(conn: Connection) -> str | None:
+    """An enterprise key with all scopes when there is none at all yet; shown once."""
+    if list_keys(conn):
+        return None
+    _, text = create_key(conn, "first", "enterprise", SCOPES, datetime.now(UTC))
+    return text
+
+
+def _catalogue(settings: Settings) -> Catalogue:
+    try:
+        return Catalogue.open(
+            data_dir=settings.data_dir, cache_dir=settings.cache_dir, models_dirs=settings.models_dirs
+        )
+    except ModelsError as error:
+        raise StoreUnusable(f"{error}") from None
+
+
+def _engine(settings: Settings, machine: Machine, catalogue: Catalogue, deliver: Callable[[Event], None]) -> Engine:
+    ledger = Ledger(
+        name=machine.name,
+        capacity_bytes=machine.memory_bytes,
+        reserve_bytes=min(settings.memory_reserve, machine.memory_bytes // 8),
+    )
+
+    def facts(model: str) -> ModelFacts:
+        spec = catalogue.get(model)
+        return ModelFacts(
+            name=model,
+            type=spec.type,
+            need_bytes=spec.weight_bytes,
+            max_running=spec.max_running,
+            keep_alive_s=settings.keep_alive if spec.keep_alive_s is None else spec.keep_alive_s,
+            pinned=spec.pinned,
+        )
+
+    scheduler = Scheduler(ledger, facts, chat_share=settings.chat_share, min_residency_s=settings.min_residency_s)
+    return Engine(scheduler, _device(settings, machine, catalogue), deliver, step_timeout_s=settings.step_timeout_s)
+
+
+def _device(settings: Settings, machine: Machine, catalogue: Catalogue) -> Device:
+    """What the engine may do with the machine. Torch is imported by `warm_up`, on the device thread."""
+
+    def warm_up() -> None:
+        import torch
+
+        from models import loading  # noqa: F401  # its imports take seconds: not in the first job's time
+
+        torch.set_num_threads(settings.torch_threads or os.cpu_count() or 1)
+
+    def load(model: str) -> Lane:
+        from models.loading import load as load_lane
+
+        return load_lane(catalogue.get(model), device=machine.device)
+
+    def read_memory() -> Reading | None:
+        if machine.device == "cpu":
+            return None
+        from pipelines import device
+
+        free, _ = device.memory(machine.device)
+        return Reading(free_bytes=free, ours_bytes=device.held_by_us(machine.device))
+
+    def is_fatal(error: BaseException) -> bool:
+        from pipelines import device
+
+        return device.is_fatal(error)
+
+    return Device(
+        load=load, read_memory=read_memory, is_fatal=is_fatal, die=lambda: os._exit(POISONED), warm_up=warm_up
+    )
