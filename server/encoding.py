@@ -151,7 +151,7 @@ def _run_ffmpeg(pixels: Pixels, fmt: str, provenance: Provenance, fps: int, path
 
 def _frames(pixels: Pixels) -> Iterator[memoryview]:
     for frame in pixels:  # one by one: a long clip is not copied as a whole
-        yield memoryview(np.ascontiguousarray(frame)).cast("B")
+        yield np.ascontiguousarray(frame).data.cast("B")
 
 
 def _feed(process: subprocess.Popen[bytes], frames: Iterator[memoryview]) -> None:

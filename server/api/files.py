@@ -1,0 +1,48 @@
+"""GET /api/files/:outputId: the bytes of a result, for its owner or by signed link. The path comes from the store alone."""
+
+from __future__ import annotations
+
+import re
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+
+from server.api.deps import KeyOrLink, ServiceDep
+from server.api.wire import errors
+from server.artifacts import FILE_NAME
+from server.errors import NotFound
+from server.service import NO_SUCH_FILE
+from server.store.jobs import OutputRow
+
+router = APIRouter()
+
+OUTPUT_ID = re.compile(r"[0-9A-Za-z]{22}")
+
+
+@router.head("/api/files/{output_id}", include_in_schema=False)
+@router.get(
+    "/api/files/{output_id}",
+    responses={200: {"content": {"application/octet-stream": {}}}, 206: {"description": "a range"}, **errors(404, 416)},
+)
+async def file(output_id: str, request: Request, service: ServiceDep, key: KeyOrLink) -> Response:
+    if not OUTPUT_ID.fullmatch(output_id):
+        raise NotFound(NO_SUCH_FILE)
+    output, path = await service.file(output_id, key)
+    headers = _headers(output)
+    if headers["etag"] in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
+        return Response(status_code=304, headers=headers)
+    return FileResponse(path, media_type=output.mime_type, headers=headers)
+
+
+def _headers(output: OutputRow) -> dict[str, str]:
+    assert FILE_NAME.fullmatch(output.file_name)
+    suffix = output.file_name.rpartition(".")[2]
+    return {
+        "etag": f'"{output.sha256}"',
+        "cache-control": "private, no-store",
+        "content-security-policy": "default-src 'none'; sandbox",
+        "cross-origin-resource-policy": "same-origin",
+        "content-disposition": f'inline; filename="{output.job_id}-{output.index}.{suffix}"',
+        "x-content-type-options": "nosniff",
+    }

@@ -1,0 +1,40 @@
+"""/api/jobs: list one's own, cancel, delete."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from server.api.deps import JobId, KeyDep, ServiceDep
+from server.api.wire import JobsReply, StatusReply, errors, job_json
+from server.errors import BadRequest
+from server.jobs import State
+
+router = APIRouter()
+
+FILTERS = ("status", "limit", "cursor")
+
+
+@router.get("/api/jobs", responses={200: {"model": JobsReply}, **errors()})
+async def list_jobs(
+    request: Request,
+    service: ServiceDep,
+    key: KeyDep,
+    status: State | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
+) -> Response:
+    for name in request.query_params:
+        if name not in FILTERS:
+            raise BadRequest(f"The query takes {', '.join(FILTERS)}, each once, and nothing else.")
+    jobs, after = await service.list(key, status, limit, cursor)
+    return JSONResponse({"jobs": [job_json(job, service.link) for job in jobs], "nextCursor": after})
+
+
+@router.delete("/api/jobs/{job_id}", responses={200: {"model": StatusReply}, **errors(404)})
+@router.post("/api/jobs/{job_id}/cancel", responses={200: {"model": StatusReply}, **errors(404, 413)})
+async def cancel(job_id: JobId, service: ServiceDep, key: KeyDep) -> Response:
+    return JSONResponse(job_json(await service.cancel(key, job_id), service.link))

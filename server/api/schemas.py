@@ -1,0 +1,197 @@
+"""The wire types. A body is parsed once, strictly: what is not said exactly as documented is refused, and the text says how to say it.
+
+A field's `description` finishes the sentence "FIELD must be …": it is both the documentation and the error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from server.conversation import ChatMessage
+from server.errors import BadRequest
+from server.resolving import MAX_SEED, AspectRatio, GenerateRequest
+
+Body = TypeVar("Body", bound=BaseModel)
+
+# Some text besides white space, and no NUL, which Postgres and a command line cannot carry.
+SAYS_SOMETHING = r"^[^\x00]*[^\s\x00][^\x00]*$"
+NO_NUL = r"^[^\x00]*$"
+SHOWN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,39}")
+
+# Fields of the contract that this server does not have yet, and what to say about them.
+WITHHELD: Mapping[str, str] = {
+    "loras": "loras: no adapters are in the catalogue of this server.",
+    "webhook_url": "webhook_url: webhooks are not enabled on this server.",
+}
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+Seed: TypeAlias = Annotated[int, Field(ge=0, le=MAX_SEED, description=f"a whole number from 0 to {MAX_SEED}")]
+ModelName: TypeAlias = Annotated[
+    str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="a name from GET /api/models")
+]
+Side: TypeAlias = Annotated[
+    int, Field(ge=8, le=16384, description="a whole number of pixels from 8 to 16384 that the model accepts")
+]
+
+
+class Generate(Strict):
+    prompt: str = Field(
+        min_length=1,
+        max_length=4000,
+        pattern=SAYS_SOMETHING,
+        description="text of 1 to 4000 characters, not only white space",
+    )
+    aspect_ratio: AspectRatio | None = Field(None, description="one of 16:9, 1:1, 9:16")
+    model: ModelName | None = None
+    seed: Seed | None = None
+    steps: int | None = Field(None, ge=1, le=1000, description="a whole number from 1 to 1000")
+    guidance_scale: float | None = Field(None, ge=0, le=100, description="a number from 0 to 100")
+    negative_prompt: str | None = Field(
+        None, max_length=4000, pattern=NO_NUL, description="text of at most 4000 characters"
+    )
+    width: Side | None = None
+    height: Side | None = None
+    deterministic: bool | None = Field(None, description="true or false")
+
+
+class GenerateImage(Generate):
+    type: Literal["image"]
+    n: int | None = Field(None, ge=1, le=8, description="a whole number from 1 to 8")
+    output_format: Literal["png", "webp", "jpeg"] | None = Field(None, description="one of png, webp, jpeg")
+
+
+class GenerateVideo(Generate):
+    type: Literal["video"]
+    duration: int | None = Field(None, ge=1, le=60, description="a whole number of seconds from 1 to 60")
+    num_frames: int | None = Field(
+        None, ge=1, le=10_000, description="a whole number from 1 to 10000 that the model accepts"
+    )
+    output_format: Literal["mp4", "webm", "gif", "frames"] | None = Field(
+        None, description="one of mp4, webm, gif, frames"
+    )
+
+
+StopText: TypeAlias = Annotated[str, Field(min_length=1, max_length=100, pattern=NO_NUL)]
+
+
+class Chat(Strict):
+    message: str = Field(min_length=1, max_length=32_000, pattern=NO_NUL, description="text of 1 to 32000 characters")
+    stream: bool | None = Field(None, description="true or false")
+    conversationId: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_-]{1,64}$",
+        description="1 to 64 letters, digits, _ or -, as an earlier reply gave it",
+    )
+    system: str | None = Field(
+        None, min_length=1, max_length=32_000, pattern=NO_NUL, description="text of 1 to 32000 characters"
+    )
+    model: ModelName | None = None
+    max_tokens: int | None = Field(None, ge=1, le=32_768, description="a whole number from 1 to 32768")
+    temperature: float | None = Field(None, ge=0, le=2, description="a number from 0 to 2")
+    top_p: float | None = Field(None, gt=0, le=1, description="a number above 0 and at most 1")
+    seed: Seed | None = None
+    stop: StopText | Annotated[list[StopText], Field(min_length=1, max_length=4)] | None = Field(
+        None, description="a text of 1 to 100 characters, or a list of 1 to 4 such texts"
+    )
+
+
+KINDS: Mapping[str, type[GenerateImage] | type[GenerateVideo]] = {"image": GenerateImage, "video": GenerateVideo}
+
+
+def read_generate(raw: Mapping[str, Any]) -> GenerateRequest:
+    """Raises `BadRequest` that names the first wrong field and what it must be."""
+    if "type" not in raw:
+        raise BadRequest("type is required: image or video.")
+    kind = raw["type"]
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise BadRequest("type must be image or video.")
+    body = _validate(KINDS[kind], raw)
+    return GenerateRequest(**body.model_dump(exclude_none=True))
+
+
+def read_chat(raw: Mapping[str, Any]) -> tuple[ChatMessage, bool]:
+    """The message, and whether the reply is to be streamed."""
+    body = _validate(Chat, raw)
+    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    message = ChatMessage(
+        message=body.message,
+        conversation_id=body.conversationId,
+        system=body.system,
+        model=body.model,
+        max_tokens=body.max_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        seed=body.seed,
+        stop=stop,
+    )
+    return message, bool(body.stream)
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """The JSON object of a body in plain UTF-8. Raises `BadRequest`."""
+    try:
+        found = json.loads(body.decode("utf-8"), object_pairs_hook=_once_each, parse_constant=_no_such_number)
+    except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise BadRequest("The body must be valid JSON in UTF-8.") from None
+    if not isinstance(found, dict):
+        raise BadRequest("The body must be a JSON object.")
+    return found
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise BadRequest("The body names a field twice.")
+    return found
+
+
+def _no_such_number(_: str) -> NoReturn:
+    raise BadRequest("The body must be valid JSON: NaN and Infinity are not.")
+
+
+def _validate(model: type[Body], raw: Mapping[str, Any]) -> Body:
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        # Not one word of pydantic's: its errors quote the input.
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        raise BadRequest(_explain(model, faults[0]["type"], faults[0]["loc"])) from None
+
+
+def _explain(model: type[BaseModel], fault: str, where: tuple[int | str, ...]) -> str:
+    if not where or fault == "extra_forbidden":
+        return _unknown(model, str(where[0]) if where else "")
+    name = str(where[0])
+    field = model.model_fields[name]
+    must_be = field.description or _described(field.annotation)
+    return f"{name} is required: {must_be}." if fault == "missing" else f"{name} must be {must_be}."
+
+
+def _described(annotation: Any) -> str:
+    """The description inside `Annotated[…] | None`."""
+    for part in getattr(annotation, "__args__", ()):
+        for extra in getattr(part, "__metadata__", ()):
+            if getattr(extra, "description", None):
+                return str(extra.description)
+    raise AssertionError("every field is described")
+
+
+def _unknown(model: type[BaseModel], name: str) -> str:
+    if name in WITHHELD and issubclass(model, Generate):
+        return WITHHELD[name]
+    if issubclass(model, Generate) and any(name in kind.model_fields for kind in KINDS.values()):
+        return f"{name} does not belong to a job of this type."
+    shown = name if SHOWN_NAME.fullmatch(name) else ""
+    near = difflib.get_close_matches(shown, model.model_fields, 1, 0.5)
+    hint = f"; did you mean {near[0]}?" if near else f". Known are {', '.join(model.model_fields)}."
+    return f"Unknown field {shown or 'name'}{hint}"

@@ -1,0 +1,103 @@
+"""The application: routes behind the key check behind the guard. No globals: two apps may live in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.api import chat, files, generate, health, jobs, models, status
+from server.api.deps import KeyRequired
+from server.auth import Authenticator
+from server.errors import Unavailable
+from server.guard import Guard
+from server.replies import error_body, text_of
+from server.service import Service
+
+logger = logging.getLogger(__name__)
+
+TIDY_EVERY_S = 60.0
+
+# What the query of a route may say; the framework's own text would quote the input.
+QUERY_TEXTS = {
+    "status": "status must be one of queued, processing, completed, failed, canceled.",
+    "limit": "limit must be a whole number from 1 to 100.",
+    "cursor": "cursor must be the nextCursor of an earlier page.",
+}
+
+
+def create_app(
+    *,
+    service: Service,
+    authenticator: Authenticator,
+    ready: Callable[[], str | None],
+    allowed_hosts: Collection[str] = (),
+    allowed_origins: Collection[str] = (),
+) -> FastAPI:
+    """`ready` tells why jobs are not accepted, None when they are. Origins like "https://app.example" turn CORS on."""
+    app = FastAPI(
+        title="AgentName API",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,  # a redirect would be built from the Host header
+        lifespan=lambda _: _upkeep(service),
+        exception_handlers={HTTPException: _http_error, RequestValidationError: _query_error},
+    )
+    app.state.service = service
+    app.state.ready = ready
+    for resource in (generate, status, chat, jobs, files, models, health):
+        app.include_router(resource.router)
+    # The last one added is the first one asked.
+    app.add_middleware(KeyRequired, authenticator=authenticator, service=service)
+    if allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=[origin.rstrip("/") for origin in allowed_origins],
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id"],
+            expose_headers=["x-request-id", "retry-after", "ratelimit", "ratelimit-policy", "content-disposition"],
+        )
+    app.add_middleware(Guard, allowed_hosts=allowed_hosts, allowed_origins=allowed_origins)
+    return app
+
+
+@asynccontextmanager
+async def _upkeep(service: Service) -> AsyncIterator[None]:
+    janitor = asyncio.create_task(_tidy_now_and_then(service))
+    try:
+        yield
+    finally:
+        janitor.cancel()
+        with suppress(asyncio.CancelledError):
+            await janitor
+
+
+async def _tidy_now_and_then(service: Service) -> None:
+    while True:
+        try:
+            await service.tidy()
+        except (Unavailable, OSError):
+            logger.warning("tidying failed, next try in a minute", exc_info=True)
+        await asyncio.sleep(TIDY_EVERY_S)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    body = error_body(error.status_code, text_of(error.status_code))
+    return Response(body, error.status_code, error.headers, media_type="application/json")
+
+
+async def _query_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    name = str(error.errors()[0]["loc"][-1])
+    return Response(error_body(400, QUERY_TEXTS.get(name, text_of(400))), 400, media_type="application/json")

@@ -1,0 +1,179 @@
+"""The live view: what the event loop knows about jobs that have not ended, so that a poll reads no store and takes no lock.
+
+Event loop only. A job is on the board from its acceptance until its end is in the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from pipelines.interface import Stage
+from server.jobs import (
+    DeviceStatus,
+    EngineStatus,
+    JobProgressed,
+    JobStarted,
+    ModelStatus,
+    QueueEntry,
+    RunningEntry,
+    State,
+    WaitingFor,
+)
+from server.store.jobs import JobRow, OutputRow
+
+# How far along a job is when a stage begins. Denoising is where the time goes, so its steps fill the middle.
+STAGE_BEGINS: dict[Stage, float] = {
+    "waiting": 0.0,
+    "loading_model": 0.0,
+    "encoding": 0.02,
+    "denoising": 0.05,
+    "decoding": 0.92,
+    "saving": 0.97,
+    "done": 1.0,
+}
+
+
+@dataclass(slots=True)
+class LiveJob:
+    row: JobRow  # as accepted; what changed since is below
+    state: State = State.QUEUED
+    stage: Stage = "waiting"
+    step: int = 0
+    total_steps: int = 0
+    progress: float = 0.0
+    started_at: datetime | None = None
+    queue_ms: int = 0
+    load_ms: int = 0
+    batch_peak: int = 0
+    scheduler: str | None = None  # class name of the noise scheduler
+    rendered: int = 0  # outputs the engine has delivered
+    saved: dict[int, OutputRow] = field(default_factory=dict)  # by output index
+    cancel_asked: bool = False
+    end: asyncio.Task[None] | None = None  # writes its end to the store: set once, and nothing else ends it then
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a waiting job stands."""
+
+    position: int  # 0 starts next
+    length: int
+    waiting_for: WaitingFor
+    need_bytes: int
+    free_bytes: int
+
+
+class Board:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._jobs: dict[str, LiveJob] = {}
+        self._of_key: Counter[str] = Counter()
+        self._n_queued = 0
+        self._status: EngineStatus | None = None
+        self._status_at = 0.0
+        self._places: dict[str, tuple[int, QueueEntry]] = {}
+        self._running: dict[str, RunningEntry] = {}
+
+    def add(self, row: JobRow) -> LiveJob:
+        total = int(row.params.get("steps") or 0)
+        job = self._jobs[row.id] = LiveJob(row, total_steps=total)
+        self._of_key[row.key_id] += 1
+        self._n_queued += 1
+        return job
+
+    def remove(self, job_id: str) -> None:
+        """Its end is in the store now."""
+        job = self._jobs.pop(job_id, None)
+        if job is None:
+            return
+        self._of_key[job.row.key_id] -= 1
+        if not self._of_key[job.row.key_id]:
+            del self._of_key[job.row.key_id]
+        if job.state is State.QUEUED:
+            self._n_queued -= 1
+
+    def view(self, job_id: str) -> LiveJob | None:
+        return self._jobs.get(job_id)
+
+    def apply(self, event: JobStarted | JobProgressed | EngineStatus, at: datetime | None = None) -> None:
+        if isinstance(event, EngineStatus):
+            self._status, self._status_at = event, self._clock()
+            self._places = {entry.job_id: (position, entry) for position, entry in enumerate(event.queue)}
+            self._running = {entry.job_id: entry for entry in event.running}
+            return
+        job = self._jobs.get(event.job_id)
+        if job is None:
+            return
+        if isinstance(event, JobStarted):
+            if job.state is State.QUEUED:
+                self._n_queued -= 1
+            job.state, job.started_at = State.PROCESSING, at
+            job.queue_ms, job.load_ms = event.queue_ms, event.load_ms
+            self.advance(job, "encoding")
+        else:
+            self.advance(job, event.stage, event.step, event.total_steps)
+
+    def advance(self, job: LiveJob, stage: Stage, step: int | None = None, total_steps: int | None = None) -> None:
+        """`progress`, `stage` and `step` never go back, whatever order parts of a job report in."""
+        if STAGE_BEGINS[stage] < STAGE_BEGINS[job.stage]:
+            return
+        job.stage = stage
+        if total_steps:
+            job.total_steps = total_steps
+        if step is not None:
+            job.step = max(job.step, min(step, job.total_steps))
+        share = job.step / job.total_steps if stage == "denoising" and job.total_steps else 0.0
+        span = STAGE_BEGINS["decoding"] - STAGE_BEGINS["denoising"]
+        job.progress = max(job.progress, STAGE_BEGINS[stage] + share * span)
+
+    @property
+    def n_queued(self) -> int:
+        return self._n_queued
+
+    def n_of_key(self, key_id: str) -> int:
+        """Jobs of this key that have not ended."""
+        return self._of_key[key_id]
+
+    def place(self, job: LiveJob) -> Place:
+        """The engine lists the head of a long queue; a job it has not listed yet stands behind those."""
+        free = self._status.device.free_bytes if self._status else 0
+        listed = self._places.get(job.row.id)
+        if listed is None:
+            behind = max(len(self._places), self._n_queued - 1)
+            return Place(behind, max(behind + 1, self._n_queued), "turn", 0, free)
+        position, entry = listed
+        return Place(position, max(len(self._places), self._n_queued), entry.waiting_for, entry.need_bytes, free)
+
+    def stage_of(self, job: LiveJob) -> Stage:
+        """A job whose model is being loaded waits in the queue, but says what for."""
+        listed = self._places.get(job.row.id)
+        if job.state is State.QUEUED and listed is not None and listed[1].waiting_for == "model_load":
+            return "loading_model"
+        return job.stage
+
+    def eta_s(self, job: LiveJob) -> float | None:
+        """Seconds until done, counted down since the engine said so; None while it cannot know."""
+        listed = self._places.get(job.row.id)
+        entry = self._running.get(job.row.id) or (listed[1] if listed else None)
+        if entry is None or entry.eta_s is None:
+            return None
+        return max(0.0, entry.eta_s - (self._clock() - self._status_at))
+
+    def idle_unload_at(self, model: str, now: datetime) -> datetime | None:
+        """When this model will be unloaded if nobody asks for it."""
+        for status in self.models():
+            if status.model == model and status.idle_unload_in_s is not None:
+                return now + timedelta(seconds=max(0.0, status.idle_unload_in_s - (self._clock() - self._status_at)))
+        return None
+
+    def device(self) -> DeviceStatus | None:
+        """None until the engine has first looked."""
+        return self._status.device if self._status else None
+
+    def models(self) -> Collection[ModelStatus]:
+        return self._status.models if self._status else ()

@@ -1,0 +1,442 @@
+"""What the product does, without HTTP: accept (charge + store + submit), look up, cancel, reply, tidy. Event loop only."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import hashlib
+import json
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Protocol, assert_never
+
+from sqlalchemy import Connection
+
+from models.spec import ModelSpec, ModelType
+from server import views
+from server.artifacts import Artifacts, new_id
+from server.auth import ApiKey
+from server.board import Board, LiveJob
+from server.conversation import ChatEngine, ChatMessage, Chats, Conversation
+from server.delivery import Delivery
+from server.errors import BadRequest, NotFound, TooMany, Unavailable, UnknownModel
+from server.jobs import (
+    DeviceStatus,
+    EngineStatus,
+    Event,
+    JobCanceled,
+    JobFailed,
+    JobProgressed,
+    JobReplied,
+    JobStarted,
+    JobText,
+    ModelStatus,
+    OutputReady,
+    State,
+)
+from server.quotas import Bursts, Plan, seconds_to_reset, today
+from server.resolving import DRAWN_SEEDS, GenerateRequest, engine_job, resolve
+from server.store import idempotency, turns, usage
+from server.store import jobs as store
+from server.store.database import Database
+from server.store.jobs import JobRow, OutputRow
+from server.store.usage import Kind
+from server.views import JobView
+
+logger = logging.getLogger(__name__)
+
+NO_SUCH_JOB = "There is no such job."
+NO_SUCH_FILE = "There is no such file."
+CANCEL_WAIT_S = 5.0  # for the store to take a cancellation before the client is told to ask again
+
+
+class Catalogue(Protocol):
+    def get(self, name: str, /) -> ModelSpec: ...
+    def names(self) -> Sequence[str]: ...
+    def specs(self) -> Sequence[ModelSpec]: ...
+    def default_for(self, kind: ModelType, /) -> str | None: ...
+
+
+class Engine(ChatEngine, Protocol):
+    @property
+    def not_ready_reason(self) -> str | None: ...
+    def check_fits(self, model: str, need_bytes: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a key has used of its day, for the RateLimit headers."""
+
+    kind: Kind
+    limit: int | None
+    used: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    job_id: str
+    allowance: Allowance
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    spec: ModelSpec
+    live: ModelStatus | None  # None: not loaded, and nobody tries
+    idle_unload_at: datetime | None
+
+
+class Service:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        catalogue: Catalogue,
+        engine: Engine,
+        artifacts: Artifacts,
+        board: Board,
+        plans: Mapping[str, Plan],
+        bursts: Bursts,
+        clock: Callable[[], datetime],
+        queue_size: int = 10_000,
+        max_queued_per_key: int | None = None,
+        output_retention: timedelta = timedelta(hours=24),
+        job_retention: timedelta = timedelta(days=30),
+        system_prompt: str | None = None,
+        auto_dtype: str = "float32",
+    ) -> None:
+        """`auto_dtype` is what a model that leaves its dtype open runs in on this device."""
+        self.clock = clock
+        self._database = database
+        self._catalogue = catalogue
+        self._engine = engine
+        self._artifacts = artifacts
+        self._board = board
+        self._plans = plans
+        self._bursts = bursts
+        self._queue_size = queue_size
+        self._max_queued_per_key = max_queued_per_key
+        self._job_retention = job_retention
+        self._auto_dtype = auto_dtype
+        self._accepting: Counter[str] = Counter()  # by key: on the way into the store, not yet on the board
+        self._delivery = Delivery(
+            database=database,
+            artifacts=artifacts,
+            board=board,
+            clock=clock,
+            output_retention=output_retention,
+            cancel_in_engine=engine.cancel,
+        )
+        self._chats = Chats(
+            database=database, engine=engine, delivery=self._delivery, clock=clock, system_prompt=system_prompt
+        )
+
+    # Pictures and clips
+
+    async def accept(self, key: ApiKey, request: GenerateRequest, idempotency_key: str | None = None) -> Accepted:
+        """Charge, store and submit; when this returns, a power cut loses nothing.
+
+        Raises BadRequest, UnknownModel, NeverFits, Conflict, TooMany, Unavailable; then nothing was charged.
+        """
+        plan = self._plan(key)
+        spec = self._model(request.model, request.type)
+        resolved = resolve(
+            request,
+            spec,
+            drawn_seed=secrets.randbelow(DRAWN_SEEDS),
+            auto_dtype=self._auto_dtype,
+            priority=plan.priority,
+        )
+        self._check_ready(spec)
+        self._bursts.take(key.id, plan)
+        self._check_room(key, plan, self._board.n_of_key(key.id) + self._accepting[key.id])
+        now = self.clock()
+        row = JobRow(
+            id=f"job_{int(now.timestamp())}_{new_id()}",
+            key_id=key.id,
+            type=request.type,
+            model=spec.name,
+            state=State.QUEUED,
+            request=resolved.request,
+            params=resolved.params,
+            warnings=[],
+            charged_day=today(now),
+            charged_kind="images" if request.type == "image" else "videos",
+            charged_units=request.n,
+            attempt=1,
+            created_at=now,
+        )
+        claim = None if idempotency_key is None else (idempotency_key, _fingerprint(request))
+        self._accepting[key.id] += 1
+        # In a task of its own: a client that hangs up now must not leave a stored job that nobody runs.
+        return await asyncio.shield(self._delivery.spawn(self._store_and_submit(row, plan, claim)))
+
+    async def _store_and_submit(self, row: JobRow, plan: Plan, claim: tuple[str, str] | None) -> Accepted:
+        kind, day = row.charged_kind, row.charged_day
+        assert kind is not None
+        assert day is not None
+        limit, retry_after_s = plan.limit(kind), seconds_to_reset(row.created_at)
+
+        def charge_and_insert(conn: Connection) -> tuple[str | None, int]:
+            if claim is not None:
+                earlier = idempotency.claim(conn, row.key_id, *claim, row.id, row.created_at)
+                if earlier is not None:
+                    return earlier, usage.used_today(conn, row.key_id, day)[kind]
+            used = usage.charge(conn, row.key_id, day, kind, row.charged_units, limit, retry_after_s=retry_after_s)
+            store.insert_job(conn, row)
+            return None, used
+
+        try:
+            earlier, used = await self._database.write(charge_and_insert)
+        finally:
+            self._accepting[row.key_id] -= 1
+            if not self._accepting[row.key_id]:
+                del self._accepting[row.key_id]
+        if earlier is None:
+            self._run(row)
+        return Accepted(earlier or row.id, Allowance(kind, limit, used))
+
+    def _run(self, row: JobRow) -> None:
+        self._board.add(row)
+        try:
+            self._engine.submit(engine_job(row), self._catalogue.get(row.model).weight_bytes)
+        except Unavailable:
+            # It drains or died since we asked. The job is stored: the next start hands it back.
+            logger.warning("job waits for the next start", extra={"job": row.id})
+
+    async def status(self, key: ApiKey, job_id: str) -> JobView:
+        """Raises `NotFound`, the same for an unknown, foreign and deleted job."""
+        live = self._live(key, job_id)
+        if live is not None:
+            return views.of_live(live, self._board)
+        row, outputs = await self._database.read(lambda conn: _look_up(conn, key.id, job_id))
+        # It may have ended between the two looks; a job that just came onto the board is not known to anybody yet.
+        return views.of_row(row, outputs)
+
+    async def list(
+        self, key: ApiKey, status: State | None, limit: int, cursor: str | None
+    ) -> tuple[Sequence[JobView], str | None]:
+        """Newest first, and the cursor of the next page. Raises `BadRequest` for a cursor that is not ours."""
+
+        def page(conn: Connection) -> tuple[list[tuple[JobRow, list[OutputRow]]], str | None]:
+            rows, after = store.list_jobs(conn, key.id, status, limit, cursor)
+            return [(row, store.outputs_of(conn, row.id)) for row in rows], after
+
+        found, after = await self._database.read(page)
+        shown = []
+        for row, outputs in found:
+            live = self._board.view(row.id)
+            shown.append(views.of_row(row, outputs) if live is None else views.of_live(live, self._board))
+        return shown, after
+
+    async def cancel(self, key: ApiKey, job_id: str) -> JobView:
+        """Queued: canceled at once and refunded. Running: canceled before its next step. Finished: it is deleted.
+
+        Asking again changes nothing. Raises `NotFound`, `Unavailable`.
+        """
+        live = self._live(key, job_id)
+        if live is None:
+            return await self._delete(key, job_id)
+        live.cancel_asked = True
+        if live.state is State.QUEUED:
+            self._delivery.cancel(live, refund=True)
+        self._engine.cancel(job_id)
+        if live.end is None:
+            return views.of_live(live, self._board)
+        try:
+            await asyncio.wait_for(asyncio.shield(live.end), CANCEL_WAIT_S)
+        except TimeoutError:
+            raise Unavailable("The cancellation is not stored yet. Ask again shortly.", retry_after_s=5) from None
+        return await self.status(key, job_id)
+
+    async def _delete(self, key: ApiKey, job_id: str) -> JobView:
+        def delete(conn: Connection) -> tuple[JobRow, list[str]]:
+            row, _ = _look_up(conn, key.id, job_id)
+            return row, [] if row.state is State.CANCELED else store.delete_job(conn, job_id, key.id)
+
+        row, file_names = await self._database.write(delete)
+        await self._artifacts.delete(file_names)
+        return views.of_row(row, ())
+
+    async def file(self, output_id: str, key: ApiKey | None) -> tuple[OutputRow, Path]:
+        """`key` None: the caller holds a valid link. Raises `NotFound`, the same for unknown, foreign and deleted."""
+        found = await self._database.read(lambda conn: store.get_output(conn, output_id))
+        if found is None or (key is not None and found[1] != key.id):
+            raise NotFound(NO_SUCH_FILE)
+        path = self._artifacts.path(found[0].file_name)
+        if path is None:
+            raise NotFound(NO_SUCH_FILE)
+        return found[0], path
+
+    def link(self, output: OutputRow, expires_at: datetime) -> str:
+        """The query that opens this output without a key."""
+        return self._artifacts.sign(output.id, expires_at)
+
+    def link_opens(self, output_id: str, expires: str, signature: str) -> bool:
+        return self._artifacts.verify(output_id, expires, signature)
+
+    # Chat
+
+    async def chat(self, key: ApiKey, message: ChatMessage) -> Conversation:
+        """Charge the message; the reply is made as the conversation's `deltas` are read.
+
+        Raises BadRequest, UnknownModel, NeverFits, TooMany, Unavailable; then nothing was charged.
+        """
+        plan = self._plan(key)
+        spec = self._model(message.model, "chat")
+        self._check_ready(spec)
+        self._bursts.take(key.id, plan)
+        self._check_room(key, plan, self._chats.of_key[key.id])
+        return await self._chats.open(key, plan, message, spec)
+
+    # What there is
+
+    def models(self) -> Sequence[ModelView]:
+        live = {status.model: status for status in self._board.models()}
+        return [
+            ModelView(spec, live.get(spec.name), self._board.idle_unload_at(spec.name, self.clock()))
+            for spec in self._catalogue.specs()
+        ]
+
+    def devices(self) -> Collection[DeviceStatus]:
+        device = self._board.device()
+        return () if device is None else (device,)
+
+    def default_for(self, kind: ModelType) -> str | None:
+        return self._catalogue.default_for(kind)
+
+    @property
+    def auto_dtype(self) -> str:
+        return self._auto_dtype
+
+    @property
+    def not_ready_reason(self) -> str | None:
+        return self._engine.not_ready_reason
+
+    async def allowance(self, key: ApiKey, kind: Kind) -> Allowance:
+        day = today(self.clock())
+        used = await self._database.read(lambda conn: usage.used_today(conn, key.id, day))
+        return Allowance(kind, self._plan(key).limit(kind), used[kind])
+
+    # Events, start, upkeep, end
+
+    def on_event(self, event: Event) -> None:
+        match event:
+            case EngineStatus():
+                self._board.apply(event)
+            case JobProgressed():
+                self._board.apply(event)
+            case OutputReady():
+                self._delivery.rendered(event)
+            case JobText() | JobReplied():
+                self._chats.deliver(event)
+            case JobStarted():
+                if not self._chats.deliver(event):
+                    self._delivery.started(event)
+            case JobFailed():
+                if not self._chats.deliver(event):
+                    self._delivery.failed(event)
+            case JobCanceled():
+                if not self._chats.deliver(event):
+                    self._delivery.canceled(event)
+            case _:
+                assert_never(event)
+
+    async def recover(self) -> int:
+        """At start, before the first request: drop files no job knows, and run again what was not finished.
+
+        Returns how many jobs were handed back.
+        """
+        rows = await self._database.write(lambda conn: store.recover_jobs(conn, self.clock()))
+        swept = await self._artifacts.sweep(await self._database.read(store.file_names))
+        known = set(self._catalogue.names())
+        for row in rows:
+            if row.model in known:
+                self._run(row)
+            else:
+                self._delivery.fail(
+                    self._board.add(row), "model_gone", f"{row.model} is no longer in the catalogue.", False
+                )
+        if rows or swept:
+            logger.info("recovered", extra={"jobs": len(rows), "files_swept": swept})
+        return len(rows)
+
+    async def tidy(self) -> None:
+        """Remove what has outlived its time: outputs, then jobs, conversations and books."""
+        now = self.clock()
+
+        def forget(conn: Connection) -> list[str]:
+            gone = [name for job_id in store.expired(conn, now) for name in store.forget_outputs(conn, job_id)]
+            gone += store.forget_jobs_before(conn, now - self._job_retention)
+            idempotency.forget_before(conn, now)
+            turns.forget_before(conn, now - self._job_retention)
+            usage.forget_days_before(conn, today(now - self._job_retention))
+            return gone
+
+        await self._artifacts.delete(await self._database.write(forget))
+
+    async def close(self, timeout_s: float) -> None:
+        """Let what is being saved come to its end. The engine is drained by then."""
+        await self._delivery.close(timeout_s)
+
+    # Rules
+
+    def _plan(self, key: ApiKey) -> Plan:
+        plan = self._plans.get(key.plan)
+        if plan is None:
+            raise Unavailable("This key's plan is not among the configured ones.")
+        return plan
+
+    def _model(self, name: str | None, kind: ModelType) -> ModelSpec:
+        """Raises `UnknownModel`, and `BadRequest` for a model of another type."""
+        wanted = name or self._catalogue.default_for(kind)
+        if wanted is None:
+            raise UnknownModel(f"There is no {kind} model here; try: pull NAME")
+        if wanted not in self._catalogue.names():
+            near = difflib.get_close_matches(wanted, self._catalogue.names(), 1)
+            hint = f" The nearest name is {near[0]}." if near else ""
+            raise UnknownModel(f"There is no model {wanted} here; try: pull {wanted}.{hint}")
+        spec = self._catalogue.get(wanted)
+        if spec.type != kind:
+            raise BadRequest(f"model {wanted} is for {spec.type}, not for {kind}. GET /api/models lists them all.")
+        return spec
+
+    def _check_ready(self, spec: ModelSpec) -> None:
+        reason = self._engine.not_ready_reason
+        if reason is not None:
+            raise Unavailable(f"Not accepting work: {reason}.", retry_after_s=5)
+        self._engine.check_fits(spec.name, spec.weight_bytes)
+
+    def _check_room(self, key: ApiKey, plan: Plan, n_of_key: int) -> None:
+        limits = [limit for limit in (plan.max_queued, self._max_queued_per_key) if limit is not None]
+        if limits and n_of_key >= min(limits):
+            raise TooMany(
+                f"This key has {n_of_key} jobs that are not finished, the most it may have.", retry_after_s=_soon()
+            )
+        if self._board.n_queued + self._accepting.total() + len(self._chats.inboxes) >= self._queue_size:
+            raise TooMany(f"The queue is full: {self._queue_size} jobs are waiting.", retry_after_s=_soon())
+
+    def _live(self, key: ApiKey, job_id: str) -> LiveJob | None:
+        live = self._board.view(job_id)
+        return live if live is not None and live.row.key_id == key.id else None
+
+
+def _look_up(conn: Connection, key_id: str, job_id: str) -> tuple[JobRow, list[OutputRow]]:
+    row = store.get_job(conn, job_id, key_id)
+    if row is None:
+        raise NotFound(NO_SUCH_JOB)
+    return row, store.outputs_of(conn, job_id)
+
+
+def _fingerprint(request: GenerateRequest) -> str:
+    """Of what the client said, not of what it became: a drawn seed must not make two of one request."""
+    return hashlib.sha256(json.dumps(asdict(request), sort_keys=True).encode()).hexdigest()
+
+
+def _soon() -> int:
+    """Seconds, drawn: clients turned away together must not all come back together."""
+    return 4 + secrets.randbelow(5)

@@ -1,0 +1,94 @@
+"""A job as its owner sees it, from the board while it lives and from the store afterwards. Event loop only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pipelines.interface import Stage
+from server.board import Board, LiveJob, Place
+from server.jobs import State
+from server.store.jobs import JobRow, OutputRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobView:
+    id: str
+    status: State
+    type: str
+    model: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    expires_at: datetime | None
+    progress: float
+    stage: Stage
+    step: int
+    total_steps: int
+    place: Place | None
+    eta_s: float | None
+    params: dict[str, Any]
+    warnings: Sequence[str]
+    outputs: Sequence[OutputRow]
+    error: dict[str, Any] | None
+    attempt: int
+    metrics: dict[str, Any] | None
+
+
+def of_live(job: LiveJob, board: Board) -> JobView:
+    row = job.row
+    return JobView(
+        id=row.id,
+        status=job.state,
+        type=row.type,
+        model=row.model,
+        created_at=row.created_at,
+        started_at=job.started_at,
+        finished_at=None,
+        expires_at=None,
+        progress=job.progress,
+        stage=board.stage_of(job),
+        step=job.step,
+        total_steps=job.total_steps,
+        place=board.place(job) if job.state is State.QUEUED else None,
+        eta_s=board.eta_s(job),
+        params=row.params,
+        warnings=row.warnings,
+        outputs=(),
+        error=None,
+        attempt=row.attempt,
+        metrics=None,
+    )
+
+
+def of_row(row: JobRow, outputs: Sequence[OutputRow]) -> JobView:
+    """The engine tells which noise scheduler ran with the result: it is kept among the metrics and shown among the params."""
+    metrics = dict(row.metrics or {})
+    scheduler = metrics.pop("scheduler", row.params.get("scheduler"))
+    total_steps = int(row.params.get("steps") or 0)
+    stage: Stage = "done" if row.state.terminal else "waiting"
+    completed = row.state is State.COMPLETED
+    return JobView(
+        id=row.id,
+        status=row.state,
+        type=row.type,
+        model=row.model,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        expires_at=row.expires_at,
+        progress=1.0 if completed else 0.0,
+        stage=stage,
+        step=total_steps if completed else 0,
+        total_steps=total_steps,
+        place=None,
+        eta_s=0.0 if completed else None,
+        params={**row.params, "scheduler": scheduler},
+        warnings=row.warnings,
+        outputs=outputs,
+        error=row.error,
+        attempt=row.attempt,
+        metrics=metrics or None,
+    )
