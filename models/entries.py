@@ -1,0 +1,141 @@
+"""models.toml → entries: what its author says of a model, laid over what the checkpoint says of itself.
+
+  [models.NAME]            type, source, default, dtype, pinned, keep_alive_s, max_running
+  [models.NAME.defaults]   the fields of models.spec.Defaults        [models.NAME.sizes]   "16:9" = [width, height]
+  [models.NAME.limits]     the fields of models.spec.Limits          [models.NAME.call]    arguments of the pipeline's __call__
+
+Nothing unknown is let pass: a misspelt key would otherwise be a setting that silently does nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from models.errors import BadConfig, nearest
+from models.spec import Defaults, Dtype, Limits, ModelSpec, ModelType
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+SECTIONS = ("defaults", "limits", "sizes", "call")
+OWN_KEYS = ("type", "source", "default", "dtype", "pinned", "keep_alive_s", "max_running")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    name: str
+    own: Mapping[str, Any]  # OWN_KEYS, those that were said
+    defaults: Mapping[str, Any]
+    limits: Mapping[str, Any]
+    sizes: Mapping[str, tuple[int, int]]
+    call: Mapping[str, object]
+
+    @property
+    def source(self) -> str | None:
+        return self.own.get("source")
+
+    @property
+    def type(self) -> ModelType | None:
+        return self.own.get("type")
+
+    @property
+    def dtype(self) -> Dtype:
+        dtype: Dtype = self.own.get("dtype", "auto")
+        return dtype
+
+    def over(self, spec: ModelSpec) -> ModelSpec:
+        """The spec with everything that was said in its place; what was not said stays."""
+        return replace(
+            spec,
+            **{key: value for key, value in self.own.items() if key not in ("type", "source")},
+            defaults=replace(spec.defaults, **self.defaults),
+            limits=replace(spec.limits, **self.limits),
+            sizes={**spec.sizes, **self.sizes},
+            call={**spec.call, **self.call},
+        )
+
+
+def read_entries(toml: Path) -> list[Entry]:
+    """Raises `BadConfig` with the file's name and the key at fault."""
+    try:
+        parsed = tomllib.loads(toml.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadConfig(f"{toml}: {error}") from error
+    try:
+        _check_keys(parsed, ("models",), "")
+        return [_entry(name, table) for name, table in _table(parsed.get("models", {}), "models").items()]
+    except BadConfig as error:
+        raise BadConfig(f"{toml}: {error.message}") from error
+
+
+def _entry(name: str, value: object) -> Entry:
+    where = f"models.{name}"
+    if not NAME.fullmatch(name):
+        raise BadConfig(f"[{where}]: a model's name is made of a-z, 0-9, '.', '_' and '-', at most 64 of them")
+    table = _table(value, where)
+    _check_keys(table, (*OWN_KEYS, *SECTIONS), where)
+    return Entry(
+        name=name,
+        own=_typed({key: table[key] for key in OWN_KEYS if key in table}, ModelSpec, where),
+        defaults=_typed(_table(table.get("defaults", {}), f"{where}.defaults"), Defaults, f"{where}.defaults"),
+        limits=_typed(_table(table.get("limits", {}), f"{where}.limits"), Limits, f"{where}.limits"),
+        sizes=_sizes(_table(table.get("sizes", {}), f"{where}.sizes"), f"{where}.sizes"),
+        call=_table(table.get("call", {}), f"{where}.call"),
+    )
+
+
+def _table(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadConfig(f"[{where}] is not a table")
+    return value
+
+
+def _check_keys(table: Mapping[str, object], known: tuple[str, ...], where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise BadConfig(f"[{where}] unknown key '{key}'.{nearest(key, known)}")
+
+
+def _typed(table: Mapping[str, Any], cls: type[Defaults | Limits | ModelSpec], where: str) -> dict[str, Any]:
+    """The table, every key a field of `cls` and every value of that field's type."""
+    _check_keys(table, tuple(field.name for field in fields(cls)), where)
+    hints = get_type_hints(cls)
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        allowed = _alternatives(hints[key])
+        if float in allowed and type(value) is int:
+            value = float(value)
+        if type(value) not in allowed and value not in allowed:
+            raise BadConfig(f"[{where}] {key} = {value!r} is not {_spell(allowed)}")
+        found[key] = value
+    return found
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """Of `int | None` int, of a Literal its values, of str itself."""
+    if get_origin(hint) in (UnionType, typing.Union):
+        return tuple(choice for choice in get_args(hint) if choice is not type(None))
+    return get_args(hint) if get_origin(hint) is typing.Literal else (hint,)
+
+
+def _spell(allowed: tuple[Any, ...]) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return " or ".join(
+        names.get(choice, repr(choice)) if isinstance(choice, type) else repr(choice) for choice in allowed
+    )
+
+
+def _sizes(table: Mapping[str, Any], where: str) -> dict[str, tuple[int, int]]:
+    found: dict[str, tuple[int, int]] = {}
+    for aspect, size in table.items():
+        match size:
+            case [int(width), int(height)] if width > 0 and height > 0:
+                found[aspect] = (width, height)
+            case _:
+                raise BadConfig(f"[{where}] '{aspect}' is not [width, height] in pixels")
+    return found

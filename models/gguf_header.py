@@ -1,0 +1,142 @@
+"""A GGUF header read with a bound on every count, so that a file that lies ends in `BadModel` and nothing else. No torch.
+
+The library's own reader loops for ever on an array said to have 2^40 entries, and accepts dimensions of zero; a tensor said
+to be larger than its file is how CVE-2026-7482 read other people's memory. So this runs before the library opens the file.
+Format: GGUF versions 2 and 3, little-endian.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+from models.errors import BadModel
+from models.files import check_tensor_name, sniff
+
+Value: TypeAlias = int | float | bool | str | list[int] | list[float] | list[bool] | list[str]
+
+MAX_COUNT = 1_000_000  # tensors, metadata entries, entries of an array; the largest vocabularies have 300,000
+MAX_STRING_BYTES = 16 << 20
+MAX_ALIGNMENT = 64 << 10
+MAX_DIMS = 4
+STRING, ARRAY = 8, 9
+SCALARS = {  # metadata type → struct format
+    0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d",
+}  # fmt: skip
+BLOCKS = {  # tensor type → (elements, bytes) of a block; gguf.constants.GGML_QUANT_SIZES
+    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 40),
+    10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292),
+    16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110), 22: (256, 82),
+    23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2),
+    34: (256, 54), 35: (256, 66), 39: (32, 17), 40: (64, 36), 41: (128, 18),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class GgufHeader:
+    metadata: dict[str, Value]
+    shapes: dict[str, tuple[int, ...]]  # tensor name → dimensions, fastest first
+
+
+def read_gguf_header(path: Path) -> GgufHeader:
+    """Raises `BadModel` for anything outside the bounds, past the end of the file, or unknown."""
+    if sniff(path) != "gguf":
+        raise BadModel(f"{path.name} is not a GGUF file", detail=str(path))
+    with path.open("rb") as file:
+        reader = _Reader(file, path.stat().st_size, path.name)
+        file.seek(4)
+        if reader.scalar("<I") not in (2, 3):
+            raise BadModel(f"{path.name}: a GGUF version that is not 2 or 3")
+        n_tensors, n_entries = reader.count("<Q"), reader.count("<Q")
+        metadata = reader.metadata(n_entries)
+        return GgufHeader(metadata, reader.tensors(n_tensors, metadata))
+
+
+class _Reader:
+    def __init__(self, file: BinaryIO, file_bytes: int, name: str) -> None:
+        self._file = file
+        self._file_bytes = file_bytes
+        self._name = name
+
+    def bad(self, what: str) -> BadModel:
+        return BadModel(f"{self._name}: {what}")
+
+    def scalar(self, layout: str) -> int | float | bool:
+        raw = self._file.read(struct.calcsize(layout))
+        if len(raw) != struct.calcsize(layout):
+            raise self.bad("the header runs past the end of the file")
+        (value,) = struct.unpack(layout, raw)
+        return value  # type: ignore[no-any-return]  # struct cannot say; SCALARS holds only these three
+
+    def count(self, layout: str, limit: int = MAX_COUNT) -> int:
+        value = int(self.scalar(layout))
+        if value > limit:
+            raise self.bad(f"a count of {value}, the limit is {limit}")
+        return value
+
+    def string(self) -> str:
+        raw = self._file.read(self.count("<Q", min(MAX_STRING_BYTES, self._file_bytes)))
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self.bad("a string that is not UTF-8") from error
+
+    def metadata(self, n_entries: int) -> dict[str, Value]:
+        found: dict[str, Value] = {}
+        for _ in range(n_entries):
+            key = self.string()
+            if key in found:
+                raise self.bad("the same metadata key twice")
+            found[key] = self._value(int(self.scalar("<I")))
+        return found
+
+    def _value(self, kind: int) -> Value:
+        if kind == STRING:
+            return self.string()
+        if kind != ARRAY:
+            return self.scalar(self._layout(kind))
+        item = int(self.scalar("<I"))  # an array of arrays is unknown to _layout: depth 1
+        n_items = self.count("<Q")
+        if item == STRING:
+            return [self.string() for _ in range(n_items)]
+        layout = self._layout(item)
+        raw = self._file.read(struct.calcsize(layout) * n_items)
+        if len(raw) != struct.calcsize(layout) * n_items:
+            raise self.bad("the header runs past the end of the file")
+        return [value for (value,) in struct.iter_unpack(layout, raw)]
+
+    def _layout(self, kind: int) -> str:
+        if kind not in SCALARS:
+            raise self.bad(f"metadata of unknown type {kind}")
+        return SCALARS[kind]
+
+    def tensors(self, n_tensors: int, metadata: dict[str, Value]) -> dict[str, tuple[int, ...]]:
+        alignment = metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or not 1 <= alignment <= MAX_ALIGNMENT:
+            raise self.bad("an alignment outside 1 … 65536")
+        shapes: dict[str, tuple[int, ...]] = {}
+        ends: list[int] = []
+        for _ in range(n_tensors):
+            name = self.string()
+            check_tensor_name(name, self._name)
+            if name in shapes:
+                raise self.bad("the same tensor twice")
+            shapes[name] = tuple(int(self.scalar("<Q")) for _ in range(self.count("<I", MAX_DIMS)))
+            ends.append(self._end_of_tensor(shapes[name], int(self.scalar("<I")), int(self.scalar("<Q"))))
+        header_bytes = self._file.tell()
+        data_begin = header_bytes + -header_bytes % alignment
+        if ends and data_begin + max(ends) > self._file_bytes:
+            raise self.bad("a tensor reaches past the end of the file")
+        return shapes
+
+    def _end_of_tensor(self, shape: tuple[int, ...], kind: int, offset: int) -> int:
+        if kind not in BLOCKS:
+            raise self.bad(f"a tensor of unknown type {kind}")
+        block_elements, block_bytes = BLOCKS[kind]
+        elements = math.prod(shape)
+        if not shape or min(shape) < 1 or elements >= 1 << 63 or shape[0] % block_elements:
+            raise self.bad("a tensor with impossible dimensions")
+        return offset + elements // block_elements * block_bytes

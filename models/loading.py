@@ -1,0 +1,143 @@
+"""A spec → a lane on a device. The only file that opens a checkpoint with torch; device thread only.
+
+The folder is checked again right before it is opened (it may have changed since the start), and every class it names is
+looked up in the library that defines it: safetensors only, nothing downloaded, no code of the checkpoint's own.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from models.errors import BadModel, LoadFailed, ModelsError
+from models.files import variant
+from models.preflight import check_folder, components, read_config
+from models.spec import ModelSpec
+from pipelines.interface import Lane, Merging
+
+__all__ = ["LoadFailed", "load"]
+
+T = TypeVar("T")
+
+CACHE_BYTES = 512 << 20  # KV cache of a chat model where nobody says: 11,000 tokens of SmolLM2 in float32
+# What a component may be, by the root of its family; anything else in these libraries is a function or a helper.
+FAMILIES = ("ModelMixin", "SchedulerMixin", "PreTrainedModel", "PreTrainedTokenizerBase", "ProcessorMixin",
+            "FeatureExtractionMixin", "BaseImageProcessor", "ImageProcessingMixin", "ConfigMixin", "VideoProcessor")  # fmt: skip
+
+
+def load(
+    spec: ModelSpec,
+    *,
+    device: str,
+    cache_bytes: int | None = None,
+    max_rows: int = 8,
+    merging: Merging = "unproven",
+) -> Lane:
+    """Raises `LoadFailed`, its message fit for a client; an out-of-memory passes through for the engine to judge.
+
+    cache_bytes: of the KV cache (chat). max_rows: requests that one forward may merge (image, video).
+    """
+    if spec.path is None:
+        raise LoadFailed(f"The model {spec.name} is not downloaded yet.", detail=f"fetch its source: {spec.source}")
+    dtype = serving_dtype(spec, device)
+    try:
+        check_folder(spec.path)
+        if spec.type == "chat":
+            return _chat(spec, spec.path, device, dtype, cache_bytes or CACHE_BYTES)
+        return _diffusion(spec, spec.path, device, dtype, max_rows, merging)
+    except LoadFailed:
+        raise
+    except ModelsError as error:
+        raise LoadFailed(f"The model {spec.name} failed to load: {error.message}.", detail=error.detail) from error
+
+
+def serving_dtype(spec: ModelSpec, device: str) -> torch.dtype:
+    if spec.dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[spec.dtype]
+    return torch.float32 if device == "cpu" else torch.bfloat16
+
+
+def _diffusion(spec: ModelSpec, folder: Path, device: str, dtype: torch.dtype, max_rows: int, merging: Merging) -> Lane:
+    os.environ["DIFFUSERS_DISABLE_REMOTE_CODE"] = "1"  # read by diffusers when it is imported, next line
+    import diffusers
+
+    from pipelines.diffusion import DiffusionLane
+
+    model_index = read_config(folder / "model_index.json")
+    listed = components(model_index)
+    for name, (library, cls) in listed.items():
+        _check_class(name, library, cls)
+    pipeline_class: Any = getattr(diffusers, str(model_index["_class_name"]), None)
+    if pipeline_class is None or diffusers.DiffusionPipeline not in inspect.getmro(pipeline_class):
+        raise BadModel("its pipeline class is not one of the installed diffusers")
+
+    def build() -> Any:
+        pipeline = pipeline_class.from_pretrained(
+            folder,
+            torch_dtype=dtype,
+            variant=variant(folder / name for name in listed if (folder / name).is_dir()),
+            use_safetensors=True,
+            local_files_only=True,
+            low_cpu_mem_usage=True,
+            trust_remote_code=False,
+        )
+        return pipeline.to(device)
+
+    pipeline = _with_library(build, spec)
+    assert spec.type != "chat"
+    return DiffusionLane(pipeline, kind=spec.type, max_rows=max_rows, merging=merging, device_name=device)
+
+
+def _chat(spec: ModelSpec, folder: Path, device: str, dtype: torch.dtype, cache_bytes: int) -> Lane:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from pipelines.chat import ChatLane
+
+    def build() -> tuple[Any, Any]:
+        safe = {"local_files_only": True, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, variant=variant([folder]), **safe
+        )
+        return model.to(device).eval().requires_grad_(False), tokenizer
+
+    model, tokenizer = _with_library(build, spec)
+    if not tokenizer.chat_template:
+        raise LoadFailed(f"The model {spec.name} has no chat template.", detail=str(folder))
+    return ChatLane(
+        model,
+        tokenizer,
+        cache_bytes=cache_bytes,
+        max_running=spec.max_running,
+        context_tokens=spec.limits.context_tokens,
+    )
+
+
+def _with_library(build: Callable[[], T], spec: ModelSpec) -> T:
+    """Run the library's own loading; whatever it raises becomes `LoadFailed`, except running out of memory."""
+    try:
+        return build()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or type(error).__name__ == "AcceleratorError":
+            raise  # the engine tells a full device from a poisoned one
+        raise LoadFailed(
+            f"The model {spec.name} failed to load: its files do not fit its pipeline.",
+            detail=f"{type(error).__name__}: {error}",
+        ) from error
+
+
+def _check_class(name: str, library: str, cls: str) -> None:
+    """Refuse a component whose class is not a model, scheduler, tokenizer or processor of the library it names."""
+    import diffusers
+    import transformers
+
+    homes = {"diffusers": diffusers, "transformers": transformers}
+    home = homes.get(library) or getattr(diffusers.pipelines, library, None)
+    found = getattr(home, cls, None)
+    if not inspect.isclass(found) or not {base.__name__ for base in found.__mro__}.intersection(FAMILIES):
+        raise BadModel(f"component '{name}' names {library}.{cls}, which is no component class")
