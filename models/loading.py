@@ -73,7 +73,7 @@ def _diffusion(spec: ModelSpec, folder: Path, device: str, dtype: torch.dtype, m
     for name, (library, cls) in listed.items():
         _check_class(name, library, cls)
     pipeline_class: Any = getattr(diffusers, str(model_index["_class_name"]), None)
-    if pipeline_class is None or diffusers.DiffusionPipeline not in inspect.getmro(pipeline_class):
+    if diffusers.DiffusionPipeline not in getattr(pipeline_class, "__mro__", ()):
         raise BadModel("its pipeline class is not one of the installed diffusers")
 
     def build() -> Any:
