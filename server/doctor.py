@@ -37,10 +37,10 @@ class Finding:
     fix: str = ""
 
 
-def examine(settings: Settings) -> list[Finding]:
+def examine(settings: Settings, *, python: str = sys.executable) -> list[Finding]:
     checks: list[Callable[[], Finding]] = [
         _python,
-        lambda: _torch(settings.device),
+        lambda: _torch(settings.device, python),
         _ffmpeg,
         lambda: _folder("data directory", settings.data_dir),
         lambda: _folder("cache directory", settings.cache_dir),
@@ -54,9 +54,9 @@ def _python() -> Finding:
     return Finding("python", sys.version_info >= (3, 11), sys.version.split()[0], "install Python 3.11 or newer")
 
 
-def _torch(device: str) -> Finding:
+def _torch(device: str, python: str) -> Finding:
     try:
-        ended = subprocess.run([sys.executable, "-c", TORCH_PROBE], capture_output=True, timeout=PROBE_S, text=True)
+        ended = subprocess.run([python, "-c", TORCH_PROBE], capture_output=True, timeout=PROBE_S, text=True)
         seen = json.loads(ended.stdout)
     except (subprocess.TimeoutExpired, ValueError):
         return Finding("torch", False, "cannot be imported", "make clean install, or pip install torch==2.13.0")

@@ -197,9 +197,9 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean X?" or nothing."""
+    """ "; did you mean X?", or a full stop when nothing is near."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]}?" if found else ""
+    return f"; did you mean {found[0]}?" if found else "."
 
 
 def _unknown_in_environment(environ: Mapping[str, str]) -> Iterable[str]:

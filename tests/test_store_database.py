@@ -185,7 +185,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path)
     before = path.read_bytes()
     database = Database(url_of(tmp_path))
 
-    with pytest.raises(StoreUnusable, match="store.db cannot be used: file is not a database"):
+    with pytest.raises(StoreUnusable, match=r"store\.db cannot be used: file is not a database"):
         database.start()
     database.close()
 
@@ -202,10 +202,10 @@ def test_a_damaged_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None
     path.write_bytes(content)
     database = Database(url_of(tmp_path))
 
-    with pytest.raises(StoreUnusable, match="store.db"):
+    with pytest.raises(StoreUnusable, match=r"store\.db"):
         database.start()
     database.close()
-    with pytest.raises(StoreUnusable, match="store.db"):
+    with pytest.raises(StoreUnusable, match=r"store\.db"):
         check(url_of(tmp_path))
 
     assert path.read_bytes() == bytes(content)
