@@ -59,9 +59,7 @@ class Resolved:
 
 
 def resolve(request: GenerateRequest, spec: ModelSpec, *, drawn_seed: int, auto_dtype: str, priority: int) -> Resolved:
-    """Raises `BadRequest` that names the field and what the model takes."""
-    if spec.type != request.type:
-        raise BadRequest(f"model {spec.name} makes {spec.type}, not {request.type}. GET /api/models lists them all.")
+    """`spec` is of the request's type. Raises `BadRequest` that names the field and what the model takes."""
     steps = request.steps if request.steps is not None else (spec.defaults.steps or STEPS)
     if steps > spec.limits.max_steps:
         raise BadRequest(f"steps must be at most {spec.limits.max_steps} for {spec.name}.")

@@ -1,0 +1,164 @@
+"""Stand-ins for the engine and the catalogue: the same methods, no thread, no torch. Events happen when a test says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from models.spec import Defaults, Limits, ModelSpec, ModelType
+from pipelines.interface import ChatRequest, DiffusionRequest
+from server.errors import NeverFits, Unavailable
+from server.jobs import (
+    DeviceStatus,
+    EngineStatus,
+    Event,
+    Job,
+    JobCanceled,
+    JobFailed,
+    JobProgressed,
+    JobReplied,
+    JobStarted,
+    JobText,
+    MemoryHolder,
+    ModelStatus,
+    OutputReady,
+    QueueEntry,
+    RunningEntry,
+    WaitingFor,
+)
+
+GIB = 2**30
+
+
+class FakeCatalogue:
+    def __init__(self, *specs: ModelSpec) -> None:
+        self._specs = {spec.name: spec for spec in specs}
+
+    def get(self, name: str) -> ModelSpec:
+        return self._specs[name]
+
+    def names(self) -> Sequence[str]:
+        return list(self._specs)
+
+    def specs(self) -> Sequence[ModelSpec]:
+        return list(self._specs.values())
+
+    def default_for(self, kind: ModelType) -> str | None:
+        return next((spec.name for spec in self._specs.values() if spec.type == kind), None)
+
+
+def spec(name: str, type: ModelType, **values: Any) -> ModelSpec:
+    return ModelSpec(name=name, type=type, path=None, source="test", weight_bytes=GIB, **values)
+
+
+def small_catalogue() -> FakeCatalogue:
+    return FakeCatalogue(
+        spec(
+            "painter",
+            "image",
+            defaults=Defaults(steps=4, guidance_scale=3.0, width=64, height=64),
+            limits=Limits(size_multiple=8, max_steps=100, max_pixels=512 * 512),
+            call={"shift": 2.0},
+        ),
+        spec(
+            "filmer",
+            "video",
+            defaults=Defaults(steps=4, width=64, height=32, num_frames=9, fps=4),
+            limits=Limits(size_multiple=16, frames_multiple=4, frames_remainder=1, max_duration_s=12),
+            sizes={"9:16": (32, 64)},
+        ),
+        spec("talker", "chat", defaults=Defaults(max_tokens=64), limits=Limits(context_tokens=2048)),
+        spec("giant", "image", defaults=Defaults(steps=4)),
+    )
+
+
+class FakeEngine:
+    """Holds what it was handed. Chats are answered by `reply`, when it is set, as soon as they are submitted."""
+
+    def __init__(self, capacity_bytes: int = 8 * GIB) -> None:
+        self.deliver: Callable[[Event], None] = lambda event: None
+        self.not_ready_reason: str | None = None
+        self.jobs: dict[str, Job] = {}
+        self.canceled: list[str] = []
+        self.reply: Callable[[ChatRequest], str] | None = lambda request: f"You said: {request.messages[-1].content}"
+        self._capacity_bytes = capacity_bytes
+
+    # What the service calls
+
+    def check_fits(self, model: str, need_bytes: int) -> None:
+        if model == "giant" or need_bytes > self._capacity_bytes:
+            raise NeverFits(f"{model} needs 99.0 GiB, this device has {self._capacity_bytes / GIB:.1f} GiB for models.")
+
+    def submit(self, job: Job, need_bytes: int = 0) -> None:
+        if self.not_ready_reason is not None:
+            raise Unavailable(f"Not accepting jobs: {self.not_ready_reason}.", retry_after_s=5)
+        self.jobs[job.id] = job
+        request = job.requests[0]
+        if isinstance(request, ChatRequest) and self.reply is not None:
+            self.start(job.id)
+            self.finish_chat(job.id, self.reply(request))
+
+    def cancel(self, job_id: str) -> None:
+        self.canceled.append(job_id)
+
+    # What a test makes happen
+
+    def start(self, job_id: str, queue_ms: int = 7, load_ms: int = 3) -> None:
+        self.deliver(JobStarted(job_id, queue_ms, load_ms))
+
+    def progress(self, job_id: str, stage: Any, step: int = 0, total: int = 4) -> None:
+        self.deliver(JobProgressed(job_id, stage, step, total))
+
+    def render(self, job_id: str, index: int = 0, value: float | None = None) -> None:
+        """Frames of the size asked for; noise of the request's seed, or `value` everywhere."""
+        request = self.jobs[job_id].requests[index]
+        assert isinstance(request, DiffusionRequest)
+        shape = (request.num_frames or 1, request.height, request.width, 3)
+        noise = np.random.default_rng(request.seed).random(shape, dtype=np.float32)
+        frames = noise if value is None else np.full(shape, value, np.float32)
+        self.deliver(OutputReady(job_id, index, frames, 2, "FlowMatchEulerDiscreteScheduler"))
+
+    def run(self, job_id: str) -> None:
+        """From the queue to the last output."""
+        self.start(job_id)
+        for index in range(len(self.jobs[job_id].requests)):
+            self.render(job_id, index)
+
+    def fail(self, job_id: str, code: Any = "model_error", message: str = "The model failed.") -> None:
+        self.deliver(JobFailed(job_id, code, message, True))
+
+    def confirm_cancel(self, job_id: str) -> None:
+        self.deliver(JobCanceled(job_id))
+
+    def say(self, job_id: str, text: str) -> None:
+        self.deliver(JobText(job_id, text))
+
+    def finish_chat(self, job_id: str, text: str) -> None:
+        self.say(job_id, text)
+        self.deliver(JobReplied(job_id, text, 12, 5, "stop"))
+
+    def publish(
+        self,
+        queue: Sequence[tuple[str, WaitingFor, float | None]] = (),
+        running: Sequence[tuple[str, float | None]] = (),
+        models: Sequence[ModelStatus] = (),
+    ) -> None:
+        device = DeviceStatus(
+            name="cpu",
+            total_bytes=8 * GIB,
+            used_bytes=2 * GIB,
+            others_bytes=0,
+            reserve_bytes=GIB,
+            free_bytes=5 * GIB,
+            holders=(MemoryHolder("painter", "weights", 2 * GIB),),
+        )
+        self.deliver(
+            EngineStatus(
+                queue=tuple(QueueEntry(job_id, why, GIB, eta) for job_id, why, eta in queue),
+                running=tuple(RunningEntry(job_id, eta) for job_id, eta in running),
+                models=tuple(models),
+                device=device,
+            )
+        )
