@@ -142,12 +142,12 @@ def keys_create(
     data_dir: DataDir = None,
 ) -> None:
     """Make a key. It is printed alone on stdout, once: only its hash is kept."""
-    from server.settings import nearest
+    from models.errors import nearest
     from server.store.keys import create_key
 
     plans = _settings(data_dir=data_dir).plans
     if plan not in plans:
-        _fail(f"There is no plan '{plan}'{nearest(plan, plans)} The plans are: {', '.join(plans)}.")
+        _fail(f"There is no plan '{plan}'.{nearest(plan, plans)} The plans are: {', '.join(plans)}.")
     if not 0 < len(name) <= 100 or not name.isprintable():
         _fail("A name has 1 to 100 printable characters.")
     scopes = {"use", "admin"} if admin else {"use"}
@@ -210,7 +210,10 @@ def ps(port: Port = None, data_dir: DataDir = None) -> None:
 
     devices = _ask("/api/gpu", port, data_dir)["devices"]
     held = [[d["name"], h["name"], h["kind"], size(h["bytes"])] for d in devices for h in d["holders"]]
-    _print_table(["device", "holder", "kind", "size"], held)
+    if held:
+        _print_table(["device", "holder", "kind", "size"], held)
+    else:
+        typer.echo("No model is in memory.")
     for device in devices:
         typer.echo(
             f"{device['name']}: {size(device['used'])} of {size(device['total'])} used, {size(device['free'])} free"

@@ -45,6 +45,7 @@ def examine(settings: Settings, *, python: str = sys.executable) -> list[Finding
         lambda: _folder("data directory", settings.data_dir),
         lambda: _folder("cache directory", settings.cache_dir),
         lambda: _store(settings.store_url),
+        lambda: _models(settings),
         lambda: _port(settings.host, settings.port, settings.data_dir),
     ]
     return [check() for check in checks]
@@ -101,6 +102,30 @@ def _store(url: str) -> Finding:
         return Finding("job store", True, check(url))
     except StoreUnusable as error:
         return Finding("job store", False, str(error), "restore a backup, or move the file away to begin anew")
+
+
+def _models(settings: Settings) -> Finding:
+    from models.catalogue import Catalogue
+    from models.errors import ModelsError
+
+    fix = "make models, or see models.toml in the data directory"
+    try:
+        catalogue = Catalogue.open(
+            data_dir=settings.data_dir,
+            cache_dir=settings.cache_dir,
+            models_dirs=settings.models_dirs,
+            auto_dtype="float32",  # sizes differ by it, and nothing else that is looked at here
+            defaults={"image": settings.default_image, "video": settings.default_video, "chat": settings.default_chat},
+        )
+    except ModelsError as error:
+        return Finding("models", False, str(error), fix)
+    specs = catalogue.specs()
+    missing = [spec.name for spec in specs if spec.path is None]
+    found = [", ".join(spec.name for spec in specs) or "none"]
+    found += [f"not fetched yet: {', '.join(missing)}"] if missing else []
+    found += [f"refused: {refused.name}: {refused.reason}" for refused in catalogue.refused]
+    ok = False if catalogue.refused or not specs else None if missing else True
+    return Finding("models", ok, "; ".join(found), fix)
 
 
 def _port(host: str, port: int, data_dir: Path) -> Finding:

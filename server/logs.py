@@ -62,8 +62,8 @@ def configure_logging(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Their "info" is about themselves; alembic announces every start.
-    for name in ("alembic", "httpx", "httpcore", "urllib3", "filelock"):
+    # Their "info" is about themselves, and what they start and stop is said by us.
+    for name in ("uvicorn", "alembic", "httpx", "httpcore", "urllib3", "filelock"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

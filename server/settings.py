@@ -5,7 +5,6 @@ A name nobody knows is an error that says which known one is nearest. Every fiel
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import os
@@ -26,6 +25,7 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as SourceError
 
+from models.errors import nearest
 from server.quotas import DEFAULT_PLANS, Plan
 
 PREFIX = "AGENTNAME_"
@@ -142,7 +142,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"plans.{name} is a table: [plans.{name}]")
             for key in said:
                 if key not in known:
-                    raise ValueError(f"plans.{name}.{key} is not known{nearest(key, known)}")
+                    raise ValueError(f"plans.{name}.{key} is not known.{nearest(key, known)}")
             limits = {key: None if limit == "unlimited" else limit for key, limit in said.items()}
             plans[name] = asdict(DEFAULT_PLANS.get(name, DEFAULT_PLANS["free"])) | limits
         return plans
@@ -196,18 +196,12 @@ def load_settings(**overrides: Any) -> Settings:
         raise SettingsError(f"{error}: {error.__cause__}") from None
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean X?", or a full stop when nothing is near."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]}?" if found else "."
-
-
 def _unknown_in_environment(environ: Mapping[str, str]) -> Iterable[str]:
     known = {CONFIG} | {PREFIX + name.upper() for name in Settings.model_fields}
     for variable in sorted(environ):
         name = variable.upper()
         if name.startswith(PREFIX) and name not in known and not name.startswith(f"{PREFIX}PLANS__"):
-            yield f"{variable} is not a setting{nearest(name, known)}"
+            yield f"{variable} is not a setting.{nearest(name, known)}"
 
 
 def _explain(error: ValidationError) -> Iterable[str]:
@@ -215,6 +209,6 @@ def _explain(error: ValidationError) -> Iterable[str]:
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
         name = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            yield f"{name} is not a setting{nearest(name, Settings.model_fields)}"
+            yield f"{name} is not a setting.{nearest(name, Settings.model_fields)}"
         else:
             yield f"{name}: {fault['msg'].removeprefix('Value error, ')}"

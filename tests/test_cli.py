@@ -73,7 +73,7 @@ def test_a_key_is_for_use_only_unless_asked_otherwise(data_dir: Path) -> None:
     [
         (
             ["--plan", "pto", "--name", "anna"],
-            "There is no plan 'pto'; did you mean pro? The plans are: free, pro, enterprise.",
+            "There is no plan 'pto'. Did you mean 'pro'? The plans are: free, pro, enterprise.",
         ),
         (["--plan", "gold", "--name", "anna"], "There is no plan 'gold'. The plans are: free, pro, enterprise."),
         (["--plan", "free", "--name", ""], "A name has 1 to 100 printable characters."),
@@ -116,7 +116,7 @@ def test_a_wrong_setting_is_said_and_not_tried_again(monkeypatch: pytest.MonkeyP
     for command in (["serve"], ["ps"], ["keys", "list"], ["doctor"], ["worker", "--fd", "0"]):
         ended = run(*command)
         assert (ended.exit_code, ended.stdout) == (UNUSABLE, "")
-        assert ended.stderr.strip() == "AGENTNAME_PROT is not a setting; did you mean AGENTNAME_PORT?"
+        assert ended.stderr.strip() == "AGENTNAME_PROT is not a setting. Did you mean 'AGENTNAME_PORT'?"
 
 
 def test_a_damaged_store_is_said_in_one_line(data_dir: Path) -> None:

@@ -122,16 +122,16 @@ def test_an_unknown_name_in_the_environment_is_an_error_that_names_the_nearest(m
         load_settings()
 
     assert str(raised.value).splitlines() == [
-        "AGENTNAME_MEMORY_BUGET is not a setting; did you mean AGENTNAME_MEMORY_BUDGET?",
-        "AGENTNAME_PROT is not a setting; did you mean AGENTNAME_PORT?",
+        "AGENTNAME_MEMORY_BUGET is not a setting. Did you mean 'AGENTNAME_MEMORY_BUDGET'?",
+        "AGENTNAME_PROT is not a setting. Did you mean 'AGENTNAME_PORT'?",
     ]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("prot = 3001", "prot is not a setting; did you mean port?"),
-        ("[plans.free]\nimagse = 3", "plans: plans.free.imagse is not known; did you mean images?"),
+        ("prot = 3001", "prot is not a setting. Did you mean 'port'?"),
+        ("[plans.free]\nimagse = 3", "plans: plans.free.imagse is not known. Did you mean 'images'?"),
         ("[plans]\nfree = 3", "plans: plans.free is a table: [plans.free]"),
         ("port = 'x'", "port: Input should be a valid integer, unable to parse string as an integer"),
         ("port = 70000", "port: Input should be less than or equal to 65535"),
