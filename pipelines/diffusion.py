@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import time
 import traceback
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -30,7 +31,7 @@ from pipelines.request_scope import StepCounter, entry_points, scoped
 
 
 class BadCall(Exception):
-    """The pipeline takes no such argument, or refused a value. The message may be shown to the client."""
+    """The pipeline takes no such argument. The message may be shown to the client."""
 
 
 class DiffusionLane:
@@ -45,7 +46,8 @@ class DiffusionLane:
     ) -> None:
         self.kind = kind
         self._pipeline = pipeline
-        self._parameters = frozenset(inspect.signature(type(pipeline).__call__).parameters)
+        parameters = inspect.signature(type(pipeline).__call__).parameters.values()
+        self._parameters = frozenset(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)
         self._rendezvous = Rendezvous(max_calls=max_rows, merging=merging)
         for component, module, entry in entry_points(pipeline):
             self._rendezvous.wrap(component, module, entry)
@@ -95,15 +97,16 @@ class DiffusionLane:
         self._pipeline = None
         device.release_cache()
 
-    @torch.inference_mode()
+    @torch.no_grad()  # as the stock pipelines run; tensors made in inference mode would not tell that they were written to
     def step(self) -> Sequence[Update]:
         self._end_canceled()
         if self._new:
             self._start_new()
         elif self._rendezvous.busy:
+            began = time.perf_counter()
             forward, outcomes = self._rendezvous.step()
             self._fence.pass_()
-            self._note_cost(forward)
+            self._note_cost(forward, time.perf_counter() - began)
             for outcome in outcomes:
                 self._end(outcome)
         updates, self._updates = self._updates, []
@@ -130,7 +133,7 @@ class DiffusionLane:
     def _end(self, outcome: Outcome) -> None:
         name = outcome.task.name
         if outcome.error is not None:
-            self._updates.append(_failure(name, outcome.error))
+            self._updates.append(_failure(outcome.task, outcome.error))
         else:
             frames, scheduler = outcome.result
             if np.isfinite(frames).all():
@@ -138,7 +141,6 @@ class DiffusionLane:
             else:
                 self._updates.append(Failed(name, "invalid_output", "The model produced values that are not numbers."))
         self._running.pop(name, None)
-        self._to_cancel.discard(name)  # it ended by itself first
         self._forget(name)
 
     def _forget(self, request_id: str) -> None:
@@ -170,8 +172,10 @@ class DiffusionLane:
             raise BadCall(f"{type(self._pipeline).__name__} takes no {', '.join(map(repr, unknown))}")
         if "frame_rate" in self._parameters and "frame_rate" not in given and request.fps is not None:
             given["frame_rate"] = request.fps
-        generator = torch.Generator("cpu").manual_seed(request.seed)  # the same seed gives the same noise on every device
-        return {"generator": generator, "output_type": "np", **given}
+        generator = torch.Generator("cpu").manual_seed(
+            request.seed
+        )  # the same seed gives the same noise on every device
+        return {**given, "generator": generator, "output_type": "np"}
 
     def _count_steps(self, request: DiffusionRequest, total: int) -> StepCounter:
         def on_step(done: int, total: int) -> None:
@@ -183,7 +187,7 @@ class DiffusionLane:
     def _tell(self, request: DiffusionRequest, stage: Stage, step: int, total: int) -> None:
         self._updates.append(Progressed(request.id, stage, step, total))
 
-    def _note_cost(self, forward: Forward) -> None:
+    def _note_cost(self, forward: Forward, seconds: float) -> None:
         request = self._requests.get(forward.tasks[0].name)
         if request is None:
             return
@@ -192,7 +196,7 @@ class DiffusionLane:
         else:
             stage = "denoising" if request.id in self._denoising else "encoding"
         names = tuple(task.name for task in forward.tasks)
-        self._costs.append(StepCost(f"{stage} {shape_name(request)}", len(names), forward.seconds, names))
+        self._costs.append(StepCost(f"{stage} {shape_name(request)}", len(names), seconds, names))
 
 
 def shape_name(request: DiffusionRequest) -> str:
@@ -200,13 +204,15 @@ def shape_name(request: DiffusionRequest) -> str:
     return f"{request.width}x{request.height}x{request.num_frames or 1}"
 
 
-def _failure(request_id: str, error: BaseException) -> Failed:
+def _failure(task: Task, error: BaseException) -> Failed:
     detail = "".join(traceback.format_exception(error))
     if isinstance(error, BadCall):
-        return Failed(request_id, "bad_request", str(error), detail)
+        return Failed(task.name, "bad_request", str(error), detail)
+    if isinstance(error, (ValueError, TypeError)) and task.calls == 0:  # its own check of its arguments
+        return Failed(task.name, "bad_request", "The pipeline refused the arguments of this job.", detail)
     if device.is_out_of_memory(error):
-        return Failed(request_id, "out_of_memory", "The device ran out of memory for this job, even alone.", detail)
-    return Failed(request_id, "model_error", "The pipeline failed on this job.", detail)
+        return Failed(task.name, "out_of_memory", "The device ran out of memory for this job, even alone.", detail)
+    return Failed(task.name, "model_error", "The pipeline failed on this job.", detail)
 
 
 def _frames(media: Any, kind: Literal["image", "video"]) -> NDArray[np.float32]:

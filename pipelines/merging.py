@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -24,6 +24,7 @@ _PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
 
 # Digests of shared tensors (position ids, rotary tables): made once per job and passed at every step, so hashed once.
 # A module global because a tensor's bytes are a fact about the tensor, not about any lane; device thread only.
+# Kept with the tensor's version: one that is written to in place is hashed again.
 _digests: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
@@ -43,10 +44,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A call seen for merging: calls with equal `key` may share a forward; `structure` says how they would be joined."""
+    """A call seen for merging: calls with equal `key` may share a forward.
+
+    `structure` says how they would be joined, whatever their sizes; `shape` is that with the sizes.
+    """
 
     key: Hashable
     structure: Hashable
+    shape: Hashable
     rows: int
 
 
@@ -61,8 +66,10 @@ def form_of(call: Call) -> Form | None:
         return None
     leaves, spec = _flatten(call, rows)
     described = [_describe(leaf, rows) for leaf in leaves]
-    structure = (call.component, call.entry, str(spec), tuple(kind for kind, _ in described))
-    return Form(key=(structure, rows, tuple(detail for _, detail in described)), structure=structure, rows=rows)
+    switches = tuple(leaf for leaf in leaves if leaf is None or isinstance(leaf, bool))  # they choose code paths
+    structure = (call.component, call.entry, spec, tuple(kind for kind, _ in described), switches)
+    shape = (structure, rows, tuple(detail for kind, detail in described if kind == "rows"))
+    return Form((shape, tuple(detail for _, detail in described)), structure, shape, rows)
 
 
 def run_merged(calls: Sequence[Call], rows: int, width: int) -> list[Any]:
@@ -71,10 +78,22 @@ def run_merged(calls: Sequence[Call], rows: int, width: int) -> list[Any]:
     Raises `Unmergeable` when an output leaf does not lead with all rows.
     """
     padded = [*calls, *[calls[-1]] * (width - len(calls))]
-    columns = zip(*(_flatten(call, rows)[0] for call in padded), strict=True)
-    joined = [_join(column, rows) for column in columns]
-    args, kwargs = pytree.tree_unflatten(joined, _flatten(calls[0], rows)[1])
+    flat = [_flatten(call, rows) for call in padded]
+    leaves, spec = flat[0]
+    place = next((leaf.device for leaf in leaves if _describe(leaf, rows)[0] == "rows"), None)
+    joined = [_join(column, rows, place) for column in zip(*(leaves for leaves, _ in flat), strict=True)]
+    args, kwargs = pytree.tree_unflatten(joined, spec)
     return _split(calls[0].function(*args, **kwargs), rows, width)[: len(calls)]
+
+
+def stranger(call: Call, rows: int) -> Call:
+    """A call of the same `Form.key` with other values in every row and scalar: its own, turned round or moved.
+
+    What a module makes of it shows whether rows leak into each other, even where all real calls are alike.
+    """
+    leaves, spec = _flatten(call, rows)
+    args, kwargs = pytree.tree_unflatten([_altered(leaf, rows) for leaf in leaves], spec)
+    return replace(call, args=args, kwargs=kwargs)
 
 
 def bucket(count: int, most: int) -> tuple[int, int]:
@@ -138,25 +157,42 @@ def _describe(leaf: Any, rows: int) -> tuple[Kind, Hashable]:
 
 
 def _digest(tensor: torch.Tensor) -> Hashable:
-    digest = _digests.get(tensor)
-    if digest is None:
+    version = -1 if tensor.is_inference() else tensor._version
+    known_version, digest = _digests.get(tensor, (None, None))
+    if known_version != version or version == -1:
         raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-        digest = (tuple(tensor.shape), tensor.dtype, hashlib.blake2b(raw.tobytes(), digest_size=16).digest())
-        _digests[tensor] = digest
+        digest = (tuple(tensor.shape), tensor.dtype, hashlib.blake2b(raw, digest_size=16).digest())
+        _digests[tensor] = (version, digest)
     return digest
 
 
-def _join(column: tuple[Any, ...], rows: int) -> Any:
+def _join(column: tuple[Any, ...], rows: int, place: torch.device | None) -> Any:
+    """place: where the rows are; a scalar may be elsewhere, but one with rows may not."""
     kind, _ = _describe(column[0], rows)
     match kind:
         case "rows":
             return torch.cat(column)
         case "scalar":
-            return torch.cat([value.reshape(1).expand(rows) for value in column])
+            return torch.cat([value.reshape(1).expand(rows) for value in column]).to(place)
         case "list":
             return [item for part in column for item in part]
         case _:
             return column[0]
+
+
+def _altered(leaf: Any, rows: int) -> Any:
+    kind, _ = _describe(leaf, rows)
+    if kind == "list":
+        return [_altered(item[None], 1)[0] if isinstance(item, torch.Tensor) and item.ndim else item for item in leaf]
+    if kind not in ("rows", "scalar") or leaf.dtype == torch.bool:
+        return leaf
+    if leaf.ndim >= 2:
+        return leaf if _is_mask(leaf) else leaf.flip(tuple(range(1, leaf.ndim)))
+    return leaf * 0.5 + 0.25 if leaf.is_floating_point() else leaf // 2 + 1
+
+
+def _is_mask(tensor: torch.Tensor) -> bool:
+    return not tensor.is_floating_point() and bool((tensor <= 1).all())
 
 
 def _split(output: Any, rows: int, width: int) -> list[Any]:

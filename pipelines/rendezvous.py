@@ -5,28 +5,25 @@ a task, an entry point parks the call here and suspends the task; called outside
 calls that can share one forward, runs them as one batch, hands each task its rows and resumes it until it parks
 again or ends. So tasks that know nothing of each other join and leave the batch at every call.
 
-Merging is proved before it is trusted: the first time calls of some structure could merge, they run both ways, and
-where the results differ beyond the tolerance of the dtype that structure is never merged; its calls still take turns.
+Merging is proved before it is trusted (`proof.py`): the first time calls of some structure could merge, they run both
+ways, and where the results differ that structure is never merged; its calls still take turns.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import time
-from collections.abc import Callable, Hashable, Iterable
+from collections import Counter
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
 import greenlet
-import torch
 
 from pipelines import device
 from pipelines.interface import Merging
-from pipelines.merging import Call, Form, Unmergeable, bucket, difference, form_of, generators_of, run_merged
-
-# Largest relative difference between a row run alone and the same row in a batch that counts as "the same".
-# float32: matmul kernels chosen by width differ by a few 1e-6 through a deep network; halves: about their own rounding.
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+from pipelines.merging import Call, Form, Unmergeable, bucket, form_of, generators_of, run_merged
+from pipelines.proof import agree
 
 
 class TaskCanceled(BaseException):
@@ -41,8 +38,20 @@ class Task(greenlet.greenlet):
         self.name = name
         self.mergeable = mergeable
         self.parked: Call | None = None
-        self.form: Form | None = None
-        self.batch_peak = 1  # most calls any forward of this task shared
+        self.calls = 0  # that have parked so far
+        self.batch_peak = 1  # widest forward this task had a part in
+        self._form: Form | None = None
+
+    def park(self, call: Call | None) -> None:
+        self.parked, self._form = call, None
+        self.calls += call is not None
+
+    @property
+    def form(self) -> Form | None:
+        """Of the parked call. Worked out when asked for: with one task running nobody asks."""
+        if self._form is None and self.parked is not None and self.mergeable:
+            self._form = form_of(self.parked)
+        return self._form
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,30 +65,41 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """One forward that ran: which tasks shared it and the seconds it took."""
+    """One forward that ran, and which tasks shared it."""
 
     tasks: tuple[Task, ...]
     component: str
     entry: str
-    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one parked call gave, and in how wide a forward."""
+
+    output: Any = None
+    error: BaseException | None = None
+    width: int = 1
 
 
 class Rendezvous:
     def __init__(self, *, max_calls: int = 8, merging: Merging = "unproven") -> None:
         self.max_calls = max_calls
         self._never = merging == "off"
-        self._trusted: dict[Hashable, bool] = {}  # call structure → proved to merge
+        self._verdicts: dict[Hashable, bool] = {}  # call structure → proved to merge
+        self._seen: Counter[Hashable] = Counter()  # call structure → groups that could have merged
+        self._too_wide: dict[Hashable, int] = {}  # call shape → narrowest width that ran out of memory
         self._waiting: list[Task] = []  # parked, oldest first
-        self._wrapped: list[tuple[Any, str]] = []
+        self._wrapped: list[tuple[Any, str, Any]] = []
 
     @property
     def merging(self) -> Merging:
-        """On when every structure tried so far merges; off when the ones that run every step don't."""
+        """The verdict on the calls there are most of: those made at every step."""
         if self._never:
             return "off"
-        if not self._trusted:
+        if not self._verdicts:
             return "unproven"
-        return "on" if any(self._trusted.values()) else "off"
+        most = max(self._verdicts, key=lambda structure: self._seen[structure])
+        return "on" if self._verdicts[most] else "off"
 
     @property
     def busy(self) -> bool:
@@ -96,145 +116,146 @@ class Rendezvous:
                 return function(*args, **kwargs)
             return task.parent.switch(Call(component, entry, function, args, kwargs))
 
+        self._wrapped.append((owner, entry, vars(owner).get(entry)))
         setattr(owner, entry, meet)
-        self._wrapped.append((owner, entry))
 
     def unwrap(self) -> None:
-        for owner, entry in self._wrapped:
-            delattr(owner, entry)  # the instance attribute; the class's own method shows again
+        for owner, entry, before in reversed(self._wrapped):
+            if before is None:
+                delattr(owner, entry)  # the class's own method shows again
+            else:
+                setattr(owner, entry, before)
         self._wrapped.clear()
 
     def start(self, task: Task) -> Outcome | None:
         """Run `task` to its first parked call, or to its end."""
-        return self._resume(task, lambda: task.switch())
+        return self._resume(task, task.switch)
 
     def cancel(self, task: Task) -> None:
         """Unwind a parked task's frames; what they held is free when this returns."""
         self._waiting.remove(task)
-        task.parked = task.form = None
-        try:
-            task.throw(TaskCanceled())
-        except TaskCanceled:
-            pass
+        task.park(None)
+        while not task.dead:  # a `finally` in stock code may call a module, and so park once more
+            with contextlib.suppress(TaskCanceled):
+                task.throw(TaskCanceled())
 
     def step(self) -> tuple[Forward, list[Outcome]]:
         """Run the group of the longest parked call and resume its tasks. Needs `busy`."""
         group, width = self._pick()
         calls = [task.parked for task in group if task.parked is not None]
+        forms = [task.form for task in group] if len(group) > 1 else []
         for task in group:
             self._waiting.remove(task)
-            task.batch_peak = max(task.batch_peak, len(group))
-        began = time.perf_counter()
-        results = self._run(group, calls, width)
-        forward = Forward(tuple(group), calls[0].component, calls[0].entry, time.perf_counter() - began)
+            task.park(None)
+        forward = Forward(tuple(group), calls[0].component, calls[0].entry)
+        results = self._run(calls, forms[0], width) if forms and forms[0] else [_run_alone(calls[0])]
         del calls
-        ended = (self._deliver(task, *result) for task, result in zip(group, results, strict=True))
+        ended = [self._deliver(task, results.pop(0)) for task in group]  # popped: from here it is the task's to free
         return forward, [outcome for outcome in ended if outcome is not None]
 
     def _pick(self) -> tuple[list[Task], int]:
+        """The longest parked task with those that can share its forward, and the width to run them at."""
         first = self._waiting[0]
-        if not self._may_merge(first):
+        if self._never or len(self._waiting) == 1 or first.form is None:
             return [first], 1
-        assert first.form is not None
-        alike = [t for t in self._waiting if t.mergeable and t.form is not None and t.form.key == first.form.key]
-        take, width = bucket(len(alike), self.max_calls)
+        form = first.form
+        alike = [task for task in self._waiting if task.form is not None and task.form.key == form.key]
+        if len(alike) > 1:
+            self._seen[form.structure] += 1
+        if not self._verdicts.get(form.structure, True):
+            return [first], 1
+        take, width = bucket(len(alike), min(self.max_calls, self._too_wide.get(form.shape, 2 * self.max_calls) // 2))
         return alike[:take], width
 
-    def _may_merge(self, task: Task) -> bool:
-        if self._never or not task.mergeable or task.form is None:
-            return False
-        return self._trusted.get(task.form.structure, True)
-
-    def _run(self, group: list[Task], calls: list[Call], width: int) -> list[tuple[Any, BaseException | None]]:
-        """One (output, error) per call."""
+    def _run(self, calls: list[Call], form: Form, width: int) -> list[Result]:
+        """One result per call."""
         if len(calls) == 1:
-            return [self._run_alone(calls[0])]
-        form = group[0].form
-        assert form is not None
-        if form.structure not in self._trusted:
-            return self._prove(form, calls, width)
+            return [_run_alone(calls[0])]
+        if form.structure not in self._verdicts:
+            return self._prove(calls, form, width)
         try:
-            return [(output, None) for output in run_merged(calls, form.rows, width)]
+            return [Result(output, width=width) for output in run_merged(calls, form.rows, width)]
         except Unmergeable:
-            self._trusted[form.structure] = False
-        except Exception as error:
+            self._verdicts[form.structure] = False
+        except Exception as error:  # stock code may raise anything; each call gets its own below
             if device.is_fatal(error):
                 raise
+            if device.is_out_of_memory(error):
+                self._too_wide[form.shape] = width
         # Outside the except block: the failed frames have let go of their tensors.
         device.release_cache()
-        half = max(1, len(calls) // 2)
-        first, second = (group[:half], calls[:half]), (group[half:], calls[half:])
-        return [result for tasks, part in (first, second) for result in self._run(tasks, part, len(part))]
+        half = width // 2
+        parts = [part for part in (calls[:half], calls[half:]) if part]
+        return [result for part in parts for result in self._run(part, form, _power_of_two(len(part)))]
 
-    def _run_alone(self, call: Call) -> tuple[Any, BaseException | None]:
+    def _prove(self, calls: list[Call], form: Form, width: int) -> list[Result]:
+        """Run the calls alone, and merged to compare; the structure is merged from now on if they agree."""
+        states = _generator_states(calls)
+        results = [_run_alone(call) for call in calls]
+        if any(result.error is not None for result in results):
+            return results  # nothing learned
         try:
-            return call.run(), None
+            drew = states != _generator_states(calls)
+            self._verdicts[form.structure] = not drew and agree(calls, [r.output for r in results], form.rows, width)
         except Exception as error:
-            if device.is_fatal(error):
-                raise
             if not device.is_out_of_memory(error):
-                return None, error
-            failure = error.with_traceback(None)
-        device.release_cache()
-        return self._run_tiled(call, failure)
-
-    def _run_tiled(self, call: Call, failure: BaseException) -> tuple[Any, BaseException | None]:
-        """The last resort for one row: a VAE decode in tiles."""
-        vae = getattr(call.function, "__self__", None)
-        if call.entry != "decode" or not hasattr(vae, "enable_tiling"):
-            return None, failure
-        vae.enable_tiling()
-        try:
-            return call.run(), None
-        except Exception as error:
-            return None, error.with_traceback(None)
-        finally:
-            vae.disable_tiling()
-
-    def _prove(self, form: Form, calls: list[Call], width: int) -> list[tuple[Any, BaseException | None]]:
-        """Run the calls alone and merged; trust this structure from now on if nothing but rounding differs."""
-        states = [[g.get_state() for g in generators_of(call)] for call in calls]
-        results = [self._run_alone(call) for call in calls]
-        if any(error is not None for _, error in results):
-            return results
-        drew = any(
-            not torch.equal(before, g.get_state())
-            for call, befores in zip(calls, states, strict=True)
-            for before, g in zip(befores, generators_of(call), strict=True)
-        )
-        self._trusted[form.structure] = not drew and self._agrees(form, calls, width, [output for output, _ in results])
+                raise
+            self._too_wide[form.shape] = width  # no verdict: proved again, narrower
         return results
 
-    def _agrees(self, form: Form, calls: list[Call], width: int, alone: list[Any]) -> bool:
-        try:
-            merged = run_merged(calls, form.rows, width)
-        except Exception as error:
-            if device.is_fatal(error):
-                raise
-            return False
-        return all(difference(a, b) <= _tolerance(a) for a, b in zip(alone, merged, strict=True))
-
-    def _deliver(self, task: Task, output: Any, error: BaseException | None) -> Outcome | None:
-        task.parked = task.form = None
-        if error is None:
-            return self._resume(task, lambda: task.switch(output))
-        return self._resume(task, lambda: task.throw(error))
+    def _deliver(self, task: Task, result: Result) -> Outcome | None:
+        task.batch_peak = max(task.batch_peak, result.width)
+        if result.error is not None:
+            return self._resume(task, functools.partial(task.throw, result.error))
+        return self._resume(task, functools.partial(task.switch, result.output))
 
     def _resume(self, task: Task, go: Callable[[], Any]) -> Outcome | None:
         try:
             handed = go()
-        except Exception as error:
+        except Exception as error:  # whatever stock code raises ends this task alone
             if device.is_fatal(error):
                 raise
             return Outcome(task, error=error)
         if task.dead:
             return Outcome(task, result=handed)
-        assert isinstance(handed, Call)
-        task.parked, task.form = handed, form_of(handed) if task.mergeable else None
+        task.park(handed)
         self._waiting.append(task)
         return None
 
 
-def _tolerance(output: Any) -> float:
-    dtypes: Iterable[torch.dtype] = (x.dtype for x in torch.utils._pytree.tree_leaves(output) if isinstance(x, torch.Tensor))
-    return max((TOLERANCE.get(dtype, 0.0) for dtype in dtypes), default=0.0)
+def _run_alone(call: Call) -> Result:
+    try:
+        return Result(call.run())
+    except Exception as error:  # handed to the task that made the call
+        if device.is_fatal(error):
+            raise
+        if not device.is_out_of_memory(error):
+            return Result(error=error)
+        failure = error.with_traceback(None)
+    device.release_cache()
+    return _run_tiled(call, failure)
+
+
+def _run_tiled(call: Call, failure: BaseException) -> Result:
+    """The last resort for one call: a VAE decode in tiles."""
+    vae = getattr(call.function, "__self__", None)
+    if call.entry != "decode" or not hasattr(vae, "enable_tiling"):
+        return Result(error=failure)
+    try:
+        vae.enable_tiling()
+        return Result(call.run())
+    except Exception as error:  # not every VAE that has the method can; handed to the task
+        if device.is_fatal(error):
+            raise
+        return Result(error=error.with_traceback(None) if device.is_out_of_memory(error) else failure)
+    finally:
+        with contextlib.suppress(NotImplementedError):
+            vae.disable_tiling()
+
+
+def _generator_states(calls: list[Call]) -> list[bytes]:
+    return [bytes(generator.get_state().numpy()) for call in calls for generator in generators_of(call)]
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << (count - 1).bit_length()

@@ -372,7 +372,12 @@ FAMILIES = {
         Family("sdxl", "image", stable_diffusion_xl),
         Family("sd3", "image", stable_diffusion_3),
         Family("flux", "image", flux, takes_negative=False, call={"max_sequence_length": 32}),
-        Family("pixart", "image", pixart_sigma, call={"use_resolution_binning": False, "clean_caption": False, "max_sequence_length": 32}),
+        Family(
+            "pixart",
+            "image",
+            pixart_sigma,
+            call={"use_resolution_binning": False, "clean_caption": False, "max_sequence_length": 32},
+        ),
         Family("wan", "video", wan, num_frames=5, call={"max_sequence_length": 32}),
         Family("ltx", "video", ltx, size=32, other_size=64, num_frames=9, call={"max_sequence_length": 32}),
         Family("cogvideox", "video", cogvideox, num_frames=8, call={"max_sequence_length": 16}),
