@@ -1,0 +1,56 @@
+"""Fetch, verify and convert the weights that the built-in models need and this machine lacks: python -m models.fetch CACHE_DIR
+
+Run before a server starts (make serve, the container, the systemd unit); quick when all is there.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from models.catalogue import BUILTIN
+from models.entries import read_entries
+from models.errors import ModelsError
+from models.sources import fetch, find
+
+
+def fetch_builtin(cache_dir: Path) -> int:
+    """Returns an exit code: 1 when something could not be had, with the reason on stderr."""
+    console = Console(stderr=True)
+    for entry in read_entries(BUILTIN / "models.toml"):
+        assert entry.source is not None, "a built-in model has a source"
+        if find(entry.source, beside=BUILTIN, cache_dir=cache_dir) is not None:
+            continue
+        try:
+            _fetch_one(entry.name, entry.source, cache_dir, console)
+        except ModelsError as error:
+            console.print(f"{entry.name}: {error.message}", style="red")
+            if error.detail:
+                console.print(error.detail, style="dim", markup=False)
+            return 1
+    return 0
+
+
+def _fetch_one(name: str, source: str, cache_dir: Path, console: Console) -> None:
+    console.print(f"{name}: fetching {source} into {cache_dir} (once)")
+    began = time.monotonic()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting", total=None)
+        fetch(
+            source,
+            beside=BUILTIN,
+            cache_dir=cache_dir,
+            report=lambda doing, done: progress.update(
+                task, description=doing, total=None if done is None else 1.0, completed=done or 0.0
+            ),
+        )
+    console.print(f"{name}: ready in {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    sys.exit(fetch_builtin(Path(sys.argv[1])))
