@@ -106,6 +106,8 @@ class _Reader:
                 self._take_entry(entry, toml.parent)
             except BadModel as error:
                 self._refuse(entry.name, error)
+            except BadConfig as error:
+                raise BadConfig(f"{toml}: {error.message}") from error
 
     def _take_entry(self, entry: Entry, beside: Path) -> None:
         known = self.specs.pop(entry.name, None)  # popped, so that the entry read last is also the last in order

@@ -79,7 +79,7 @@ def _diffusion(spec: ModelSpec, folder: Path, device: str, dtype: torch.dtype, m
     def build() -> Any:
         pipeline = pipeline_class.from_pretrained(
             folder,
-            torch_dtype=dtype,
+            dtype=dtype,
             variant=variant(folder / name for name in listed if (folder / name).is_dir()),
             use_safetensors=True,
             local_files_only=True,
@@ -139,5 +139,6 @@ def _check_class(name: str, library: str, cls: str) -> None:
     homes = {"diffusers": diffusers, "transformers": transformers}
     home = homes.get(library) or getattr(diffusers.pipelines, library, None)
     found = getattr(home, cls, None)
-    if not inspect.isclass(found) or not {base.__name__ for base in found.__mro__}.intersection(FAMILIES):
+    bases = {base.__name__ for base in found.__mro__} if inspect.isclass(found) else set()
+    if not bases.intersection(FAMILIES) or "DiffusionPipeline" in bases:
         raise BadModel(f"component '{name}' names {library}.{cls}, which is no component class")

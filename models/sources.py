@@ -91,7 +91,7 @@ def needs_fetching(source: str) -> bool:
 
 
 def _folder(source: str, beside: Path) -> Path | None:
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # an unknown ~user stays as it is, and is then no folder
     folder = path if path.is_absolute() else beside / path
     if folder.is_dir():
         return folder
