@@ -229,6 +229,7 @@ def _frames(media: Any, kind: Literal["image", "video"]) -> NDArray[np.float32]:
 
 def _pixels(frame: Any) -> NDArray[np.float32]:
     if isinstance(frame, torch.Tensor):
-        return frame.float().cpu().permute(1, 2, 0).numpy()
+        return np.asarray(frame.float().cpu().permute(1, 2, 0).numpy(), dtype=np.float32)
     array = np.asarray(frame)
-    return array.astype(np.float32) / 255 if array.dtype == np.uint8 else array.astype(np.float32)
+    scale = 255 if array.dtype == np.uint8 else 1
+    return np.asarray(array / np.float32(scale), dtype=np.float32)

@@ -158,11 +158,12 @@ def _describe(leaf: Any, rows: int) -> tuple[Kind, Hashable]:
 
 def _digest(tensor: torch.Tensor) -> Hashable:
     version = -1 if tensor.is_inference() else tensor._version
-    known_version, digest = _digests.get(tensor, (None, None))
-    if known_version != version or version == -1:
-        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-        digest = (tuple(tensor.shape), tensor.dtype, hashlib.blake2b(raw, digest_size=16).digest())
-        _digests[tensor] = (version, digest)
+    known: tuple[int, Hashable] | None = _digests.get(tensor)
+    if known is not None and known[0] == version != -1:
+        return known[1]
+    raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    digest = (tuple(tensor.shape), tensor.dtype, hashlib.blake2b(raw.data, digest_size=16).digest())
+    _digests[tensor] = (version, digest)
     return digest
 
 
@@ -186,13 +187,12 @@ def _altered(leaf: Any, rows: int) -> Any:
         return [_altered(item[None], 1)[0] if isinstance(item, torch.Tensor) and item.ndim else item for item in leaf]
     if kind not in ("rows", "scalar") or leaf.dtype == torch.bool:
         return leaf
-    if leaf.ndim >= 2:
-        return leaf if _is_mask(leaf) else leaf.flip(tuple(range(1, leaf.ndim)))
-    return leaf * 0.5 + 0.25 if leaf.is_floating_point() else leaf // 2 + 1
-
-
-def _is_mask(tensor: torch.Tensor) -> bool:
-    return not tensor.is_floating_point() and bool((tensor <= 1).all())
+    turned = leaf.flip(tuple(range(1, leaf.ndim))) if leaf.ndim >= 2 else leaf
+    if leaf.is_floating_point():
+        return turned * 0.5 + 0.25
+    if leaf.ndim >= 2 and bool((leaf <= 1).all()):
+        return leaf  # a mask: turned round it might mask everything
+    return leaf // 2 + 1 if torch.equal(turned, leaf) else turned  # stays within a vocabulary, or a table of timesteps
 
 
 def _split(output: Any, rows: int, width: int) -> list[Any]:

@@ -238,7 +238,7 @@ def _run_alone(call: Call) -> Result:
 
 def _run_tiled(call: Call, failure: BaseException) -> Result:
     """The last resort for one call: a VAE decode in tiles."""
-    vae = getattr(call.function, "__self__", None)
+    vae: Any = getattr(call.function, "__self__", None)
     if call.entry != "decode" or not hasattr(vae, "enable_tiling"):
         return Result(error=failure)
     try:
