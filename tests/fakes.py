@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -81,6 +82,7 @@ class FakeEngine:
         self.deliver: Callable[[Event], None] = lambda event: None
         self.not_ready_reason: str | None = None
         self.jobs: dict[str, Job] = {}
+        self.submitted = asyncio.Event()
         self.canceled: list[str] = []
         self.reply: Callable[[ChatRequest], str] | None = lambda request: f"You said: {request.messages[-1].content}"
         self._capacity_bytes = capacity_bytes
@@ -95,6 +97,7 @@ class FakeEngine:
         if self.not_ready_reason is not None:
             raise Unavailable(f"Not accepting jobs: {self.not_ready_reason}.", retry_after_s=5)
         self.jobs[job.id] = job
+        self.submitted.set()
         request = job.requests[0]
         if isinstance(request, ChatRequest) and self.reply is not None:
             self.start(job.id)

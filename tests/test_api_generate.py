@@ -49,7 +49,14 @@ async def test_what_is_not_said_comes_from_the_model_and_is_told(tmp_path: Path)
     assert request.call == {"shift": 2.0}
     assert request.id == f"{status['jobId']}/0"
     told = {name: status["params"][name] for name in ("width", "height", "steps", "guidanceScale", "seed", "dtype")}
-    assert told == {"width": 64, "height": 64, "steps": 4, "guidanceScale": 3.0, "seed": request.seed, "dtype": "float32"}
+    assert told == {
+        "width": 64,
+        "height": 64,
+        "steps": 4,
+        "guidanceScale": 3.0,
+        "seed": request.seed,
+        "dtype": "float32",
+    }
     assert "numFrames" not in status["params"]
 
 

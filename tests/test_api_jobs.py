@@ -40,9 +40,19 @@ async def test_a_job_from_the_queue_to_its_picture(tmp_path: Path) -> None:
 
     assert waiting.keys() == running.keys() == done.keys() == STATUS_FIELDS
     assert waiting["createdAt"] == "2026-11-24T09:00:00.000Z"
-    assert (waiting["status"], waiting["stage"], waiting["progress"], waiting["totalSteps"]) == ("queued", "waiting", 0, 4)
+    assert (waiting["status"], waiting["stage"], waiting["progress"], waiting["totalSteps"]) == (
+        "queued",
+        "waiting",
+        0,
+        4,
+    )
     assert waiting["queue"] == {"position": 0, "length": 1, "waitingFor": "turn", "needBytes": 0, "freeBytes": 0}
-    assert (running["status"], running["stage"], running["step"], running["queue"]) == ("processing", "denoising", 2, None)
+    assert (running["status"], running["stage"], running["step"], running["queue"]) == (
+        "processing",
+        "denoising",
+        2,
+        None,
+    )
     assert 0.4 < running["progress"] < 0.6
     assert (done["status"], done["stage"], done["progress"], done["step"]) == ("completed", "done", 1, 4)
     assert done["startedAt"] == "2026-11-24T09:00:00.000Z"
@@ -190,7 +200,9 @@ async def test_unknown_foreign_and_deleted_jobs_are_the_same_404(tmp_path: Path)
         assert (await f.status(live))["status"] == "queued"
         assert len((await f.status(done["jobId"]))["outputs"]) == 1
     here = [reply for reply in replies if "etc" not in str(reply.url)]
-    assert {(reply.status_code, reply.content) for reply in here} == {(404, b'{"error":"There is no such job.","code":404}')}
+    assert {(reply.status_code, reply.content) for reply in here} == {
+        (404, b'{"error":"There is no such job.","code":404}')
+    }
     assert {reply.status_code for reply in replies} == {404}
 
 
@@ -211,7 +223,8 @@ async def test_a_list_is_ones_own_newest_first_in_pages(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["status=done", "limit=0", "limit=101", "limit=x", "cursor=zzz", "cursor=", "sort=up", "limit=5&status=queued&x"]
+    "query",
+    ["status=done", "limit=0", "limit=101", "limit=x", "cursor=zzz", "cursor=", "sort=up", "limit=5&status=queued&x"],
 )
 async def test_a_query_of_the_list_that_is_not_documented_is_refused(tmp_path: Path, query: str) -> None:
     async with front(tmp_path) as f:
@@ -286,7 +299,17 @@ async def test_a_foreign_key_gets_404_and_a_spoiled_link_401(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "name", ["..", "../agentname.db", "%2e%2e%2fstore.db", "%252e%252e%252f", "..%5cstore.db", "C:store.db", "a%00b", "x" * 22 + ".png"]
+    "name",
+    [
+        "..",
+        "../agentname.db",
+        "%2e%2e%2fstore.db",
+        "%252e%252e%252f",
+        "..%5cstore.db",
+        "C:store.db",
+        "a%00b",
+        "x" * 22 + ".png",
+    ],
 )
 async def test_a_path_in_the_address_leads_nowhere(tmp_path: Path, name: str) -> None:
     async with front(tmp_path) as f:
@@ -316,7 +339,12 @@ async def test_models_and_memory_are_told_as_the_engine_sees_them(tmp_path: Path
 
     assert before == {"devices": []}
     painter = models["painter"]
-    assert (painter["state"], painter["merging"], painter["device"], painter["bytes"]) == ("resident", "on", "cpu", 2**30)
+    assert (painter["state"], painter["merging"], painter["device"], painter["bytes"]) == (
+        "resident",
+        "on",
+        "cpu",
+        2**30,
+    )
     assert painter["idleUnloadAt"].startswith(MORNING.strftime("%Y-%m-%dT09:0"))
     assert painter["defaults"]["guidanceScale"] == 3.0
     assert painter["limits"]["sizeMultiple"] == 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -11,19 +12,22 @@ from starlette.responses import FileResponse, Response
 from server.api.deps import KeyOrLink, ServiceDep
 from server.api.wire import errors
 from server.artifacts import FILE_NAME
+from server.encoding import MIME_TYPES
 from server.errors import NotFound
 from server.service import NO_SUCH_FILE
 from server.store.jobs import OutputRow
 
 router = APIRouter()
 
+BYTES: dict[str, Any] = {"content": {mime_type: {} for mime_type in sorted(MIME_TYPES.values())}}
 OUTPUT_ID = re.compile(r"[0-9A-Za-z]{22}")
 
 
 @router.head("/api/files/{output_id}", include_in_schema=False)
 @router.get(
     "/api/files/{output_id}",
-    responses={200: {"content": {"application/octet-stream": {}}}, 206: {"description": "a range"}, **errors(404, 416)},
+    response_class=FileResponse,
+    responses={200: BYTES, 206: BYTES, 304: {"description": "not changed"}, **errors(404, 416)},
 )
 async def file(output_id: str, request: Request, service: ServiceDep, key: KeyOrLink) -> Response:
     if not OUTPUT_ID.fullmatch(output_id):
