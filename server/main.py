@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from types import FrameType
+from typing import Literal
 
 import uvicorn
 from fastapi import FastAPI
@@ -72,7 +73,7 @@ def run(settings: Settings, sock: socket.socket, heartbeat_fd: int | None) -> in
 async def _serve(
     settings: Settings, machine: Machine, database: Database, sock: socket.socket, heartbeat_fd: int | None
 ) -> int:
-    catalogue = _catalogue(settings)
+    catalogue = _catalogue(settings, machine)
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="artifacts")
     engine = _engine(settings, machine, catalogue, lambda event: service.on_event(event))
     service = Service(
@@ -89,7 +90,7 @@ async def _serve(
         output_retention=timedelta(hours=settings.output_retention_h),
         job_retention=timedelta(days=settings.job_retention_days),
         system_prompt=settings.system_prompt,
-        auto_dtype="float32" if machine.device == "cpu" else "bfloat16",
+        auto_dtype=_auto_dtype(machine),
     )
     app = create_app(
         service=service,
@@ -175,10 +176,18 @@ def _first_key(conn: Connection) -> str | None:
     return text
 
 
-def _catalogue(settings: Settings) -> Catalogue:
+def _auto_dtype(machine: Machine) -> Literal["float32", "bfloat16"]:
+    return "float32" if machine.device == "cpu" else "bfloat16"
+
+
+def _catalogue(settings: Settings, machine: Machine) -> Catalogue:
     try:
         return Catalogue.open(
-            data_dir=settings.data_dir, cache_dir=settings.cache_dir, models_dirs=settings.models_dirs
+            data_dir=settings.data_dir,
+            cache_dir=settings.cache_dir,
+            models_dirs=settings.models_dirs,
+            auto_dtype=_auto_dtype(machine),
+            defaults={"image": settings.default_image, "video": settings.default_video, "chat": settings.default_chat},
         )
     except ModelsError as error:
         raise StoreUnusable(f"{error}") from None

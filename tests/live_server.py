@@ -1,0 +1,128 @@
+"""The whole server as its own process, as `make serve` starts it, and a small client for it. For tests and benchmarks."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+START_S = 90.0  # a first start on a busy two-core machine
+POLL_S = 0.02
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class LiveServer:
+    """`start` returns when `readyz` says 200. The data directory outlives the process, so it can be started again."""
+
+    data_dir: Path
+    env: dict[str, str] = field(default_factory=dict)
+    port: int = 0
+    key: str = ""
+    process: subprocess.Popen[str] | None = None
+
+    def start(self) -> LiveServer:
+        env = os.environ | {"AGENTNAME_LOG_FORMAT": "json", "PYTHONUNBUFFERED": "1"} | self.env
+        command = [sys.executable, "-m", "server", "serve", "--data-dir", str(self.data_dir), "--port", str(self.port)]
+        self.log = (self.data_dir.parent / f"{self.data_dir.name}.log").open("a")
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, env=env, text=True)
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if found := re.search(r"http://localhost:(\d+)\b", line):
+                self.port = int(found[1])
+            if found := re.search(r"an_[0-9A-Za-z]+_[0-9A-Za-z]+", line):
+                self.key = found[0]
+            if line.startswith("curl"):
+                break
+        assert self.port, f"the server did not start: {self.errors()}"
+        self.wait_ready()
+        return self
+
+    def wait_ready(self) -> None:
+        deadline = time.monotonic() + START_S
+        while self.get("/readyz", key=None).status != 200:
+            assert time.monotonic() < deadline, self.errors()
+            time.sleep(POLL_S)
+
+    def errors(self) -> str:
+        self.log.flush()
+        return Path(self.log.name).read_text()[-4000:]
+
+    def server_pid(self) -> int:
+        """Of the process that serves, the supervisor's child."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return int(children[0])
+
+    def stop(self, sig: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(sig)
+        try:
+            code = self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.log.close()
+        return code
+
+    def request(self, method: str, path: str, body: Any = None, key: str | None = "", **headers: str) -> Reply:
+        """`key` None sends none; the default is the server's first key."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        said = dict(headers)
+        if key is not None:
+            said["Authorization"] = f"Bearer {key or self.key}"
+        data = None
+        if body is not None:
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            said.setdefault("Content-Type", "application/json")
+        try:
+            connection.request(method, path, data, said)
+            response = connection.getresponse()
+            return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str, key: str | None = "", **headers: str) -> Reply:
+        return self.request("GET", path, None, key, **headers)
+
+    def post(self, path: str, body: Any, key: str | None = "", **headers: str) -> Reply:
+        return self.request("POST", path, body, key, **headers)
+
+    def submit(self, **body: Any) -> str:
+        reply = self.post("/api/generate", body)
+        assert reply.status == 200, reply.body
+        return str(reply.json["jobId"])
+
+    def wait(self, job_id: str, timeout_s: float = 180.0) -> dict[str, Any]:
+        """The job's status once it has ended."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            status = self.get(f"/api/status/{job_id}").json
+            if status["status"] in ("completed", "failed", "canceled"):
+                return dict(status)
+            assert time.monotonic() < deadline, status
+            time.sleep(POLL_S)
+
+    def fetch(self, url: str, **headers: str) -> Reply:
+        """An output by the link a status gave, without a key."""
+        return self.get(re.sub(r"^https?://[^/]+", "", url), key=None, **headers)
