@@ -46,7 +46,12 @@ class SavedFile:
 
 def new_id() -> str:
     """22 characters of base62: 131 bits nobody guesses."""
-    return "".join(secrets.choice(BASE62) for _ in range(22))
+    number = secrets.randbelow(62**22)
+    digits = []
+    for _ in range(22):
+        number, digit = divmod(number, 62)
+        digits.append(BASE62[digit])
+    return "".join(digits)
 
 
 class Artifacts:

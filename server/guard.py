@@ -16,13 +16,14 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import BadRequest, Forbidden, Internal, ServerError, TooLarge
+from server.errors import BadRequest, Forbidden, Internal, ServerError, TooLarge, TooMany
 from server.replies import error_body, text_of
 
 logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 64 * 1024
 BODY_TIMEOUT_S = 10.0
+MAX_AT_ONCE = 2000  # requests under way; each holds a socket, and a process has some thousands
 LINGER_S = 2.0  # how long an over-long body is read and thrown away, so that its sender gets to read the reply
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 HOST = re.compile(r"(?P<name>\[[0-9a-f:.]{2,45}\]|[a-z0-9.-]{1,253})(:(?P<port>[0-9]{1,5}))?")
@@ -39,7 +40,7 @@ class BodyTooLarge(TooLarge):
 
 
 class Guard:
-    """One for the whole application; holds no state of a request."""
+    """One for the whole application; of a request it keeps nothing but the count."""
 
     def __init__(
         self,
@@ -48,18 +49,25 @@ class Guard:
         allowed_hosts: Collection[str] = (),
         allowed_origins: Collection[str] = (),
         body_timeout_s: float = BODY_TIMEOUT_S,
+        max_at_once: int = MAX_AT_ONCE,
     ) -> None:
         """`allowed_hosts` besides this machine's own names, without port; `allowed_origins` like "https://app.example"."""
         self._app = app
         self._hosts = LOCAL_HOSTS | {host.lower() for host in allowed_hosts}
         self._origins = frozenset(origin.lower().rstrip("/") for origin in allowed_origins)
         self._body_timeout_s = body_timeout_s
+        self._max_at_once = max_at_once
+        self._at_once = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            await self._answer(scope, receive, send)
+            self._at_once += 1
+            try:
+                await self._answer(scope, receive, send)
+            finally:
+                self._at_once -= 1
         else:
             await send({"type": "websocket.close", "code": 1008})
 
@@ -68,6 +76,8 @@ class Guard:
         state = scope.setdefault("state", {})
         unread = True  # of an unread body the rest would be taken for the next request: such a connection is closed
         try:
+            if self._at_once > self._max_at_once:
+                raise TooMany("Too many requests are under way at once.", retry_after_s=1)
             headers = Headers(scope=scope)
             self._check_host(headers)
             self._check_origin(scope["method"], headers)

@@ -48,7 +48,7 @@ async def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
                 "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{sock.getsockname()[1]}/api/openapi.json",
                 "--header", f"Authorization: Bearer {f.keys['enterprise']}",
                 "--checks", "all", "--exclude-checks", "positive_data_acceptance",
-                "--phases", "coverage,fuzzing,stateful", "--max-examples", "5", "--max-time", "20",
+                "--phases", "coverage,fuzzing,stateful", "--max-examples", "5", "--max-time", "12",
                 "--generation-deterministic", "--no-color",
             ]  # fmt: skip
             process = await asyncio.create_subprocess_exec(

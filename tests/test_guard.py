@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import httpx
@@ -10,6 +11,7 @@ from fastapi.routing import APIRoute
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute
 
+from server.guard import Guard
 from server.store.keys import create_key, new_key, revoke_key
 from tests.front import IMAGE, MORNING, front
 
@@ -206,6 +208,23 @@ async def test_a_bug_is_a_500_that_tells_nothing_but_its_id(tmp_path: Path, capl
     assert (reply.status_code, reply.json().keys()) == (500, {"error", "code"})
     assert "division" not in reply.text
     assert reply.headers["x-request-id"] in {getattr(record, "request_id", None) for record in caplog.records}
+
+
+async def test_a_flood_is_turned_away_in_the_usual_shape(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        narrow = httpx.ASGITransport(Guard(f.app, max_at_once=1))
+        async with httpx.AsyncClient(transport=narrow, base_url="http://localhost") as client:
+            f.engine.reply = None
+            talking = asyncio.create_task(client.post("/api/chat", json={"message": "Hi"}, headers=f.auth("pro")))
+            await f.engine.submitted.wait()
+            refused = await client.get("/healthz")
+            (job_id,) = f.engine.jobs
+            f.engine.finish_chat(job_id, "Hello")
+            assert (await talking).status_code == 200
+            again = await client.get("/healthz")
+
+    assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (429, 429, "1")
+    assert again.status_code == 200
 
 
 async def test_readyz_says_why_not_and_healthz_does_not_care(tmp_path: Path) -> None:

@@ -58,24 +58,27 @@ class KeyRequired:
         return len(expires) == len(signature) == 1 and self._service.link_opens(match[1], expires[0], signature[0])
 
 
-def _service(request: Request) -> Service:
+# Async though nothing waits in them: the framework sends plain functions to a thread pool.
+
+
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
 
-def _key(request: Request) -> ApiKey:
+async def _key(request: Request) -> ApiKey:
     key: ApiKey | None = request.state.key
     if key is None:
         raise Unauthorized
     return key
 
 
-def _key_or_link(request: Request) -> ApiKey | None:
+async def _key_or_link(request: Request) -> ApiKey | None:
     key: ApiKey | None = request.state.key
     return key
 
 
-def _job_id(job_id: Annotated[str, Path()]) -> str:
+async def _job_id(job_id: Annotated[str, Path()]) -> str:
     """Anything else never was a job: the store is not asked."""
     if not JOB_ID.fullmatch(job_id):
         raise NotFound(NO_SUCH_JOB)
