@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import functools
+import shutil
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -111,6 +115,8 @@ async def front(
 ) -> AsyncIterator[Front]:
     """`folder` given again with the same `keys` is a restart."""
     clock, engine = Clock(), FakeEngine()
+    if keys is None:
+        _put_empty_store(folder)
     with open_store(folder) as database, ThreadPoolExecutor(2) as pool:
         artifacts = Artifacts(folder / "data", pool, clock)
         service = Service(
@@ -139,6 +145,21 @@ async def front(
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost:3001") as client:
             yield Front(app, service, engine, artifacts, database, clock, client, keys, folder / "data")
             await service.close(2)
+
+
+def _put_empty_store(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(_empty_store(), folder / "store.db")
+
+
+@functools.cache
+def _empty_store() -> Path:
+    """A migrated store, made once: migrating takes longer than most tests."""
+    folder = Path(tempfile.mkdtemp(prefix="agentname-test-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with open_store(folder):
+        pass
+    return folder / "store.db"
 
 
 def _new_key(name: str, plan: str) -> Callable[[Any], str]:
