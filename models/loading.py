@@ -7,6 +7,7 @@ looked up in the library that defines it: safetensors only, nothing downloaded, 
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from models.preflight import check_folder, components, read_config
 from models.spec import ModelSpec
 from pipelines.interface import Lane, Merging
 
-__all__ = ["LoadFailed", "load"]
+__all__ = ["LoadFailed", "load", "quiet_libraries"]
 
 T = TypeVar("T")
 
@@ -54,6 +55,16 @@ def load(
         raise
     except ModelsError as error:
         raise LoadFailed(f"The model {spec.name} failed to load: {error.message}.", detail=error.detail) from error
+
+
+def quiet_libraries() -> None:
+    """Import them, and stop them from drawing progress bars and announcing themselves into our log."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
 
 
 def serving_dtype(spec: ModelSpec, device: str) -> torch.dtype:

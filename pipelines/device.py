@@ -32,6 +32,11 @@ def held_by_us(device: str) -> int:
         return int(statm.read().split()[1]) * resource.getpagesize()
 
 
+def use_threads(count: int) -> None:
+    """How many CPU threads one forward may use."""
+    torch.set_num_threads(count)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """True for an allocation that failed and left the device usable."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):

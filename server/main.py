@@ -219,11 +219,11 @@ def _device(settings: Settings, machine: Machine, catalogue: Catalogue) -> Devic
     """What the engine may do with the machine. Torch is imported by `warm_up`, on the device thread."""
 
     def warm_up() -> None:
-        import torch
+        from models.loading import quiet_libraries
+        from pipelines import device
 
-        from models import loading  # noqa: F401  # its imports take seconds: not in the first job's time
-
-        torch.set_num_threads(settings.torch_threads or os.cpu_count() or 1)
+        quiet_libraries()
+        device.use_threads(settings.torch_threads or os.cpu_count() or 1)
 
     def load(model: str) -> Lane:
         from models.loading import load as load_lane
