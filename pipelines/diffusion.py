@@ -74,6 +74,11 @@ class DiffusionLane:
     def merging(self) -> Merging:
         return self._rendezvous.merging
 
+    @property
+    def verdicts(self) -> list[tuple[str, str, bool]]:
+        """(component, entry, merges) of what has been proved so far."""
+        return self._rendezvous.verdicts
+
     def admit(self, request: Request) -> None:
         assert isinstance(request, DiffusionRequest)
         self._requests[request.id] = request

@@ -19,6 +19,7 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
+Structure: TypeAlias = tuple[Hashable, ...]  # component, entry, then how its arguments are built
 Kind: TypeAlias = str  # "rows" | "list" | "scalar" | "shared" | "generator" | "value"
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
 
@@ -50,7 +51,7 @@ class Form:
     """
 
     key: Hashable
-    structure: Hashable
+    structure: Structure
     shape: Hashable
     rows: int
 

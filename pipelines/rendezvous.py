@@ -22,7 +22,7 @@ import greenlet
 
 from pipelines import device
 from pipelines.interface import Merging
-from pipelines.merging import Call, Form, Unmergeable, bucket, form_of, generators_of, run_merged
+from pipelines.merging import Call, Form, Structure, Unmergeable, bucket, form_of, generators_of, run_merged
 from pipelines.proof import agree
 
 
@@ -85,8 +85,8 @@ class Rendezvous:
     def __init__(self, *, max_calls: int = 8, merging: Merging = "unproven") -> None:
         self.max_calls = max_calls
         self._never = merging == "off"
-        self._verdicts: dict[Hashable, bool] = {}  # call structure → proved to merge
-        self._seen: Counter[Hashable] = Counter()  # call structure → groups that could have merged
+        self._verdicts: dict[Structure, bool] = {}  # call structure → proved to merge
+        self._seen: Counter[Structure] = Counter()  # call structure → groups that could have merged
         self._too_wide: dict[Hashable, int] = {}  # call shape → narrowest width that ran out of memory
         self._waiting: list[Task] = []  # parked, oldest first
         self._wrapped: list[tuple[Any, str, Any]] = []
@@ -100,6 +100,11 @@ class Rendezvous:
             return "unproven"
         most = max(self._verdicts, key=lambda structure: self._seen[structure])
         return "on" if self._verdicts[most] else "off"
+
+    @property
+    def verdicts(self) -> list[tuple[str, str, bool]]:
+        """(component, entry, merges) of each call structure tried so far."""
+        return [(str(structure[0]), str(structure[1]), merges) for structure, merges in self._verdicts.items()]
 
     @property
     def busy(self) -> bool:
