@@ -100,7 +100,10 @@ def judge_picture(prefix: str, pixels: np.ndarray, drawing: Drawing, classifier:
         return {f"{prefix} scene kind": kind == drawing.kind, f"{prefix} time of day": daytime == drawing.time}
     background = judge.background_of(pixels)
     colour, mask = judge.shape_of(pixels, background)
-    verdicts = {f"{prefix} shape colour": colour == drawing.colour, f"{prefix} background": background == drawing.background}
+    verdicts = {
+        f"{prefix} shape colour": colour == drawing.colour,
+        f"{prefix} background": background == drawing.background,
+    }
     if not drawing.motion:
         verdicts[f"{prefix} place"] = judge.place_of(mask) == drawing.place
     return verdicts

@@ -1,0 +1,29 @@
+"""Train the built-in models from nothing: python scripts/train_builtin.py --only STAGE --minutes N, stage by stage.
+
+Stages in order: text, vae, latents, image, video, export. Each reads what the earlier ones left in the cache folder
+(see scripts/training/common.py), so any of them can be run again alone.
+"""
+
+import argparse
+import importlib
+
+import torch
+
+DEFAULT_MINUTES = {"text": 3, "vae": 8, "latents": 10, "image": 30, "video": 40, "export": 0}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=DEFAULT_MINUTES, help="run one stage (default: all of them)")
+    parser.add_argument("--minutes", type=float, help="time for the stage named by --only")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    for stage in [arguments.only] if arguments.only else DEFAULT_MINUTES:
+        minutes = arguments.minutes if arguments.only and arguments.minutes else DEFAULT_MINUTES[stage]
+        importlib.import_module(f"training.{stage}").train(minutes, seed=arguments.seed)
+
+
+if __name__ == "__main__":
+    main()

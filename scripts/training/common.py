@@ -1,0 +1,61 @@
+"""What every training stage shares: where its files go, the device, the time budget, and a running average of weights."""
+
+import copy
+import os
+import time
+from pathlib import Path
+
+import torch
+
+MAX_TOKENS = 32  # caption length in tokens, for both pipelines (their `max_sequence_length`)
+SIZES = {"1:1": (128, 128), "16:9": (176, 96), "9:16": (96, 176)}  # aspect ratio → width, height in pixels
+LATENT_CHANNELS = 8
+LATENT_FACTOR = 8  # pixels per latent cell
+
+
+def cache_dir() -> Path:
+    """The folder for training data and unfinished weights; outside the repository."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    folder = base / "tiny-generation" / "train"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Progress:
+    """Says when the time is up, how far along training is (0..1), and prints a line now and then."""
+
+    def __init__(self, name: str, minutes: float, every: int = 50):
+        self.name, self.seconds, self.every = name, minutes * 60, every
+        self.start, self.step = time.monotonic(), 0
+        self.sums: dict[str, float] = {}
+
+    @property
+    def fraction(self) -> float:
+        return min(1.0, (time.monotonic() - self.start) / self.seconds)
+
+    def update(self, **values: float) -> None:
+        self.step += 1
+        for key, value in values.items():
+            self.sums[key] = self.sums.get(key, 0.0) + float(value)
+        if self.step % self.every == 0:
+            text = " ".join(f"{key} {value / self.every:.4f}" for key, value in self.sums.items())
+            print(f"{self.name} step {self.step} at {self.fraction:.0%}: {text}", flush=True)
+            self.sums = {}
+
+
+class Average:
+    """Exponential moving average of a model's weights; the average is what gets exported."""
+
+    def __init__(self, model: torch.nn.Module, decay: float = 0.999):
+        self.model, self.decay, self.steps = copy.deepcopy(model).eval().requires_grad_(False), decay, 0
+
+    @torch.no_grad()
+    def update(self, model: torch.nn.Module) -> None:
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for mean, value in zip(self.model.parameters(), model.parameters(), strict=True):
+            mean.lerp_(value.detach(), 1 - decay)

@@ -1,0 +1,97 @@
+"""What both denoisers' training shares: rectified flow on latents, captions made on the fly, Muon with AdamW, an average.
+
+The network predicts the velocity noise − data at x_s = (1 − s)·data + s·noise (Liu et al. 2022, arXiv:2209.03003), with s
+drawn logit-normally (Esser et al. 2024, arXiv:2403.03206); timestep = 1000·s, as the flow schedulers of diffusers give it.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from scenes import captions
+from torch import nn
+from transformers import PreTrainedTokenizerFast, T5EncoderModel
+
+from .common import Average, Progress, cache_dir, device
+from .text import tokenize
+
+EMPTY = 0.1  # share of captions left empty, for classifier-free guidance
+# (noisy latents, timestep (batch,), text (batch, tokens, width), mask (batch, tokens)) → velocity
+Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+# (fraction of training done) → batch of latents and their drawings
+Draw = Callable[[float], tuple[torch.Tensor, list]]
+
+
+class Text:
+    """The frozen text encoder over fresh captions."""
+
+    def __init__(self, masked: bool) -> None:
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(cache_dir() / "tokenizer")
+        self.encoder = T5EncoderModel.from_pretrained(cache_dir() / "text_encoder").to(device()).eval()
+        self.masked = masked
+
+    @torch.no_grad()
+    def encode(self, drawings: list, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        texts = ["" if rng.random() < EMPTY else captions.caption(d, rng)[0].lower() for d in drawings]
+        ids, mask = (x.to(device()) for x in tokenize(self.tokenizer, texts))
+        return self.encoder(ids, attention_mask=mask if self.masked else None)[0], mask
+
+
+def optimizers(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for all else."""
+    hidden = {
+        id(p)
+        for name, p in model.named_parameters()
+        if "transformer_blocks" in name and p.ndim == 2 and min(p.shape) >= 64 and "scale_shift" not in name
+    }
+    inner = [p for p in model.parameters() if id(p) in hidden]
+    outer = [p for p in model.parameters() if id(p) not in hidden]
+    return [
+        torch.optim.Muon(inner, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(outer, lr=rate, weight_decay=0.0, betas=(0.9, 0.98)),
+    ]
+
+
+def fit(
+    name: str, model: nn.Module, predict: Predict, draw: Draw, text: Text, minutes: float, seed: int, rate: float = 2e-3
+) -> nn.Module:
+    """Train for so long; returns the averaged model. Goes on from `<name>-raw.pt` and saves it now and then."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed + 2)
+    raw: Path = cache_dir() / f"{name}-raw.pt"
+    if raw.exists():
+        model.load_state_dict(torch.load(raw, weights_only=True))
+    average = Average(model, 0.998)
+    chosen = optimizers(model, rate)
+    progress = Progress(name, minutes, every=50)
+    while progress.fraction < 1:
+        warm = min(1.0, (progress.step + 1) / 100)
+        for optimizer in chosen:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * warm * min(1.0, (1 - progress.fraction) / 0.5 + 0.01)  # flat, then down to nothing
+        latents, drawings = draw(progress.fraction)
+        hidden, mask = text.encode(drawings, rng)
+        latents = latents.to(device()).float()
+        noise = torch.randn_like(latents)
+        level = torch.sigmoid(torch.randn(len(latents), device=latents.device) + 0.1)
+        share = level.view(-1, *[1] * (latents.ndim - 1))
+        with torch.autocast(device().type, torch.bfloat16):
+            velocity = predict((1 - share) * latents + share * noise, level * 1000, hidden, mask)
+        loss = (velocity.float() - (noise - latents)).square().mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in chosen:
+            optimizer.step()
+            optimizer.zero_grad()
+        average.update(model)
+        progress.update(loss=loss.detach())
+        if progress.step % 500 == 0:
+            save(average.model, model, name)
+    save(average.model, model, name)
+    return average.model
+
+
+def save(average: nn.Module, model: nn.Module, name: str) -> None:
+    torch.save(model.state_dict(), cache_dir() / f"{name}-raw.pt")
+    average.save_pretrained(cache_dir() / name)
