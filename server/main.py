@@ -20,9 +20,9 @@ from typing import Literal
 
 import uvicorn
 from fastapi import FastAPI
-from models.catalogue import Catalogue
 from sqlalchemy import Connection
 
+from models.catalogue import Catalogue
 from models.errors import ModelsError
 from pipelines.interface import Lane
 from server.app import create_app
@@ -31,6 +31,7 @@ from server.auth import Authenticator, write_local_key
 from server.banner import print_banner
 from server.board import Board
 from server.engine import POISONED, Device, Engine
+from server.http11 import Http11
 from server.jobs import Event
 from server.machine import Machine, NoSuchDevice, find_machine
 from server.memory import Ledger, Reading
@@ -47,7 +48,6 @@ HEARTBEAT_S = 1.0
 ENGINE_DEAD = 1  # exit code: the device thread ended on a bug; the supervisor starts again
 WORKERS = 2  # threads that encode and write results
 KEEP_ALIVE_S = 75  # of an idle HTTP connection
-MAX_CONNECTIONS = 2000
 
 
 def run(settings: Settings, sock: socket.socket, heartbeat_fd: int | None) -> int:
@@ -154,14 +154,13 @@ class DrainingServer(uvicorn.Server):
 def _uvicorn_config(app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",
+        http=Http11,
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,  # X-Forwarded-For is anybody's claim
-        limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=3,  # without it one open stream keeps the process for ever
         h11_max_incomplete_event_size=64 * 1024,

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
-import hashlib
-import json
 import logging
-import secrets
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Protocol, assert_never
+from typing import assert_never
 
 from sqlalchemy import Connection
 
 from models.spec import ModelSpec, ModelType
 from server import views
-from server.artifacts import Artifacts, new_id
+from server.acceptance import Acceptance, Accepted, Allowance, Catalogue, Engine
+from server.artifacts import Artifacts
 from server.auth import ApiKey
 from server.board import Board, LiveJob
-from server.conversation import ChatEngine, ChatMessage, Chats, Conversation
+from server.conversation import ChatMessage, Chats, Conversation
 from server.delivery import Delivery
-from server.errors import BadRequest, NotFound, TooMany, Unavailable, UnknownModel
+from server.errors import NotFound, Unavailable
 from server.jobs import (
     DeviceStatus,
     EngineStatus,
@@ -39,8 +35,8 @@ from server.jobs import (
     OutputReady,
     State,
 )
-from server.quotas import Bursts, Plan, seconds_to_reset, today
-from server.resolving import DRAWN_SEEDS, GenerateRequest, engine_job, resolve
+from server.quotas import Bursts, Plan, today
+from server.resolving import GenerateRequest
 from server.store import idempotency, turns, usage
 from server.store import jobs as store
 from server.store.database import Database
@@ -53,34 +49,6 @@ logger = logging.getLogger(__name__)
 NO_SUCH_JOB = "There is no such job."
 NO_SUCH_FILE = "There is no such file."
 CANCEL_WAIT_S = 5.0  # for the store to take a cancellation before the client is told to ask again
-
-
-class Catalogue(Protocol):
-    def get(self, name: str, /) -> ModelSpec: ...
-    def names(self) -> Sequence[str]: ...
-    def specs(self) -> Sequence[ModelSpec]: ...
-    def default_for(self, kind: ModelType, /) -> str | None: ...
-
-
-class Engine(ChatEngine, Protocol):
-    @property
-    def not_ready_reason(self) -> str | None: ...
-    def check_fits(self, model: str, need_bytes: int) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """What a key has used of its day, for the RateLimit headers."""
-
-    kind: Kind
-    limit: int | None
-    used: int
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    job_id: str
-    allowance: Allowance
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +84,8 @@ class Service:
         self._engine = engine
         self._artifacts = artifacts
         self._board = board
-        self._plans = plans
-        self._bursts = bursts
-        self._queue_size = queue_size
-        self._max_queued_per_key = max_queued_per_key
         self._job_retention = job_retention
         self._auto_dtype = auto_dtype
-        self._accepting: Counter[str] = Counter()  # by key: on the way into the store, not yet on the board
         self._delivery = Delivery(
             database=database,
             artifacts=artifacts,
@@ -131,6 +94,19 @@ class Service:
             output_retention=output_retention,
             cancel_in_engine=engine.cancel,
         )
+        self._acceptance = Acceptance(
+            database=database,
+            catalogue=catalogue,
+            engine=engine,
+            board=board,
+            delivery=self._delivery,
+            plans=plans,
+            bursts=bursts,
+            clock=clock,
+            queue_size=queue_size,
+            max_queued_per_key=max_queued_per_key,
+            auto_dtype=auto_dtype,
+        )
         self._chats = Chats(
             database=database, engine=engine, delivery=self._delivery, clock=clock, system_prompt=system_prompt
         )
@@ -138,75 +114,8 @@ class Service:
     # Pictures and clips
 
     async def accept(self, key: ApiKey, request: GenerateRequest, idempotency_key: str | None = None) -> Accepted:
-        """Charge, store and submit; when this returns, a power cut loses nothing.
-
-        Raises BadRequest, UnknownModel, NeverFits, Conflict, TooMany, Unavailable; then nothing was charged.
-        """
-        plan = self._plan(key)
-        spec = self._model(request.model, request.type)
-        resolved = resolve(
-            request,
-            spec,
-            drawn_seed=secrets.randbelow(DRAWN_SEEDS),
-            auto_dtype=self._auto_dtype,
-            priority=plan.priority,
-        )
-        self._check_ready(spec)
-        self._bursts.take(key.id, plan)
-        self._check_room(key, plan, self._board.n_of_key(key.id) + self._accepting[key.id])
-        now = self.clock()
-        row = JobRow(
-            id=f"job_{int(now.timestamp())}_{new_id()}",
-            key_id=key.id,
-            type=request.type,
-            model=spec.name,
-            state=State.QUEUED,
-            request=resolved.request,
-            params=resolved.params,
-            warnings=[],
-            charged_day=today(now),
-            charged_kind="images" if request.type == "image" else "videos",
-            charged_units=request.n,
-            attempt=1,
-            created_at=now,
-        )
-        claim = None if idempotency_key is None else (idempotency_key, _fingerprint(request))
-        self._accepting[key.id] += 1
-        # In a task of its own: a client that hangs up now must not leave a stored job that nobody runs.
-        return await asyncio.shield(self._delivery.spawn(self._store_and_submit(row, plan, claim)))
-
-    async def _store_and_submit(self, row: JobRow, plan: Plan, claim: tuple[str, str] | None) -> Accepted:
-        kind, day = row.charged_kind, row.charged_day
-        assert kind is not None
-        assert day is not None
-        limit, retry_after_s = plan.limit(kind), seconds_to_reset(row.created_at)
-
-        def charge_and_insert(conn: Connection) -> tuple[str | None, int]:
-            if claim is not None:
-                earlier = idempotency.claim(conn, row.key_id, *claim, row.id, row.created_at)
-                if earlier is not None:
-                    return earlier, usage.used_today(conn, row.key_id, day)[kind]
-            used = usage.charge(conn, row.key_id, day, kind, row.charged_units, limit, retry_after_s=retry_after_s)
-            store.insert_job(conn, row)
-            return None, used
-
-        try:
-            earlier, used = await self._database.write(charge_and_insert)
-        finally:
-            self._accepting[row.key_id] -= 1
-            if not self._accepting[row.key_id]:
-                del self._accepting[row.key_id]
-        if earlier is None:
-            self._run(row)
-        return Accepted(earlier or row.id, Allowance(kind, limit, used))
-
-    def _run(self, row: JobRow) -> None:
-        self._board.add(row)
-        try:
-            self._engine.submit(engine_job(row), self._catalogue.get(row.model).weight_bytes)
-        except Unavailable:
-            # It drains or died since we asked. The job is stored: the next start hands it back.
-            logger.warning("job waits for the next start", extra={"job": row.id})
+        """See `Acceptance.accept`."""
+        return await self._acceptance.accept(key, request, idempotency_key)
 
     async def status(self, key: ApiKey, job_id: str) -> JobView:
         """Raises `NotFound`, the same for an unknown, foreign and deleted job."""
@@ -286,11 +195,9 @@ class Service:
 
         Raises BadRequest, UnknownModel, NeverFits, TooMany, Unavailable; then nothing was charged.
         """
-        plan = self._plan(key)
-        spec = self._model(message.model, "chat")
-        self._check_ready(spec)
-        self._bursts.take(key.id, plan)
-        self._check_room(key, plan, self._chats.of_key[key.id])
+        plan = self._acceptance.plan(key)
+        spec = self._acceptance.model(message.model, "chat")
+        self._acceptance.check(key, plan, spec, self._chats.of_key[key.id], len(self._chats.inboxes))
         return await self._chats.open(key, plan, message, spec)
 
     # What there is
@@ -320,7 +227,7 @@ class Service:
     async def allowance(self, key: ApiKey, kind: Kind) -> Allowance:
         day = today(self.clock())
         used = await self._database.read(lambda conn: usage.used_today(conn, key.id, day))
-        return Allowance(kind, self._plan(key).limit(kind), used[kind])
+        return Allowance(kind, self._acceptance.plan(key).limit(kind), used[kind])
 
     # Events, start, upkeep, end
 
@@ -356,7 +263,7 @@ class Service:
         known = set(self._catalogue.names())
         for row in rows:
             if row.model in known:
-                self._run(row)
+                self._acceptance.run(row)
             else:
                 self._delivery.fail(
                     self._board.add(row), "model_gone", f"{row.model} is no longer in the catalogue.", False
@@ -383,43 +290,6 @@ class Service:
         """Let what is being saved come to its end. The engine is drained by then."""
         await self._delivery.close(timeout_s)
 
-    # Rules
-
-    def _plan(self, key: ApiKey) -> Plan:
-        plan = self._plans.get(key.plan)
-        if plan is None:
-            raise Unavailable("This key's plan is not among the configured ones.")
-        return plan
-
-    def _model(self, name: str | None, kind: ModelType) -> ModelSpec:
-        """Raises `UnknownModel`, and `BadRequest` for a model of another type."""
-        wanted = name or self._catalogue.default_for(kind)
-        if wanted is None:
-            raise UnknownModel(f"There is no {kind} model here; try: pull NAME")
-        if wanted not in self._catalogue.names():
-            near = difflib.get_close_matches(wanted, self._catalogue.names(), 1)
-            hint = f" The nearest name is {near[0]}." if near else ""
-            raise UnknownModel(f"There is no model {wanted} here; try: pull {wanted}.{hint}")
-        spec = self._catalogue.get(wanted)
-        if spec.type != kind:
-            raise BadRequest(f"model {wanted} is for {spec.type}, not for {kind}. GET /api/models lists them all.")
-        return spec
-
-    def _check_ready(self, spec: ModelSpec) -> None:
-        reason = self._engine.not_ready_reason
-        if reason is not None:
-            raise Unavailable(f"Not accepting work: {reason}.", retry_after_s=5)
-        self._engine.check_fits(spec.name, spec.weight_bytes)
-
-    def _check_room(self, key: ApiKey, plan: Plan, n_of_key: int) -> None:
-        limits = [limit for limit in (plan.max_queued, self._max_queued_per_key) if limit is not None]
-        if limits and n_of_key >= min(limits):
-            raise TooMany(
-                f"This key has {n_of_key} jobs that are not finished, the most it may have.", retry_after_s=_soon()
-            )
-        if self._board.n_queued + self._accepting.total() + len(self._chats.inboxes) >= self._queue_size:
-            raise TooMany(f"The queue is full: {self._queue_size} jobs are waiting.", retry_after_s=_soon())
-
     def _live(self, key: ApiKey, job_id: str) -> LiveJob | None:
         live = self._board.view(job_id)
         return live if live is not None and live.row.key_id == key.id else None
@@ -430,13 +300,3 @@ def _look_up(conn: Connection, key_id: str, job_id: str) -> tuple[JobRow, list[O
     if row is None:
         raise NotFound(NO_SUCH_JOB)
     return row, store.outputs_of(conn, job_id)
-
-
-def _fingerprint(request: GenerateRequest) -> str:
-    """Of what the client said, not of what it became: a drawn seed must not make two of one request."""
-    return hashlib.sha256(json.dumps(asdict(request), sort_keys=True).encode()).hexdigest()
-
-
-def _soon() -> int:
-    """Seconds, drawn: clients turned away together must not all come back together."""
-    return 4 + secrets.randbelow(5)

@@ -13,12 +13,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from server.acceptance import Allowance
 from server.api.deps import KeyDep, ServiceDep, allowance_headers, counted
 from server.api.schemas import Chat, read_chat, read_object
 from server.api.wire import ChatReplyBody, JsonObject, errors, json_body, timestamp
 from server.conversation import ChatReply, Conversation
 from server.errors import ServerError
-from server.service import Allowance
 
 router = APIRouter()
 

@@ -13,11 +13,12 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.acceptance import Allowance
 from server.auth import ApiKey, Authenticator
 from server.errors import NotFound, ServerError, Unauthorized
 from server.guard import REPLY_HEADERS
 from server.quotas import rate_limit_headers
-from server.service import NO_SUCH_JOB, Allowance, Service
+from server.service import NO_SUCH_JOB, Service
 from server.store.usage import Kind
 
 PUBLIC = frozenset({"/healthz", "/readyz"})
