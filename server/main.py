@@ -45,6 +45,9 @@ from server.store.keys import SCOPES, create_key, list_keys
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
+CHAT_CACHE_BYTES = (
+    512 << 20
+)  # of a chat model's KV cache: 11,000 tokens of SmolLM2 in float32; a quarter of a small device
 ENGINE_DEAD = 1  # exit code: the device thread ended on a bug; the supervisor starts again
 WORKERS = 2  # threads that encode and write results
 KEEP_ALIVE_S = 75  # of an idle HTTP connection
@@ -199,22 +202,26 @@ def _engine(settings: Settings, machine: Machine, catalogue: Catalogue, deliver:
         reserve_bytes=min(settings.memory_reserve, machine.memory_bytes // 8),
     )
 
+    cache_bytes = min(CHAT_CACHE_BYTES, ledger.usable_bytes // 4)
+
     def facts(model: str) -> ModelFacts:
         spec = catalogue.get(model)
         return ModelFacts(
             name=model,
             type=spec.type,
-            need_bytes=spec.weight_bytes,
+            need_bytes=spec.weight_bytes + (cache_bytes if spec.type == "chat" else 0),
             max_running=spec.max_running,
             keep_alive_s=settings.keep_alive if spec.keep_alive_s is None else spec.keep_alive_s,
             pinned=spec.pinned,
         )
 
     scheduler = Scheduler(ledger, facts, chat_share=settings.chat_share, min_residency_s=settings.min_residency_s)
-    return Engine(scheduler, _device(settings, machine, catalogue), deliver, step_timeout_s=settings.step_timeout_s)
+    return Engine(
+        scheduler, _device(settings, machine, catalogue, cache_bytes), deliver, step_timeout_s=settings.step_timeout_s
+    )
 
 
-def _device(settings: Settings, machine: Machine, catalogue: Catalogue) -> Device:
+def _device(settings: Settings, machine: Machine, catalogue: Catalogue, cache_bytes: int) -> Device:
     """What the engine may do with the machine. Torch is imported by `warm_up`, on the device thread."""
 
     def warm_up() -> None:
@@ -227,7 +234,7 @@ def _device(settings: Settings, machine: Machine, catalogue: Catalogue) -> Devic
     def load(model: str) -> Lane:
         from models.loading import load as load_lane
 
-        return load_lane(catalogue.get(model), device=machine.device)
+        return load_lane(catalogue.get(model), device=machine.device, cache_bytes=cache_bytes)
 
     def read_memory() -> Reading | None:
         if machine.device == "cpu":
