@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias, assert_never
+from typing import assert_never
 
 from pipelines.interface import (
     Canceled,
@@ -28,6 +28,7 @@ from pipelines.interface import (
 )
 from server.errors import NeverFits, Unavailable
 from server.estimates import Estimates
+from server.inbox import Cancel, Drain, Message, Stop, Submit
 from server.jobs import (
     Event,
     Job,
@@ -48,29 +49,6 @@ logger = logging.getLogger(__name__)
 
 POISONED = 86  # exit code of a process whose device cannot be used again; the supervisor starts it anew
 LOAD_LIMIT_S = 900.0  # a load may take this long before the heartbeat stops: a large checkpoint from a slow disk
-
-
-@dataclass(frozen=True, slots=True)
-class Submit:
-    job: Job
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    job_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """Start nothing more; go on with what runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    pass
-
-
-Message: TypeAlias = Submit | Cancel | Drain | Stop
 
 
 @dataclass(frozen=True, slots=True)
