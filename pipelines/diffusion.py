@@ -61,6 +61,11 @@ class DiffusionLane:
         self._costs: list[StepCost] = []
 
     @property
+    def pipeline(self) -> Any:
+        """The stock pipeline itself, to be called directly while the lane has no work."""
+        return self._pipeline
+
+    @property
     def weight_bytes(self) -> int:
         modules = {id(module): module for _, module, _ in entry_points(self._pipeline)}
         tensors = {t.data_ptr(): t for m in modules.values() for t in (*m.parameters(), *m.buffers())}

@@ -1,0 +1,149 @@
+"""What running together gains: 8 pictures and 8 chats at once against one after another, and against `transformers serve`.
+
+    python benchmarks/batching.py --json batching.json
+
+All sides run here, on the same machine in the same run: the lanes of this project without HTTP, and `transformers serve
+--continuous-batching` over HTTP with its cache sized as ours (its own default takes most of the memory, and far longer).
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import common
+
+from models.loading import load
+from pipelines.diffusion import DiffusionLane
+from pipelines.interface import DiffusionRequest, Replied
+from tests.lane_play import direct, rendered
+
+JOBS = 8
+N_TOKENS = 48
+BLOCK_TOKENS, BLOCKS = 32, 256
+START_S = 120.0
+
+
+def main() -> None:
+    arguments = common.arguments(
+        __doc__, ("--without-serve", {"action": "store_true", "help": "leave transformers serve out"})
+    )
+    report = common.Report("batching")
+    pictures(report)
+    chats(report, with_serve=not arguments.without_serve)
+    report.save(arguments.json)
+
+
+def pictures(report: common.Report) -> None:
+    spec = common.built_in("image")
+    if spec is None:
+        pipeline, name = common.stand_in(), "stand-in of the built-in's size"
+        lane: Any = DiffusionLane(pipeline, kind="image")
+        jobs = [DiffusionRequest(id=str(i), prompt=common.PROMPTS[i], negative_prompt=None, width=64, height=64, num_frames=None,
+                                 steps=20, guidance_scale=4.0, seed=i, call=common.STAND_IN_CALL) for i in range(JOBS)]  # fmt: skip
+    else:
+        name, lane = spec.name, load(spec, device="cpu")
+        pipeline = lane.pipeline
+        pipeline.set_progress_bar_config(disable=True)
+        jobs = [common.diffusion_request(spec, str(i), i) for i in range(JOBS)]
+    rendered(lane, jobs)  # proves merging and warms up
+    direct(pipeline, jobs[0])
+    one_by_one_s = sum(common.timed(lambda job=job: rendered(lane, [job]))[1] for job in jobs)
+    direct_s = sum(common.timed(lambda job=job: direct(pipeline, job))[1] for job in jobs)
+    at_once, at_once_s = common.timed(lambda: rendered(lane, jobs))
+    report.add(f"{name}: a picture, called directly", direct_s / JOBS, "s")
+    report.add(f"{name}: a picture, alone in the lane", one_by_one_s / JOBS, "s")
+    report.add(f"{name}: a picture, {JOBS} at once", at_once_s / JOBS, "s")
+    report.add(f"{name}: {JOBS} at once against one after another", one_by_one_s / at_once_s, "×", least=1.5)
+    report.add(f"{name}: the lane alone against the direct call", one_by_one_s / direct_s, "×", most=1.05)
+    report.add(f"{name}: widest batch", max(end.batch_peak for end in at_once.values()))
+    lane.close()
+
+
+def chats(report: common.Report, *, with_serve: bool) -> None:
+    spec = common.built_in("chat")
+    if spec is None or spec.path is None:
+        report.add("built-in chat model", "not there")
+        return
+    lane: Any = load(spec, device="cpu")
+
+    def tokens_per_s(numbers: list[int]) -> float:
+        began, tokens = time.perf_counter(), 0
+        for i in numbers:
+            lane.admit(common.chat_request(i, N_TOKENS))
+        while lane.has_work():
+            tokens += sum(update.completion_tokens for update in lane.step() if isinstance(update, Replied))
+        return tokens / (time.perf_counter() - began)
+
+    tokens_per_s([0])
+    alone = common.median(tokens_per_s([i]) for i in range(3))
+    together = common.median(tokens_per_s(list(range(JOBS))) for _ in range(3))
+    lane.close()
+    report.add(f"{spec.name}: one by one", alone, "tok/s")
+    report.add(f"{spec.name}: {JOBS} at once", together, "tok/s")
+    report.add(f"{spec.name}: {JOBS} at once against one by one", together / alone, "×", least=3.0)
+    if with_serve:
+        theirs = serve(spec.path)
+        report.add("transformers serve: one by one", theirs[0], "tok/s")
+        report.add(f"transformers serve: {JOBS} at once", theirs[1], "tok/s")
+        report.add(f"{JOBS} at once, ours against transformers serve", together / theirs[1], "×", least=1.0)
+
+
+def serve(model: Path) -> tuple[float, float]:
+    """Tokens a second of `transformers serve`: (one by one, eight at once)."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(model), "--continuous-batching"]
+    command += ["--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--cb-block-size", str(BLOCK_TOKENS), "--cb-num-blocks", str(BLOCKS)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(port, process)
+
+        def ask(i: int) -> int:
+            said = [{"role": "user", "content": common.QUESTIONS[i]}]
+            body = {"model": str(model), "messages": said, "max_tokens": N_TOKENS, "temperature": 0.0, "stream": False}
+            request = urllib.request.Request(  # our own server, over HTTP
+                f"http://127.0.0.1:{port}/v1/chat/completions",
+                json.dumps(body).encode(),
+                {"Content-Type": "application/json"},
+            )
+            with urllib.request.urlopen(request, timeout=120) as reply:  # noqa: S310
+                return int(json.load(reply)["usage"]["completion_tokens"])
+
+        def tokens_per_s(numbers: list[int]) -> float:
+            with ThreadPoolExecutor(len(numbers)) as pool:
+                tokens, seconds = common.timed(lambda: sum(pool.map(ask, numbers)))
+            return tokens / seconds
+
+        ask(0)
+        alone = common.median(tokens_per_s([i]) for i in range(3))
+        return alone, common.median(tokens_per_s(list(range(JOBS))) for _ in range(3))
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("transformers serve did not start") from None
+            time.sleep(0.3)
+
+
+if __name__ == "__main__":
+    main()

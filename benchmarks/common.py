@@ -1,0 +1,160 @@
+"""What the benchmarks share: the models, requests for them, timing, and the table at the end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402  (needs the path above)
+from diffusers import PixArtSigmaPipeline, PixArtTransformer2DModel  # noqa: E402
+
+from models.catalogue import Catalogue  # noqa: E402
+from models.spec import ModelSpec  # noqa: E402
+from pipelines.interface import ChatRequest, DiffusionRequest, Message  # noqa: E402
+from tests.stock_families import pixart_sigma  # noqa: E402
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "agentname"
+CHAT = "smollm2-135m"
+PROMPTS = (
+    "A futuristic city at night",
+    "Ocean waves at sunset",
+    "a red circle on a blue background",
+    "mountains at noon",
+    "a green star on the left",
+    "a forest at sunrise",
+    "a desert at night",
+    "a yellow heart at the top",
+)
+QUESTIONS = (
+    "What can you help me with?",
+    "Write a sentence about the sea.",
+    "What is the capital of France?",
+    "Tell me a fact about cats.",
+    "Why is the sky blue?",
+    "How do I boil an egg?",
+    "Name three colours.",
+    "What is a computer?",
+)
+
+
+@dataclass
+class Report:
+    """Rows of what was measured, each with the bar it has to clear, if it has one."""
+
+    title: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, what: str, value: float | str, unit: str = "", *, least: float | None = None, most: float | None = None) -> None:  # fmt: skip
+        bar = f"≥ {least:g}" if least is not None else f"≤ {most:g}" if most is not None else ""
+        ok = None
+        if isinstance(value, float | int) and bar:
+            ok = value >= least if least is not None else value <= most  # type: ignore[operator]  # one is given
+        self.rows.append({"what": what, "value": value, "unit": unit, "bar": bar, "ok": ok})
+        shown = f"{value:.4g}" if isinstance(value, float) else value
+        verdict = {None: "", True: "ok", False: "MISSED"}[ok]
+        print(f"{what:58} {shown:>12} {unit:6} {bar:9} {verdict}", flush=True)
+
+    def save(self, out: Path | None) -> None:
+        if out is not None:
+            machine = {
+                "cpu": platform.processor() or platform.machine(),
+                "cores": os.cpu_count(),
+                "torch": torch.__version__,
+            }
+            out.write_text(json.dumps({"title": self.title, "machine": machine, "rows": self.rows}, indent=1))
+
+
+def arguments(doc: str, *more: tuple[str, dict[str, Any]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures there too")
+    for name, options in more:
+        parser.add_argument(name, **options)
+    return parser.parse_args()
+
+
+def catalogue() -> Catalogue:
+    with tempfile.TemporaryDirectory() as data_dir:
+        return Catalogue.open(data_dir=Path(data_dir), cache_dir=CACHE)
+
+
+def built_in(kind: str) -> ModelSpec | None:
+    """The model that ships for `kind`; None where it is not there."""
+    for spec in catalogue().specs():
+        if spec.type == kind and spec.path is not None and spec.path.exists():
+            return spec
+    return None
+
+
+def diffusion_request(spec: ModelSpec, name: str, i: int, **wanted: Any) -> DiffusionRequest:
+    """The i-th of a varied lot, at the model's own defaults."""
+    ratio = "1:1" if spec.type == "image" else "16:9"
+    width, height = spec.sizes.get(ratio, (spec.defaults.width, spec.defaults.height))
+    usual = {
+        "prompt": PROMPTS[i % len(PROMPTS)],
+        "negative_prompt": spec.defaults.negative_prompt,
+        "width": width,
+        "height": height,
+        "num_frames": spec.defaults.num_frames if spec.type == "video" else None,
+        "fps": spec.defaults.fps,
+        "steps": spec.defaults.steps or 20,
+        "guidance_scale": spec.defaults.guidance_scale,
+        "seed": 1000 + i,
+        "call": spec.call,
+    }
+    return DiffusionRequest(id=name, **{**usual, **wanted})
+
+
+def chat_request(i: int, max_tokens: int = 48, name: str | None = None) -> ChatRequest:
+    said = (Message("user", QUESTIONS[i % len(QUESTIONS)]),)
+    return ChatRequest(id=name or f"chat {i}", messages=said, max_tokens=max_tokens)
+
+
+def stand_in() -> PixArtSigmaPipeline:
+    """A random image model of about the built-in one's size, for where that is not there: 64 latent tokens, 10 M weights."""
+    pipeline = pixart_sigma()
+    torch.manual_seed(0)
+    pipeline.transformer = PixArtTransformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=8,
+        num_attention_heads=6,
+        attention_head_dim=48,
+        cross_attention_dim=288,
+        caption_channels=32,
+        use_additional_conditions=False,
+    ).eval()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+STAND_IN_CALL = {"use_resolution_binning": False, "clean_caption": False, "max_sequence_length": 32}
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    began = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - began
+
+
+def percentile(values: Iterable[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def median(values: Iterable[float]) -> float:
+    return statistics.median(values)

@@ -1,0 +1,111 @@
+"""Is what a job gives the same as the stock pipeline called directly, and a chat the same as `generate`?
+
+    python benchmarks/equality.py --json equality.json
+
+Both sides run here, one after the other: the built-in models and eight stock families, tiny and random; alone, in a
+mixed batch of four, and with `deterministic`. Figures are the largest difference of any pixel in [0, 1] before it
+is rounded to 8 bits.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import common
+import torch
+
+from models.loading import load
+from pipelines.diffusion import DiffusionLane
+from pipelines.interface import DiffusionRequest, Replied
+from tests.lane_play import direct, gap, mixed_four, rendered
+from tests.stock_families import FAMILIES
+
+BAR = 1e-3
+N_TOKENS = 48
+
+
+def main() -> None:
+    arguments = common.arguments(__doc__)
+    report = common.Report("equality")
+    for kind in ("image", "video"):
+        spec = common.built_in(kind)
+        if spec is None:
+            report.add(f"built-in {kind} model", "not there")
+            continue
+        lane: Any = load(spec, device="cpu")
+        make = functools.partial(common.diffusion_request, spec)
+        steps = make("a", 0).steps
+        four = [make("a", 0), make("b", 1, steps=steps - 2), make("c", 2, guidance_scale=2.0), make("d", 3)]
+        compare(report, spec.name, lane, four)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the tiny ones lose time to a second
+    for family in FAMILIES.values():
+        pipeline = family.build()
+        pipeline.set_progress_bar_config(disable=True)
+        compare(report, family.name, DiffusionLane(pipeline, kind=family.kind), mixed_four(family))
+    torch.set_num_threads(threads)
+    chat(report)
+    report.save(arguments.json)
+
+
+def compare(report: common.Report, name: str, lane: DiffusionLane, four: list[DiffusionRequest]) -> None:
+    pipeline = lane.pipeline
+    pipeline.set_progress_bar_config(disable=True)
+    expected = {wanted.id: direct(pipeline, wanted) for wanted in four}
+    alone = rendered(lane, four[:1])["a"]
+    rendered(lane, four)  # proves merging, on results that ran alone
+    mixed = rendered(lane, four)
+    pinned = rendered(lane, [replace(four[0], deterministic=True), *four[1:]])["a"]
+    report.add(f"{name}: alone", gap(alone.frames, expected["a"]), most=BAR)
+    report.add(f"{name}: mixed four", max(gap(mixed[n].frames, frames) for n, frames in expected.items()), most=BAR)
+    report.add(f"{name}: deterministic", gap(pinned.frames, expected["a"]), most=0.0)
+    report.add(f"{name}: narrowest batch of the four", min(end.batch_peak for end in mixed.values()), least=2)
+    lane.close()
+
+
+def chat(report: common.Report) -> None:
+    spec = common.built_in("chat")
+    if spec is None:
+        report.add("built-in chat model", "not there")
+        return
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(spec.path)
+    model: Any = AutoModelForCausalLM.from_pretrained(spec.path, dtype=torch.float32).eval()
+    expected = [greedy(model, tokenizer, question) for question in common.QUESTIONS]
+    del model
+    lane: Any = load(spec, device="cpu")
+
+    def replies(numbers: range) -> list[str]:
+        for i in numbers:
+            lane.admit(common.chat_request(i, N_TOKENS))
+        found: dict[str, str] = {}
+        while lane.has_work():
+            found |= {update.request_id: update.text for update in lane.step() if isinstance(update, Replied)}
+        return [found[f"chat {i}"] for i in numbers]
+
+    alone = replies(range(1))
+    among = replies(range(8))
+    report.add(f"{spec.name}: greedy replies equal to generate, alone", share(alone, expected), least=1.0)
+    report.add(f"{spec.name}: greedy replies equal to generate, 8 at once", share(among, expected), least=1.0)
+    lane.close()
+
+
+def greedy(model: Any, tokenizer: Any, question: str) -> str:
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    tokens = model.generate(**prompt, max_new_tokens=N_TOKENS, do_sample=False)
+    return str(tokenizer.decode(tokens[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
+
+
+def share(found: list[str], expected: list[str]) -> float:
+    same: Callable[[str, str], bool] = lambda one, other: one.strip() == other.strip()  # noqa: E731  # named to be read
+    return sum(map(same, found, expected)) / len(found)
+
+
+if __name__ == "__main__":
+    main()
