@@ -119,7 +119,7 @@ class Engine:
         if self._dead_of is not None:
             raise Unavailable(f"Not accepting jobs: {self._dead_of}.", retry_after_s=5)
         self.check_fits(job.model, need_bytes)
-        self._inbox.put(Submit(job))
+        self._inbox.put(Submit(job, self._clock()))
 
     def check_fits(self, model: str, need_bytes: int) -> None:
         if need_bytes > self._capacity_bytes:
@@ -193,8 +193,8 @@ class Engine:
                 return True
             block, timeout = False, None
             match message:
-                case Submit(job):
-                    self._take(job)
+                case Submit(job, at):
+                    self._take(job, at)
                 case Cancel(job_id):
                     self._cancel(job_id)
                 case Drain():
@@ -204,12 +204,12 @@ class Engine:
                 case _:
                     assert_never(message)
 
-    def _take(self, job: Job) -> None:
+    def _take(self, job: Job, at: float) -> None:
         cooldown = self._scheduler.cooldowns.get(job.model)
         if cooldown is not None and cooldown.until > self._clock():
             self._tell(JobFailed(job.id, "model_load_failed", cooldown.reason, True))
             return
-        self._scheduler.add(job, self._clock())
+        self._scheduler.add(job, at)
         self._picture.changed = True
 
     def _cancel(self, job_id: str) -> None:

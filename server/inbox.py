@@ -11,6 +11,7 @@ from server.jobs import Job
 @dataclass(frozen=True, slots=True)
 class Submit:
     job: Job
+    at: float  # the engine's clock when it was submitted, seconds
 
 
 @dataclass(frozen=True, slots=True)
