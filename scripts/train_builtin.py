@@ -1,7 +1,7 @@
 """Train the built-in models from nothing: python scripts/train_builtin.py --only STAGE --minutes N, stage by stage.
 
-Stages in order: text, vae, latents, image, video, export. Each reads what the earlier ones left in the cache folder
-(see scripts/training/common.py), so any of them can be run again alone.
+Stages in order: text, vae, latents, image, video, decoder, export. Each reads what the earlier ones left in the cache
+folder (see scripts/training/common.py), so any of them can be run again alone; image, video and vae then go on from there.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import importlib
 
 import torch
 
-DEFAULT_MINUTES = {"text": 3, "vae": 8, "latents": 10, "image": 30, "video": 40, "export": 0}
+DEFAULT_MINUTES = {"text": 6, "vae": 10, "latents": 0, "image": 16, "video": 22, "decoder": 7, "export": 0}
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast, T5EncoderModel
 from .common import Average, Progress, cache_dir, device
 from .text import tokenize
 
+NOISINESS = 0.6  # shifts the levels up: what the prompt decides (colours, places) is settled while there is much noise
 EMPTY = 0.1  # share of captions left empty, for classifier-free guidance
 # (noisy latents, timestep (batch,), text (batch, tokens, width), mask (batch, tokens)) → velocity
 Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -66,7 +67,7 @@ def fit(
     chosen = optimizers(model, rate)
     progress = Progress(name, minutes, every=50)
     while progress.fraction < 1:
-        warm = min(1.0, (progress.step + 1) / 100)
+        warm = min(1.0, (progress.step + 1) / 40)
         for optimizer in chosen:
             for group in optimizer.param_groups:
                 group["lr"] = rate * warm * min(1.0, (1 - progress.fraction) / 0.5 + 0.01)  # flat, then down to nothing
@@ -74,7 +75,7 @@ def fit(
         hidden, mask = text.encode(drawings, rng)
         latents = latents.to(device()).float()
         noise = torch.randn_like(latents)
-        level = torch.sigmoid(torch.randn(len(latents), device=latents.device) + 0.1)
+        level = torch.sigmoid(torch.randn(len(latents), device=latents.device) + NOISINESS)
         share = level.view(-1, *[1] * (latents.ndim - 1))
         with torch.autocast(device().type, torch.bfloat16):
             velocity = predict((1 - share) * latents + share * noise, level * 1000, hidden, mask)

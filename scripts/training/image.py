@@ -8,7 +8,8 @@ from .common import LATENT_CHANNELS, device
 from .flow import Text, fit
 from .latents import read
 
-BATCH = 64
+BATCH = 32
+SHAPE_SHARE = 0.7  # of a batch: there are far more shapes to tell apart than scenes
 BUCKETS = ("1x1", "16x9", "9x16")
 
 
@@ -42,7 +43,9 @@ def train(minutes: float, seed: int = 0) -> None:
 
     def draw(_fraction: float) -> tuple[torch.Tensor, list]:
         latents, drawings = sets[rng.choice(len(sets), p=shares / shares.sum())]
-        index = rng.integers(len(drawings), size=BATCH)
+        is_shape = np.array([drawing.type == "shape" for drawing in drawings])
+        weights = np.where(is_shape, SHAPE_SHARE / is_shape.sum(), (1 - SHAPE_SHARE) / (~is_shape).sum())
+        index = rng.choice(len(drawings), size=BATCH, p=weights)
         return latents[index, 0], [drawings[i] for i in index]
 
     model = make().to(device())

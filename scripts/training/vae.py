@@ -96,8 +96,27 @@ def crops(rng: np.random.Generator, count: int) -> torch.Tensor:
     return to_pixels(np.stack(result[:count]))
 
 
-def _edges(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return pixels.diff(dim=-1), pixels.diff(dim=-2)
+def differences(output: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean absolute error of the pixels, and of the steps from each pixel to the next ones (the edges)."""
+    edges = sum((output.diff(dim=side) - pixels.diff(dim=side)).abs().mean() for side in (-1, -2))
+    return (output - pixels).abs().mean(), edges
+
+
+def make_optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
+    """Muon for the convolutions between features, AdamW for all else."""
+    filters = {id(p) for p in model.parameters() if p.ndim == 4 and min(p.shape[:2]) > 3}
+    return [
+        ConvMuon([p for p in model.parameters() if id(p) in filters], RATE),
+        torch.optim.AdamW([p for p in model.parameters() if id(p) not in filters], lr=RATE, weight_decay=0.0),
+    ]
+
+
+def set_rate(optimizers: list[torch.optim.Optimizer], progress: Progress) -> None:
+    """Warm up, stay, and from 40 % of the time on go down to nothing."""
+    rate = RATE * min(1, (progress.step + 1) / 50) * min(1.0, (1 - progress.fraction) / 0.6 + 0.005)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
 
 
 def train(minutes: float, seed: int = 0, batch_size: int = 12) -> None:
@@ -108,20 +127,15 @@ def train(minutes: float, seed: int = 0, batch_size: int = 12) -> None:
     model = AutoencoderKL.from_pretrained(saved) if saved.is_dir() else make()
     model = model.to(device(), memory_format=torch.channels_last)
     average = Average(model, 0.995)
-    filters = [p for p in model.parameters() if p.ndim == 4 and min(p.shape[:2]) > 3]
-    others = [p for p in model.parameters() if not (p.ndim == 4 and min(p.shape[:2]) > 3)]
-    optimizers = [ConvMuon(filters, RATE), torch.optim.AdamW(others, lr=RATE, weight_decay=0.0)]
+    optimizers = make_optimizers(model)
     progress = Progress("vae", minutes)
     while progress.fraction < 1:
-        rate = RATE * min(1, (progress.step + 1) / 50) * min(1.0, (1 - progress.fraction) / 0.6 + 0.005)
-        for group in [*optimizers[0].param_groups, *optimizers[1].param_groups]:
-            group["lr"] = rate
+        set_rate(optimizers, progress)
         pixels = crops(rng, batch_size).to(device(), memory_format=torch.channels_last)
         with torch.autocast(device().type, torch.bfloat16):
             posterior = model.encode(pixels).latent_dist
             output = model.decode(posterior.sample()).sample.float()
-        error = (output - pixels).abs().mean()
-        edges = sum((a - b).abs().mean() for a, b in zip(_edges(output), _edges(pixels), strict=True))
+        error, edges = differences(output, pixels)
         kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
         model.zero_grad()
         (error + 2 * edges + KL_WEIGHT * kl).backward()

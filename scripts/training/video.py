@@ -13,8 +13,9 @@ from .flow import Text, fit
 from .latents import read
 
 FRAMES_PER_TOKEN = 4
-PIECES_UNTIL, LONG_FROM = 0.4, 0.8  # of the training time
-BATCH = {4: 64, 16: 20, 80: 4}  # by number of frames
+PIECES_UNTIL, LONG_FROM = 0.4, 0.85  # of the training time
+BATCH = {4: 32, 16: 12, 80: 3}  # by number of frames
+SHAPE_SHARE = 0.7  # of a batch: there are far more shapes to tell apart than scenes
 LONG_SHARE = 0.25  # of the batches, once long clips take part
 
 
@@ -63,7 +64,9 @@ def train(minutes: float, seed: int = 0) -> None:
         else:
             latents, drawings = clips[rng.integers(len(clips))]
             frames = FRAMES_PER_TOKEN if fraction < PIECES_UNTIL else 16
-        index = rng.integers(len(drawings), size=BATCH[frames])
+        is_shape = np.array([drawing.type == "shape" for drawing in drawings])
+        weights = np.where(is_shape, SHAPE_SHARE / is_shape.sum(), (1 - SHAPE_SHARE) / (~is_shape).sum())
+        index = rng.choice(len(drawings), size=BATCH[frames], p=weights)
         start = FRAMES_PER_TOKEN * int(rng.integers((latents.shape[1] - frames) // FRAMES_PER_TOKEN + 1))
         return latents[index, start : start + frames], [drawings[i] for i in index]
 
