@@ -1,0 +1,176 @@
+"""Is the front end out of the way? What HTTP, queue and store add; polls and submissions while the models run flat out.
+
+    python benchmarks/frontend.py --json frontend.json
+
+Added time is a one-step picture and a one-token chat over HTTP, less the same in a lane of this process, turn by turn.
+The client is a raw socket: with a full HTTP client on the same cores the client is what is measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import common
+import served
+from served import Connection
+
+from models.loading import load
+from pipelines.diffusion import DiffusionLane
+from pipelines.interface import DiffusionRequest
+from tests.live_server import LiveServer
+
+TURNS = 31
+POLLS_PER_S = 50
+SECONDS = 10.0
+SUBMITTERS = 32
+
+
+def main() -> None:
+    arguments = common.arguments(__doc__)
+    report = common.Report("front end")
+    with served.server() as (live, body):
+        asyncio.run(measure(report, live, body))
+    report.save(arguments.json)
+
+
+async def measure(report: common.Report, live: LiveServer, body: dict[str, Any]) -> None:
+    async with Connection(live) as connection:
+        await added_to_a_picture(report, connection, body)
+        await added_to_a_chat(report, connection)
+    await under_load(report, live, body)
+
+
+async def added_to_a_picture(report: common.Report, connection: Connection, body: dict[str, Any]) -> None:
+    quick = {**body, "steps": 2, "deterministic": True}
+    status = await finish(connection, await submit(connection, quick))
+    params = status["params"]
+    spec = common.built_in("image")
+    lane: Any = DiffusionLane(common.stand_in(), kind="image") if spec is None else load(spec, device="cpu")
+    wanted = DiffusionRequest(id="x", prompt=body["prompt"], negative_prompt=params.get("negativePrompt"), width=params["width"],
+                              height=params["height"], num_frames=None, steps=2, guidance_scale=params.get("guidanceScale"),
+                              seed=1, call=common.STAND_IN_CALL if spec is None else spec.call)  # fmt: skip
+    through, alone = [], []
+    for _ in range(TURNS):
+        began = time.perf_counter()
+        await finish(connection, await submit(connection, quick))
+        through.append(time.perf_counter() - began)
+        alone.append(common.timed(lambda: run(lane, wanted))[1])
+    lane.close()
+    report.add("a two-step picture in a lane", common.median(alone) * 1e3, "ms")
+    report.add("the same over HTTP, stored and written", common.median(through) * 1e3, "ms")
+    report.add("added to a picture, median", (common.median(through) - common.median(alone)) * 1e3, "ms", most=15)
+
+
+async def added_to_a_chat(report: common.Report, connection: Connection) -> None:
+    spec = common.built_in("chat")
+    if spec is None:
+        return
+    question = {"message": common.QUESTIONS[0], "max_tokens": 1, "temperature": 0}
+    await connection.send("POST", "/api/chat", question)
+    lane: Any = load(spec, device="cpu")
+    run(lane, common.chat_request(0, 1))
+    through, alone = [], []
+    for _ in range(TURNS):
+        began = time.perf_counter()
+        status, reply = await connection.send("POST", "/api/chat", question)
+        through.append(time.perf_counter() - began)
+        assert status == 200, reply
+        alone.append(common.timed(lambda: run(lane, common.chat_request(0, 1)))[1])
+    lane.close()
+    report.add("added to a chat, median", (common.median(through) - common.median(alone)) * 1e3, "ms", most=15)
+
+
+async def under_load(report: common.Report, live: LiveServer, body: dict[str, Any]) -> None:
+    """Pictures and chats run all the while; first polls at a steady rate, then submissions as fast as they are taken."""
+    async with Connection(live) as connection:
+        job_ids = [await submit(connection, body) for _ in range(64)]
+    over = asyncio.Event()
+    chats = [asyncio.create_task(keep_chatting(live, i, over)) for i in range(4)]
+    waits = await polls(live, job_ids[-1])
+    report.add(f"status at {POLLS_PER_S}/s under load, median", common.median(waits) * 1e3, "ms")
+    report.add(f"status at {POLLS_PER_S}/s under load, p99", common.percentile(waits, 0.99) * 1e3, "ms", most=100)
+    accepted, seconds = await submissions(live, body)
+    over.set()
+    replies = sum(await asyncio.gather(*chats))
+    report.add("jobs accepted under load, each durable", accepted / seconds, "/s", least=150)
+    report.add("chats replied to meanwhile", replies)
+
+
+async def polls(live: LiveServer, job_id: str) -> list[float]:
+    """Seconds of each poll, from when it was due: a client that waits for the last reply would hide a stall."""
+    waits: list[float] = []
+    free: asyncio.Queue[Connection] = asyncio.Queue()
+    connections = [await Connection(live).__aenter__() for _ in range(POLLS_PER_S)]
+    for connection in connections:
+        free.put_nowait(connection)
+
+    async def poll(due: float) -> None:
+        connection = await free.get()
+        status, _ = await connection.send("GET", f"/api/status/{job_id}")
+        assert status == 200
+        waits.append(time.perf_counter() - due)
+        free.put_nowait(connection)
+
+    began, tasks = time.perf_counter(), []
+    for number in range(int(POLLS_PER_S * SECONDS)):
+        due = began + number / POLLS_PER_S
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        tasks.append(asyncio.create_task(poll(due)))
+    await asyncio.gather(*tasks)
+    for connection in connections:
+        await connection.__aexit__()
+    return waits
+
+
+async def submissions(live: LiveServer, body: dict[str, Any]) -> tuple[int, float]:
+    began = time.perf_counter()
+
+    async def keep_submitting() -> int:
+        accepted = 0
+        async with Connection(live) as connection:
+            while time.perf_counter() - began < SECONDS:
+                await submit(connection, body)
+                accepted += 1
+        return accepted
+
+    accepted = sum(await asyncio.gather(*(keep_submitting() for _ in range(SUBMITTERS))))
+    return accepted, time.perf_counter() - began
+
+
+async def keep_chatting(live: LiveServer, number: int, over: asyncio.Event) -> int:
+    replies = 0
+    async with Connection(live) as connection:
+        while not over.is_set():
+            question = {"message": common.QUESTIONS[number], "max_tokens": 32}
+            status, reply = await connection.send("POST", "/api/chat", question)
+            assert status == 200, reply
+            replies += 1
+    return replies
+
+
+async def submit(connection: Connection, body: dict[str, Any]) -> str:
+    status, reply = await connection.send("POST", "/api/generate", body)
+    assert status == 200, reply
+    return str(common.json.loads(reply)["jobId"])
+
+
+async def finish(connection: Connection, job_id: str) -> dict[str, Any]:
+    while True:
+        _, reply = await connection.send("GET", f"/api/status/{job_id}")
+        status: dict[str, Any] = common.json.loads(reply)
+        if status["status"] in ("completed", "failed", "canceled"):
+            assert status["status"] == "completed", status["error"]
+            return status
+        await asyncio.sleep(0.002)
+
+
+def run(lane: Any, wanted: Any) -> None:
+    lane.admit(wanted)
+    while lane.has_work():
+        lane.step()
+
+
+if __name__ == "__main__":
+    main()

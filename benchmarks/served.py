@@ -1,0 +1,83 @@
+"""The whole server for a benchmark, with an image model in it, and a client that costs next to nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import common
+
+from tests.live_server import LiveServer
+
+IMAGE = {"type": "image", "prompt": "A futuristic city at night"}
+POLL_S = 0.01
+
+
+@contextmanager
+def server() -> Iterator[tuple[LiveServer, dict[str, Any]]]:
+    """A started server on a data directory of its own, and the body of a usual image request to it."""
+    with tempfile.TemporaryDirectory() as folder:
+        data_dir = Path(folder) / "data"
+        data_dir.mkdir()
+        body = dict(IMAGE)
+        if common.built_in("image") is None:
+            common.stand_in().save_pretrained(data_dir / "stand-in")
+            (data_dir / "models.toml").write_text(
+                f'[models.stand-in]\ntype = "image"\nsource = "{data_dir / "stand-in"}"\ndefault = true\n'
+                "[models.stand-in.defaults]\nsteps = 20\n"
+                "[models.stand-in.call]\nuse_resolution_binning = false\nclean_caption = false\nmax_sequence_length = 32\n"
+            )
+            body |= {"model": "stand-in", "width": 64, "height": 64}
+        live = LiveServer(data_dir).start()
+        try:
+            yield live, body
+        finally:
+            live.stop()
+
+
+def wait_done(live: LiveServer, job_id: str) -> dict[str, Any]:
+    """The job's status once it has ended; polled seldom enough to leave the cores to the job."""
+    while True:
+        status: dict[str, Any] = live.get(f"/api/status/{job_id}").json
+        if status["status"] in ("completed", "failed", "canceled"):
+            assert status["status"] == "completed", status["error"]
+            return status
+        time.sleep(POLL_S)
+
+
+def chat(live: LiveServer, message: str, max_tokens: int) -> dict[str, Any]:
+    reply = live.post("/api/chat", {"message": message, "max_tokens": max_tokens, "temperature": 0})
+    assert reply.status == 200, reply.body
+    return dict(reply.json)
+
+
+class Connection:
+    """One kept-alive HTTP connection that parses no more than it must: a full client would be what is measured."""
+
+    def __init__(self, live: LiveServer) -> None:
+        self._live = live
+        self._reader: asyncio.StreamReader
+        self._writer: asyncio.StreamWriter
+
+    async def __aenter__(self) -> Connection:
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._live.port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._writer.close()
+
+    async def send(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, bytes]:
+        payload = json.dumps(body).encode() if body is not None else b""
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {self._live.key}\r\n"
+        if body is not None:
+            head += f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n"
+        self._writer.write(head.encode() + b"\r\n" + payload)
+        reply = await self._reader.readuntil(b"\r\n\r\n")
+        length = next(int(line[15:]) for line in reply.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        return int(reply[9:12]), await self._reader.readexactly(length)
