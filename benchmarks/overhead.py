@@ -20,7 +20,7 @@ from PIL import Image
 from models.loading import load
 from pipelines.diffusion import DiffusionLane
 from pipelines.interface import DiffusionRequest
-from tests.lane_play import direct
+from tests.lane_play import direct, rendered
 from tests.live_server import LiveServer
 
 TURNS = 9
@@ -28,11 +28,15 @@ BAR = 1.05
 
 
 def main() -> None:
-    arguments = common.arguments(__doc__)
+    arguments = common.arguments(
+        __doc__, ("--kinds", {"nargs": "+", "choices": ("image", "video"), "default": ["image", "video"]})
+    )
     report = common.Report("overhead")
     with served.server() as (live, body), tempfile.TemporaryDirectory() as folder:
         body["deterministic"] = True  # the same bits on both sides
         for kind, wanted in (("image", body), ("video", {"type": "video", "prompt": "Ocean waves at sunset"})):
+            if kind not in arguments.kinds:
+                continue
             if kind == "video" and common.built_in("video") is None:
                 report.add("built-in video model", "not there")
                 continue
@@ -50,13 +54,21 @@ def compare(report: common.Report, live: LiveServer, kind: str, body: dict[str, 
         frames = direct(pipeline, wanted)
         Image.fromarray((frames[0] * 255).round().astype(np.uint8)).save(out)
 
+    def through_the_server(seed: int) -> None:
+        served.wait_done(live, live.submit(**body, seed=seed), quiet_s=0.8 * min(alone))
+
     script()
-    through, alone = [], []
+    rendered(lane, [wanted])
+    through: list[float] = []
+    in_lane: list[float] = []
+    alone = [common.timed(script)[1]]
     for seed in range(TURNS):
-        through.append(common.timed(lambda seed=seed: served.wait_done(live, live.submit(**body, seed=seed)))[1])
+        through.append(common.timed(lambda seed=seed: through_the_server(seed))[1])
         alone.append(common.timed(script)[1])
+        in_lane.append(common.timed(lambda: rendered(lane, [wanted]))[1])
     report.add(f"{kind}: called directly, median of {TURNS}", common.median(alone), "s")
-    report.add(f"{kind}: through the server, median of {TURNS}", common.median(through), "s")
+    report.add(f"{kind}: in a lane, without a server", common.median(in_lane), "s")
+    report.add(f"{kind}: through the server", common.median(through), "s")
     report.add(
         f"{kind}: through the server against directly", common.median(through) / common.median(alone), "×", most=BAR
     )

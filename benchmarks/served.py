@@ -41,8 +41,9 @@ def server() -> Iterator[tuple[LiveServer, dict[str, Any]]]:
             live.stop()
 
 
-def wait_done(live: LiveServer, job_id: str) -> dict[str, Any]:
-    """The job's status once it has ended; polled seldom enough to leave the cores to the job."""
+def wait_done(live: LiveServer, job_id: str, quiet_s: float = 0.0) -> dict[str, Any]:
+    """The job's status once it has ended. Asked for after `quiet_s` and then often: polling takes from the job's cores."""
+    time.sleep(quiet_s)
     while True:
         status: dict[str, Any] = live.get(f"/api/status/{job_id}").json
         if status["status"] in ("completed", "failed", "canceled"):
