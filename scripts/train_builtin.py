@@ -1,7 +1,8 @@
 """Train the built-in models from nothing: python scripts/train_builtin.py --only STAGE --minutes N, stage by stage.
 
 Stages in order: text, vae, latents, image, video, decoder, export. Each reads what the earlier ones left in the cache
-folder (see scripts/training/common.py), so any of them can be run again alone; image, video and vae then go on from there.
+folder (see scripts/training/common.py), so any of them can be run again alone; image,
+video and vae then go on from there.
 """
 
 import argparse

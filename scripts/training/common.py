@@ -1,4 +1,4 @@
-"""What every training stage shares: where its files go, the device, the time budget, and a running average of weights."""
+"""What every training stage shares: where its files go, the device, the time budget, a running average of weights."""
 
 import copy
 import os

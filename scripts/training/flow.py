@@ -1,4 +1,4 @@
-"""What both denoisers' training shares: rectified flow on latents, captions made on the fly, Muon with AdamW, an average.
+"""What both denoisers' training shares: rectified flow on latents, fresh captions, Muon with AdamW, an average.
 
 The network predicts the velocity noise − data at x_s = (1 − s)·data + s·noise (Liu et al. 2022, arXiv:2209.03003), with s
 drawn logit-normally (Esser et al. 2024, arXiv:2403.03206); timestep = 1000·s, as the flow schedulers of diffusers give it.

@@ -1,6 +1,7 @@
 """Latents stage: drawings are made, encoded and kept as latents, so that the denoisers' training reads no pixels.
 
-Files `<name>.pt` in the cache: {"drawings": [fields of a Drawing], "latents": (count, frames, channels, height, width) float16}.
+Files `<name>.pt` in the cache: {"drawings": [fields of a Drawing],
+"latents": (count, frames, channels, height, width) float16}.
 """
 
 from dataclasses import asdict
