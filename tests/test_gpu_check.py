@@ -1,0 +1,29 @@
+"""The check for real devices runs to its end anywhere, and one part that breaks leaves the others standing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.slow
+def test_the_tiny_run_finds_equality_verdicts_and_throughput(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    command = [sys.executable, "scripts/gpu_check.py", "--tiny", "--device", "cpu", "--out", str(out)]
+    subprocess.run([*command, "--parts", "flux", "llama"], cwd=ROOT, check=True, timeout=300, capture_output=True)
+    found = json.loads(out.read_text())
+
+    assert found["device"] == "cpu"
+    flux, llama = found["parts"]["flux"], found["parts"]["llama"]
+    assert flux["agrees"]
+    assert (flux["alone_gap"], flux["deterministic_gap"]) == (0, 0)
+    assert flux["merging"] == "on"
+    assert flux["jobs_8"]["batch_peak"] == 8
+    assert llama["alone_equals_among_8"]
+    assert llama["chats_32"]["ended"] == 32
