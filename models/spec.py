@@ -26,6 +26,7 @@ class Defaults:
     max_tokens: int = 512
     temperature: float = 0.0
     top_p: float = 1.0
+    repetition_penalty: float = 1.0  # divides the odds of tokens that were there; 1: off
     system: str | None = None
 
 

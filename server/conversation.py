@@ -202,6 +202,7 @@ class Conversation:
             top_p=said.top_p if said.top_p is not None else defaults.top_p,
             seed=said.seed if said.seed is not None else secrets.randbelow(DRAWN_SEEDS),
             stop=said.stop,
+            repetition_penalty=defaults.repetition_penalty,
         )
         return Job(
             id=job_id,
