@@ -30,6 +30,9 @@ from pipelines.rendezvous import Forward, Outcome, Rendezvous, Task
 from pipelines.request_scope import StepCounter, entry_points, scoped
 
 
+FRAMES_ARGUMENTS = ("num_frames", "video_length", "frames")  # nearly all, Latte, SanaVideo
+
+
 class BadCall(Exception):
     """The pipeline takes no such argument. The message may be shown to the client."""
 
@@ -48,6 +51,7 @@ class DiffusionLane:
         self._pipeline = pipeline
         parameters = inspect.signature(type(pipeline).__call__).parameters.values()
         self._parameters = frozenset(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)
+        self._frames_argument = next((name for name in FRAMES_ARGUMENTS if name in self._parameters), "num_frames")
         self._rendezvous = Rendezvous(max_calls=max_rows, merging=merging)
         for component, module, entry in entry_points(pipeline):
             self._rendezvous.wrap(component, module, entry)
@@ -171,7 +175,7 @@ class DiffusionLane:
             "negative_prompt": request.negative_prompt,
             "width": request.width,
             "height": request.height,
-            "video_length" if "video_length" in self._parameters else "num_frames": request.num_frames,
+            self._frames_argument: request.num_frames,
             "num_inference_steps": request.steps,
             "guidance_scale": request.guidance_scale,
             **request.call,
