@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,9 @@ def chats(report: common.Report, *, with_serve: bool) -> None:
     report.add(f"{spec.name}: one by one", alone, "tok/s")
     report.add(f"{spec.name}: {JOBS} at once", together, "tok/s")
     report.add(f"{spec.name}: {JOBS} at once against one by one", together / alone, "×", least=3.0)
-    if with_serve:
+    if find_spec("openai") is None:
+        report.add("transformers serve", "needs pip install 'transformers[serving]'")
+    elif with_serve:
         theirs = serve(spec.path)
         report.add("transformers serve: one by one", theirs[0], "tok/s")
         report.add(f"transformers serve: {JOBS} at once", theirs[1], "tok/s")
