@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from .common import Average, Progress, cache_dir, device
+from .common import Average, Progress, cache_dir, device, mixed_precision
 from .vae import crops, differences, make_optimizers, set_rate
 
 
@@ -22,7 +22,7 @@ def train(minutes: float, seed: int = 0, batch_size: int = 12) -> None:
     while progress.fraction < 1:
         set_rate(optimizers, progress)
         pixels = crops(rng, batch_size).to(device(), memory_format=torch.channels_last)
-        with torch.autocast(device().type, torch.bfloat16):
+        with mixed_precision():
             with torch.no_grad():
                 latents = model.encode(pixels).latent_dist.sample()
             output = model.decoder(latents).float()

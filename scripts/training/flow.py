@@ -13,7 +13,7 @@ from scenes import captions
 from torch import nn
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
-from .common import Average, Progress, cache_dir, device
+from .common import Average, Progress, cache_dir, device, mixed_precision
 from .text import tokenize
 
 NOISINESS = 0.6  # shifts the levels up: what the prompt decides (colours, places) is settled while there is much noise
@@ -77,7 +77,7 @@ def fit(
         noise = torch.randn_like(latents)
         level = torch.sigmoid(torch.randn(len(latents), device=latents.device) + NOISINESS)
         share = level.view(-1, *[1] * (latents.ndim - 1))
-        with torch.autocast(device().type, torch.bfloat16):
+        with mixed_precision():
             velocity = predict((1 - share) * latents + share * noise, level * 1000, hidden, mask)
         loss = (velocity.float() - (noise - latents)).square().mean()
         loss.backward()

@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from .common import MAX_TOKENS, Progress, cache_dir, device
+from .common import MAX_TOKENS, Progress, cache_dir, device, mixed_precision
 
 VOCABULARY = 1500
 
@@ -120,7 +120,7 @@ def train(minutes: float, seed: int = 0, batch_size: int = 192) -> None:
         ids, mask = (x.to(device()) for x in tokenize(tokenizer, [text for text, _ in batch]))
         if progress.step % 2:
             mask = torch.ones_like(mask)
-        with torch.autocast(device().type, torch.bfloat16):
+        with mixed_precision():
             hidden = encoder(ids, attention_mask=mask)[0].float()
         weights = mask[..., None].float()
         pooled = (hidden * weights).sum(1) / weights.sum(1)

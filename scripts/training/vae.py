@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, AutoencoderKLCogVideoX
 from scenes.attributes import random_drawing
 from scenes.draw import clip
 
-from .common import LATENT_CHANNELS, SIZES, Average, Progress, cache_dir, device
+from .common import LATENT_CHANNELS, SIZES, Average, Progress, cache_dir, device, mixed_precision
 
 CHANNELS = (16, 24, 48, 64)
 CROP = 64  # pixels
@@ -132,7 +132,7 @@ def train(minutes: float, seed: int = 0, batch_size: int = 12) -> None:
     while progress.fraction < 1:
         set_rate(optimizers, progress)
         pixels = crops(rng, batch_size).to(device(), memory_format=torch.channels_last)
-        with torch.autocast(device().type, torch.bfloat16):
+        with mixed_precision():
             posterior = model.encode(pixels).latent_dist
             output = model.decode(posterior.sample()).sample.float()
         error, edges = differences(output, pixels)

@@ -13,9 +13,9 @@ from .flow import Text, fit
 from .latents import read
 
 FRAMES_PER_TOKEN = 4
-PIECES_UNTIL, LONG_FROM = 0.4, 0.85  # of the training time
+PIECES_UNTIL, LONG_FROM = 0.3, 0.85  # of the training time
 BATCH = {4: 32, 16: 12, 80: 3}  # by number of frames
-SHAPE_SHARE = 0.7  # of a batch: there are far more shapes to tell apart than scenes
+SHAPE_SHARE = 0.75  # of a batch: there are far more shapes to tell apart than scenes
 LONG_SHARE = 0.25  # of the batches, once long clips take part
 
 
@@ -55,7 +55,7 @@ def positions(model: CogVideoXTransformer3DModel, latents: torch.Tensor) -> tupl
 
 def train(minutes: float, seed: int = 0) -> None:
     rng = np.random.default_rng(seed + 4)
-    clips = [read(f"clips-{name}") for name in ("16x9", "16x9", "1x1", "9x16")]  # half of all batches are wide
+    clips = [read(f"clips-{name}") for name in ("16x9", "16x9", "16x9", "16x9", "1x1", "9x16")]  # most batches are wide
     long = read("long-16x9")
 
     def draw(fraction: float) -> tuple[torch.Tensor, list]:
