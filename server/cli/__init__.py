@@ -1,0 +1,25 @@
+"""The command line: one file per group of verbs, each a typer app that is joined here.
+
+A command imports what it needs inside itself: `keys create` must not wait for a framework.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from server.cli import doctor, keys, look, serve
+
+app = typer.Typer(
+    name="agentname",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Images, videos and chat on your own machine.",
+)
+for group in (serve, look, doctor):
+    app.add_typer(group.app)
+app.add_typer(keys.app, name="keys")
+
+
+def main() -> None:
+    app()

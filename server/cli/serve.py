@@ -1,0 +1,80 @@
+"""`serve`, and the server process it starts again when that ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from server.cli.common import DataDir, Port, fail, settings
+
+app = typer.Typer()
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Default 127.0.0.1: this machine only.")] = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Start the server. It stays until Ctrl-C, and starts itself again when the device breaks."""
+    from server.logs import configure_logging
+    from server.supervisor import Supervisor, listen
+
+    said = {"host": host, "port": port, "data_dir": data_dir, "device": device, "log_level": log_level}
+    chosen = settings(**said)
+    configure_logging(chosen.log_format, chosen.log_level)
+    try:
+        sock = listen(chosen.host, chosen.port)
+    except OSError as error:
+        fail(
+            f"Cannot listen on {chosen.host}:{chosen.port}: {error.strerror or error}. Is a server running? Try --port."
+        )
+    if chosen.host not in ("127.0.0.1", "::1", "localhost"):
+        typer.echo(
+            f"Listening on {chosen.host}: other machines can reach this server. Give it TLS by a proxy.", err=True
+        )
+    # What was said here reaches the server process as its environment.
+    env = os.environ | {f"AGENTNAME_{name.upper()}": str(value) for name, value in said.items() if value is not None}
+    parent = str(os.getpid())
+    supervisor = Supervisor(
+        lambda fd, heartbeat_fd: [
+            *(sys.executable, "-m", "server", "worker"),
+            *("--fd", str(fd), "--heartbeat-fd", str(heartbeat_fd), "--parent-pid", parent),
+        ],
+        sock,
+        step_timeout_s=chosen.step_timeout_s,
+        shutdown_grace_s=chosen.shutdown_grace_s,
+        env=env,
+    )
+    raise typer.Exit(supervisor.run())
+
+
+@app.command(hidden=True)
+def worker(
+    fd: Annotated[int, typer.Option()],
+    heartbeat_fd: Annotated[int | None, typer.Option()] = None,
+    parent_pid: Annotated[int | None, typer.Option()] = None,
+) -> None:
+    """The server process itself, on a socket it inherits. `serve` starts it."""
+    import socket
+
+    from server.supervisor import UNUSABLE, die_with_parent
+
+    if parent_pid is not None:
+        die_with_parent(parent_pid)
+    chosen = settings()
+    from server.logs import configure_logging
+    from server.main import run
+    from server.store.database import StoreUnusable
+
+    configure_logging(chosen.log_format, chosen.log_level)
+    try:
+        code = run(chosen, socket.socket(fileno=fd), heartbeat_fd)
+    except StoreUnusable as error:
+        fail(str(error), UNUSABLE)
+    raise typer.Exit(code)
