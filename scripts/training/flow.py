@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from .common import Average, Progress, cache_dir, device, mixed_precision
+from .muon import Muon
 from .text import tokenize
 
 NOISINESS = 0.6  # shifts the levels up: what the prompt decides (colours, places) is settled while there is much noise
@@ -49,7 +50,7 @@ def optimizers(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
     inner = [p for p in model.parameters() if id(p) in hidden]
     outer = [p for p in model.parameters() if id(p) not in hidden]
     return [
-        torch.optim.Muon(inner, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        Muon(inner, lr=rate, weight_decay=0.01),
         torch.optim.AdamW(outer, lr=rate, weight_decay=0.0, betas=(0.9, 0.98)),
     ]
 

@@ -12,6 +12,7 @@ from scenes.attributes import random_drawing
 from scenes.draw import clip
 
 from .common import LATENT_CHANNELS, SIZES, Average, Progress, cache_dir, device, mixed_precision
+from .muon import Muon
 
 CHANNELS = (16, 24, 48, 64)
 CROP = 64  # pixels
@@ -55,30 +56,6 @@ def anchor(model: torch.nn.Module) -> None:
                 layer.bias[1::4] = -1.0
 
 
-class ConvMuon(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for convolutions, each taken as (out, in·taps)."""
-
-    def __init__(self, params, lr: float, momentum: float = 0.95):
-        super().__init__(params, {"lr": lr, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self) -> None:
-        for group in self.param_groups:
-            for weight in group["params"]:
-                state = self.state[weight]
-                mean = state.setdefault("mean", torch.zeros_like(weight))
-                mean.lerp_(weight.grad, 1 - group["momentum"])
-                flat = weight.grad.lerp(mean, group["momentum"]).flatten(1)
-                turned = flat.shape[0] > flat.shape[1]
-                x = flat.T if turned else flat
-                x = x / (x.norm() + 1e-8)
-                for _ in range(5):  # Newton-Schulz: all singular values towards one
-                    gram = x @ x.T
-                    x = 3.4445 * x + (-4.775 * gram + 2.0315 * gram @ gram) @ x
-                x = (x.T if turned else x).reshape(weight.shape)
-                weight.add_(x, alpha=-group["lr"] * 0.2 * max(flat.shape) ** 0.5)
-
-
 def to_pixels(frames: np.ndarray) -> torch.Tensor:
     """(count, height, width, 3) bytes → (count, 3, height, width) in -1..1."""
     return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -106,7 +83,7 @@ def make_optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
     """Muon for the convolutions between features, AdamW for all else."""
     filters = {id(p) for p in model.parameters() if p.ndim == 4 and min(p.shape[:2]) > 3}
     return [
-        ConvMuon([p for p in model.parameters() if id(p) in filters], RATE),
+        Muon([p for p in model.parameters() if id(p) in filters], RATE),
         torch.optim.AdamW([p for p in model.parameters() if id(p) not in filters], lr=RATE, weight_decay=0.0),
     ]
 
