@@ -28,7 +28,19 @@ from pipelines.interface import (
 )
 from server.errors import NeverFits, Unavailable
 from server.estimates import Estimates
-from server.inbox import Cancel, Drain, Message, Stop, Submit
+from server.inbox import (
+    Cancel,
+    Drain,
+    Forget,
+    KeepAlive,
+    LoadModel,
+    Message,
+    Pin,
+    Recall,
+    Stop,
+    Submit,
+    UnloadModel,
+)
 from server.jobs import (
     Event,
     Job,
@@ -36,6 +48,7 @@ from server.jobs import (
     JobFailed,
     JobProgressed,
     JobReplied,
+    JobReturned,
     JobStarted,
     JobText,
     OutputReady,
@@ -130,6 +143,24 @@ class Engine:
     def cancel(self, job_id: str) -> None:
         self._inbox.put(Cancel(job_id))
 
+    def recall(self, job_id: str) -> None:
+        self._inbox.put(Recall(job_id))
+
+    def load_model(self, model: str) -> None:
+        self._inbox.put(LoadModel(model))
+
+    def unload_model(self, model: str) -> None:
+        self._inbox.put(UnloadModel(model))
+
+    def forget(self, model: str) -> None:
+        self._inbox.put(Forget(model))
+
+    def pin(self, model: str, pinned: bool) -> None:
+        self._inbox.put(Pin(model, pinned))
+
+    def keep_alive(self, model: str, seconds: float | None) -> None:
+        self._inbox.put(KeepAlive(model, seconds))
+
     async def drain(self, timeout_s: float) -> None:
         """Stop taking and starting jobs, let running ones finish for at most `timeout_s`, end the thread."""
         self.draining = True
@@ -197,12 +228,25 @@ class Engine:
                     self._take(job, at)
                 case Cancel(job_id):
                     self._cancel(job_id)
+                case Recall(job_id):
+                    self._recall(job_id)
+                case LoadModel(model):
+                    self._scheduler.ask_load(model, self._clock())
+                case UnloadModel(model):
+                    self._scheduler.ask_unload(model)
+                case Forget(model):
+                    self._forget(model)
+                case Pin(model, pinned):
+                    self._scheduler.pin(model, pinned)
+                case KeepAlive(model, seconds):
+                    self._scheduler.keep_alive(model, seconds)
                 case Drain():
                     self._scheduler.draining = True
                 case Stop():
                     return False
                 case _:
                     assert_never(message)
+            self._picture.changed = True
 
     def _take(self, job: Job, at: float) -> None:
         cooldown = self._scheduler.cooldowns.get(job.model)
@@ -210,7 +254,6 @@ class Engine:
             self._tell(JobFailed(job.id, "model_load_failed", cooldown.reason, True))
             return
         self._scheduler.add(job, at)
-        self._picture.changed = True
 
     def _cancel(self, job_id: str) -> None:
         if job_id in self._scheduler.queue:
@@ -220,7 +263,19 @@ class Engine:
             self._jobs.cancel(job_id)
             for request in job.requests:
                 self._lanes[job.model].cancel(request.id)
-        self._picture.changed = True
+
+    def _recall(self, job_id: str) -> None:
+        if job_id in self._scheduler.queue:
+            self._tell(JobReturned(self._scheduler.queue.remove(job_id).job))
+
+    def _forget(self, model: str) -> None:
+        self._scheduler.forget(model)
+        self._fail_waiting(model, f"The model {model} was removed.")
+
+    def _fail_waiting(self, model: str, reason: str) -> None:
+        for waiting in self._scheduler.queue.of_model(model):
+            self._scheduler.queue.remove(waiting.job.id)
+            self._tell(JobFailed(waiting.job.id, "model_load_failed", reason, True))
 
     def _load(self, model: str) -> None:
         self._busy_until = self._clock() + LOAD_LIMIT_S
@@ -252,9 +307,7 @@ class Engine:
     def _load_failed(self, model: str) -> None:
         self._scheduler.ledger.release(model)
         cooldown = self._scheduler.load_failed(model, self._clock(), f"The model {model} failed to load.")
-        for waiting in self._scheduler.queue.of_model(model):
-            self._scheduler.queue.remove(waiting.job.id)
-            self._tell(JobFailed(waiting.job.id, "model_load_failed", cooldown.reason, True))
+        self._fail_waiting(model, cooldown.reason)
         self._picture.changed = True
 
     def _evict(self, model: str) -> None:

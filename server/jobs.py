@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,7 +15,7 @@ from pipelines.interface import FailureCode, FinishReason, Merging, Request, Sta
 
 JobType: TypeAlias = Literal["image", "video", "chat"]
 WaitingFor: TypeAlias = Literal["turn", "gpu_memory", "model_load"]
-ModelState: TypeAlias = Literal["available", "loading", "resident", "failed"]
+ModelState: TypeAlias = Literal["available", "loading", "resident", "parked", "failed"]
 
 
 class State(StrEnum):
@@ -100,6 +101,13 @@ class JobCanceled:
 
 
 @dataclass(frozen=True, slots=True)
+class JobReturned:
+    """Recalled while it waited: it is the caller's again, as it was."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
 class QueueEntry:
     job_id: str
     waiting_for: WaitingFor
@@ -122,12 +130,19 @@ class ModelStatus:
     merging: Merging
     running: int  # jobs on it now
     idle_unload_in_s: float | None
+    requests: int = 0  # outputs under way: a job may have several
+    waiting: int = 0  # jobs that wait for it
+    pinned: bool = False
+    keep_alive_s: float = math.inf
+    parked_bytes: int = 0  # weights that rest in host memory
+    components: tuple[tuple[str, int], ...] = ()  # bytes on the device by component
+    step_s: tuple[tuple[str, int, float], ...] = ()  # (shape, rows, seconds) of what was measured
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryHolder:
     name: str
-    kind: Literal["weights", "kv_cache", "activations", "other"]
+    kind: Literal["weights", "kv_cache", "activations", "leaked", "other"]
     n_bytes: int
 
 
@@ -153,5 +168,13 @@ class EngineStatus:
 
 
 Event: TypeAlias = (
-    JobStarted | JobProgressed | OutputReady | JobText | JobReplied | JobFailed | JobCanceled | EngineStatus
+    JobStarted
+    | JobProgressed
+    | OutputReady
+    | JobText
+    | JobReplied
+    | JobFailed
+    | JobCanceled
+    | JobReturned
+    | EngineStatus
 )

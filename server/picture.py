@@ -64,7 +64,20 @@ class PicturePublisher:
             idle = None if resident.running else scheduler.expires_in_s(name, now)
             weights = scheduler.ledger.held_by(name, "weights")
             cache = scheduler.ledger.held_by(name, "kv_cache")
-            shown.append(ModelStatus(name, "resident", weights, cache, lane.merging, len(resident.running), idle))
+            shown.append(
+                ModelStatus(
+                    name,
+                    "resident",
+                    weights,
+                    cache,
+                    lane.merging,
+                    len(resident.running),
+                    idle,
+                    requests=resident.requests,
+                    pinned=scheduler.is_pinned(name),
+                    keep_alive_s=scheduler.keep_alive_s(name),
+                )
+            )
         if self.loading is not None:
             shown.append(
                 ModelStatus(self.loading, "loading", scheduler.need_bytes(self.loading), 0, "unproven", 0, None)

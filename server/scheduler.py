@@ -14,6 +14,7 @@ A job that waited longer than the patience closes the door of the models in its 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -116,12 +117,49 @@ class Scheduler:
         self._chat_share = chat_share
         self._min_residency_s = min_residency_s
         self._patience_s = patience_s
+        self._asked: dict[str, float] = {}  # model → since when a person wants it loaded
+        self._leaving: set[str] = set()  # takes no more jobs, goes once it is idle
+        self._pins: dict[str, bool] = {}
+        self._keep_alives: dict[str, float] = {}
         self._class_s = {True: 0.0, False: 0.0}  # device seconds of chat and of the rest, divided by their share
 
     # Told by the engine
 
     def add(self, job: Job, now: float) -> None:
         self.queue.add(job, now)
+
+    def ask_load(self, model: str, now: float) -> None:
+        """A person wants the model there, as urgently as any job."""
+        self._leaving.discard(model)
+        if model in self.residents:
+            self.residents[model].last_used = now
+        else:
+            self._asked.setdefault(model, now)
+
+    def ask_unload(self, model: str) -> None:
+        """Evict the model once it is idle; a pinned one stays."""
+        self._asked.pop(model, None)
+        if model in self.residents and not self.is_pinned(model):
+            self._leaving.add(model)
+
+    def forget(self, model: str) -> None:
+        """Evict the model once it is idle, pinned or not, and what was said about it. Its waiting jobs are the engine's to end."""
+        self.pin(model, False)
+        self.ask_unload(model)
+        self._pins.pop(model, None)
+        self._keep_alives.pop(model, None)
+        self.cooldowns.pop(model, None)
+
+    def pin(self, model: str, pinned: bool) -> None:
+        self._pins[model] = pinned
+        if pinned:
+            self._leaving.discard(model)
+
+    def keep_alive(self, model: str, seconds: float | None) -> None:
+        if seconds is None:
+            self._keep_alives.pop(model, None)
+        else:
+            self._keep_alives[model] = seconds
 
     def admitted(self, job: Job, now: float) -> Waiting:
         resident = self.residents[job.model]
@@ -134,9 +172,11 @@ class Scheduler:
     def loaded(self, model: str, now: float, load_s: float) -> None:
         self.residents[model] = Resident(self._facts(model), since=now, load_s=load_s, last_used=now)
         self.cooldowns.pop(model, None)
+        self._asked.pop(model, None)
 
     def load_failed(self, model: str, now: float, reason: str) -> Cooldown:
         """Raises the model's cool-down; its waiting jobs are the engine's to end."""
+        self._asked.pop(model, None)
         before = self.cooldowns.get(model)
         seconds = min(LAST_COOLDOWN_S, before.seconds * 2) if before else FIRST_COOLDOWN_S
         self.cooldowns[model] = Cooldown(now + seconds, seconds, reason)
@@ -144,6 +184,7 @@ class Scheduler:
 
     def evicted(self, model: str) -> None:
         del self.residents[model]
+        self._leaving.discard(model)
 
     def stepped(self, model: str, now: float, seconds: float) -> None:
         resident = self.residents[model]
@@ -164,7 +205,10 @@ class Scheduler:
     # Asked by the engine
 
     def next_action(self, now: float) -> Action:
-        closed = self._closed_doors(now)
+        closed = self._closed_doors(now) | self._leaving
+        for model in self._leaving:
+            if not self.residents[model].running:
+                return Evict(model)
         if not self.draining:
             missing: dict[str, Waiting] = {}
             for waiting in self.queue.in_order(LOOKAHEAD):
@@ -176,7 +220,7 @@ class Scheduler:
             oldest = self.queue.oldest()
             if oldest and oldest.job.model not in self.residents and self._impatient(oldest, now):
                 missing = {oldest.job.model: oldest, **missing}
-            for model in missing:
+            for model in (*self._asked, *missing):
                 action = self._make_resident(model, now)  # 2, 3
                 if action is not None:
                     return action
@@ -196,6 +240,12 @@ class Scheduler:
             return "model_load"
         return "gpu_memory"
 
+    def is_pinned(self, model: str) -> bool:
+        return self._pins[model] if model in self._pins else self._facts(model).pinned
+
+    def keep_alive_s(self, model: str) -> float:
+        return self._keep_alives[model] if model in self._keep_alives else self._facts(model).keep_alive_s
+
     def need_bytes(self, model: str) -> int:
         return self._facts(model).need_bytes
 
@@ -206,7 +256,7 @@ class Scheduler:
     def expires_in_s(self, model: str, now: float) -> float | None:
         """Idle seconds until the model is evicted; None: never."""
         left = self._expires_at(self.residents[model]) - now
-        return None if left == float("inf") else max(0.0, left)
+        return None if left == math.inf else max(0.0, left)
 
     def _make_resident(self, model: str, now: float) -> Action | None:
         cooldown = self.cooldowns.get(model)
@@ -231,7 +281,7 @@ class Scheduler:
     def _evictable(self, now: float, busy_too: bool) -> Iterator[Resident]:
         for resident in self.residents.values():
             settled = now - resident.since >= self._min_residency_s
-            if not resident.facts.pinned and (busy_too or (settled and not resident.running)):
+            if not self.is_pinned(resident.facts.name) and (busy_too or (settled and not resident.running)):
                 yield resident
 
     def _closed_doors(self, now: float) -> frozenset[str]:
@@ -266,12 +316,13 @@ class Scheduler:
             self._class_s[is_chat] = max(self._class_s[is_chat], floor)
 
     def _expires_at(self, resident: Resident) -> float:
-        return float("inf") if resident.facts.pinned else resident.last_used + resident.facts.keep_alive_s
+        name = resident.facts.name
+        return math.inf if self.is_pinned(name) else resident.last_used + self.keep_alive_s(name)
 
     def _next_change(self, now: float) -> float | None:
         moments = [self._expires_at(r) for r in self.residents.values()]
         moments += [c.until for model, c in self.cooldowns.items() if c.until > now]
         if len(self.queue):
             moments += [r.since + self._min_residency_s for r in self.residents.values()]
-        later = [moment for moment in moments if now < moment < float("inf")]
+        later = [moment for moment in moments if now < moment < math.inf]
         return min(later, default=None)

@@ -29,6 +29,7 @@ from server.jobs import (
     JobFailed,
     JobProgressed,
     JobReplied,
+    JobReturned,
     JobStarted,
     JobText,
     ModelStatus,
@@ -250,6 +251,8 @@ class Service:
             case JobCanceled():
                 if not self._chats.deliver(event):
                     self._delivery.canceled(event)
+            case JobReturned():
+                raise AssertionError("only a fleet recalls jobs, and it keeps what it recalled")
             case _:
                 assert_never(event)
 

@@ -18,6 +18,7 @@ from server.jobs import (
     JobCanceled,
     JobFailed,
     JobProgressed,
+    JobReturned,
     JobStarted,
     JobType,
     OutputReady,
@@ -60,10 +61,12 @@ class Bench:
             die=self._die,
             warm_up=lambda: None,
         )
+        self.loads: list[str] = []
         self.engine = Engine(self.scheduler, device, self._deliver, step_timeout_s=5)
         self._told = asyncio.Event()
 
     def _load(self, model: str) -> FakeLane:
+        self.loads.append(model)
         return self.lanes[model]
 
     def _die(self) -> None:
@@ -254,3 +257,79 @@ def test_the_picture_shows_who_waits_for_what_and_the_bytes_add_up() -> None:
     assert [entry.job_id for entry in picture.running] == ["r"]
     assert [(entry.job_id, entry.waiting_for, entry.eta_s) for entry in picture.queue] == [("w", "turn", None)]
     assert sum(holder.n_bytes for holder in picture.device.holders) == picture.device.used_bytes == 100
+
+
+def test_a_model_asked_for_is_loaded_without_a_job_and_leaves_when_asked_to() -> None:
+    lane = FakeLane()
+
+    async def story(bench: Bench) -> None:
+        bench.engine.load_model("m")
+        await bench.wait(lambda: any(isinstance(e, EngineStatus) and e.device.used_bytes for e in bench.events))
+        bench.engine.unload_model("m")
+        await bench.wait(lambda: lane.closed)
+
+    assert run(story, lanes={"m": lane}).scheduler.ledger.booked_bytes == 0
+
+
+def test_a_busy_model_asked_to_leave_finishes_its_jobs_and_the_next_one_loads_it_again() -> None:
+    async def story(bench: Bench) -> None:
+        bench.engine.submit(job("running", steps=200))
+        await bench.wait(lambda: len(bench.of(JobStarted)) == 1)
+        bench.engine.unload_model("m")
+        bench.engine.submit(job("waiting", steps=1))
+        await bench.wait(lambda: len(bench.ends()) == 2)
+
+    bench = run(story)
+
+    assert [(type(e), e.job_id) for e in bench.ends()] == [(OutputReady, "running"), (OutputReady, "waiting")]  # type: ignore[union-attr]
+    assert bench.loads == ["m", "m"]
+
+
+def test_a_pinned_model_stays_when_asked_to_leave_and_goes_once_unpinned() -> None:
+    lane = FakeLane()
+
+    async def story(bench: Bench) -> None:
+        bench.engine.pin("m", True)
+        bench.engine.load_model("m")
+        bench.engine.unload_model("m")
+        bench.engine.submit(job("j"))
+        await bench.wait(lambda: len(bench.ends()) == 1)
+        assert not lane.closed
+        bench.engine.pin("m", False)
+        bench.engine.keep_alive("m", 0)
+        await bench.wait(lambda: lane.closed)
+
+    assert run(story, lanes={"m": lane}).loads == ["m"]
+
+
+def test_a_waiting_job_that_is_recalled_comes_back_and_a_running_one_stays() -> None:
+    async def story(bench: Bench) -> None:
+        bench.engine.submit(job("running", n=4, steps=2000))
+        bench.engine.submit(job("waiting", n=4))
+        await bench.wait(lambda: len(bench.of(JobStarted)) == 1)
+        bench.engine.recall("running")
+        bench.engine.recall("waiting")
+        await bench.wait(lambda: len(bench.of(JobReturned)) == 1)
+        bench.engine.cancel("running")
+
+    bench = run(story)
+
+    assert bench.of(JobReturned) == [JobReturned(job("waiting", n=4))]
+    assert [e.job_id for e in bench.ends()] == ["running"]  # type: ignore[union-attr]
+
+
+def test_a_forgotten_model_fails_its_waiting_jobs_ends_its_running_ones_and_leaves_pinned_or_not() -> None:
+    lane = FakeLane()
+
+    async def story(bench: Bench) -> None:
+        bench.engine.pin("m", True)
+        bench.engine.submit(job("running", n=4, steps=300))
+        bench.engine.submit(job("waiting", n=4))
+        await bench.wait(lambda: len(bench.of(JobStarted)) == 1)
+        bench.engine.forget("m")
+        await bench.wait(lambda: len(bench.ends()) == 5 and lane.closed)
+
+    bench = run(story, lanes={"m": lane})
+
+    assert [e.job_id for e in bench.of(JobFailed)] == ["waiting"]  # type: ignore[union-attr]
+    assert bench.scheduler.ledger.booked_bytes == 0
