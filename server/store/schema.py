@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -158,3 +159,32 @@ turns = Table(
     Column("created_at", UtcDateTime, nullable=False, index=True),
 )
 Index("ix_turns_key_id_conversation_id_seq", turns.c.key_id, turns.c.conversation_id, turns.c.seq)
+
+peaks = Table(
+    "peaks",
+    metadata,
+    Column("fingerprint", String(64), primary_key=True),  # of the checkpoint, its dtype and the kind of device
+    Column("entry", String(128), primary_key=True),  # "transformer.forward"
+    Column("shape", String(64), primary_key=True),  # "128x128x1"
+    Column("rows", Integer, primary_key=True, autoincrement=False),
+    Column("outcome", String(16), primary_key=True),  # "peak": it took n_bytes; "out_of_memory": n_bytes were too few
+    Column("units", BigInteger, nullable=False),  # pixels times frames, or tokens
+    Column("n_bytes", BigInteger, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
+)
+
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("fingerprint", String(64), primary_key=True),
+    Column("verdict", JSON, nullable=False),  # as the lane gives and takes it
+    Column("seen_at", UtcDateTime, nullable=False),
+)
+
+residency = Table(
+    "residency",
+    metadata,
+    Column("model", String(64), primary_key=True),
+    Column("pinned", Boolean),  # None: as its entry says
+    Column("keep_alive_s", Float),  # None: as its entry or the setting says; -1: for ever
+)
