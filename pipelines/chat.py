@@ -9,7 +9,7 @@ import functools
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,17 +23,23 @@ from pipelines.interface import (
     Failed,
     FailureCode,
     FinishReason,
+    LaneStage,
     Merging,
+    Note,
+    Quantum,
     Replied,
     Request,
     StepCost,
     TextDelta,
     Update,
+    never,
 )
 from pipelines.paged import PagedBatch
 from pipelines.prompting import PromptRefused, prompt_tokens
 from pipelines.sampling import draw, penalize, row_key
 from pipelines.stopping import ReplyText
+
+COMPONENT = "model"  # a language model is of one piece
 
 
 @dataclass(slots=True)
@@ -70,7 +76,7 @@ class ChatLane:
         self._running: dict[str, Chat] = {}
         self._to_cancel: set[str] = set()
         self._updates: list[Update] = []
-        self._costs: list[StepCost] = []
+        self._costs: list[Note] = []
         self._new_batch = functools.partial(
             PagedBatch, model, cache_bytes=cache_bytes, max_rows=max_running, choose=self._choose
         )
@@ -78,6 +84,18 @@ class ChatLane:
         self._cache_bytes = self._batch.cache_bytes
         context = context_tokens or model.config.get_text_config().max_position_embeddings
         self._longest_tokens = min(context, self._batch.longest_tokens)
+
+    @property
+    def components(self) -> Mapping[str, int]:
+        return {COMPONENT: self.weight_bytes}
+
+    @property
+    def parked(self) -> Mapping[str, int]:
+        return {}
+
+    @property
+    def midway(self) -> bool:
+        return False
 
     @property
     def weight_bytes(self) -> int:
@@ -116,12 +134,29 @@ class ChatLane:
     def has_work(self) -> bool:
         return bool(self._waiting or self._running or self._updates)
 
-    def take_costs(self) -> Sequence[StepCost]:
+    def take_costs(self) -> Sequence[Note]:
         costs, self._costs = self._costs, []
         return costs
 
+    def next_quantum(self) -> Quantum | None:
+        if not self._waiting and not self._running:
+            return None
+        reading = [chat.request.id for chat in self._running.values() if not chat.n_tokens]
+        together = [*self._running, *(chat.request.id for chat in self._waiting)][: self._max_running]
+        stage: LaneStage = "prefill" if reading or len(together) > len(self._running) else "decode"
+        return Quantum(COMPONENT, "forward", stage, stage, 1, len(together), tuple(together))
+
+    def park(self, names: Sequence[str]) -> int:
+        return 0
+
+    def unpark(self, names: Sequence[str]) -> int:
+        return 0
+
+    def resize_cache(self, n_bytes: int) -> int:
+        return self._cache_bytes
+
     @torch.inference_mode()
-    def step(self) -> Sequence[Update]:
+    def step(self, max_rows: int | None = None, give_way: Callable[[], bool] = never) -> Sequence[Update]:
         self._end_canceled()
         failure: tuple[FailureCode, str] | None = None
         try:
@@ -154,7 +189,8 @@ class ChatLane:
         for request_id, token in stepped.tokens.items():
             self._take(batch, self._running[request_id], token)
         seconds = time.perf_counter() - start
-        self._costs.append(StepCost(stepped.shape, len(stepped.ids), seconds, stepped.ids))
+        cost = StepCost(stepped.shape, len(stepped.ids), seconds, stepped.ids, stepped.shape, COMPONENT, units=1)
+        self._costs.append(cost)
 
     def _let_in(self, batch: PagedBatch) -> None:
         """Strictly in order of arrival: who does not fit yet holds back those behind, so nobody starves."""

@@ -6,7 +6,7 @@ import functools
 import inspect
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,13 +18,17 @@ from pipelines.interface import (
     Canceled,
     DiffusionRequest,
     Failed,
+    LaneStage,
     Merging,
+    Note,
     Progressed,
+    Quantum,
     Rendered,
     Request,
     Stage,
     StepCost,
     Update,
+    never,
 )
 from pipelines.rendezvous import Forward, Outcome, Rendezvous, Task
 from pipelines.request_scope import StepCounter, entry_points, scoped
@@ -61,7 +65,7 @@ class DiffusionLane:
         self._denoising: set[str] = set()  # ids whose progress bar has started
         self._to_cancel: set[str] = set()
         self._updates: list[Update] = []
-        self._costs: list[StepCost] = []
+        self._costs: list[Note] = []
 
     @property
     def pipeline(self) -> Any:
@@ -69,10 +73,26 @@ class DiffusionLane:
         return self._pipeline
 
     @property
+    def components(self) -> Mapping[str, int]:
+        seen: set[int] = set()
+        held: dict[str, int] = {}
+        for component, module, _ in entry_points(self._pipeline):
+            fresh = {t.data_ptr(): t.nbytes for t in (*module.parameters(), *module.buffers())}
+            held[component] = held.get(component, 0) + sum(n for at, n in fresh.items() if at not in seen)
+            seen |= fresh.keys()
+        return held
+
+    @property
+    def parked(self) -> Mapping[str, int]:
+        return {}
+
+    @property
     def weight_bytes(self) -> int:
-        modules = {id(module): module for _, module, _ in entry_points(self._pipeline)}
-        tensors = {t.data_ptr(): t for m in modules.values() for t in (*m.parameters(), *m.buffers())}
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        return sum(self.components.values())
+
+    @property
+    def midway(self) -> bool:
+        return False
 
     @property
     def cache_bytes(self) -> int:
@@ -100,9 +120,33 @@ class DiffusionLane:
     def has_work(self) -> bool:
         return bool(self._requests)
 
-    def take_costs(self) -> Sequence[StepCost]:
+    def take_costs(self) -> Sequence[Note]:
         costs, self._costs = self._costs, []
         return costs
+
+    def next_quantum(self) -> Quantum | None:
+        if self._new or not self._rendezvous.busy:
+            return None
+        forward = self._rendezvous.peek()
+        request = self._requests[forward.tasks[0].name]
+        return Quantum(
+            forward.component,
+            forward.entry,
+            self._stage(forward),
+            shape_name(request),
+            units(request),
+            len(forward.tasks),
+            tuple(task.name for task in forward.tasks),
+        )
+
+    def park(self, names: Sequence[str]) -> int:
+        return 0
+
+    def unpark(self, names: Sequence[str]) -> int:
+        return 0
+
+    def resize_cache(self, n_bytes: int) -> int:
+        return 0
 
     def close(self) -> None:
         assert not self._requests, "a lane is closed when nothing runs on it"
@@ -111,13 +155,13 @@ class DiffusionLane:
         device.release_cache()
 
     @torch.no_grad()  # as the stock pipelines run; tensors made in inference mode would not tell that they were written to
-    def step(self) -> Sequence[Update]:
+    def step(self, max_rows: int | None = None, give_way: Callable[[], bool] = never) -> Sequence[Update]:
         self._end_canceled()
         if self._new:
             self._start_new()
         elif self._rendezvous.busy:
             began = time.perf_counter()
-            forward, outcomes = self._rendezvous.step()
+            forward, outcomes = self._rendezvous.step(max_rows)
             self._fence.pass_()
             self._note_cost(forward, time.perf_counter() - began)
             for outcome in outcomes:
@@ -204,17 +248,33 @@ class DiffusionLane:
         request = self._requests.get(forward.tasks[0].name)
         if request is None:
             return
-        if forward.entry == "decode":
-            stage = "decoding"
-        else:
-            stage = "denoising" if request.id in self._denoising else "encoding"
         names = tuple(task.name for task in forward.tasks)
-        self._costs.append(StepCost(f"{stage} {shape_name(request)}", len(names), seconds, names))
+        self._costs.append(
+            StepCost(
+                shape=shape_name(request),
+                rows=len(names),
+                seconds=seconds,
+                request_ids=names,
+                stage=self._stage(forward),
+                component=forward.component,
+                entry=forward.entry,
+                units=units(request),
+            )
+        )
+
+    def _stage(self, forward: Forward) -> LaneStage:
+        if forward.entry == "decode":
+            return "decoding"
+        return "denoising" if forward.tasks[0].name in self._denoising else "encoding"
 
 
 def shape_name(request: DiffusionRequest) -> str:
     """What step times are kept by: "176x96x16"."""
     return f"{request.width}x{request.height}x{request.num_frames or 1}"
+
+
+def units(request: DiffusionRequest) -> int:
+    return request.width * request.height * (request.num_frames or 1)
 
 
 def _failure(task: Task, error: BaseException) -> Failed:

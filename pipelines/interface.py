@@ -6,7 +6,7 @@ requests and updates are immutable and may cross threads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Stage: TypeAlias = Literal["waiting", "loading_model", "encoding", "denoising", "decoding", "saving", "done"]
+LaneStage: TypeAlias = Literal["encoding", "denoising", "decoding", "prefill", "decode"]
 Merging: TypeAlias = Literal["on", "off", "unproven"]
 FinishReason: TypeAlias = Literal["stop", "length"]
 FailureCode: TypeAlias = Literal["bad_request", "out_of_memory", "invalid_output", "model_error", "context_overflow"]
@@ -115,13 +116,51 @@ Update: TypeAlias = Progressed | Rendered | TextDelta | Replied | Failed | Cance
 
 
 @dataclass(frozen=True, slots=True)
-class StepCost:
-    """What one forward took: seconds of the device, by the shape that was run."""
+class Quantum:
+    """What a lane's next step would run, before it runs."""
 
-    shape: str  # e.g. "denoising 128x128x1", "decode"
+    component: str  # "transformer", "text_encoder", "vae"; "model" of a chat
+    entry: str  # "forward", "encode", "decode"
+    stage: LaneStage
+    shape: str  # "128x128x1"; "prefill" or "decode" of a chat
+    units: int  # width * height * frames of one row; tokens of one row of a chat
+    rows: int  # most calls that could share the forward now
+    request_ids: tuple[str, ...]  # of those, oldest first
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """What one quantum took of the device. Named as its `Quantum` was, with the rows that did run."""
+
+    shape: str
     rows: int
     seconds: float
     request_ids: tuple[str, ...] = ()  # who shared it
+    stage: LaneStage = "denoising"
+    component: str = ""
+    entry: str = "forward"
+    units: int = 0
+    peak_bytes: int | None = None  # held on top of what was held before it; None: not measured this time
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfMemory:
+    """A quantum that did not fit at this width. The lane has gone on with less; the width is to be remembered."""
+
+    component: str
+    entry: str
+    shape: str
+    units: int
+    rows: int
+    request_ids: tuple[str, ...]
+
+
+Note: TypeAlias = StepCost | OutOfMemory
+
+
+def never() -> bool:
+    """The `give_way` of those who have nobody to give way to."""
+    return False
 
 
 class Lane(Protocol):
@@ -130,8 +169,16 @@ class Lane(Protocol):
     @property
     def kind(self) -> Literal["image", "video", "chat"]: ...
     @property
+    def components(self) -> Mapping[str, int]:
+        """Bytes of parameters and buffers each component holds on the device; a tensor two share is counted for one. Parked ones: absent."""
+
+    @property
+    def parked(self) -> Mapping[str, int]:
+        """Bytes of each component that waits in host memory: what `unpark` would take."""
+
+    @property
     def weight_bytes(self) -> int:
-        """Bytes of parameters and buffers on the device, KV cache not counted."""
+        """The sum of `components`; KV cache not counted."""
 
     @property
     def cache_bytes(self) -> int:
@@ -139,6 +186,10 @@ class Lane(Protocol):
 
     @property
     def merging(self) -> Merging: ...
+
+    @property
+    def midway(self) -> bool:
+        """The last `step` gave way inside a forward; the next one goes on there."""
 
     def admit(self, request: Request) -> None:
         """Take the request in; it makes its first progress in the next `step`. Never raises for a bad request: `Failed` comes out of `step`."""
@@ -148,11 +199,26 @@ class Lane(Protocol):
 
     def has_work(self) -> bool: ...
 
-    def step(self) -> Sequence[Update]:
-        """Run one quantum: one forward of one merged group, and what it sets free. Ends of requests included, exactly one per request."""
+    def next_quantum(self) -> Quantum | None:
+        """The next step's work; None when it would run no forward (nothing to do, or a request that only has to start)."""
 
-    def take_costs(self) -> Sequence[StepCost]:
-        """What was measured since the last call."""
+    def step(self, max_rows: int | None = None, give_way: Callable[[], bool] = never) -> Sequence[Update]:
+        """Run one quantum: one forward of at most `max_rows` merged calls, and what it sets free. Ends of requests included, exactly one per request.
+
+        Inside a long forward `give_way` is asked at every repeated block; when it is true, the step ends there (`midway`).
+        """
+
+    def take_costs(self) -> Sequence[Note]:
+        """What was measured since the last call, and what ran out of memory."""
+
+    def park(self, names: Sequence[str]) -> int:
+        """Move idle components to host memory; returns the bytes freed. Those in use by a forward that gave way, or unknown, stay."""
+
+    def unpark(self, names: Sequence[str]) -> int:
+        """Bring parked components back; returns the bytes taken. Out of memory passes through, and leaves them parked."""
+
+    def resize_cache(self, n_bytes: int) -> int:
+        """Grow or shrink the KV cache towards `n_bytes`, as far as running chats allow; returns what it holds then. 0 for diffusion."""
 
     def close(self) -> None:
         """Let go of the model; nothing may be running."""

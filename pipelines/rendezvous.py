@@ -144,9 +144,18 @@ class Rendezvous:
             with contextlib.suppress(TaskCanceled):
                 task.throw(TaskCanceled())
 
-    def step(self) -> tuple[Forward, list[Outcome]]:
-        """Run the group of the longest parked call and resume its tasks. Needs `busy`."""
-        group, width = self._pick()
+    def peek(self) -> Forward:
+        """What the next `step` would run, with no bound on its calls. Needs `busy`."""
+        group, _ = self._pick()
+        call = group[0].parked
+        assert call is not None
+        return Forward(tuple(group), call.component, call.entry)
+
+    def step(self, max_calls: int | None = None) -> tuple[Forward, list[Outcome]]:
+        """Run the group of the longest parked call, at most `max_calls`, and resume its tasks. Needs `busy`."""
+        group, width = self._pick(max_calls)
+        if len(group) > 1 and (form := group[0].form) is not None:
+            self._seen[form.structure] += 1
         calls = [task.parked for task in group if task.parked is not None]
         forms = [task.form for task in group] if len(group) > 1 else []
         for task in group:
@@ -158,18 +167,17 @@ class Rendezvous:
         ended = [self._deliver(task, results.pop(0)) for task in group]  # popped: from here it is the task's to free
         return forward, [outcome for outcome in ended if outcome is not None]
 
-    def _pick(self) -> tuple[list[Task], int]:
+    def _pick(self, max_calls: int | None = None) -> tuple[list[Task], int]:
         """The longest parked task with those that can share its forward, and the width to run them at."""
         first = self._waiting[0]
         if self._never or len(self._waiting) == 1 or first.form is None:
             return [first], 1
         form = first.form
         alike = [task for task in self._waiting if task.form is not None and task.form.key == form.key]
-        if len(alike) > 1:
-            self._seen[form.structure] += 1
         if not self._verdicts.get(form.structure, True):
             return [first], 1
-        take, width = bucket(len(alike), min(self.max_calls, self._too_wide.get(form.shape, 2 * self.max_calls) // 2))
+        most = min(self.max_calls, max_calls or self.max_calls, self._too_wide.get(form.shape, 2 * self.max_calls) // 2)
+        take, width = bucket(len(alike), most)
         return alike[:take], width
 
     def _run(self, calls: list[Call], form: Form, width: int) -> list[Result]:

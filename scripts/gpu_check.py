@@ -32,7 +32,7 @@ import torch  # noqa: E402  (needs the path above)
 
 from pipelines import device as device_module  # noqa: E402
 from pipelines.diffusion import DiffusionLane  # noqa: E402
-from pipelines.interface import ChatRequest, DiffusionRequest, Message, Replied  # noqa: E402
+from pipelines.interface import ChatRequest, DiffusionRequest, Message, Replied, StepCost  # noqa: E402
 from scripts import gpu_models  # noqa: E402
 from tests.lane_play import direct, gap, rendered, request  # noqa: E402
 from tests.stock_families import FAMILIES  # noqa: E402
@@ -201,7 +201,7 @@ def check_throughput(pipeline: Any, lane: DiffusionLane, make: Any, device: str,
         lane.take_costs()
         reset_peak(device)
         done, seconds = timed(device, functools.partial(rendered, lane, jobs))
-        steps = [cost.seconds for cost in lane.take_costs() if cost.shape.startswith("denoising")]
+        steps = [cost.seconds for cost in lane.take_costs() if isinstance(cost, StepCost) and cost.stage == "denoising"]
         record(
             **{
                 f"jobs_{n_jobs}": {

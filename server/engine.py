@@ -23,6 +23,7 @@ from pipelines.interface import (
     Progressed,
     Rendered,
     Replied,
+    StepCost,
     TextDelta,
     Update,
 )
@@ -336,7 +337,7 @@ class Engine:
         self._busy_until = None
         now = self._clock()
         self._scheduler.stepped(model, now, now - began)
-        self._estimates.note(lane.take_costs())
+        self._estimates.note(note for note in lane.take_costs() if isinstance(note, StepCost))
         for update in updates:
             self._take_update(model, update)
 

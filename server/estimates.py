@@ -45,7 +45,7 @@ class Estimates:
         for cost in costs:
             for request_id in cost.request_ids:
                 spent = self._spent.setdefault(request_id, Spent())
-                if cost.shape.startswith("denoising"):
+                if cost.stage == "denoising":
                     spent.denoising_s += cost.seconds / cost.rows
                 else:
                     spent.rest_s += cost.seconds / cost.rows

@@ -291,7 +291,9 @@ def test_what_was_measured_names_the_shape_the_rows_and_who_shared_it(lane: Diff
     rendered(lane, [request(SD, "a"), request(SD, "b")])
     costs = lane.take_costs()
 
-    assert {cost.shape for cost in costs} == {"encoding 32x32x1", "denoising 32x32x1", "decoding 32x32x1"}
+    assert {cost.stage for cost in costs} == {"encoding", "denoising", "decoding"}
+    assert {(cost.shape, cost.units) for cost in costs} == {("32x32x1", 1024)}
+    assert {cost.component for cost in costs} == {"text_encoder", "unet", "vae"}
     assert {cost.rows for cost in costs} == {2}
     assert all(cost.seconds > 0 and set(cost.request_ids) == {"a", "b"} for cost in costs)
     assert lane.take_costs() == []

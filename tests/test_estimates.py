@@ -26,9 +26,9 @@ def job(name: str, steps: int = 10, width: int = 8, model: str = "m") -> Job:
 def learned() -> Estimates:
     """A step of "m" at 8x8 takes 2 s, encoding and decoding 3 s together; loading it 5 s."""
     estimates = Estimates()
-    estimates.note([StepCost("encoding 8x8x1", 1, 1.0, ("x",)), StepCost("decoding 8x8x1", 1, 2.0, ("x",))])
+    estimates.note([StepCost("8x8x1", 1, 1.0, ("x",), "encoding"), StepCost("8x8x1", 1, 2.0, ("x",), "decoding")])
     for step in range(1, 5):
-        estimates.note([StepCost("denoising 8x8x1", 1, 2.0, ("x",))])
+        estimates.note([StepCost("8x8x1", 1, 2.0, ("x",), "denoising")])
         estimates.progressed("x", step)
     estimates.finished("m", request("x", 4))
     estimates.loaded("m", 5.0)
@@ -46,7 +46,7 @@ def test_what_is_left_is_steps_to_go_and_the_rest() -> None:
     estimates = learned()
     assert estimates.remaining_s(job("j")) == 23.0
 
-    estimates.note([StepCost("encoding 8x8x1", 1, 1.0, ("j",)), StepCost("denoising 8x8x1", 1, 2.0, ("j",))])
+    estimates.note([StepCost("8x8x1", 1, 1.0, ("j",), "encoding"), StepCost("8x8x1", 1, 2.0, ("j",), "denoising")])
     estimates.progressed("j", 1)
 
     assert estimates.remaining_s(job("j")) == 20.0
@@ -55,7 +55,7 @@ def test_what_is_left_is_steps_to_go_and_the_rest() -> None:
 def test_a_shared_forward_counts_for_each_by_its_share() -> None:
     estimates = Estimates()
     for step in range(1, 3):
-        estimates.note([StepCost("denoising 8x8x1", 4, 8.0, ("a", "b", "c", "d"))])
+        estimates.note([StepCost("8x8x1", 4, 8.0, ("a", "b", "c", "d"), "denoising")])
         estimates.progressed("a", step)
     estimates.finished("m", request("a", 2))
 
