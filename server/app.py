@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.api import chat, files, generate, health, jobs, models, status
+from server.api import chat, files, generate, health, jobs, keys, models, page, queue, status
 from server.api.deps import PUBLIC, KeyRequired
 from server.auth import Authenticator
 from server.errors import Unavailable
@@ -31,6 +31,7 @@ TIDY_EVERY_S = 60.0
 # What the query of a route may say; the framework's own text would quote the input.
 QUERY_TEXTS = {
     "status": "status must be one of queued, processing, completed, failed, canceled.",
+    "type": "type must be image or video.",
     "limit": "limit must be a whole number from 1 to 100.",
     "cursor": "cursor must be the nextCursor of an earlier page.",
 }
@@ -58,10 +59,11 @@ def create_app(
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's own way to change the document
     app.state.service = service
     app.state.ready = ready
-    for resource in (generate, status, chat, jobs, files, models, health):
+    app.state.page = page.read_page()
+    for resource in (generate, status, chat, jobs, files, models, queue, keys, health, page):
         app.include_router(resource.router)
     # The last one added is the first one asked.
-    app.add_middleware(KeyRequired, authenticator=authenticator, service=service)
+    app.add_middleware(KeyRequired, authenticator=authenticator, service=service, public=PUBLIC | app.state.page.keys())
     if allowed_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -38,6 +38,9 @@ STAGE_BEGINS: dict[Stage, float] = {
 }
 
 
+STEP_MEMORY = 0.2  # weight of the newest step in the running mean
+
+
 @dataclass(slots=True)
 class LiveJob:
     row: JobRow  # as accepted; what changed since is below
@@ -50,6 +53,7 @@ class LiveJob:
     queue_ms: int = 0
     load_ms: int = 0
     batch_peak: int = 0
+    stepped_at: float = 0.0  # monotonic; when its step last changed
     scheduler: str | None = None  # class name of the noise scheduler
     rendered: int = 0  # outputs the engine has delivered
     saved: dict[int, OutputRow] = field(default_factory=dict)  # by output index
@@ -78,6 +82,7 @@ class Board:
         self._status_at = 0.0
         self._places: dict[str, tuple[int, QueueEntry]] = {}
         self._running: dict[str, RunningEntry] = {}
+        self._step_s: dict[str, float] = {}
 
     def add(self, row: JobRow) -> LiveJob:
         total = int(row.params.get("steps") or 0)
@@ -116,7 +121,9 @@ class Board:
             job.queue_ms, job.load_ms = event.queue_ms, event.load_ms
             self.advance(job, "encoding")
         else:
+            before = job.step
             self.advance(job, event.stage, event.step, event.total_steps)
+            self._time_step(job, job.step - before)
 
     def advance(self, job: LiveJob, stage: Stage, step: int | None = None, total_steps: int | None = None) -> None:
         """`progress`, `stage` and `step` never go back, whatever order parts of a job report in."""
@@ -130,6 +137,20 @@ class Board:
         share = job.step / job.total_steps if stage == "denoising" and job.total_steps else 0.0
         span = STAGE_BEGINS["decoding"] - STAGE_BEGINS["denoising"]
         job.progress = max(job.progress, STAGE_BEGINS[stage] + share * span)
+
+    def _time_step(self, job: LiveJob, n_steps: int) -> None:
+        if n_steps <= 0:
+            return
+        now, model = self._clock(), job.row.model
+        if job.step > n_steps:  # the first one may include waiting for the encoder
+            new = (now - job.stepped_at) / n_steps
+            old = self._step_s.get(model, new)
+            self._step_s[model] = old + STEP_MEMORY * (new - old)
+        job.stepped_at = now
+
+    def step_s(self, model: str) -> float | None:
+        """Seconds from one denoising step of a job to its next, others' turns included: what who waits sees. None: none seen."""
+        return self._step_s.get(model)
 
     @property
     def n_queued(self) -> int:
@@ -163,6 +184,10 @@ class Board:
         if entry is None or entry.eta_s is None:
             return None
         return max(0.0, entry.eta_s - (self._clock() - self._status_at))
+
+    def under_way(self) -> tuple[Sequence[RunningEntry], Sequence[QueueEntry]]:
+        """What runs, and what waits in the order it will start, as the engine last said; chats, too."""
+        return (self._status.running, self._status.queue) if self._status else ((), ())
 
     def idle_unload_at(self, model: str, now: datetime) -> datetime | None:
         """When this model will be unloaded if nobody asks for it."""

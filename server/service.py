@@ -8,13 +8,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import assert_never
+from typing import Literal, assert_never
 
 from sqlalchemy import Connection
 
 from models.spec import ModelSpec, ModelType
 from server import views
 from server.acceptance import Acceptance, Accepted, Allowance, Catalogue, Engine
+from server.accounts import Accounts
 from server.artifacts import Artifacts
 from server.auth import ApiKey
 from server.board import Board, LiveJob
@@ -87,6 +88,7 @@ class Service:
         self._board = board
         self._job_retention = job_retention
         self._auto_dtype = auto_dtype
+        self.accounts = Accounts(database=database, plans=plans, clock=clock)
         self._delivery = Delivery(
             database=database,
             artifacts=artifacts,
@@ -128,12 +130,17 @@ class Service:
         return views.of_row(row, outputs)
 
     async def list(
-        self, key: ApiKey, status: State | None, limit: int, cursor: str | None
+        self,
+        key: ApiKey,
+        status: State | None,
+        limit: int,
+        cursor: str | None,
+        kind: Literal["image", "video"] | None = None,
     ) -> tuple[Sequence[JobView], str | None]:
         """Newest first, and the cursor of the next page. Raises `BadRequest` for a cursor that is not ours."""
 
         def page(conn: Connection) -> tuple[list[tuple[JobRow, list[OutputRow]]], str | None]:
-            rows, after = store.list_jobs(conn, key.id, status, limit, cursor)
+            rows, after = store.list_jobs(conn, key.id, status, limit, cursor, kind)
             return [(row, store.outputs_of(conn, row.id)) for row in rows], after
 
         found, after = await self._database.read(page)
@@ -202,6 +209,10 @@ class Service:
         return await self._chats.open(key, plan, message, spec)
 
     # What there is
+
+    @property
+    def board(self) -> Board:
+        return self._board
 
     def models(self) -> Sequence[ModelView]:
         live = {status.model: status for status in self._board.models()}

@@ -19,6 +19,7 @@ class JobView:
     status: State
     type: str
     model: str
+    prompt: str | None  # None: forgotten with its outputs
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -44,6 +45,7 @@ def of_live(job: LiveJob, board: Board) -> JobView:
         status=job.state,
         type=row.type,
         model=row.model,
+        prompt=row.request.get("prompt"),
         created_at=row.created_at,
         started_at=job.started_at,
         finished_at=None,
@@ -75,6 +77,7 @@ def of_row(row: JobRow, outputs: Sequence[OutputRow]) -> JobView:
         status=row.state,
         type=row.type,
         model=row.model,
+        prompt=row.request.get("prompt"),
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,

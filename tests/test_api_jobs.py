@@ -16,7 +16,7 @@ from tests.front import MORNING, VIDEO, Front, front
 pytestmark = pytest.mark.anyio
 
 STATUS_FIELDS = {
-    "jobId", "status", "type", "model", "createdAt", "startedAt", "finishedAt", "expiresAt", "progress", "stage", "step",
+    "jobId", "status", "type", "model", "prompt", "createdAt", "startedAt", "finishedAt", "expiresAt", "progress", "stage", "step",
     "totalSteps", "queue", "etaSeconds", "params", "warnings", "outputs", "error", "attempt", "metrics",
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ from tests.front import IMAGE, MORNING, front
 pytestmark = pytest.mark.anyio
 
 UNAUTHORIZED = b'{"error":"Missing or invalid API key. Send \'Authorization: Bearer YOUR_API_KEY\'.","code":401}'
-PUBLIC = {("GET", "/healthz"), ("HEAD", "/healthz"), ("GET", "/readyz"), ("HEAD", "/readyz")}
+PUBLIC = {(method, path) for method in ("GET", "HEAD") for path in ("/", "/healthz", "/readyz")}
 
 
 @pytest.fixture

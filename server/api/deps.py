@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Annotated
 from urllib.parse import parse_qs
@@ -32,13 +32,16 @@ class KeyRequired:
     It compares the very path that the router will match, never an URL put together from headers.
     """
 
-    def __init__(self, app: ASGIApp, *, authenticator: Authenticator, service: Service) -> None:
+    def __init__(
+        self, app: ASGIApp, *, authenticator: Authenticator, service: Service, public: Collection[str] = PUBLIC
+    ) -> None:
         self._app = app
+        self._public = frozenset(public)
         self._authenticator = authenticator
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in PUBLIC:
+        if scope["type"] == "http" and scope["path"] not in self._public:
             scope["state"]["key"] = None if self._has_link(scope) else await self._identify(scope)
         await self._app(scope, receive, send)
 

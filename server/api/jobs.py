@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 from starlette.requests import Request
@@ -15,7 +15,7 @@ from server.jobs import State
 
 router = APIRouter()
 
-FILTERS = ("status", "limit", "cursor")
+FILTERS = ("status", "type", "limit", "cursor")
 
 
 @router.get("/api/jobs", responses={200: {"model": JobsReply}, **errors()})
@@ -24,13 +24,14 @@ async def list_jobs(
     service: ServiceDep,
     key: KeyDep,
     status: State | None = None,
+    kind: Annotated[Literal["image", "video"] | None, Query(alias="type")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
 ) -> Response:
     for name in request.query_params:
         if name not in FILTERS:
             raise BadRequest(f"The query takes {', '.join(FILTERS)}, each once, and nothing else.")
-    jobs, after = await service.list(key, status, limit, cursor)
+    jobs, after = await service.list(key, status, limit, cursor, kind)
     return JSONResponse({"jobs": [job_json(job, service.link) for job in jobs], "nextCursor": after})
 
 

@@ -115,13 +115,13 @@ def read_generate(raw: Mapping[str, Any]) -> GenerateRequest:
     kind = raw["type"]
     if not isinstance(kind, str) or kind not in KINDS:
         raise BadRequest("type must be image or video.")
-    body = _validate(KINDS[kind], raw)
+    body = read_body(KINDS[kind], raw)
     return GenerateRequest(**body.model_dump(exclude_none=True))
 
 
 def read_chat(raw: Mapping[str, Any]) -> tuple[ChatMessage, bool]:
     """The message, and whether the reply is to be streamed."""
-    body = _validate(Chat, raw)
+    body = read_body(Chat, raw)
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     message = ChatMessage(
         message=body.message,
@@ -159,7 +159,8 @@ def _no_such_number(_: str) -> NoReturn:
     raise BadRequest("The body must be valid JSON: NaN and Infinity are not.")
 
 
-def _validate(model: type[Body], raw: Mapping[str, Any]) -> Body:
+def read_body(model: type[Body], raw: Mapping[str, Any]) -> Body:
+    """Raises `BadRequest` that names the first wrong field and what it must be."""
     try:
         return model.model_validate(raw)
     except ValidationError as error:

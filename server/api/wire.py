@@ -64,6 +64,7 @@ class StatusReply(Reply):
     status: Literal["queued", "processing", "completed", "failed", "canceled"]
     type: Literal["image", "video"]
     model: str
+    prompt: str | None
     createdAt: str
     startedAt: str | None
     finishedAt: str | None
@@ -113,6 +114,7 @@ def job_json(view: JobView, link: Link) -> JsonObject:
         "status": view.status.value,
         "type": view.type,
         "model": view.model,
+        "prompt": view.prompt,
         "createdAt": timestamp(view.created_at),
         "startedAt": timestamp(view.started_at),
         "finishedAt": timestamp(view.finished_at),

@@ -169,13 +169,15 @@ def _delete(conn: Connection, job_ids: Iterable[str]) -> list[str]:
 
 
 def list_jobs(
-    conn: Connection, key_id: str, status: State | str | None, limit: int, cursor: str | None
+    conn: Connection, key_id: str, status: State | str | None, limit: int, cursor: str | None, kind: str | None = None
 ) -> tuple[list[JobRow], str | None]:
     """Newest first. The second value is the cursor of the next page, None on the last."""
     jobs = schema.jobs
     statement = select(jobs.c.seq, *_job_columns).where(jobs.c.key_id == key_id)
     if status is not None:
         statement = statement.where(jobs.c.state == State(status))
+    if kind is not None:
+        statement = statement.where(jobs.c.type == kind)
     if cursor is not None:
         statement = statement.where(jobs.c.seq < _read_cursor(cursor))
     rows = conn.execute(statement.order_by(jobs.c.seq.desc()).limit(limit + 1)).mappings().all()

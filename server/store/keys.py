@@ -124,3 +124,12 @@ def revoke_key(conn: Connection, id_or_name_or_prefix: str, at: datetime) -> Key
         raise Conflict(f"{len(rows)} keys match. Name one by its id: {', '.join(row.id for row in rows)}")
     conn.execute(update(table).where(table.c.id == rows[0].id).values(revoked_at=at))
     return rows[0]
+
+
+def revoke_id(conn: Connection, key_id: str, at: datetime) -> KeyRow | None:
+    """The key of exactly that id, revoked now or already before; None when there is none."""
+    table = schema.api_keys
+    live = (table.c.id == key_id) & table.c.revoked_at.is_(None)
+    conn.execute(update(table).where(live).values(revoked_at=at))
+    found = conn.execute(select(*_columns).where(table.c.id == key_id)).one_or_none()
+    return None if found is None else _row(found)

@@ -85,6 +85,15 @@ def used_today(conn: Connection, key_id: str, day: str) -> dict[Kind, int]:
     return {kind: used.get(kind, 0) for kind in KINDS}
 
 
+def used_by_all(conn: Connection, day: str) -> dict[str, dict[Kind, int]]:
+    """Of every key that was charged on `day`, by its id; every kind, 0 where nothing was."""
+    usage = schema.usage
+    used: dict[str, dict[Kind, int]] = {}
+    for row in conn.execute(select(usage.c.key_id, usage.c.kind, usage.c.used).where(usage.c.day == day)):
+        used.setdefault(row.key_id, dict.fromkeys(KINDS, 0))[row.kind] = int(row.used)
+    return used
+
+
 def forget_days_before(conn: Connection, day: str) -> None:
     """Drop the books of days nobody can be charged for or refunded to any more."""
     for table in (schema.usage, schema.refunds):

@@ -1,0 +1,139 @@
+"""/api/me for everybody: one's plan, scopes and day. /api/keys for admins: list, make, revoke."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from server.accounts import Account
+from server.api.deps import KeyDep, ServiceDep
+from server.api.schemas import Strict, read_body, read_object
+from server.api.wire import JsonObject, Reply, errors, json_body, timestamp
+from server.errors import BadRequest, NotFound
+from server.quotas import Plan, seconds_to_reset
+from server.store.usage import KINDS, Kind
+
+router = APIRouter()
+
+KEY_ID = re.compile(r"key_[0-9A-Za-z]{22}")
+
+
+class NewKey(Strict):
+    name: str = Field(
+        min_length=1,
+        max_length=100,
+        pattern=r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$",
+        description="1 to 100 printable characters, not only white space",
+    )
+    plan: str = Field(min_length=1, max_length=64, description="the name of a plan, as GET /api/keys lists them")
+    scopes: list[Literal["use", "admin"]] | None = Field(
+        None, min_length=1, max_length=2, description='a list of "use", "admin" or both; ["use"] when left out'
+    )
+
+
+class Allowed(Reply):
+    used: int
+    limit: int | None
+
+
+class KeyReply(Reply):
+    id: str
+    name: str
+    hint: str
+    plan: str
+    scopes: list[str]
+    createdAt: str
+    revokedAt: str | None
+    usage: dict[str, Allowed]
+
+
+class NewKeyReply(KeyReply):
+    key: str
+
+
+class KeysReply(Reply):
+    keys: list[KeyReply]
+    plans: dict[str, dict[str, int | None]]
+
+
+class MeReply(Reply):
+    id: str
+    name: str
+    plan: str
+    scopes: list[str]
+    usage: dict[str, Allowed]
+    resetsAt: str
+
+
+@router.get("/api/me", responses={200: {"model": MeReply}, **errors()})
+async def me(service: ServiceDep, key: KeyDep) -> Response:
+    used, now = await service.accounts.used(key), service.clock()
+    return JSONResponse(
+        {
+            "id": key.id,
+            "name": key.name,
+            "plan": key.plan,
+            "scopes": sorted(key.scopes),
+            "usage": _usage(used, service.accounts.plans.get(key.plan)),
+            "resetsAt": _reset_at(now),
+        }
+    )
+
+
+@router.get("/api/keys", responses={200: {"model": KeysReply}, **errors()})
+async def list_keys(service: ServiceDep, key: KeyDep) -> Response:
+    key.require("admin")
+    accounts = await service.accounts.list()
+    plans = {name: {kind: plan.limit(kind) for kind in KINDS} for name, plan in service.accounts.plans.items()}
+    return JSONResponse({"keys": [_key_json(account) for account in accounts], "plans": plans})
+
+
+@router.post("/api/keys", responses={200: {"model": NewKeyReply}, **errors(409, 413)}, openapi_extra=json_body(NewKey))
+async def create_key(request: Request, service: ServiceDep, key: KeyDep) -> Response:
+    """The reply's `key` is shown this once: only its hash is kept."""
+    key.require("admin")
+    asked = read_body(NewKey, read_object(await request.body()))
+    if not asked.name.isprintable():
+        raise BadRequest("name must be 1 to 100 printable characters, not only white space.")
+    account, text = await service.accounts.create(asked.name.strip(), asked.plan, asked.scopes or ["use"])
+    return JSONResponse({**_key_json(account), "key": text})
+
+
+@router.delete("/api/keys/{key_id}", responses={200: {"model": KeyReply}, **errors(404)})
+async def revoke_key(key_id: Annotated[str, Path()], service: ServiceDep, key: KeyDep) -> Response:
+    """It works no longer than a second from now. Asking again changes nothing."""
+    key.require("admin")
+    if not KEY_ID.fullmatch(key_id):
+        raise NotFound("There is no such key.")
+    return JSONResponse(_key_json(await service.accounts.revoke(key_id)))
+
+
+def _key_json(account: Account) -> JsonObject:
+    row = account.key
+    return {
+        "id": row.id,
+        "name": row.name,
+        "hint": row.hint,
+        "plan": row.plan,
+        "scopes": sorted(row.scopes),
+        "createdAt": timestamp(row.created_at),
+        "revokedAt": timestamp(row.revoked_at),
+        "usage": _usage(account.used, account.plan),
+    }
+
+
+def _usage(used: Mapping[Kind, int], plan: Plan | None) -> dict[str, Any]:
+    """`limit` null is without limit; of a plan that is gone nothing may be started."""
+    return {kind: {"used": used[kind], "limit": 0 if plan is None else plan.limit(kind)} for kind in KINDS}
+
+
+def _reset_at(now: datetime) -> str | None:
+    midnight = (now + timedelta(seconds=seconds_to_reset(now))).astimezone(UTC)
+    return timestamp(midnight.replace(hour=0, minute=0, second=0, microsecond=0))
