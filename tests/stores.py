@@ -21,8 +21,8 @@ def url_of(folder: Path) -> str:
 
 
 @contextmanager
-def open_store(folder: Path, **options: Any) -> Iterator[Database]:
-    database = Database(url_of(folder), **options)
+def open_store(folder: Path, url: str | None = None, **options: Any) -> Iterator[Database]:
+    database = Database(url or url_of(folder), **options)
     database.start()
     try:
         yield database

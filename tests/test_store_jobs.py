@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -13,6 +15,7 @@ from server.errors import BadRequest
 from server.jobs import State
 from server.store import jobs, usage
 from server.store.database import Database
+from tests import postgres
 from tests.stores import DAY, NOW, job_row, open_store, output_row
 
 LATER = NOW + timedelta(seconds=5)
@@ -45,9 +48,21 @@ class Store:
         return self(usage.used_today, "anna", DAY)["images"]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(tmp_path) as database:
+@pytest.fixture(scope="module")
+def postgres_url() -> Iterator[str]:
+    programs = postgres.find_programs()
+    if programs is None or find_spec("psycopg") is None:
+        pytest.skip("Postgres or its driver is not installed")
+    with postgres.cluster(programs) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    url = None
+    if request.param == "postgres":
+        url = postgres.new_database(request.getfixturevalue("postgres_url"), f"t{uuid4().hex}")
+    with open_store(tmp_path, url) as database:
         yield Store(database)
 
 

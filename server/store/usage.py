@@ -70,7 +70,8 @@ def refund_units(conn: Connection, refund_id: str, key_id: str, day: str, kind: 
     usage, refunds = schema.usage, schema.refunds
     values = (literal(refund_id), literal(key_id), literal(day), literal(kind), literal(units))
     once = select(*values).where(~exists().where(refunds.c.id == refund_id))
-    if conn.execute(insert(refunds).from_select(["id", "key_id", "day", "kind", "units"], once)).rowcount != 1:
+    booking = insert(refunds).from_select(["id", "key_id", "day", "kind", "units"], once).returning(refunds.c.id)
+    if conn.execute(booking).one_or_none() is None:  # not `rowcount`: Postgres' driver tells none of an INSERT … SELECT
         return False
     mine = (usage.c.key_id == key_id) & (usage.c.day == day) & (usage.c.kind == kind)
     conn.execute(update(usage).where(mine).values(used=usage.c.used - units))
