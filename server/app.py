@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.api import chat, files, generate, health, jobs, keys, models, page, queue, status
+from server.api import chat, events, files, generate, health, jobs, keys, models, page, queue, status
 from server.api.deps import PUBLIC, KeyRequired
 from server.auth import Authenticator
 from server.errors import Unavailable
@@ -60,7 +60,7 @@ def create_app(
     app.state.service = service
     app.state.ready = ready
     app.state.page = page.read_page()
-    for resource in (generate, status, chat, jobs, files, models, queue, keys, health, page):
+    for resource in (generate, status, chat, jobs, events, files, models, queue, keys, health, page):
         app.include_router(resource.router)
     # The last one added is the first one asked.
     app.add_middleware(KeyRequired, authenticator=authenticator, service=service, public=PUBLIC | app.state.page.keys())

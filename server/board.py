@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -25,6 +24,7 @@ from server.jobs import (
     WaitingFor,
 )
 from server.store.jobs import JobRow, OutputRow
+from server.watchers import Watchers
 
 # How far along a job is when a stage begins. Denoising is where the time goes, so its steps fill the middle.
 STAGE_BEGINS: dict[Stage, float] = {
@@ -76,7 +76,8 @@ class Board:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._jobs: dict[str, LiveJob] = {}
-        self._of_key: Counter[str] = Counter()
+        self._of_key: dict[str, dict[str, LiveJob]] = {}
+        self.watchers = Watchers()
         self._n_queued = 0
         self._status: EngineStatus | None = None
         self._status_at = 0.0
@@ -87,8 +88,10 @@ class Board:
     def add(self, row: JobRow) -> LiveJob:
         total = int(row.params.get("steps") or 0)
         job = self._jobs[row.id] = LiveJob(row, total_steps=total)
-        self._of_key[row.key_id] += 1
+        self._of_key.setdefault(row.key_id, {})[row.id] = job
         self._n_queued += 1
+        self.watchers.committed(row.key_id, row.id)
+        self.watchers.moved(row.key_id, row.id)
         return job
 
     def remove(self, job_id: str) -> None:
@@ -96,11 +99,13 @@ class Board:
         job = self._jobs.pop(job_id, None)
         if job is None:
             return
-        self._of_key[job.row.key_id] -= 1
-        if not self._of_key[job.row.key_id]:
+        of_key = self._of_key[job.row.key_id]
+        del of_key[job_id]
+        if not of_key:
             del self._of_key[job.row.key_id]
         if job.state is State.QUEUED:
             self._n_queued -= 1
+        self.watchers.committed(job.row.key_id, job_id)
 
     def view(self, job_id: str) -> LiveJob | None:
         return self._jobs.get(job_id)
@@ -110,6 +115,7 @@ class Board:
             self._status, self._status_at = event, self._clock()
             self._places = {entry.job_id: (position, entry) for position, entry in enumerate(event.queue)}
             self._running = {entry.job_id: entry for entry in event.running}
+            self._note_places()
             return
         job = self._jobs.get(event.job_id)
         if job is None:
@@ -137,6 +143,15 @@ class Board:
         share = job.step / job.total_steps if stage == "denoising" and job.total_steps else 0.0
         span = STAGE_BEGINS["decoding"] - STAGE_BEGINS["denoising"]
         job.progress = max(job.progress, STAGE_BEGINS[stage] + share * span)
+        self.watchers.moved(job.row.key_id, job.row.id)
+
+    def _note_places(self) -> None:
+        """Waiting jobs may stand elsewhere now. Those behind the list are told only when their own stream asks."""
+        for watch in self.watchers.all():
+            for job_id in (watch.job_id,) if watch.job_id is not None else self._of_key.get(watch.key_id, ()):
+                job = self._jobs.get(job_id)
+                if job is not None and job.state is State.QUEUED and (watch.job_id or job_id in self._places):
+                    watch.note_moved(job_id)
 
     def _time_step(self, job: LiveJob, n_steps: int) -> None:
         if n_steps <= 0:
@@ -158,7 +173,11 @@ class Board:
 
     def n_of_key(self, key_id: str) -> int:
         """Jobs of this key that have not ended."""
-        return self._of_key[key_id]
+        return len(self._of_key.get(key_id, ()))
+
+    def of_key(self, key_id: str) -> Iterator[LiveJob]:
+        """Its jobs that have not ended, oldest first."""
+        return iter(list(self._of_key.get(key_id, {}).values()))
 
     def place(self, job: LiveJob) -> Place:
         """The engine lists the head of a long queue; a job it has not listed yet stands behind those."""

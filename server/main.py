@@ -102,7 +102,7 @@ async def _serve(
         allowed_origins=settings.allowed_origins,
         ready=lambda: engine.not_ready_reason,
     )
-    server = DrainingServer(_uvicorn_config(app), engine, settings.shutdown_grace_s)
+    server = DrainingServer(_uvicorn_config(app), engine, settings.shutdown_grace_s, service.close_streams)
     engine.start()
     await service.recover()
     first_key = await database.write(_first_key)
@@ -132,10 +132,13 @@ async def _watch(engine: Engine, server: DrainingServer, serving: asyncio.Task[N
 class DrainingServer(uvicorn.Server):
     """On the first signal the engine drains while HTTP goes on answering (new jobs get 502); the second ends at once."""
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, grace_s: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, engine: Engine, grace_s: float, close_streams: Callable[[], None]
+    ) -> None:
         super().__init__(config)
         self._engine = engine
         self._grace_s = grace_s
+        self._close_streams = close_streams
         self._loop = asyncio.get_running_loop()
         self._draining: asyncio.Task[None] | None = None
 
@@ -151,6 +154,7 @@ class DrainingServer(uvicorn.Server):
 
     async def _drain_and_leave(self) -> None:
         await self._engine.drain(self._grace_s)
+        self._close_streams()
         self.should_exit = True
 
 

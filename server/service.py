@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from server.board import Board, LiveJob
 from server.conversation import ChatMessage, Chats, Conversation
 from server.delivery import Delivery
 from server.errors import NotFound, Unavailable
+from server.events import JobEvents
 from server.jobs import (
     DeviceStatus,
     EngineStatus,
@@ -45,6 +47,7 @@ from server.store.database import Database
 from server.store.jobs import JobRow, OutputRow
 from server.store.usage import Kind
 from server.views import JobView
+from server.watchers import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +113,7 @@ class Service:
             max_queued_per_key=max_queued_per_key,
             auto_dtype=auto_dtype,
         )
+        self.events = JobEvents(database, board)
         self._chats = Chats(
             database=database, engine=engine, delivery=self._delivery, clock=clock, system_prompt=system_prompt
         )
@@ -195,6 +199,18 @@ class Service:
 
     def link_opens(self, output_id: str, expires: str, signature: str) -> bool:
         return self._artifacts.verify(output_id, expires, signature)
+
+    def watch(self, key: ApiKey, job_id: str | None, previews: bool = False) -> AbstractContextManager[Watch]:
+        """To be told of one job or of all the key's."""
+        return self._board.watchers.watch(key.id, job_id, previews=previews)
+
+    def check_streams(self, key: ApiKey) -> None:
+        """Raises `TooMany` when this key may not open another stream of events."""
+        self._board.watchers.check(key.id)
+
+    def close_streams(self) -> None:
+        """The server stops: readers of events are sent away to come back."""
+        self._board.watchers.close()
 
     # Chat
 

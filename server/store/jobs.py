@@ -15,7 +15,7 @@ from sqlalchemy import Connection, RowMapping, delete, exists, insert, select, u
 
 from server.errors import BadRequest
 from server.jobs import State
-from server.store import schema, usage
+from server.store import events, schema, usage
 
 JsonObject: TypeAlias = dict[str, Any]
 
@@ -80,6 +80,7 @@ def _output(row: RowMapping) -> OutputRow:
 
 def insert_job(conn: Connection, row: JobRow) -> None:
     conn.execute(insert(schema.jobs), asdict(row))
+    events.append(conn, row.state, schema.jobs.c.id == row.id)
 
 
 def get_job(conn: Connection, job_id: str, key_id: str) -> JobRow | None:
@@ -104,7 +105,10 @@ def _move(
     statement = update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(frm)).values(state=to, **values)
     if attempt is not None:
         statement = statement.where(jobs.c.attempt == attempt)
-    return conn.execute(statement).rowcount == 1
+    moved = conn.execute(statement).rowcount == 1
+    if moved and to.terminal:
+        events.append(conn, to, jobs.c.id == job_id)
+    return moved
 
 
 def start_job(conn: Connection, job_id: str, attempt: int, at: datetime) -> bool:
@@ -205,6 +209,7 @@ def recover_jobs(conn: Connection, at: datetime, max_attempts: int = 3) -> list[
     spent = select(jobs.c.id, jobs.c.attempt).where(processing, jobs.c.attempt >= max_attempts)
     for job_id, attempt in conn.execute(spent).all():
         fail_job(conn, job_id, attempt, GAVE_UP, at)
+    events.append(conn, State.QUEUED, processing)
     conn.execute(update(jobs).where(processing).values(state=State.QUEUED, attempt=jobs.c.attempt + 1, started_at=None))
     queued = select(*_job_columns).where(jobs.c.state == State.QUEUED).order_by(jobs.c.seq)
     return [_job(row) for row in conn.execute(queued).mappings()]

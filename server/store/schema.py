@@ -188,3 +188,14 @@ residency = Table(
     Column("pinned", Boolean),  # None: as its entry says
     Column("keep_alive_s", Float),  # None: as its entry or the setting says; -1: for ever
 )
+
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("id", Sequence, primary_key=True, autoincrement=True),  # order of commit; never used twice
+    Column("key_id", String(40), nullable=False),
+    Column("job_id", String(64), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("name", String(12), nullable=False),  # queued, completed, failed, canceled
+    sqlite_autoincrement=True,
+)
+Index("ix_job_events_key_id_id", job_events.c.key_id, job_events.c.id)
