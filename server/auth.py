@@ -10,7 +10,7 @@ from hmac import compare_digest
 from pathlib import Path
 
 from server.errors import Forbidden, Unauthorized
-from server.settings import LOCAL_KEY_FILE
+from server.paths import LOCAL_KEY_FILE
 from server.store.database import Database
 from server.store.keys import SCOPES, by_digest, digest_of, new_key, well_formed
 

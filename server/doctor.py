@@ -15,8 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.client import NoServer, get, size
+from server.client import AgentName, AgentNameError, url_of
 from server.settings import Settings
+from server.sizes import size
 from server.supervisor import listen
 
 LEAST_FREE_BYTES = 2 * 2**30  # of disk: a day of results and the weights that ship
@@ -135,7 +136,8 @@ def _port(host: str, port: int, data_dir: Path) -> Finding:
     except OSError as error:
         problem = f"{host}:{port}: {error.strerror}"
     try:
-        get(host, port, data_dir, "/api/models")
-    except NoServer:
+        with AgentName(url_of(host, port), data_dir=data_dir, retries=0) as client:
+            client.models()
+    except AgentNameError:
         return Finding("port", False, problem, "stop what listens there, or set another port")
     return Finding("port", None, f"a server of this data directory runs on {host}:{port}")

@@ -26,12 +26,16 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as SourceError
 
 from models.errors import nearest
+from server.paths import cache_home, data_home
 from server.quotas import DEFAULT_PLANS, Plan
 
 PREFIX = "AGENTNAME_"
 CONFIG = f"{PREFIX}CONFIG"  # names the TOML file
-FILE_NAME = "agentname.toml"  # in the data directory, as the next
-LOCAL_KEY_FILE = "local-key"
+CLIENT = (
+    f"{PREFIX}URL",
+    f"{PREFIX}API_KEY",
+)  # what the command line and the Python client read: no settings of a server
+FILE_NAME = "agentname.toml"  # in the data directory
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -77,10 +81,6 @@ Folders: TypeAlias = Annotated[list[Path], NoDecode, BeforeValidator(_split)]
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 
 
-def _xdg(variable: str, fallback: str) -> Path:
-    return Path(os.environ.get(variable) or Path.home() / fallback) / "agentname"
-
-
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True
@@ -88,8 +88,8 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 3001
-    data_dir: Path = Field(default_factory=lambda: _xdg("XDG_DATA_HOME", ".local/share"))
-    cache_dir: Path = Field(default_factory=lambda: _xdg("XDG_CACHE_HOME", ".cache"))
+    data_dir: Path = Field(default_factory=data_home)
+    cache_dir: Path = Field(default_factory=cache_home)
     database_url: SecretStr | None = None
 
     device: str = "auto"
@@ -175,7 +175,7 @@ def config_path(data_dir: Path | None = None) -> Path:
         if not Path(named).is_file():
             raise SettingsError(f"{CONFIG}={named}: no such file")
         return Path(named)
-    return (data_dir or _xdg("XDG_DATA_HOME", ".local/share")).expanduser() / FILE_NAME
+    return (data_dir or data_home()).expanduser() / FILE_NAME
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -197,7 +197,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def _unknown_in_environment(environ: Mapping[str, str]) -> Iterable[str]:
-    known = {CONFIG} | {PREFIX + name.upper() for name in Settings.model_fields}
+    known = {CONFIG, *CLIENT} | {PREFIX + name.upper() for name in Settings.model_fields}
     for variable in sorted(environ):
         name = variable.upper()
         if name.startswith(PREFIX) and name not in known and not name.startswith(f"{PREFIX}PLANS__"):

@@ -18,9 +18,9 @@ from typer.testing import CliRunner, Result
 
 from server.auth import write_local_key
 from server.cli import app
-from server.client import size
 from server.doctor import Finding, examine
 from server.settings import load_settings
+from server.sizes import size
 from server.store import keys
 from server.store.database import Database
 from server.supervisor import UNUSABLE
@@ -150,15 +150,22 @@ class Replies(http.server.BaseHTTPRequestHandler):
         model = {"name": "tiny-scenes", "type": "image", "state": "resident", "bytes": 24 * 2**20, "dtype": "float32"}
         holder = {"name": "tiny-scenes", "kind": "weights", "bytes": 24 * 2**20}
         device = {"name": "CPU", "total": 8 * gib, "used": 2 * gib, "free": 6 * gib, "holders": [holder]}
-        job = {"jobId": "job_1_abc", "type": "image", "model": "tiny-scenes", "status": "processing", "progress": 0.456}
+        nothing = dict.fromkeys(["startedAt", "finishedAt", "expiresAt", "queue", "etaSeconds", "error", "metrics"])
+        job = nothing | {
+            "jobId": "job_1_abc", "type": "image", "model": "tiny-scenes", "status": "processing", "progress": 0.456,
+            "createdAt": "2026-11-24T09:00:00.000Z", "stage": "denoising", "step": 5, "totalSteps": 12, "attempt": 1,
+            "params": {}, "warnings": [], "outputs": [],
+        }  # fmt: skip
         replies = {
             "/api/gpu": {"devices": [device]},
             "/api/models": {"models": [model]},
-            "/api/jobs?status=processing": {"jobs": [job]},
-            "/api/jobs?status=queued": {"jobs": []},
+            "/api/jobs?status=processing": {"jobs": [job], "nextCursor": None},
+            "/api/jobs?status=queued": {"jobs": [], "nextCursor": None},
         }
         body = json.dumps(replies[self.path] if self.status == 200 else {"error": "No.", "code": self.status}).encode()
         self.send_response(self.status)
+        if self.status in (429, 502):
+            self.send_header("Retry-After", "3600")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -197,13 +204,20 @@ def test_list_shows_the_models(running_server: type[Replies]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(401, "uses another data directory"), (502, "answered 502: No."), (500, "answered 500: No.")]
+    ("status", "said", "code"),
+    [
+        (401, "uses another data directory", 4),
+        (403, "No.", 4),
+        (429, "No.", 5),
+        (502, "answered 502: No.", 3),
+        (500, "answered 500: No.", 1),
+    ],
 )
-def test_a_server_that_refuses_is_said_so(running_server: type[Replies], status: int, said: str) -> None:
+def test_a_server_that_refuses_is_said_so(running_server: type[Replies], status: int, said: str, code: int) -> None:
     running_server.status = status
     ended = run("list")
 
-    assert (ended.exit_code, ended.stdout) == (1, "")
+    assert (ended.exit_code, ended.stdout) == (code, "")
     assert said in ended.stderr
 
 
@@ -216,8 +230,8 @@ def test_without_a_server_the_way_to_start_one_is_said(monkeypatch: pytest.Monke
     gone = run("ps")
 
     for ended in (never, gone):
-        assert ended.exit_code == 1
-        assert ended.stderr.strip().endswith("Start one: agentname serve")
+        assert ended.exit_code == 3
+        assert "Start one: agentname serve" in ended.stderr
 
 
 def test_the_command_line_starts_without_frameworks() -> None:

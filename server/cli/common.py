@@ -1,7 +1,8 @@
-"""What commands share: options, settings, the store beside a running server, a question to that server, tables."""
+"""What commands share: options, settings, the store beside a running server, a client of that server, tables."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from server.client import AgentName, AgentNameError
     from server.settings import Settings
     from server.store.database import Database
 
@@ -50,14 +52,45 @@ def database(data_dir: Path | None) -> Iterator[Database]:
             database.close()
 
 
-def ask(path: str, port: int | None, data_dir: Path | None) -> Any:
-    from server.client import NoServer, get
+@contextmanager
+def connect(port: int | None, data_dir: Path | None) -> Iterator[AgentName]:
+    """A client of the server that AGENTNAME_URL names, else of this machine's. What goes wrong is said, and ends the command."""
+    from server.cli.exits import Exit, exit_of
+    from server.client import AgentName, AgentNameError, url_of
 
-    chosen = settings(port=port, data_dir=data_dir)
+    url = None
+    if port is not None or not os.environ.get("AGENTNAME_URL"):
+        chosen = settings(port=port, data_dir=data_dir)
+        url, data_dir = url_of(chosen.host, chosen.port), chosen.data_dir
     try:
-        return get(chosen.host, chosen.port, chosen.data_dir, path)
-    except NoServer as error:
-        fail(str(error))
+        with AgentName(url, data_dir=data_dir) as client:
+            yield client
+    except AgentNameError as error:
+        fail(_say(error), exit_of(error))
+    except KeyboardInterrupt:
+        fail("Interrupted.", Exit.INTERRUPTED)
+
+
+def _say(error: AgentNameError) -> str:
+    from server import client
+
+    match error:
+        case client.NotReachable():
+            return f"{error} Is a server running? Start one: agentname serve"
+        case client.Unauthorized() if os.environ.get("AGENTNAME_API_KEY"):
+            return "The server does not know the key in AGENTNAME_API_KEY."
+        case client.Unauthorized():
+            return "The server uses another data directory: give it with --data-dir, or a key with AGENTNAME_API_KEY."
+        case client.Refused() if error.code >= 500:
+            return f"The server answered {error.code}: {error.message}"
+        case _:
+            return str(error)
+
+
+def ask(path: str, port: int | None, data_dir: Path | None, method: str = "GET", body: Any = None) -> Any:
+    """The JSON of a route that the client has no method for."""
+    with connect(port, data_dir) as client:
+        return client.request(method, path, body)
 
 
 def print_table(columns: list[str], rows: list[list[str]]) -> None:

@@ -1,0 +1,66 @@
+"""The Python client: `AgentName` for plain code, `AsyncAgentName` for asyncio. The command line stands on it, too.
+
+    from server.client import AgentName
+
+    with AgentName() as client:
+        job = client.wait(client.generate("A futuristic city at night", aspect_ratio="16:9").job_id)
+        client.save(job.outputs[0], "city.png")
+
+What is said to the server and in which order is written once, in `calls.py`; the two classes only do the talking.
+"""
+
+from server.client.address import url_of
+from server.client.aio import AsyncAgentName
+from server.client.errors import (
+    AgentNameError,
+    BadRequest,
+    Conflict,
+    Forbidden,
+    JobCanceled,
+    JobDidNotComplete,
+    JobFailed,
+    NoKey,
+    NotFound,
+    NotReachable,
+    NotThisServer,
+    Refused,
+    ServerFault,
+    TooLarge,
+    TooManyRequests,
+    Unauthorized,
+    Unavailable,
+)
+from server.client.replies import Accepted, ChatDelta, ChatReply, Device, Holder, Job, JobsPage, Model, Output
+from server.client.sync import AgentName
+
+__all__ = [
+    "Accepted",
+    "AgentName",
+    "AgentNameError",
+    "AsyncAgentName",
+    "BadRequest",
+    "ChatDelta",
+    "ChatReply",
+    "Conflict",
+    "Device",
+    "Forbidden",
+    "Holder",
+    "Job",
+    "JobCanceled",
+    "JobDidNotComplete",
+    "JobFailed",
+    "JobsPage",
+    "Model",
+    "NoKey",
+    "NotFound",
+    "NotReachable",
+    "NotThisServer",
+    "Output",
+    "Refused",
+    "ServerFault",
+    "TooLarge",
+    "TooManyRequests",
+    "Unauthorized",
+    "Unavailable",
+    "url_of",
+]

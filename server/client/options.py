@@ -1,0 +1,35 @@
+"""What may be asked for, as keyword arguments; the server's own limits and defaults apply to what is not said."""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+
+class GenerateOptions(TypedDict, total=False):
+    """As POST /api/generate documents them; those of the other type are refused by the server, by name."""
+
+    type: Literal["image", "video"]  # default image
+    aspect_ratio: Literal["16:9", "1:1", "9:16"]
+    model: str
+    seed: int
+    steps: int
+    guidance_scale: float
+    negative_prompt: str
+    width: int
+    height: int
+    deterministic: bool
+    n: int
+    duration: int
+    num_frames: int
+    output_format: Literal["png", "webp", "jpeg", "mp4", "webm", "gif", "frames"]
+
+
+class ChatOptions(TypedDict, total=False):
+    conversation_id: str
+    system: str
+    model: str
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    stop: str | list[str]

@@ -1,0 +1,155 @@
+"""The server's replies, read into types. A field this version does not know is kept, not refused: replies may grow."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+R = TypeVar("R", bound="Reply")
+
+
+class Reply(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, extra="allow", frozen=True
+    )
+
+    def as_json(self) -> dict[str, Any]:
+        """As the server spelled it."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class Accepted(Reply):
+    job_id: str
+    status: str
+    status_url: str
+
+
+class Place(Reply):
+    """`position` 0 starts next. `waiting_for`: turn, gpu_memory or model_load."""
+
+    position: int
+    length: int
+    waiting_for: str | None
+    need_bytes: int
+    free_bytes: int
+
+
+class Output(Reply):
+    """`url` opens without a key until the job's `expires_at`."""
+
+    url: str
+    mime_type: str
+    width: int
+    height: int
+    duration_seconds: float | None
+    seed: int
+    n_bytes: int = Field(alias="bytes")
+    sha256: str
+
+
+class Fault(Reply):
+    code: str
+    message: str
+    retryable: bool
+
+
+class Job(Reply):
+    """GET /api/status. `progress` goes from 0 to 1 and never back."""
+
+    job_id: str
+    status: Literal["queued", "processing", "completed", "failed", "canceled"]
+    type: str
+    model: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    expires_at: datetime | None
+    progress: float
+    stage: str
+    step: int
+    total_steps: int
+    queue: Place | None
+    eta_seconds: float | None
+    params: dict[str, Any]
+    warnings: list[str]
+    outputs: list[Output]
+    error: Fault | None
+    attempt: int
+    metrics: dict[str, Any] | None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ("completed", "failed", "canceled")
+
+
+class JobsPage(Reply):
+    jobs: list[Job]
+    next_cursor: str | None
+
+
+class Usage(Reply):
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class ChatDelta(Reply):
+    """A piece of the reply, as it is made."""
+
+    text: str
+
+
+class ChatReply(Reply):
+    """Give `conversation_id` with the next message, and the server remembers this one."""
+
+    reply: str
+    timestamp: datetime
+    conversation_id: str
+    model: str
+    usage: Usage
+    finish_reason: str
+
+
+class Model(Reply):
+    """`state`: available, loading, resident or failed."""
+
+    name: str
+    type: str
+    state: str
+    n_bytes: int = Field(alias="bytes")
+    default: bool = False
+    dtype: str | None = None
+    device: str | None = None
+    pinned: bool = False
+    idle_unload_at: datetime | None = None
+    merging: str = "unproven"
+    defaults: dict[str, Any] = {}
+    limits: dict[str, Any] = {}
+
+
+class ModelList(Reply):
+    models: list[Model]
+
+
+class Holder(Reply):
+    name: str
+    kind: str
+    n_bytes: int = Field(alias="bytes")
+
+
+class Device(Reply):
+    """Memory in bytes. `holders` sum to `used`; `others` is what programs besides this server hold."""
+
+    name: str
+    total: int
+    used: int
+    free: int
+    others: int = 0
+    reserve: int = 0
+    holders: list[Holder]
+
+
+class DeviceList(Reply):
+    devices: list[Device]

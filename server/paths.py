@@ -1,0 +1,20 @@
+"""Where things lie on this machine unless a setting says otherwise. Shared by the settings and the client; reads nothing at import."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+LOCAL_KEY_FILE = "local-key"  # in the data directory: the key of the running server, for its own machine
+
+
+def data_home() -> Path:
+    return _xdg("XDG_DATA_HOME", ".local/share")
+
+
+def cache_home() -> Path:
+    return _xdg("XDG_CACHE_HOME", ".cache")
+
+
+def _xdg(variable: str, fallback: str) -> Path:
+    return Path(os.environ.get(variable) or Path.home() / fallback) / "agentname"
