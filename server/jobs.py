@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.interface import FailureCode, FinishReason, Merging, Request, Stage
+from server.peaks import Peak
 
 JobType: TypeAlias = Literal["image", "video", "chat"]
 WaitingFor: TypeAlias = Literal["turn", "gpu_memory", "model_load"]
@@ -108,6 +109,13 @@ class JobReturned:
 
 
 @dataclass(frozen=True, slots=True)
+class PeaksLearned:
+    """What steps were seen to hold, worth keeping for the next start."""
+
+    peaks: tuple[Peak, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class QueueEntry:
     job_id: str
     waiting_for: WaitingFor
@@ -176,5 +184,6 @@ Event: TypeAlias = (
     | JobFailed
     | JobCanceled
     | JobReturned
+    | PeaksLearned
     | EngineStatus
 )

@@ -59,23 +59,26 @@ class PicturePublisher:
     def _models(self, now: float) -> list[ModelStatus]:
         scheduler = self._scheduler
         shown = []
+        steps: dict[str, list[tuple[str, int, float]]] = {}
+        for key, shape, rows, seconds in scheduler.widths.all():
+            steps.setdefault(key, []).append((shape, rows, seconds))
         for name, resident in scheduler.residents.items():
-            lane = self._lanes[name]
-            idle = None if resident.running else scheduler.expires_in_s(name, now)
-            weights = scheduler.ledger.held_by(name, "weights")
-            cache = scheduler.ledger.held_by(name, "kv_cache")
             shown.append(
                 ModelStatus(
-                    name,
-                    "resident",
-                    weights,
-                    cache,
-                    lane.merging,
-                    len(resident.running),
-                    idle,
+                    model=name,
+                    state="parked" if resident.parked and not resident.components else "resident",
+                    weight_bytes=scheduler.ledger.held_by(name, "weights"),
+                    cache_bytes=scheduler.ledger.held_by(name, "kv_cache"),
+                    merging=self._lanes[name].merging,
+                    running=len(resident.running),
+                    idle_unload_in_s=None if resident.running else scheduler.expires_in_s(name, now),
                     requests=resident.requests,
+                    waiting=scheduler.queue.n_of_model(name),
                     pinned=scheduler.is_pinned(name),
                     keep_alive_s=scheduler.keep_alive_s(name),
+                    parked_bytes=sum(resident.parked.values()),
+                    components=tuple(sorted(resident.components.items())),
+                    step_s=tuple(steps.get(resident.key, ())),
                 )
             )
         if self.loading is not None:

@@ -47,6 +47,9 @@ class RunningJobs:
         running = self._by_id[job.id] = Running(job, {request.id for request in job.requests})
         self._by_request.update(dict.fromkeys(running.unfinished, running))
 
+    def has_request(self, request_id: str) -> bool:
+        return request_id in self._by_request
+
     def of_request(self, request_id: str) -> Job:
         return self._by_request[request_id].job
 

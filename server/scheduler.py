@@ -3,99 +3,39 @@
 `next_action` reads the state and the time and returns data; the engine carries it out and tells the outcome back.
 
 The decision, first that applies:
-  1. a waiting job whose model is resident and has room is admitted, fairest first
-  2. a model that a waiting job needs is loaded, once it fits
-  3. what stands in its way is evicted: the whole set is planned first, and only if the set suffices
-  4. a lane with work takes a step: chat first, up to its share of the device's time, then whoever used least
-  5. a lane idle past its keep-alive is evicted
-  6. wait, until something can change by itself
-A job that waited longer than the patience closes the door of the models in its way, so that they drain.
+  1. a model that was told to leave and is idle is evicted
+  2. a waiting job whose model is there and has room is admitted, fairest first
+  3. a model that work waits for is brought onto the device, once it fits beside what the running jobs need
+  4. what stands in its way leaves: the whole set is planned first (`residency.py`), and only if the set suffices
+  5. a lane with work takes a step (`turns.py`), as wide as is useful and fits
+  6. a model idle past its keep-alive is evicted
+  7. wait, until something can change by itself
+A model that waits longer than is worth its load closes the doors of those in its way, so that they drain. Nothing but a message, an
+outcome or a moment foreseen changes 1 to 4, so between those a decision is only 5: its cost does not grow with the queue.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from collections.abc import Callable, Mapping
 
-from server.jobs import Job, JobType, WaitingFor
-from server.memory import Ledger
-from server.queue import FairQueue, Waiting
+from pipelines.interface import Quantum
+from server.actions import Action, Admit, Evict, Load, ModelFacts, Park, ResizeCache, Step, Unpark, Wait
+from server.jobs import Job, WaitingFor
+from server.memory import Ledger, Reading
+from server.peaks import Peaks
+from server.queue import AGEING, FairQueue, Waiting
+from server.residency import Cooldown, Residency
+from server.residents import Resident
+from server.turns import Turns
+from server.widths import Widths, bucket_of
 
-LOOKAHEAD = 64  # jobs looked at per decision: bounds its cost however long the queue
-FIRST_COOLDOWN_S = 10.0  # after a failed load; doubles up to the last
-LAST_COOLDOWN_S = 300.0
+__all__ = [
+    "Action", "Admit", "Evict", "Load", "ModelFacts", "Park", "ResizeCache", "Scheduler", "Step", "Unpark", "Wait",
+]  # fmt: skip
 
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class Evict:
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class Admit:
-    job: Job
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    until: float | None  # None: until a message comes
-
-
-Action: TypeAlias = Load | Evict | Admit | Step | Wait
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """What the policy needs to know of a model."""
-
-    name: str
-    type: JobType
-    need_bytes: int  # weights and cache, from the file headers
-    max_running: int  # requests in its lane at once
-    keep_alive_s: float  # idle seconds until it is evicted; inf: never
-    pinned: bool = False
-
-
-@dataclass(slots=True)
-class Resident:
-    """A lane as the policy sees it."""
-
-    facts: ModelFacts
-    since: float
-    load_s: float
-    last_used: float
-    running: dict[str, int] = field(default_factory=dict)  # job id → its unfinished requests
-    device_s: float = 0.0  # time used, as of the lane's last turn
-
-    @property
-    def requests(self) -> int:
-        return sum(self.running.values())
-
-    def has_room(self, job: Job) -> bool:
-        return not self.running or self.requests + len(job.requests) <= self.facts.max_running
-
-    def victim_score(self, now: float) -> float:
-        """Larger goes sooner: idle long, cheap to bring back."""
-        return (now - self.last_used) / max(self.load_s, 1e-3)
-
-
-@dataclass(frozen=True, slots=True)
-class Cooldown:
-    until: float
-    seconds: float
-    reason: str
+PATIENCE_LOADS = 3.0  # a model waits for others' work at least this many times as long as its load takes
+CHAT_PATIENCE = 0.2  # of the patience of the rest: somebody sits in front of it
 
 
 class Scheduler:
@@ -110,219 +50,315 @@ class Scheduler:
     ) -> None:
         self.ledger = ledger
         self.queue = FairQueue()
-        self.residents: dict[str, Resident] = {}
-        self.cooldowns: dict[str, Cooldown] = {}
-        self.draining = False
-        self._facts = facts
-        self._chat_share = chat_share
-        self._min_residency_s = min_residency_s
+        self.peaks = Peaks()
+        self.widths = Widths()
+        self.residency = Residency(
+            ledger, facts, lambda model: self.queue.n_of_model(model) > 0, min_residency_s=min_residency_s
+        )
+        self.turns = Turns(chat_share)
+        self._draining = False
         self._patience_s = patience_s
-        self._asked: dict[str, float] = {}  # model → since when a person wants it loaded
-        self._leaving: set[str] = set()  # takes no more jobs, goes once it is idle
-        self._pins: dict[str, bool] = {}
-        self._keep_alives: dict[str, float] = {}
-        self._class_s = {True: 0.0, False: 0.0}  # device seconds of chat and of the rest, divided by their share
+        self._jobs: dict[str, tuple[Job, float]] = {}  # running jobs and the device seconds they used
+        self._calm_until = -math.inf  # before this moment, 1 to 4 apply only if something is told
+        self._promised = ""  # the model that room is being made for: nobody else takes it meanwhile
+        self._closed: frozenset[str] = frozenset()  # models whose doors are closed
+
+    @property
+    def residents(self) -> Mapping[str, Resident]:
+        return self.residency.residents
+
+    @property
+    def cooldowns(self) -> Mapping[str, Cooldown]:
+        return self.residency.cooldowns
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    @draining.setter
+    def draining(self, draining: bool) -> None:
+        self._draining = draining
+        self._stir()
 
     # Told by the engine
 
     def add(self, job: Job, now: float) -> None:
         self.queue.add(job, now)
+        self._stir()
 
-    def ask_load(self, model: str, now: float) -> None:
-        """A person wants the model there, as urgently as any job."""
-        self._leaving.discard(model)
-        if model in self.residents:
-            self.residents[model].last_used = now
-        else:
-            self._asked.setdefault(model, now)
-
-    def ask_unload(self, model: str) -> None:
-        """Evict the model once it is idle; a pinned one stays."""
-        self._asked.pop(model, None)
-        if model in self.residents and not self.is_pinned(model):
-            self._leaving.add(model)
-
-    def forget(self, model: str) -> None:
-        """Evict the model once it is idle, pinned or not, and what was said about it. Its waiting jobs are the engine's to end."""
-        self.pin(model, False)
-        self.ask_unload(model)
-        self._pins.pop(model, None)
-        self._keep_alives.pop(model, None)
-        self.cooldowns.pop(model, None)
-
-    def pin(self, model: str, pinned: bool) -> None:
-        self._pins[model] = pinned
-        if pinned:
-            self._leaving.discard(model)
-
-    def keep_alive(self, model: str, seconds: float | None) -> None:
-        if seconds is None:
-            self._keep_alives.pop(model, None)
-        else:
-            self._keep_alives[model] = seconds
+    def withdraw(self, job_id: str) -> Waiting:
+        """Take a waiting job out that will not run. Raises KeyError."""
+        self._stir()
+        return self.queue.remove(job_id)
 
     def admitted(self, job: Job, now: float) -> Waiting:
         resident = self.residents[job.model]
         if not resident.running:
-            self._rejoin(resident)
+            self.turns.rejoin(resident, self.residents.values())
         resident.running[job.id] = len(job.requests)
+        resident.requests += len(job.requests)
         resident.last_used = now
+        self._jobs[job.id] = (job, 0.0)
+        self._stir()
         return self.queue.take(job.id)
 
+    def expects(self, model: str, quantum: Quantum | None, midway: bool = False) -> None:
+        """What the lane's next step would run: told whenever it may have changed."""
+        resident = self.residents[model]
+        if (quantum and quantum.component) != (resident.quantum and resident.quantum.component):
+            self._stir()
+        resident.quantum, resident.midway = quantum, midway
+
+    def placed(self, model: str, components: Mapping[str, int], parked: Mapping[str, int]) -> None:
+        """Where the lane's weights are now."""
+        resident = self.residents[model]
+        resident.components, resident.parked = dict(components), dict(parked)
+        self.ledger.correct_weights(model, dict(components), dict(parked))
+        self._stir()
+
     def loaded(self, model: str, now: float, load_s: float) -> None:
-        self.residents[model] = Resident(self._facts(model), since=now, load_s=load_s, last_used=now)
-        self.cooldowns.pop(model, None)
-        self._asked.pop(model, None)
+        self.residency.loaded(model, now, load_s)
+        self._promised = ""
+        self._stir()
+
+    def came_back(self, model: str, now: float, seconds: float) -> None:
+        self.residency.came_back(model, now, seconds)
+        self._promised = ""
+        self._stir()
+
+    def load_ran_out(self, model: str, free_bytes: int) -> bool:
+        """A load did not fit into what was free. True when it will be tried again, once, with all that can be had."""
+        self._stir()
+        return self.residency.load_ran_out(model, free_bytes)
 
     def load_failed(self, model: str, now: float, reason: str) -> Cooldown:
         """Raises the model's cool-down; its waiting jobs are the engine's to end."""
-        self._asked.pop(model, None)
-        before = self.cooldowns.get(model)
-        seconds = min(LAST_COOLDOWN_S, before.seconds * 2) if before else FIRST_COOLDOWN_S
-        self.cooldowns[model] = Cooldown(now + seconds, seconds, reason)
-        return self.cooldowns[model]
+        self._stir()
+        return self.residency.load_failed(model, now, reason)
 
     def evicted(self, model: str) -> None:
-        del self.residents[model]
-        self._leaving.discard(model)
+        self.residency.evicted(model)
+        self._stir()
 
-    def stepped(self, model: str, now: float, seconds: float) -> None:
+    def cache_resized(self, model: str, asked_bytes: int, n_bytes: int) -> None:
+        self.ledger.correct(model, "kv_cache", n_bytes)
+        self.residents[model].cache_floor = n_bytes if n_bytes > asked_bytes else -1
+        self._stir()
+
+    def stepped(self, model: str, now: float, seconds: float, shares: Mapping[str, float] | None = None) -> None:
+        """`shares`: of those seconds, what each job used."""
         resident = self.residents[model]
         resident.last_used = now
-        resident.device_s += seconds
-        is_chat = resident.facts.type == "chat"
-        self._class_s[is_chat] += seconds / (self._chat_share if is_chat else 1 - self._chat_share)
+        self.turns.took(resident, seconds)
+        for job_id, used in (shares or {}).items():
+            if job_id in self._jobs:
+                job, before = self._jobs[job_id]
+                self._jobs[job_id] = (job, before + used)
 
     def request_ended(self, job_id: str, model: str) -> bool:
         """True when that was the job's last unfinished request."""
-        running = self.residents[model].running
-        running[job_id] -= 1
-        if running[job_id]:
+        resident = self.residents[model]
+        resident.requests -= 1
+        resident.running[job_id] -= 1
+        resident.cache_floor = -1
+        self._stir()
+        if resident.running[job_id]:
             return False
-        del running[job_id]
+        del resident.running[job_id]
+        job, used = self._jobs.pop(job_id)
+        self.queue.ended(job, used)
         return True
+
+    def observe(self, reading: Reading | None) -> None:
+        """The driver's figures."""
+        others = self.ledger.others_bytes
+        self.ledger.observe(reading)
+        if self.ledger.others_bytes != others:
+            self._stir()
+
+    def ask_load(self, model: str, now: float) -> None:
+        """A person wants the model there, more urgently than any job."""
+        self.residency.ask_load(model, now)
+        self._stir()
+
+    def ask_unload(self, model: str) -> None:
+        """Evict the model once it is idle; a pinned one stays."""
+        self.residency.ask_unload(model)
+        self._stir()
+
+    def forget(self, model: str) -> None:
+        """Evict the model once it is idle, pinned or not, with what was said of it. Its waiting jobs are the engine's to end."""
+        self.residency.forget(model)
+        self._stir()
+
+    def pin(self, model: str, pinned: bool) -> None:
+        self.residency.pin(model, pinned)
+        self._stir()
+
+    def keep_alive(self, model: str, seconds: float | None) -> None:
+        self.residency.keep_alive(model, seconds)
+        self._stir()
 
     # Asked by the engine
 
     def next_action(self, now: float) -> Action:
-        closed = self._closed_doors(now) | self._leaving
-        for model in self._leaving:
-            if not self.residents[model].running:
-                return Evict(model)
-        if not self.draining:
-            missing: dict[str, Waiting] = {}
-            for waiting in self.queue.in_order(LOOKAHEAD):
-                resident = self.residents.get(waiting.job.model)
-                if resident is None:
-                    missing.setdefault(waiting.job.model, waiting)
-                elif waiting.job.model not in closed and resident.has_room(waiting.job):
-                    return Admit(waiting.job)  # 1
-            oldest = self.queue.oldest()
-            if oldest and oldest.job.model not in self.residents and self._impatient(oldest, now):
-                missing = {oldest.job.model: oldest, **missing}
-            for model in (*self._asked, *missing):
-                action = self._make_resident(model, now)  # 2, 3
-                if action is not None:
-                    return action
-        working = [resident for resident in self.residents.values() if resident.running]
+        if now >= self._calm_until:
+            action = self._change(now)
+            if action is not None:
+                return action
+            self._calm_until = self._next_change(now)
+        working = [r for r in self.residents.values() if r.running and not r.away]
         if working:
-            return Step(self._whose_turn(working).facts.name)  # 4
-        stale = next((r for r in self.residents.values() if self._expires_at(r) <= now), None)
-        if stale is not None:
-            return Evict(stale.facts.name)  # 5
-        return Wait(self._next_change(now))  # 6
+            return self._step(self.turns.next_of(working), now)  # 5
+        stale = min(self.residents.values(), key=self.residency.expires_at, default=None)
+        if stale is not None and self.residency.expires_at(stale) <= now:
+            return Evict(stale.name)  # 6
+        until = min(self._calm_until, self.residency.expires_at(stale) if stale is not None else math.inf)
+        return Wait(None if until == math.inf else until)  # 7
+
+    @property
+    def chat_waits(self) -> bool:
+        """Whether a long forward of another lane should give way to a chat now."""
+        return self.turns.chat_is_due and any(r.is_chat and r.running and not r.away for r in self.residents.values())
 
     def waiting_for(self, model: str, now: float) -> WaitingFor:
         """What a waiting job of `model` waits for."""
-        if model in self.residents:
+        if self._is_there(model):
             return "turn"
-        if self.ledger.free_bytes >= self.need_bytes(model) or self._victims(model, now):
-            return "model_load"
-        return "gpu_memory"
-
-    def is_pinned(self, model: str) -> bool:
-        return self._pins[model] if model in self._pins else self._facts(model).pinned
-
-    def keep_alive_s(self, model: str) -> float:
-        return self._keep_alives[model] if model in self._keep_alives else self._facts(model).keep_alive_s
+        need = self._need_to_come(model)
+        plan = self.residency.plan(need, now, but=model)
+        return "model_load" if self.ledger.free_bytes >= need or plan.action is not None else "gpu_memory"
 
     def need_bytes(self, model: str) -> int:
-        return self._facts(model).need_bytes
+        return self.residency.facts_of(model).need_bytes
 
     def missing_bytes(self, model: str) -> int:
         """Bytes a waiting job of `model` needs before it can start: none when the model is there."""
-        return 0 if model in self.residents else self.need_bytes(model)
+        return self.residency.missing_bytes(model)
+
+    def is_pinned(self, model: str) -> bool:
+        return self.residency.is_pinned(model)
+
+    def keep_alive_s(self, model: str) -> float:
+        return self.residency.keep_alive_s(model)
 
     def expires_in_s(self, model: str, now: float) -> float | None:
         """Idle seconds until the model is evicted; None: never."""
-        left = self._expires_at(self.residents[model]) - now
+        left = self.residency.expires_at(self.residents[model]) - now
         return None if left == math.inf else max(0.0, left)
 
-    def _make_resident(self, model: str, now: float) -> Action | None:
-        cooldown = self.cooldowns.get(model)
-        if cooldown is not None and cooldown.until > now:
-            return None
-        if self.ledger.free_bytes >= self.need_bytes(model):
-            return Load(model)
-        victims = self._victims(model, now)
-        return Evict(victims[0].facts.name) if victims else None
+    # The parts of the decision
 
-    def _victims(self, model: str, now: float, *, busy_too: bool = False) -> list[Resident]:
-        """The cheapest set whose leaving makes room for `model`; empty when no set suffices."""
-        free, need = self.ledger.free_bytes, self.need_bytes(model)
-        chosen: list[Resident] = []
-        for resident in sorted(self._evictable(now, busy_too), key=lambda r: -r.victim_score(now)):
-            if free >= need:
+    def _stir(self) -> None:
+        self._calm_until = -math.inf
+
+    def _change(self, now: float) -> Action | None:
+        """1 to 4: who comes and who goes."""
+        for model in self.residency.leaving:
+            if not self.residents[model].running:
+                return Evict(model)  # 1
+        self._closed = frozenset()
+        claims = [] if self._draining and not self._parked_work() else self._claims(now)
+        coming, urgent = self._first_to_come(claims, now)
+        if not urgent and not self._draining and (admit := self._admission()) is not None:
+            return admit  # 2
+        return coming  # 3, 4
+
+    def _admission(self) -> Admit | None:
+        best: tuple[float, Job] | None = None
+        for model, resident in self.residents.items():
+            if model in self._closed or model in self.residency.leaving or not self._is_there(model):
+                continue
+            head = self.queue.head(model)
+            if head is not None and resident.has_room(head.job):
+                due = self.queue.due(model)
+                if best is None or due < best[0]:
+                    best = (due, head.job)
+        return None if best is None else Admit(best[1])
+
+    def _claims(self, now: float) -> list[tuple[float, str, float]]:
+        """(due, model, since) of the models that work waits for and that are not there, the most urgent first."""
+        claims = [(-math.inf, model, -math.inf) for model in self.residency.asked]
+        for model in self._parked_work():
+            since = self.residents[model].last_used
+            claims.append((self.queue.level + AGEING * since, model, since))
+        if not self._draining:
+            for model in self.queue.models():
+                oldest = self.queue.oldest(model)
+                if oldest is not None and not self._is_there(model):
+                    claims.append((self.queue.due(model), model, oldest.since))
+        claims = [claim for claim in claims if not self.residency.cooling(claim[1], now)]
+        return sorted(claims, key=lambda claim: (claim[1] != self._promised, claim))
+
+    def _first_to_come(self, claims: list[tuple[float, str, float]], now: float) -> tuple[Action | None, bool]:
+        """What brings the first one that can come nearer, and whether that goes before those that are there."""
+        for _, model, since in claims:
+            need = self._need_to_come(model)
+            impatient = now - since > self._patience_of(model)
+            if self.ledger.free_bytes >= need:
+                away = self.residents[model].away if model in self.residents else ()
+                return (Unpark(model, away) if away else Load(model)), impatient  # 3
+            plan = self.residency.plan(need, now, but=model, impatient=impatient)
+            if plan.action is not None:
+                self._promised = model
+                return plan.action, impatient  # 4
+            if plan.doors:
+                self._promised = model
+                self._closed = plan.doors
                 break
-            chosen.append(resident)
-            free += self.ledger.held_by(resident.facts.name)
-        return chosen if free >= need else []
+        return None, False
 
-    def _evictable(self, now: float, busy_too: bool) -> Iterator[Resident]:
-        for resident in self.residents.values():
-            settled = now - resident.since >= self._min_residency_s
-            if not self.is_pinned(resident.facts.name) and (busy_too or (settled and not resident.running)):
-                yield resident
+    def _need_to_come(self, model: str) -> int:
+        """Its missing bytes, and room for the widest single row that it or a running lane may take beside them."""
+        keys = [r.key for r in self.residents.values() if r.running]
+        keys.append(self.residency.facts_of(model).fingerprint or model)
+        beside = max(self.peaks.one_row(key) for key in keys)
+        booked = sum(self.ledger.held_by(r.name, "activations") for r in self.residents.values() if r.midway)
+        missing = self.residency.missing_bytes(model)
+        return missing if missing + beside > self.ledger.usable_bytes else missing + max(0, beside - booked)
 
-    def _closed_doors(self, now: float) -> frozenset[str]:
-        """Models that take no new jobs because a job that lost patience needs their memory."""
-        oldest = self.queue.oldest()
-        if oldest is None or oldest.job.model in self.residents or not self._impatient(oldest, now):
-            return frozenset()
-        if self.ledger.free_bytes >= self.need_bytes(oldest.job.model) or oldest.job.model in self.cooldowns:
-            return frozenset()
-        return frozenset(r.facts.name for r in self._victims(oldest.job.model, now, busy_too=True))
+    def _is_there(self, model: str) -> bool:
+        resident = self.residents.get(model)
+        return resident is not None and not resident.away
 
-    def _impatient(self, waiting: Waiting, now: float) -> bool:
-        return now - waiting.since > self._patience_s
+    def _parked_work(self) -> list[str]:
+        return [r.name for r in self.residents.values() if r.running and r.away]
 
-    def _whose_turn(self, working: list[Resident]) -> Resident:
-        chats = [r for r in working if r.facts.type == "chat"]
-        others = [r for r in working if r.facts.type != "chat"]
-        if chats and others:
-            among = chats if self._class_s[True] <= self._class_s[False] else others
-        else:
-            among = chats or others
-        return min(among, key=lambda r: r.device_s)
+    def _patience_of(self, model: str) -> float:
+        patience = max(self._patience_s, PATIENCE_LOADS * self.residency.arrival_s(model))
+        return patience * CHAT_PATIENCE if self.residency.facts_of(model).type == "chat" else patience
 
-    def _rejoin(self, resident: Resident) -> None:
-        """A lane or class that was idle starts level with the others: idle time is not credit."""
-        working = [r for r in self.residents.values() if r.running]
-        resident.device_s = max(resident.device_s, min((r.device_s for r in working), default=0.0))
-        is_chat = resident.facts.type == "chat"
-        if not any((r.facts.type == "chat") == is_chat for r in working):
-            other_works = any((r.facts.type == "chat") != is_chat for r in working)
-            floor = self._class_s[not is_chat] if other_works else 0.0
-            self._class_s[is_chat] = max(self._class_s[is_chat], floor)
+    def _step(self, resident: Resident, now: float) -> Action:
+        quantum = resident.quantum
+        if quantum is None or resident.midway:
+            return Step(resident.name)
+        shape = f"{quantum.stage} {quantum.shape}"
+        rows = quantum.rows if resident.is_chat else min(quantum.rows, self.widths.useful(resident.key, shape))
+        rows, need = self._that_fits(resident, quantum, max(1, rows))
+        if need > self.ledger.free_bytes:
+            plan = self.residency.plan(need, now, but=resident.name)
+            if plan.action is not None:
+                return plan.action
+        return Step(resident.name, rows, min(need, self.ledger.free_bytes))
 
-    def _expires_at(self, resident: Resident) -> float:
-        name = resident.facts.name
-        return math.inf if self.is_pinned(name) else resident.last_used + self.keep_alive_s(name)
+    def _that_fits(self, resident: Resident, quantum: Quantum, rows: int) -> tuple[int, int]:
+        """The most rows that fit, at least one, and the bytes they will hold."""
+        entry = f"{quantum.component}.{quantum.entry}"
+        while True:
+            need = self.peaks.predict(resident.key, entry, quantum.shape, quantum.units, bucket_of(rows))
+            if need is None:  # never measured: where it can be, a single row tells
+                return (1 if self.ledger.has_driver and not resident.is_chat else rows), 0
+            if rows == 1 or need <= self.ledger.free_bytes:
+                return rows, need
+            rows = bucket_of(rows) // 2
 
-    def _next_change(self, now: float) -> float | None:
-        moments = [self._expires_at(r) for r in self.residents.values()]
-        moments += [c.until for model, c in self.cooldowns.items() if c.until > now]
-        if len(self.queue):
-            moments += [r.since + self._min_residency_s for r in self.residents.values()]
-        later = [moment for moment in moments if now < moment < math.inf]
-        return min(later, default=None)
+    def _next_change(self, now: float) -> float:
+        moments = [c.until for c in self.cooldowns.values()]
+        for model in self.queue.models():
+            oldest = self.queue.oldest(model)
+            if oldest is not None and not self._is_there(model):
+                moments.append(oldest.since + self._patience_of(model))
+        moments += [self.residents[model].last_used + self._patience_of(model) for model in self._parked_work()]
+        if moments or self.residency.asked:
+            moments += [self.residency.free_from(r) for r in self.residents.values()]
+        return min((moment for moment in moments if moment > now), default=math.inf)

@@ -37,6 +37,7 @@ from server.jobs import (
     JobText,
     ModelStatus,
     OutputReady,
+    PeaksLearned,
     State,
 )
 from server.quotas import Bursts, Plan, today
@@ -278,8 +279,8 @@ class Service:
             case JobCanceled():
                 if not self._chats.deliver(event):
                     self._delivery.canceled(event)
-            case JobReturned():
-                raise AssertionError("only a fleet recalls jobs, and it keeps what it recalled")
+            case JobReturned() | PeaksLearned():
+                pass  # the fleet's own
             case _:
                 assert_never(event)
 

@@ -1,0 +1,276 @@
+"""Carries out what the scheduler decides, one action at a time, and tells the outcome to both sides. Device thread only.
+
+It alone loads, steps, parks and frees models, and it alone changes the ledger by what really happened.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from models.errors import ModelsError
+from pipelines.interface import Lane, Note, StepCost, never
+from server.actions import Admit, Evict, Load, Park, ResizeCache, Step, Unpark
+from server.estimates import Estimates
+from server.jobs import Event, Job, JobCanceled, JobFailed, JobReturned, JobStarted
+from server.learning import learn
+from server.memory import DoesNotFit, Reading
+from server.outcomes import Outcomes
+from server.picture import PicturePublisher
+from server.running import RunningJobs
+from server.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+LOAD_LIMIT_S = 900.0  # a load may take this long before the heartbeat stops: a large checkpoint from a slow disk
+RELEASE_WAIT_S = 1.0  # an allocator gives memory back a moment after it was let go; longer: it leaked
+RELEASED = 0.95  # of what was booked, at least this much must come back: allocators round
+
+
+def _is_memory_error(error: BaseException) -> bool:
+    return isinstance(error, MemoryError)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What the engine needs of the machine, injected so that the server imports no torch."""
+
+    load: Callable[[str], Lane]  # model name → lane; raises on failure
+    read_memory: Callable[[], Reading | None]
+    is_fatal: Callable[[BaseException], bool]
+    die: Callable[[], None]  # ends the process with POISONED, now
+    warm_up: Callable[[], None]  # slow imports, done on the device thread before the first job
+    is_out_of_memory: Callable[[BaseException], bool] = _is_memory_error
+
+
+class Carrier:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        device: Device,
+        tell: Callable[[Event], None],
+        publish: Callable[[bool], None],
+        pressed: Callable[[], bool],
+        *,
+        step_timeout_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        """`publish`: tell what has changed, at once when asked to. `pressed`: whether a message waits; a long forward gives way to it."""
+        self._scheduler = scheduler
+        self._device = device
+        self._tell = tell
+        self._publish = publish
+        self._pressed = pressed
+        self._step_timeout_s = step_timeout_s
+        self._clock = clock
+        self._lanes: dict[str, Lane] = {}
+        self._estimates = Estimates()
+        self.jobs = RunningJobs()
+        self.picture = PicturePublisher(scheduler, self.jobs, self._estimates, self._lanes)
+        self._outcomes = Outcomes(scheduler, self.jobs, self._estimates, self.picture, tell)
+        self.busy_until: float | None = None  # by when the action in hand must be over; read by the event loop
+
+    # What the event loop asked for
+
+    def take(self, job: Job, at: float) -> None:
+        cooldown = self._scheduler.cooldowns.get(job.model)
+        if cooldown is not None and cooldown.until > self._clock():
+            self._tell(JobFailed(job.id, "model_load_failed", cooldown.reason, True))
+            return
+        try:
+            self._scheduler.need_bytes(job.model)
+        except (KeyError, ModelsError):  # it was removed while the job was on its way
+            self._tell(JobFailed(job.id, "model_load_failed", f"The model {job.model} was removed.", True))
+            return
+        self._scheduler.add(job, at)
+
+    def cancel(self, job_id: str) -> None:
+        if job_id in self._scheduler.queue:
+            self._scheduler.withdraw(job_id)
+            self._tell(JobCanceled(job_id))
+        elif (job := self.jobs.get(job_id)) is not None:
+            self.jobs.cancel(job_id)
+            for request in job.requests:
+                self._lanes[job.model].cancel(request.id)
+            self._look(job.model)
+
+    def recall(self, job_id: str) -> None:
+        if job_id in self._scheduler.queue:
+            self._tell(JobReturned(self._scheduler.withdraw(job_id).job))
+
+    def forget(self, model: str) -> None:
+        self._scheduler.forget(model)
+        self._fail_waiting(model, f"The model {model} was removed.")
+
+    # What the scheduler decided
+
+    def carry_out(self, action: Load | Evict | Park | Unpark | ResizeCache | Admit | Step) -> None:
+        match action:
+            case Load(model):
+                self._load(model)
+            case Evict(model):
+                self._evict(model)
+            case Park(model, components):
+                self._park(model, components)
+            case Unpark(model, components):
+                self._unpark(model, components)
+            case ResizeCache(model, n_bytes):
+                self._scheduler.cache_resized(model, n_bytes, self._lanes[model].resize_cache(n_bytes))
+            case Admit(job):
+                self._admit(job)
+            case Step(model, max_rows, reserve_bytes):
+                self._step(model, max_rows, reserve_bytes)
+            case _:
+                assert_never(action)
+        if not isinstance(action, Step):
+            self.picture.changed = True
+
+    def _load(self, model: str) -> None:
+        self.busy_until = self._clock() + LOAD_LIMIT_S
+        self.picture.loading = model
+        self._publish(True)
+        began = self._clock()
+        free = self._scheduler.ledger.free_bytes
+        lane, ran_out = None, False
+        try:
+            self._scheduler.ledger.book(model, "weights", self._scheduler.need_bytes(model))
+            lane = self._device.load(model)
+        except Exception as error:
+            if self._device.is_fatal(error):
+                raise
+            ran_out = self._device.is_out_of_memory(error)
+            logger.exception("model load failed", extra={"model": model})
+        self.picture.loading = None
+        self.busy_until = None
+        if lane is None:
+            self._scheduler.ledger.release(model)
+            if not (ran_out and self._scheduler.load_ran_out(model, free)):
+                self._load_failed(model)
+            return
+        self._lanes[model] = lane
+        seconds = self._clock() - began
+        self._scheduler.ledger.release(model)
+        self._scheduler.loaded(model, self._clock(), seconds)
+        self._scheduler.ledger.correct(model, "kv_cache", lane.cache_bytes)
+        self._scheduler.placed(model, lane.components, lane.parked)
+        self._look(model)
+        logger.info("model loaded", extra={"model": model, "bytes": lane.weight_bytes, "ms": round(seconds * 1000)})
+
+    def _load_failed(self, model: str) -> None:
+        cooldown = self._scheduler.load_failed(model, self._clock(), f"The model {model} failed to load.")
+        self._fail_waiting(model, cooldown.reason)
+
+    def _fail_waiting(self, model: str, reason: str) -> None:
+        for waiting in self._scheduler.queue.of_model(model):
+            self._scheduler.withdraw(waiting.job.id)
+            self._tell(JobFailed(waiting.job.id, "model_load_failed", reason, True))
+
+    def _evict(self, model: str) -> None:
+        before = self._device.read_memory()
+        self._lanes.pop(model).close()
+        freed = self._scheduler.ledger.release(model)
+        self._scheduler.evicted(model)
+        if before is not None:
+            self._verify_release(model, before, freed)
+        logger.info("model evicted", extra={"model": model, "bytes": freed})
+
+    def _verify_release(self, model: str, before: Reading, freed: int) -> None:
+        deadline = self._clock() + RELEASE_WAIT_S
+        while (now := self._device.read_memory()) is not None:
+            missing = freed - max(0, before.ours_bytes - now.ours_bytes)
+            if missing <= (1 - RELEASED) * freed:
+                return
+            if self._clock() >= deadline:
+                logger.error("memory leaked", extra={"model": model, "bytes": missing})
+                self._scheduler.ledger.leaked(model, missing)
+                return
+            time.sleep(0.02)
+
+    def _park(self, model: str, components: tuple[str, ...]) -> None:
+        lane, resident = self._lanes[model], self._scheduler.residents[model]
+        freed = lane.park(components)
+        resident.parkable = freed > 0
+        if not lane.components and lane.cache_bytes:
+            self._scheduler.cache_resized(model, 0, lane.resize_cache(0))
+        self._scheduler.placed(model, lane.components, lane.parked)
+        logger.info("weights parked", extra={"model": model, "bytes": freed})
+
+    def _unpark(self, model: str, components: tuple[str, ...]) -> None:
+        lane, scheduler = self._lanes[model], self._scheduler
+        began, was_away = self._clock(), not lane.components
+        try:
+            for name in components:
+                scheduler.ledger.book(model, "weights", lane.parked[name], name)
+            lane.unpark(components)
+        except Exception as error:
+            if not isinstance(error, DoesNotFit) and not self._device.is_out_of_memory(error):
+                raise
+            logger.warning("weights do not fit back", extra={"model": model})
+            self._fail_running(model)
+        cache = scheduler.residents[model].facts.cache_bytes - lane.cache_bytes
+        if was_away and 0 < cache <= scheduler.ledger.free_bytes:
+            scheduler.cache_resized(model, 0, lane.resize_cache(lane.cache_bytes + cache))
+        scheduler.placed(model, lane.components, lane.parked)
+        if was_away:
+            scheduler.came_back(model, self._clock(), self._clock() - began)
+
+    def _fail_running(self, model: str) -> None:
+        """Its weights cannot come back: what runs on it ends, and it leaves."""
+        for job in self.jobs.all():
+            if job.model == model and self.jobs.fail(job.id):
+                self._tell(JobFailed(job.id, "out_of_memory", "The model's weights no longer fit the device.", True))
+                for request in job.requests:
+                    self._lanes[model].cancel(request.id)
+        self._scheduler.ask_unload(model)
+        self._look(model)
+
+    def _admit(self, job: Job) -> None:
+        waiting = self._scheduler.admitted(job, self._clock())
+        resident = self._scheduler.residents[job.model]
+        waited_s = self._clock() - waiting.since
+        load_s = max(0.0, min(resident.load_s, resident.since - waiting.since))
+        self.jobs.add(job)
+        for request in job.requests:
+            self._lanes[job.model].admit(request)
+        self._look(job.model)
+        self._tell(JobStarted(job.id, round(waited_s * 1000), round(load_s * 1000)))
+
+    def _step(self, model: str, max_rows: int | None, reserve_bytes: int) -> None:
+        lane, ledger = self._lanes[model], self._scheduler.ledger
+        room = ledger.free_bytes
+        if reserve_bytes:
+            ledger.book(model, "activations", reserve_bytes)
+        began = self._clock()
+        self.busy_until = began + self._step_timeout_s
+        updates = lane.step(max_rows, self._gives_way if lane.kind != "chat" else never)
+        self.busy_until = None
+        if not lane.midway:
+            ledger.release(model, "activations")
+        now = self._clock()
+        self._scheduler.stepped(model, now, now - began, self._learn(model, lane.take_costs(), room))
+        for update in updates:
+            self._outcomes.take(lane, model, update)
+        self._look(model)
+
+    def _gives_way(self) -> bool:
+        return self._scheduler.chat_waits or self._pressed()
+
+    def _learn(self, model: str, notes: Sequence[Note], room: int) -> Mapping[str, float]:
+        """Device seconds by job."""
+        self._estimates.note(note for note in notes if isinstance(note, StepCost))
+        key = self._scheduler.residents[model].key
+        shares: dict[str, float] = defaultdict(float)
+        for request_id, seconds in learn(notes, key, room, self._scheduler.peaks, self._scheduler.widths).items():
+            if self.jobs.has_request(request_id):
+                shares[self.jobs.of_request(request_id).id] += seconds
+        return shares
+
+    def _look(self, model: str) -> None:
+        """Tell the scheduler what the lane would do next."""
+        lane = self._lanes[model]
+        quantum = lane.next_quantum()
+        self._scheduler.expects(model, quantum, lane.midway and quantum is not None)

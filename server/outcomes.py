@@ -1,0 +1,79 @@
+"""What comes out of a lane's step, told as events of its jobs. Device thread only."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import assert_never
+
+from pipelines.interface import (
+    Canceled,
+    DiffusionRequest,
+    Failed,
+    Lane,
+    Progressed,
+    Rendered,
+    Replied,
+    TextDelta,
+    Update,
+)
+from server.estimates import Estimates
+from server.jobs import Event, Job, JobCanceled, JobFailed, JobProgressed, JobReplied, JobText, OutputReady
+from server.picture import PicturePublisher
+from server.running import RunningJobs
+from server.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+
+class Outcomes:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        jobs: RunningJobs,
+        estimates: Estimates,
+        picture: PicturePublisher,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self._scheduler = scheduler
+        self._jobs = jobs
+        self._estimates = estimates
+        self._picture = picture
+        self._tell = tell
+
+    def take(self, lane: Lane, model: str, update: Update) -> None:
+        job = self._jobs.of_request(update.request_id)
+        match update:
+            case Progressed(request_id, stage, step, total):
+                self._estimates.progressed(request_id, step)
+                self._tell(JobProgressed(job.id, *self._jobs.progress(request_id, stage, step, total)))
+                self._picture.moved = True
+            case TextDelta(_, text):
+                self._tell(JobText(job.id, text))
+            case Rendered(request_id, frames, batch_peak, scheduler):
+                index, request = self._jobs.find(request_id)
+                if isinstance(request, DiffusionRequest):
+                    self._estimates.finished(model, request)
+                self._tell(OutputReady(job.id, index, frames, batch_peak, scheduler))
+                self._end_request(job, request_id)
+            case Replied(request_id, text, prompt_tokens, completion_tokens, finish_reason):
+                self._tell(JobReplied(job.id, text, prompt_tokens, completion_tokens, finish_reason))
+                self._end_request(job, request_id)
+            case Failed(request_id, code, message, detail):
+                logger.error("job failed", extra={"job": job.id, "code": code, "detail": detail})
+                if self._jobs.fail(job.id):
+                    self._tell(JobFailed(job.id, code, message, code in ("out_of_memory", "model_error")))
+                    for request in job.requests:
+                        lane.cancel(request.id)
+                self._end_request(job, request_id)
+            case Canceled(request_id):
+                self._end_request(job, request_id)
+            case _:
+                assert_never(update)
+
+    def _end_request(self, job: Job, request_id: str) -> None:
+        self._estimates.forget(request_id)
+        if self._scheduler.request_ended(job.id, job.model):
+            if self._jobs.end(job.id) == "canceled":
+                self._tell(JobCanceled(job.id))
+            self._picture.changed = True
