@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import resource
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 
 import torch
+
+POLL_S = 0.0005  # how often a waiting thread looks at the device: a step takes tens of milliseconds
 
 
 def default_device() -> str:
@@ -61,17 +67,110 @@ def release_cache() -> None:
 
 
 class Fence:
-    """Keeps the host at most one step ahead of the device, so that cancel and turn-taking act on the next step."""
+    """Keeps the host at most one forward ahead of the device, so that cancel and turn-taking act on the next one."""
 
     def __init__(self, device: str) -> None:
-        self._event = torch.cuda.Event(blocking=True) if device.startswith("cuda") else None
-        self._armed = False
+        self._on_cuda = device.startswith("cuda")
+        self._marks: deque[torch.cuda.Event] = deque()  # ends of forwards that were launched, oldest first
 
-    def pass_(self) -> None:
-        """Wait for what was launched up to the last call, then mark what has been launched since."""
-        if self._event is None:
+    def mark(self) -> None:
+        """What was launched so far is one forward."""
+        if self._on_cuda:
+            event = torch.cuda.Event()
+            event.record()
+            self._marks.append(event)
+
+    @property
+    def passed(self) -> bool:
+        """All that was launched is over."""
+        while self._marks and self._marks[0].query():
+            self._marks.popleft()
+        return not self._marks
+
+    def wait(self, give_way: Callable[[], bool]) -> bool:
+        """Until the forward before the last is over; False when `give_way` says so first. Sleeps: a spin would starve other threads."""
+        while not self.passed and len(self._marks) > 1:
+            if give_way():
+                return False
+            time.sleep(POLL_S)
+        return True
+
+
+class PeakMeter:
+    """Bytes allocated at most on top of what there was at its start, by the allocator's own count; may be interrupted.
+
+    On CUDA the counters are always there. On CPU the count is the profiler's record of allocations, made for one thread
+    while it is switched on; it costs a few percent, so a lane measures each shape once.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device if device.startswith("cuda") else None
+        self._peak = 0
+        self._held = 0  # by what is measured, when it was last interrupted
+        self._base = 0  # bytes of others when it last went on
+
+    def resume(self) -> None:
+        if self._device is None:
+            torch._C._autograd._enable_profiler_legacy(_MEMORY_ONLY)
             return
-        if self._armed:
-            self._event.synchronize()
-        self._event.record()
-        self._armed = True
+        torch.cuda.reset_peak_memory_stats(self._device)
+        self._base = torch.cuda.memory_allocated(self._device) - self._held
+
+    def pause(self) -> None:
+        if self._device is None:
+            for n_bytes in _allocations():
+                self._held += n_bytes
+                self._peak = max(self._peak, self._held)
+            return
+        self._peak = max(self._peak, torch.cuda.max_memory_allocated(self._device) - self._base)
+        self._held = torch.cuda.memory_allocated(self._device) - self._base
+
+    @property
+    def peak_bytes(self) -> int:
+        return self._peak
+
+
+# The profiler's old recorder: unlike the new one it is a matter of one thread, starts at once and keeps no other state.
+_MEMORY_ONLY = torch._C._profiler.ProfilerConfig(
+    torch._C._profiler.ProfilerState.CPU,
+    False,  # no shapes of inputs
+    True,  # memory
+    False,  # no stacks
+    False,  # no operation counts
+    False,  # no modules
+    torch._C._profiler._ExperimentalConfig(),
+)
+
+
+def _allocations() -> Iterator[int]:
+    """Stops the recorder; bytes taken (> 0) and given back (< 0), in order."""
+    for thread in torch._C._autograd._disable_profiler_legacy():
+        for event in thread:
+            if event.kind() == "memory_alloc":  # type: ignore[comparison-overlap]  # a string, whatever the stub says
+                yield event.cpu_memory_usage()
+
+
+def priority_stream(device: str) -> contextlib.AbstractContextManager[object]:
+    """Work launched inside goes ahead of what the default stream has queued. What was made before must be complete."""
+    if not device.startswith("cuda"):
+        return contextlib.nullcontext()
+    return torch.cuda.stream(torch.cuda.Stream(device, priority=-1))
+
+
+def finish(device: str) -> None:
+    """Wait for all that was launched."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def to_host(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy in host memory, pinned where that makes coming back quick."""
+    copy = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+    return copy.copy_(tensor)
+
+
+def host_free_bytes() -> int:
+    """Memory of the machine that can be taken without swapping."""
+    with open("/proc/meminfo") as lines:
+        fields = dict(line.split(":", 1) for line in lines)
+    return int(fields["MemAvailable"].split()[0]) * 1024

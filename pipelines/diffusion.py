@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import diffusers
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,15 +21,17 @@ from pipelines.interface import (
     LaneStage,
     Merging,
     Note,
+    OutOfMemory,
     Progressed,
     Quantum,
     Rendered,
     Request,
     Stage,
-    StepCost,
     Update,
     never,
 )
+from pipelines.metering import InHand
+from pipelines.parking import Parking
 from pipelines.rendezvous import Forward, Outcome, Rendezvous, Task
 from pipelines.request_scope import StepCounter, entry_points, scoped
 
@@ -49,16 +51,30 @@ class DiffusionLane:
         max_rows: int = 8,
         merging: Merging = "unproven",
         device_name: str = "cpu",
+        verdicts: Mapping[str, bool] | None = None,
+        warnings: Sequence[str] = (),
     ) -> None:
+        """verdicts: what an earlier lane of the same checkpoint proved. warnings: what a client should know of how it is held."""
         self.kind = kind
+        self.warnings = tuple(warnings)
         self._pipeline = pipeline
         parameters = inspect.signature(type(pipeline).__call__).parameters.values()
         self._parameters = frozenset(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)
         self._frames_argument = next((name for name in FRAMES_ARGUMENTS if name in self._parameters), "num_frames")
-        self._rendezvous = Rendezvous(max_calls=max_rows, merging=merging)
+        self._device_name = device_name
+        self._place = None if device_name.startswith("cpu") else torch.device(device_name)
+        self._rendezvous = Rendezvous(
+            max_calls=max_rows,
+            merging=merging,
+            verdicts=verdicts,
+            salt=_salt(pipeline, device_name),
+            fence=device.Fence(device_name),
+        )
         for component, module, entry in entry_points(pipeline):
             self._rendezvous.wrap(component, module, entry)
-        self._fence = device.Fence(device_name)
+        self._parking = Parking(((component, module) for component, module, _ in entry_points(pipeline)), device_name)
+        self._in_hand: InHand | None = None  # the quantum that gave way
+        self._measured: set[tuple[str, str, str, int]] = set()  # component, entry, shape, rows
         self._new: list[Task] = []
         self._running: dict[str, Task] = {}
         self._requests: dict[str, DiffusionRequest] = {}
@@ -74,17 +90,11 @@ class DiffusionLane:
 
     @property
     def components(self) -> Mapping[str, int]:
-        seen: set[int] = set()
-        held: dict[str, int] = {}
-        for component, module, _ in entry_points(self._pipeline):
-            fresh = {t.data_ptr(): t.nbytes for t in (*module.parameters(), *module.buffers())}
-            held[component] = held.get(component, 0) + sum(n for at, n in fresh.items() if at not in seen)
-            seen |= fresh.keys()
-        return held
+        return self._parking.components
 
     @property
     def parked(self) -> Mapping[str, int]:
-        return {}
+        return self._parking.parked
 
     @property
     def weight_bytes(self) -> int:
@@ -92,7 +102,7 @@ class DiffusionLane:
 
     @property
     def midway(self) -> bool:
-        return False
+        return self._rendezvous.midway
 
     @property
     def cache_bytes(self) -> int:
@@ -103,8 +113,8 @@ class DiffusionLane:
         return self._rendezvous.merging
 
     @property
-    def verdicts(self) -> list[tuple[str, str, bool]]:
-        """(component, entry, merges) of what has been proved so far."""
+    def verdicts(self) -> Mapping[str, bool]:
+        """ "component.entry digest" → merges, of what has been proved so far: to be kept for the next lane of this checkpoint."""
         return self._rendezvous.verdicts
 
     def admit(self, request: Request) -> None:
@@ -127,23 +137,14 @@ class DiffusionLane:
     def next_quantum(self) -> Quantum | None:
         if self._new or not self._rendezvous.busy:
             return None
-        forward = self._rendezvous.peek()
-        request = self._requests[forward.tasks[0].name]
-        return Quantum(
-            forward.component,
-            forward.entry,
-            self._stage(forward),
-            shape_name(request),
-            units(request),
-            len(forward.tasks),
-            tuple(task.name for task in forward.tasks),
-        )
+        return self._quantum(self._rendezvous.peek())
 
     def park(self, names: Sequence[str]) -> int:
-        return 0
+        in_use = {self._rendezvous.peek().component} if self._rendezvous.midway else set()
+        return self._parking.park([name for name in names if name not in in_use])
 
     def unpark(self, names: Sequence[str]) -> int:
-        return 0
+        return self._parking.unpark(names)
 
     def resize_cache(self, n_bytes: int) -> int:
         return 0
@@ -152,6 +153,7 @@ class DiffusionLane:
         assert not self._requests, "a lane is closed when nothing runs on it"
         self._rendezvous.unwrap()
         self._pipeline = None
+        self._parking = Parking((), self._device_name)
         device.release_cache()
 
     @torch.no_grad()  # as the stock pipelines run; tensors made in inference mode would not tell that they were written to
@@ -160,14 +162,27 @@ class DiffusionLane:
         if self._new:
             self._start_new()
         elif self._rendezvous.busy:
-            began = time.perf_counter()
-            forward, outcomes = self._rendezvous.step(max_rows)
-            self._fence.pass_()
-            self._note_cost(forward, time.perf_counter() - began)
-            for outcome in outcomes:
-                self._end(outcome)
+            self._run(max_rows, give_way)
         updates, self._updates = self._updates, []
         return updates
+
+    def _run(self, max_rows: int | None, give_way: Callable[[], bool]) -> None:
+        """Begin a quantum, or go on with the one in hand, until it is over or gives way."""
+        hand = self._in_hand or self._take_in_hand(max_rows)
+        with hand:
+            _, outcomes = self._rendezvous.step(max_rows, give_way)
+        self._in_hand = None if outcomes is not None else hand
+        if outcomes is None:
+            return
+        self._note(hand)
+        for outcome in outcomes:
+            self._end(outcome)
+
+    def _take_in_hand(self, max_rows: int | None) -> InHand:
+        quantum = self._quantum(self._rendezvous.peek(max_rows))
+        key = (quantum.component, quantum.entry, quantum.shape, quantum.rows)
+        unknown = key not in self._measured or self._device_name.startswith("cuda")
+        return InHand(quantum, device.PeakMeter(self._device_name) if unknown else None)
 
     def _start_new(self) -> None:
         new, self._new = self._new, []
@@ -186,6 +201,8 @@ class DiffusionLane:
             self._forget(request_id)
             self._updates.append(Canceled(request_id))
         self._to_cancel.clear()
+        if not self._rendezvous.midway:
+            self._in_hand = None
 
     def _end(self, outcome: Outcome) -> None:
         name = outcome.task.name
@@ -207,7 +224,7 @@ class DiffusionLane:
     def _generate(self, request: DiffusionRequest) -> tuple[NDArray[np.float32], str]:
         """The body of a task: the stock call, on a copy of the pipeline that is this request's own."""
         self._tell(request, "encoding", 0, request.steps)
-        own = scoped(self._pipeline, functools.partial(self._count_steps, request))
+        own = scoped(self._pipeline, functools.partial(self._count_steps, request), self._place)
         output = own(**self._arguments(request))
         return _frames(output[0], self.kind), type(getattr(own, "scheduler", None)).__name__
 
@@ -244,28 +261,27 @@ class DiffusionLane:
     def _tell(self, request: DiffusionRequest, stage: Stage, step: int, total: int) -> None:
         self._updates.append(Progressed(request.id, stage, step, total))
 
-    def _note_cost(self, forward: Forward, seconds: float) -> None:
-        request = self._requests.get(forward.tasks[0].name)
-        if request is None:
-            return
-        names = tuple(task.name for task in forward.tasks)
-        self._costs.append(
-            StepCost(
-                shape=shape_name(request),
-                rows=len(names),
-                seconds=seconds,
-                request_ids=names,
-                stage=self._stage(forward),
-                component=forward.component,
-                entry=forward.entry,
-                units=units(request),
-            )
-        )
+    def _note(self, hand: InHand) -> None:
+        q = hand.quantum
+        self._costs += [
+            OutOfMemory(q.component, q.entry, q.shape, q.units, width, q.request_ids)
+            for width in self._rendezvous.refused
+        ]
+        peak = hand.peak_bytes
+        if self._rendezvous.refused or self._rendezvous.proving:
+            peak = None  # of something else than this quantum
+        elif peak is not None:
+            self._measured.add((q.component, q.entry, q.shape, q.rows))
+        self._costs.append(hand.cost(peak))
 
-    def _stage(self, forward: Forward) -> LaneStage:
+    def _quantum(self, forward: Forward) -> Quantum:
+        names = tuple(task.name for task in forward.tasks if not task.dead)  # canceled midway
+        request = self._requests[names[0]]
         if forward.entry == "decode":
-            return "decoding"
-        return "denoising" if forward.tasks[0].name in self._denoising else "encoding"
+            stage: LaneStage = "decoding"
+        else:
+            stage = "denoising" if request.id in self._denoising else "encoding"
+        return Quantum(forward.component, forward.entry, stage, shape_name(request), units(request), len(names), names)
 
 
 def shape_name(request: DiffusionRequest) -> str:
@@ -275,6 +291,13 @@ def shape_name(request: DiffusionRequest) -> str:
 
 def units(request: DiffusionRequest) -> int:
     return request.width * request.height * (request.num_frames or 1)
+
+
+def _salt(pipeline: Any, device_name: str) -> str:
+    """What a merge verdict hangs on besides the checkpoint: the code that runs, the kind of device, the precision."""
+    return (
+        f"torch {torch.__version__}, diffusers {diffusers.__version__}, {device_name.split(':')[0]}, {pipeline.dtype}"
+    )
 
 
 def _failure(task: Task, error: BaseException) -> Failed:

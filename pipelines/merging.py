@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
+
+from pipelines import ambient
 
 Structure: TypeAlias = tuple[Hashable, ...]  # component, entry, then how its arguments are built
 Kind: TypeAlias = str  # "rows" | "list" | "scalar" | "shared" | "generator" | "value"
@@ -38,6 +40,7 @@ class Call:
     function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    ambient: ambient.Ambient = field(default_factory=ambient.current)  # torch's modes where it was called
 
     def run(self) -> Any:
         return self.function(*self.args, **self.kwargs)
@@ -68,7 +71,7 @@ def form_of(call: Call) -> Form | None:
     leaves, spec = _flatten(call, rows)
     described = [_describe(leaf, rows) for leaf in leaves]
     switches = tuple(leaf for leaf in leaves if leaf is None or isinstance(leaf, bool))  # they choose code paths
-    structure = (call.component, call.entry, spec, tuple(kind for kind, _ in described), switches)
+    structure = (call.component, call.entry, spec, tuple(kind for kind, _ in described), switches, call.ambient)
     shape = (structure, rows, tuple(detail for kind, detail in described if kind == "rows"))
     return Form((shape, tuple(detail for _, detail in described)), structure, shape, rows)
 

@@ -8,6 +8,7 @@ on a shallow copy that shares every module and owns everything stateful that is 
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
@@ -18,16 +19,28 @@ from diffusers.configuration_utils import ConfigMixin
 VAE_ENTRIES = ("encode", "decode")
 
 
-def scoped(pipeline: Any, progress: Callable[[int], StepCounter]) -> Any:
-    """A copy of `pipeline` for one call; `progress(total)` is asked for its progress bar."""
+def scoped(pipeline: Any, progress: Callable[[int], StepCounter], place: torch.device | None = None) -> Any:
+    """A copy of `pipeline` for one call; `progress(total)` is asked for its progress bar.
+
+    place: where it is to compute, told to it where its own guess (the place of its first module) may be wrong.
+    """
     own = copy.copy(pipeline)
+    if place is not None:
+        own.__class__ = _placed(type(pipeline), place)  # type: ignore[arg-type]  # a class is hashable
     for name, value in vars(pipeline).items():
         if isinstance(value, DiffusionPipeline):
-            own.__dict__[name] = scoped(value, progress)
+            own.__dict__[name] = scoped(value, progress, place)
         elif isinstance(value, ConfigMixin) and not isinstance(value, torch.nn.Module):
             own.__dict__[name] = copy.deepcopy(value)
     own.__dict__["progress_bar"] = lambda iterable=None, total=None: progress(total or 0).over(iterable)
     return own
+
+
+@functools.lru_cache(maxsize=64)
+def _placed(cls: type, place: torch.device) -> type:
+    """`cls`, computing on `place` wherever its modules are: a parked text encoder says nothing of where to make the noise."""
+    here = property(lambda self: place)
+    return type(cls.__name__, (cls,), {"device": here, "_execution_device": here})
 
 
 def entry_points(pipeline: Any) -> Iterator[tuple[str, Any, str]]:

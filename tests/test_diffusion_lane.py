@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.blocks import repeated_blocks
 from pipelines.diffusion import DiffusionLane
-from pipelines.interface import Canceled, Failed, Progressed, Rendered
+from pipelines.interface import Canceled, Failed, OutOfMemory, Progressed, Rendered, StepCost, Update
+from tests.faults import out_of_memory
 from tests.lane_play import direct, ends, gap, mixed_four, play, rendered, request
 from tests.stock_families import FAMILIES, Family
 
@@ -311,3 +313,114 @@ def test_closing_takes_the_wrappers_off_the_modules(sd: Any) -> None:
 
     assert "forward" not in vars(sd.unet)
     assert not {"encode", "decode"} & vars(sd.vae).keys()
+
+
+def peaks(lane: DiffusionLane, component: str) -> list[int | None]:
+    return [cost.peak_bytes for cost in lane.take_costs() if isinstance(cost, StepCost) and cost.component == component]
+
+
+def test_peaks_are_measured_once_for_each_shape_and_width_and_never_of_a_proof(lane: DiffusionLane) -> None:
+    rendered(lane, [request(SD, "a", steps=2), request(SD, "b", steps=2)])
+    proof, two_rows = peaks(lane, "unet")
+    assert proof is None, "its calls ran more than once"
+    assert two_rows is not None
+    rendered(lane, [request(SD, "c", steps=3)])
+    one_row, *again = peaks(lane, "unet")
+    assert one_row is not None
+    assert one_row < two_rows < 3 * one_row
+    assert again == [None, None]
+
+
+def test_a_forward_that_gives_way_at_every_block_gives_the_same_picture_and_one_cost(lane: DiffusionLane) -> None:
+    expected = rendered(lane, [request(SD, "a")])["a"].frames
+    n_costs = len(lane.take_costs())
+    lane.admit(request(SD, "b"))
+    updates: list[Update] = []
+    n_midway = 0
+    while lane.has_work():
+        updates += lane.step(give_way=lambda: True)
+        n_midway += lane.midway
+    (end,) = ends(updates).values()
+    assert isinstance(end, Rendered)
+    assert np.array_equal(end.frames, expected)
+    assert n_midway > 20
+    assert len(lane.take_costs()) == n_costs
+
+
+def test_canceled_midway_a_request_ends_at_once_and_the_lane_goes_on(lane: DiffusionLane) -> None:
+    lane.admit(request(SD, "a"))
+    while not lane.midway:
+        lane.step(give_way=lambda: True)
+    assert lane.park(["text_encoder"]) == 0, "on a CPU the host is the device"
+    lane.cancel("a")
+    assert ends(lane.step()) == {"a": Canceled("a")}
+    assert not lane.midway
+    assert not lane.has_work()
+    rendered(lane, [request(SD, "b")])
+
+
+def test_next_quantum_says_what_the_next_step_will_run(lane: DiffusionLane) -> None:
+    rendered(lane, [request(SD, "a"), request(SD, "b")])
+    for name in "cd":
+        lane.admit(request(SD, name))
+    assert lane.next_quantum() is None, "they have to start first"
+    lane.take_costs()
+    while lane.has_work():
+        quantum = lane.next_quantum()
+        lane.step(max_rows=1)
+        if quantum is None:
+            continue
+        (cost,) = lane.take_costs()
+        assert isinstance(cost, StepCost)
+        assert (quantum.component, quantum.entry, quantum.stage) == (cost.component, cost.entry, cost.stage)
+        assert (quantum.shape, quantum.units) == (cost.shape, cost.units)
+        assert cost.request_ids == quantum.request_ids[:1]
+
+
+def refusals(lane: DiffusionLane) -> list[tuple[str, int]]:
+    return [(note.component, note.rows) for note in lane.take_costs() if isinstance(note, OutOfMemory)]
+
+
+def test_width_that_ran_out_of_memory_is_told_and_not_tried_again_at_once(lane: DiffusionLane, sd: Any) -> None:
+    rendered(lane, [request(SD, name) for name in "abcd"])
+    expected = rendered(lane, [request(SD, "a")])["a"].frames
+    lane.take_costs()
+    with out_of_memory(sd.unet, above_rows=4) as failed:  # guidance makes two rows of each request
+        four = rendered(lane, [request(SD, name) for name in "abcd"])
+    assert failed == [8]
+    assert refusals(lane) == [("unet", 4)]
+    assert all(gap(end.frames, expected) <= MERGED for end in four.values())
+
+
+@pytest.mark.parametrize("component", ["text_encoder", "unet", "vae"])
+def test_out_of_memory_once_harms_nobody_even_alone(lane: DiffusionLane, sd: Any, component: str) -> None:
+    expected = rendered(lane, [request(SD, "a")])["a"].frames
+    lane.take_costs()
+    with out_of_memory(sd.vae.decoder if component == "vae" else getattr(sd, component), times=1):
+        assert np.array_equal(rendered(lane, [request(SD, "b")])["b"].frames, expected)
+    assert refusals(lane) == [(component, 1)]
+
+
+def test_out_of_memory_always_fails_that_job_alone_and_the_next_is_fine(lane: DiffusionLane, sd: Any) -> None:
+    lane.admit(request(SD, "small"))
+    lane.admit(request(SD, "large", guidance_scale=1.0, width=64, height=64))
+
+    def large_only(block: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        if args[0].shape[-1] > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = next(repeated_blocks(sd.unet)).register_forward_pre_hook(large_only)
+    done = ends(play(lane))
+    hook.remove()
+
+    assert isinstance(done["small"], Rendered)
+    assert isinstance(done["large"], Failed)
+    assert done["large"].code == "out_of_memory"
+    rendered(lane, [request(SD, "next", width=64, height=64)])
+
+
+def test_decode_out_of_memory_falls_back_to_tiles(lane: DiffusionLane, sd: Any) -> None:
+    with out_of_memory(sd.vae.decoder, times=2) as failed:
+        rendered(lane, [request(SD, "a")])
+    assert failed == [1, 1]
+    assert not sd.vae.use_tiling

@@ -328,3 +328,62 @@ def test_unwrapping_leaves_no_trace() -> None:
 
     assert "forward" not in vars(plain)
     assert hooked.forward is hook
+
+
+def test_verdicts_of_one_meeting_spare_the_next_its_proofs() -> None:
+    module = Doubler()
+    first = meeting_at(module, salt="v1")
+    finish(first, [Task(name, loop(module, i, 2)) for i, name in enumerate("ab")])
+    assert list(first.verdicts.values()) == [True]
+    first.unwrap()
+
+    def seen_first(salt: str) -> list[int]:
+        other = Doubler()
+        second = meeting_at(other, salt=salt, verdicts=first.verdicts)
+        finish(second, [Task(name, loop(other, i, 2)) for i, name in enumerate("ab")])
+        return other.seen[:2]
+
+    assert seen_first("v1") == [2, 2]
+    assert seen_first("v2") == [1, 1], "proved anew where the salt differs"
+
+
+def test_a_verdict_against_merging_is_kept_too() -> None:
+    first = meeting_at(module := Centred())
+    finish(first, [Task(name, loop(module, i, 2)) for i, name in enumerate("ab")])
+    second = meeting_at(other := Centred(), verdicts=first.verdicts)
+    finish(second, [Task(name, loop(other, i, 2)) for i, name in enumerate("ab")])
+    assert other.seen == [1, 1, 1, 1]
+    assert second.merging == "off"
+
+
+def test_at_most_so_many_calls_share_a_forward_as_the_step_allows() -> None:
+    module = Doubler()
+    meeting = meeting_at(module)
+    finish(meeting, [Task(name, loop(module, i, 1)) for i, name in enumerate("abcd")])  # the proof
+    module.seen.clear()
+    for i, name in enumerate("efgh"):
+        meeting.start(Task(name, loop(module, i, 1)))
+    assert len(meeting.peek(2).tasks) == 2
+    meeting.step(2)
+    meeting.step(1)
+    meeting.step()
+    assert module.seen == [2, 1, 1]
+
+
+@pytest.mark.parametrize(("failures", "ends_well"), [(1, True), (2, False)])
+def test_a_single_call_out_of_memory_is_tried_once_more_with_the_cache_given_back(
+    failures: int, ends_well: bool
+) -> None:
+    class Flaky(Doubler):
+        left = failures
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor, *, return_dict: bool = True) -> torch.Tensor:
+            if self.left:
+                self.left -= 1
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(x, t)
+
+    meeting = meeting_at(module := Flaky())
+    outcome = finish(meeting, [Task("a", loop(module, 1, 1))])["a"]
+    assert (outcome.error is None) == ends_well
+    assert meeting.refused == [1]

@@ -1,0 +1,162 @@
+"""A long forward gives way at its blocks and goes on as if nothing had been. Real modules, small."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from pipelines import ambient
+from pipelines.blocks import repeated_blocks
+from pipelines.rendezvous import Rendezvous, Task
+from tests.test_rendezvous import finish
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.seen: list[object] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
+        return x + self.linear(x).tanh()
+
+
+class Deep(nn.Module):
+    def __init__(self, n_blocks: int = 5) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block() for _ in range(n_blocks))
+        self.out = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return self.out[0](x)
+
+
+@pytest.fixture
+def deep() -> Deep:
+    torch.manual_seed(0)
+    return Deep().requires_grad_(False)
+
+
+def asker(*answers: bool) -> Callable[[], bool]:
+    """Says these, then no."""
+    left: Iterator[bool] = iter(answers)
+    return lambda: next(left, False)
+
+
+def meeting_at(deep: Deep) -> Rendezvous:
+    meeting = Rendezvous()
+    meeting.wrap("net", deep, "forward")
+    return meeting
+
+
+def test_repeated_blocks_are_those_of_lists_and_no_single_layers(deep: Deep) -> None:
+    assert list(repeated_blocks(deep)) == list(deep.blocks)
+
+
+def test_forward_that_gives_way_ends_the_step_there_and_the_next_step_goes_on(deep: Deep) -> None:
+    x = torch.randn(1, 4)
+    expected = deep(x)
+    meeting = meeting_at(deep)
+    task = Task("a", lambda: deep(x))
+    meeting.start(task)
+    for block in deep.blocks:
+        block.seen.clear()
+
+    forward, outcomes = meeting.step(give_way=asker(False, False, True))  # one ask at each block
+    assert (outcomes, meeting.midway, meeting.busy) == (None, True, True)
+    assert [len(block.seen) for block in deep.blocks] == [1, 1, 0, 0, 0]
+    assert meeting.peek() == forward
+
+    _, outcomes = meeting.step(give_way=asker(True))
+    assert outcomes is None
+    assert [len(block.seen) for block in deep.blocks] == [1, 1, 1, 0, 0]
+
+    _, outcomes = meeting.step()
+    assert outcomes is not None
+    assert torch.equal(outcomes[0].result, expected)
+    assert not meeting.midway
+    assert [len(block.seen) for block in deep.blocks] == [1, 1, 1, 1, 1]
+
+
+def test_a_task_that_comes_midway_waits_for_the_next_forward(deep: Deep) -> None:
+    x = torch.randn(1, 4)
+    meeting = meeting_at(deep)
+    meeting.start(Task("a", lambda: deep(deep(x))))
+    meeting.step(give_way=asker(True))
+    late = Task("b", lambda: deep(x))
+    meeting.start(late)
+    _, outcomes = meeting.step()
+    assert outcomes == []
+    assert meeting.step()[1][0].task is late
+
+
+def test_canceled_midway_the_forward_of_one_is_dropped_and_that_of_two_goes_on(deep: Deep) -> None:
+    x = torch.randn(1, 4)
+    meeting = meeting_at(deep)
+    alone = Task("alone", lambda: deep(x))
+    meeting.start(alone)
+    meeting.step(give_way=asker(True))
+    meeting.cancel(alone)
+    assert not meeting.busy
+    assert [len(block.seen) for block in deep.blocks] == [0] * 5
+
+    finish(meeting, [Task(name, lambda: deep(x)) for name in "cd"])  # the proof
+    gone, stays = Task("gone", lambda: deep(x)), Task("stays", lambda: deep(x))
+    meeting.start(gone)
+    meeting.start(stays)
+    meeting.step(give_way=asker(True))
+    meeting.cancel(gone)
+    assert meeting.midway
+    _, outcomes = meeting.step()
+    assert [outcome.task for outcome in outcomes] == [stays]
+    assert torch.allclose(outcomes[0].result, deep(x), atol=1e-6)
+
+
+def test_called_outside_of_tasks_a_module_never_gives_way(deep: Deep) -> None:
+    meeting = meeting_at(deep)
+    meeting.start(Task("a", lambda: deep(torch.randn(1, 4))))
+    meeting.step(give_way=asker(True))
+    assert deep(torch.randn(1, 4)).shape == (1, 4)
+    meeting.step()
+
+
+def test_unwrapped_modules_have_no_hooks_left(deep: Deep) -> None:
+    meeting = meeting_at(deep)
+    assert all(block._forward_pre_hooks for block in deep.blocks)
+    meeting.unwrap()
+    assert not any(block._forward_pre_hooks for block in deep.blocks)
+
+
+def test_autocast_of_a_task_is_in_force_in_its_forward_and_nowhere_else(deep: Deep) -> None:
+    x = torch.randn(1, 4)
+
+    def body() -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return deep(deep(x))
+
+    expected = body()
+    home = ambient.current()
+    meeting = meeting_at(deep)
+    for block in deep.blocks:
+        block.seen.clear()
+    meeting.start(Task("a", body))
+    assert ambient.current() == home, "parked inside autocast"
+    meeting.start(Task("b", lambda: deep(x)))
+    ended = []
+    while meeting.busy:
+        ended += meeting.step(give_way=asker(False, True))[1] or []
+        assert ambient.current() == home, "between steps"
+
+    by_name = {outcome.task.name: outcome.result for outcome in ended}
+    assert torch.equal(by_name["a"], expected)
+    assert torch.equal(by_name["b"], deep(x))
+    assert deep.blocks[4].seen[:3] in (
+        [torch.bfloat16, None, torch.bfloat16],
+        [torch.bfloat16, torch.bfloat16, None],
+    )
