@@ -216,7 +216,7 @@ def check_throughput(pipeline: Any, lane: DiffusionLane, make: Any, device: str,
 
 
 def verdicts(lane: DiffusionLane) -> list[dict[str, Any]]:
-    return [{"component": name, "entry": entry, "merges": merges} for name, entry, merges in lane.verdicts]
+    return [{"call": call, "merges": merges} for call, merges in lane.verdicts.items()]
 
 
 # Chat
