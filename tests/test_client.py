@@ -105,7 +105,7 @@ async def test_what_comes_while_a_job_is_watched_ends_with_its_end(tmp_path: Pat
     async with front(tmp_path) as f, talking(f) as talker:
         job_id = (await talker.generate("Ocean waves at sunset", type="video", duration=2)).job_id
         seen: list[Job] = []
-        async with aclosing(talker.watch(job_id)) as watching:  # type: ignore[type-var]
+        async with aclosing(talker.watch(job_id)) as watching:
             async for job in watching:
                 seen.append(job)
                 if len(seen) == 1:

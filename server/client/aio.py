@@ -72,7 +72,7 @@ class AsyncAgentName:
     async def status(self, job_id: str) -> Job:
         return await self._one(self._calls.get(f"/api/status/{job_id}", Job))
 
-    def watch(self, job_id: str) -> AsyncIterator[Job]:
+    def watch(self, job_id: str) -> AsyncGenerator[Job, None]:
         """The job now and each time it changes; the last one has ended, well or not."""
         return self._all(self._calls.watch(job_id))
 
@@ -100,7 +100,7 @@ class AsyncAgentName:
     async def chat(self, message: str, **options: Unpack[ChatOptions]) -> ChatReply:
         return await self._one(self._calls.chat(message, dict(options)))
 
-    def stream_chat(self, message: str, **options: Unpack[ChatOptions]) -> AsyncIterator[ChatDelta | ChatReply]:
+    def stream_chat(self, message: str, **options: Unpack[ChatOptions]) -> AsyncGenerator[ChatDelta | ChatReply, None]:
         """The pieces as they are made, and the whole reply last. Leaving the loop stops the model."""
         return self._all(self._calls.stream_chat(message, dict(options)))
 

@@ -71,7 +71,7 @@ class AgentName:
     def status(self, job_id: str) -> Job:
         return self._one(self._calls.get(f"/api/status/{job_id}", Job))
 
-    def watch(self, job_id: str) -> Iterator[Job]:
+    def watch(self, job_id: str) -> Generator[Job, None, None]:
         """The job now and each time it changes; the last one has ended, well or not."""
         return self._all(self._calls.watch(job_id))
 
@@ -99,7 +99,7 @@ class AgentName:
     def chat(self, message: str, **options: Unpack[ChatOptions]) -> ChatReply:
         return self._one(self._calls.chat(message, dict(options)))
 
-    def stream_chat(self, message: str, **options: Unpack[ChatOptions]) -> Iterator[ChatDelta | ChatReply]:
+    def stream_chat(self, message: str, **options: Unpack[ChatOptions]) -> Generator[ChatDelta | ChatReply, None, None]:
         """The pieces as they are made, and the whole reply last. Leaving the loop stops the model."""
         return self._all(self._calls.stream_chat(message, dict(options)))
 
