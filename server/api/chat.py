@@ -31,6 +31,7 @@ router = APIRouter()
     openapi_extra=json_body(Chat),
 )
 async def chat(request: Request, service: ServiceDep, key: KeyDep) -> Response:
+    """One message, one reply; with `stream` as events: `delta` with each piece of text, then `done` with the whole reply, or `error`."""
     async with counted(request, service, key, ["chats"]):
         message, stream = read_chat(read_object(await request.body()))
         conversation = await service.chat(key, message)

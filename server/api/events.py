@@ -35,7 +35,7 @@ EXTRA = {"parameters": [PREVIEW, LAST_ID]}
 
 @router.get(
     "/api/jobs/{job_id}/events",
-    response_class=EventStream,
+    response_class=Response,
     responses={200: STREAM, 204: {"description": "the reader has heard it all"}, **errors(404, 429)},
     openapi_extra=EXTRA,
 )
@@ -48,8 +48,9 @@ async def of_job(request: Request, job_id: JobId, service: ServiceDep, key: KeyD
     return EventStream(_told(service, key, job_id, previews, after))
 
 
-@router.get("/api/events", response_class=EventStream, responses={200: STREAM, **errors(429)}, openapi_extra=EXTRA)
+@router.get("/api/events", response_class=Response, responses={200: STREAM, **errors(429)}, openapi_extra=EXTRA)
 async def of_all(request: Request, service: ServiceDep, key: KeyDep) -> Response:
+    """The events of all of one's jobs, for as long as one listens."""
     previews, after = _wishes(request)
     service.check_streams(key)
     return EventStream(_told(service, key, None, previews, after))

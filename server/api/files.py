@@ -30,6 +30,7 @@ OUTPUT_ID = re.compile(r"[0-9A-Za-z]{22}")
     responses={200: BYTES, 206: BYTES, 304: {"description": "not changed"}, **errors(404, 416)},
 )
 async def file(output_id: str, request: Request, service: ServiceDep, key: KeyOrLink) -> Response:
+    """The bytes of an output, whole or a range, by the owner's key or by the signed link that the status gave."""
     if not OUTPUT_ID.fullmatch(output_id):
         raise NotFound(NO_SUCH_FILE)
     output, path = await service.file(output_id, key)

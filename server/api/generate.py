@@ -17,14 +17,22 @@ from server.store.usage import Kind
 router = APIRouter()
 
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+IDEMPOTENCY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "for 24 hours the same key and body are one and the same job",
+    "schema": {"type": "string", "pattern": f"^{IDEMPOTENCY_KEY.pattern}$"},
+}
 
 
 @router.post(
     "/api/generate",
     responses={200: {"model": GenerateReply}, **errors(404, 409, 413, 429)},
-    openapi_extra=json_body(GenerateImage, GenerateVideo),
+    openapi_extra=json_body(GenerateImage, GenerateVideo) | {"parameters": [IDEMPOTENCY]},
 )
 async def generate(request: Request, service: ServiceDep, key: KeyDep) -> Response:
+    """Hand in a picture or a clip; its status says when it is made. What is not said is the model's own default."""
     kinds: list[Kind] = ["images"]  # what an error before the type is known is told about
     async with counted(request, service, key, kinds):
         raw = read_object(await request.body())

@@ -28,6 +28,7 @@ async def list_jobs(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
 ) -> Response:
+    """One's own jobs, newest first; `nextCursor` is the `cursor` of the next page."""
     for name in request.query_params:
         if name not in FILTERS:
             raise BadRequest(f"The query takes {', '.join(FILTERS)}, each once, and nothing else.")
@@ -38,4 +39,5 @@ async def list_jobs(
 @router.delete("/api/jobs/{job_id}", responses={200: {"model": StatusReply}, **errors(404)})
 @router.post("/api/jobs/{job_id}/cancel", responses={200: {"model": StatusReply}, **errors(404, 413)})
 async def cancel(job_id: JobId, service: ServiceDep, key: KeyDep) -> Response:
+    """What waits is canceled at once and refunded, what runs before its next step; of what has ended the files are deleted."""
     return JSONResponse(job_json(await service.cancel(key, job_id), service.link))

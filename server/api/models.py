@@ -26,11 +26,13 @@ class DevicesReply(Reply):
 
 @router.get("/api/models", responses={200: {"model": ModelsReply}, **errors()})
 async def models(service: ServiceDep, _: KeyDep) -> Response:
+    """The models there are, what they can and what state they are in."""
     return JSONResponse({"models": [_model_json(view, service) for view in service.models()]})
 
 
 @router.get("/api/gpu", responses={200: {"model": DevicesReply}, **errors()})
 async def gpu(service: ServiceDep, _: KeyDep) -> Response:
+    """Who holds how many bytes of each device; the holders of a device sum to `used`."""
     return JSONResponse({"devices": [_device_json(device) for device in service.devices()]})
 
 

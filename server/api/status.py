@@ -13,4 +13,5 @@ router = APIRouter()
 
 @router.get("/api/status/{job_id}", responses={200: {"model": StatusReply}, **errors(404)})
 async def status(job_id: JobId, service: ServiceDep, key: KeyDep) -> Response:
+    """How a job stands: its stage, step and progress, its place while it waits, its outputs or its error once it has ended."""
     return JSONResponse(job_json(await service.status(key, job_id), service.link))

@@ -58,25 +58,25 @@ def connect(port: int | None, data_dir: Path | None) -> Iterator[AgentName]:
     from server.cli.exits import Exit, exit_of
     from server.client import AgentName, AgentNameError, url_of
 
-    url = None
-    if port is not None or not os.environ.get("AGENTNAME_URL"):
+    url = os.environ.get("AGENTNAME_URL")
+    if port is not None or not url:
         chosen = settings(port=port, data_dir=data_dir)
         url, data_dir = url_of(chosen.host, chosen.port), chosen.data_dir
     try:
         with AgentName(url, data_dir=data_dir) as client:
             yield client
     except AgentNameError as error:
-        fail(_say(error), exit_of(error))
+        fail(_say(error, url), exit_of(error))
     except KeyboardInterrupt:
         fail("Interrupted.", Exit.INTERRUPTED)
 
 
-def _say(error: AgentNameError) -> str:
+def _say(error: AgentNameError, url: str) -> str:
     from server import client
 
     match error:
         case client.NotReachable():
-            return f"{error} Is a server running? Start one: agentname serve"
+            return f"No server answers at {url} ({error}). Start one: agentname serve"
         case client.Unauthorized() if os.environ.get("AGENTNAME_API_KEY"):
             return "The server does not know the key in AGENTNAME_API_KEY."
         case client.Unauthorized():

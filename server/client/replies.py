@@ -17,7 +17,7 @@ class Reply(BaseModel):
     )
 
     def as_json(self) -> dict[str, Any]:
-        """As the server spelled it."""
+        """With the server's names, what this version does not know included."""
         return self.model_dump(mode="json", by_alias=True)
 
 
