@@ -18,6 +18,10 @@ from starlette.responses import Response
 
 from server.api import chat, events, files, generate, health, jobs, keys, models, page, queue, status
 from server.api.deps import PUBLIC, KeyRequired
+from server.api.openai import chat as openai_chat
+from server.api.openai import images as openai_images
+from server.api.openai import models as openai_models
+from server.api.openai import videos as openai_videos
 from server.auth import Authenticator
 from server.errors import Unavailable
 from server.guard import Guard
@@ -62,6 +66,8 @@ def create_app(
     app.state.page = page.read_page()
     for resource in (generate, status, chat, jobs, events, files, models, queue, keys, health, page):
         app.include_router(resource.router)
+    for shim in (openai_models, openai_chat, openai_images, openai_videos):
+        app.include_router(shim.router)
     # The last one added is the first one asked.
     app.add_middleware(KeyRequired, authenticator=authenticator, service=service, public=PUBLIC | app.state.page.keys())
     if allowed_origins:
@@ -109,13 +115,14 @@ async def _tidy_now_and_then(service: Service) -> None:
         await asyncio.sleep(TIDY_EVERY_S)
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    body = error_body(error.status_code, text_of(error.status_code))
+    body = error_body(error.status_code, text_of(error.status_code), request.scope["path"])
     return Response(body, error.status_code, error.headers, media_type="application/json")
 
 
-async def _query_error(_: Request, error: Exception) -> Response:
+async def _query_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     name = str(error.errors()[0]["loc"][-1])
-    return Response(error_body(400, QUERY_TEXTS.get(name, text_of(400))), 400, media_type="application/json")
+    body = error_body(400, QUERY_TEXTS.get(name, text_of(400)), request.scope["path"])
+    return Response(body, 400, media_type="application/json")

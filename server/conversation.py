@@ -43,7 +43,8 @@ class ChatEngine(Protocol):
 class ChatMessage:
     """As the client said it; None is not said."""
 
-    message: str
+    turns: tuple[Message, ...]  # what is new: one message of the user, or a whole conversation that the client keeps
+    kept: bool = True  # whether the server keeps the conversation
     conversation_id: str | None = None
     system: str | None = None
     model: str | None = None
@@ -52,6 +53,8 @@ class ChatMessage:
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +66,7 @@ class ChatReply:
     prompt_tokens: int
     completion_tokens: int
     finish_reason: FinishReason
+    warnings: tuple[str, ...] = ()
 
 
 class Chats:
@@ -105,6 +109,8 @@ class Chats:
 
         used, history = await self.database.write(charge)
         system = message.system or self._system_prompt or spec.defaults.system
+        if any(turn.role == "system" for turn in message.turns):
+            system = None
         return Conversation(self, key, plan, message, spec, conversation_id, system, history, day, used)
 
 
@@ -132,11 +138,13 @@ class Conversation:
         self.conversation_id = conversation_id
         self._system = system
         self._history = history
+        self._left_out = 0  # messages of the history that the model no longer sees
         self._day = day
         self.used = used  # messages of this day, this one included
         self._charge_id = f"chat_{new_id()}"
         self._started = False
         self.limit = plan.chats
+        self.model = spec.name
         self.reply: ChatReply | None = None
 
     async def deltas(self) -> AsyncGenerator[str]:
@@ -156,7 +164,9 @@ class Conversation:
                     return
                 if isinstance(end, JobFailed) and end.code == "context_overflow" and self._history:
                     # The server keeps the turns, so it is the server's to make room: the older half is left out.
-                    self._history = self._history[(len(self._history) // 2 + 1) // 2 * 2 :]
+                    left_out = (len(self._history) // 2 + 1) // 2 * 2
+                    self._left_out += min(left_out, len(self._history))
+                    self._history = self._history[left_out:]
                     continue
                 raise _error_of(end)
         except ServerError:
@@ -196,13 +206,15 @@ class Conversation:
         system = [Message("system", self._system)] if self._system else []
         request = ChatRequest(
             id=f"{job_id}/0",
-            messages=(*system, *self._history, Message("user", said.message)),
+            messages=(*system, *self._history, *said.turns),
             max_tokens=said.max_tokens if said.max_tokens is not None else defaults.max_tokens,
             temperature=said.temperature if said.temperature is not None else defaults.temperature,
             top_p=said.top_p if said.top_p is not None else defaults.top_p,
             seed=said.seed if said.seed is not None else secrets.randbelow(DRAWN_SEEDS),
             stop=said.stop,
             repetition_penalty=defaults.repetition_penalty,
+            presence_penalty=said.presence_penalty,
+            frequency_penalty=said.frequency_penalty,
         )
         return Job(
             id=job_id,
@@ -215,13 +227,20 @@ class Conversation:
 
     async def _keep(self, end: JobReplied) -> None:
         now = self._chats.clock()
-        said = [Message("user", self._message.message), Message("assistant", end.text)]
-        try:
-            await self._chats.database.write(
-                lambda conn: turns.append(conn, self._key.id, self.conversation_id, said, now)
+        warnings = []
+        if self._left_out:
+            warnings.append(
+                f"The conversation is longer than the model's context: its oldest {self._left_out} messages were left out."
             )
-        except Unavailable:
-            logger.warning("conversation turn not stored")  # the reply is worth more than its memory
+        if self._message.kept:
+            said = [*self._message.turns, Message("assistant", end.text)]
+            try:
+                await self._chats.database.write(
+                    lambda conn: turns.append(conn, self._key.id, self.conversation_id, said, now)
+                )
+            except Unavailable:  # the reply is worth more than its memory
+                logger.warning("conversation turn not stored")
+                warnings.append("This exchange could not be stored: the conversation goes on without it.")
         self.reply = ChatReply(
             text=end.text,
             at=now,
@@ -230,6 +249,7 @@ class Conversation:
             prompt_tokens=end.prompt_tokens,
             completion_tokens=end.completion_tokens,
             finish_reason=end.finish_reason,
+            warnings=tuple(warnings),
         )
 
     def _refund(self) -> None:

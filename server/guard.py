@@ -27,6 +27,8 @@ MAX_AT_ONCE = 2000  # requests under way; each holds a socket, and a process has
 LINGER_S = 2.0  # how long an over-long body is read and thrown away, so that its sender gets to read the reply
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 HOST = re.compile(r"(?P<name>\[[0-9a-f:.]{2,45}\]|[a-z0-9.-]{1,253})(:(?P<port>[0-9]{1,5}))?")
+FORMS = frozenset({"/v1/videos"})  # where OpenAI's clients send a form
+FORM_TYPE = re.compile(r"multipart/form-data\s*;", re.IGNORECASE)
 JSON_TYPE = re.compile(r"application/json\s*(;\s*charset\s*=\s*\"?utf-8\"?\s*)?", re.IGNORECASE)
 
 
@@ -72,7 +74,7 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        reply = _Reply(send, secrets.token_hex(8))
+        reply = _Reply(send, secrets.token_hex(8), scope["path"])
         state = scope.setdefault("state", {})
         unread = True  # of an unread body the rest would be taken for the next request: such a connection is closed
         try:
@@ -81,7 +83,7 @@ class Guard:
             headers = Headers(scope=scope)
             self._check_host(headers)
             self._check_origin(scope["method"], headers)
-            body = await self._read_body(headers, receive)
+            body = await self._read_body(headers, receive, scope["path"])
             unread = False
             if body is not None:
                 await self._app(scope, _replay(body, receive), reply)
@@ -115,7 +117,7 @@ class Guard:
         elif headers.get("sec-fetch-site") == "cross-site" and not _follows_a_link(method, headers):
             raise Forbidden("Requests from other sites are refused. Add their origin to the setting allowed_origins.")
 
-    async def _read_body(self, headers: Headers, receive: Receive) -> bytes | None:
+    async def _read_body(self, headers: Headers, receive: Receive, path: str) -> bytes | None:
         """The whole body; None when the client went away first. Every body here is small JSON, so it is read at once."""
         length = headers.get("content-length", "0")
         chunked = "transfer-encoding" in headers
@@ -127,7 +129,8 @@ class Guard:
             raise BodyTooLarge
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise BadRequest("A compressed body is not accepted: send it without Content-Encoding.")
-        if not JSON_TYPE.fullmatch(headers.get("content-type", "").strip()):
+        media_type = headers.get("content-type", "").strip()
+        if not JSON_TYPE.fullmatch(media_type) and not (path in FORMS and FORM_TYPE.match(media_type)):
             raise BadRequest("Content-Type must be application/json.")
         try:
             async with asyncio.timeout(self._body_timeout_s):
@@ -203,8 +206,9 @@ def _headers_of(error: ServerError) -> dict[str, str]:
 class _Reply:
     """`send` of one request: every reply gets its id and safe headers, every error our shape, whoever made it."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, path: str) -> None:
         self._send = send
+        self._path = path
         self.request_id = request_id
         self.started = False
         self._finished = False
@@ -230,7 +234,7 @@ class _Reply:
         if self.started:
             return
         self.started = True
-        body = error_body(status, message)
+        body = error_body(status, message, self._path)
         headers = MutableHeaders({"content-type": "application/json", "content-length": str(len(body)), **extra})
         if close:
             headers["connection"] = "close"

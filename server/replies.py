@@ -1,12 +1,17 @@
-"""The one shape of an error: {"error", "code"}, at most 1 KiB, nothing of the input in it."""
+"""The one shape of an error: {"error", "code"}, at most 1 KiB, nothing of the input in it. Under /v1 it is OpenAI's shape."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 MAX_MESSAGE_BYTES = 900  # with its frame and escapes an error stays under 1 KiB
+
+OPENAI = "/v1/"
+OPENAI_TYPES: Mapping[int, str] = {403: "permission_error", 429: "rate_limit_error"}
+OPENAI_CODES: Mapping[int, str] = {401: "invalid_api_key", 404: "not_found", 429: "rate_limit_exceeded"}
 
 # What the framework itself answers, in our words.
 TEXTS: Mapping[int, str] = {
@@ -20,9 +25,17 @@ TEXTS: Mapping[int, str] = {
 }
 
 
-def error_body(status: int, message: str) -> bytes:
+def error_body(status: int, message: str, path: str = "") -> bytes:
+    """`path`: which was asked for; its family decides the shape."""
     short = message.encode("utf-8", "replace")[:MAX_MESSAGE_BYTES].decode("utf-8", "ignore")
-    return json.dumps({"error": short, "code": status}, ensure_ascii=False, separators=(",", ":")).encode()
+    shape = openai_error(status, short) if path.startswith(OPENAI) else {"error": short, "code": status}
+    return json.dumps(shape, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def openai_error(status: int, message: str) -> dict[str, Any]:
+    """As OpenAI's clients read it."""
+    kind = "server_error" if status >= 500 else OPENAI_TYPES.get(status, "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": None, "code": OPENAI_CODES.get(status)}}
 
 
 def text_of(status: int) -> str:

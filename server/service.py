@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Literal, assert_never
+from typing import Literal, TypeAlias, assert_never
 
 from sqlalchemy import Connection
 
@@ -52,8 +52,11 @@ from server.watchers import Watch
 
 logger = logging.getLogger(__name__)
 
+JobKind: TypeAlias = Literal["image", "video"]
+
 NO_SUCH_JOB = "There is no such job."
 NO_SUCH_FILE = "There is no such file."
+FINISHED_LOOK_S = 60.0  # a wait for an end looks for itself this often, though it is woken
 CANCEL_WAIT_S = 5.0  # for the store to take a cancellation before the client is told to ask again
 
 
@@ -134,6 +137,13 @@ class Service:
         # It may have ended between the two looks; a job that just came onto the board is not known to anybody yet.
         return views.of_row(row, outputs)
 
+    async def finished(self, key: ApiKey, job_id: str) -> JobView:
+        """Its status once it has ended. Raises `NotFound`."""
+        with self.watch(key, job_id) as watch:
+            while self._board.view(job_id) is not None:
+                await watch.changed(FINISHED_LOOK_S)
+        return await self.status(key, job_id)
+
     async def list(
         self,
         key: ApiKey,
@@ -183,6 +193,10 @@ class Service:
         row, file_names = await self._database.write(delete)
         await self._artifacts.delete(file_names)
         return views.of_row(row, ())
+
+    async def cursor_after(self, key: ApiKey, job_id: str) -> str | None:
+        """What `list` takes to go on after this job; None when there is no such job."""
+        return await self._database.read(lambda conn: store.cursor_after(conn, key.id, job_id))
 
     async def file(self, output_id: str, key: ApiKey | None) -> tuple[OutputRow, Path]:
         """`key` None: the caller holds a valid link. Raises `NotFound`, the same for unknown, foreign and deleted."""

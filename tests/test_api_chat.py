@@ -105,6 +105,9 @@ async def test_a_conversation_that_outgrew_the_model_loses_its_oldest_turns(tmp_
     assert [text for role, text in said(whole) if role == "user"] == ["0", "1", "2", "now"]
     assert [text for role, text in said(shorter) if role == "user"] == ["2", "now"]
     assert reply.json()["reply"] == "fine"
+    assert reply.json()["warnings"] == [
+        "The conversation is longer than the model's context: its oldest 4 messages were left out."
+    ]
 
 
 @pytest.mark.parametrize(

@@ -38,13 +38,13 @@ async def chat(request: Request, service: ServiceDep, key: KeyDep) -> Response:
         headers = allowance_headers(service, Allowance("chats", conversation.limit, conversation.used))
         if stream:
             return EventStream(_events(conversation), headers)
-        reply = await _unless_gone(conversation, request.receive)
+        reply = await unless_gone(conversation, request.receive)
     if reply is None:
         return Response(status_code=204)  # nobody is there to read it
     return JSONResponse(_reply_json(reply), headers=headers)
 
 
-async def _unless_gone(conversation: Conversation, receive: Receive) -> ChatReply | None:
+async def unless_gone(conversation: Conversation, receive: Receive) -> ChatReply | None:
     """The reply; None when the client went away first, and then the engine has been told."""
     replying = asyncio.ensure_future(_whole(conversation))
     leaving = asyncio.ensure_future(disconnected(receive))
@@ -70,6 +70,7 @@ def _reply_json(reply: ChatReply) -> JsonObject:
         "model": reply.model,
         "usage": {"promptTokens": reply.prompt_tokens, "completionTokens": reply.completion_tokens},
         "finishReason": reply.finish_reason,
+        "warnings": list(reply.warnings),
     }
 
 

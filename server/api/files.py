@@ -34,13 +34,13 @@ async def file(output_id: str, request: Request, service: ServiceDep, key: KeyOr
     if not OUTPUT_ID.fullmatch(output_id):
         raise NotFound(NO_SUCH_FILE)
     output, path = await service.file(output_id, key)
-    headers = _headers(output)
+    headers = file_headers(output)
     if headers["etag"] in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
         return Response(status_code=304, headers=headers)
     return FileResponse(path, media_type=output.mime_type, headers=headers)
 
 
-def _headers(output: OutputRow) -> dict[str, str]:
+def file_headers(output: OutputRow) -> dict[str, str]:
     assert FILE_NAME.fullmatch(output.file_name)
     suffix = output.file_name.rpartition(".")[2]
     return {

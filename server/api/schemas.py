@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pipelines.interface import Message
 from server.conversation import ChatMessage
 from server.errors import BadRequest
 from server.resolving import MAX_SEED, AspectRatio, GenerateRequest
@@ -124,7 +125,7 @@ def read_chat(raw: Mapping[str, Any]) -> tuple[ChatMessage, bool]:
     body = read_body(Chat, raw)
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     message = ChatMessage(
-        message=body.message,
+        turns=(Message("user", body.message),),
         conversation_id=body.conversationId,
         system=body.system,
         model=body.model,
@@ -170,7 +171,7 @@ def read_body(model: type[Body], raw: Mapping[str, Any]) -> Body:
 
 
 def _explain(model: type[BaseModel], fault: str, where: tuple[int | str, ...]) -> str:
-    if not where or fault == "extra_forbidden":
+    if not where or (fault == "extra_forbidden" and len(where) == 1):
         return _unknown(model, str(where[0]) if where else "")
     name = str(where[0])
     field = model.model_fields[name]

@@ -100,6 +100,7 @@ class ChatReplyBody(Reply):
     model: str
     usage: Usage
     finishReason: Literal["stop", "length"]
+    warnings: list[str]
 
 
 def timestamp(at: datetime | None) -> str | None:
@@ -167,6 +168,16 @@ def json_body(*models: type[BaseModel]) -> dict[str, Any]:
 
 
 def _inlined(model: type[BaseModel]) -> JsonObject:
+    """Nested models in place: the document has no room of its own for them."""
     schema = model.model_json_schema()
-    assert "$defs" not in schema, "nested models would need references into the document"
-    return schema
+    nested = schema.pop("$defs", {})
+
+    def inline(part: Any) -> Any:
+        if isinstance(part, dict):
+            if "$ref" in part:
+                return inline(nested[part["$ref"].rpartition("/")[2]])
+            return {name: inline(value) for name, value in part.items()}
+        return [inline(item) for item in part] if isinstance(part, list) else part
+
+    inlined: JsonObject = inline(schema)
+    return inlined

@@ -182,11 +182,20 @@ def list_jobs(
         statement = statement.where(jobs.c.state == State(status))
     if kind is not None:
         statement = statement.where(jobs.c.type == kind)
+    if kind is not None:
+        statement = statement.where(jobs.c.type == kind)
     if cursor is not None:
         statement = statement.where(jobs.c.seq < _read_cursor(cursor))
     rows = conn.execute(statement.order_by(jobs.c.seq.desc()).limit(limit + 1)).mappings().all()
     page = [_job(row) for row in rows[:limit]]
     return page, _write_cursor(rows[limit - 1]["seq"]) if len(rows) > limit else None
+
+
+def cursor_after(conn: Connection, key_id: str, job_id: str) -> str | None:
+    """The cursor of the page that begins after this job; None for an unknown and a foreign one."""
+    jobs = schema.jobs
+    seq = conn.execute(select(jobs.c.seq).where(jobs.c.id == job_id, jobs.c.key_id == key_id)).scalar()
+    return None if seq is None else _write_cursor(seq)
 
 
 def _write_cursor(seq: int) -> str:

@@ -1,0 +1,42 @@
+"""The front end on a real socket, for clients that are programs of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+
+from server.http11 import Http11
+from server.jobs import Job
+from tests.front import Front
+
+
+def finish_jobs(f: Front) -> None:
+    """From now on every job ends by itself as soon as the engine has it."""
+    submit = f.engine.submit
+
+    def submit_and_run(job: Job, need_bytes: int = 0) -> None:
+        submit(job, need_bytes)
+        if job.type != "chat":
+            asyncio.get_running_loop().call_soon(f.engine.run, job.id)
+
+    f.engine.submit = submit_and_run  # type: ignore[method-assign]  # one more thing it does
+
+
+@asynccontextmanager
+async def listening(f: Front) -> AsyncIterator[str]:
+    """Its address, "http://127.0.0.1:PORT"."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        config = uvicorn.Config(
+            f.app, http=Http11, ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=1
+        )
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[sock]))
+        try:
+            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await serving
