@@ -62,7 +62,7 @@ class Types:
     """Those met so far, in the order they were met; describing one may meet more."""
 
     def __init__(self, schemas: Mapping[str, Schema]) -> None:
-        self._schemas = schemas
+        self._schemas = dict(schemas)
         self._met: dict[str, None] = {}
 
     def meet(self, reference: str) -> str:
@@ -70,6 +70,11 @@ class Types:
         self._met[name] = None
         shown = self.shown(name)
         return f"[*{shown}*](#{shown.lower()})"
+
+    def meet_nested(self, schema: Schema) -> str:
+        """Of a type that stands where it is used, and is described as those with a name of their own."""
+        self._schemas.setdefault(schema["title"], schema)
+        return self.meet(schema["title"])
 
     def shown(self, name: str) -> str:
         """Two modules may have a type of one name: then the module's comes before it."""
@@ -175,10 +180,14 @@ def _type(schema: Schema, types: Types, *, body: bool = False) -> str:
     match schema.get("type"):
         case "array":
             return f"list of {_type(schema.get('items', {}), types)}"
+        case "object" if "properties" in schema:
+            return types.meet_nested(schema)
         case "object" if isinstance(schema.get("additionalProperties"), dict):
             return f"object of {_type(schema['additionalProperties'], types)}"
         case "string":
             return "text"
+        case "null":
+            return "null"
         case "boolean":
             return "true or false"
         case str(name):
