@@ -24,6 +24,7 @@ from server.artifacts import new_id
 from server.auth import ApiKey
 from server.board import Board
 from server.conversation import ChatEngine
+from server.decisions import ModelsEngine
 from server.delivery import Delivery
 from server.errors import BadRequest, TooMany, Unavailable, UnknownModel
 from server.jobs import State
@@ -45,10 +46,9 @@ class Catalogue(Protocol):
     def default_for(self, kind: ModelType, /) -> str | None: ...
 
 
-class Engine(ChatEngine, Protocol):
+class Engine(ChatEngine, ModelsEngine, Protocol):
     @property
     def not_ready_reason(self) -> str | None: ...
-    def check_fits(self, model: str, need_bytes: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,9 @@ class Acceptance:
         queue_size: int,
         max_queued_per_key: int | None,
         auto_dtype: str,
+        check_cooling: Callable[[str], None],
     ) -> None:
+        """`check_cooling` raises while a model whose load failed is not tried again."""
         self._database = database
         self._catalogue = catalogue
         self._engine = engine
@@ -93,6 +95,7 @@ class Acceptance:
         self._queue_size = queue_size
         self._max_queued_per_key = max_queued_per_key
         self._auto_dtype = auto_dtype
+        self._check_cooling = check_cooling
         self._accepting: Counter[str] = Counter()  # by key: on the way into the store, not yet on the board
 
     async def accept(self, key: ApiKey, request: GenerateRequest, idempotency_key: str | None = None) -> Accepted:
@@ -186,13 +189,14 @@ class Acceptance:
         return spec
 
     def check(self, key: ApiKey, plan: Plan, spec: ModelSpec, n_of_key: int, n_chats: int = 0) -> None:
-        """Raises when this key may not start one more now: NeverFits, TooMany, Unavailable.
+        """Raises when this key may not start one more now: NeverFits, Conflict, TooMany, Unavailable.
 
         n_of_key: what it has under way; n_chats: chats under way, of all keys.
         """
         reason = self._engine.not_ready_reason
         if reason is not None:
             raise Unavailable(f"Not accepting work: {reason}.", retry_after_s=5)
+        self._check_cooling(spec.name)
         self._engine.check_fits(spec.name, spec.weight_bytes)
         self._bursts.take(key.id, plan)
         limits = [limit for limit in (plan.max_queued, self._max_queued_per_key) if limit is not None]

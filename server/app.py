@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.api import chat, events, files, generate, health, jobs, keys, models, page, queue, status
+from server.api import chat, events, files, generate, health, jobs, keys, models, page, queue, residency, status
 from server.api.deps import PUBLIC, KeyRequired
 from server.api.openai import chat as openai_chat
 from server.api.openai import images as openai_images
@@ -64,7 +64,7 @@ def create_app(
     app.state.service = service
     app.state.ready = ready
     app.state.page = page.read_page()
-    for resource in (generate, status, chat, jobs, events, files, models, queue, keys, health, page):
+    for resource in (generate, status, chat, jobs, events, files, models, residency, queue, keys, health, page):
         app.include_router(resource.router)
     for shim in (openai_models, openai_chat, openai_images, openai_videos):
         app.include_router(shim.router)
@@ -74,7 +74,7 @@ def create_app(
         app.add_middleware(
             CORSMiddleware,
             allow_origins=[origin.rstrip("/") for origin in allowed_origins],
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
             allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id"],
             expose_headers=["x-request-id", "retry-after", "ratelimit", "ratelimit-policy", "content-disposition"],
         )

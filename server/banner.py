@@ -12,12 +12,15 @@ from models.spec import ModelSpec
 from server.machine import Machine
 
 
-def print_banner(sock: socket.socket, machine: Machine, specs: Sequence[ModelSpec], first_key: str | None) -> None:
+def print_banner(
+    sock: socket.socket, machines: Sequence[Machine], specs: Sequence[ModelSpec], first_key: str | None
+) -> None:
     """`first_key` is shown this once; afterwards only its SHA-256 is known."""
     url = _url(sock)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"\n[bold]AgentName[/bold] is at [bold cyan]{url}[/bold cyan]")
-    console.print(f"  device  {escape(machine.name)}, {machine.memory_bytes / 2**30:.1f} GiB for models")
+    for machine in machines:
+        console.print(f"  device  {escape(machine.name)}, {machine.memory_bytes / 2**30:.1f} GiB for models")
     for spec in specs:
         default = " (default)" if spec.default else ""
         console.print(f"  {spec.type:<6}  {escape(spec.name)}{default}, {spec.weight_bytes / 2**20:.0f} MiB")

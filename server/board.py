@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from pipelines.interface import Stage
 from server.jobs import (
@@ -17,12 +17,12 @@ from server.jobs import (
     EngineStatus,
     JobProgressed,
     JobStarted,
-    ModelStatus,
     QueueEntry,
     RunningEntry,
     State,
     WaitingFor,
 )
+from server.statuses import ModelPicture, Statuses
 from server.store.jobs import JobRow, OutputRow
 from server.watchers import Watchers
 
@@ -74,15 +74,12 @@ class Place:
 
 class Board:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
         self._jobs: dict[str, LiveJob] = {}
         self._of_key: dict[str, dict[str, LiveJob]] = {}
         self.watchers = Watchers()
         self._n_queued = 0
-        self._status: EngineStatus | None = None
-        self._status_at = 0.0
-        self._places: dict[str, tuple[int, QueueEntry]] = {}
-        self._running: dict[str, RunningEntry] = {}
+        self._clock = clock
+        self._statuses = Statuses(clock)
         self._step_s: dict[str, float] = {}
 
     def add(self, row: JobRow) -> LiveJob:
@@ -112,9 +109,7 @@ class Board:
 
     def apply(self, event: JobStarted | JobProgressed | EngineStatus, at: datetime | None = None) -> None:
         if isinstance(event, EngineStatus):
-            self._status, self._status_at = event, self._clock()
-            self._places = {entry.job_id: (position, entry) for position, entry in enumerate(event.queue)}
-            self._running = {entry.job_id: entry for entry in event.running}
+            self._statuses.take(event)
             self._note_places()
             return
         job = self._jobs.get(event.job_id)
@@ -150,7 +145,11 @@ class Board:
         for watch in self.watchers.all():
             for job_id in (watch.job_id,) if watch.job_id is not None else self._of_key.get(watch.key_id, ()):
                 job = self._jobs.get(job_id)
-                if job is not None and job.state is State.QUEUED and (watch.job_id or job_id in self._places):
+                if (
+                    job is not None
+                    and job.state is State.QUEUED
+                    and (watch.job_id or self._statuses.waiting(job_id) is not None)
+                ):
                     watch.note_moved(job_id)
 
     def _time_step(self, job: LiveJob, n_steps: int) -> None:
@@ -180,44 +179,39 @@ class Board:
         return iter(list(self._of_key.get(key_id, {}).values()))
 
     def place(self, job: LiveJob) -> Place:
-        """The engine lists the head of a long queue; a job it has not listed yet stands behind those."""
-        free = self._status.device.free_bytes if self._status else 0
-        listed = self._places.get(job.row.id)
+        """The engines list the heads of long queues; a job they have not listed yet stands behind those."""
+        statuses = self._statuses
+        listed = statuses.waiting(job.row.id)
         if listed is None:
-            behind = max(len(self._places), self._n_queued - 1)
-            return Place(behind, max(behind + 1, self._n_queued), "turn", 0, free)
-        position, entry = listed
-        return Place(position, max(len(self._places), self._n_queued), entry.waiting_for, entry.need_bytes, free)
+            behind = max(statuses.n_waiting, self._n_queued - 1)
+            return Place(behind, max(behind + 1, self._n_queued), "turn", 0, statuses.free_bytes)
+        length = max(statuses.n_waiting, self._n_queued)
+        entry = listed.entry
+        return Place(listed.position, length, entry.waiting_for, entry.need_bytes, listed.free_bytes)
 
     def stage_of(self, job: LiveJob) -> Stage:
         """A job whose model is being loaded waits in the queue, but says what for."""
-        listed = self._places.get(job.row.id)
-        if job.state is State.QUEUED and listed is not None and listed[1].waiting_for == "model_load":
+        listed = self._statuses.waiting(job.row.id)
+        if job.state is State.QUEUED and listed is not None and listed.entry.waiting_for == "model_load":
             return "loading_model"
         return job.stage
 
     def eta_s(self, job: LiveJob) -> float | None:
-        """Seconds until done, counted down since the engine said so; None while it cannot know."""
-        listed = self._places.get(job.row.id)
-        entry = self._running.get(job.row.id) or (listed[1] if listed else None)
-        if entry is None or entry.eta_s is None:
-            return None
-        return max(0.0, entry.eta_s - (self._clock() - self._status_at))
+        """Seconds until done; None while the engines cannot know."""
+        return self._statuses.eta_s(job.row.id)
 
     def under_way(self) -> tuple[Sequence[RunningEntry], Sequence[QueueEntry]]:
-        """What runs, and what waits in the order it will start, as the engine last said; chats, too."""
-        return (self._status.running, self._status.queue) if self._status else ((), ())
+        """What runs, and what waits in the order it will start, on all devices; chats, too."""
+        return self._statuses.under_way()
 
-    def idle_unload_at(self, model: str, now: datetime) -> datetime | None:
-        """When this model will be unloaded if nobody asks for it."""
-        for status in self.models():
-            if status.model == model and status.idle_unload_in_s is not None:
-                return now + timedelta(seconds=max(0.0, status.idle_unload_in_s - (self._clock() - self._status_at)))
-        return None
+    def devices(self) -> list[DeviceStatus]:
+        """Those whose engine has told of itself."""
+        return self._statuses.devices()
 
-    def device(self) -> DeviceStatus | None:
-        """None until the engine has first looked."""
-        return self._status.device if self._status else None
+    def models(self) -> list[ModelPicture]:
+        """The models that some device holds, loads or has failed to load."""
+        return self._statuses.models()
 
-    def models(self) -> Collection[ModelStatus]:
-        return self._status.models if self._status else ()
+    def model(self, name: str) -> ModelPicture | None:
+        """None: it is only on the disk."""
+        return next((picture for picture in self.models() if picture.status.model == name), None)

@@ -94,12 +94,20 @@ class Engine:
         limit = self._carrier.busy_until
         return self._thread.is_alive() and limit is not None and self._clock() >= limit
 
-    def submit(self, job: Job, need_bytes: int = 0) -> None:
-        """Raises `Unavailable` when nothing more is taken, `NeverFits` when the model is larger than the device."""
+    @property
+    def usable_bytes(self) -> int:
+        """What one job could have if nothing else were on the device."""
+        return self._capacity_bytes
+
+    def submit(self, job: Job, need_bytes: int = 0, at: float | None = None) -> None:
+        """Raises `Unavailable` when nothing more is taken, `NeverFits` when the model is larger than the device.
+
+        at: the clock when the job came, for one that waited on another device before.
+        """
         if self._dead_of is not None:
             raise Unavailable(f"Not accepting jobs: {self._dead_of}.", retry_after_s=5)
         self.check_fits(job.model, need_bytes)
-        self._inbox.put(Submit(job, self._clock()))
+        self._inbox.put(Submit(job, self._clock() if at is None else at))
 
     def check_fits(self, model: str, need_bytes: int) -> None:
         if need_bytes > self._capacity_bytes:

@@ -145,6 +145,7 @@ class ModelStatus:
     parked_bytes: int = 0  # weights that rest in host memory
     components: tuple[tuple[str, int], ...] = ()  # bytes on the device by component
     step_s: tuple[tuple[str, int, float], ...] = ()  # (shape, rows, seconds) of what was measured
+    retry_in_s: float | None = None  # after a failed load, until the next one is tried
 
 
 @dataclass(frozen=True, slots=True)

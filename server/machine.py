@@ -1,8 +1,9 @@
-"""The device of this machine, found without torch so that the server listens before torch is imported. Called once, at start."""
+"""The devices of this machine, found without torch so that the server listens before torch is imported. Called once, at start."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import psutil
 import pynvml
@@ -13,7 +14,7 @@ CPU_SHARE = 0.6  # of the machine's memory for models when no budget is set: the
 @dataclass(frozen=True, slots=True)
 class Machine:
     device: str  # "cpu" or "cuda:N", as torch names it
-    name: str
+    name: str  # shown; no two devices of a server share one
     memory_bytes: int  # what models may use: the GPU's memory, or the budget on CPU
 
 
@@ -21,17 +22,45 @@ class NoSuchDevice(Exception):
     """The settings name a device that is not there; the message says which are."""
 
 
-def find_machine(device: str, memory_budget: int | None) -> Machine:
-    """`device`: auto, cpu, cuda or cuda:N. Raises `NoSuchDevice`."""
+def find_machines(device: str, memory_budget: int | None) -> list[Machine]:
+    """One of each name in `device`: auto (every GPU, else the CPU), cpu, cuda, cuda:N, or several of them with commas.
+
+    `cpu,cpu` are two devices that share the memory in halves. Raises `NoSuchDevice`.
+    """
     gpus = _gpus()
-    wanted = ("cuda:0" if gpus else "cpu") if device == "auto" else "cuda:0" if device == "cuda" else device
-    if wanted == "cpu":
-        budget = memory_budget or int(psutil.virtual_memory().total * CPU_SHARE)
-        return Machine("cpu", "cpu", budget)
-    if wanted not in gpus:
-        raise NoSuchDevice(f"device={device}: this machine has {', '.join(['cpu', *gpus])}")
-    name, total = gpus[wanted]
-    return Machine(wanted, name, min(total, memory_budget) if memory_budget else total)
+    names = [name.strip() for name in device.split(",")]
+    wanted = [found for name in names for found in _meant(name, gpus)]
+    for name in wanted:
+        if name != "cpu" and name not in gpus:
+            raise NoSuchDevice(f"device={device}: this machine has {', '.join(['cpu', *gpus])}")
+        if name != "cpu" and wanted.count(name) > 1:
+            raise NoSuchDevice(f"device={device}: {name} is named twice")
+    if "cpu" in wanted and set(wanted) != {"cpu"}:
+        raise NoSuchDevice(f"device={device}: models run on GPUs or on the CPU, not on both at once")
+    budget = memory_budget or int(psutil.virtual_memory().total * CPU_SHARE)
+    share = budget // max(1, wanted.count("cpu"))
+    found = [_machine(name, gpus, memory_budget, share) for name in wanted]
+    # A name tells a device's rows apart: two alike are numbered.
+    alike = len({machine.name for machine in found}) < len(found)
+    return [replace(it, name=f"{it.name} {_number(it, i)}") for i, it in enumerate(found)] if alike else found
+
+
+def _number(machine: Machine, ordinal: int) -> str:
+    """A GPU's own, as the driver counts."""
+    return machine.device.partition(":")[2] or str(ordinal)
+
+
+def _meant(name: str, gpus: Mapping[str, object]) -> list[str]:
+    if name == "auto":
+        return list(gpus) or ["cpu"]
+    return ["cuda:0"] if name == "cuda" else [name]
+
+
+def _machine(name: str, gpus: Mapping[str, tuple[str, int]], memory_budget: int | None, cpu_bytes: int) -> Machine:
+    if name == "cpu":
+        return Machine("cpu", "cpu", cpu_bytes)
+    called, total = gpus[name]
+    return Machine(name, called, min(total, memory_budget) if memory_budget else total)
 
 
 def _gpus() -> dict[str, tuple[str, int]]:

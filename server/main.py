@@ -11,10 +11,12 @@ import fcntl
 import logging
 import os
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import FrameType
 from typing import Literal
 
@@ -31,9 +33,10 @@ from server.auth import Authenticator, write_local_key
 from server.banner import print_banner
 from server.board import Board
 from server.engine import POISONED, Device, Engine
+from server.fleet import Fleet
 from server.http11 import Http11
 from server.jobs import Event
-from server.machine import Machine, NoSuchDevice, find_machine
+from server.machine import Machine, NoSuchDevice, find_machines
 from server.memory import Ledger, Reading
 from server.quotas import Bursts
 from server.scheduler import ModelFacts, Scheduler
@@ -62,27 +65,27 @@ def run(settings: Settings, sock: socket.socket, heartbeat_fd: int | None) -> in
     except BlockingIOError:
         raise StoreUnusable(f"Another server uses {settings.data_dir}. Stop it, or give this one --data-dir.") from None
     try:
-        machine = find_machine(settings.device, settings.memory_budget)
+        machines = find_machines(settings.device, settings.memory_budget)
     except NoSuchDevice as error:
         raise StoreUnusable(str(error)) from None
     database = Database(settings.store_url)
     database.start()
     try:
-        return asyncio.run(_serve(settings, machine, database, sock, heartbeat_fd))
+        return asyncio.run(_serve(settings, machines, database, sock, heartbeat_fd))
     finally:
         database.close()
 
 
 async def _serve(
-    settings: Settings, machine: Machine, database: Database, sock: socket.socket, heartbeat_fd: int | None
+    settings: Settings, machines: Sequence[Machine], database: Database, sock: socket.socket, heartbeat_fd: int | None
 ) -> int:
-    catalogue = _catalogue(settings, machine)
+    catalogue = _catalogue(settings, machines)
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="artifacts")
-    engine = _engine(settings, machine, catalogue, lambda event: service.on_event(event))
+    fleet = _fleet(settings, machines, catalogue, lambda event: service.on_event(event))
     service = Service(
         database=database,
         catalogue=catalogue,
-        engine=engine,
+        engine=fleet,
         artifacts=Artifacts(settings.data_dir, pool),
         board=Board(),
         plans=settings.plans,
@@ -93,28 +96,30 @@ async def _serve(
         output_retention=timedelta(hours=settings.output_retention_h),
         job_retention=timedelta(days=settings.job_retention_days),
         system_prompt=settings.system_prompt,
-        auto_dtype=_auto_dtype(machine),
+        auto_dtype=_auto_dtype(machines),
+        keep_alive_s=settings.keep_alive,
     )
     app = create_app(
         service=service,
         authenticator=Authenticator(database, local_key=write_local_key(settings.data_dir)),
         allowed_hosts=settings.allowed_hosts,
         allowed_origins=settings.allowed_origins,
-        ready=lambda: engine.not_ready_reason,
+        ready=lambda: fleet.not_ready_reason,
     )
-    server = DrainingServer(_uvicorn_config(app), engine, settings.shutdown_grace_s, service.close_streams)
-    engine.start()
+    server = DrainingServer(_uvicorn_config(app), fleet, settings.shutdown_grace_s, service.close_streams)
+    await service.decisions.restore()
+    fleet.start()
     await service.recover()
     first_key = await database.write(_first_key)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
-    print_banner(sock, machine, catalogue.specs(), first_key)
-    code = await _watch(engine, server, serving, heartbeat_fd)
+    print_banner(sock, machines, catalogue.specs(), first_key)
+    code = await _watch(fleet, server, serving, heartbeat_fd)
     await service.close(settings.shutdown_grace_s)
     pool.shutdown()
     return code
 
 
-async def _watch(engine: Engine, server: DrainingServer, serving: asyncio.Task[None], heartbeat_fd: int | None) -> int:
+async def _watch(engine: Fleet, server: DrainingServer, serving: asyncio.Task[None], heartbeat_fd: int | None) -> int:
     """Beat while the engine turns; returns when the HTTP server has ended. A dead engine ends the server: 1."""
     code = 0
     while not serving.done():
@@ -133,7 +138,7 @@ class DrainingServer(uvicorn.Server):
     """On the first signal the engine drains while HTTP goes on answering (new jobs get 502); the second ends at once."""
 
     def __init__(
-        self, config: uvicorn.Config, engine: Engine, grace_s: float, close_streams: Callable[[], None]
+        self, config: uvicorn.Config, engine: Fleet, grace_s: float, close_streams: Callable[[], None]
     ) -> None:
         super().__init__(config)
         self._engine = engine
@@ -182,24 +187,42 @@ def _first_key(conn: Connection) -> str | None:
     return text
 
 
-def _auto_dtype(machine: Machine) -> Literal["float32", "bfloat16"]:
-    return "float32" if machine.device == "cpu" else "bfloat16"
+def _auto_dtype(machines: Sequence[Machine]) -> Literal["float32", "bfloat16"]:
+    return "float32" if machines[0].device == "cpu" else "bfloat16"
 
 
-def _catalogue(settings: Settings, machine: Machine) -> Catalogue:
+def _catalogue(settings: Settings, machines: Sequence[Machine]) -> Catalogue:
     try:
         return Catalogue.open(
             data_dir=settings.data_dir,
             cache_dir=settings.cache_dir,
             models_dirs=settings.models_dirs,
-            auto_dtype=_auto_dtype(machine),
+            auto_dtype=_auto_dtype(machines),
             defaults={"image": settings.default_image, "video": settings.default_video, "chat": settings.default_chat},
         )
     except ModelsError as error:
         raise StoreUnusable(f"{error}") from None
 
 
-def _engine(settings: Settings, machine: Machine, catalogue: Catalogue, deliver: Callable[[Event], None]) -> Engine:
+def _fleet(
+    settings: Settings, machines: Sequence[Machine], catalogue: Catalogue, deliver: Callable[[Event], None]
+) -> Fleet:
+    """One engine per device."""
+    # Loading patches torch and its libraries for the whole process: loads of several devices take turns. Steps need no lock.
+    load_turn = threading.Lock()
+    threads = max(1, (settings.torch_threads or os.cpu_count() or 1) // len(machines))
+    make = [partial(_engine, settings, machine, catalogue, load_turn, threads) for machine in machines]
+    return Fleet(make, deliver)
+
+
+def _engine(
+    settings: Settings,
+    machine: Machine,
+    catalogue: Catalogue,
+    load_turn: threading.Lock,
+    threads: int,
+    deliver: Callable[[Event], None],
+) -> Engine:
     ledger = Ledger(
         name=machine.name,
         capacity_bytes=machine.memory_bytes,
@@ -220,25 +243,28 @@ def _engine(settings: Settings, machine: Machine, catalogue: Catalogue, deliver:
         )
 
     scheduler = Scheduler(ledger, facts, chat_share=settings.chat_share, min_residency_s=settings.min_residency_s)
-    return Engine(
-        scheduler, _device(settings, machine, catalogue, cache_bytes), deliver, step_timeout_s=settings.step_timeout_s
-    )
+    device = _device(machine, catalogue, cache_bytes, load_turn, threads)
+    return Engine(scheduler, device, deliver, step_timeout_s=settings.step_timeout_s)
 
 
-def _device(settings: Settings, machine: Machine, catalogue: Catalogue, cache_bytes: int) -> Device:
+def _device(
+    machine: Machine, catalogue: Catalogue, cache_bytes: int, load_turn: threading.Lock, threads: int
+) -> Device:
     """What the engine may do with the machine. Torch is imported by `warm_up`, on the device thread."""
 
     def warm_up() -> None:
-        from models.loading import quiet_libraries
-        from pipelines import device
+        with load_turn:  # imports of these libraries are not made to run on two threads at once
+            from models.loading import quiet_libraries
+            from pipelines import device
 
-        quiet_libraries()
-        device.use_threads(settings.torch_threads or os.cpu_count() or 1)
+            quiet_libraries()
+        device.use_threads(threads)
 
     def load(model: str) -> Lane:
         from models.loading import load as load_lane
 
-        return load_lane(catalogue.get(model), device=machine.device, cache_bytes=cache_bytes)
+        with load_turn:
+            return load_lane(catalogue.get(model), device=machine.device, cache_bytes=cache_bytes)
 
     def read_memory() -> Reading | None:
         if machine.device == "cpu":

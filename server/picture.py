@@ -87,5 +87,5 @@ class PicturePublisher:
             )
         for name, cooldown in scheduler.cooldowns.items():
             if cooldown.until > now and name not in scheduler.residents:
-                shown.append(ModelStatus(name, "failed", 0, 0, "unproven", 0, None))
+                shown.append(ModelStatus(name, "failed", 0, 0, "unproven", 0, None, retry_in_s=cooldown.until - now))
         return shown

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, TypeAlias, assert_never
 
 from sqlalchemy import Connection
 
-from models.spec import ModelSpec, ModelType
+from models.spec import ModelType
 from server import views
 from server.acceptance import Acceptance, Accepted, Allowance, Catalogue, Engine
 from server.accounts import Accounts
@@ -21,6 +20,7 @@ from server.artifacts import Artifacts
 from server.auth import ApiKey
 from server.board import Board, LiveJob
 from server.conversation import ChatMessage, Chats, Conversation
+from server.decisions import Decisions, ModelView
 from server.delivery import Delivery
 from server.errors import NotFound, Unavailable
 from server.events import JobEvents
@@ -35,7 +35,6 @@ from server.jobs import (
     JobReturned,
     JobStarted,
     JobText,
-    ModelStatus,
     OutputReady,
     PeaksLearned,
     State,
@@ -60,13 +59,6 @@ FINISHED_LOOK_S = 60.0  # a wait for an end looks for itself this often, though 
 CANCEL_WAIT_S = 5.0  # for the store to take a cancellation before the client is told to ask again
 
 
-@dataclass(frozen=True, slots=True)
-class ModelView:
-    spec: ModelSpec
-    live: ModelStatus | None  # None: not loaded, and nobody tries
-    idle_unload_at: datetime | None
-
-
 class Service:
     def __init__(
         self,
@@ -85,6 +77,7 @@ class Service:
         job_retention: timedelta = timedelta(days=30),
         system_prompt: str | None = None,
         auto_dtype: str = "float32",
+        keep_alive_s: float = 300.0,
     ) -> None:
         """`auto_dtype` is what a model that leaves its dtype open runs in on this device."""
         self.clock = clock
@@ -95,6 +88,9 @@ class Service:
         self._board = board
         self._job_retention = job_retention
         self._auto_dtype = auto_dtype
+        self.decisions = Decisions(
+            database=database, catalogue=catalogue, engine=engine, board=board, keep_alive_s=keep_alive_s
+        )
         self.accounts = Accounts(database=database, plans=plans, clock=clock)
         self._delivery = Delivery(
             database=database,
@@ -116,6 +112,7 @@ class Service:
             queue_size=queue_size,
             max_queued_per_key=max_queued_per_key,
             auto_dtype=auto_dtype,
+            check_cooling=self.decisions.check_cooling,
         )
         self.events = JobEvents(database, board)
         self._chats = Chats(
@@ -246,15 +243,15 @@ class Service:
         return self._board
 
     def models(self) -> Sequence[ModelView]:
-        live = {status.model: status for status in self._board.models()}
-        return [
-            ModelView(spec, live.get(spec.name), self._board.idle_unload_at(spec.name, self.clock()))
-            for spec in self._catalogue.specs()
-        ]
+        live = {picture.status.model: picture for picture in self._board.models()}
+        now = self.clock()
+        return [self.decisions.view(spec, live.get(spec.name), now) for spec in self._catalogue.specs()]
 
-    def devices(self) -> Collection[DeviceStatus]:
-        device = self._board.device()
-        return () if device is None else (device,)
+    def model(self, name: str) -> ModelView:
+        return self.decisions.view(self._catalogue.get(name), self._board.model(name), self.clock())
+
+    def devices(self) -> Sequence[DeviceStatus]:
+        return self._board.devices()
 
     def default_for(self, kind: ModelType) -> str | None:
         return self._catalogue.default_for(kind)

@@ -84,6 +84,7 @@ class FakeEngine:
         self.jobs: dict[str, Job] = {}
         self.submitted = asyncio.Event()
         self.canceled: list[str] = []
+        self.asked: list[tuple[str, str, Any]] = []  # what was asked about models
         self.reply: Callable[[ChatRequest], str] | None = lambda request: f"You said: {request.messages[-1].content}"
         self._capacity_bytes = capacity_bytes
 
@@ -105,6 +106,18 @@ class FakeEngine:
 
     def cancel(self, job_id: str) -> None:
         self.canceled.append(job_id)
+
+    def load_model(self, model: str, need_bytes: int = 0) -> None:
+        self.asked.append(("load", model, need_bytes))
+
+    def unload_model(self, model: str) -> None:
+        self.asked.append(("unload", model, None))
+
+    def pin(self, model: str, pinned: bool) -> None:
+        self.asked.append(("pin", model, pinned))
+
+    def keep_alive(self, model: str, seconds: float | None) -> None:
+        self.asked.append(("keep_alive", model, seconds))
 
     # What a test makes happen
 

@@ -134,6 +134,7 @@ async def front(
         if keys is None:
             keys = {plan: (await database.write(_new_key(plan, plan))) for plan in ("free", "pro", "enterprise")}
             keys["other"] = await database.write(_new_key("other", "enterprise"))
+            keys["admin"] = await database.write(_new_key("admin", "enterprise", "admin"))
         app = create_app(
             service=service,
             authenticator=Authenticator(database, local_key=None),
@@ -162,6 +163,5 @@ def _empty_store() -> Path:
     return folder / "store.db"
 
 
-def _new_key(name: str, plan: str) -> Callable[[Any], str]:
-    scopes = frozenset({"use"})
-    return lambda conn: create_key(conn, name, plan, scopes, MORNING)[1]
+def _new_key(name: str, plan: str, *scopes: str) -> Callable[[Any], str]:
+    return lambda conn: create_key(conn, name, plan, {"use", *scopes}, MORNING)[1]

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -143,13 +144,21 @@ class Replies(http.server.BaseHTTPRequestHandler):
 
     status = 200
     authorization = ""
+    model: ClassVar[dict[str, object]] = {}  # what is different about it
+    posted: ClassVar[list[tuple[str, object]]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.posted.append((self.path, json.loads(body) if body else None))
+        self._answer(json.dumps({"name": "tiny-scenes", "running": 1}).encode())
 
     def do_GET(self) -> None:
         type(self).authorization = self.headers["Authorization"]
         gib = 2**30
-        model = {"name": "tiny-scenes", "type": "image", "state": "resident", "bytes": 24 * 2**20, "dtype": "float32"}
+        model = {"name": "tiny-scenes", "type": "image", "state": "resident", "bytes": 24 * 2**20, "dtype": "float32",
+                 "devices": ["CPU"], "running": 1, "waiting": 2, "idleUnloadAt": "2999-01-01T00:00:00.000Z"} | self.model  # fmt: skip
         holder = {"name": "tiny-scenes", "kind": "weights", "bytes": 24 * 2**20}
-        device = {"name": "CPU", "total": 8 * gib, "used": 2 * gib, "free": 6 * gib, "holders": [holder]}
+        device = {"name": "CPU", "others": 0, "total": 8 * gib, "used": 2 * gib, "free": 6 * gib, "holders": [holder]}
         nothing = dict.fromkeys(["startedAt", "finishedAt", "expiresAt", "queue", "etaSeconds", "error", "metrics"])
         job = nothing | {
             "jobId": "job_1_abc", "type": "image", "model": "tiny-scenes", "status": "processing", "progress": 0.456,
@@ -163,6 +172,9 @@ class Replies(http.server.BaseHTTPRequestHandler):
             "/api/jobs?status=queued": {"jobs": [], "nextCursor": None},
         }
         body = json.dumps(replies[self.path] if self.status == 200 else {"error": "No.", "code": self.status}).encode()
+        self._answer(body)
+
+    def _answer(self, body: bytes) -> None:
         self.send_response(self.status)
         if self.status in (429, 502):
             self.send_header("Retry-After", "3600")
@@ -176,7 +188,7 @@ class Replies(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def running_server(monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> Iterator[type[Replies]]:
-    handler = type("Handler", (Replies,), {})
+    handler = type("Handler", (Replies,), {"model": {}, "posted": []})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -193,10 +205,49 @@ def test_ps_shows_what_is_in_memory_and_what_runs(running_server: type[Replies],
     shown = run("ps")
 
     assert shown.exit_code == 0
-    assert "tiny-scenes  weights  24.0 MiB" in shown.stdout
+    assert "tiny-scenes  image  24.0 MiB  resident  CPU" in shown.stdout
+    assert re.search(r"\d+h \d+m +1\+2", shown.stdout)
     assert "CPU: 2.0 GiB of 8.0 GiB used, 6.0 GiB free" in shown.stdout
     assert "job_1_abc  image  tiny-scenes  processing  46%" in shown.stdout
     assert running_server.authorization == f"Bearer {(data_dir / 'local-key').read_text().strip()}"
+
+
+def test_load_waits_until_the_model_is_there_and_says_where(running_server: type[Replies]) -> None:
+    ended = run("load", "tiny-scenes", "--keep-alive", "10m")
+
+    assert ended.stdout == "tiny-scenes is in memory: 24.0 MiB on CPU.\n"
+    assert running_server.posted == [("/api/models/tiny-scenes/load", {"keepAlive": "10m"})]
+
+
+def test_load_of_a_model_that_fails_says_when_it_is_tried_again(running_server: type[Replies]) -> None:
+    running_server.model = {"state": "failed", "devices": [], "retryInSeconds": 9}
+    ended = run("load", "tiny-scenes")
+
+    assert ended.exit_code == 1
+    assert "tried again in 9 s" in ended.stderr
+
+
+def test_stop_pin_and_unpin_ask_the_server(running_server: type[Replies]) -> None:
+    said = [run(verb, "tiny-scenes").stdout for verb in ("stop", "pin", "unpin")]
+
+    assert said[0] == "tiny-scenes goes after 1 running job.\n"
+    assert [path for path, _ in running_server.posted] == [
+        f"/api/models/tiny-scenes/{verb}" for verb in ("unload", "pin", "unpin")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("model", "shown"),
+    [
+        ({"pinned": True}, "pinned"),
+        ({"idleUnloadAt": None, "running": 2}, "in use"),
+        ({"idleUnloadAt": None, "running": 0}, "for ever"),
+        ({"state": "failed", "retryInSeconds": 9}, "tried again in 9s"),
+    ],
+)
+def test_ps_says_until_when_a_model_stays(running_server: type[Replies], model: dict, shown: str) -> None:
+    running_server.model = model
+    assert shown in run("ps").stdout
 
 
 def test_list_shows_the_models(running_server: type[Replies]) -> None:

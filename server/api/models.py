@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -10,14 +11,22 @@ from starlette.responses import JSONResponse, Response
 
 from server.api.deps import KeyDep, ServiceDep
 from server.api.wire import JsonObject, Reply, errors, timestamp
-from server.jobs import DeviceStatus
-from server.service import ModelView, Service
+from server.decisions import ModelView
+from server.jobs import DeviceStatus, ModelState
+from server.service import Service
 
 router = APIRouter()
 
 
 class ModelsReply(Reply):
     models: list[dict[str, Any]]
+
+
+class ModelReply(Reply):
+    name: str
+    state: ModelState
+    bytes: int
+    pinned: bool
 
 
 class DevicesReply(Reply):
@@ -27,7 +36,7 @@ class DevicesReply(Reply):
 @router.get("/api/models", responses={200: {"model": ModelsReply}, **errors()})
 async def models(service: ServiceDep, _: KeyDep) -> Response:
     """The models there are, what they can and what state they are in."""
-    return JSONResponse({"models": [_model_json(view, service) for view in service.models()]})
+    return JSONResponse({"models": [model_json(view, service) for view in service.models()]})
 
 
 @router.get("/api/gpu", responses={200: {"model": DevicesReply}, **errors()})
@@ -36,26 +45,38 @@ async def gpu(service: ServiceDep, _: KeyDep) -> Response:
     return JSONResponse({"devices": [_device_json(device) for device in service.devices()]})
 
 
-def _model_json(view: ModelView, service: Service) -> JsonObject:
-    spec, live = view.spec, view.live
-    device = next((device.name for device in service.devices()), None)
-    loaded = live is not None and live.state == "resident"
+def model_json(view: ModelView, service: Service) -> JsonObject:
+    spec, live = view.spec, view.live.status if view.live else None
+    loaded = live is not None and live.state in ("resident", "parked")
+    devices = list(view.live.devices) if view.live else []
     return {
         "name": spec.name,
         "type": spec.type,
         "default": service.default_for(spec.type) == spec.name,
         "state": live.state if live else "available",
         "bytes": live.weight_bytes + live.cache_bytes if live and loaded else spec.weight_bytes,
+        "components": dict(live.components) if live and loaded else {},
+        "cacheBytes": live.cache_bytes if live and loaded else 0,
+        "parkedBytes": live.parked_bytes if live and loaded else 0,
         "dtype": service.auto_dtype if spec.dtype == "auto" else spec.dtype,
-        "device": device if loaded else None,
-        "pinned": spec.pinned,
+        "device": devices[0] if devices else None,
+        "devices": devices,
+        "pinned": view.pinned,
+        "keepAliveSeconds": -1 if math.isinf(view.keep_alive_s) else view.keep_alive_s,
         "idleUnloadAt": timestamp(view.idle_unload_at),
+        "retryInSeconds": _retry_s(view),
         "merging": live.merging if live and loaded else "unproven",
         "running": live.running if live else 0,
+        "waiting": live.waiting if live else 0,
         "defaults": _camel({name: value for name, value in asdict(spec.defaults).items() if value is not None}),
         "limits": _camel(asdict(spec.limits)),
         "sizes": {ratio: list(size) for ratio, size in spec.sizes.items()},
     }
+
+
+def _retry_s(view: ModelView) -> int | None:
+    seconds = view.live.retry_in_s if view.live else None
+    return None if seconds is None else math.ceil(seconds)
 
 
 def _device_json(device: DeviceStatus) -> JsonObject:

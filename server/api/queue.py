@@ -76,13 +76,14 @@ def _lanes(service: Service) -> list[JsonObject]:
         {
             "model": status.model,
             "type": types.get(status.model),
+            "devices": list(devices),
             "state": status.state,
             "running": status.running,
             "merging": status.merging,
             "bytes": status.weight_bytes + status.cache_bytes,
             "stepSeconds": _seconds(service.board.step_s(status.model)),
         }
-        for status in service.board.models()
+        for status, devices in ((picture.status, picture.devices) for picture in service.board.models())
     ]
 
 

@@ -160,11 +160,11 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorReply} for status in sorted({400, 401, 403, 500, 502, *statuses})}
 
 
-def json_body(*models: type[BaseModel]) -> dict[str, Any]:
+def json_body(*models: type[BaseModel], required: bool = True) -> dict[str, Any]:
     """For a route's `openapi_extra`: the body, which the route reads itself because the framework's reading is too lax."""
     schemas = [_inlined(model) for model in models]
     schema = schemas[0] if len(schemas) == 1 else {"oneOf": schemas}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
 
 
 def _inlined(model: type[BaseModel]) -> JsonObject:

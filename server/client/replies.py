@@ -113,7 +113,7 @@ class ChatReply(Reply):
 
 
 class Model(Reply):
-    """`state`: available, loading, resident or failed."""
+    """`state`: available, loading, resident, parked or failed. `running` and `waiting` count jobs."""
 
     name: str
     type: str
@@ -122,6 +122,11 @@ class Model(Reply):
     default: bool = False
     dtype: str | None = None
     device: str | None = None
+    devices: list[str] = []
+    running: int = 0
+    waiting: int = 0
+    components: dict[str, int] = {}
+    retry_in_seconds: int | None = None
     pinned: bool = False
     idle_unload_at: datetime | None = None
     merging: str = "unproven"

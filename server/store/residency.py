@@ -20,18 +20,15 @@ class Decision:
     keep_alive_s: float | None = None  # inf: for ever
 
 
-def decide(conn: Connection, model: str, *, pinned: bool | None = None, keep_alive_s: float | None = None) -> None:
-    """Note what is given; what was decided of the other stays."""
+def decide(conn: Connection, model: str, **values: bool | float | None) -> None:
+    """Note `pinned`, `keep_alive_s` or both; what was decided of the other stays."""
+    assert set(values) <= {"pinned", "keep_alive_s"}
     table = schema.residency
     if conn.execute(select(table.c.model).where(table.c.model == model)).first() is None:
         conn.execute(insert(table), {"model": model})
-    values: dict[str, bool | float] = {}
-    if pinned is not None:
-        values["pinned"] = pinned
-    if keep_alive_s is not None:
-        values["keep_alive_s"] = FOR_EVER if math.isinf(keep_alive_s) else keep_alive_s
-    if values:
-        conn.execute(update(table).where(table.c.model == model).values(**values))
+    if values.get("keep_alive_s") == math.inf:
+        values["keep_alive_s"] = FOR_EVER
+    conn.execute(update(table).where(table.c.model == model).values(**values))
 
 
 def decisions(conn: Connection) -> dict[str, Decision]:

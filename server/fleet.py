@@ -1,0 +1,284 @@
+"""Several devices as one engine: places jobs, merges nothing, moves waiting jobs from a busy device to an idle one.
+
+Event loop only. Each engine has its own device thread, ledger and queue; the fleet knows what it sent where and what each
+engine told last. To the service it looks like one engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from server.errors import Conflict, NeverFits, Unavailable
+from server.jobs import (
+    EngineStatus,
+    Event,
+    Job,
+    JobCanceled,
+    JobFailed,
+    JobReplied,
+    JobReturned,
+    JobStarted,
+    OutputReady,
+)
+from server.pace import Pace
+from server.placement import DeviceView, place, rebalance
+
+logger = logging.getLogger(__name__)
+
+
+class DeviceEngine(Protocol):
+    """What the fleet needs of one engine."""
+
+    draining: bool
+
+    @property
+    def not_ready_reason(self) -> str | None: ...
+    @property
+    def alive(self) -> bool: ...
+    @property
+    def stuck(self) -> bool: ...
+    @property
+    def usable_bytes(self) -> int: ...
+    def start(self) -> None: ...
+    def submit(self, job: Job, need_bytes: int = 0, at: float | None = None) -> None: ...
+    def cancel(self, job_id: str) -> None: ...
+    def recall(self, job_id: str) -> None: ...
+    def load_model(self, model: str) -> None: ...
+    def unload_model(self, model: str) -> None: ...
+    def forget(self, model: str) -> None: ...
+    def pin(self, model: str, pinned: bool) -> None: ...
+    def keep_alive(self, model: str, seconds: float | None) -> None: ...
+    async def drain(self, timeout_s: float) -> None: ...
+
+
+@dataclass(slots=True)
+class Placed:
+    """A job that was taken and has not ended."""
+
+    job: Job
+    need_bytes: int
+    device: int
+    at: float  # when it came: a job that changes devices keeps its age
+    left: int  # outputs still to come
+    started_at: float | None = None
+    moving_to: int | None = None
+    cancel_asked: bool = False
+
+
+class Fleet:
+    def __init__(
+        self,
+        engines: Sequence[Callable[[Callable[[Event], None]], DeviceEngine]],
+        deliver: Callable[[Event], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`engines` make one engine each, given where its events go."""
+        self._deliver = deliver
+        self._clock = clock
+        self._placed: dict[str, Placed] = {}
+        self._engines = [make(self._receiver(device)) for device, make in enumerate(engines)]
+        self._jobs: list[Counter[str]] = [
+            Counter() for _ in self._engines
+        ]  # by device: model → jobs that have not ended
+        self._statuses: list[EngineStatus | None] = [None for _ in self._engines]
+        self._moving: set[str] = set()  # jobs recalled and not yet back
+        self._need_bytes: dict[str, int] = {}  # by model, as last said
+        self._pace = Pace()
+        self.draining = False
+
+    # As one engine
+
+    def start(self) -> None:
+        for engine in self._engines:
+            engine.start()
+
+    @property
+    def not_ready_reason(self) -> str | None:
+        return next((e.not_ready_reason for e in self._engines if e.not_ready_reason is not None), None)
+
+    @property
+    def alive(self) -> bool:
+        """False as soon as one engine is dead or stuck: the process then ends and all devices start afresh."""
+        return all(engine.alive for engine in self._engines)
+
+    @property
+    def stuck(self) -> bool:
+        return any(engine.stuck for engine in self._engines)
+
+    async def drain(self, timeout_s: float) -> None:
+        self.draining = True
+        await asyncio.gather(*(engine.drain(timeout_s) for engine in self._engines))
+
+    def check_fits(self, model: str, need_bytes: int) -> None:
+        """Raises what keeps a job of `model` from ever starting here: NeverFits; Conflict, every byte it needs is pinned."""
+        usable = max(engine.usable_bytes for engine in self._engines)
+        if need_bytes > usable:
+            which = "this device has" if len(self._engines) == 1 else "the largest device here has"
+            raise NeverFits(f"{model} needs {need_bytes / 2**30:.1f} GiB, {which} {usable / 2**30:.1f} GiB for models.")
+        if all(self._is_pinned_full(device, model, need_bytes) for device in range(len(self._engines))):
+            raise Conflict(
+                f"{model} needs {need_bytes / 2**30:.1f} GiB, and pinned models hold too much. Unpin one of them."
+            )
+
+    def _is_pinned_full(self, device: int, model: str, need_bytes: int) -> bool:
+        status = self._statuses[device]
+        if status is None or any(it.model == model and it.state != "failed" for it in status.models):
+            return False
+        pinned = sum(it.weight_bytes + it.cache_bytes for it in status.models if it.pinned)
+        return pinned > 0 and need_bytes > self._engines[device].usable_bytes - pinned
+
+    def submit(self, job: Job, need_bytes: int = 0) -> None:
+        """Raises `Unavailable` when nothing more is taken, `NeverFits` when the job is larger than every device."""
+        at, device = self._clock(), 0
+        if len(self._engines) > 1:
+            placed = place(job.model, need_bytes, self._views(), self._pace)
+            device = placed if placed is not None else 0  # the engine says what does not fit
+        self._engines[device].submit(job, need_bytes, at)
+        self._need_bytes[job.model] = need_bytes
+        self._placed[job.id] = Placed(job, need_bytes, device, at, left=len(job.requests))
+        self._jobs[device][job.model] += 1
+
+    def cancel(self, job_id: str) -> None:
+        placed = self._placed.get(job_id)
+        if placed is not None:
+            placed.cancel_asked = True
+            self._engines[placed.device].cancel(job_id)
+
+    # Models
+
+    def load_model(self, model: str, need_bytes: int = 0) -> None:
+        device = place(model, need_bytes, self._views(), self._pace)
+        self._engines[device or 0].load_model(model)
+
+    def unload_model(self, model: str) -> None:
+        for engine in self._engines:
+            engine.unload_model(model)
+
+    def forget(self, model: str) -> None:
+        for engine in self._engines:
+            engine.forget(model)
+
+    def pin(self, model: str, pinned: bool) -> None:
+        for engine in self._engines:
+            engine.pin(model, pinned)
+
+    def keep_alive(self, model: str, seconds: float | None) -> None:
+        for engine in self._engines:
+            engine.keep_alive(model, seconds)
+
+    # What the engines tell
+
+    def _receiver(self, device: int) -> Callable[[Event], None]:
+        return lambda event: self._take(device, event)
+
+    def _take(self, device: int, event: Event) -> None:
+        match event:
+            case EngineStatus():
+                self._statuses[device] = event
+                self._deliver(event)
+                self._rebalance()
+                return
+            case JobReturned(job):
+                self._returned(job)
+                return
+            case JobStarted(job_id):
+                placed = self._placed.get(job_id)
+                if placed is not None:
+                    placed.started_at, placed.moving_to = self._clock(), None
+                    self._moving.discard(job_id)
+                    self._pace.loaded(placed.job.model, event.load_ms / 1000)
+            case OutputReady(job_id):
+                placed = self._placed.get(job_id)
+                if placed is not None:
+                    placed.left -= 1
+                    if not placed.left:
+                        self._ended(job_id)
+            case JobReplied(job_id) | JobFailed(job_id) | JobCanceled(job_id):
+                self._ended(job_id)
+            case _:
+                pass
+        self._deliver(event)
+
+    def _ended(self, job_id: str) -> None:
+        placed = self._placed.pop(job_id, None)
+        self._moving.discard(job_id)
+        if placed is None:
+            return
+        self._leave(placed)
+        if placed.started_at is not None:
+            self._pace.ended(placed.device, placed.job.model, placed.started_at, self._clock())
+
+    def _leave(self, placed: Placed) -> None:
+        jobs = self._jobs[placed.device]
+        jobs[placed.job.model] -= 1
+        if not jobs[placed.job.model]:
+            del jobs[placed.job.model]
+
+    def _returned(self, job: Job) -> None:
+        placed = self._placed[job.id]
+        assert placed.moving_to is not None, "only what was recalled comes back"
+        self._moving.discard(job.id)
+        self._leave(placed)
+        placed.device, placed.moving_to = placed.moving_to, None
+        self._jobs[placed.device][job.model] += 1
+        if placed.cancel_asked:
+            self._take(placed.device, JobCanceled(job.id))
+            return
+        try:
+            self._engines[placed.device].submit(job, placed.need_bytes, placed.at)
+        except (Unavailable, NeverFits):
+            # It drains or died. A stored job is handed back by the next start; a chat has somebody waiting.
+            failed = JobFailed(job.id, "engine_stopped", "The server is shutting down.", True)
+            self._take(placed.device, failed)
+
+    # Balance
+
+    def _rebalance(self) -> None:
+        if len(self._engines) < 2 or self.draining or all(self._jobs):
+            return
+        waiting = [self._waiting(status) for status in self._statuses]
+        for move in rebalance(self._views(), waiting, self._need_bytes, self._pace):
+            self._placed[move.job_id].moving_to = move.target
+            self._moving.add(move.job_id)
+            self._engines[move.source].recall(move.job_id)
+            logger.info("job moved", extra={"job": move.job_id, "from": move.source, "to": move.target})
+
+    def _views(self) -> list[DeviceView]:
+        return [self._view(device) for device in range(len(self._engines))]
+
+    def _view(self, device: int) -> DeviceView:
+        jobs, usable = self._jobs[device] + self._coming(device), self._engines[device].usable_bytes
+        status = self._statuses[device]
+        if status is None:
+            return DeviceView(usable, usable, models=frozenset(jobs), jobs=dict(jobs))
+        there = {it.model for it in status.models if it.state != "failed"}
+        idle = sum(it.weight_bytes + it.cache_bytes for it in status.models if not (it.pinned or it.model in jobs))
+        # What was sent here and is not loaded yet will need room.
+        promised = sum(self._need_bytes.get(model, 0) for model in jobs.keys() - there)
+        return DeviceView(
+            usable_bytes=usable,
+            free_bytes=max(0, status.device.free_bytes - promised),
+            idle_bytes=idle,
+            models=frozenset(jobs.keys() | there),
+            jobs=dict(jobs),
+        )
+
+    def _coming(self, device: int) -> Counter[str]:
+        """What other devices were asked to give back for this one."""
+        moving = (self._placed[job_id] for job_id in self._moving)
+        return Counter(placed.job.model for placed in moving if placed.moving_to == device)
+
+    def _waiting(self, status: EngineStatus | None) -> list[tuple[str, str]]:
+        found = [(entry.job_id, self._placed.get(entry.job_id)) for entry in (status.queue if status else ())]
+        return [
+            (job_id, placed.job.model)
+            for job_id, placed in found
+            if placed is not None and placed.started_at is None and placed.moving_to is None and not placed.cancel_asked
+        ]
