@@ -113,13 +113,15 @@ def _route(operation: Schema, types: Types) -> Iterator[str]:
         yield from _table(["parameter", "in", "type", ""], rows)
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
         yield from _body(media_type, content["schema"], types)
-    errors = []
+    errors, shapes = [], dict[str, None]()
     for status, response in sorted(operation["responses"].items()):
         if status >= "400":
             errors.append(status)
+            shapes[_content(response, types)] = None
             continue
         yield from [f"**{status}** {_content(response, types)}", ""]
-    yield from [f"Errors: {', '.join(errors)}" if errors else "", ""]
+    if errors:
+        yield from [f"Errors: {', '.join(errors)}, as {' or '.join(shapes)}", ""]
 
 
 def _body(media_type: str, schema: Schema, types: Types) -> Iterator[str]:
