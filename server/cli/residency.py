@@ -64,7 +64,10 @@ def load(name: Name, keep_alive: KeepAlive = None, port: Port = None, data_dir: 
                 )
             tried = tried or model.state == "loading"
             if model.state == "available" and not tried and time.monotonic() - asked_at > 2:
-                typer.echo("Not loading yet: the device is busy, or others hold its memory. Ctrl-C leaves it waiting.", err=True)
+                typer.echo(
+                    "Not loading yet: the device is busy, or others hold its memory. Ctrl-C leaves it waiting.",
+                    err=True,
+                )
                 tried = True
             time.sleep(POLL_S)
     typer.echo(f"{name} is in memory: {size(model.n_bytes)} on {', '.join(model.devices)}.")
