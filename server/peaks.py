@@ -29,19 +29,20 @@ class Peak:
 @dataclass(slots=True)
 class Peaks:
     _known: dict[tuple[str, str], dict[tuple[str, int, bool], Peak]] = field(default_factory=dict)
+    _one_row: dict[str, int] = field(default_factory=dict)  # model → the most that a single row was seen to hold
     _news: list[Peak] = field(default_factory=list)  # learned since they were last taken
 
     def restore(self, peaks: Iterable[Peak]) -> None:
         """Take in what an earlier run learned."""
         for peak in peaks:
-            self._known.setdefault((peak.model, peak.entry), {})[peak.shape, peak.rows, peak.failed] = peak
+            self._keep(peak)
 
     def note(self, peak: Peak) -> None:
         """Learn one measurement, or one failure; the larger stays."""
         known = self._known.setdefault((peak.model, peak.entry), {})
         key = (peak.shape, peak.rows, peak.failed)
         if key not in known or peak.peak_bytes > known[key].peak_bytes:
-            known[key] = peak
+            self._keep(peak)
             self._news.append(peak)
 
     def take_news(self) -> list[Peak]:
@@ -64,11 +65,12 @@ class Peaks:
 
     def one_row(self, model: str) -> int:
         """The most that a single row of this model was seen to hold; 0 when nothing is known."""
-        return max(
-            (p.peak_bytes for (its, _), known in self._known.items() if its == model for p in known.values()
-             if p.rows == 1 and not p.failed),
-            default=0,
-        )  # fmt: skip
+        return self._one_row.get(model, 0)
+
+    def _keep(self, peak: Peak) -> None:
+        self._known.setdefault((peak.model, peak.entry), {})[peak.shape, peak.rows, peak.failed] = peak
+        if peak.rows == 1 and not peak.failed:
+            self._one_row[peak.model] = max(self._one_row.get(peak.model, 0), peak.peak_bytes)
 
 
 def _on_line(points: list[tuple[int, int]], size: int) -> int:

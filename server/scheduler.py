@@ -34,6 +34,7 @@ __all__ = [
     "Action", "Admit", "Evict", "Load", "ModelFacts", "Park", "ResizeCache", "Scheduler", "Step", "Unpark", "Wait",
 ]  # fmt: skip
 
+LOOKAHEAD = 4  # models looked at that could come: bounds the cost of a decision, and how far a small one may overtake
 PATIENCE_LOADS = 3.0  # a model waits for others' work at least this many times as long as its load takes
 CHAT_PATIENCE = 0.2  # of the patience of the rest: somebody sits in front of it
 
@@ -225,7 +226,7 @@ class Scheduler:
         """What a waiting job of `model` waits for."""
         if self._is_there(model):
             return "turn"
-        need = self._need_to_come(model)
+        need = self._need_to_come(model, self._room_beside())
         plan = self.residency.plan(need, now, but=model)
         return "model_load" if self.ledger.free_bytes >= need or plan.action is not None else "gpu_memory"
 
@@ -292,30 +293,33 @@ class Scheduler:
 
     def _first_to_come(self, claims: list[tuple[float, str, float]], now: float) -> tuple[Action | None, bool]:
         """What brings the first one that can come nearer, and whether that goes before those that are there."""
-        for _, model, since in claims:
-            need = self._need_to_come(model)
+        beside, too_much = self._room_beside(), math.inf
+        for _, model, since in claims[:LOOKAHEAD]:
+            need = self._need_to_come(model, beside)
             impatient = now - since > self._patience_of(model)
             if self.ledger.free_bytes >= need:
                 away = self.residents[model].away if model in self.residents else ()
                 return (Unpark(model, away) if away else Load(model)), impatient  # 3
+            if not impatient and need >= too_much:
+                continue
             plan = self.residency.plan(need, now, but=model, impatient=impatient)
-            if plan.action is not None:
-                self._promised = model
-                return plan.action, impatient  # 4
-            if plan.doors:
+            if plan.action is not None or plan.doors:
                 self._promised = model
                 self._closed = plan.doors
-                break
+                return plan.action, impatient  # 4
+            too_much = min(too_much, need)
         return None, False
 
-    def _need_to_come(self, model: str) -> int:
-        """Its missing bytes, and room for the widest single row that it or a running lane may take beside them."""
-        keys = [r.key for r in self.residents.values() if r.running]
-        keys.append(self.residency.facts_of(model).fingerprint or model)
-        beside = max(self.peaks.one_row(key) for key in keys)
+    def _room_beside(self) -> int:
+        """Bytes to leave free for the largest single row that a running lane may take."""
         booked = sum(self.ledger.held_by(r.name, "activations") for r in self.residents.values() if r.midway)
+        return max((self.peaks.one_row(r.key) for r in self.residents.values() if r.running), default=0) - booked
+
+    def _need_to_come(self, model: str, beside: int) -> int:
+        """Its missing bytes, and room for the largest single row that it or a running lane may take beside them."""
         missing = self.residency.missing_bytes(model)
-        return missing if missing + beside > self.ledger.usable_bytes else missing + max(0, beside - booked)
+        beside = max(0, beside, self.peaks.one_row(self.residency.facts_of(model).fingerprint or model))
+        return missing if missing + beside > self.ledger.usable_bytes else missing + beside
 
     def _is_there(self, model: str) -> bool:
         resident = self.residents.get(model)

@@ -1,0 +1,54 @@
+"""Our scheduler and the policies of peers on the same jobs: `python scripts/simulate.py [--jobs N] [--trace NAME]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from statistics import mean
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # it is run from a checkout, not installed
+
+from scripts.simulation.outcome import Outcome, by_key, fair_shares
+from scripts.simulation.peers import PEERS
+from scripts.simulation.traces import TRACES, Trace
+from scripts.simulation.world import World
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=2000)
+    parser.add_argument("--trace", choices=list(TRACES), action="append")
+    args = parser.parse_args()
+    for name in args.trace or TRACES:
+        report(TRACES[name](args.jobs))
+
+
+def report(trace: Trace) -> None:
+    print(f"\n{trace.name}: {len(trace.jobs)} jobs, {len(trace.models)} models, {trace.capacity_bytes / 1e9:.0f} GB")
+    print(
+        f"{'policy':8}{'makespan':>10}{'busy':>7}{'loads':>7}{'swaps':>7}{'evicted':>8}{'missed':>8}{'chat p95':>10}{'worst key':>11}"
+    )
+    fair = by_key(trace, fair_shares(trace))
+    outcomes = [World(trace).run(), *(peer(trace) for peer in PEERS)]
+    for outcome in outcomes:
+        print_row(trace, outcome, fair)
+    ours = outcomes[0]
+    print(f"makespan of the best peer × {ours.makespan_s / min(o.makespan_s for o in outcomes[1:]):.2f}, ", end="")
+    print(f"loads of FIFO × {ours.loads / outcomes[1].loads:.2f}, ", end="")
+    print(f"{len(ours.decision_s)} decisions of {mean(ours.decision_s) * 1e6:.0f} µs")
+    print("waits by key (fair share): ", end="")
+    print(", ".join(f"{key} {wait:.0f} s ({fair[key]:.0f})" for key, wait in ours.waits(trace).items()))
+
+
+def print_row(trace: Trace, outcome: Outcome, fair: dict[str, float]) -> None:
+    worst = max(wait / fair[key] for key, wait in outcome.waits(trace).items())
+    print(
+        f"{outcome.policy:8}{outcome.makespan_s:>8.0f} s{outcome.utilisation:>7.0%}{outcome.loads:>7}"
+        f"{outcome.swaps(trace):>7}{outcome.evictions:>8}{outcome.missed(trace):>8}"
+        f"{outcome.p95_wait_s(trace, 'chat'):>8.1f} s{worst:>9.2f} ×"
+    )
+
+
+if __name__ == "__main__":
+    main()

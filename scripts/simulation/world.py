@@ -1,0 +1,210 @@
+"""The real scheduler, driven through a trace by a clock that jumps. What the engine does, without a thread or a device."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from pipelines.interface import ChatRequest, DiffusionRequest, Quantum, Request, StepCost
+from scripts.simulation.outcome import Outcome
+from scripts.simulation.traces import SimJob, SimModel, Trace
+from server.actions import Admit, Evict, Load, ModelFacts, Park, ResizeCache, Step, Unpark, Wait
+from server.jobs import Job
+from server.learning import learn
+from server.memory import Ledger
+from server.scheduler import Scheduler
+
+COPY_SHARE = 0.1  # of the load time: coming back from host memory
+
+
+@dataclass(slots=True)
+class SimLane:
+    """Requests that encode, denoise (or answer) step by step, and decode; the longest waiting goes on with all at its stage."""
+
+    model: SimModel
+    waiting: deque[str] = field(default_factory=deque)  # request ids, the one longest not stepped first
+    done: dict[str, int] = field(default_factory=dict)  # quanta, by request
+    left_s: float = 0.0  # of a forward that gave way
+    merged: tuple[str, ...] = ()  # who is in it
+
+    def next_quantum(self) -> Quantum | None:
+        if not self.waiting:
+            return None
+        first = self._stage(self.waiting[0])
+        same = tuple(request_id for request_id in self.waiting if self._stage(request_id) == first)
+        if first == "encoding":
+            return Quantum("text_encoder", "forward", "encoding", "77", 77, len(same), same)
+        if first == "decoding":
+            return Quantum("vae", "decode", "decoding", "512x512x1", 1, len(same), same)
+        stage = "decode" if self.model.type == "chat" else "denoising"
+        return Quantum("model", "forward", stage, "512x512x1", 1, len(same), same)
+
+    def _stage(self, request_id: str) -> str:
+        done = self.done[request_id]
+        return "encoding" if done == 0 else "decoding" if done > self.model.steps else "denoising"
+
+
+class World:
+    def __init__(self, trace: Trace, *, patience_s: float = 10.0, min_residency_s: float = 2.0) -> None:
+        self.trace = trace
+        self.scheduler = Scheduler(
+            Ledger(name="sim", capacity_bytes=trace.capacity_bytes, host_bytes=trace.host_bytes),
+            self._facts,
+            patience_s=patience_s,
+            min_residency_s=min_residency_s,
+        )
+        self.lanes: dict[str, SimLane] = {}
+        self.outcome = Outcome("ours")
+        self.now = 0.0
+        self._arrivals = deque(trace.jobs)
+        self._jobs: dict[str, SimJob] = {}
+
+    def run(self) -> Outcome:
+        while len(self.outcome.ended) < len(self.trace.jobs):
+            self.take_arrivals()
+            self.turn()
+        return self.outcome
+
+    def take_arrivals(self) -> None:
+        while self._arrivals and self._arrivals[0].at <= self.now:
+            job = self._arrivals.popleft()
+            self._jobs[job.id] = job
+            self.scheduler.add(engine_job(job, self.trace.models[job.model]), job.at)
+            self.arrived(job)
+
+    def arrived(self, job: SimJob) -> None:
+        """For those who watch."""
+
+    def ended(self, job_id: str) -> None:
+        self.outcome.ended[job_id] = self.now
+
+    def turn(self) -> None:
+        began = time.perf_counter()
+        action = self.scheduler.next_action(self.now)
+        self.outcome.decision_s.append(time.perf_counter() - began)
+        match action:
+            case Load(model):
+                self._load(model)
+            case Evict(model):
+                del self.lanes[model]
+                self.scheduler.ledger.release(model)
+                self.scheduler.evicted(model)
+                self.outcome.evictions += 1
+            case Park(model, _):
+                self.scheduler.placed(model, {}, {"model": self.trace.models[model].weight_bytes})
+                self.outcome.evictions += 1
+            case Unpark(model, _):
+                self.now += COPY_SHARE * self.trace.models[model].load_s
+                self.scheduler.placed(model, {"model": self.trace.models[model].weight_bytes}, {})
+                self.scheduler.came_back(model, self.now, COPY_SHARE * self.trace.models[model].load_s)
+            case ResizeCache(model, n_bytes):
+                self.scheduler.cache_resized(model, n_bytes, n_bytes)
+            case Admit(job):
+                self._admit(job)
+            case Step(model, max_rows, reserve_bytes):
+                self._step(model, max_rows, reserve_bytes)
+            case Wait(until):
+                moments = [
+                    moment for moment in (until, self._arrivals[0].at if self._arrivals else None) if moment is not None
+                ]
+                assert moments, "jobs are left and nothing will ever change"
+                self.now = max(self.now, min(moments))
+            case _:
+                assert_never(action)
+        assert 0 <= self.scheduler.ledger.booked_bytes <= self.trace.capacity_bytes
+
+    def _facts(self, name: str) -> ModelFacts:
+        model = self.trace.models[name]
+        return ModelFacts(name, model.type, model.weight_bytes, model.max_running, keep_alive_s=300.0)
+
+    def _load(self, name: str) -> None:
+        model = self.trace.models[name]
+        self.scheduler.ledger.book(name, "weights", model.weight_bytes)
+        self.now += model.load_s
+        self.outcome.loads += 1
+        self.lanes[name] = SimLane(model)
+        self.scheduler.ledger.release(name)
+        self.scheduler.loaded(name, self.now, model.load_s)
+        self.scheduler.placed(name, {"model": model.weight_bytes}, {})
+
+    def _admit(self, job: Job) -> None:
+        self.scheduler.admitted(job, self.now)
+        self.outcome.started[job.id] = self.now
+        lane = self.lanes[job.model]
+        lane.waiting.append(job.requests[0].id)
+        lane.done[job.requests[0].id] = 0
+        self._look(job.model)
+
+    def _step(self, name: str, max_rows: int | None, reserve_bytes: int) -> None:
+        lane, ledger = self.lanes[name], self.scheduler.ledger
+        if reserve_bytes:
+            ledger.book(name, "activations", reserve_bytes)
+        quantum = lane.next_quantum()
+        assert quantum is not None
+        if not lane.merged:
+            lane.merged = quantum.request_ids[: max_rows or quantum.rows]
+            lane.left_s = lane.model.forward_s(len(lane.merged))
+        seconds = self._until_it_gives_way(lane)
+        self.now += seconds
+        lane.left_s -= seconds
+        self.outcome.busy_s += seconds
+        if lane.left_s > 1e-9:
+            self.scheduler.stepped(name, self.now, seconds)
+            self._look(name)
+            return
+        self._finish_quantum(name, lane, quantum, seconds)
+
+    def _until_it_gives_way(self, lane: SimLane) -> float:
+        if lane.model.blocks == 1 or (self.scheduler.chat_waits is False and not self._arrivals):
+            return lane.left_s
+        block_s = lane.model.forward_s(len(lane.merged)) / lane.model.blocks
+        if self.scheduler.chat_waits:
+            return min(block_s, lane.left_s)
+        blocks = max(1.0, -((self.now - self._arrivals[0].at) // block_s))  # up to the first after the next arrival
+        return min(blocks * block_s, lane.left_s)
+
+    def _finish_quantum(self, name: str, lane: SimLane, quantum: Quantum, seconds: float) -> None:
+        merged, lane.merged, lane.left_s = lane.merged, (), 0.0
+        rows = len(merged)
+        self.scheduler.ledger.release(name, "activations")
+        cost = StepCost(
+            quantum.shape, rows, lane.model.forward_s(rows), merged, quantum.stage, quantum.component, quantum.entry,
+            quantum.units, lane.model.row_bytes * rows,
+        )  # fmt: skip
+        scheduler = self.scheduler
+        used = learn([cost], name, scheduler.ledger.free_bytes, scheduler.peaks, scheduler.widths)
+        shares = {request_id.split("/")[0]: its for request_id, its in used.items()}
+        scheduler.stepped(name, self.now, seconds, shares)
+        self.learned(name, cost)
+        for request_id in merged:
+            lane.waiting.remove(request_id)
+            lane.done[request_id] += 1
+            if lane.done[request_id] < lane.model.steps + 2:
+                lane.waiting.append(request_id)
+            else:
+                del lane.done[request_id]
+                job_id = request_id.split("/")[0]
+                scheduler.request_ended(job_id, name)
+                self.ended(job_id)
+        self._look(name)
+
+    def learned(self, name: str, cost: StepCost) -> None:
+        """For those who watch."""
+
+    def _look(self, name: str) -> None:
+        lane = self.lanes[name]
+        self.scheduler.expects(name, lane.next_quantum(), bool(lane.merged))
+
+
+def engine_job(job: SimJob, model: SimModel) -> Job:
+    request: Request
+    if model.type == "chat":
+        request = ChatRequest(id=f"{job.id}/0", messages=(), max_tokens=model.steps)
+    else:
+        request = DiffusionRequest(
+            id=f"{job.id}/0", prompt="", negative_prompt=None, width=512, height=512, num_frames=None,
+            steps=model.steps, guidance_scale=None, seed=0,
+        )  # fmt: skip
+    return Job(id=job.id, owner=job.key, type=model.type, model=job.model, requests=(request,))
