@@ -5,18 +5,19 @@ A chat enters the batch only when the cache holds it to its last token, in order
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from pipelines import device
+from pipelines.cache_room import CacheRoom
 from pipelines.interface import (
     Canceled,
     ChatRequest,
@@ -26,6 +27,7 @@ from pipelines.interface import (
     LaneStage,
     Merging,
     Note,
+    OutOfMemory,
     Quantum,
     Replied,
     Request,
@@ -34,12 +36,16 @@ from pipelines.interface import (
     Update,
     never,
 )
-from pipelines.paged import PagedBatch
+from pipelines.metering import Meter
+from pipelines.paged import Choose, PagedBatch, Stepped, cache_bytes_for
+from pipelines.parking import Parking
 from pipelines.prompting import PromptRefused, prompt_tokens
 from pipelines.sampling import draw, penalize, row_key
 from pipelines.stopping import ReplyText
 
 COMPONENT = "model"  # a language model is of one piece
+CALM_STEPS = 100  # after an out-of-memory, until twice as many chats may run again
+MOST_UNITS = 1024  # tokens of a prompt that one step reads at most
 
 
 @dataclass(slots=True)
@@ -50,9 +56,19 @@ class Chat:
     prompt: list[int]
     text: ReplyText
     n_units: int = 0  # parts of the cache set aside for it
-    n_tokens: int = 0  # tokens of the reply so far
+    tokens: list[int] = field(default_factory=list)  # of the reply so far
     counts: Counter[int] = field(default_factory=Counter)  # how often each token is in it
     broken: bool = False  # its logits were not numbers
+    refused: bool = False  # it ran out of memory when it ran alone
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def longest_tokens(self) -> int:
+        """Of prompt and reply, when it is as long as it may become."""
+        return len(self.prompt) + self.request.max_tokens
 
 
 class ChatLane:
@@ -77,34 +93,36 @@ class ChatLane:
         self._to_cancel: set[str] = set()
         self._updates: list[Update] = []
         self._costs: list[Note] = []
-        self._new_batch = functools.partial(
-            PagedBatch, model, cache_bytes=cache_bytes, max_rows=max_running, choose=self._choose
-        )
-        self._batch: PagedBatch | None = self._new_batch()
-        self._cache_bytes = self._batch.cache_bytes
+        make = functools.partial(_make_batch, model, max_running, self._choose)
+        self._room = CacheRoom(make, cache_bytes)
+        self._parking = Parking([(COMPONENT, model)], str(model.device))
+        self._allowed = max_running  # chats at once, after an out-of-memory fewer
+        self._calm = 0  # steps since then
+        self._token_s: float | None = None  # what reading a token of a prompt takes, running mean
+        self._measured: set[tuple[str, int, int]] = set()  # stage, rows, tokens by powers of two
         context = context_tokens or model.config.get_text_config().max_position_embeddings
-        self._longest_tokens = min(context, self._batch.longest_tokens)
+        assert self._room.batch is not None
+        self._longest_tokens = min(context, self._room.batch.longest_tokens)
 
     @property
     def components(self) -> Mapping[str, int]:
-        return {COMPONENT: self.weight_bytes}
+        return self._parking.components
 
     @property
     def parked(self) -> Mapping[str, int]:
-        return {}
+        return self._parking.parked
 
     @property
     def midway(self) -> bool:
-        return False
+        return False  # its forwards are short: prompts are read in parts
 
     @property
     def weight_bytes(self) -> int:
-        tensors = {t.data_ptr(): t for t in (*self._model.parameters(), *self._model.buffers())}
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        return sum(self.components.values())
 
     @property
     def cache_bytes(self) -> int:
-        return self._cache_bytes
+        return self._room.cache_bytes
 
     def admit(self, request: Request) -> None:
         assert isinstance(request, ChatRequest)
@@ -144,65 +162,119 @@ class ChatLane:
         reading = [chat.request.id for chat in self._running.values() if not chat.n_tokens]
         together = [*self._running, *(chat.request.id for chat in self._waiting)][: self._max_running]
         stage: LaneStage = "prefill" if reading or len(together) > len(self._running) else "decode"
-        return Quantum(COMPONENT, "forward", stage, stage, 1, len(together), tuple(together))
+        tokens = (
+            max(len(chat.prompt) for chat in (*self._running.values(), *self._waiting)) if stage == "prefill" else 1
+        )
+        return Quantum(COMPONENT, "forward", stage, stage, min(tokens, MOST_UNITS), len(together), tuple(together))
 
     def park(self, names: Sequence[str]) -> int:
-        return 0
+        return 0 if self._running else self._parking.park(names)
 
     def unpark(self, names: Sequence[str]) -> int:
-        return 0
+        return self._parking.unpark(names)
 
     def resize_cache(self, n_bytes: int) -> int:
-        return self._cache_bytes
+        """Chats that run go on: their tokens are read in again. Out of memory, it becomes as large as it can."""
+        n_bytes = max(n_bytes, self._least_bytes() if self._running else 0)
+        if self._running or n_bytes:
+            self._put_back()
+            self._room.give_back(n_bytes)
+            with contextlib.suppress(ValueError):  # not one page: as good as none
+                self._room.open(self._least_bytes())
+        else:
+            self._room.give_back(n_bytes)
+        return self.cache_bytes
 
     @torch.inference_mode()
     def step(self, max_rows: int | None = None, give_way: Callable[[], bool] = never) -> Sequence[Update]:
         self._end_canceled()
-        failure: tuple[FailureCode, str] | None = None
+        failure: tuple[bool, str] | None = None
         try:
-            self._run()
+            self._run(give_way)
         except Exception as error:
             if device.is_fatal(error):
                 raise
-            code: FailureCode = "out_of_memory" if device.is_out_of_memory(error) else "model_error"
-            failure = code, "".join(traceback.format_exception(error))
+            failure = device.is_out_of_memory(error), "".join(traceback.format_exception(error))
         if failure is not None:  # outside the except block: the failed frames have let go of their tensors
-            self._start_over(*failure)
+            ran_out, detail = failure
+            if ran_out:
+                self._retreat(detail)
+            else:
+                self._start_over(detail)
         updates, self._updates = self._updates, []
         return updates
 
     def close(self) -> None:
         assert not self._running, "a lane is closed when nothing runs on it"
         assert not self._waiting, "a lane is closed when nothing waits for it"
-        self._model = self._tokenizer = self._batch = None
-        del self._new_batch  # it holds the model too
+        self._model = self._tokenizer = None
+        self._parking = Parking((), "cpu")
+        self._room.close()
         device.release_cache()
 
-    def _run(self) -> None:
+    def _run(self, give_way: Callable[[], bool]) -> None:
         """Let in who fits, then one forward of all that run."""
-        batch = self._batch = self._batch or self._new_batch()
-        self._let_in(batch)
+        if not self._running and not self._waiting:
+            return
+        batch = self._let_in(self._room.batch or self._room.open(self._least_bytes()))
         if not self._running:
             return
-        start = time.perf_counter()
-        stepped = batch.step()
-        for request_id, token in stepped.tokens.items():
-            self._take(batch, self._running[request_id], token)
-        seconds = time.perf_counter() - start
-        cost = StepCost(stepped.shape, len(stepped.ids), seconds, stepped.ids, stepped.shape, COMPONENT, units=1)
-        self._costs.append(cost)
+        n_decoding = sum(chat.n_tokens > 0 for chat in self._running.values())
+        hurried = n_decoding or give_way()
+        key = self._expected_key()
+        meter = Meter(str(self._model.device), with_bytes=key not in self._measured)
+        with meter:
+            stepped = batch.step(max(1, n_decoding) if hurried else 0, self._token_s)
+            for request_id, token in stepped.tokens.items():
+                self._take(batch, self._running[request_id], token)
+        self._note(stepped, meter, key)
 
-    def _let_in(self, batch: PagedBatch) -> None:
+    def _note(self, stepped: Stepped, meter: Meter, key: tuple[str, int, int]) -> None:
+        if not stepped.ids:
+            return
+        if stepped.shape == "prefill":
+            token_s = meter.seconds / stepped.n_read
+            self._token_s = token_s if self._token_s is None else self._token_s + 0.3 * (token_s - self._token_s)
+        rows = len(stepped.ids)
+        units = max(1, stepped.n_read // rows)
+        cost = StepCost(stepped.shape, rows, meter.seconds, stepped.ids, stepped.shape, COMPONENT, units=units)
+        if meter.peak_bytes is not None:
+            self._measured.add(key)
+            cost = replace(cost, peak_bytes=meter.peak_bytes)
+        self._costs.append(cost)
+        self._calm += 1
+        if self._calm % CALM_STEPS == 0:
+            self._allowed = min(self._max_running, 2 * self._allowed)
+
+    def _expected_key(self) -> tuple[str, int, int]:
+        reading = sum(len(chat.prompt) for chat in self._running.values() if not chat.n_tokens)
+        return ("prefill" if reading else "decode", len(self._running), reading.bit_length())
+
+    def _least_bytes(self) -> int:
+        """Of a cache that holds those who run, or the first of those who wait, to their last token."""
+        chats = [*self._running.values()] or [*self._waiting][:1]
+        return cache_bytes_for(self._model, [chat.longest_tokens for chat in chats])
+
+    def _let_in(self, batch: PagedBatch) -> PagedBatch:
         """Strictly in order of arrival: who does not fit yet holds back those behind, so nobody starves."""
         n_free = batch.n_units - sum(chat.n_units for chat in self._running.values())
-        while self._waiting and len(self._running) < self._max_running:
+        while self._waiting and len(self._running) < self._allowed:
             chat = self._waiting[0]
-            chat.n_units = batch.units(len(chat.prompt) + chat.request.max_tokens)
+            chat.n_units = batch.units(chat.longest_tokens)
+            if chat.n_units > n_free and not self._running:  # the cache was made smaller since it came
+                self._room.give_back()
+                batch = self._room.open(self._least_bytes())
+                n_free = batch.n_units
+                if chat.n_units > n_free:
+                    message = "The device has no room for the cache of this chat."
+                    self._fail([chat], "out_of_memory", message, f"{chat.n_units} pages of {n_free}")
+                    continue
             if chat.n_units > n_free:
-                return
+                return batch
             n_free -= chat.n_units
             self._running[chat.request.id] = self._waiting.popleft()
-            batch.add(chat.request.id, chat.prompt)
+            batch.add(chat.request.id, chat.prompt + chat.tokens, chat.request.owner)
+        return batch
 
     def _take(self, batch: PagedBatch, chat: Chat, token: int) -> None:
         """Add one token to the reply, and end the reply if it was the last."""
@@ -212,7 +284,7 @@ class ChatLane:
                 batch, chat, Failed(request.id, "invalid_output", "The model produced values that are not numbers.")
             )
             return
-        chat.n_tokens += 1
+        chat.tokens.append(token)
         chat.counts[token] += 1
         delta = "" if token in self._ends else chat.text.push(token)
         finish: FinishReason | None = None
@@ -236,27 +308,51 @@ class ChatLane:
 
     def _end_canceled(self) -> None:
         for request_id in self._to_cancel:
-            if self._running.pop(request_id, None) is not None and self._batch is not None:
-                self._batch.remove(request_id)
+            if self._running.pop(request_id, None) is not None and self._room.batch is not None:
+                self._room.batch.remove(request_id)
             self._updates.append(Canceled(request_id))
         self._waiting = deque(chat for chat in self._waiting if chat.request.id not in self._to_cancel)
         self._to_cancel.clear()
 
-    def _start_over(self, code: FailureCode, detail: str) -> None:
+    def _start_over(self, detail: str) -> None:
         """Fail those that shared the failed forward; a new batch is made in the next step. Those who wait stay."""
-        failed = self._running or {
-            chat.request.id: chat for chat in self._waiting
-        }  # nobody ran: no batch could be made
-        message = {
-            "out_of_memory": "The device ran out of memory while it generated this reply.",
-            "model_error": "The model failed while it generated this reply.",
-        }[code]
-        self._updates += [Failed(request_id, code, message, detail) for request_id in failed]
-        if not self._running:
-            self._waiting.clear()
+        self._fail(
+            list(self._running.values()), "model_error", "The model failed while it generated this reply.", detail
+        )
+        self._room.give_back()
+
+    def _retreat(self, detail: str) -> None:
+        """Out of memory. 1. Half as many at once, the others wait. 2. One alone: half the cache. 3. That one fails.
+
+        Nobody loses a word: who ran is read in again, reply so far and all.
+        """
+        ids = tuple(self._running)
+        self._costs.append(OutOfMemory(COMPONENT, "forward", "decode", 1, len(ids), ids))
+        self._calm = 0
+        chats = list(self._running.values()) or [*self._waiting][:1]  # nobody ran: no cache could be made for the first
+        if len(chats) > 1:
+            self._allowed = len(chats) // 2
+            self._put_back()
+            self._room.give_back()
+        elif chats and ids and not chats[0].refused:
+            chats[0].refused = True
+            self._put_back()
+            self._room.halve()
+        else:
+            self._fail(chats, "out_of_memory", "The device ran out of memory for this reply, even alone.", detail)
+            self._room.give_back()
+
+    def _put_back(self) -> None:
+        """Who runs waits again, before all others and in the same order."""
+        self._waiting.extendleft(reversed(self._running.values()))
         self._running.clear()
-        self._batch = None
-        device.release_cache()
+
+    def _fail(self, chats: Sequence[Chat], code: FailureCode, message: str, detail: str) -> None:
+        for chat in chats:
+            self._updates.append(Failed(chat.request.id, code, message, detail))
+            self._running.pop(chat.request.id, None)
+            if chat in self._waiting:
+                self._waiting.remove(chat)
 
     def _choose(self, ids: Sequence[str], logits: Tensor) -> None:
         """Write into each row what makes its argmax the next token. logits: (N, V) float32, one row for each of `ids`."""
@@ -292,6 +388,10 @@ class ChatLane:
     def _decode(self, tokens: list[int]) -> str:
         text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(text)
+
+
+def _make_batch(model: Any, max_rows: int, choose: Choose, cache_bytes: int) -> PagedBatch:
+    return PagedBatch(model, cache_bytes=cache_bytes, max_rows=max_rows, choose=choose)
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

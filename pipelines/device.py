@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import resource
 import time
@@ -150,11 +149,12 @@ def _allocations() -> Iterator[int]:
                 yield event.cpu_memory_usage()
 
 
-def priority_stream(device: str) -> contextlib.AbstractContextManager[object]:
-    """Work launched inside goes ahead of what the default stream has queued. What was made before must be complete."""
-    if not device.startswith("cuda"):
-        return contextlib.nullcontext()
-    return torch.cuda.stream(torch.cuda.Stream(device, priority=-1))
+def priority_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """For work that goes ahead of what other streams have queued; what it reads must be complete. None on CPU."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize(device)
+    return torch.cuda.Stream(device, priority=-1)
 
 
 def finish(device: str) -> None:

@@ -6,6 +6,7 @@ import functools
 import inspect
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import diffusers
@@ -27,10 +28,11 @@ from pipelines.interface import (
     Rendered,
     Request,
     Stage,
+    StepCost,
     Update,
     never,
 )
-from pipelines.metering import InHand
+from pipelines.metering import Meter
 from pipelines.parking import Parking
 from pipelines.rendezvous import Forward, Outcome, Rendezvous, Task
 from pipelines.request_scope import StepCounter, entry_points, scoped
@@ -40,6 +42,14 @@ FRAMES_ARGUMENTS = ("num_frames", "video_length", "frames")  # nearly all, Latte
 
 class BadCall(Exception):
     """The pipeline takes no such argument. The message may be shown to the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class InHand:
+    """The quantum under way."""
+
+    quantum: Quantum
+    meter: Meter
 
 
 class DiffusionLane:
@@ -169,7 +179,7 @@ class DiffusionLane:
     def _run(self, max_rows: int | None, give_way: Callable[[], bool]) -> None:
         """Begin a quantum, or go on with the one in hand, until it is over or gives way."""
         hand = self._in_hand or self._take_in_hand(max_rows)
-        with hand:
+        with hand.meter:
             _, outcomes = self._rendezvous.step(max_rows, give_way)
         self._in_hand = None if outcomes is not None else hand
         if outcomes is None:
@@ -182,7 +192,7 @@ class DiffusionLane:
         quantum = self._quantum(self._rendezvous.peek(max_rows))
         key = (quantum.component, quantum.entry, quantum.shape, quantum.rows)
         unknown = key not in self._measured or self._device_name.startswith("cuda")
-        return InHand(quantum, device.PeakMeter(self._device_name) if unknown else None)
+        return InHand(quantum, Meter(self._device_name, with_bytes=unknown))
 
     def _start_new(self) -> None:
         new, self._new = self._new, []
@@ -267,12 +277,14 @@ class DiffusionLane:
             OutOfMemory(q.component, q.entry, q.shape, q.units, width, q.request_ids)
             for width in self._rendezvous.refused
         ]
-        peak = hand.peak_bytes
+        peak = hand.meter.peak_bytes
         if self._rendezvous.refused or self._rendezvous.proving:
             peak = None  # of something else than this quantum
         elif peak is not None:
             self._measured.add((q.component, q.entry, q.shape, q.rows))
-        self._costs.append(hand.cost(peak))
+        self._costs.append(
+            StepCost(q.shape, q.rows, hand.meter.seconds, q.request_ids, q.stage, q.component, q.entry, q.units, peak)
+        )
 
     def _quantum(self, forward: Forward) -> Quantum:
         names = tuple(task.name for task in forward.tasks if not task.dead)  # canceled midway

@@ -51,6 +51,7 @@ class ChatRequest:
     id: str
     messages: tuple[Message, ...]
     max_tokens: int
+    owner: str = ""  # whose it is: what is kept of a prompt is only used for prompts of the same owner
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0  # 0: all

@@ -6,6 +6,7 @@ and removed here, and one step gives one token to each that is past its prompt. 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,12 +24,18 @@ from transformers.generation.continuous_batching.requests import RequestState
 from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
 from transformers.generation.logits_process import LogitsProcessorList
 
+from pipelines import device
+
 PAGE_TOKENS = (
     32  # small pages waste little of a short chat: 35 tokens/s for eight against 10 one by one, docs of the design
 )
 FLASH_PAGE_TOKENS = 256  # flash attention reads its cache in pages of this size
 PREFILL_TOKENS = {"cpu": 256}  # prompt tokens a step may take: about a second on two cores at 135M parameters
 PREFILL_TOKENS_GPU = 1024
+PREFILL_LEAST = 32  # prompt tokens a step takes even where its time is short, or a long prompt would never be read
+PREFILL_S = (
+    0.2  # longest that reading a part of a prompt may hold up the others: as long as a few tokens on a slow device
+)
 TRASH_BLOCKS = 2  # the cache keeps two blocks that no sequence ever gets
 
 # (ids of the sequences, their logits (N, V) float32, written in place): the argmax of each row becomes its next token.
@@ -40,6 +47,7 @@ class Stepped:
     shape: Literal["prefill", "decode"]
     ids: tuple[str, ...]  # the sequences that were in the forward
     tokens: dict[str, int]  # the new token of each that is past its prompt
+    n_read: int = 0  # tokens that went through the model
 
 
 class PagedBatch:
@@ -47,14 +55,11 @@ class PagedBatch:
 
     def __init__(self, model: Any, *, cache_bytes: int, max_rows: int, choose: Choose) -> None:
         """Raises ValueError if not one page fits into `cache_bytes`."""
-        config = model.config.get_text_config()
-        flash = "flash" in (config._attn_implementation or "")
-        page_tokens = FLASH_PAGE_TOKENS if flash else PAGE_TOKENS
-        max_tokens = PREFILL_TOKENS.get(model.device.type, PREFILL_TOKENS_GPU)
-        n_blocks = _blocks_within(cache_bytes, model, page_tokens=page_tokens, max_tokens=max_tokens, masked=not flash)
-        longest = math.ceil(config.max_position_embeddings / page_tokens) if flash else 0
+        page = _page_of(model)
+        n_blocks, max_tokens = _blocks_within(cache_bytes, page), page.prefill_tokens
+        longest = math.ceil(model.config.get_text_config().max_position_embeddings / page.tokens) if page.flash else 0
         settings = ContinuousBatchingConfig(
-            page_size=page_tokens,
+            page_size=page.tokens,
             num_blocks=n_blocks,
             max_batch_tokens=max_tokens,
             max_requests_per_batch=max_rows,
@@ -71,7 +76,14 @@ class PagedBatch:
             manager.logit_processor.tensors_required = 1
             self._processor = manager._create_batch_processor()
         self._model = model
+        self._most_tokens = max_tokens
+        self._salts: dict[str, tuple[int, ...]] = {}  # sequence → what its prompt's blocks are named with
         self._cache = self._processor.cache
+        self._keep_prompts_apart()
+        stream = device.priority_stream(model.device)
+        if stream is not None:
+            self._processor.inputs_and_outputs.compute_stream = stream
+            self._processor.offloading_manager._compute_stream = stream
         self.n_units = int(self._cache.num_sectors)
         self.longest_tokens = int(infer_max_single_request_tokens(self._cache))
 
@@ -97,7 +109,10 @@ class PagedBatch:
         self._cache.pool.try_to_free_sectors()
         return int(self._cache.pool.num_free_sectors)
 
-    def add(self, sequence_id: str, prompt: list[int]) -> None:
+    def add(self, sequence_id: str, prompt: list[int], owner: str = "") -> None:
+        """owner: sequences share what the cache holds of equal prompts with those of the same owner only."""
+        digest = hashlib.blake2b(owner.encode(), digest_size=32).digest()
+        self._salts[sequence_id] = tuple(int.from_bytes(digest[i : i + 4], "little") >> 1 for i in range(0, 32, 4))
         state = RequestState(request_id=sequence_id, initial_tokens=prompt, max_new_tokens=None, eos_token_id=None)
         self._processor.scheduler.add_waiting_request(state)
 
@@ -105,9 +120,18 @@ class PagedBatch:
         """Let go of the sequence and its pages, wherever it is."""
         self._processor.scheduler.set_request_cancellation(sequence_id)
         self._processor.scheduler.clear_cancelled_requests()
+        self._salts.pop(sequence_id, None)
 
-    def step(self) -> Stepped:
-        """One forward. Raises whatever the model raises; the batch is then of no further use."""
+    def step(self, n_decoding: int = 0, token_s: float | None = None) -> Stepped:
+        """One forward. Raises whatever the model raises; the batch is then of no further use.
+
+        n_decoding: sequences past their prompt, who wait while the others' prompts are read. token_s: what reading a token
+        takes, None: unknown. With somebody waiting only so much is read as fits `PREFILL_S`.
+        """
+        self._processor.max_batch_tokens = self._most_tokens
+        if n_decoding and token_s is not None:
+            read = max(PREFILL_LEAST, int(PREFILL_S / token_s))
+            self._processor.max_batch_tokens = min(self._most_tokens, n_decoding + read)
         if not self._processor.prepare_next_batch():
             return Stepped("decode", (), {})
         self._processor._generation_step(self._model)
@@ -117,7 +141,29 @@ class PagedBatch:
             "prefill" if any(future.query_length > 1 for future in futures) else "decode",
             tuple(future.state.request_id for future in futures),
             {f.state.request_id: f.state.generated_tokens[-1] for f in futures if f.has_new_token},
+            sum(future.query_length for future in futures),
         )
+
+    def _keep_prompts_apart(self) -> None:
+        """Name each block by its owner too. How soon a first token comes would else tell whether another had the same prompt.
+
+        A block is named by a chain of hashes from the first on, so it is enough to change the first few tokens for the hashing.
+        """
+
+        def salted(sequence_id: str, tokens: list[int]) -> list[int]:
+            salt = self._salts[sequence_id]
+            return [token ^ word for token, word in zip(tokens, salt, strict=False)] + tokens[len(salt) :]
+
+        def match(sequence_id: str, prompt: list[int], match: Any = self._cache.search_prefix_match) -> int:
+            return int(match(sequence_id, salted(sequence_id, prompt)))
+
+        self._cache.search_prefix_match = match
+        for allocator in self._cache.cache_allocators.values():
+
+            def mark(sequence_id: str, tokens: list[int], n: int, mark: Any = allocator.mark_complete_blocks) -> None:
+                mark(sequence_id, salted(sequence_id, tokens), n)
+
+            allocator.mark_complete_blocks = mark
 
 
 class _Chooser(ContinuousBatchingLogitsProcessor):
@@ -142,14 +188,35 @@ class _Chooser(ContinuousBatchingLogitsProcessor):
         return scores
 
 
-def _blocks_within(cache_bytes: int, model: Any, *, page_tokens: int, max_tokens: int, masked: bool) -> int:
-    """Pages of all layers that fit, counting what grows with them: the attention mask and the indices read through."""
+def cache_bytes_for(model: Any, n_tokens: Sequence[int]) -> int:
+    """Bytes of a cache that holds sequences of these lengths at once."""
+    page = _page_of(model)
+    return page.fixed_bytes + sum(math.ceil(n / page.tokens) + 1 for n in n_tokens) * page.n_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    tokens: int
+    n_bytes: int  # in all layers, with what grows by it: the attention mask and the indices read through
+    fixed_bytes: int  # of a cache, besides its pages
+    prefill_tokens: int  # most tokens of one step
+    flash: bool
+
+
+def _page_of(model: Any) -> _Page:
     config, itemsize = model.config.get_text_config(), model.dtype.itemsize
+    flash = "flash" in (config._attn_implementation or "")
+    tokens = FLASH_PAGE_TOKENS if flash else PAGE_TOKENS
+    prefill = PREFILL_TOKENS.get(model.device.type, PREFILL_TOKENS_GPU)
     per_token = 2 * config.num_hidden_layers * find_num_key_value_heads(config) * find_head_dim(config) * itemsize
-    mask_row = max_tokens * itemsize if masked else 0
-    fixed = TRASH_BLOCKS * page_tokens * per_token + max_tokens * (mask_row + 64)
-    per_block = page_tokens * (per_token + mask_row + 8)
-    n_blocks = (cache_bytes - fixed) // per_block
+    mask_row = 0 if flash else prefill * itemsize
+    fixed = TRASH_BLOCKS * tokens * per_token + prefill * (mask_row + 64)
+    return _Page(tokens, tokens * (per_token + mask_row + 8), fixed, prefill, flash)
+
+
+def _blocks_within(cache_bytes: int, page: _Page) -> int:
+    n_blocks = (cache_bytes - page.fixed_bytes) // page.n_bytes
     if n_blocks < 1:
-        raise ValueError(f"a KV cache of {cache_bytes:,} bytes holds no page; {fixed + per_block:,} bytes hold one")
+        least = page.fixed_bytes + page.n_bytes
+        raise ValueError(f"a KV cache of {cache_bytes:,} bytes holds no page; {least:,} bytes hold one")
     return int(n_blocks)

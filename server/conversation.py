@@ -206,6 +206,7 @@ class Conversation:
         system = [Message("system", self._system)] if self._system else []
         request = ChatRequest(
             id=f"{job_id}/0",
+            owner=self._key.id,
             messages=(*system, *self._history, *said.turns),
             max_tokens=said.max_tokens if said.max_tokens is not None else defaults.max_tokens,
             temperature=said.temperature if said.temperature is not None else defaults.temperature,

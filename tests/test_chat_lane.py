@@ -1,14 +1,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from pipelines.chat import ChatLane
-from pipelines.interface import Canceled, ChatRequest, Failed, Message, Replied, TextDelta, Update
+from pipelines.interface import (
+    Canceled,
+    ChatRequest,
+    Failed,
+    Message,
+    OutOfMemory,
+    Replied,
+    StepCost,
+    TextDelta,
+    Update,
+)
 from pipelines.prompting import prompt_tokens
+from tests.faults import out_of_memory
 from tests.tiny_chat import tiny_lane, tiny_model, tiny_tokenizer
 
 SMALL_CACHE = 800_000  # a dozen pages of 32 tokens
@@ -62,8 +74,8 @@ def ends(updates: Iterable[Update]) -> list[tuple[str, str]]:
 
 
 def free_units(lane: ChatLane) -> tuple[int, int]:
-    assert lane._batch is not None
-    return lane._batch.free_units(), lane._batch.n_units
+    assert lane._room.batch is not None
+    return lane._room.batch.free_units(), lane._room.batch.n_units
 
 
 def test_greedy_reply_is_that_of_generate_alone_and_among_eight(model: Any, lane: ChatLane) -> None:
@@ -186,8 +198,8 @@ def test_more_than_the_cache_holds_waits_in_order_and_all_get_their_whole_reply(
     requests = [chat(f"c{i}", "count " * (1 + i % 4), max_tokens=40 + 25 * (i % 3)) for i in range(12)]
     alone = {request.id: reply(tiny_lane(model), request).text for request in requests}
     _, total = free_units(lane)
-    assert lane._batch is not None
-    assert sum(lane._batch.units(len("count ") + request.max_tokens) for request in requests) > 2 * total
+    assert lane._room.batch is not None
+    assert sum(lane._room.batch.units(len("count ") + request.max_tokens) for request in requests) > 2 * total
 
     for request in requests:
         lane.admit(request)
@@ -290,18 +302,104 @@ def test_forward_that_raises_fails_those_in_it_and_the_next_chat_works() -> None
     assert free == total
 
 
-def test_out_of_memory_is_told_apart() -> None:
+def four_chats() -> list[ChatRequest]:
+    return [chat(name, f"count {i}", max_tokens=12, temperature=0.8, seed=i) for i, name in enumerate("abcd")]
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_out_of_memory_harms_no_chat_that_fits_with_fewer_beside_it(times: int) -> None:
     model = tiny_model()
     lane = tiny_lane(model)
+    expected = {name: end.text for name, end in replies(lane, four_chats()).items()}
+    for request in four_chats():
+        lane.admit(request)
+    for _ in range(5):
+        lane.step()
+    lane.take_costs()
+    updates: list[Update] = []
+    with out_of_memory(model, times=times):
+        updates += play(lane)
+    assert {u.request_id: u.text for u in updates if isinstance(u, Replied)} == expected
+    boundaries = [note.rows for note in lane.take_costs() if isinstance(note, OutOfMemory)]
+    assert boundaries == [4, 2, 1][:times]
+    free, total = free_units(lane)
+    assert free == total
 
-    def fail(*_: Any) -> None:
-        hook.remove()
-        raise torch.OutOfMemoryError("tried to allocate 7 GiB")
 
-    hook = model.register_forward_pre_hook(fail)
-    (update,) = play(lane, [chat("a")])
-    assert isinstance(update, Failed)
-    assert update.code == "out_of_memory"
+def test_out_of_memory_always_fails_one_chat_after_the_other_and_the_next_is_fine() -> None:
+    model = tiny_model()
+    lane = tiny_lane(model)
+    with out_of_memory(model):
+        updates = play(lane, four_chats())
+    failed = [update for update in updates if isinstance(update, Failed)]
+    assert [(end.request_id, end.code) for end in failed] == [(name, "out_of_memory") for name in "abcd"]
+    assert reply(lane, chat("next")).completion_tokens > 0
+
+
+def test_cache_that_cannot_be_made_is_made_smaller_and_who_waits_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = tiny_lane(tiny_model(), cache_bytes=4 << 20)
+    expected = reply(lane, chat("a", max_tokens=8)).text
+    assert lane.resize_cache(0) == 0
+    make, asked = lane._room._make, []
+
+    def fitting(n_bytes: int) -> Any:
+        asked.append(n_bytes)
+        if n_bytes > 3 << 20:
+            raise torch.OutOfMemoryError("tried to allocate 4 MiB")
+        return make(n_bytes)
+
+    monkeypatch.setattr(lane._room, "_make", fitting)
+    lane._room.give_back(8 << 20)
+    assert reply(lane, chat("b", "hello a", max_tokens=8)).text == expected
+    assert asked == [8 << 20, 4 << 20, 2 << 20]
+    assert 0 < lane.cache_bytes <= 2 << 20
+
+
+def test_cache_of_another_size_loses_no_word_of_those_who_run() -> None:
+    lane = tiny_lane(tiny_model(), cache_bytes=4 << 20)
+    expected = {name: end.text for name, end in replies(lane, four_chats()).items()}
+    for request in four_chats():
+        lane.admit(request)
+    updates: list[Update] = []
+    for _ in range(4):
+        updates += lane.step()
+    small = lane.resize_cache(0)
+    assert 0 < small < 2 << 20, "who runs keeps the room to end"
+    for _ in range(3):
+        updates += lane.step()
+    assert lane.resize_cache(4 << 20) > small
+    updates += play(lane)
+    assert {u.request_id: u.text for u in updates if isinstance(u, Replied)} == expected
+    assert lane.resize_cache(0) == 0
+
+
+def test_what_is_kept_of_a_prompt_serves_prompts_of_the_same_owner_only(lane: ChatLane) -> None:
+    prompt = "the same long introduction " * 6
+
+    def tokens_read(name: str, owner: str) -> int:
+        lane.take_costs()
+        play(lane, [replace(chat(name, prompt, max_tokens=2), owner=owner)])
+        return sum(cost.units for cost in lane.take_costs() if isinstance(cost, StepCost) and cost.stage == "prefill")
+
+    whole = tokens_read("a", "ann")
+    assert tokens_read("b", "ann") < whole / 2
+    assert tokens_read("c", "bob") == whole
+    assert tokens_read("d", "bob") < whole / 2
+
+
+def test_long_prompt_is_read_in_parts_as_long_as_the_others_can_wait(lane: ChatLane) -> None:
+    lane._token_s = 0.2 / 40  # on this device 40 tokens take the time that others may be held up
+    lane.admit(chat("short", max_tokens=30))
+    while not lane._running or not lane._running["short"].n_tokens:
+        lane.step()
+    lane._token_s = 0.2 / 40
+    lane.take_costs()
+    lane.admit(chat("long", "abcdefgh " * 40, max_tokens=2))
+    lane.step()
+    (cost,) = lane.take_costs()
+    assert isinstance(cost, StepCost)
+    assert cost.rows * cost.units <= 41
+    play(lane)
 
 
 def test_logits_that_are_not_numbers_fail_their_own_chat_only() -> None:
@@ -365,13 +463,13 @@ def test_prompts_with_the_same_beginning_share_pages(lane: ChatLane) -> None:
     lane.take_costs()
     again = reply(lane, chat("b", beginning + "one")).text
     assert again == first
-    assert lane._batch is not None
+    assert lane._room.batch is not None
     lane.admit(chat("c", beginning + "two", max_tokens=50))
     lane.admit(chat("d", beginning + "six", max_tokens=50))
     for _ in range(3):
         lane.step()
     free, total = free_units(lane)
-    assert total - free < 2 * lane._batch.units(len(beginning) + 20)
+    assert total - free < 2 * lane._room.batch.units(len(beginning) + 20)
     play(lane)
 
 
@@ -391,4 +489,4 @@ def test_closed_lane_lets_go_of_the_model() -> None:
     reply(lane, chat("a"))
     lane.close()
     assert lane._model is None
-    assert lane._batch is None
+    assert lane._room.batch is None
