@@ -35,7 +35,7 @@ from pipelines.interface import (
 from pipelines.metering import Meter
 from pipelines.parking import Parking
 from pipelines.rendezvous import Forward, Outcome, Rendezvous, Task
-from pipelines.request_scope import StepCounter, entry_points, scoped
+from pipelines.request_scope import StepCounter, entry_points, keep_no_cache, scoped
 
 FRAMES_ARGUMENTS = ("num_frames", "video_length", "frames")  # nearly all, Latte, SanaVideo
 
@@ -80,6 +80,7 @@ class DiffusionLane:
             salt=_salt(pipeline, device_name),
             fence=device.Fence(device_name),
         )
+        keep_no_cache(pipeline)
         for component, module, entry in entry_points(pipeline):
             self._rendezvous.wrap(component, module, entry)
         self._parking = Parking(((component, module) for component, module, _ in entry_points(pipeline)), device_name)

@@ -2,6 +2,8 @@
 
 Two calls merge when module, entry point and argument structure are the same, other arguments are equal, and each tensor is
   rows    batch-leading, with equal trailing shape and dtype: concatenated
+  places  batch-leading whole numbers of three dimensions or more, the coordinates of tokens: concatenated, but equal by
+          value too, because models read them from the first row
   scalar  0-d or one element, such as the timestep: one value per row
   shared  anything else, equal by value: passed once
 A list with one entry per row counts as rows. Whether a module keeps its rows apart is not assumed here: it is proved
@@ -22,7 +24,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from pipelines import ambient
 
 Structure: TypeAlias = tuple[Hashable, ...]  # component, entry, then how its arguments are built
-Kind: TypeAlias = str  # "rows" | "list" | "scalar" | "shared" | "generator" | "value"
+Kind: TypeAlias = str  # "rows" | "places" | "list" | "scalar" | "shared" | "generator" | "value"
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
 
 # Digests of shared tensors (position ids, rotary tables): made once per job and passed at every step, so hashed once.
@@ -144,6 +146,8 @@ def _flatten(call: Call, rows: int) -> tuple[list[Any], pytree.TreeSpec]:
 
 def _describe(leaf: Any, rows: int) -> tuple[Kind, Hashable]:
     match leaf:
+        case torch.Tensor() if leaf.ndim >= 3 and leaf.shape[0] == rows and not leaf.is_floating_point() and leaf.dtype != torch.bool:
+            return "places", _digest(leaf)
         case torch.Tensor() if leaf.ndim > 0 and leaf.shape[0] == rows:
             return "rows", (leaf.shape[1:], leaf.dtype)
         case torch.Tensor() if leaf.numel() == 1:
@@ -175,7 +179,7 @@ def _join(column: tuple[Any, ...], rows: int, place: torch.device | None) -> Any
     """place: where the rows are; a scalar may be elsewhere, but one with rows may not."""
     kind, _ = _describe(column[0], rows)
     match kind:
-        case "rows":
+        case "rows" | "places":
             return torch.cat(column)
         case "scalar":
             return torch.cat([value.reshape(1).expand(rows) for value in column]).to(place)

@@ -43,6 +43,16 @@ def _placed(cls: type, place: torch.device) -> type:
     return type(cls.__name__, (cls,), {"device": here, "_execution_device": here})
 
 
+def keep_no_cache(pipeline: Any) -> None:
+    """Tell the language models that encode prompts to keep no KV cache: nobody reads it, and a cache cannot be split by rows.
+
+    Where a pipeline lets one write (`generate`), the cache is asked for by name and so is there.
+    """
+    for _, module, _ in entry_points(pipeline):
+        if hasattr(getattr(module, "config", None), "get_text_config"):
+            module.config.get_text_config().use_cache = False
+
+
 def entry_points(pipeline: Any) -> Iterator[tuple[str, Any, str]]:
     """(component name, module, entry point) of everything in the pipeline that costs device time, each module once."""
     seen: set[int] = set()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.diffusion import DiffusionLane
+from pipelines.diffusion import FRAMES_ARGUMENTS, DiffusionLane
 from pipelines.interface import Canceled, DiffusionRequest, Failed, Rendered, Update
 from tests.stock_families import Family
 
@@ -51,12 +51,12 @@ def direct(pipeline: Any, wanted: DiffusionRequest) -> NDArray[np.float32]:
         "negative_prompt": wanted.negative_prompt,
         "width": wanted.width,
         "height": wanted.height,
-        "num_frames": wanted.num_frames,
         "num_inference_steps": wanted.steps,
         "guidance_scale": wanted.guidance_scale,
         **wanted.call,
     }
     takes = inspect.signature(type(pipeline).__call__).parameters
+    arguments[next((name for name in FRAMES_ARGUMENTS if name in takes), "num_frames")] = wanted.num_frames
     given = {name: value for name, value in arguments.items() if value is not None and name in takes}
     generator = torch.Generator("cpu").manual_seed(wanted.seed)
     media = pipeline(**given, generator=generator, output_type="np")[0]

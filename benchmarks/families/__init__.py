@@ -1,0 +1,8 @@
+"""Tiny random checkpoints of diffusers' text-to-image and text-to-video pipelines, made in code, offline."""
+
+from benchmarks.families import clips, dits, unets
+from benchmarks.families.family import Family
+
+FAMILIES = {family.name: family for family in (*unets.FAMILIES, *dits.FAMILIES, *clips.FAMILIES)}
+
+__all__ = ["FAMILIES", "Family"]
