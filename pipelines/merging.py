@@ -200,7 +200,7 @@ def _altered(leaf: Any, rows: int) -> Any:
         return turned * 0.5 + 0.25
     if leaf.ndim >= 2 and bool((leaf <= 1).all()):
         return leaf  # a mask: turned round it might mask everything
-    return leaf // 2 + 1 if torch.equal(turned, leaf) else turned  # stays within a vocabulary, or a table of timesteps
+    return leaf // 2 if torch.equal(turned, leaf) else turned  # stays within a vocabulary, or a table of timesteps or styles
 
 
 def _split(output: Any, rows: int, width: int) -> list[Any]:

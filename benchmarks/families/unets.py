@@ -228,7 +228,7 @@ def kandinsky_unet(**options: Any) -> UNet2DConditionModel:
         block_out_channels=(32, 64),
         layers_per_block=1,
         encoder_hid_dim=parts.TEXT_DIM,
-        cross_attention_dim=16,
+        cross_attention_dim=parts.TEXT_DIM,
         attention_head_dim=4,
         resnet_time_scale_shift="scale_shift",
         **options,
