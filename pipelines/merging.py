@@ -146,7 +146,9 @@ def _flatten(call: Call, rows: int) -> tuple[list[Any], pytree.TreeSpec]:
 
 def _describe(leaf: Any, rows: int) -> tuple[Kind, Hashable]:
     match leaf:
-        case torch.Tensor() if leaf.ndim >= 3 and leaf.shape[0] == rows and not leaf.is_floating_point() and leaf.dtype != torch.bool:
+        case torch.Tensor() if (
+            leaf.ndim >= 3 and leaf.shape[0] == rows and not leaf.is_floating_point() and leaf.dtype != torch.bool
+        ):
             return "places", _digest(leaf)
         case torch.Tensor() if leaf.ndim > 0 and leaf.shape[0] == rows:
             return "rows", (leaf.shape[1:], leaf.dtype)
@@ -200,7 +202,10 @@ def _altered(leaf: Any, rows: int) -> Any:
         return turned * 0.5 + 0.25
     if leaf.ndim >= 2 and bool((leaf <= 1).all()):
         return leaf  # a mask: turned round it might mask everything
-    return leaf // 2 if torch.equal(turned, leaf) else turned  # stays within a vocabulary, or a table of timesteps or styles
+    halved = leaf // 2 + (
+        leaf.ndim == 0
+    )  # stays within a vocabulary, or a table of styles; a timestep is never the same
+    return halved if torch.equal(turned, leaf) else turned
 
 
 def _split(output: Any, rows: int, width: int) -> list[Any]:

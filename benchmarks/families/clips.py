@@ -33,8 +33,8 @@ def unipc(**options: Any) -> UniPCMultistepScheduler:
 
 
 def wan() -> dict[str, Any]:
-    transformer = wan_like(diffusers.WanTransformer3DModel, rope_max_seq_len=64)
-    return with_t5(transformer, parts.wan_vae(), unipc(flow_shift=3.0), text_encoder=parts.umt5_text())
+    transformer = wan_like(diffusers.WanTransformer3DModel, in_channels=4, out_channels=4, rope_max_seq_len=64)
+    return with_t5(transformer, parts.wan_vae(4), unipc(flow_shift=3.0), text_encoder=parts.umt5_text())
 
 
 def wan_vace() -> dict[str, Any]:
@@ -180,31 +180,6 @@ def cogvideox() -> dict[str, Any]:
     return with_t5(transformer, vae, scheduler)
 
 
-def allegro() -> dict[str, Any]:
-    transformer = diffusers.AllegroTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=4,
-        out_channels=4,
-        num_layers=1,
-        cross_attention_dim=24,
-        sample_width=8,
-        sample_height=8,
-        sample_frames=8,
-        caption_channels=parts.TEXT_DIM,
-    )
-    vae = diffusers.AutoencoderKLAllegro(
-        down_block_types=("AllegroDownBlock3D",) * 4,
-        up_block_types=("AllegroUpBlock3D",) * 4,
-        block_out_channels=(8, 8, 8, 8),
-        latent_channels=4,
-        layers_per_block=1,
-        norm_num_groups=2,
-        temporal_compression_ratio=4,
-    )
-    return with_t5(transformer, vae, DDIMScheduler())
-
-
 def latte() -> dict[str, Any]:
     transformer = diffusers.LatteTransformer3DModel(
         sample_size=8,
@@ -298,9 +273,7 @@ def easy_animate() -> dict[str, Any]:
         norm_num_groups=2,
         spatial_group_norm=False,
     )
-    return with_t5(
-        transformer, vae, flow(), text_encoder=parts.qwen_vl_text(), tokenizer=parts.qwen_tokenizer()
-    )
+    return with_t5(transformer, vae, flow(), text_encoder=parts.qwen_vl_text(), tokenizer=parts.qwen_tokenizer())
 
 
 def hunyuan_video() -> dict[str, Any]:
@@ -387,7 +360,6 @@ FAMILIES = (
     Family("LTXPipeline", "video", ltx, other_size=64, num_frames=9, call=T5_CALL),
     Family("LTXConditionPipeline", "video", functools.partial(ltx, False), other_size=64, num_frames=9, call=T5_CALL),
     Family("CogVideoXPipeline", "video", cogvideox, num_frames=8, call={"max_sequence_length": 16}),
-    Family("AllegroPipeline", "video", allegro, num_frames=8, call={"clean_caption": False, "max_sequence_length": 32}),
     Family("LattePipeline", "video", latte, num_frames=4, call={"clean_caption": False}),
     Family("MochiPipeline", "video", mochi, num_frames=7, call={"max_sequence_length": 16}),
     Family("SanaVideoPipeline", "video", sana_video, other_size=64, num_frames=9, call=SANA_CALL),

@@ -160,7 +160,9 @@ def bria_fibo() -> dict[str, Any]:
         axes_dims_rope=[0, 4, 4],
     )
     vae = parts.wan_vae(out_channels=12, in_channels=12, patch_size=2, scale_factor_spatial=16)
-    text = parts.small_decoder(transformers.SmolLM3Config, transformers.SmolLM3ForCausalLM, hidden_size=32, vocab_size=BRIA_BOT_TOKEN + 1)
+    text = parts.small_decoder(
+        transformers.SmolLM3Config, transformers.SmolLM3ForCausalLM, hidden_size=32, vocab_size=BRIA_BOT_TOKEN + 1
+    )
     return with_t5(transformer, vae, flow(), text_encoder=text, tokenizer=parts.qwen_tokenizer())
 
 
@@ -390,27 +392,6 @@ def qwen_image() -> dict[str, Any]:
         text_encoder=parts.qwen_vl_text(),
         tokenizer=parts.qwen_tokenizer(),
     )
-
-
-def omnigen() -> dict[str, Any]:
-    transformer = diffusers.OmniGenTransformer2DModel(
-        hidden_size=16,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        intermediate_size=32,
-        num_layers=1,
-        in_channels=4,
-        time_step_dim=4,
-        vocab_size=parts.VOCABULARY,
-        pad_token_id=2,
-        rope_scaling={"long_factor": [1, 2], "short_factor": [1, 2]},
-    )
-    return {
-        "transformer": transformer,
-        "vae": parts.small_vae(4, (8, 8, 8, 8)),
-        "scheduler": flow(invert_sigmas=True, num_train_timesteps=1),
-        "tokenizer": parts.llama_tokenizer(),
-    }
 
 
 def ovis() -> dict[str, Any]:
@@ -666,13 +647,12 @@ FAMILIES = (
     Family("SanaPAGPipeline", "image", sana, other_size=64, call=SANA_CALL),
     Family("SanaSprintPipeline", "image", functools.partial(sana, True), other_size=64, steps=(2,), takes_negative=False, call=SANA_CALL),
     Family("QwenImagePipeline", "image", qwen_image, call={"true_cfg_scale": 3.0}),
-    Family("OmniGenPipeline", "image", omnigen, takes_negative=False),
     Family("OvisImagePipeline", "image", ovis),
     Family("PRXPipeline", "image", prx, call=NO_BINNING),
     Family("PRXPixelPipeline", "image", functools.partial(prx, True), call=NO_BINNING),
     Family("ZImagePipeline", "image", z_image),
-    Family("HiDreamImagePipeline", "image", hidream, size=128, other_size=256, steps=(2,), call={"max_sequence_length": 64}),
-    Family("Kandinsky5T2IPipeline", "image", functools.partial(kandinsky_5, True), size=1024, other_size=1024, steps=(2,)),
+    Family("HiDreamImagePipeline", "image", hidream, size=128, other_size=256, steps=(2,), jobs=2, call={"max_sequence_length": 64}),
+    Family("Kandinsky5T2IPipeline", "image", functools.partial(kandinsky_5, True), size=1024, other_size=1024, steps=(2,), jobs=2),
     Family("Krea2Pipeline", "image", krea_2),
     Family("AmusedPipeline", "image", amused),
 )  # fmt: skip

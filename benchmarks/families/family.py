@@ -19,6 +19,7 @@ class Family:
     other_size: int = 48  # a second size that its rules allow
     num_frames: int | None = None
     steps: tuple[int, ...] = (4, 3, 5, 4)  # of the jobs sent at once
+    jobs: int = 4  # at once; fewer where each takes long
     takes_negative: bool = True
     call: Mapping[str, object] = field(default_factory=dict)  # further arguments of __call__, as models.toml gives them
 

@@ -337,7 +337,6 @@ XL = functools.partial(stable_diffusion_xl, add_watermarker=False)
 FAMILIES = (
     Family("StableDiffusionPipeline", "image", SD),
     Family("StableDiffusionPAGPipeline", "image", DDIM),
-    Family("StableDiffusionSAGPipeline", "image", DDIM),
     Family("StableDiffusionPanoramaPipeline", "image", DDIM),
     Family("SemanticStableDiffusionPipeline", "image", DDIM),
     Family("LatentConsistencyModelPipeline", "image", latent_consistency, takes_negative=False),

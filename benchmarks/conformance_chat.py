@@ -1,0 +1,2 @@
+def compare_chats(only):
+    return []
