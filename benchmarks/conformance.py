@@ -225,12 +225,14 @@ def _pipeline_table(rows: list[Row]) -> list[str]:
         "| pipeline class | makes | same as diffusers | jobs share forwards | |",
         "|---|---|---|---|---|",
     ]
-    for row in sorted(rows, key=lambda row: row.name):
-        lines.append(
-            f"| {row.name} | {row.kind} | {'yes' if row.equal else 'no'} | {'yes' if row.merging == 'on' else 'no: they take turns'} | {row.note} |"
-        )
+    lines += [_line(row) for row in sorted(rows, key=lambda row: row.name)]
     lines += ["", "Not in the proof:", "", "| pipeline class | reason |", "|---|---|"]
     return lines + [f"| {name} | {reason} |" for name, reason in sorted(REASONS.items())]
+
+
+def _line(row: Row) -> str:
+    shared = "yes" if row.merging == "on" else "no: they take turns"
+    return f"| {row.name} | {row.kind} | {'yes' if row.equal else 'no'} | {shared} | {row.note} |"
 
 
 def _chat_table(chats: list[Any]) -> list[str]:
