@@ -82,6 +82,7 @@ class Acceptance:
         max_queued_per_key: int | None,
         auto_dtype: str,
         check_cooling: Callable[[str], None],
+        check_webhook: Callable[[str], None],
     ) -> None:
         """`check_cooling` raises while a model whose load failed is not tried again."""
         self._database = database
@@ -96,6 +97,7 @@ class Acceptance:
         self._max_queued_per_key = max_queued_per_key
         self._auto_dtype = auto_dtype
         self._check_cooling = check_cooling
+        self._check_webhook = check_webhook  # raises `BadRequest`
         self._accepting: Counter[str] = Counter()  # by key: on the way into the store, not yet on the board
 
     async def accept(self, key: ApiKey, request: GenerateRequest, idempotency_key: str | None = None) -> Accepted:
@@ -105,6 +107,8 @@ class Acceptance:
         """
         plan = self.plan(key)
         spec = self.model(request.model, request.type)
+        if request.webhook_url is not None:
+            self._check_webhook(request.webhook_url)
         resolved = resolve(
             request,
             spec,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,12 +16,27 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.api import chat, events, files, generate, health, jobs, keys, models, page, queue, residency, status
+from server.api import (
+    chat,
+    events,
+    files,
+    generate,
+    health,
+    jobs,
+    keys,
+    models,
+    page,
+    queue,
+    residency,
+    status,
+    webhooks,
+)
 from server.api.deps import PUBLIC, KeyRequired
 from server.api.openai import chat as openai_chat
 from server.api.openai import images as openai_images
 from server.api.openai import models as openai_models
 from server.api.openai import videos as openai_videos
+from server.api.wire import JsonObject, job_json
 from server.auth import Authenticator
 from server.errors import Unavailable
 from server.guard import Guard
@@ -64,7 +79,21 @@ def create_app(
     app.state.service = service
     app.state.ready = ready
     app.state.page = page.read_page()
-    for resource in (generate, status, chat, jobs, events, files, models, residency, queue, keys, health, page):
+    for resource in (
+        generate,
+        status,
+        chat,
+        jobs,
+        events,
+        files,
+        models,
+        residency,
+        queue,
+        keys,
+        webhooks,
+        health,
+        page,
+    ):
         app.include_router(resource.router)
     for shim in (openai_models, openai_chat, openai_images, openai_videos):
         app.include_router(shim.router)
@@ -97,13 +126,16 @@ def _document(app: FastAPI) -> dict[str, Any]:
 
 @asynccontextmanager
 async def _upkeep(service: Service) -> AsyncIterator[None]:
-    janitor = asyncio.create_task(_tidy_now_and_then(service))
+    async def describe(key_id: str, job_id: str) -> JsonObject:
+        return job_json(await service.status_of(key_id, job_id), service.link)
+
+    chores = [asyncio.create_task(_tidy_now_and_then(service)), asyncio.create_task(service.webhooks.run(describe))]
     try:
         yield
     finally:
-        janitor.cancel()
-        with suppress(asyncio.CancelledError):
-            await janitor
+        for chore in chores:
+            chore.cancel()
+        await asyncio.gather(*chores, return_exceptions=True)
 
 
 async def _tidy_now_and_then(service: Service) -> None:

@@ -68,7 +68,7 @@ class Artifacts:
             folder.chmod(0o700)
         for left_over in self._unfinished.iterdir():
             left_over.unlink()
-        self._secret = _secret(root / "link-secret")
+        self._secret = kept_secret(root / "link-secret")
 
     async def save(
         self, output_id: str, frames: NDArray[np.float32], fmt: Format, provenance: Provenance, fps: int | None
@@ -145,7 +145,8 @@ class Artifacts:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
 
-def _secret(path: Path) -> bytes:
+def kept_secret(path: Path) -> bytes:
+    """32 random bytes, drawn at the first start."""
     if not path.exists():
         unfinished = path.with_suffix(".new")
         unfinished.unlink(missing_ok=True)

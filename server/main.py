@@ -28,7 +28,7 @@ from models.catalogue import Catalogue
 from models.errors import ModelsError
 from pipelines.interface import Lane
 from server.app import create_app
-from server.artifacts import Artifacts
+from server.artifacts import Artifacts, kept_secret
 from server.auth import Authenticator, write_local_key
 from server.banner import print_banner
 from server.board import Board
@@ -44,6 +44,7 @@ from server.service import Service
 from server.settings import Settings
 from server.store.database import Database, StoreUnusable
 from server.store.keys import SCOPES, create_key, list_keys
+from server.webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,12 @@ async def _serve(
         plans=settings.plans,
         bursts=Bursts(time.monotonic),
         clock=lambda: datetime.now(UTC),
+        webhooks=Webhooks(
+            database,
+            secret=kept_secret(settings.data_dir / "webhook-secret"),
+            clock=lambda: datetime.now(UTC),
+            allowed_networks=settings.webhook_networks,
+        ),
         queue_size=settings.queue_size,
         max_queued_per_key=settings.max_queued_per_key,
         output_retention=timedelta(hours=settings.output_retention_h),

@@ -50,6 +50,7 @@ class GenerateRequest:
     n: int = 1
     output_format: ImageFormat | VideoFormat | None = None
     deterministic: bool = False
+    webhook_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ def resolve(request: GenerateRequest, spec: ModelSpec, *, drawn_seed: int, auto_
         "call": dict(spec.call),
         "output_format": fmt,
         "priority": priority,
+        "webhook_url": request.webhook_url,
     }
     return Resolved(stored, _params(stored, auto_dtype if spec.dtype == "auto" else spec.dtype))
 

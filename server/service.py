@@ -48,6 +48,7 @@ from server.store.jobs import JobRow, OutputRow
 from server.store.usage import Kind
 from server.views import JobView
 from server.watchers import Watch
+from server.webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Service:
         plans: Mapping[str, Plan],
         bursts: Bursts,
         clock: Callable[[], datetime],
+        webhooks: Webhooks,
         queue_size: int = 10_000,
         max_queued_per_key: int | None = None,
         output_retention: timedelta = timedelta(hours=24),
@@ -113,7 +115,10 @@ class Service:
             max_queued_per_key=max_queued_per_key,
             auto_dtype=auto_dtype,
             check_cooling=self.decisions.check_cooling,
+            check_webhook=webhooks.check,
         )
+        self.webhooks = webhooks
+        board.watchers.on_commit = webhooks.wake
         self.events = JobEvents(database, board)
         self._chats = Chats(
             database=database, engine=engine, delivery=self._delivery, clock=clock, system_prompt=system_prompt
@@ -140,6 +145,11 @@ class Service:
             while self._board.view(job_id) is not None:
                 await watch.changed(FINISHED_LOOK_S)
         return await self.status(key, job_id)
+
+    async def status_of(self, key_id: str, job_id: str) -> JobView:
+        """As `status`, for what happens without a request."""
+        row, outputs = await self._database.read(lambda conn: _look_up(conn, key_id, job_id))
+        return views.of_row(row, outputs)
 
     async def list(
         self,

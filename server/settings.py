@@ -12,6 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -114,6 +115,7 @@ class Settings(BaseSettings):
 
     allowed_hosts: Names = []
     allowed_origins: Names = []
+    webhook_networks: Names = []
     log_format: Literal["auto", "console", "json"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     shutdown_grace_s: Seconds = 10.0
@@ -125,6 +127,16 @@ class Settings(BaseSettings):
         if isinstance(value, Path):
             return value.expanduser().absolute()
         return [folder.expanduser().absolute() for folder in value]
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def _networks(cls, value: list[str]) -> list[str]:
+        for network in value:
+            try:
+                ip_network(network)
+            except ValueError:
+                raise ValueError(f"{network} is not a network like 192.168.1.0/24") from None
+        return value
 
     @field_validator("plans", mode="before")
     @classmethod

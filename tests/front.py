@@ -27,6 +27,7 @@ from server.quotas import DEFAULT_PLANS, Bursts, Plan
 from server.service import Service
 from server.store import usage
 from server.store.keys import create_key
+from server.webhooks import Webhooks
 from tests.fakes import FakeCatalogue, FakeEngine, small_catalogue
 from tests.stores import open_store
 
@@ -111,6 +112,7 @@ async def front(
     allowed_hosts: tuple[str, ...] = (),
     allowed_origins: tuple[str, ...] = (),
     keys: Mapping[str, str] | None = None,
+    webhooks: Mapping[str, Any] = {},
     **options: Any,
 ) -> AsyncIterator[Front]:
     """`folder` given again with the same `keys` is a restart."""
@@ -128,6 +130,7 @@ async def front(
             plans=plans,
             bursts=Bursts(time.monotonic),
             clock=clock,
+            webhooks=Webhooks(database, secret=bytes(32), clock=clock, **webhooks),
             **options,
         )
         engine.deliver = service.on_event

@@ -125,7 +125,7 @@ async def test_a_duration_becomes_a_number_of_frames_the_model_makes(
         (VIDEO | {"num_frames": 10}, "num_frames must be a multiple of 4 plus 1 for filmer, for example 9."),
         (VIDEO | {"num_frames": 53}, "num_frames must be at most 49 for filmer"),
         (IMAGE | {"loras": []}, "no adapters are in the catalogue"),
-        (IMAGE | {"webhook_url": "http://localhost/"}, "webhooks are not enabled"),
+        (IMAGE | {"webhook_url": "http://127.0.0.1/"}, "webhook_url must be an address outside"),
         (IMAGE | {"aspect_ration": "1:1"}, "Unknown field aspect_ration; did you mean aspect_ratio?"),
     ],
 )

@@ -28,7 +28,6 @@ SHOWN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,39}")
 # Fields of the contract that this server does not have yet, and what to say about them.
 WITHHELD: Mapping[str, str] = {
     "loras": "loras: no adapters are in the catalogue of this server.",
-    "webhook_url": "webhook_url: webhooks are not enabled on this server.",
 }
 
 
@@ -63,6 +62,11 @@ class Generate(Strict):
     width: Side | None = None
     height: Side | None = None
     deterministic: bool | None = Field(None, description="true or false")
+    webhook_url: str | None = Field(
+        None,
+        max_length=2000,
+        description="an http or https URL of at most 2000 characters that is told when the job ends",
+    )
 
 
 class GenerateImage(Generate):

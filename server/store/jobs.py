@@ -15,7 +15,7 @@ from sqlalchemy import Connection, RowMapping, delete, exists, insert, select, u
 
 from server.errors import BadRequest
 from server.jobs import State
-from server.store import events, schema, usage
+from server.store import events, schema, usage, webhooks
 
 JsonObject: TypeAlias = dict[str, Any]
 
@@ -98,9 +98,7 @@ def outputs_of(conn: Connection, job_id: str) -> list[OutputRow]:
     return [_output(row) for row in rows]
 
 
-def _move(
-    conn: Connection, job_id: str, frm: Sequence[State], to: State, attempt: int | None, **values: object
-) -> bool:
+def _move(conn: Connection, job_id: str, frm: Sequence[State], to: State, attempt: int | None, **values: Any) -> bool:
     jobs = schema.jobs
     statement = update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(frm)).values(state=to, **values)
     if attempt is not None:
@@ -108,6 +106,7 @@ def _move(
     moved = conn.execute(statement).rowcount == 1
     if moved and to.terminal:
         events.append(conn, to, jobs.c.id == job_id)
+        webhooks.append(conn, job_id, values["finished_at"])
     return moved
 
 

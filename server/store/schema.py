@@ -199,3 +199,14 @@ job_events = Table(
     sqlite_autoincrement=True,
 )
 Index("ix_job_events_key_id_id", job_events.c.key_id, job_events.c.id)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column(
+        "event_id", Sequence, ForeignKey("job_events.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    ),
+    Column("url", String(2000), nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("next_at", UtcDateTime, nullable=False, index=True),
+)

@@ -12,15 +12,8 @@ from server.jobs import State
 from server.views import JobView
 
 
-class OpenAIError(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
 class OpenAIErrorReply(BaseModel):
-    error: OpenAIError
+    error: dict[str, str | None]  # message, type, param, code
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
