@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from models.errors import BadModel, LoadFailed, ModelsError
 from models.files import variant
 from models.preflight import check_folder, components, read_config
 from models.spec import ModelSpec
+from pipelines.device import is_fatal, is_out_of_memory, release_cache
 from pipelines.interface import Lane, Merging
 
 __all__ = ["LoadFailed", "load", "quiet_libraries"]
@@ -26,6 +27,9 @@ __all__ = ["LoadFailed", "load", "quiet_libraries"]
 T = TypeVar("T")
 
 CACHE_BYTES = 512 << 20  # KV cache of a chat model where nobody says: 11,000 tokens of SmolLM2 in float32
+OFFLOADED = (
+    "{} is larger than the device: its weights stay in host memory and visit the device block by block, which is slow."
+)
 # What a component may be, by the root of its family; anything else in these libraries is a function or a helper.
 FAMILIES = ("ModelMixin", "SchedulerMixin", "PreTrainedModel", "PreTrainedTokenizerBase", "ProcessorMixin",
             "FeatureExtractionMixin", "BaseImageProcessor", "ImageProcessingMixin", "ConfigMixin", "VideoProcessor")  # fmt: skip
@@ -38,10 +42,14 @@ def load(
     cache_bytes: int | None = None,
     max_rows: int = 8,
     merging: Merging = "unproven",
+    verdicts: Mapping[str, bool] | None = None,
+    offload: bool = False,
 ) -> Lane:
     """Raises `LoadFailed`, its message fit for a client; an out-of-memory passes through for the engine to judge.
 
-    cache_bytes: of the KV cache (chat). max_rows: requests that one forward may merge (image, video).
+    cache_bytes: of the KV cache (chat). max_rows: requests that one forward may merge (image, video). verdicts: what an
+    earlier lane of this checkpoint proved of merging. offload: the weights stay in host memory, and their blocks visit the
+    device one after the other: for a checkpoint larger than the device (image, video).
     """
     if spec.path is None:
         raise LoadFailed(f"The model {spec.name} is not downloaded yet.", detail=f"fetch its source: {spec.source}")
@@ -50,7 +58,7 @@ def load(
         check_folder(spec.path)
         if spec.type == "chat":
             return _chat(spec, spec.path, device, dtype, cache_bytes or CACHE_BYTES)
-        return _diffusion(spec, spec.path, device, dtype, max_rows, merging)
+        return _diffusion(spec, spec.path, device, dtype, max_rows, merging, verdicts, offload)
     except LoadFailed:
         raise
     except ModelsError as error:
@@ -73,7 +81,16 @@ def serving_dtype(spec: ModelSpec, device: str) -> torch.dtype:
     return torch.float32 if device == "cpu" else torch.bfloat16
 
 
-def _diffusion(spec: ModelSpec, folder: Path, device: str, dtype: torch.dtype, max_rows: int, merging: Merging) -> Lane:
+def _diffusion(
+    spec: ModelSpec,
+    folder: Path,
+    device: str,
+    dtype: torch.dtype,
+    max_rows: int,
+    merging: Merging,
+    verdicts: Mapping[str, bool] | None,
+    offload: bool,
+) -> Lane:
     os.environ["DIFFUSERS_DISABLE_REMOTE_CODE"] = "1"  # read by diffusers when it is imported, next line
     import diffusers
 
@@ -97,11 +114,25 @@ def _diffusion(spec: ModelSpec, folder: Path, device: str, dtype: torch.dtype, m
             low_cpu_mem_usage=True,
             trust_remote_code=False,
         )
-        return pipeline.to(device)
+        if not offload:
+            return pipeline.to(device)
+        streams = device != "cpu"  # the next block comes while the one before runs
+        pipeline.enable_group_offload(
+            torch.device(device), offload_type="block_level", num_blocks_per_group=1, use_stream=streams
+        )
+        return pipeline
 
     pipeline = _with_library(build, spec)
     assert spec.type != "chat"
-    return DiffusionLane(pipeline, kind=spec.type, max_rows=max_rows, merging=merging, device_name=device)
+    return DiffusionLane(
+        pipeline,
+        kind=spec.type,
+        max_rows=max_rows,
+        merging=merging,
+        device_name=device,
+        verdicts=verdicts,
+        warnings=(OFFLOADED.format(spec.name),) if offload else (),
+    )
 
 
 def _chat(spec: ModelSpec, folder: Path, device: str, dtype: torch.dtype, cache_bytes: int) -> Lane:
@@ -133,13 +164,21 @@ def _with_library(build: Callable[[], T], spec: ModelSpec) -> T:
     """Run the library's own loading; whatever it raises becomes `LoadFailed`, except running out of memory."""
     try:
         return build()
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError) or type(error).__name__ == "AcceleratorError":
-            raise  # the engine tells a full device from a poisoned one
-        raise LoadFailed(
-            f"The model {spec.name} failed to load: its files do not fit its pipeline.",
-            detail=f"{type(error).__name__}: {error}",
-        ) from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, MemoryError) as error:
+        if is_fatal(error):
+            raise
+        if not is_out_of_memory(error):
+            raise _does_not_fit(spec, error) from error
+        ran_out = error.with_traceback(None)
+    release_cache()  # outside the except block: the frames that held what was loaded so far are gone
+    raise ran_out
+
+
+def _does_not_fit(spec: ModelSpec, error: Exception) -> LoadFailed:
+    return LoadFailed(
+        f"The model {spec.name} failed to load: its files do not fit its pipeline.",
+        detail=f"{type(error).__name__}: {error}",
+    )
 
 
 def _check_class(name: str, library: str, cls: str) -> None:

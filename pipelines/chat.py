@@ -11,6 +11,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -74,6 +75,8 @@ class Chat:
 class ChatLane:
     kind: Literal["chat"] = "chat"
     merging: Merging = "on"
+    verdicts: Mapping[str, bool] = MappingProxyType({})  # its batching needs no proof
+    warnings: Sequence[str] = ()
 
     def __init__(
         self,

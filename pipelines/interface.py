@@ -189,6 +189,14 @@ class Lane(Protocol):
     def merging(self) -> Merging: ...
 
     @property
+    def verdicts(self) -> Mapping[str, bool]:
+        """Which calls have been proved to merge or not, to be kept for the next lane of the same checkpoint."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What a client should know of how the model is held, such as that it does not fit the device whole."""
+
+    @property
     def midway(self) -> bool:
         """The last `step` gave way inside a forward; the next one goes on there."""
 

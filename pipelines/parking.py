@@ -34,7 +34,7 @@ class Parking:
         """elsewhere: the device has memory of its own; None: as its name says. Where it has none, nothing moves."""
         self._device = device_name
         self._elsewhere = not device_name.startswith("cpu") if elsewhere is None else elsewhere
-        self._held = _gather(components)
+        self._held = _gather(components, on_host_counts=device_name.startswith("cpu"))
         self._names = list(dict.fromkeys(owner for held in self._held for owner in held.owners))
         self._parked: set[str] = set()
 
@@ -88,13 +88,16 @@ class Parking:
         return not self._parked.issuperset(piece.owners) and (self._parked | going).issuperset(piece.owners)
 
 
-def _gather(components: Iterable[tuple[str, torch.nn.Module]]) -> list[Held]:
+def _gather(components: Iterable[tuple[str, torch.nn.Module]], *, on_host_counts: bool) -> list[Held]:
+    """Weights that are in host memory as long as they are not needed (group offload) hold nothing, and stay as they are."""
     found: dict[Any, Held] = {}
     for name, module in components:
         for tensor in (*module.parameters(), *module.buffers()):
             plain = type(tensor.data) is torch.Tensor  # a quantized tensor's bytes are not its own
             at = tensor.data_ptr() if plain else id(tensor)
-            held = found.setdefault((at, tensor.shape, tensor.dtype), Held([], [], tensor.nbytes, plain))
+            here = on_host_counts or tensor.device.type != "cpu"
+            fresh = Held([], [], tensor.nbytes if here else 0, plain and here)
+            held = found.setdefault((at, tensor.shape, tensor.dtype), fresh)
             if not any(tensor is other for other in held.tensors):
                 held.tensors.append(tensor)
             if name not in held.owners:

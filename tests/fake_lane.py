@@ -48,6 +48,8 @@ class FakeLane:
     explodes: BaseException | None = None  # raised by the next step, as a poisoned device would
     step_log: list[tuple[str, ...]] = field(default_factory=list)
     closed: bool = False
+    verdicts: dict[str, bool] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
     midway: bool = False
     _running: dict[str, tuple[Request, int]] = field(default_factory=dict)
     _canceled: list[str] = field(default_factory=list)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
+import diffusers
+import numpy as np
 import pytest
 import torch
 
@@ -12,9 +15,11 @@ from models.errors import LoadFailed
 from models.loading import load, serving_dtype
 from models.preflight import read_config
 from models.spec import ModelSpec
+from pipelines.diffusion import DiffusionLane
 from pipelines.interface import ChatRequest, Message, Replied
 from tests.checkpoints import chat_folder, stable_diffusion_folder, write_json
-from tests.stock_families import stable_diffusion, wan
+from tests.lane_play import rendered, request
+from tests.stock_families import FAMILIES, stable_diffusion, wan
 from tests.tiny_chat import tiny_model, tiny_tokenizer
 
 
@@ -130,3 +135,54 @@ def test_auto_means_float32_on_cpu_and_bfloat16_on_a_gpu_unless_the_entry_says(t
         serving_dtype(ModelSpec(name="m", type="image", path=tmp_path, source="m", dtype="float16"), "cuda")
         is torch.float16
     )
+
+
+def test_a_model_held_off_the_device_gives_the_same_picture_and_says_that_it_is_slow(tmp_path: Path) -> None:
+    stable_diffusion().save_pretrained(tmp_path / "models/sd")
+    spec = listed(tmp_path, "sd")
+    frames = []
+    for offload in (False, True):
+        lane = load(spec, device="cpu", offload=offload)
+        assert isinstance(lane, DiffusionLane)
+        assert bool(lane.warnings) == offload
+        frames.append(rendered(lane, [request(FAMILIES["sd15"], "a", steps=2)])["a"].frames)
+        lane.close()
+
+    assert np.array_equal(*frames)
+
+
+def test_verdicts_of_a_lane_spare_the_next_one_of_the_checkpoint_its_proofs(tmp_path: Path) -> None:
+    stable_diffusion().save_pretrained(tmp_path / "models/sd")
+    spec = listed(tmp_path, "sd")
+    first = load(spec, device="cpu")
+    assert isinstance(first, DiffusionLane)
+    rendered(first, [request(FAMILIES["sd15"], name, steps=2) for name in "ab"])
+    second = load(spec, device="cpu", verdicts=dict(first.verdicts))
+    assert isinstance(second, DiffusionLane)
+
+    assert second.merging == first.merging == "on"
+    done = rendered(second, [request(FAMILIES["sd15"], name, steps=1) for name in "ab"])
+    assert done["a"].batch_peak == 2, "merged from the first step on"
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("full"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_out_of_memory_while_loading_passes_through_and_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    stable_diffusion().save_pretrained(tmp_path / "models/sd")
+    spec = listed(tmp_path, "sd")
+    held: list[weakref.ref[object]] = []
+
+    def full(pipeline: object, *_: object, **__: object) -> None:
+        held.append(weakref.ref(pipeline))
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(diffusers.StableDiffusionPipeline, "to", full)
+        with pytest.raises(type(error), match=str(error)):
+            load(spec, device="cpu")
+
+    assert held[0]() is None
+    assert load(spec, device="cpu").kind == "image"
