@@ -1,36 +1,45 @@
-"""Which models there are. Data only, no torch, made once at start and read from any thread afterwards.
+"""Which models there are, now. Data only, no torch. Read from any thread: every reader sees one immutable snapshot.
 
-Three places, later ones over earlier ones: models/builtin/models.toml, every checkpoint folder found in the models
-folders, <data_dir>/models.toml. A broken folder is left out with its reason; a broken models.toml ends the start.
+Three places, later ones over earlier ones: models/builtin/models.toml, every checkpoint found in the models folders,
+<data_dir>/models.toml. A broken folder is left out with its reason; a broken models.toml ends the start, and later changes
+nothing. `reload` reads all three again and swaps the snapshot: that is all there is to add, change and remove a model.
 """
 
 from __future__ import annotations
 
-import logging
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from models.checkpoint import is_checkpoint, read_checkpoint
-from models.entries import Entry, read_entries
-from models.errors import BadConfig, BadModel, UnknownModel, nearest
-from models.sources import find, needs_fetching
+from models.errors import BadConfig, UnknownModel, nearest
+from models.reading import Reader, Refused, slug
 from models.spec import ModelSpec, ModelType
 
-logger = logging.getLogger(__name__)
+__all__ = ["BUILTIN", "Catalogue", "Changes", "Refused", "slug"]
 
 BUILTIN = Path(__file__).parent / "builtin"
-FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """A folder or entry that looks like a model and is none we serve."""
+class Changes:
+    """What a reload found. `changed`: other weights or another way to load them, so a loaded one is out of date."""
 
-    name: str
-    reason: str
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    described: tuple[str, ...] = ()  # only defaults, limits, names: a loaded one stays
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.changed or self.removed or self.described)
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    specs: Mapping[str, ModelSpec]  # in the order of reading
+    refused: tuple[Refused, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    gone: Mapping[str, ModelSpec] = field(default_factory=dict)
 
 
 class Catalogue:
@@ -40,10 +49,12 @@ class Catalogue:
         *,
         refused: Sequence[Refused] = (),
         defaults: Mapping[ModelType, str | None] | None = None,
+        read: Callable[[], Reader] | None = None,
     ) -> None:
-        self._specs = {spec.name: spec for spec in specs}
+        """`read` reads the places again; without it the catalogue never changes."""
         self._defaults = defaults or {}
-        self.refused = tuple(refused)
+        self._read = read
+        self._now = self._snapshot({spec.name: spec for spec in specs}, tuple(refused))
         for kind, name in self._defaults.items():
             if name is not None and self.get(name).type != kind:
                 raise BadConfig(f"the default {kind} model '{name}' makes {self.get(name).type}")
@@ -63,111 +74,97 @@ class Catalogue:
 
         Raises `BadConfig` for a models.toml with anything unknown in it, `UnknownModel` for a default that is no model.
         """
-        reader = _Reader(cache_dir, auto_dtype)
-        reader.take_entries(builtin / "models.toml")
-        for folder in (data_dir / "models", *models_dirs):
-            reader.take_folders(folder)
-        reader.take_entries(data_dir / "models.toml")
-        return cls(reader.specs.values(), refused=reader.refused, defaults=defaults)
+
+        def read() -> Reader:
+            reader = Reader(cache_dir, auto_dtype)
+            reader.take_entries(builtin / "models.toml", "built-in models.toml")
+            for folder in (data_dir / "models", *models_dirs):
+                reader.take_folder(folder)
+            reader.take_entries(data_dir / "models.toml", "models.toml")
+            return reader
+
+        reader = read()
+        return cls(reader.specs.values(), refused=reader.refused, defaults=defaults, read=read)
+
+    def read(self) -> Reader:
+        """Read all places anew, changing nothing yet: slow, for a worker thread. Raises `BadConfig`."""
+        assert self._read is not None, "a catalogue of fixed models is not read again"
+        return self._read()
+
+    def take(self, reader: Reader) -> Changes:
+        """Make what was read the catalogue. Quick; one thread only (the event loop)."""
+        before = self._now
+        self._now = self._snapshot(dict(reader.specs), tuple(reader.refused), before)
+        both = [name for name in before.specs if name in self._now.specs]
+        changed = [name for name in both if before.specs[name] != self._now.specs[name]]
+        heavy = [name for name in changed if _loads_otherwise(before.specs[name], self._now.specs[name])]
+        return Changes(
+            added=tuple(name for name in self._now.specs if name not in before.specs),
+            changed=tuple(heavy),
+            removed=tuple(name for name in before.specs if name not in self._now.specs),
+            described=tuple(name for name in changed if name not in heavy),
+        )
+
+    def reload(self) -> Changes:
+        return self.take(self.read())
 
     def get(self, name: str) -> ModelSpec:
+        """By name or alias. Raises `UnknownModel`."""
+        now = self._now
         try:
-            return self._specs[name]
+            return now.specs[now.aliases.get(name, name)]
         except KeyError:
-            raise UnknownModel(f"There is no model of that name.{nearest(name, self._specs, 3)}") from None
+            raise UnknownModel(f"There is no model of that name.{nearest(name, now.specs, 3)}") from None
+
+    def recall(self, name: str) -> ModelSpec:
+        """As `get`, and a model that was removed as it last was: for those who still hold it."""
+        now = self._now
+        return now.gone[name] if name in now.gone else self.get(name)
 
     def names(self) -> list[str]:
-        return sorted(self._specs)
+        return sorted(self._now.specs)
 
     def specs(self) -> list[ModelSpec]:
-        return [self._specs[name] for name in self.names()]
+        now = self._now
+        return [now.specs[name] for name in sorted(now.specs)]
+
+    @property
+    def refused(self) -> tuple[Refused, ...]:
+        return self._now.refused
 
     def default_for(self, kind: ModelType) -> str | None:
-        """The setting's choice; else the entry that says `default`, a user's before ours; else the first of that type."""
-        if (chosen := self._defaults.get(kind)) is not None:
+        """The setting's choice while it is there; else the entry that says `default`, a user's before ours; else the first."""
+        specs = self._now.specs
+        if (chosen := self._defaults.get(kind)) is not None and chosen in specs:
             return chosen
-        of_kind = [spec for spec in self._specs.values() if spec.type == kind]
+        of_kind = [spec for spec in specs.values() if spec.type == kind]
         said = [spec for spec in of_kind if spec.default]
         return said[-1].name if said else min((spec.name for spec in of_kind), default=None)
 
-
-class _Reader:
-    """Gathers specs in order of reading; a later one of the same name takes the earlier one's place."""
-
-    def __init__(self, cache_dir: Path, auto_dtype: Literal["float32", "bfloat16"]) -> None:
-        self._cache_dir = cache_dir
-        self._auto_dtype = auto_dtype
-        self.specs: dict[str, ModelSpec] = {}
-        self.refused: list[Refused] = []
-
-    def take_entries(self, toml: Path) -> None:
-        for entry in read_entries(toml) if toml.is_file() else ():
-            try:
-                self._take_entry(entry, toml.parent)
-            except BadModel as error:
-                self._refuse(entry.name, error)
-            except BadConfig as error:
-                raise BadConfig(f"{toml}: {error.message}") from error
-
-    def _take_entry(self, entry: Entry, beside: Path) -> None:
-        known = self.specs.pop(entry.name, None)  # popped, so that the entry read last is also the last in order
-        if entry.source is None:
-            if known is None:
-                raise BadConfig(f"model '{entry.name}' has no source, and no model of that name was found")
-            self.specs[entry.name] = entry.over(self._reread(known, entry))
-            return
-        folder = find(entry.source, beside=beside, cache_dir=self._cache_dir)
-        if folder is not None:
-            spec = self._read(folder, entry.name, entry.source, entry.dtype)
-        elif not needs_fetching(entry.source):
-            raise BadConfig(f"model '{entry.name}': its source '{entry.source}' is not there")
-        elif entry.type is None:
-            raise BadConfig(f"model '{entry.name}' is not downloaded yet, so its entry must say its type")
-        else:
-            spec = ModelSpec(name=entry.name, type=entry.type, path=None, source=entry.source)
-        if entry.type is not None and entry.type != spec.type:
-            raise BadConfig(f"model '{entry.name}' is said to be {entry.type}, its checkpoint is {spec.type}")
-        self.specs[entry.name] = entry.over(spec)
-
-    def _reread(self, known: ModelSpec, entry: Entry) -> ModelSpec:
-        """Another dtype means other `weight_bytes`."""
-        if known.path is None or entry.dtype in ("auto", known.dtype):
-            return known
-        width = self._read(known.path, known.name, known.source, entry.dtype)
-        return replace(known, weight_bytes=width.weight_bytes)
-
-    def take_folders(self, root: Path) -> None:
-        for folder in _checkpoints_in(root):
-            name = slug(folder.name)
-            try:
-                if name in self.specs:
-                    raise BadModel("another model has this name; give one of them an entry in models.toml")
-                self.specs[name] = self._read(folder, name, str(folder), "auto")
-            except BadModel as error:
-                self._refuse(name, error)
-
-    def _read(self, folder: Path, name: str, source: str, dtype: str) -> ModelSpec:
-        float_bytes = FLOAT_BYTES[self._auto_dtype if dtype == "auto" else dtype]
-        try:
-            return read_checkpoint(folder, name=name, source=source, float_bytes=float_bytes)
-        except OSError as error:
-            raise BadModel(f"its files cannot be read ({error.strerror})", detail=str(error)) from error
-
-    def _refuse(self, name: str, error: BadModel) -> None:
-        self.refused.append(Refused(name, error.message))
-        logger.warning("model refused", extra={"model": name, "reason": error.message, "detail": error.detail})
+    @staticmethod
+    def _snapshot(
+        specs: Mapping[str, ModelSpec], refused: tuple[Refused, ...], before: _Snapshot | None = None
+    ) -> _Snapshot:
+        aliases: dict[str, str] = {}
+        for spec in specs.values():
+            for alias in spec.aliases:
+                if alias in specs or alias in aliases:
+                    raise BadConfig(f"model '{spec.name}': its alias '{alias}' is the name of another model")
+                aliases[alias] = spec.name
+        known = {**before.gone, **before.specs} if before else {}
+        return _Snapshot(specs, refused, aliases, {name: spec for name, spec in known.items() if name not in specs})
 
 
-def _checkpoints_in(root: Path) -> Iterator[Path]:
-    """The folder itself if it is a checkpoint, else the checkpoints right below it, by name."""
-    if not root.is_dir():
-        return
-    if is_checkpoint(root):
-        yield root
-        return
-    yield from (path for path in sorted(root.iterdir()) if path.is_dir() and is_checkpoint(path))
+def _loads_otherwise(before: ModelSpec, now: ModelSpec) -> bool:
+    def loaded_from(spec: ModelSpec) -> ModelSpec:
+        plain = ModelSpec(name="", type=spec.type, path=None, source="")
+        return replace(
+            spec,
+            source="",
+            **{
+                name: getattr(plain, name)
+                for name in ("aliases", "default", "defaults", "sizes", "call", "origins", "pinned", "keep_alive_s")
+            },
+        )
 
-
-def slug(folder_name: str) -> str:
-    """A folder's name as a model's: lower case, [a-z0-9._-], at most 64 characters."""
-    return re.sub(r"[^a-z0-9._-]+", "-", folder_name.lower()).lstrip("._-")[:64] or "model"
+    return loaded_from(before) != loaded_from(now)

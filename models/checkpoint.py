@@ -7,14 +7,17 @@ fallback is named at its place. models.toml may say otherwise for any of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Literal
 
 from models.errors import BadModel
 from models.files import weight_bytes
+from models.fingerprint import fingerprint
 from models.pipeline_source import FRAME_COUNTS, PipelineSource, pipeline_source
-from models.preflight import check_folder, components, read_config
+from models.preflight import check_folder, check_path, components, read_config
+from models.single_file import chat_context, find_base, lent, weight_bytes_of_file
 from models.spec import Defaults, Limits, ModelSpec
 
 ASPECT_RATIOS = {"16:9": (16, 9), "1:1": (1, 1), "9:16": (9, 16)}
@@ -26,19 +29,53 @@ FALLBACK_VAE_FACTOR = 8  # Stable Diffusion's, and by far the most common
 Config = Mapping[str, object]
 
 
-def read_checkpoint(folder: Path, *, name: str, source: str, float_bytes: int) -> ModelSpec:
-    """Raises `BadModel` when the folder is not a checkpoint we serve, with the reason."""
-    check_folder(folder)
-    if (folder / "model_index.json").is_file():
-        return _diffusion(folder, name=name, source=source, float_bytes=float_bytes)
-    return _chat(folder, name=name, source=source, float_bytes=float_bytes)
+def read_checkpoint(
+    path: Path, *, name: str, source: str, float_bytes: int, base: Path | None = None, cache_dir: Path | None = None
+) -> ModelSpec:
+    """A folder's, or a single file's, which takes its configs from `base` or from what is known of its family.
+
+    Raises `BadModel` when it is not a checkpoint we serve, with the reason.
+    """
+    check_path(path)
+    if path.is_dir() and (path / "model_index.json").is_file():
+        spec = _diffusion(path, name=name, source=source, weights=lambda parts: weight_bytes(parts, float_bytes))
+    elif path.is_dir():
+        spec = _chat(path, name=name, source=source, float_bytes=float_bytes)
+    elif path.suffix == ".gguf" and (context := chat_context(path)) is not None:
+        spec = _chat_spec(name, path, source, weight_bytes_of_file(path, float_bytes), context or None)
+    else:
+        base = find_base(path, base, cache_dir)
+        check_folder(base, weights=False)
+        spec = _diffusion(
+            base,
+            name=name,
+            source=source,
+            weights=lambda parts: (
+                weight_bytes_of_file(path, float_bytes) + weight_bytes(lent(path, parts), float_bytes)
+            ),
+        )
+        spec = replace(spec, path=path, base_path=base)
+    return replace(spec, fingerprint=fingerprint(path), origins=_origins(spec))
 
 
-def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder looks like a model at all: its files by name, nothing opened."""
-    return (folder / "model_index.json").is_file() or (
-        (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+def is_checkpoint(path: Path) -> bool:
+    """Whether a folder or file looks like a model at all: by its name, nothing opened."""
+    if path.is_file():
+        return path.suffix in (".safetensors", ".gguf")
+    return (path / "model_index.json").is_file() or (
+        (path / "config.json").is_file() and any(path.glob("*.safetensors"))
     )
+
+
+def _origins(spec: ModelSpec) -> dict[str, str]:
+    """What is not our own default was read from the checkpoint or, where it is silent, from its pipeline class."""
+    found = {f"sizes.{ratio}": "checkpoint" for ratio in spec.sizes}
+    for section, plain in (("defaults", Defaults()), ("limits", Limits())):
+        said = getattr(spec, section)
+        for field in fields(plain):
+            if getattr(said, field.name) != getattr(plain, field.name):
+                found[f"{section}.{field.name}"] = "checkpoint"
+    return found
 
 
 # Chat
@@ -49,21 +86,26 @@ def _chat(folder: Path, *, name: str, source: str, float_bytes: int) -> ModelSpe
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or not any(str(a).endswith("ForCausalLM") for a in architectures):
         raise BadModel("is neither a diffusers pipeline (model_index.json) nor a language model (…ForCausalLM)")
+    context = _int(config, "max_position_embeddings") or None
+    return _chat_spec(name, folder, source, weight_bytes([folder], float_bytes), context)
+
+
+def _chat_spec(name: str, path: Path, source: str, n_bytes: int, context: int | None) -> ModelSpec:
     return ModelSpec(
         name=name,
         type="chat",
-        path=folder,
+        path=path,
         source=source,
-        weight_bytes=weight_bytes([folder], float_bytes),
+        weight_bytes=n_bytes,
         max_running=32,  # rows of one decode step; pipelines.chat's own default
-        limits=Limits(context_tokens=_int(config, "max_position_embeddings") or None),
+        limits=Limits(context_tokens=context),
     )
 
 
 # Image and video
 
 
-def _diffusion(folder: Path, *, name: str, source: str, float_bytes: int) -> ModelSpec:
+def _diffusion(folder: Path, *, name: str, source: str, weights: Callable[[list[Path]], int]) -> ModelSpec:
     model_index = read_config(folder / "model_index.json")
     class_name = str(model_index["_class_name"])
     pipeline = pipeline_source(class_name)
@@ -87,7 +129,7 @@ def _diffusion(folder: Path, *, name: str, source: str, float_bytes: int) -> Mod
         path=folder,
         source=source,
         pipeline=class_name,
-        weight_bytes=weight_bytes(parts, float_bytes),
+        weight_bytes=weights(parts),
         defaults=Defaults(
             steps=round(steps) if steps is not None else None,
             guidance_scale=guidance,

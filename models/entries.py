@@ -1,8 +1,9 @@
 """models.toml → entries: what its author says of a model, laid over what the checkpoint says of itself.
 
-  [models.NAME]            type, source, default, dtype, pinned, keep_alive_s, max_running
+  [models.NAME]            type, source, revision, aliases, default, dtype, device, pinned, keep_alive_s, max_running
   [models.NAME.defaults]   the fields of models.spec.Defaults        [models.NAME.sizes]   "16:9" = [width, height]
   [models.NAME.limits]     the fields of models.spec.Limits          [models.NAME.call]    arguments of the pipeline's __call__
+  [models.NAME.load]       the fields of models.spec.Loading
 
 Nothing unknown is let pass: a misspelt key would otherwise be a setting that silently does nothing.
 """
@@ -19,11 +20,23 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from models.errors import BadConfig, nearest
-from models.spec import Defaults, Dtype, Limits, ModelSpec, ModelType
+from models.spec import Defaults, Dtype, Limits, Loading, ModelSpec, ModelType
 
+Names = tuple[str, ...]
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-SECTIONS = ("defaults", "limits", "sizes", "call")
-OWN_KEYS = ("type", "source", "default", "dtype", "pinned", "keep_alive_s", "max_running")
+SECTIONS = ("defaults", "limits", "sizes", "call", "load")
+OWN_KEYS = (
+    "type",
+    "source",
+    "revision",
+    "aliases",
+    "default",
+    "dtype",
+    "device",
+    "pinned",
+    "keep_alive_s",
+    "max_running",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +47,16 @@ class Entry:
     limits: Mapping[str, Any]
     sizes: Mapping[str, tuple[int, int]]
     call: Mapping[str, object]
+    load: Mapping[str, Any]
 
     @property
     def source(self) -> str | None:
-        return self.own.get("source")
+        """With its revision, as `models.sources` writes it."""
+        source, revision = self.own.get("source"), self.own.get("revision")
+        if source is None or revision is None:
+            return source
+        repo, colon, file = str(source).partition(":")
+        return f"{repo}@{revision}{colon}{file}"
 
     @property
     def type(self) -> ModelType | None:
@@ -48,8 +67,11 @@ class Entry:
         dtype: Dtype = self.own.get("dtype", "auto")
         return dtype
 
-    def over(self, spec: ModelSpec) -> ModelSpec:
-        """The spec with everything that was said in its place; what was not said stays."""
+    def over(self, spec: ModelSpec, who: str) -> ModelSpec:
+        """The spec with everything that was said in its place, and `who` said it; what was not said stays."""
+        said = [key for key in self.own if key not in ("type", "source")]
+        for section in SECTIONS:
+            said += [f"{section}.{key}" for key in getattr(self, section)]
         return replace(
             spec,
             **{key: value for key, value in self.own.items() if key not in ("type", "source")},
@@ -57,6 +79,8 @@ class Entry:
             limits=replace(spec.limits, **self.limits),
             sizes={**spec.sizes, **self.sizes},
             call={**spec.call, **self.call},
+            load=replace(spec.load, **self.load),
+            origins={**spec.origins, **dict.fromkeys(said, who)},
         )
 
 
@@ -68,12 +92,13 @@ def read_entries(toml: Path) -> list[Entry]:
         raise BadConfig(f"{toml}: {error}") from error
     try:
         _check_keys(parsed, ("models",), "")
-        return [_entry(name, table) for name, table in _table(parsed.get("models", {}), "models").items()]
+        return [parse_entry(name, table) for name, table in _table(parsed.get("models", {}), "models").items()]
     except BadConfig as error:
         raise BadConfig(f"{toml}: {error.message}") from error
 
 
-def _entry(name: str, value: object) -> Entry:
+def parse_entry(name: str, value: object) -> Entry:
+    """One [models.NAME] table. Raises `BadConfig` that names the key at fault."""
     where = f"models.{name}"
     if not NAME.fullmatch(name):
         raise BadConfig(f"[{where}]: a model's name is made of a-z, 0-9, '.', '_' and '-', at most 64 of them")
@@ -86,6 +111,7 @@ def _entry(name: str, value: object) -> Entry:
         limits=_typed(_table(table.get("limits", {}), f"{where}.limits"), Limits, f"{where}.limits"),
         sizes=_sizes(_table(table.get("sizes", {}), f"{where}.sizes"), f"{where}.sizes"),
         call=_table(table.get("call", {}), f"{where}.call"),
+        load=_typed(_table(table.get("load", {}), f"{where}.load"), Loading, f"{where}.load"),
     )
 
 
@@ -101,13 +127,18 @@ def _check_keys(table: Mapping[str, object], known: tuple[str, ...], where: str)
             raise BadConfig(f"[{where}] unknown key '{key}'.{nearest(key, known)}")
 
 
-def _typed(table: Mapping[str, Any], cls: type[Defaults | Limits | ModelSpec], where: str) -> dict[str, Any]:
+def _typed(table: Mapping[str, Any], cls: type[Defaults | Limits | Loading | ModelSpec], where: str) -> dict[str, Any]:
     """The table, every key a field of `cls` and every value of that field's type."""
     _check_keys(table, tuple(field.name for field in fields(cls)), where)
     hints = get_type_hints(cls)
     found: dict[str, Any] = {}
     for key, value in table.items():
         allowed = _alternatives(hints[key])
+        if allowed == (Names,):
+            if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+                raise BadConfig(f"[{where}] {key} = {value!r} is not a list of texts")
+            found[key] = tuple(value)
+            continue
         if float in allowed and type(value) is int:
             value = float(value)
         if type(value) not in allowed and value not in allowed:
@@ -119,7 +150,7 @@ def _typed(table: Mapping[str, Any], cls: type[Defaults | Limits | ModelSpec], w
 def _alternatives(hint: Any) -> tuple[Any, ...]:
     """Of `int | None` int, of a Literal its values, of str itself."""
     if get_origin(hint) in (UnionType, typing.Union):
-        return tuple(choice for choice in get_args(hint) if choice is not type(None))
+        return tuple(one for choice in get_args(hint) if choice is not type(None) for one in _alternatives(choice))
     return get_args(hint) if get_origin(hint) is typing.Literal else (hint,)
 
 

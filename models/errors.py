@@ -3,6 +3,7 @@
 ModelsError
   UnknownModel    no such name in the catalogue; names the nearest ones
   BadConfig       models.toml says something we do not know; names the nearest key. Ends the start, never a request
+    SourceMissing a path that models.toml names is not there; the model is left out, the others are served
   BadModel        a checkpoint that is broken, or that would run code of its own; it is not listed and not loaded
   FetchFailed     a source could not be brought here whole and verified
   LoadFailed      a listed model could not be put on the device; `detail` is for the log
@@ -26,6 +27,10 @@ class UnknownModel(ModelsError):
 
 
 class BadConfig(ModelsError):
+    pass
+
+
+class SourceMissing(BadConfig):
     pass
 
 

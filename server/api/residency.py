@@ -43,7 +43,7 @@ class ChangeModel(Strict):
 async def load(name: Name, request: Request, service: ServiceDep, key: KeyDep) -> Response:
     """Asked for, not waited for: `state` becomes `loading`, then `resident` or `failed`. Of one that is there the idle time starts anew."""
     key.require("admin")
-    asked = read_body(LoadModel, await _body(request))
+    asked = read_body(LoadModel, await body_of(request))
     seconds = _seconds(asked.keepAlive)
     await service.decisions.load(name)
     if seconds is not None:
@@ -74,23 +74,15 @@ async def unpin(name: Name, service: ServiceDep, key: KeyDep) -> Response:
     return _model(service, name)
 
 
-@router.patch(
-    "/api/models/{name}",
-    responses={200: {"model": ModelReply}, **errors(404, 413)},
-    openapi_extra=json_body(ChangeModel),
-)
-async def change(name: Name, request: Request, service: ServiceDep, key: KeyDep) -> Response:
-    """Keep-alive and pin, kept across restarts."""
-    key.require("admin")
-    asked = read_body(ChangeModel, await _body(request))
+async def decide(name: str, asked: ChangeModel, service: Service) -> None:
+    """Keep-alive and pin, kept across restarts: the part of PATCH /api/models/{name} that models.toml does not keep."""
     if "keepAlive" in asked.model_fields_set:
         await service.decisions.keep_alive(name, _seconds(asked.keepAlive))
     if asked.pinned is not None:
         await service.decisions.pin(name, asked.pinned)
-    return _model(service, name)
 
 
-async def _body(request: Request) -> dict[str, object]:
+async def body_of(request: Request) -> dict[str, object]:
     """No body says nothing."""
     body = await request.body()
     return read_object(body) if body else {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from server.cli import chat, doctor, keys, look, residency, run, serve
+from server.cli import catalogue, chat, doctor, keys, look, residency, run, serve
 
 app = typer.Typer(
     name="agentname",
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Images, videos and chat on your own machine.",
 )
-for group in (serve, run, chat, look, residency, doctor):
+for group in (serve, run, chat, look, residency, catalogue, doctor):
     app.add_typer(group.app)
 app.add_typer(keys.app, name="keys")
 

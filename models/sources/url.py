@@ -1,0 +1,147 @@
+"""A file at an address, pinned by its checksum: "https://host/model.safetensors#sha256=…". Runs in the pull's own process.
+
+Whoever may add models may name an address, and the server is what opens it: so only public addresses are connected to, and
+the very address that was looked at (a name may answer otherwise the second time). Redirects are looked at again.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import re
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+
+from models.download import Body, Interrupted, download
+from models.errors import BadConfig, FetchFailed
+from models.sources.report import Report
+
+MAX_REDIRECTS = 5
+TIMEOUT_S = 30.0
+CHUNK_BYTES = 1 << 20
+FILE_NAME = re.compile(r"[A-Za-z0-9][\w.+ -]{0,120}\.(safetensors|gguf)")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    url: str
+    sha256: str
+    file_name: str
+
+
+def address_of(source: str) -> Address:
+    """Raises `BadConfig` unless it is a web address of a model file with its SHA-256."""
+    try:
+        parts = urlsplit(source)
+    except ValueError as error:
+        raise BadConfig(f"source '{source[:100]}' is no web address") from error
+    checksum = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", parts.fragment)
+    if checksum is None:
+        raise BadConfig("a source that is a web address ends in #sha256= and the file's 64 digits")
+    if parts.scheme not in ("https", "http") or not parts.hostname or parts.username or parts.password:
+        raise BadConfig("a source that is a web address begins with https:// and names no user")
+    name = unquote(parts.path).rsplit("/", 1)[-1]
+    if not FILE_NAME.fullmatch(name):
+        raise BadConfig("a source that is a web address names a .safetensors or .gguf file")
+    return Address(parts._replace(fragment="").geturl(), checksum[1].lower(), name)
+
+
+def place_of(address: Address, cache_dir: Path) -> Path:
+    return cache_dir / "models" / f"url-{address.sha256[:16]}" / address.file_name
+
+
+def fetch_url(address: Address, cache_dir: Path, report: Report, *, private: bool = False) -> Path:
+    """private: addresses of this machine and its network are allowed, and http."""
+    target = place_of(address, cache_dir)
+    opener = partial(_open, address.url, private=private)
+    download(opener, target, n_bytes=None, sha256=address.sha256, report=report)
+    return target
+
+
+@contextmanager
+def _open(url: str, have: int, *, private: bool) -> Iterator[Body]:
+    headers = {"Accept-Encoding": "identity", "User-Agent": "agentname"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    for _ in range(MAX_REDIRECTS + 1):
+        parts = urlsplit(url)
+        connection = _connect(parts, private)
+        try:
+            connection.request(
+                "GET", parts._replace(scheme="", netloc="", fragment="").geturl() or "/", headers=headers
+            )
+            reply = connection.getresponse()
+            if reply.status in (301, 302, 303, 307, 308):
+                url = urljoin(url, reply.headers.get("Location", ""))
+                continue
+            yield _body(reply, have)
+            return
+        except (OSError, http.client.HTTPException) as error:
+            raise Interrupted(f"{type(error).__name__}: {error}") from error
+        finally:
+            connection.close()
+    raise FetchFailed(f"the address redirects more than {MAX_REDIRECTS} times")
+
+
+def _body(reply: http.client.HTTPResponse, have: int) -> Body:
+    if (
+        reply.status == 416 and have
+    ):  # nothing is left to send: it is all here, and the checksum says whether it is right
+        return Body(have, iter(()))
+    if reply.status in (401, 403):
+        raise FetchFailed(f"the address wants to know who asks (HTTP {reply.status})")
+    if reply.status >= 500 or reply.status == 429:
+        raise Interrupted(f"HTTP {reply.status}")
+    if reply.status not in (200, 206):
+        raise FetchFailed(f"the address answered HTTP {reply.status}")
+    return Body(have if reply.status == 206 else 0, iter(partial(reply.read, CHUNK_BYTES), b""))
+
+
+def _connect(parts: SplitResult, private: bool) -> http.client.HTTPConnection:
+    if parts.scheme not in ("https", "http") or not parts.hostname:
+        raise FetchFailed("the address leads to something that is no web address")
+    if parts.scheme != "https" and not private:
+        raise FetchFailed("only https addresses are fetched")
+    host = parts.hostname
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, ValueError) as error:
+        raise Interrupted(f"{host} cannot be found: {error}") from error
+    addresses = [str(entry[4][0]) for entry in found]
+    if not private and not all(_is_public(address) for address in addresses):
+        raise FetchFailed(f"{host} is no public address; only an operator's own setting allows that")
+    connection: http.client.HTTPConnection
+    if parts.scheme == "https":
+        context = ssl.create_default_context()
+        connection = _Pinned(host, port, addresses[0], context)
+    else:
+        connection = http.client.HTTPConnection(
+            host, port, timeout=TIMEOUT_S
+        )  # only where private addresses are allowed
+    return connection
+
+
+def _is_public(address: str) -> bool:
+    found = ipaddress.ip_address(address.split("%")[0])
+    inner = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
+    return found.is_global and not found.is_multicast and (inner is None or inner.is_global)
+
+
+class _Pinned(http.client.HTTPSConnection):
+    """Connects to the address that was looked at, and asks for the certificate of the name."""
+
+    def __init__(self, host: str, port: int, address: str, context: ssl.SSLContext) -> None:
+        super().__init__(host, port, timeout=TIMEOUT_S, context=context)
+        self._address = address
+        self._tls = context
+
+    def connect(self) -> None:
+        plain = socket.create_connection((self._address, self.port), TIMEOUT_S)
+        self.sock = self._tls.wrap_socket(plain, server_hostname=self.host)

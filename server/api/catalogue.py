@@ -1,0 +1,236 @@
+"""Models, hot: one model in full, add, change, remove, and pulls. Reading is for every key, changing for admins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from models.catalogue import slug
+from models.spec import ModelSpec
+from server.api.deps import KeyDep, ServiceDep
+from server.api.models import model_json
+from server.api.residency import ChangeModel, body_of, decide
+from server.api.schemas import Strict, read_body, read_object
+from server.api.wire import JsonObject, Reply, errors, json_body
+from server.library import Library
+from server.pulls import Pull, Pulls
+
+router = APIRouter()
+
+Entry = dict[str, Any]
+ENTRY = "a table as in models.toml"
+
+
+class Described(Strict):
+    """What models.toml may say of a model; the catalogue itself checks the values, so that both say the same."""
+
+    type: str | None = Field(None, description="one of image, video, chat")
+    revision: str | None = Field(None, description="a branch, tag or commit")
+    aliases: list[str] | None = Field(None, description="a list of names")
+    default: bool | None = Field(None, description="true or false")
+    dtype: str | None = Field(None, description="one of auto, float32, bfloat16, float16")
+    device: str | None = Field(None, description="a device like cpu or cuda:0")
+    pinned: bool | None = Field(None, description="true or false")
+    keep_alive_s: float | None = Field(None, description="a number of seconds")
+    max_running: int | None = Field(None, ge=1, description="a whole number from 1")
+    defaults: Entry | None = Field(None, description=ENTRY)
+    limits: Entry | None = Field(None, description=ENTRY)
+    sizes: Entry | None = Field(None, description=ENTRY)
+    call: Entry | None = Field(None, description=ENTRY)
+    load: Entry | None = Field(None, description=ENTRY)
+
+
+Source = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\x00-\x1f]+$", description="a folder, a file, owner/name, https://…#sha256=… or wheel:…")]  # fmt: skip
+NewName = Annotated[
+    str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="1 to 64 of a-z, 0-9, '.', '_' and '-'")
+]
+
+
+class NewModel(Described):
+    source: Source
+    name: NewName | None = None
+
+
+class ChangedModel(Described, ChangeModel):
+    pinned: bool | None = Field(None, description="true or false")
+    source: Source | None = None
+
+
+class ModelReply(Reply):
+    name: str
+    type: str
+    source: str
+    values: dict[str, Any]
+    origins: dict[str, str]
+
+
+class PullReply(Reply):
+    id: str
+    source: str
+    model: str
+    state: str
+    doing: str
+    doneBytes: int
+    totalBytes: int
+    error: str | None
+
+
+class PullsReply(Reply):
+    pulls: list[PullReply]
+
+
+class RemovedReply(Reply):
+    name: str
+    removed: bool
+
+
+async def _library(request: Request) -> Library:
+    library: Library = request.app.state.library
+    return library
+
+
+async def _pulls(request: Request) -> Pulls:
+    pulls: Pulls = request.app.state.pulls
+    return pulls
+
+
+LibraryDep = Annotated[Library, Depends(_library)]
+PullsDep = Annotated[Pulls, Depends(_pulls)]
+ADDING = errors(409, 413)
+
+
+@router.post("/api/models/pull", responses={200: {"model": PullReply}, **ADDING}, openapi_extra=json_body(NewModel))
+async def pull(request: Request, pulls: PullsDep, key: KeyDep) -> Response:
+    key.require("admin")
+    said = read_body(NewModel, read_object(await request.body()))
+    return JSONResponse(_pull_json(pulls.start(_with_revision(said), _name(said), _entry(said))))
+
+
+@router.get("/api/models/pulls", responses={200: {"model": PullsReply}, **errors()})
+async def list_pulls(pulls: PullsDep, key: KeyDep) -> Response:
+    key.require("admin")
+    return JSONResponse({"pulls": [_pull_json(pull) for pull in pulls.all()]})
+
+
+@router.get("/api/models/pulls/{pull_id}", responses={200: {"model": PullReply}, **errors(404)})
+async def get_pull(pull_id: str, pulls: PullsDep, key: KeyDep) -> Response:
+    key.require("admin")
+    return JSONResponse(_pull_json(pulls.get(pull_id)))
+
+
+@router.post("/api/models/pulls/{pull_id}/cancel", responses={200: {"model": PullReply}, **errors(404)})
+async def cancel_pull(pull_id: str, pulls: PullsDep, key: KeyDep) -> Response:
+    key.require("admin")
+    return JSONResponse(_pull_json(pulls.cancel(pull_id)))
+
+
+@router.post("/api/models", responses={200: {"model": ModelReply}, **ADDING}, openapi_extra=json_body(NewModel))
+async def add(request: Request, library: LibraryDep, key: KeyDep) -> Response:
+    key.require("admin")
+    said = read_body(NewModel, read_object(await request.body()))
+    return JSONResponse(_model_json(await library.add(_name(said), {"source": said.source, **_entry(said)})))
+
+
+@router.get("/api/models/{name}", responses={200: {"model": ModelReply}, **errors(404)})
+async def show(name: str, library: LibraryDep, _: KeyDep) -> Response:
+    refused = library.refused()
+    if name in refused:
+        return JSONResponse({"name": name, "state": "failed", "reason": refused[name]})
+    return JSONResponse(_model_json(library.get(name)))
+
+
+@router.patch(
+    "/api/models/{name}",
+    responses={200: {"model": ModelReply}, **errors(404, 413)},
+    openapi_extra=json_body(ChangedModel),
+)
+async def change(name: str, request: Request, service: ServiceDep, library: LibraryDep, key: KeyDep) -> Response:
+    """Keep-alive and pin are the server's own decisions; all else goes to models.toml, null back to what the checkpoint says."""
+    key.require("admin")
+    raw = await body_of(request)
+    asked = read_body(ChangedModel, raw)
+    spec = library.get(name)
+    await decide(spec.name, asked, service)
+    entry = {key: raw[key] for key in raw if key not in ChangeModel.model_fields}
+    if entry.pop("default", None):
+        spec = await library.make_default(spec.name)
+    if entry:
+        spec = await library.change(spec.name, entry)
+    return JSONResponse({**model_json(service.model(spec.name), service), **_model_json(spec)})
+
+
+@router.delete("/api/models/{name}", responses={200: {"model": RemovedReply}, **errors(404, 409)})
+async def remove(name: str, library: LibraryDep, key: KeyDep) -> Response:
+    """Out of the catalogue; its files stay. Its running jobs finish, its waiting ones fail."""
+    key.require("admin")
+    await library.remove(name)
+    return JSONResponse({"name": name, "removed": True})
+
+
+def _entry(said: Described) -> Entry:
+    return said.model_dump(exclude_none=True, exclude={"source", "name"})
+
+
+def _name(said: NewModel) -> str:
+    """The name given, or one made of the source's last part."""
+    if said.name is not None:
+        return said.name
+    last = PurePosixPath(said.source.split("#")[0].removeprefix("wheel:").split("==")[0]).name
+    return slug(last.split("@")[0].split(":")[-1].removesuffix(".safetensors").removesuffix(".gguf"))
+
+
+def _with_revision(said: NewModel) -> str:
+    if said.revision is None:
+        return said.source
+    repo, colon, file = said.source.partition(":")
+    return f"{repo}@{said.revision}{colon}{file}"
+
+
+def _model_json(spec: ModelSpec) -> JsonObject:
+    values = _flat(asdict(spec))
+    for hidden in ("path", "base_path", "fingerprint", "name", "type", "source"):
+        values.pop(hidden, None)
+    origins = {name: spec.origins.get(name, "default") for name in values}
+    return {
+        "name": spec.name,
+        "type": spec.type,
+        "source": spec.source,
+        "downloaded": spec.path is not None,
+        "values": values,
+        "origins": {**origins, "weight_bytes": "checkpoint", **({"pipeline": "checkpoint"} if spec.pipeline else {})},
+    }
+
+
+def _flat(tables: Mapping[str, Any]) -> JsonObject:
+    """{"defaults": {"steps": 4}} → {"defaults.steps": 4}; what nobody said is null."""
+    found: JsonObject = {}
+    for key, value in tables.items():
+        if key == "origins":
+            continue
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{inner}": it for inner, it in value.items()}
+        else:
+            found[key] = str(value) if hasattr(value, "__fspath__") else value
+    return found
+
+
+def _pull_json(pull: Pull) -> JsonObject:
+    return {
+        "id": pull.id,
+        "source": pull.source,
+        "model": pull.name,
+        "state": pull.state,
+        "doing": pull.doing,
+        "doneBytes": pull.done_bytes,
+        "totalBytes": pull.total_bytes,
+        "error": pull.error,
+        "createdAt": pull.created_at,
+        "finishedAt": pull.finished_at,
+    }
