@@ -88,7 +88,7 @@ def fit(
             optimizer.zero_grad()
         average.update(model)
         progress.update(loss=loss.detach())
-        if progress.step % 500 == 0:
+        if progress.step % 200 == 0:
             save(average.model, model, name)
     save(average.model, model, name)
     return average.model
