@@ -1,0 +1,176 @@
+/** One job as people see it: its picture or how far it is, what made it, and what can be done with it. */
+
+import { announce, complain, copy, toast } from "../announce.js";
+import { remove } from "../api.js";
+import { confirm } from "../dialog.js";
+import { h, say } from "../dom.js";
+import { ended } from "../follow.js";
+import { bytes, count, fileName, left, seconds, when } from "../format.js";
+import { icon } from "../icons.js";
+
+const STAGES = {
+  waiting: "Waiting",
+  loading_model: "Loading the model",
+  encoding: "Reading the prompt",
+  decoding: "Turning it into pixels",
+  saving: "Saving",
+  done: "Done",
+};
+const WAITS = { turn: "waiting for its turn", model_load: "its model is loading" };
+export const STATES = { queued: "Waiting", processing: "In the making", completed: "Done", failed: "Failed", canceled: "Canceled" };
+
+/** In one line, what is going on. */
+export function progressText(job) {
+  if (job.status === "queued") {
+    if (!job.queue) return "Waiting";
+    const place = job.queue.position === 0 ? "Next in line" : `Number ${job.queue.position + 1} of ${job.queue.length} in line`;
+    const why = job.queue.waitingFor === "gpu_memory"
+      ? `waiting for ${bytes(job.queue.needBytes)} of memory, ${bytes(job.queue.freeBytes)} are free`
+      : WAITS[job.queue.waitingFor];
+    return why ? `${place}, ${why}` : place;
+  }
+  if (job.status !== "processing") return STATES[job.status];
+  return job.stage === "denoising" ? `Step ${job.step} of ${job.totalSteps}` : STAGES[job.stage];
+}
+
+export function chip(status) {
+  return h("span", { class: `chip ${status}` }, STATES[status]);
+}
+
+/** The pictures or clips of a finished job. */
+function media(job, output, index) {
+  const label = job.prompt ?? `Output ${index + 1}`;
+  if (output.mimeType === "application/zip") return h("div", { class: "nothing" }, icon("video"), `Frames as a zip, ${bytes(output.bytes)}`);
+  if (output.mimeType.startsWith("video/")) {
+    return h("video", { src: output.url, controls: true, loop: true, muted: true, autoplay: true, playsinline: true, "aria-label": label, width: output.width, height: output.height });
+  }
+  return h("img", { src: output.url, alt: label, width: output.width, height: output.height, decoding: "async" });
+}
+
+/** An element that shows `job` and changes with `update(job, preview)`. `on`: {reuse(job, index), gone(job)} */
+export function jobStage(job, on) {
+  const box = h("article", { class: "stage", "aria-label": "Result" });
+  let shown = null; // the status whose whole shape is on the page
+  let live = null;
+
+  function update(next, preview) {
+    const key = `${next.jobId} ${next.status}`;
+    if (shown === key && live) live(next, preview);
+    else if (shown !== key) {
+      if (shown?.startsWith(next.jobId) && ended(next)) announce(next.status === "failed" ? `Failed: ${next.error?.message}` : STATES[next.status]);
+      shown = key;
+      draw(next);
+    }
+  }
+
+  function draw(next) {
+    live = null;
+    const frame = h("div", { class: "frames" });
+    if (next.status === "completed" && next.outputs.length) {
+      frame.append(...next.outputs.map((output, index) => ratio(h("figure", { class: "frame-of" }, media(next, output, index)), output)));
+      frame.classList.toggle("many", next.outputs.length > 1);
+    } else if (ended(next)) {
+      frame.append(ratio(h("div", { class: "frame-of" }, h("div", { class: "nothing" }, ending(next))), next.params));
+    } else {
+      const still = h("img", { class: "preview", alt: "", hidden: true });
+      const head = h("b", {});
+      const eta = h("span", { class: "soft" });
+      const meter = h("div", { class: "meter" }, h("span"));
+      const bar = h("div", { role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100 }, meter);
+      frame.append(ratio(h("div", { class: "frame-of" }, still, h("div", { class: "going" }, h("div", { class: "row" }, head, eta), bar)), next.params));
+      live = (now, preview) => {
+        say(head, progressText(now));
+        say(eta, left(now.etaSeconds));
+        meter.firstChild.style.width = `${now.progress * 100}%`;
+        bar.setAttribute("aria-valuenow", Math.round(now.progress * 100));
+        bar.setAttribute("aria-valuetext", head.textContent);
+        if (preview) { still.src = preview; still.hidden = false; }
+      };
+      live(next);
+    }
+    box.replaceChildren(frame, h("div", { class: "about" },
+      h("p", { class: "prompt" }, next.prompt ?? h("span", { class: "soft" }, "The prompt was forgotten with the files.")),
+      next.warnings.map((text) => h("p", { class: "note warn" }, text)),
+      next.status === "failed" ? h("p", { class: "note bad" }, next.error?.message ?? "It failed.") : null,
+      facts(next),
+      actions(next, on),
+    ));
+  }
+
+  update(job);
+  return { element: box, update };
+}
+
+function ending(job) {
+  if (job.status === "failed") return "It failed";
+  if (job.status === "canceled") return "Canceled";
+  return "Its files are no longer kept";
+}
+
+/** Room for the picture before it is there: nothing jumps when it comes. */
+function ratio(element, { width, height }) {
+  element.style.setProperty("--ratio", width / height || 1);
+  return element;
+}
+
+function facts(job) {
+  const { params, metrics } = job;
+  const told = [
+    ["Model", job.model],
+    ["Size", `${params.width} × ${params.height}`],
+    ["Length", params.durationSeconds && `${seconds(params.durationSeconds)}, ${count(params.numFrames, "frame")}`],
+    ["Steps", params.steps],
+    ["Guidance", params.guidanceScale],
+    ["Seed", job.outputs.length === 1 ? job.outputs[0].seed : params.seed],
+    ["Took", metrics?.runMs && seconds(metrics.runMs / 1000)],
+    ["Shared with", metrics?.batchPeak > 1 && count(metrics.batchPeak - 1, "other")],
+    ["Asked", when(job.createdAt)],
+  ];
+  return h("dl", { class: "facts" }, told.filter(([, value]) => value !== null && value !== undefined && value !== false && value !== "").map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+}
+
+function actions(job, on) {
+  const button = (name, text, onclick, kind = "") => h("button", { class: `button ${kind}`, type: "button", onclick }, icon(name), text);
+  if (!ended(job)) return h("div", { class: "row" }, button("stop", "Cancel", () => drop(job, on), "risky"));
+  return h("div", { class: "row" },
+    job.outputs.map((output, index) => h("a", { class: "button", href: output.url, download: fileName(job, output, index) }, icon("download"), job.outputs.length > 1 ? `Download ${index + 1}` : "Download")),
+    job.prompt ? button("reuse", "Use again", () => on.reuse(job, 0)) : null,
+    button("copy", "Copy settings", () => copy(JSON.stringify({ prompt: job.prompt, model: job.model, ...job.params }, null, 2), "Settings")),
+    job.status === "canceled" ? null : button("trash", "Delete", () => drop(job, on), "plain risky"),
+  );
+}
+
+/** Cancel what is not finished, delete what is. */
+async function drop(job, on) {
+  const over = ended(job);
+  if (over && !(await confirm("Delete this?", "The files are deleted from the server. This cannot be undone.", "Delete"))) return;
+  try {
+    await remove(`/api/jobs/${job.jobId}`);
+    toast(over ? "Deleted." : "Canceled.");
+    on.gone(job);
+  } catch (error) {
+    complain(error);
+  }
+}
+
+/** A small square that opens a job. */
+export function thumb(job, onclick, current = false) {
+  const output = job.outputs[0];
+  let inside;
+  if (output && output.mimeType.startsWith("image/")) inside = h("img", { src: output.url, alt: "", loading: "lazy", decoding: "async" });
+  else if (output && output.mimeType.startsWith("video/")) inside = h("video", { src: output.url, preload: "metadata", muted: true, loop: true, playsinline: true, tabindex: "-1", "aria-hidden": "true" });
+  else inside = h("span", { class: "nothing" }, ended(job) ? STATES[job.status] : progressText(job).split(",")[0]);
+  const label = `${job.prompt ?? "Forgotten prompt"}, ${job.type}, ${STATES[job.status].toLowerCase()}`;
+  const hover = inside.tagName === "VIDEO" ? { onmouseenter: () => inside.play().catch(() => {}), onmouseleave: () => inside.pause() } : {};
+  return h("button", { class: "thumb", type: "button", title: job.prompt ?? "", "aria-label": label, "aria-current": current ? "true" : null, onclick, ...hover },
+    inside,
+    job.type === "video" && output ? h("span", { class: "mark" }, icon("video")) : null,
+    ended(job) ? null : h("span", { class: "meter" }, bar(job.progress)),
+  );
+}
+
+function bar(progress) {
+  const inner = h("span");
+  inner.style.width = `${progress * 100}%`;
+  return inner;
+}

@@ -1,0 +1,22 @@
+/** Who is signed in. The key lives in this tab's session storage, and is gone with the tab. */
+
+const NAME = "agentname-key";
+
+export const session = {
+  key: sessionStorage.getItem(NAME),
+  me: null, // GET /api/me
+
+  keep(key) {
+    sessionStorage.setItem(NAME, key);
+    this.key = key;
+  },
+
+  forget() {
+    sessionStorage.clear();
+    this.key = this.me = null;
+  },
+
+  get admin() {
+    return this.me?.scopes.includes("admin") ?? false;
+  },
+};

@@ -1,0 +1,80 @@
+/** Gallery: everything this key has made and the server still keeps. */
+
+import { complain } from "../announce.js";
+import { get } from "../api.js";
+import { dialog } from "../dialog.js";
+import { field, h, options } from "../dom.js";
+import { reuse } from "../draft.js";
+import { ended, follow } from "../follow.js";
+import { icon } from "../icons.js";
+import { jobStage, thumb } from "../parts/job.js";
+
+const PAGE = 36;
+const filter = { status: "", type: "" };
+
+export default function gallery({ signal }) {
+  const grid = h("ul", { class: "grid" });
+  const more = h("button", { class: "button", type: "button", hidden: true, onclick: () => load(true) }, "Show more");
+  const status = options(h("select", { class: "input", onchange: () => { filter.status = status.value; load(); } }), [["", "All"], ["completed", "Done"], ["processing", "In the making"], ["queued", "Waiting"], ["failed", "Failed"], ["canceled", "Canceled"]], filter.status);
+  const type = options(h("select", { class: "input", onchange: () => { filter.type = type.value; load(); } }), [["", "Images and videos"], ["image", "Images"], ["video", "Videos"]], filter.type);
+  const nothing = h("div", {});
+  let cursor = null;
+  let models = [];
+  let asked = 0;
+
+  async function load(further = false) {
+    const mine = ++asked;
+    const query = new URLSearchParams({ limit: PAGE });
+    for (const [name, value] of Object.entries(filter)) if (value) query.set(name, value);
+    if (further) query.set("cursor", cursor);
+    try {
+      const reply = await get(`/api/jobs?${query}`, { signal });
+      if (mine !== asked) return;
+      if (!further) grid.replaceChildren();
+      grid.append(...reply.jobs.map(tile));
+      cursor = reply.nextCursor;
+      more.hidden = !cursor;
+      nothing.replaceChildren(...(grid.children.length ? [] : [empty()]));
+      grid.setAttribute("aria-busy", "false");
+    } catch (error) {
+      complain(error);
+    }
+  }
+
+  function tile(job) {
+    const item = h("li", {});
+    const show = (now) => item.replaceChildren(thumb(now, () => open(now, item)), h("p", { class: "caption" }, now.prompt ?? "Forgotten prompt"));
+    show(job);
+    if (!ended(job)) follow(job.jobId, show, signal).catch(() => {}); // gone: the next look at the list shows it
+    return item;
+  }
+
+  async function open(job, item) {
+    const watching = new AbortController();
+    await dialog(job.type === "image" ? "Image" : "Video", (close) => {
+      const stage = jobStage(job, {
+        reuse: (made, index) => { close(); reuse(made, models, index); },
+        gone: (made) => { close(); if (ended(made)) item.remove(); else load(); },
+      });
+      if (!ended(job)) follow(job.jobId, stage.update, watching.signal).catch(() => {}); // closed, or gone
+      return stage.element;
+    }, { large: true });
+    watching.abort();
+    item.querySelector("button")?.focus();
+    if (!grid.children.length) load();
+  }
+
+  function empty() {
+    const any = !filter.status && !filter.type;
+    return h("div", { class: "empty" }, icon("gallery"), h("h2", {}, any ? "Nothing here yet" : "Nothing of that kind"),
+      h("p", {}, any ? "What you make is kept here for a day, with the settings that made it." : "Choose another filter to see the rest."),
+      any ? h("div", { class: "row" }, h("a", { class: "button main-one", href: "#/create" }, "Make something")) : null);
+  }
+
+  get("/api/models", { signal }).then((reply) => { ({ models } = reply); }, complain);
+  load();
+  return [
+    h("header", {}, h("div", {}, h("h1", { tabindex: "-1" }, "Gallery")), h("div", { class: "row filters" }, field("State", status), field("Kind", type))),
+    grid, nothing, h("div", { class: "row more" }, more),
+  ];
+}

@@ -1,0 +1,334 @@
+"""The page in a real browser against a real server: every view, on a phone and on a desktop, as a person would use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live_server import LiveServer
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium"),
+]
+
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 800}}
+USABLE_MS = 1000
+MAX_BYTES = 150 * 1024
+PICTURES = os.environ.get("PAGE_PICTURES")  # a folder: keep screenshots there, as docs/page was made
+HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    live = LiveServer(tmp_path_factory.mktemp("page") / "data").start()
+    yield live
+    assert live.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=list(SIZES))
+def size(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def page(browser: Browser, server: LiveServer, size: str) -> Iterator[Page]:
+    """Signed in; whatever the browser complains about fails the test."""
+    context = browser.new_context(
+        viewport=SIZES[size],  # type: ignore[arg-type]  # two sizes
+        base_url=f"http://localhost:{server.port}",
+        reduced_motion="reduce",
+        permissions=["clipboard-read", "clipboard-write"],
+    )
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    complaints: list[str] = []
+    page.on("console", lambda message: message.type in ("error", "warning") and complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto("/")
+    sign_in(page, server.key)
+    yield page
+    context.close()
+    assert not complaints
+
+
+def sign_in(page: Page, key: str) -> None:
+    page.get_by_label("API key").fill(key)
+    page.get_by_role("button", name="Open").click()
+    expect(page.get_by_role("navigation", name="Views")).to_be_visible()
+
+
+def go(page: Page, view: str) -> None:
+    page.get_by_role("navigation", name="Views").get_by_role("link", name=view, exact=True).click()
+    expect(page.get_by_role("main").get_by_role("heading", level=1)).to_be_visible()
+
+
+def no_serious_violation(page: Page) -> None:
+    found = Axe().run(page).response["violations"]
+    serious = [
+        (rule["id"], [node["target"] for node in rule["nodes"]])
+        for rule in found
+        if rule["impact"] in ("serious", "critical")
+    ]
+    assert not serious
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
+
+
+def picture(page: Page, name: str) -> None:
+    if PICTURES:
+        page.screenshot(path=Path(PICTURES) / f"{name}.png")
+
+
+def test_a_picture_is_made_watched_and_made_again(page: Page, size: str) -> None:
+    page.get_by_label("Prompt").fill("A futuristic city at night")
+    page.get_by_text("16:9", exact=True).click()
+    page.get_by_text("Advanced").click()
+    page.get_by_label("Seed", exact=True).fill("6")
+    page.get_by_label("Steps").fill("8")
+    page.get_by_role("button", name="Create image").click()
+
+    result = page.get_by_role("article", name="Result")
+    expect(result.get_by_role("progressbar").or_(result.get_by_role("img")).first).to_be_visible()
+    made = result.get_by_role("img", name="A futuristic city at night")
+    expect(made).to_be_visible()
+    assert made.evaluate("image => image.decode().then(() => image.naturalWidth > 100)")
+    expect(result.get_by_text("Seed")).to_be_visible()
+    no_serious_violation(page)
+    picture(page, f"create-{size}")
+
+    page.get_by_label("Seed", exact=True).fill("")
+    result.get_by_role("button", name="Use again").click()
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("6")
+    expect(page.get_by_label("Steps")).to_have_value("8")
+    expect(page.get_by_role("radio", name="16:9")).to_be_checked()
+    with page.expect_download() as download:
+        result.get_by_role("link", name="Download").click()
+    assert re.fullmatch(r"job_\d+_\w+-0\.png", download.value.suggested_filename)
+
+
+def test_a_clip_is_made_and_a_running_one_is_canceled(page: Page) -> None:
+    page.get_by_role("radio", name="Video").check(force=True)
+    page.get_by_label("Prompt").fill("Ocean waves at sunset")
+    page.get_by_label("Seconds").fill("1")
+    page.get_by_text("Advanced").click()
+    page.get_by_label("Steps").fill("4")
+    page.get_by_role("button", name="Create video").click()
+    result = page.get_by_role("article", name="Result")
+    expect(result.locator("video")).to_be_visible()
+    assert result.locator("video").evaluate(
+        "clip => new Promise(done => clip.readyState ? done(true) : clip.onloadedmetadata = () => done(true))"
+    )
+
+    page.get_by_label("Steps").fill("100")
+    page.get_by_role("button", name="Create video").click()
+    result.get_by_role("button", name="Cancel").click()
+    expect(result.get_by_text("Canceled")).to_be_visible()
+
+
+def test_a_wrong_value_is_told_in_the_servers_words_at_its_field(page: Page) -> None:
+    page.get_by_label("Prompt").fill("A forest")
+    page.get_by_text("Advanced").click()
+    page.get_by_label("Steps").fill("5000")
+    with page.expect_response("**/api/generate"):
+        page.get_by_role("button", name="Create image").click()
+
+    expect(page.get_by_role("alert")).to_have_text("steps must be a whole number from 1 to 1000.")
+    expect(page.get_by_label("Steps")).to_have_attribute("aria-invalid", "true")
+    expect(page.get_by_label("Steps")).to_be_focused()
+
+
+def test_a_chat_streams_remembers_stops_and_begins_anew(page: Page, size: str) -> None:
+    go(page, "Chat")
+    message = page.get_by_label("Message", exact=True)
+    page.get_by_text("Model and system prompt").click()
+    page.get_by_label("Longest reply").fill("24")
+    message.fill("What can you help me with?")
+    message.press("Enter")
+    reply = page.get_by_role("article", name="Reply")
+    expect(reply.get_by_text("tokens")).to_be_visible()
+    assert len(reply.locator(".text").inner_text().split()) > 3
+    no_serious_violation(page)
+    picture(page, f"chat-{size}")
+
+    page.get_by_label("Longest reply").fill("400")
+    message.fill("Write a long story about the sea.")
+    with page.expect_request("**/api/chat") as asked:
+        message.press("Enter")
+    assert json.loads(asked.value.post_data or "")["conversationId"].startswith("conv_")
+    page.get_by_role("button", name="Stop").click()
+    expect(reply.last.get_by_text("Stopped")).to_be_visible()
+
+    page.get_by_role("button", name="New conversation").click()
+    expect(page.get_by_role("article")).to_have_count(0)
+    page.get_by_role("button", name="What can you help me with?").first.click()
+    expect(page.get_by_role("article").first).to_be_visible()
+
+
+def test_the_gallery_filters_opens_and_deletes_and_never_runs_what_people_wrote(page: Page, server: LiveServer, size: str) -> None:
+    hostile = server.submit(prompt=HOSTILE, type="image", steps=2)
+    server.wait(hostile)
+    server.wait(server.submit(prompt="A forest", type="image", steps=4, n=2))
+    alerts: list[str] = []
+    page.on("dialog", lambda dialog: (alerts.append(dialog.message), dialog.dismiss()))
+    go(page, "Gallery")
+    tile = page.get_by_role("button", name=HOSTILE)
+    expect(tile).to_be_visible()
+    no_serious_violation(page)
+    picture(page, f"gallery-{size}")
+
+    page.get_by_label("Kind").select_option("video")
+    expect(tile).to_be_hidden()
+    page.get_by_label("Kind").select_option("image")
+    page.get_by_label("State").select_option("completed")
+    tile.click()
+    box = page.get_by_role("dialog")
+    expect(box.get_by_text(HOSTILE)).to_be_visible()
+    no_serious_violation(page)
+    box.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog", name="Delete this?").get_by_role("button", name="Delete").click()
+    expect(tile).to_have_count(0)
+    assert server.get(f"/api/status/{hostile}").status == 404
+    assert not alerts
+
+
+def test_the_queue_shows_who_holds_what_and_it_adds_up(page: Page, server: LiveServer, size: str) -> None:
+    jobs = [server.submit(prompt="Ocean waves at sunset", type="video", duration=4, steps=60) for _ in range(12)]
+    go(page, "Queue")
+    expect(page.get_by_role("list", name="Who holds how much").get_by_text("tiny-motion").first).to_be_visible()
+    running = page.locator("section", has=page.get_by_role("heading", name="Running"))
+    expect(running.get_by_text("step").first).to_be_visible()
+    no_serious_violation(page)
+    picture(page, f"queue-{size}")
+    bar = page.locator(".memory .bar")
+    shares = bar.evaluate("bar => [...bar.children].map(part => Number(part.style.flexGrow))")
+    for job in jobs:
+        server.post(f"/api/jobs/{job}/cancel", {})
+
+    assert sum(shares) == pytest.approx(1, abs=1e-3)
+    expect(page.get_by_text("Nothing runs.")).to_be_visible()
+
+
+def test_models_are_told_loaded_pinned_and_unloaded(page: Page, size: str) -> None:
+    go(page, "Models")
+    line = page.get_by_role("listitem").filter(has=page.get_by_role("heading", name="tiny-scenes"))
+    expect(line.get_by_text("default")).to_be_visible()
+    no_serious_violation(page)
+    picture(page, f"models-{size}")
+
+
+def test_a_key_is_made_shown_once_used_and_revoked(page: Page, server: LiveServer, size: str) -> None:
+    go(page, "Keys")
+    name = f"studio {size}"
+    page.get_by_role("button", name="New key").click()
+    page.get_by_label("Name").fill(name)
+    page.get_by_label("Plan").select_option("free")
+    page.get_by_role("button", name="Make it").click()
+    key = page.locator("[data-new-key]").inner_text()
+    no_serious_violation(page)
+    page.get_by_role("button", name="I have it").click()
+    assert server.post("/api/generate", {"prompt": "A star", "type": "image", "steps": 2}, key=key).status == 200
+
+    go(page, "Create")
+    go(page, "Keys")
+    row = page.get_by_role("row").filter(has_text=name)
+    expect(row.get_by_text("1 of 10")).to_be_visible()
+    assert key not in page.content()
+    no_serious_violation(page)
+    picture(page, f"keys-{size}")
+    row.get_by_role("button", name=f"Revoke {name}").click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+    expect(row).to_have_count(0)
+
+
+def test_the_document_carries_ones_key_and_runs(page: Page, server: LiveServer, size: str) -> None:
+    go(page, "API")
+    chapter = page.locator("#doc-limits")
+    assert server.key not in page.inner_text("main")
+    chapter.get_by_role("button", name="Copy").click()
+    assert f"Authorization: Bearer {server.key}" in page.evaluate("navigator.clipboard.readText()")
+    chapter.get_by_role("button", name="Run it here").click()
+    expect(chapter.get_by_text('"plan": "enterprise"')).to_be_visible()
+    page.get_by_text("Python", exact=True).click()
+    expect(chapter.get_by_text("urllib.request").first).to_be_visible()
+    expect(page.locator("#doc-reference").get_by_text("/api/keys/{key_id}")).to_be_visible()
+    no_serious_violation(page)
+    picture(page, f"docs-{size}")
+
+
+def test_it_opens_within_a_second_small_and_without_a_key_shows_nothing(browser: Browser, server: LiveServer) -> None:
+    context = browser.new_context(base_url=f"http://localhost:{server.port}", color_scheme="dark", viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    client = context.new_cdp_session(page)
+    received: list[int] = []
+    strangers: list[str] = []
+    page.on("request", lambda request: request.url.startswith(f"http://localhost:{server.port}/") or strangers.append(request.url))
+    client.send("Network.enable")
+    client.on("Network.loadingFinished", lambda event: received.append(event["encodedDataLength"]))
+    page.goto("/")
+    expect(page.get_by_label("API key")).to_be_focused()
+    usable_ms = page.evaluate("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
+    no_serious_violation(page)
+    picture(page, "signin-dark")
+    page.get_by_label("API key").fill("an_not_a_key")
+    page.get_by_label("API key").press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("not known here")
+    assert page.evaluate("sessionStorage.length") == 0
+
+    sign_in(page, server.key)
+    for view in ("Chat", "Gallery", "Queue", "Models", "Keys", "API", "Create"):
+        go(page, view)
+        no_serious_violation(page)  # in the dark, too
+        picture(page, f"{view.lower()}-dark")
+    context.close()
+
+    assert usable_ms < USABLE_MS
+    assert not strangers
+    assert sum(received) < MAX_BYTES
+
+
+def test_the_keyboard_alone_is_enough_and_signing_out_forgets_the_key(browser: Browser, server: LiveServer) -> None:
+    context = browser.new_context(base_url=f"http://localhost:{server.port}", viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    page.goto("/")
+    page.keyboard.type(server.key)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1, name="Create")).to_be_visible()
+    page.get_by_label("Prompt").focus()
+    page.keyboard.type("A star")
+    with page.expect_response("**/api/generate") as reply:
+        page.keyboard.press("Control+Enter")
+    assert reply.value.status == 200
+    page.get_by_role("link", name="Gallery").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1, name="Gallery")).to_be_focused()
+    page.reload()
+    expect(page.get_by_role("heading", level=1, name="Gallery")).to_be_visible()
+
+    page.get_by_role("button", name="Sign out").last.press("Enter")
+    expect(page.get_by_label("API key")).to_be_visible()
+    assert page.evaluate("sessionStorage.length + localStorage.length") == 0
+    context.close()
