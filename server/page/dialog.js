@@ -3,15 +3,17 @@
 import { h } from "./dom.js";
 import { icon } from "./icons.js";
 
+let lastId = 0;
+
 /** `build(close)` returns the content; resolves with what `close` was given, undefined when dismissed. */
 export function dialog(title, build, { large = false } = {}) {
   return new Promise((resolve) => {
     let answer;
     const close = (value) => { answer = value; box.close(); };
-    const heading = h("h2", { id: "dialog-title" }, title);
+    const heading = h("h2", { id: `dialog${++lastId}` }, title);
     const box = h(
       "dialog",
-      { class: large ? "large" : "", "aria-labelledby": "dialog-title", onclose: () => { box.remove(); resolve(answer); }, onclick: (event) => event.target === box && close() },
+      { class: large ? "large" : "", "aria-labelledby": heading.id, onclose: () => { box.remove(); resolve(answer); }, onclick: (event) => event.target === box && close() },
       h("div", { class: "stack" },
         h("div", { class: "row" }, h("div", { class: "grow" }, heading), h("button", { class: "button plain little", type: "button", "aria-label": "Close", onclick: () => close() }, icon("close"))),
         build(close),

@@ -117,7 +117,7 @@ function makeForm(models, submit) {
       field("File", format),
       input("Width", "width", { min: multiple, step: multiple, placeholder: "by shape" }, said),
       input("Height", "height", { min: multiple, step: multiple, placeholder: "by shape" }, said),
-      draft.type === "video" ? input("Frames", "num_frames", { min: 1, placeholder: "by seconds" }, said) : null,
+      ...(draft.type === "video" ? [input("Frames", "num_frames", { min: 1, placeholder: "by seconds" }, said)] : []),
       field("Leave out", negative, null, { class: "wide" }),
       h("label", { class: "check wide" }, exact, h("span", {}, "Bit for bit the same each time ", h("span", { class: "soft" }, "(never batched)"))),
     );

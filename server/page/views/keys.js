@@ -16,11 +16,9 @@ export default function keys({ signal }) {
   const body = h("tbody");
   const revoked = h("ul", { class: "jobs" });
   const past = h("details", { class: "card", hidden: true }, h("summary", {}, "Revoked"), revoked);
-  let plans = {};
 
   async function look() {
     const reply = await get("/api/keys", { signal });
-    ({ plans } = reply);
     const focused = document.activeElement?.dataset?.key;
     const live = reply.keys.filter((key) => !key.revokedAt);
     body.replaceChildren(...live.map(row));
@@ -55,7 +53,7 @@ export default function keys({ signal }) {
   every(EVERY_MS, signal, look, complain);
   return [
     h("header", {}, h("div", {}, h("h1", { tabindex: "-1" }, "Keys"), h("p", {}, "One for each person or program. What they use is counted by UTC day.")),
-      h("button", { class: "button main-one", type: "button", onclick: () => create(plans).then(() => look().catch(complain)) }, icon("plus"), "New key")),
+      h("button", { class: "button main-one", type: "button", onclick: () => create().then(look).catch(complain) }, icon("plus"), "New key")),
     h("div", { class: "stack" },
       h("section", { class: "card" }, h("div", { class: "table", tabindex: "0", role: "region", "aria-label": "Keys" }, h("table", { class: "folds" },
         h("thead", {}, h("tr", {}, ["Name", "Plan", ...Object.values(KINDS).map((kind) => `${kind} today`), "Made"].map((name) => h("th", { scope: "col" }, name)), h("th", { scope: "col" }, h("span", { class: "unseen" }, "Actions")))),
@@ -72,7 +70,8 @@ export function usage({ used, limit }, label) {
     limit === null ? null : h("div", { class: "meter", role: "img", "aria-label": `${label}: ${used} of ${limit}` }, bar));
 }
 
-async function create(plans) {
+async function create() {
+  const { plans } = await get("/api/keys");
   const made = await dialog("New key", (close) => {
     const problem = h("p", { class: "note bad", role: "alert", hidden: true });
     const name = h("input", { class: "input", name: "name", required: true, maxlength: 100, placeholder: "Anna, or the shop's website", autofocus: true, autocomplete: "off" });
