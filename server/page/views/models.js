@@ -90,16 +90,12 @@ function line(model, act) {
 }
 
 async function getPulls(signal) {
-  try {
-    return (await get("/api/models/pulls", { signal })).pulls;
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    return []; // an older server has none
-  }
+  return (await get("/api/models/pulls", { signal })).pulls;
 }
 
 function drawPulls(place, pulls, look) {
-  const shown = pulls.filter((one) => one.state !== "completed" && one.state !== "done" && one.state !== "canceled");
+  const newest = [...new Map(pulls.map((one) => [one.source, one])).values()];
+  const shown = newest.filter(({ state }) => ["queued", "downloading", "failed"].includes(state));
   place.hidden = !shown.length;
   place.replaceChildren(...(shown.length ? [h("section", { class: "card" }, h("h2", {}, "On their way"), h("ul", { class: "jobs" }, shown.map((one) => {
     const total = one.totalBytes ?? 0;
@@ -108,9 +104,11 @@ function drawPulls(place, pulls, look) {
     if (total) bar.style.width = `${(done / total) * 100}%`;
     const failed = one.state === "failed";
     return h("li", {},
-      h("div", { class: "row" }, h("b", { class: "grow" }, one.name ?? one.source), h("button", { class: "button plain little risky", type: "button", onclick: () => remove(`/api/models/pulls/${one.id}`).then(look, complain) }, failed ? "Dismiss" : "Cancel")),
-      failed ? h("p", { class: "note bad" }, one.error?.message ?? one.error ?? "It failed.") : h("div", { class: `meter ${total ? "" : "unknown"}`, role: "progressbar", "aria-label": `Pulling ${one.name ?? one.source}`, "aria-valuenow": total ? Math.round((done / total) * 100) : null }, bar),
-      failed ? null : h("p", { class: "soft small" }, total ? `${bytes(done)} of ${bytes(total)}` : one.stage ?? "Looking"));
+      h("div", { class: "row" }, h("b", { class: "grow" }, one.source), failed
+        ? h("button", { class: "button little", type: "button", onclick: () => post("/api/models/pull", { source: one.source, name: one.model }).then(look, complain) }, "Try again")
+        : h("button", { class: "button plain little risky", type: "button", onclick: () => post(`/api/models/pulls/${one.id}/cancel`).then(look, complain) }, "Cancel")),
+      failed ? h("p", { class: "note bad" }, one.error ?? "It failed.") : h("div", { class: `meter ${total ? "" : "unknown"}`, role: "progressbar", "aria-label": `Pulling ${one.source}`, "aria-valuenow": total ? Math.round((done / total) * 100) : null }, bar),
+      failed ? null : h("p", { class: "soft small" }, total ? `${bytes(done)} of ${bytes(total)}` : one.doing || "Looking"));
   })))] : []));
 }
 
