@@ -94,7 +94,7 @@ async function getPulls(signal) {
 }
 
 function drawPulls(place, pulls, look) {
-  const newest = [...new Map(pulls.map((one) => [one.source, one])).values()];
+  const newest = [...new Map(pulls.toReversed().map((one) => [one.source, one])).values()];
   const shown = newest.filter(({ state }) => ["queued", "downloading", "failed"].includes(state));
   place.hidden = !shown.length;
   place.replaceChildren(...(shown.length ? [h("section", { class: "card" }, h("h2", {}, "On their way"), h("ul", { class: "jobs" }, shown.map((one) => {
