@@ -194,6 +194,18 @@ async def test_models_and_memory(tmp_path: Path) -> None:
     assert models[0].as_json()["bytes"] == models[0].n_bytes
 
 
+async def test_residency_is_changed_by_those_who_may(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        async with talking(f) as talker:
+            with pytest.raises(client.Forbidden):
+                await talker.pin("painter")
+        async with talking(f, "admin") as talker:
+            assert (await talker.load("painter")).name == "painter"
+            assert (await talker.unload("painter")).state == "available"
+            assert (await talker.pin("painter")).pinned
+            assert not (await talker.unpin("painter")).pinned
+
+
 @pytest.mark.parametrize(
     ("call", "error", "code"),
     [

@@ -8,10 +8,18 @@ from pathlib import Path
 import pytest
 
 from scripts import make_api_reference, make_cli_reference
+from server.api.models import DeviceReply, HolderReply, ModelReply
+from server.api.queue import QueueView, RunningReply, WaitingReply
+from tests.front import front
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 def test_the_api_reference_is_that_of_the_routes() -> None:
@@ -46,6 +54,22 @@ def test_the_command_line_reference_is_that_of_the_commands() -> None:
     assert make_cli_reference.reference() == make_cli_reference.PATH.read_text(), (
         "run: python scripts/make_cli_reference.py"
     )
+
+
+@pytest.mark.anyio
+async def test_models_and_memory_and_queue_say_what_is_documented(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        f.engine.publish(running=[(await f.submit(), 1.0)], queue=[(await f.submit(), "turn", None)])
+        model = (await f.get("/api/models")).json()["models"][0]
+        device = (await f.get("/api/gpu")).json()["devices"][0]
+        queue = (await f.get("/api/queue")).json()
+
+    assert set(model) == set(ModelReply.model_fields)
+    assert set(device) == set(DeviceReply.model_fields)
+    assert set(device["holders"][0]) == set(HolderReply.model_fields)
+    assert set(queue) == set(QueueView.model_fields)
+    assert set(queue["running"][0]) == set(RunningReply.model_fields)
+    assert set(queue["waiting"][0]) == set(WaitingReply.model_fields)
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)

@@ -9,6 +9,8 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
+from models.spec import ModelType
+from pipelines.interface import Merging
 from server.api.deps import KeyDep, ServiceDep
 from server.api.wire import JsonObject, Reply, errors, timestamp
 from server.decisions import ModelView
@@ -18,19 +20,52 @@ from server.service import Service
 router = APIRouter()
 
 
-class ModelsReply(Reply):
-    models: list[dict[str, Any]]
-
-
 class ModelReply(Reply):
     name: str
+    type: ModelType
+    default: bool
     state: ModelState
     bytes: int
+    components: dict[str, int]
+    cacheBytes: int
+    parkedBytes: int
+    dtype: str
+    device: str | None
+    devices: list[str]
     pinned: bool
+    keepAliveSeconds: float
+    idleUnloadAt: str | None
+    retryInSeconds: int | None
+    merging: Merging
+    running: int
+    waiting: int
+    defaults: dict[str, Any]
+    limits: dict[str, Any]
+    sizes: dict[str, list[int]]
+
+
+class ModelsReply(Reply):
+    models: list[ModelReply]
+
+
+class HolderReply(Reply):
+    name: str
+    kind: str
+    bytes: int
+
+
+class DeviceReply(Reply):
+    name: str
+    total: int
+    used: int
+    others: int
+    reserve: int
+    free: int
+    holders: list[HolderReply]
 
 
 class DevicesReply(Reply):
-    devices: list[dict[str, Any]]
+    devices: list[DeviceReply]
 
 
 @router.get("/api/models", responses={200: {"model": ModelsReply}, **errors()})

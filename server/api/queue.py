@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
+from pipelines.interface import Stage
 from server.api.deps import KeyDep, ServiceDep
 from server.api.wire import JsonObject, Reply, errors
 from server.auth import ApiKey
@@ -19,16 +19,49 @@ router = APIRouter()
 SHOWN = 100  # waiting jobs that are listed; those behind are counted
 
 
-class QueueReply(Reply):
-    running: list[dict[str, Any]]
-    waiting: list[dict[str, Any]]
+class EntryReply(Reply):
+    jobId: str | None
+    mine: bool
+    type: str | None
+    model: str | None
+    etaSeconds: float | None
+
+
+class RunningReply(EntryReply):
+    stage: Stage | None
+    step: int
+    totalSteps: int
+    progress: float | None
+
+
+class WaitingReply(EntryReply):
+    position: int
+    waitingFor: str
+    needBytes: int
+
+
+class LaneReply(Reply):
+    model: str
+    type: str | None
+    devices: list[str]
+    state: str
+    running: int
+    merging: str
+    bytes: int
+    stepSeconds: float | None
+
+
+class QueueView(Reply):
+    running: list[RunningReply]
+    waiting: list[WaitingReply]
     length: int
     reasons: dict[str, int]
-    lanes: list[dict[str, Any]]
+    lanes: list[LaneReply]
 
 
-@router.get("/api/queue", responses={200: {"model": QueueReply}, **errors()})
+@router.get("/api/queue", responses={200: {"model": QueueView}, **errors()})
 async def queue(service: ServiceDep, key: KeyDep) -> Response:
+    """What runs and what waits and why, of all keys; only one's own jobs are told by their ids."""
     running, waiting = service.board.under_way()
     return JSONResponse(
         {

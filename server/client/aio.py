@@ -110,6 +110,18 @@ class AsyncAgentName:
     async def gpu(self) -> list[Device]:
         return (await self._one(self._calls.get("/api/gpu", DeviceList))).devices
 
+    async def load(self, model: str) -> Model:
+        return await self._one(self._calls.post(f"/api/models/{model}/load", Model))
+
+    async def unload(self, model: str) -> Model:
+        return await self._one(self._calls.post(f"/api/models/{model}/unload", Model))
+
+    async def pin(self, model: str) -> Model:
+        return await self._one(self._calls.post(f"/api/models/{model}/pin", Model))
+
+    async def unpin(self, model: str) -> Model:
+        return await self._one(self._calls.post(f"/api/models/{model}/unpin", Model))
+
     async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """The JSON of a route that has no method here."""
         return await self._one(self._calls.any(method, path, body))

@@ -109,6 +109,21 @@ class AgentName:
     def gpu(self) -> list[Device]:
         return self._one(self._calls.get("/api/gpu", DeviceList)).devices
 
+    def load(self, model: str) -> Model:
+        """Asked for, not waited for: its state becomes `loading`, then `resident` or `failed`. These four want an admin key."""
+        return self._one(self._calls.post(f"/api/models/{model}/load", Model))
+
+    def unload(self, model: str) -> Model:
+        """It goes once its running jobs are done."""
+        return self._one(self._calls.post(f"/api/models/{model}/unload", Model))
+
+    def pin(self, model: str) -> Model:
+        """Once in memory it stays, also across restarts."""
+        return self._one(self._calls.post(f"/api/models/{model}/pin", Model))
+
+    def unpin(self, model: str) -> Model:
+        return self._one(self._calls.post(f"/api/models/{model}/unpin", Model))
+
     def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """The JSON of a route that has no method here."""
         return self._one(self._calls.any(method, path, body))
