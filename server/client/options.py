@@ -18,6 +18,7 @@ class GenerateOptions(TypedDict, total=False):
     width: int
     height: int
     deterministic: bool
+    webhook_url: str
     n: int
     duration: int
     num_frames: int
