@@ -139,6 +139,7 @@ def _chat(spec: ModelSpec, folder: Path, device: str, dtype: torch.dtype, cache_
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from pipelines.chat import ChatLane
+    from pipelines.chat_proof import batches
 
     def build() -> tuple[Any, Any]:
         safe = {"local_files_only": True, "trust_remote_code": False}
@@ -157,6 +158,7 @@ def _chat(spec: ModelSpec, folder: Path, device: str, dtype: torch.dtype, cache_
         cache_bytes=cache_bytes,
         max_running=spec.max_running,
         context_tokens=spec.limits.context_tokens,
+        merging="on" if batches(model) else "off",
     )
 
 

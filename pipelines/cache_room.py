@@ -9,21 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipelines import device
-from pipelines.paged import PagedBatch
+from pipelines.plain import Batch
 
 
 class CacheRoom:
-    def __init__(self, make: Callable[[int], PagedBatch], cache_bytes: int) -> None:
+    def __init__(self, make: Callable[[int], Batch], cache_bytes: int) -> None:
         """make: bytes → batch; raises ValueError where they hold no page."""
         self._make = make
         self._target_bytes = cache_bytes
-        self.batch: PagedBatch | None = make(cache_bytes)
+        self.batch: Batch | None = make(cache_bytes)
 
     @property
     def cache_bytes(self) -> int:
         return 0 if self.batch is None else self.batch.cache_bytes
 
-    def open(self, least_bytes: int) -> PagedBatch:
+    def open(self, least_bytes: int) -> Batch:
         """The batch there is, or a new one of at least `least_bytes`. Out of memory passes through when not even that fits."""
         if self.batch is not None:
             return self.batch

@@ -40,6 +40,7 @@ from pipelines.interface import (
 from pipelines.metering import Meter
 from pipelines.paged import Choose, PagedBatch, Stepped, cache_bytes_for
 from pipelines.parking import Parking
+from pipelines.plain import Batch, PlainBatch, plain_bytes_for
 from pipelines.prompting import PromptRefused, prompt_tokens
 from pipelines.sampling import draw, penalize, row_key
 from pipelines.stopping import ReplyText
@@ -72,11 +73,12 @@ class Chat:
         return len(self.prompt) + self.request.max_tokens
 
 
+TAKES_TURNS = "This architecture cannot share forwards: its chats take turns, one token at a time."
+
+
 class ChatLane:
     kind: Literal["chat"] = "chat"
-    merging: Merging = "on"
     verdicts: Mapping[str, bool] = MappingProxyType({})  # its batching needs no proof
-    warnings: Sequence[str] = ()
 
     def __init__(
         self,
@@ -86,8 +88,14 @@ class ChatLane:
         cache_bytes: int,
         max_running: int = 32,
         context_tokens: int | None = None,
+        merging: Merging = "on",
     ) -> None:
-        """Raises ValueError if `cache_bytes` holds no page of a cache. context_tokens: None = what the model was made for."""
+        """merging: "off" takes turns token by token, for models that the shared batch cannot take (`chat_proof.py`).
+
+        Raises ValueError if `cache_bytes` holds no page of a cache. context_tokens: None = what the model was made for.
+        """
+        self.merging: Merging = merging
+        self.warnings: Sequence[str] = (TAKES_TURNS,) if merging == "off" else ()
         self._model, self._tokenizer = model, tokenizer
         self._ends = _end_tokens(model, tokenizer)
         self._max_running = max_running
@@ -96,7 +104,7 @@ class ChatLane:
         self._to_cancel: set[str] = set()
         self._updates: list[Update] = []
         self._costs: list[Note] = []
-        make = functools.partial(_make_batch, model, max_running, self._choose)
+        make = functools.partial(_make_batch, model, max_running, self._choose, merging)
         self._room = CacheRoom(make, cache_bytes)
         self._parking = Parking([(COMPONENT, model)], str(model.device))
         self._allowed = max_running  # chats at once, after an out-of-memory fewer
@@ -256,9 +264,10 @@ class ChatLane:
     def _least_bytes(self) -> int:
         """Of a cache that holds those who run, or the first of those who wait, to their last token."""
         chats = [*self._running.values()] or [*self._waiting][:1]
-        return cache_bytes_for(self._model, [chat.longest_tokens for chat in chats])
+        bytes_for = plain_bytes_for if self.merging == "off" else cache_bytes_for
+        return bytes_for(self._model, [chat.longest_tokens for chat in chats])
 
-    def _let_in(self, batch: PagedBatch) -> PagedBatch:
+    def _let_in(self, batch: Batch) -> Batch:
         """Strictly in order of arrival: who does not fit yet holds back those behind, so nobody starves."""
         n_free = batch.n_units - sum(chat.n_units for chat in self._running.values())
         while self._waiting and len(self._running) < self._allowed:
@@ -279,7 +288,7 @@ class ChatLane:
             batch.add(chat.request.id, chat.prompt + chat.tokens, chat.request.owner)
         return batch
 
-    def _take(self, batch: PagedBatch, chat: Chat, token: int) -> None:
+    def _take(self, batch: Batch, chat: Chat, token: int) -> None:
         """Add one token to the reply, and end the reply if it was the last."""
         request = chat.request
         if chat.broken:
@@ -303,7 +312,7 @@ class ChatLane:
             reply = Replied(request.id, chat.text.text, len(chat.prompt), chat.n_tokens, finish)
             self._remove(batch, chat, reply)
 
-    def _remove(self, batch: PagedBatch, chat: Chat, end: Update) -> None:
+    def _remove(self, batch: Batch, chat: Chat, end: Update) -> None:
         batch.remove(chat.request.id)
         del self._running[chat.request.id]
         self._to_cancel.discard(chat.request.id)
@@ -393,8 +402,9 @@ class ChatLane:
         return str(text)
 
 
-def _make_batch(model: Any, max_rows: int, choose: Choose, cache_bytes: int) -> PagedBatch:
-    return PagedBatch(model, cache_bytes=cache_bytes, max_rows=max_rows, choose=choose)
+def _make_batch(model: Any, max_rows: int, choose: Choose, merging: Merging, cache_bytes: int) -> Batch:
+    batch_class = PlainBatch if merging == "off" else PagedBatch
+    return batch_class(model, cache_bytes=cache_bytes, max_rows=max_rows, choose=choose)
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
