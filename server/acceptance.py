@@ -168,6 +168,8 @@ class Acceptance:
     def run(self, row: JobRow) -> None:
         """Onto the board and into the engine: a job just stored, or one handed back at start."""
         self._board.add(row)
+        said = {"job": row.id, "key_id": row.key_id, "type": row.type, "model": row.model, "attempt": row.attempt}
+        logger.info("job queued", extra=said)
         try:
             self._engine.submit(engine_job(row), self._catalogue.recall(row.model).weight_bytes)
         except Unavailable:

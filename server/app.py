@@ -25,6 +25,7 @@ from server.api import (
     health,
     jobs,
     keys,
+    metrics,
     models,
     page,
     queue,
@@ -99,6 +100,7 @@ def create_app(
         queue,
         keys,
         webhooks,
+        metrics,
         health,
         page,
     ):
@@ -116,6 +118,7 @@ def create_app(
             expose_headers=["x-request-id", "retry-after", "ratelimit", "ratelimit-policy", "content-disposition"],
         )
     app.add_middleware(Guard, allowed_hosts=allowed_hosts, allowed_origins=allowed_origins)
+    app.add_middleware(metrics.Counted, service=service)
     return app
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -77,6 +77,7 @@ class Board:
         self._jobs: dict[str, LiveJob] = {}
         self._of_key: dict[str, dict[str, LiveJob]] = {}
         self.watchers = Watchers()
+        self.on_step: Callable[[str, float], None] = lambda model, seconds: None  # told of every denoising step
         self._n_queued = 0
         self._clock = clock
         self._statuses = Statuses(clock)
@@ -160,6 +161,7 @@ class Board:
             new = (now - job.stepped_at) / n_steps
             old = self._step_s.get(model, new)
             self._step_s[model] = old + STEP_MEMORY * (new - old)
+            self.on_step(model, new)
         job.stepped_at = now
 
     def step_s(self, model: str) -> float | None:
@@ -173,6 +175,10 @@ class Board:
     def n_of_key(self, key_id: str) -> int:
         """Jobs of this key that have not ended."""
         return len(self._of_key.get(key_id, ()))
+
+    def all(self) -> Collection[LiveJob]:
+        """Every job that has not ended."""
+        return self._jobs.values()
 
     def of_key(self, key_id: str) -> Iterator[LiveJob]:
         """Its jobs that have not ended, oldest first."""

@@ -40,6 +40,7 @@ class Delivery:
         clock: Callable[[], datetime],
         output_retention: timedelta,
         cancel_in_engine: Callable[[str], None],
+        on_end: Callable[[str, State], None],
     ) -> None:
         self._database = database
         self._artifacts = artifacts
@@ -47,6 +48,7 @@ class Delivery:
         self._clock = clock
         self._output_retention = output_retention
         self._cancel_in_engine = cancel_in_engine
+        self._on_end = on_end  # told the type of a job and how it ended
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def started(self, event: JobStarted) -> None:
@@ -55,6 +57,7 @@ class Delivery:
         job = self._board.view(event.job_id)
         if job is not None and job.end is None:
             row = job.row
+            logger.info("job started", extra={"job": row.id, "queue_ms": event.queue_ms, "load_ms": event.load_ms})
             self.spawn(self._note_start(row.id, row.attempt, at))
 
     async def _note_start(self, job_id: str, attempt: int, at: datetime) -> None:
@@ -117,6 +120,7 @@ class Delivery:
         expires_at = at + self._output_retention
         self._end(
             job,
+            State.COMPLETED,
             lambda conn: store.complete_job(conn, row.id, row.attempt, outputs, metrics, at, expires_at),
             keep_files=True,
         )
@@ -130,7 +134,7 @@ class Delivery:
     def fail(self, job: LiveJob, code: str, message: str, retryable: bool) -> None:
         row, at = job.row, self._clock()
         error = {"code": code, "message": message, "retryable": retryable}
-        self._end(job, lambda conn: store.fail_job(conn, row.id, row.attempt, error, at, refund=True))
+        self._end(job, State.FAILED, lambda conn: store.fail_job(conn, row.id, row.attempt, error, at, refund=True))
 
     def canceled(self, event: JobCanceled) -> None:
         job = self._board.view(event.job_id)
@@ -139,18 +143,24 @@ class Delivery:
 
     def cancel(self, job: LiveJob, *, refund: bool) -> None:
         row, at = job.row, self._clock()
-        self._end(job, lambda conn: store.cancel_job(conn, row.id, at, refund))
+        self._end(job, State.CANCELED, lambda conn: store.cancel_job(conn, row.id, at, refund))
 
-    def _end(self, job: LiveJob, write: Callable[[Connection], bool], *, keep_files: bool = False) -> None:
+    def _end(
+        self, job: LiveJob, state: State, write: Callable[[Connection], bool], *, keep_files: bool = False
+    ) -> None:
         if job.end is None:
-            job.end = self.spawn(self._write_end(job, write, keep_files))
+            job.end = self.spawn(self._write_end(job, state, write, keep_files))
 
-    async def _write_end(self, job: LiveJob, write: Callable[[Connection], bool], keep_files: bool) -> None:
+    async def _write_end(
+        self, job: LiveJob, state: State, write: Callable[[Connection], bool], keep_files: bool
+    ) -> None:
         ours = await self.persist(write)
         self._board.remove(job.row.id)
         if not (ours and keep_files):
             await self._artifacts.delete([output.file_name for output in job.saved.values()])
-        logger.info("job ended" if ours else "job had ended before", extra={"job": job.row.id})
+        if ours:
+            self._on_end(job.row.type, state)
+        logger.info("job ended" if ours else "job had ended before", extra={"job": job.row.id, "status": state.value})
 
     async def persist(self, work: Callable[[Connection], T]) -> T:
         """Write until the store takes it: what was accepted is not lost to a full disk or a lock."""

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
+import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -67,14 +68,15 @@ class Guard:
         elif scope["type"] == "http":
             self._at_once += 1
             try:
-                await self._answer(scope, receive, send)
+                with structlog.contextvars.bound_contextvars(request_id=secrets.token_hex(8)):
+                    await self._answer(scope, receive, send)
             finally:
                 self._at_once -= 1
         else:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        reply = _Reply(send, secrets.token_hex(8), scope["path"])
+        reply = _Reply(send, structlog.contextvars.get_contextvars()["request_id"], scope["path"])
         state = scope.setdefault("state", {})
         unread = True  # of an unread body the rest would be taken for the next request: such a connection is closed
         try:

@@ -39,6 +39,7 @@ from server.jobs import (
     PeaksLearned,
     State,
 )
+from server.metrics import Metrics
 from server.quotas import Bursts, Plan, today
 from server.resolving import GenerateRequest
 from server.store import idempotency, turns, usage
@@ -101,6 +102,7 @@ class Service:
             clock=clock,
             output_retention=output_retention,
             cancel_in_engine=engine.cancel,
+            on_end=lambda kind, state: self.metrics.ended(kind, state),
         )
         self._acceptance = Acceptance(
             database=database,
@@ -118,7 +120,9 @@ class Service:
             check_webhook=webhooks.check,
         )
         self.webhooks = webhooks
+        self.metrics = Metrics(board)
         board.watchers.on_commit = webhooks.wake
+        board.on_step = self.metrics.stepped
         self.events = JobEvents(database, board)
         self._chats = Chats(
             database=database, engine=engine, delivery=self._delivery, clock=clock, system_prompt=system_prompt
@@ -282,6 +286,7 @@ class Service:
     # Events, start, upkeep, end
 
     def on_event(self, event: Event) -> None:
+        self.metrics.take(event)
         match event:
             case EngineStatus():
                 self._board.apply(event)

@@ -1,0 +1,144 @@
+"""What Prometheus is told, in a registry of its own. Event loop only: counted from the engine's events, read from the board when asked."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from server.board import Board
+from server.jobs import (
+    EngineStatus,
+    Event,
+    JobFailed,
+    JobProgressed,
+    JobReplied,
+    JobStarted,
+    JobText,
+    OutputReady,
+    State,
+)
+
+WAITS_S = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800)
+STEPS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+HTTP_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
+ROWS = (1, 2, 4, 8, 16, 32)
+
+
+class Metrics:
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._residents: dict[str, frozenset[str]] = {}  # by device
+        registry = self._registry = CollectorRegistry()
+        registry.register(_Now(board))
+        self.http = Counter(
+            "agentname_http_requests", "HTTP requests", ["method", "route", "status"], registry=registry
+        )
+        self.http_s = Histogram(
+            "agentname_http_seconds", "Until the reply began", ["method", "route"], buckets=HTTP_S, registry=registry
+        )
+        self._ended = Counter("agentname_jobs_ended", "Jobs by how they ended", ["type", "status"], registry=registry)
+        self._failed = Counter("agentname_jobs_failed", "Failures of jobs and chats", ["code"], registry=registry)
+        self._wait_s = Histogram(
+            "agentname_queue_wait_seconds", "From acceptance to start", ["type"], buckets=WAITS_S, registry=registry
+        )
+        self._step_s = Histogram(
+            "agentname_step_seconds",
+            "From one denoising step of a job to its next, others' turns included",
+            ["model"],
+            buckets=STEPS_S,
+            registry=registry,
+        )
+        self._rows = Histogram(
+            "agentname_batch_rows", "Widest forward an output had a part in", ["model"], buckets=ROWS, registry=registry
+        )
+        self._outputs = Counter("agentname_outputs", "Pictures and clips made", ["model"], registry=registry)
+        self._tokens = Counter("agentname_tokens", "Tokens of chats", ["kind"], registry=registry)
+        self._loads = Counter("agentname_model_loads", "Models brought into memory", ["model"], registry=registry)
+        self._evictions = Counter(
+            "agentname_model_evictions", "Models sent out of memory", ["model"], registry=registry
+        )
+
+    def text(self) -> bytes:
+        """In Prometheus' exposition format."""
+        return generate_latest(self._registry)
+
+    def ended(self, kind: str, state: State) -> None:
+        self._ended.labels(kind, state.value).inc()
+
+    def take(self, event: Event) -> None:
+        """Before the board has it."""
+        match event:
+            case EngineStatus():
+                self._count_residents(event)
+            case JobStarted(job_id, queue_ms):
+                job = self._board.view(job_id)
+                self._wait_s.labels(job.row.type if job is not None else "chat").observe(queue_ms / 1000)
+            case JobFailed():
+                self._failed.labels(event.code).inc()
+            case JobReplied():
+                self._tokens.labels("prompt").inc(event.prompt_tokens)
+                self._tokens.labels("completion").inc(event.completion_tokens)
+            case OutputReady():
+                job = self._board.view(event.job_id)
+                if job is not None:
+                    self._outputs.labels(job.row.model).inc()
+                    self._rows.labels(job.row.model).observe(event.batch_peak)
+            case JobProgressed() | JobText() | _:
+                pass
+
+    def stepped(self, model: str, seconds: float) -> None:
+        self._step_s.labels(model).observe(seconds)
+
+    def _count_residents(self, status: EngineStatus) -> None:
+        """A picture is sent at every load and eviction, so that the difference of two is what happened between."""
+        now = frozenset(model.model for model in status.models if model.state == "resident")
+        before = self._residents.get(status.device.name, frozenset())
+        self._residents[status.device.name] = now
+        for model in now - before:
+            self._loads.labels(model).inc()
+        for model in before - now:
+            self._evictions.labels(model).inc()
+
+
+class _Now(Collector):
+    """How things stand at this moment."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        return []
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        queued = GaugeMetricFamily("agentname_queue_jobs", "Jobs that wait", labels=["type", "reason"])
+        running = GaugeMetricFamily("agentname_running_jobs", "Jobs that run", labels=["type"])
+        waiting, working = Tally[tuple[str, str]](), Tally[str]()
+        for job in self._board.all():
+            if job.state is State.QUEUED:
+                waiting[job.row.type, self._board.place(job).waiting_for] += 1
+            else:
+                working[job.row.type] += 1
+        for (kind, reason), count in waiting.items():
+            queued.add_metric([kind, reason], count)
+        for kind, count in working.items():
+            running.add_metric([kind], count)
+        held = GaugeMetricFamily(
+            "agentname_memory_bytes", "Device memory by holder", labels=["device", "holder", "kind"]
+        )
+        total = GaugeMetricFamily("agentname_memory_total_bytes", "Device memory", labels=["device"])
+        free = GaugeMetricFamily(
+            "agentname_memory_free_bytes", "Device memory for models that is free", labels=["device"]
+        )
+        for device in self._board.devices():
+            total.add_metric([device.name], device.total_bytes)
+            free.add_metric([device.name], device.free_bytes)
+            by_holder = Tally[tuple[str, str]]()
+            for holder in device.holders:
+                by_holder[holder.name, holder.kind] += holder.n_bytes
+            for (name, kind), n_bytes in by_holder.items():
+                held.add_metric([device.name, name, kind], n_bytes)
+        return queued, running, held, total, free
