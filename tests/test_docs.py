@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from server.metrics import Metrics
 
-from scripts import make_api_reference, make_cli_reference
+from scripts import make_api_reference, make_cli_reference, make_grafana_dashboard
 from server.api.models import DeviceReply, HolderReply, ModelReply
 from server.api.queue import QueueView, RunningReply, WaitingReply
+from server.board import Board
 from tests.front import front
 
 ROOT = Path(__file__).parents[1]
@@ -54,6 +56,16 @@ def test_the_command_line_reference_is_that_of_the_commands() -> None:
     assert make_cli_reference.reference() == make_cli_reference.PATH.read_text(), (
         "run: python scripts/make_cli_reference.py"
     )
+
+
+def test_the_dashboard_shows_the_metrics_of_the_server_and_no_others() -> None:
+    dashboard = make_grafana_dashboard.PATH.read_text()
+    told = Metrics(Board()).text().decode()
+    known = {name for name in re.findall(r"^# TYPE (\w+)", told, re.MULTILINE) if not name.endswith("_created")}
+    shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"agentname_\w+", dashboard)}
+
+    assert dashboard == make_grafana_dashboard.dashboard(), "run: python scripts/make_grafana_dashboard.py"
+    assert shown == known
 
 
 @pytest.mark.anyio
