@@ -30,6 +30,7 @@ from server.api import (
     page,
     queue,
     residency,
+    sdapi,
     status,
     webhooks,
 )
@@ -101,6 +102,7 @@ def create_app(
         keys,
         webhooks,
         metrics,
+        sdapi,
         health,
         page,
     ):

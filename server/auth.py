@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import time
 from collections.abc import Callable
@@ -59,9 +60,11 @@ class Authenticator:
         self._clock = clock
         self._live: dict[bytes, tuple[float, ApiKey]] = {}  # digest → looked up at, key
 
-    async def identify(self, authorization_header: str | None) -> ApiKey:
-        """Raises `Unauthorized`, one and the same for a missing, malformed, unknown and revoked key."""
-        text = _bearer_token(authorization_header)
+    async def identify(self, authorization_header: str | None, *, basic: bool = False) -> ApiKey:
+        """`basic`: the key may also be the password of Basic authentication.
+
+        Raises `Unauthorized`, one and the same for a missing, malformed, unknown and revoked key."""
+        text = _bearer_token(authorization_header) or (_basic_password(authorization_header) if basic else "")
         if not well_formed(text):
             raise Unauthorized
         digest = digest_of(text)
@@ -86,3 +89,14 @@ def _bearer_token(header: str | None) -> str:
     """Empty, which is never well formed, when there is none."""
     scheme, _, token = (header or "").partition(" ")
     return token.strip(" ") if scheme.lower() == "bearer" else ""
+
+
+def _basic_password(header: str | None) -> str:
+    """Empty when there is none. The user's name may be anything."""
+    scheme, _, said = (header or "").partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(said.strip(" "), validate=True).decode("ascii").partition(":")[2]
+    except ValueError:  # no base64, or no ASCII
+        return ""

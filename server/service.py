@@ -143,6 +143,10 @@ class Service:
         # It may have ended between the two looks; a job that just came onto the board is not known to anybody yet.
         return views.of_row(row, outputs)
 
+    def live(self, key: ApiKey) -> list[JobView]:
+        """The key's jobs that have not ended, the latest first."""
+        return [views.of_live(job, self._board) for job in self._board.of_key(key.id)][::-1]
+
     async def finished(self, key: ApiKey, job_id: str) -> JobView:
         """Its status once it has ended. Raises `NotFound`."""
         with self.watch(key, job_id) as watch:

@@ -22,6 +22,7 @@ from server.service import NO_SUCH_JOB, Service
 from server.store.usage import Kind
 
 PUBLIC = frozenset({"/healthz", "/readyz"})
+BASIC = "/sdapi/"  # its clients can send nothing but Basic authentication
 LINKED = re.compile(r"/api/files/([0-9A-Za-z]{22})")  # opens to a signed link, too
 JOB_ID = re.compile(r"job_[0-9]{1,12}_[0-9A-Za-z]{22}")
 
@@ -49,7 +50,7 @@ class KeyRequired:
         said = Headers(scope=scope).getlist("authorization")
         if len(said) > 1:
             raise Unauthorized
-        key = await self._authenticator.identify(said[0] if said else None)
+        key = await self._authenticator.identify(said[0] if said else None, basic=scope["path"].startswith(BASIC))
         key.require("use")
         return key
 
