@@ -53,6 +53,8 @@ class LiveJob:
     queue_ms: int = 0
     load_ms: int = 0
     batch_peak: int = 0
+    peak_bytes: int | None = None
+    warnings: list[str] = field(default_factory=list)  # as accepted, and what came up since
     stepped_at: float = 0.0  # monotonic; when its step last changed
     scheduler: str | None = None  # class name of the noise scheduler
     rendered: int = 0  # outputs the engine has delivered
@@ -85,7 +87,7 @@ class Board:
 
     def add(self, row: JobRow) -> LiveJob:
         total = int(row.params.get("steps") or 0)
-        job = self._jobs[row.id] = LiveJob(row, total_steps=total)
+        job = self._jobs[row.id] = LiveJob(row, total_steps=total, warnings=list(row.warnings))
         self._of_key.setdefault(row.key_id, {})[row.id] = job
         self._n_queued += 1
         self.watchers.committed(row.key_id, row.id)

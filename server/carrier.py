@@ -23,6 +23,7 @@ from server.outcomes import Outcomes
 from server.picture import PicturePublisher
 from server.running import RunningJobs
 from server.scheduler import Scheduler
+from server.widths import bucket_of
 
 logger = logging.getLogger(__name__)
 
@@ -263,6 +264,12 @@ class Carrier:
         """Device seconds by job."""
         self._estimates.note(note for note in notes if isinstance(note, StepCost))
         key = self._scheduler.residents[model].key
+        for note in notes:
+            if isinstance(note, StepCost):
+                # A shape is measured once where measuring costs time: later forwards of it held what the first one did.
+                entry, rows = f"{note.component}.{note.entry}", bucket_of(note.rows)
+                known = self._scheduler.peaks.predict(key, entry, note.shape, note.units, rows)
+                self._estimates.held(note.request_ids, known if note.peak_bytes is None else note.peak_bytes)
         shares: dict[str, float] = defaultdict(float)
         for request_id, seconds in learn(notes, key, room, self._scheduler.peaks, self._scheduler.widths).items():
             if self.jobs.has_request(request_id):

@@ -78,6 +78,9 @@ class Delivery:
     async def _save(self, job: LiveJob, event: OutputReady) -> None:
         row = job.row
         job.batch_peak = max(job.batch_peak, event.batch_peak)
+        if event.peak_bytes is not None:
+            job.peak_bytes = max(job.peak_bytes or 0, event.peak_bytes)
+        job.warnings += [warning for warning in event.warnings if warning not in job.warnings]
         job.scheduler = event.scheduler
         try:
             saved = await self._artifacts.save(
@@ -114,14 +117,14 @@ class Delivery:
             "loadMs": job.load_ms,
             "runMs": round((at - (job.started_at or row.created_at)).total_seconds() * 1000),
             "batchPeak": job.batch_peak,
-            "peakBytes": None,
+            "peakBytes": job.peak_bytes,
             "scheduler": job.scheduler,
         }
         expires_at = at + self._output_retention
         self._end(
             job,
             State.COMPLETED,
-            lambda conn: store.complete_job(conn, row.id, row.attempt, outputs, metrics, at, expires_at),
+            lambda conn: store.complete_job(conn, row.id, row.attempt, outputs, metrics, at, expires_at, job.warnings),
             keep_files=True,
         )
 

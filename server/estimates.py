@@ -24,6 +24,7 @@ class Spent:
     denoising_s: float = 0.0
     rest_s: float = 0.0
     steps: int = 0
+    peak_bytes: int | None = None  # most that one of its forwards held beside the weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,16 @@ class Estimates:
             step_s=old.step_s + MEMORY * (new.step_s - old.step_s),
             rest_s=old.rest_s + MEMORY * (new.rest_s - old.rest_s),
         )
+
+    def held(self, request_ids: Iterable[str], n_bytes: int | None) -> None:
+        """What a forward of these requests held beside the weights; None: not known."""
+        for request_id in request_ids if n_bytes is not None else ():
+            spent = self._spent.setdefault(request_id, Spent())
+            spent.peak_bytes = max(spent.peak_bytes or 0, n_bytes or 0)
+
+    def peak_bytes(self, request_id: str) -> int | None:
+        """None when no forward of it was measured."""
+        return self._spent.get(request_id, Spent()).peak_bytes
 
     def forget(self, request_id: str) -> None:
         self._spent.pop(request_id, None)

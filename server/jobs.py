@@ -71,6 +71,8 @@ class OutputReady:
     frames: NDArray[np.float32]
     batch_peak: int
     scheduler: str
+    peak_bytes: int | None = None  # most that one of its forwards held beside the weights; None: not measured
+    warnings: tuple[str, ...] = ()  # what was not done quite as asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,14 @@ class PeaksLearned:
     """What steps were seen to hold, worth keeping for the next start."""
 
     peaks: tuple[Peak, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictsReached:
+    """Which calls of a checkpoint were proved to merge, worth keeping for its next lane."""
+
+    fingerprint: str
+    verdicts: dict[str, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,5 +196,6 @@ Event: TypeAlias = (
     | JobCanceled
     | JobReturned
     | PeaksLearned
+    | VerdictsReached
     | EngineStatus
 )

@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -26,6 +26,7 @@ from sqlalchemy import Connection
 
 from models.catalogue import Catalogue
 from models.errors import ModelsError
+from models.spec import ModelSpec
 from pipelines.interface import Lane
 from server.app import create_app
 from server.artifacts import Artifacts, kept_secret
@@ -36,6 +37,7 @@ from server.engine import POISONED, Device, Engine
 from server.fleet import Fleet
 from server.http11 import Http11
 from server.jobs import Event
+from server.knowledge import Knowledge, knowledge_key
 from server.library import Library
 from server.machine import Machine, NoSuchDevice, find_machines
 from server.memory import Ledger, Reading
@@ -85,7 +87,9 @@ async def _serve(
 ) -> int:
     catalogue = _catalogue(settings, machines)
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="artifacts")
-    fleet = _fleet(settings, machines, catalogue, lambda event: service.on_event(event))
+    knowledge = Knowledge(database, lambda: datetime.now(UTC))
+    knowledge.load()
+    fleet = _fleet(settings, machines, catalogue, knowledge, lambda event: service.on_event(event))
     service = Service(
         database=database,
         catalogue=catalogue,
@@ -108,6 +112,7 @@ async def _serve(
         system_prompt=settings.system_prompt,
         auto_dtype=_auto_dtype(machines),
         keep_alive_s=settings.keep_alive,
+        learned=knowledge.take,
     )
     toml = settings.data_dir / "models.toml"
     library = Library(catalogue=catalogue, toml=toml, engine=fleet)
@@ -144,6 +149,7 @@ async def _serve(
         task.cancel()
     await asyncio.gather(*beside, return_exceptions=True)
     await service.close(settings.shutdown_grace_s)
+    await knowledge.close()
     pool.shutdown()
     return code
 
@@ -240,13 +246,17 @@ def _catalogue(settings: Settings, machines: Sequence[Machine]) -> Catalogue:
 
 
 def _fleet(
-    settings: Settings, machines: Sequence[Machine], catalogue: Catalogue, deliver: Callable[[Event], None]
+    settings: Settings,
+    machines: Sequence[Machine],
+    catalogue: Catalogue,
+    knowledge: Knowledge,
+    deliver: Callable[[Event], None],
 ) -> Fleet:
     """One engine per device."""
     # Loading patches torch and its libraries for the whole process: loads of several devices take turns. Steps need no lock.
     load_turn = threading.Lock()
     threads = max(1, (settings.torch_threads or os.cpu_count() or 1) // len(machines))
-    make = [partial(_engine, settings, machine, catalogue, load_turn, threads) for machine in machines]
+    make = [partial(_engine, settings, machine, catalogue, knowledge, load_turn, threads) for machine in machines]
     return Fleet(make, deliver)
 
 
@@ -254,6 +264,7 @@ def _engine(
     settings: Settings,
     machine: Machine,
     catalogue: Catalogue,
+    knowledge: Knowledge,
     load_turn: threading.Lock,
     threads: int,
     deliver: Callable[[Event], None],
@@ -265,6 +276,7 @@ def _engine(
     )
 
     cache_bytes = min(CHAT_CACHE_BYTES, ledger.usable_bytes // 4)
+    keys: dict[str, tuple[ModelSpec, str]] = {}  # by name; a new spec means new files
 
     def facts(model: str) -> ModelFacts:
         spec = catalogue.recall(model)  # the lane of a removed model lives until its jobs are done
@@ -275,15 +287,30 @@ def _engine(
             max_running=spec.max_running,
             keep_alive_s=settings.keep_alive if spec.keep_alive_s is None else spec.keep_alive_s,
             pinned=spec.pinned,
+            fingerprint=key_of(spec),
         )
 
+    def key_of(spec: ModelSpec) -> str:
+        """What was measured holds for these files at this precision on this kind of device."""
+        known = keys.get(spec.name)
+        if known is None or known[0] is not spec:
+            precision = spec.dtype if spec.dtype != "auto" else _auto_dtype([machine])
+            known = keys[spec.name] = spec, knowledge_key(spec.path, precision, machine.device)
+        return known[1]
+
     scheduler = Scheduler(ledger, facts, chat_share=settings.chat_share, min_residency_s=settings.min_residency_s)
-    device = _device(machine, catalogue, cache_bytes, load_turn, threads)
+    scheduler.peaks.restore(knowledge.peaks_for_a_device())
+    device = _device(machine, catalogue, cache_bytes, load_turn, threads, lambda spec: knowledge.verdicts(key_of(spec)))
     return Engine(scheduler, device, deliver, step_timeout_s=settings.step_timeout_s)
 
 
 def _device(
-    machine: Machine, catalogue: Catalogue, cache_bytes: int, load_turn: threading.Lock, threads: int
+    machine: Machine,
+    catalogue: Catalogue,
+    cache_bytes: int,
+    load_turn: threading.Lock,
+    threads: int,
+    verdicts: Callable[[ModelSpec], Mapping[str, bool]],
 ) -> Device:
     """What the engine may do with the machine. Torch is imported by `warm_up`, on the device thread."""
 
@@ -299,7 +326,8 @@ def _device(
         from models.loading import load as load_lane
 
         with load_turn:
-            return load_lane(catalogue.get(model), device=machine.device, cache_bytes=cache_bytes)
+            spec = catalogue.get(model)
+            return load_lane(spec, device=machine.device, cache_bytes=cache_bytes, verdicts=verdicts(spec))
 
     def read_memory() -> Reading | None:
         if machine.device == "cpu":

@@ -18,7 +18,17 @@ from pipelines.interface import (
     Update,
 )
 from server.estimates import Estimates
-from server.jobs import Event, Job, JobCanceled, JobFailed, JobProgressed, JobReplied, JobText, OutputReady
+from server.jobs import (
+    Event,
+    Job,
+    JobCanceled,
+    JobFailed,
+    JobProgressed,
+    JobReplied,
+    JobText,
+    OutputReady,
+    VerdictsReached,
+)
 from server.picture import PicturePublisher
 from server.running import RunningJobs
 from server.scheduler import Scheduler
@@ -40,6 +50,7 @@ class Outcomes:
         self._estimates = estimates
         self._picture = picture
         self._tell = tell
+        self._verdicts: dict[str, dict[str, bool]] = {}  # by fingerprint, as last told
 
     def take(self, lane: Lane, model: str, update: Update) -> None:
         job = self._jobs.of_request(update.request_id)
@@ -52,9 +63,11 @@ class Outcomes:
                 self._tell(JobText(job.id, text))
             case Rendered(request_id, frames, batch_peak, scheduler):
                 index, request = self._jobs.find(request_id)
+                peak_bytes = self._estimates.peak_bytes(request_id)
                 if isinstance(request, DiffusionRequest):
                     self._estimates.finished(model, request)
-                self._tell(OutputReady(job.id, index, frames, batch_peak, scheduler))
+                self._tell(OutputReady(job.id, index, frames, batch_peak, scheduler, peak_bytes, tuple(lane.warnings)))
+                self._tell_verdicts(lane, model)
                 self._end_request(job, request_id)
             case Replied(request_id, text, prompt_tokens, completion_tokens, finish_reason):
                 self._tell(JobReplied(job.id, text, prompt_tokens, completion_tokens, finish_reason))
@@ -70,6 +83,12 @@ class Outcomes:
                 self._end_request(job, request_id)
             case _:
                 assert_never(update)
+
+    def _tell_verdicts(self, lane: Lane, model: str) -> None:
+        key, verdicts = self._scheduler.residents[model].key, dict(lane.verdicts)
+        if verdicts and verdicts != self._verdicts.get(key):
+            self._verdicts[key] = verdicts
+            self._tell(VerdictsReached(key, verdicts))
 
     def _end_request(self, job: Job, request_id: str) -> None:
         self._estimates.forget(request_id)

@@ -38,6 +38,7 @@ from server.jobs import (
     OutputReady,
     PeaksLearned,
     State,
+    VerdictsReached,
 )
 from server.metrics import Metrics
 from server.quotas import Bursts, Plan, today
@@ -81,8 +82,9 @@ class Service:
         system_prompt: str | None = None,
         auto_dtype: str = "float32",
         keep_alive_s: float = 300.0,
+        learned: Callable[[PeaksLearned | VerdictsReached], None] = lambda _: None,
     ) -> None:
-        """`auto_dtype` is what a model that leaves its dtype open runs in on this device."""
+        """`learned` keeps what the engines learn. `auto_dtype` is what a model that leaves its dtype open runs in on this device."""
         self.clock = clock
         self._database = database
         self._catalogue = catalogue
@@ -91,6 +93,7 @@ class Service:
         self._board = board
         self._job_retention = job_retention
         self._auto_dtype = auto_dtype
+        self._learned = learned
         self.decisions = Decisions(
             database=database, catalogue=catalogue, engine=engine, board=board, keep_alive_s=keep_alive_s
         )
@@ -309,7 +312,9 @@ class Service:
             case JobCanceled():
                 if not self._chats.deliver(event):
                     self._delivery.canceled(event)
-            case JobReturned() | PeaksLearned():
+            case PeaksLearned() | VerdictsReached():
+                self._learned(event)
+            case JobReturned():
                 pass  # the fleet's own
             case _:
                 assert_never(event)

@@ -57,7 +57,7 @@ def of_live(job: LiveJob, board: Board) -> JobView:
         place=board.place(job) if job.state is State.QUEUED else None,
         eta_s=board.eta_s(job),
         params=row.params,
-        warnings=row.warnings,
+        warnings=job.warnings,
         outputs=(),
         error=None,
         attempt=row.attempt,

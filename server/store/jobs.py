@@ -122,9 +122,13 @@ def complete_job(
     metrics: JsonObject | None,
     at: datetime,
     expires_at: datetime | None,
+    warnings: Sequence[str] | None = None,
 ) -> bool:
     """False, and nothing written, when the job has ended or another attempt owns it: the files are then the caller's to remove."""
-    if not _move(conn, job_id, LIVE, State.COMPLETED, attempt, metrics=metrics, finished_at=at, expires_at=expires_at):
+    values: dict[str, object] = {"metrics": metrics, "finished_at": at, "expires_at": expires_at}
+    if warnings is not None:
+        values["warnings"] = list(warnings)
+    if not _move(conn, job_id, LIVE, State.COMPLETED, attempt, **values):
         return False
     if outputs:
         conn.execute(insert(schema.outputs), [asdict(output) for output in outputs])
