@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
-from server.metrics import Metrics
 
 from scripts import make_api_reference, make_cli_reference, make_grafana_dashboard
 from server.api.models import DeviceReply, HolderReply, ModelReply
 from server.api.queue import QueueView, RunningReply, WaitingReply
 from server.board import Board
+from server.metrics import Metrics
 from tests.front import front
 
 ROOT = Path(__file__).parents[1]
