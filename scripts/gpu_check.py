@@ -1,4 +1,4 @@
-"""Does the engine keep its promises on this device, at real sizes? Equality, merge verdicts, throughput, peak memory.
+"""Does the engine keep its promises on this device, at real sizes? Equality, merge verdicts, throughput, memory, giving way.
 
     python scripts/gpu_check.py --out gpu.json            under ten minutes on one large GPU; nothing is downloaded
     python scripts/gpu_check.py --out tiny.json --tiny    the same on tiny models, also without a GPU
@@ -33,11 +33,11 @@ import torch  # noqa: E402  (needs the path above)
 from pipelines import device as device_module  # noqa: E402
 from pipelines.diffusion import DiffusionLane  # noqa: E402
 from pipelines.interface import ChatRequest, DiffusionRequest, Message, Replied, StepCost  # noqa: E402
-from scripts import gpu_models  # noqa: E402
+from scripts import gpu_memory, gpu_models  # noqa: E402
 from tests.lane_play import direct, gap, rendered, request  # noqa: E402
 from tests.stock_families import FAMILIES  # noqa: E402
 
-PART_S = 105.0  # six parts and their starts stay under ten minutes
+PART_S = 105.0  # a part takes half of it or less: eight parts and their starts stay under ten minutes
 JOBS = (1, 4, 8)
 CHATS = (1, 8, 32)
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}  # on pixels in [0, 1]: a random net amplifies half-precision rounding
@@ -49,7 +49,7 @@ Record = Callable[..., None]
 class Part:
     name: str
     family: str  # of tests/stock_families.py: what a request looks like, and the model of --tiny
-    build: Callable[[], Any] | None  # real size; None: the chat part
+    build: Callable[[], Any] | None  # real size; None: a part of its own kind
     width: int = 0
     height: int = 0
     num_frames: int | None = None
@@ -63,6 +63,8 @@ PARTS = (
     Part("flux", "flux", gpu_models.flux, 512, 512, steps=4),
     Part("wan", "wan", gpu_models.wan, 480, 272, num_frames=17, steps=4),
     Part("llama", "", None),
+    Part("memory", "", None),
+    Part("latency", "", None),
 )
 
 
@@ -118,10 +120,15 @@ def run_part(part: Part, tiny: bool, device: str, out: Path, found: dict[str, An
         save(out, {**found, "parts": {**found["parts"], part.name: results}})
 
     try:
-        if part.build is None:
-            check_chat(tiny, device, record)
-        else:
-            check_diffusion(part, tiny, device, record)
+        match part.name:
+            case "memory":
+                gpu_memory.check_memory(tiny, device, record)
+            case "latency":
+                gpu_memory.check_latency(tiny, device, record)
+            case "llama":
+                check_chat(tiny, device, record)
+            case _:
+                check_diffusion(part, tiny, device, record)
     except Exception as error:  # noqa: BLE001  # the other parts still run; the error is in the file
         record(error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc()[-3000:])
     gc.collect()

@@ -1,0 +1,229 @@
+"""The parts of the device check that are about memory and about giving way. Called by `gpu_check.py`, which says what they run on."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from pipelines import device as device_module
+from pipelines.chat import ChatLane
+from pipelines.diffusion import DiffusionLane
+from pipelines.interface import ChatRequest, Failed, Message, OutOfMemory, Rendered, StepCost, TextDelta
+from scripts import gpu_models
+from server.peaks import Peak, Peaks
+from tests.faults import out_of_memory
+from tests.lane_play import ends, play, rendered, request
+from tests.stock_families import FAMILIES
+from tests.tiny_chat import tiny_model, tiny_tokenizer
+
+MIB = 1 << 20
+SWAPS = {False: 100, True: 10}  # tiny → how often a model comes and goes
+SWAPS_S = 60.0  # longest that all of them may take
+REPLY_TOKENS = {False: 128, True: 24}
+
+Record = Callable[..., None]
+
+
+def check_memory(tiny: bool, device: str, record: Record) -> None:
+    family = FAMILIES["sd15"]
+    build = functools.partial(_stable_diffusion, tiny, device)
+    pipeline = build()
+    size: dict[str, Any] = {} if tiny else {"width": 512, "height": 512}
+    make = functools.partial(request, family, steps=2, **size)
+    lane = DiffusionLane(pipeline, kind="image", device_name=device)
+    _check_peaks(lane, make, device, record)
+    _check_out_of_memory(lane, make, device, record)
+    lane.close()
+    del lane, pipeline
+    _check_swaps(build, make, tiny, device, record)
+
+
+def _stable_diffusion(tiny: bool, device: str) -> Any:
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    pipeline = FAMILIES["sd15"].build() if tiny else gpu_models.on(device, dtype, gpu_models.stable_diffusion)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def _check_peaks(lane: DiffusionLane, make: Any, device: str, record: Record) -> None:
+    """What the lane measured of a denoising step beside the allocator's figure for the same call made directly, and what is predicted."""
+    measured: dict[int, int] = {}
+    peaks = Peaks()
+    for rows in (8, 1, 2, 4, 8):  # the first run proves merging
+        rendered(lane, [make(f"{rows} {i}", seed=i) for i in range(rows)])
+        for cost in lane.take_costs():
+            if isinstance(cost, StepCost) and cost.component == "unet" and cost.peak_bytes is not None:
+                measured[cost.rows] = max(measured.get(cost.rows, 0), cost.peak_bytes)
+                if cost.rows < 8:
+                    entry = f"{cost.component}.{cost.entry}"
+                    peaks.note(Peak("m", entry, cost.shape, cost.units, cost.rows, cost.peak_bytes))
+    wanted = make("direct")
+    predicted = peaks.predict("m", "unet.forward", "another", wanted.width * wanted.height, 8)
+    direct = _direct_peak(lane.pipeline, wanted, device)
+    record(
+        peaks={
+            "lane_by_rows": measured,
+            "direct_one_row": direct,
+            "lane_against_direct": round(measured[1] / direct, 3),
+            "predicted_8_against_measured": None if predicted is None else round(predicted / measured[8], 3),
+        }
+    )
+
+
+def _direct_peak(pipeline: Any, wanted: Any, device: str) -> int:
+    meters: list[device_module.PeakMeter] = []
+
+    def before(*_: object) -> None:
+        meters.append(device_module.PeakMeter(device))
+        meters[-1].resume()
+
+    hooks = [
+        pipeline.unet.register_forward_pre_hook(before),
+        pipeline.unet.register_forward_hook(lambda *_: meters[-1].pause()),
+    ]
+    call = {"prompt": wanted.prompt, "width": wanted.width, "height": wanted.height, "guidance_scale": 4.0}
+    pipeline(**call, num_inference_steps=3, output_type="latent")
+    for hook in hooks:
+        hook.remove()
+    return max(meter.peak_bytes for meter in meters[1:])
+
+
+def _check_out_of_memory(lane: DiffusionLane, make: Any, device: str, record: Record) -> None:
+    """Eight jobs where not all fit at once; one job where nothing fits; then one with all the room again."""
+    rendered(lane, [make("warm")])
+    lane.take_costs()
+    baseline = _allocated(device)
+    peak = {rows: _peak_of(lane, make, rows) for rows in (1, 8)}
+    with _only_free(lane.pipeline, device, (peak[1] + peak[8]) // 2, above_rows=4):
+        done = ends(play_all(lane, [make(f"tight {i}", seed=i) for i in range(8)]))
+    refused = [note.rows for note in lane.take_costs() if isinstance(note, OutOfMemory)]
+    with _only_free(lane.pipeline, device, peak[1] // 8, above_rows=0):
+        (failed,) = ends(play_all(lane, [make("none")])).values()
+    lane.take_costs()
+    rendered(lane, [make("after")])
+    device_module.release_cache()
+    record(
+        out_of_memory={
+            "real": device.startswith("cuda"),
+            "eight_all_rendered": all(isinstance(end, Rendered) for end in done.values()),
+            "widths_refused": refused,
+            "alone_without_room": failed.code if isinstance(failed, Failed) else type(failed).__name__,
+            "held_after_mib": round((_allocated(device) - baseline) / MIB, 1),
+        }
+    )
+
+
+def _peak_of(lane: DiffusionLane, make: Any, rows: int) -> int:
+    lane._measured.clear()
+    rendered(lane, [make(f"peak {i}", seed=i) for i in range(rows)])
+    return max(cost.peak_bytes or 0 for cost in lane.take_costs() if isinstance(cost, StepCost))
+
+
+@contextlib.contextmanager
+def _only_free(pipeline: Any, device: str, n_bytes: int, *, above_rows: int) -> Iterator[None]:
+    """A ballast that leaves so many bytes; without a GPU, a fault of the same effect."""
+    if not device.startswith("cuda"):
+        with out_of_memory(pipeline.unet, above_rows=above_rows):
+            yield
+        return
+    device_module.release_cache()
+    free, _ = device_module.memory(device)
+    ballast = torch.empty(max(0, free - n_bytes), dtype=torch.uint8, device=device)
+    yield
+    del ballast
+    device_module.release_cache()
+
+
+def play_all(lane: DiffusionLane, requests: list[Any]) -> list[Any]:
+    for each in requests:
+        lane.admit(each)
+    return play(lane)
+
+
+def _check_swaps(build: Callable[[], Any], make: Any, tiny: bool, device: str, record: Record) -> None:
+    """A model comes, works and goes, again and again; every other time its parts are parked and brought back first."""
+    device_module.release_cache()
+    baseline, held, began = _allocated(device), [], time.perf_counter()
+    for i in range(SWAPS[tiny]):
+        lane = DiffusionLane(build(), kind="image", device_name=device)
+        if i % 2:
+            lane.unpark(list(lane.parked) if lane.park(list(lane.components)) else [])
+        rendered(lane, [make("swap")])
+        lane.close()
+        del lane
+        held.append(_allocated(device) - baseline)
+        if time.perf_counter() - began > SWAPS_S:
+            break
+    record(
+        swaps={
+            "count": len(held),
+            "seconds_each": round((time.perf_counter() - began) / len(held), 3),
+            "held_after_first_mib": round(held[0] / MIB, 1),
+            "held_after_last_mib": round(held[-1] / MIB, 1),
+            "back_to_baseline": abs(held[-1]) <= 64 * MIB,
+        }
+    )
+
+
+def _allocated(device: str) -> int:
+    return torch.cuda.memory_allocated(device) if device.startswith("cuda") else device_module.held_by_us(device)
+
+
+def check_latency(tiny: bool, device: str, record: Record) -> None:
+    """Time between a chat's tokens with the device to itself, and while a clip is made that gives way at every block."""
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    family = FAMILIES["wan"]
+    pipeline = family.build() if tiny else gpu_models.on(device, dtype, gpu_models.wan)
+    pipeline.set_progress_bar_config(disable=True)
+    video = DiffusionLane(pipeline.to(device), kind="video", device_name=device)
+    model = (tiny_model() if tiny else gpu_models.on(device, dtype, gpu_models.llama_1b)).to(device)
+    chat = ChatLane(model, tiny_tokenizer(), cache_bytes=(4 << 20) if tiny else (1 << 30))
+    size: dict[str, Any] = {} if tiny else {"width": 480, "height": 272, "num_frames": 17}
+    make = functools.partial(request, family, steps=3, **size)
+    names = (f"clip {i}" for i in itertools.count())
+
+    def talk(*, beside: bool, give_way: bool) -> dict[str, Any]:
+        said = ChatRequest(id="c", messages=(Message("user", "hello"),), max_tokens=REPLY_TOKENS[tiny], temperature=1.0)
+        chat.admit(said)
+        at, steps, midway = [time.perf_counter()], 0, 0
+        while chat.has_work():
+            if beside and not video.has_work():
+                video.admit(make(next(names)))
+            if any(isinstance(update, TextDelta) for update in chat.step()):
+                at.append(time.perf_counter())
+            if beside:  # one turn of the video: to the next block, or the whole step
+                video.step(give_way=lambda: give_way)
+                steps, midway = steps + 1, midway + video.midway
+        gaps = sorted(b - a for a, b in itertools.pairwise(at[1:]))
+        return {
+            "first_s": round(at[1] - at[0], 4) if len(at) > 1 else None,
+            "between_p50_s": round(statistics.median(gaps), 4),
+            "between_p95_s": round(gaps[int(0.95 * (len(gaps) - 1))], 4),
+            "turns_of_the_video": steps,
+            "of_them_midway": midway,
+        }
+
+    talk(beside=True, give_way=True)
+    play(video)
+    video.take_costs()
+    rendered(video, [make("alone")])
+    steps = [cost.seconds for cost in video.take_costs() if isinstance(cost, StepCost) and cost.stage == "denoising"]
+    idle = talk(beside=False, give_way=True)
+    blocks = talk(beside=True, give_way=True)
+    play(video)
+    whole = talk(beside=True, give_way=False)
+    play(video)
+    record(
+        video_step_s=round(statistics.median(steps), 4),
+        idle=idle,
+        at_every_block=blocks,
+        step_by_step=whole,
+        p95_against_idle=round(blocks["between_p95_s"] / idle["between_p95_s"], 2),
+    )
