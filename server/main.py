@@ -315,6 +315,7 @@ def _device(
     """What the engine may do with the machine. Torch is imported by `warm_up`, on the device thread."""
 
     def warm_up() -> None:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read at import; measuring memory would make it warn
         with load_turn:  # imports of these libraries are not made to run on two threads at once
             from models.loading import quiet_libraries
             from pipelines import device
