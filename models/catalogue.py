@@ -41,6 +41,9 @@ class _Snapshot:
     aliases: Mapping[str, str] = field(default_factory=dict)
     gone: Mapping[str, ModelSpec] = field(default_factory=dict)
 
+    def find(self, name: str) -> ModelSpec | None:
+        return self.specs.get(self.aliases.get(name, name))
+
 
 class Catalogue:
     def __init__(
@@ -111,15 +114,14 @@ class Catalogue:
     def get(self, name: str) -> ModelSpec:
         """By name or alias. Raises `UnknownModel`."""
         now = self._now
-        try:
-            return now.specs[now.aliases.get(name, name)]
-        except KeyError:
-            raise UnknownModel(f"There is no model of that name.{nearest(name, now.specs, 3)}") from None
+        if (spec := now.find(name)) is None:
+            raise UnknownModel(f"There is no model of that name.{nearest(name, now.specs, 3)}")
+        return spec
 
     def recall(self, name: str) -> ModelSpec:
         """As `get`, and a model that was removed as it last was: for those who still hold it."""
-        now = self._now
-        return now.gone[name] if name in now.gone else self.get(name)
+        now = self._now  # once: between two looks it may be swapped
+        return now.find(name) or now.gone.get(name) or self.get(name)
 
     def names(self) -> list[str]:
         return sorted(self._now.specs)

@@ -12,8 +12,7 @@ from models.spec import ModelSpec
 
 LIBRARY = {"bnb": "bitsandbytes", "torchao": "torchao", "quanto": "optimum.quanto"}
 EXTRA = {"bitsandbytes": "bitsandbytes", "torchao": "torchao", "optimum.quanto": "quanto"}
-CHAT_ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
-DIFFUSION_ATTENTIONS = (
+ATTENTIONS = (
     "native", "flash", "flash_hub", "_flash_3", "_flash_3_hub", "sage", "sage_hub", "flex", "xformers",
     "_native_cudnn", "_native_efficient", "_native_flash", "_native_math",
 )  # fmt: skip
@@ -25,15 +24,14 @@ def check_knobs(spec: ModelSpec) -> None:
     if load.quantization is not None:
         _check_quantization(spec)
     if spec.type == "chat":
-        for knob in ("offload", "vae", "base", "embeddings", "compile"):
+        for knob in ("offload", "vae", "base", "embeddings", "compile", "attention"):
             if getattr(load, knob):
                 raise BadModel(f"load.{knob} is for image and video models")
-    attentions = CHAT_ATTENTIONS if spec.type == "chat" else DIFFUSION_ATTENTIONS
-    if load.attention is not None and load.attention not in attentions:
-        raise BadModel(f"load.attention must be one of {', '.join(attentions)}")
+    if load.attention is not None and load.attention not in ATTENTIONS:
+        raise BadModel(f"load.attention must be one of {', '.join(ATTENTIONS)}")
     if load.base is not None and spec.path is not None and spec.path.is_dir():
         raise BadModel("load.base is for a single file; this checkpoint is a whole folder")
-    if load.offload is not None and spec.device == "cpu":
+    if load.offload and spec.device == "cpu":
         raise BadModel("load.offload moves parts between main memory and a GPU; this model is set to the CPU")
     if load.embeddings and "StableDiffusion" not in (spec.pipeline or "StableDiffusion"):
         raise BadModel(f"load.embeddings: {spec.pipeline} takes no textual inversions")

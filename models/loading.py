@@ -6,18 +6,18 @@ looked up in the library that defines it: safetensors only, nothing downloaded, 
 
 from __future__ import annotations
 
-import inspect
 import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from models.errors import BadModel, LoadFailed, ModelsError
+from models.building import chat_quantization, pipeline_builder
+from models.errors import LoadFailed, ModelsError
 from models.files import variant
-from models.preflight import check_folder, components, read_config
+from models.preflight import check_path
+from models.smoke import check_chat_model, check_smoke
 from models.spec import ModelSpec
 from pipelines.device import is_fatal, is_out_of_memory, release_cache
 from pipelines.interface import Lane, Merging
@@ -30,9 +30,6 @@ CACHE_BYTES = 512 << 20  # KV cache of a chat model where nobody says: 11,000 to
 OFFLOADED = (
     "{} is larger than the device: its weights stay in host memory and visit the device block by block, which is slow."
 )
-# What a component may be, by the root of its family; anything else in these libraries is a function or a helper.
-FAMILIES = ("ModelMixin", "SchedulerMixin", "PreTrainedModel", "PreTrainedTokenizerBase", "ProcessorMixin",
-            "FeatureExtractionMixin", "BaseImageProcessor", "ImageProcessingMixin", "ConfigMixin", "VideoProcessor")  # fmt: skip
 
 
 def load(
@@ -44,25 +41,36 @@ def load(
     merging: Merging = "unproven",
     verdicts: Mapping[str, bool] | None = None,
     offload: bool = False,
+    proven: set[str] | None = None,
 ) -> Lane:
     """Raises `LoadFailed`, its message fit for a client; an out-of-memory passes through for the engine to judge.
 
     cache_bytes: of the KV cache (chat). max_rows: requests that one forward may merge (image, video). verdicts: what an
     earlier lane of this checkpoint proved of merging. offload: the weights stay in host memory, and their blocks visit the
-    device one after the other: for a checkpoint larger than the device (image, video).
+    device one after the other: for a checkpoint larger than the device (image, video). proven: fingerprints of checkpoints
+    that passed their smoke run; one that is not in it has to, and is put in. None: no smoke run.
     """
     if spec.path is None:
         raise LoadFailed(f"The model {spec.name} is not downloaded yet.", detail=f"fetch its source: {spec.source}")
     dtype = serving_dtype(spec, device)
     try:
-        check_folder(spec.path)
+        check_path(spec.path)
         if spec.type == "chat":
-            return _chat(spec, spec.path, device, dtype, cache_bytes or CACHE_BYTES)
-        return _diffusion(spec, spec.path, device, dtype, max_rows, merging, verdicts, offload)
+            lane = _chat(spec, spec.path, device, dtype, cache_bytes or CACHE_BYTES, proven)
+        else:
+            lane = _diffusion(spec, device, dtype, max_rows, merging, verdicts, offload or spec.load.offload)
     except LoadFailed:
         raise
     except ModelsError as error:
         raise LoadFailed(f"The model {spec.name} failed to load: {error.message}.", detail=error.detail) from error
+    if spec.type != "chat" and proven is not None and spec.fingerprint not in proven:
+        try:
+            check_smoke(lane, spec)
+        except BaseException:
+            lane.close()
+            raise
+        proven.add(spec.fingerprint)
+    return lane
 
 
 def quiet_libraries() -> None:
@@ -83,7 +91,6 @@ def serving_dtype(spec: ModelSpec, device: str) -> torch.dtype:
 
 def _diffusion(
     spec: ModelSpec,
-    folder: Path,
     device: str,
     dtype: torch.dtype,
     max_rows: int,
@@ -91,37 +98,9 @@ def _diffusion(
     verdicts: Mapping[str, bool] | None,
     offload: bool,
 ) -> Lane:
-    os.environ["DIFFUSERS_DISABLE_REMOTE_CODE"] = "1"  # read by diffusers when it is imported, next line
-    import diffusers
-
     from pipelines.diffusion import DiffusionLane
 
-    model_index = read_config(folder / "model_index.json")
-    listed = components(model_index)
-    for name, (library, cls) in listed.items():
-        _check_class(name, library, cls)
-    pipeline_class: Any = getattr(diffusers, str(model_index["_class_name"]), None)
-    if diffusers.DiffusionPipeline not in getattr(pipeline_class, "__mro__", ()):
-        raise BadModel("its pipeline class is not one of the installed diffusers")
-
-    def build() -> Any:
-        pipeline = pipeline_class.from_pretrained(
-            folder,
-            dtype=dtype,
-            variant=variant(folder / name for name in listed if (folder / name).is_dir()),
-            use_safetensors=True,
-            local_files_only=True,
-            low_cpu_mem_usage=True,
-            trust_remote_code=False,
-        )
-        if not offload:
-            return pipeline.to(device)
-        streams = device != "cpu"  # the next block comes while the one before runs
-        pipeline.enable_group_offload(
-            torch.device(device), offload_type="block_level", num_blocks_per_group=1, use_stream=streams
-        )
-        return pipeline
-
+    build = pipeline_builder(spec, device, dtype, offload)
     pipeline = _with_library(build, spec)
     assert spec.type != "chat"
     return DiffusionLane(
@@ -135,23 +114,32 @@ def _diffusion(
     )
 
 
-def _chat(spec: ModelSpec, folder: Path, device: str, dtype: torch.dtype, cache_bytes: int) -> Lane:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _chat(
+    spec: ModelSpec, folder: Path, device: str, dtype: torch.dtype, cache_bytes: int, proven: set[str] | None
+) -> Lane:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from pipelines.chat import ChatLane
     from pipelines.chat_proof import batches
 
     def build() -> tuple[Any, Any]:
-        safe = {"local_files_only": True, "trust_remote_code": False}
-        tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, variant=variant([folder]), **safe
-        )
+        safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        if folder.is_file():
+            folder_of, safe["gguf_file"] = folder.parent, folder.name
+            how = {"quantization_config": GgufConfig(dequantize=True)}
+        else:
+            folder_of = folder
+            how = {"use_safetensors": True, "variant": variant([folder]), **chat_quantization(spec)}
+        tokenizer = AutoTokenizer.from_pretrained(folder_of, **safe)
+        model = AutoModelForCausalLM.from_pretrained(folder_of, dtype=dtype, **how, **safe)
         return model.to(device).eval().requires_grad_(False), tokenizer
 
     model, tokenizer = _with_library(build, spec)
     if not tokenizer.chat_template:
         raise LoadFailed(f"The model {spec.name} has no chat template.", detail=str(folder))
+    if proven is not None and spec.fingerprint not in proven:
+        check_chat_model(model, spec, tokenizer.encode("The sky is", add_special_tokens=False) or [0])
+        proven.add(spec.fingerprint)
     return ChatLane(
         model,
         tokenizer,
@@ -181,16 +169,3 @@ def _does_not_fit(spec: ModelSpec, error: Exception) -> LoadFailed:
         f"The model {spec.name} failed to load: its files do not fit its pipeline.",
         detail=f"{type(error).__name__}: {error}",
     )
-
-
-def _check_class(name: str, library: str, cls: str) -> None:
-    """Refuse a component whose class is not a model, scheduler, tokenizer or processor of the library it names."""
-    import diffusers
-    import transformers
-
-    homes = {"diffusers": diffusers, "transformers": transformers}
-    home = homes.get(library) or getattr(diffusers.pipelines, library, None)
-    found = getattr(home, cls, None)
-    bases = {base.__name__ for base in found.__mro__} if inspect.isclass(found) else set()
-    if not bases.intersection(FAMILIES) or "DiffusionPipeline" in bases:
-        raise BadModel(f"component '{name}' names {library}.{cls}, which is no component class")

@@ -78,10 +78,10 @@ def check_folder(folder: Path, *, weights: bool = True) -> None:
         raise BadModel("has no safetensors weights under the names its library looks for")
 
 
-def check_path(path: Path) -> None:
+def check_path(path: Path, *, weights: bool = True) -> None:
     """Raise `BadModel` unless it is a folder as `check_folder` wants it, or a weight file whose header is in order."""
     if path.is_dir():
-        check_folder(path)
+        check_folder(path, weights=weights)
     elif path.suffix == ".gguf":
         read_gguf_header(path)
     else:

@@ -13,6 +13,7 @@ from models.checkpoint import is_checkpoint, read_checkpoint
 from models.entries import Entry, read_entries
 from models.errors import BadConfig, BadModel, ModelsError, SourceMissing
 from models.knobs import check_knobs
+from models.preflight import check_path
 from models.sources import find, needs_fetching
 from models.spec import Loading, ModelSpec
 
@@ -57,12 +58,16 @@ class Reader:
         if entry.type is not None and entry.type != spec.type:
             raise BadConfig(f"model '{entry.name}' is said to be {entry.type}, its checkpoint is {spec.type}")
         spec = entry.over(spec, who)
+        if spec.load.vae is not None:
+            spec = replace(spec, vae_path=self._lender("vae", spec.load.vae, beside))
+        spec = replace(spec, embedding_paths=tuple(self._lender("embedding", e, beside) for e in spec.load.embeddings))
         check_knobs(spec)
         self.specs[entry.name] = spec
 
     def _of_source(self, entry: Entry, source: str, beside: Path) -> ModelSpec:
         path = find(source, beside=beside, cache_dir=self._cache_dir)
-        base = self._base(entry, beside)
+        said = Loading(**entry.load)
+        base = self._lender("base", said.base, beside) if said.base is not None else None
         if path is not None:
             return self._read(path, entry.name, source, entry.dtype, base)
         if not needs_fetching(source):
@@ -71,14 +76,13 @@ class Reader:
             raise BadConfig(f"model '{entry.name}' is not downloaded yet, so its entry must say its type")
         return ModelSpec(name=entry.name, type=entry.type, path=None, source=source)
 
-    def _base(self, entry: Entry, beside: Path) -> Path | None:
-        said = Loading(**entry.load).base
-        if said is None:
-            return None
-        base = find(said, beside=beside, cache_dir=self._cache_dir)
-        if base is None:
-            raise BadModel(f"its base '{said}' is not downloaded; try: agentname pull {said}")
-        return base
+    def _lender(self, knob: str, source: str, beside: Path) -> Path:
+        """Where what a knob names lies. Raises `BadModel` when that is nowhere yet."""
+        path = find(source, beside=beside, cache_dir=self._cache_dir)
+        if path is None:
+            raise BadModel(f"its {knob} '{source}' is not downloaded; try: agentname pull {source}")
+        check_path(path, weights=False)
+        return path
 
     def _reread(self, known: ModelSpec, entry: Entry) -> ModelSpec:
         """Another dtype means other `weight_bytes`."""

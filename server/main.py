@@ -314,6 +314,8 @@ def _device(
 ) -> Device:
     """What the engine may do with the machine. Torch is imported by `warm_up`, on the device thread."""
 
+    proven: set[str] = set()  # checkpoints that passed their smoke run in this process; the device thread's alone
+
     def warm_up() -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read at import; measuring memory would make it warn
         with load_turn:  # imports of these libraries are not made to run on two threads at once
@@ -328,7 +330,7 @@ def _device(
 
         with load_turn:
             spec = catalogue.get(model)
-            return load_lane(spec, device=machine.device, cache_bytes=cache_bytes, verdicts=verdicts(spec))
+            return load_lane(spec, device=machine.device, cache_bytes=cache_bytes, verdicts=verdicts(spec), proven=proven)
 
     def read_memory() -> Reading | None:
         if machine.device == "cpu":

@@ -92,7 +92,7 @@ async def test_a_job_of_a_model_that_goes_away_is_still_known(tmp_path: Path) ->
         ({"source": "{a}", "load": {"quantization": "bnb-4bit"}}, "bitsandbytes, which is not installed"),
         ({"source": "{a}", "load": {"base": "x/y"}}, "its base 'x/y' is not downloaded"),
         ({"source": "{a}", "load": {"attention": "magic"}}, "load.attention must be one of"),
-        ({"source": "{c}", "load": {"offload": "model"}}, "load.offload is for image and video"),
+        ({"source": "{c}", "load": {"offload": True}}, "load.offload is for image and video"),
         ({"source": "{pickled}"}, "weights only as pickle"),
         ({"source": "owner/name"}, "not downloaded yet"),
         ({"name": "x"}, "source is required"),

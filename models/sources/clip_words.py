@@ -1,9 +1,10 @@
-"""CLIP's merge list, as OpenAI published it → the tokenizer folder that transformers reads. No torch."""
+"""CLIP's merge list, as OpenAI published it → tokenizers, and the base folders of SD 1.5 and SDXL that hold them. No torch."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 N_MERGES = 49152 - 256 - 2  # of OpenAI's list the first so many are used
@@ -11,7 +12,20 @@ BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 CONTEXT_TOKENS = 77
 
 
-def write_clip_tokenizer(merges_gz: Path, folder: Path) -> None:
+CONFIGS = Path(__file__).parents[1] / "configs"
+PAD = {"tokenizer_2": "!"}  # SDXL's second encoder was trained with this padding; everybody else's is the end
+
+
+def write_bases(merges_gz: Path, folder: Path) -> None:
+    """The pipeline folders of models/configs, each with its tokenizers: what a single file lacks."""
+    shutil.copytree(CONFIGS, folder)
+    for index in sorted(folder.glob("*/model_index.json")):
+        for name in json.loads(index.read_text()):
+            if name.startswith("tokenizer"):
+                write_clip_tokenizer(merges_gz, index.parent / name, pad=PAD.get(name, END))
+
+
+def write_clip_tokenizer(merges_gz: Path, folder: Path, *, pad: str = END) -> None:
     lines = gzip.decompress(merges_gz.read_bytes()).decode("utf-8").split("\n")
     merges = lines[1 : N_MERGES + 1]  # the first line is a version
     letters = _letters()
@@ -32,7 +46,7 @@ def write_clip_tokenizer(merges_gz: Path, folder: Path) -> None:
         "bos_token": BEGIN,
         "eos_token": END,
         "unk_token": END,
-        "pad_token": END,
+        "pad_token": pad,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps({**said, "model_max_length": CONTEXT_TOKENS}))
 

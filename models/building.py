@@ -1,0 +1,166 @@
+"""A spec → a stock pipeline of diffusers, from a folder or a single file, with its load-time knobs. Device thread only.
+
+Safetensors and GGUF only, nothing downloaded, no code of the checkpoint's own: every class it names is looked up in the
+library that defines it before anything is opened.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.errors import BadModel
+from models.files import variant
+from models.preflight import check_folder, components, read_config
+from models.single_file import is_whole
+from models.spec import ModelSpec
+
+DENOISERS = ("transformer", "unet")
+# What a component may be, by the root of its family; anything else in these libraries is a function or a helper.
+FAMILIES = ("ModelMixin", "SchedulerMixin", "PreTrainedModel", "PreTrainedTokenizerBase", "ProcessorMixin",
+            "FeatureExtractionMixin", "BaseImageProcessor", "ImageProcessingMixin", "ConfigMixin", "VideoProcessor")  # fmt: skip
+SAFE = {"local_files_only": True}
+
+
+def pipeline_builder(spec: ModelSpec, device: str, dtype: torch.dtype, offload: bool) -> Callable[[], Any]:
+    """What makes the pipeline, after everything it names was looked at. Raises `BadModel`."""
+    os.environ["DIFFUSERS_DISABLE_REMOTE_CODE"] = "1"  # read by diffusers when it is imported, next line
+    import diffusers
+
+    assert spec.path is not None
+    configs = spec.base_path or spec.path
+    check_folder(configs, weights=spec.base_path is None)
+    model_index = read_config(configs / "model_index.json")
+    classes = {name: _class(name, *named) for name, named in components(model_index).items()}
+    pipeline_class: Any = getattr(diffusers, str(model_index["_class_name"]), None)
+    if diffusers.DiffusionPipeline not in getattr(pipeline_class, "__mro__", ()):
+        raise BadModel("its pipeline class is not one of the installed diffusers")
+
+    def build() -> Any:
+        parts: dict[str, Any] = {}
+        if spec.vae_path is not None:
+            parts["vae"] = _vae(classes["vae"], spec.vae_path, dtype)
+        pipeline = _open(spec, pipeline_class, classes, configs, dtype, parts)
+        _turn_knobs(pipeline, spec, dtype)
+        return _offloaded(pipeline, device) if offload else pipeline.to(device)
+
+    return build
+
+
+def _open(
+    spec: ModelSpec,
+    pipeline_class: Any,
+    classes: dict[str, Any],
+    configs: Path,
+    dtype: torch.dtype,
+    parts: dict[str, Any],
+) -> Any:
+    assert spec.path is not None
+    if spec.path.is_file():
+        if is_whole(spec.path):
+            return pipeline_class.from_single_file(str(spec.path), config=str(configs), dtype=dtype, **parts, **SAFE)
+        name = next(name for name in DENOISERS if name in classes)
+        parts[name] = _denoiser_of_file(spec.path, classes[name], configs, name, dtype)
+    listed = [configs / name for name in classes if (configs / name).is_dir() and name not in parts]
+    return pipeline_class.from_pretrained(
+        configs,
+        dtype=dtype,
+        variant=variant(listed),
+        use_safetensors=True,
+        low_cpu_mem_usage=True,
+        trust_remote_code=False,
+        **_quantization(spec, classes),
+        **parts,
+        **SAFE,
+    )
+
+
+def _denoiser_of_file(file: Path, cls: Any, configs: Path, name: str, dtype: torch.dtype) -> Any:
+    from diffusers import GGUFQuantizationConfig
+
+    how = {"quantization_config": GGUFQuantizationConfig(compute_dtype=dtype)} if file.suffix == ".gguf" else {}
+    return cls.from_single_file(str(file), config=str(configs), subfolder=name, dtype=dtype, **how, **SAFE)
+
+
+def _vae(cls: Any, path: Path, dtype: torch.dtype) -> Any:
+    if path.is_file():
+        return cls.from_single_file(str(path), dtype=dtype, **SAFE)
+    return cls.from_pretrained(path, dtype=dtype, use_safetensors=True, **SAFE)
+
+
+def _turn_knobs(pipeline: Any, spec: ModelSpec, dtype: torch.dtype) -> None:
+    for path in spec.embedding_paths:
+        pipeline.load_textual_inversion(str(path), token=path.stem, use_safetensors=True, **SAFE)
+    for denoiser in (getattr(pipeline, name) for name in DENOISERS if getattr(pipeline, name, None) is not None):
+        if spec.load.quantization == "fp8-layerwise":
+            denoiser.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
+        if spec.load.attention is not None:
+            denoiser.set_attention_backend(spec.load.attention)
+        if spec.load.compile:
+            denoiser.compile_repeated_blocks()
+
+
+def _offloaded(pipeline: Any, device: str) -> Any:
+    streams = device != "cpu"  # the next block comes while the one before runs
+    pipeline.enable_group_offload(
+        torch.device(device), offload_type="block_level", num_blocks_per_group=1, use_stream=streams
+    )
+    return pipeline
+
+
+def _quantization(spec: ModelSpec, classes: dict[str, Any]) -> dict[str, Any]:
+    """Of the denoisers: they are most of the weights, and text encoders lose more by it."""
+    import diffusers
+    from diffusers.quantizers import PipelineQuantizationConfig
+
+    config = _config_of(spec.load.quantization, diffusers)
+    if config is None:
+        return {}
+    mapping = {name: config for name in DENOISERS if name in classes}
+    return {"quantization_config": PipelineQuantizationConfig(quant_mapping=mapping)}
+
+
+def chat_quantization(spec: ModelSpec) -> dict[str, Any]:
+    import transformers
+
+    config = _config_of(spec.load.quantization, transformers)
+    return {} if config is None else {"quantization_config": config}
+
+
+def _config_of(kind: str | None, library: Any) -> Any:
+    """Of diffusers or transformers, which name these classes alike."""
+    match kind:
+        case "bnb-8bit":
+            return library.BitsAndBytesConfig(load_in_8bit=True)
+        case "bnb-4bit":
+            return library.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16)
+        case "torchao-int8" | "torchao-int4":
+            import torchao.quantization as ao
+
+            return library.TorchAoConfig(
+                ao.Int8WeightOnlyConfig() if kind == "torchao-int8" else ao.Int4WeightOnlyConfig()
+            )
+        case "quanto-int8" | "quanto-int4":
+            width = kind.removeprefix("quanto-")
+            return library.QuantoConfig(**{"weights_dtype" if library.__name__ == "diffusers" else "weights": width})
+        case _:
+            return None
+
+
+def _class(name: str, library: str, cls: str) -> Any:
+    """The class of a component. Refuses one that is not a model, scheduler, tokenizer or processor of the library it names."""
+    import diffusers
+    import transformers
+
+    homes = {"diffusers": diffusers, "transformers": transformers}
+    home = homes.get(library) or getattr(diffusers.pipelines, library, None)
+    found = getattr(home, cls, None)
+    bases = {base.__name__ for base in found.__mro__} if inspect.isclass(found) else set()
+    if not bases.intersection(FAMILIES) or "DiffusionPipeline" in bases:
+        raise BadModel(f"component '{name}' names {library}.{cls}, which is no component class")
+    return found

@@ -1,0 +1,85 @@
+"""Does a model just loaded make anything at all? One step before it is offered: numbers that are finite and not all the same.
+
+A checkpoint may be in perfect order and still hold NaN: it would serve black pictures. Device thread only, through the lane itself.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.errors import LoadFailed
+from models.spec import ModelSpec
+from pipelines.interface import DiffusionRequest, Failed, Lane, Rendered, Update
+
+SIDE_PIXELS = 256  # of the first try: small, and still a size that every family knows how to make
+MAX_STEPS = 10_000  # of the lane; a decode of two tokens takes a handful
+
+
+def check_smoke(lane: Lane, spec: ModelSpec) -> None:
+    """Raises `LoadFailed` when nothing sensible comes out."""
+    problem = ""
+    for request in (_small(spec), _native(spec)):  # a family that cannot make the small size shall not fall for it
+        match _run(lane, request):
+            case Rendered(frames=frames):
+                values = np.asarray(frames)
+                if values.size and float(values.max()) - float(values.min()) > 0 and np.isfinite(values).all():
+                    return
+                problem = "its weights are broken: a one-step trial gave one colour only"
+            case Failed(message=message):
+                problem = problem or f"a one-step trial failed ({message.rstrip('.')})"
+            case _:
+                problem = problem or "a one-step trial gave nothing"
+    raise LoadFailed(f"The model {spec.name} failed to load: {problem}.")
+
+
+def check_chat_model(model: Any, spec: ModelSpec, tokens: list[int]) -> None:
+    """One forward of a few tokens, before the lane is made: logits are looked at, not the words they become."""
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([tokens], device=model.device), use_cache=False).logits.float()
+    if not torch.isfinite(logits).all() or float(logits.std()) == 0:
+        raise LoadFailed(
+            f"The model {spec.name} failed to load: its weights are broken: a trial forward gave no finite numbers."
+        )
+
+
+def _run(lane: Lane, request: DiffusionRequest) -> Update | None:
+    lane.admit(request)
+    for _ in range(MAX_STEPS):
+        for update in lane.step():
+            if isinstance(update, Rendered | Failed):
+                return update
+    lane.cancel(request.id)
+    return None
+
+
+def _small(spec: ModelSpec) -> DiffusionRequest:
+    grid = spec.limits.size_multiple
+    native = (spec.defaults.width or 512, spec.defaults.height or 512)
+    side = max(grid, math.floor(min(SIDE_PIXELS, *native) / grid) * grid)
+    frames = spec.limits.frames_multiple + spec.limits.frames_remainder if spec.type == "video" else None
+    return _request(spec, side, side, frames, steps=1)
+
+
+def _native(spec: ModelSpec) -> DiffusionRequest:
+    defaults = spec.defaults
+    return _request(spec, defaults.width or 512, defaults.height or 512, defaults.num_frames, steps=2)
+
+
+def _request(spec: ModelSpec, width: int, height: int, num_frames: int | None, steps: int) -> DiffusionRequest:
+    return DiffusionRequest(
+        id=f"smoke-{width}x{height}",
+        prompt="a red ball on grass",
+        negative_prompt=None,
+        width=width,
+        height=height,
+        num_frames=num_frames,
+        steps=steps,
+        guidance_scale=spec.defaults.guidance_scale,
+        seed=0,
+        deterministic=True,
+        call=dict(spec.call),
+    )
