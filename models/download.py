@@ -25,6 +25,7 @@ class Body:
 
     begins: int
     chunks: Iterator[bytes]
+    ends: int | None = None  # bytes of the whole file, where the server says
 
 
 # Opens the file from a byte on. Raises `Interrupted` for what may pass, `FetchFailed` for what will not.
@@ -42,7 +43,7 @@ def download(opener: Opener, target: Path, *, n_bytes: int | None, sha256: str |
     tries = MAX_TRIES
     while (have := part.stat().st_size if part.exists() else 0) != n_bytes or n_bytes is None:
         try:
-            _receive(opener, part, have, n_bytes, lambda done: report(f"downloading {target.name}", done, n_bytes or 0))
+            _receive(opener, part, have, n_bytes, lambda done, total: report(f"downloading {target.name}", done, total))
             if n_bytes is None:
                 break
         except Interrupted as error:
@@ -63,7 +64,7 @@ def download(opener: Opener, target: Path, *, n_bytes: int | None, sha256: str |
     part.rename(target)
 
 
-def _receive(opener: Opener, part: Path, have: int, n_bytes: int | None, advance: Callable[[int], None]) -> None:
+def _receive(opener: Opener, part: Path, have: int, n_bytes: int | None, advance: Callable[[int, int], None]) -> None:
     with opener(have) as body, part.open("ab") as file:
         if body.begins != have:
             file.truncate(body.begins)
@@ -74,8 +75,9 @@ def _receive(opener: Opener, part: Path, have: int, n_bytes: int | None, advance
                 part.unlink()
                 raise FetchFailed(f"{part.stem} is larger than was said: {n_bytes} bytes")
             file.write(chunk)
-            advance(have)
+            advance(have, n_bytes or body.ends or 0)
         file.flush()
         os.fsync(file.fileno())
-    if n_bytes is not None and have < n_bytes:
-        raise Interrupted(f"ended at byte {have} of {n_bytes}")
+    wanted = n_bytes if n_bytes is not None else body.ends
+    if wanted is not None and have < wanted:
+        raise Interrupted(f"ended at byte {have} of {wanted}")

@@ -83,6 +83,8 @@ def fetch_from_hub(wanted: HubId, report: Report) -> Path:
         return Path(snapshot_download(wanted.repo, revision=wanted.revision, allow_patterns=names))
     except HFValidationError as error:
         raise FetchFailed(f"{wanted.repo} is no name of a hub repository", detail=str(error)) from error
+    except ValueError as error:  # names that the library itself will not write
+        raise BadModel("the repository has a file whose name leaves its folder", detail=str(error)) from error
     except OSError as error:  # the library's and the HTTP client's errors are all of this kind
         raise _explained(wanted, error) from error
 
@@ -172,6 +174,10 @@ def _host(url: str) -> str:
 def _explained(wanted: HubId, error: OSError) -> FetchFailed:
     from huggingface_hub import errors, get_token
 
+    while isinstance(error, errors.LocalEntryNotFoundError | errors.DryRunError) and isinstance(
+        error.__cause__, OSError
+    ):
+        error = error.__cause__  # "not in the cache" only tells what it did next
     repo, detail = wanted.repo, f"{type(error).__name__}: {error}"
     if isinstance(error, errors.GatedRepoError):
         if get_token() is None:

@@ -100,7 +100,10 @@ def _body(reply: http.client.HTTPResponse, have: int) -> Body:
         raise Interrupted(f"HTTP {reply.status}")
     if reply.status not in (200, 206):
         raise FetchFailed(f"the address answered HTTP {reply.status}")
-    return Body(have if reply.status == 206 else 0, iter(partial(reply.read, CHUNK_BYTES), b""))
+    begins = have if reply.status == 206 else 0
+    length = reply.headers.get("Content-Length", "")
+    ends = begins + int(length) if length.isdecimal() else None
+    return Body(begins, iter(partial(reply.read, CHUNK_BYTES), b""), ends)
 
 
 def _connect(parts: SplitResult, private: bool) -> http.client.HTTPConnection:
