@@ -330,7 +330,9 @@ def _device(
 
         with load_turn:
             spec = catalogue.get(model)
-            return load_lane(spec, device=machine.device, cache_bytes=cache_bytes, verdicts=verdicts(spec), proven=proven)
+            return load_lane(
+                spec, device=machine.device, cache_bytes=cache_bytes, verdicts=verdicts(spec), proven=proven
+            )
 
     def read_memory() -> Reading | None:
         if machine.device == "cpu":

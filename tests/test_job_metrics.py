@@ -25,7 +25,9 @@ async def test_the_largest_measured_peak_and_each_warning_once_are_in_the_status
 
         def measured(event) -> None:
             if isinstance(event, OutputReady):
-                event = replace(event, peak_bytes=next(peaks), warnings=("Its weights visit the device block by block.",))
+                event = replace(
+                    event, peak_bytes=next(peaks), warnings=("Its weights visit the device block by block.",)
+                )
             deliver(event)
 
         f.engine.deliver = measured
