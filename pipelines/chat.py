@@ -201,7 +201,7 @@ class ChatLane:
         self._end_canceled()
         failure: tuple[bool, str] | None = None
         try:
-            self._run(give_way)
+            self._run(max_rows, give_way)
         except Exception as error:
             if device.is_fatal(error):
                 raise
@@ -223,11 +223,11 @@ class ChatLane:
         self._room.close()
         device.release_cache()
 
-    def _run(self, give_way: Callable[[], bool]) -> None:
+    def _run(self, max_rows: int | None, give_way: Callable[[], bool]) -> None:
         """Let in who fits, then one forward of all that run."""
         if not self._running and not self._waiting:
             return
-        batch = self._let_in(self._room.batch or self._room.open(self._least_bytes()))
+        batch = self._let_in(self._room.batch or self._room.open(self._least_bytes()), max_rows)
         if not self._running:
             return
         n_decoding = sum(chat.n_tokens > 0 for chat in self._running.values())
@@ -267,10 +267,11 @@ class ChatLane:
         bytes_for = plain_bytes_for if self.merging == "off" else cache_bytes_for
         return bytes_for(self._model, [chat.longest_tokens for chat in chats])
 
-    def _let_in(self, batch: Batch) -> Batch:
+    def _let_in(self, batch: Batch, max_rows: int | None) -> Batch:
         """Strictly in order of arrival: who does not fit yet holds back those behind, so nobody starves."""
+        most = min(self._allowed, max_rows or self._allowed)
         n_free = batch.n_units - sum(chat.n_units for chat in self._running.values())
-        while self._waiting and len(self._running) < self._allowed:
+        while self._waiting and len(self._running) < most:
             chat = self._waiting[0]
             chat.n_units = batch.units(chat.longest_tokens)
             if chat.n_units > n_free and not self._running:  # the cache was made smaller since it came
@@ -339,7 +340,9 @@ class ChatLane:
         Nobody loses a word: who ran is read in again, reply so far and all.
         """
         ids = tuple(self._running)
-        self._costs.append(OutOfMemory(COMPONENT, "forward", "decode", 1, len(ids), ids))
+        reading = [len(chat.prompt) for chat in self._running.values() if not chat.n_tokens]
+        stage, units = ("prefill", min(max(reading), MOST_UNITS)) if reading else ("decode", 1)
+        self._costs.append(OutOfMemory(COMPONENT, "forward", stage, units, len(ids), ids))
         self._calm = 0
         chats = list(self._running.values()) or [*self._waiting][:1]  # nobody ran: no cache could be made for the first
         if len(chats) > 1:

@@ -69,14 +69,14 @@ class Fence:
     """Keeps the host at most one forward ahead of the device, so that cancel and turn-taking act on the next one."""
 
     def __init__(self, device: str) -> None:
-        self._on_cuda = device.startswith("cuda")
+        self._device = device if device.startswith("cuda") else None
         self._marks: deque[torch.cuda.Event] = deque()  # ends of forwards that were launched, oldest first
 
     def mark(self) -> None:
         """What was launched so far is one forward."""
-        if self._on_cuda:
+        if self._device is not None:
             event = torch.cuda.Event()
-            event.record()
+            event.record(torch.cuda.current_stream(self._device))
             self._marks.append(event)
 
     @property

@@ -490,3 +490,15 @@ def test_closed_lane_lets_go_of_the_model() -> None:
     lane.close()
     assert lane._model is None
     assert lane._room.batch is None
+
+
+def test_no_more_chats_come_in_than_the_step_allows_and_those_who_run_go_on(lane: ChatLane) -> None:
+    for name in "abc":
+        lane.admit(chat(name, max_tokens=40))
+    lane.step(max_rows=2)
+    lane.take_costs()
+    lane.step(max_rows=1)
+    lane.step()
+    notes = [(note.rows, note.request_ids) for note in lane.take_costs() if isinstance(note, StepCost)]
+    assert notes == [(2, ("a", "b")), (3, ("a", "b", "c"))]
+    play(lane)
