@@ -8,7 +8,6 @@ from typing import assert_never
 
 from pipelines.interface import (
     Canceled,
-    DiffusionRequest,
     Failed,
     Lane,
     Progressed,
@@ -64,12 +63,12 @@ class Outcomes:
             case Rendered(request_id, frames, batch_peak, scheduler):
                 index, request = self._jobs.find(request_id)
                 peak_bytes = self._estimates.peak_bytes(request_id)
-                if isinstance(request, DiffusionRequest):
-                    self._estimates.finished(model, request)
+                self._estimates.finished(model, request)
                 self._tell(OutputReady(job.id, index, frames, batch_peak, scheduler, peak_bytes, tuple(lane.warnings)))
                 self._tell_verdicts(lane, model)
                 self._end_request(job, request_id)
             case Replied(request_id, text, prompt_tokens, completion_tokens, finish_reason):
+                self._estimates.finished(model, self._jobs.find(request_id)[1])
                 self._tell(JobReplied(job.id, text, prompt_tokens, completion_tokens, finish_reason))
                 self._end_request(job, request_id)
             case Failed(request_id, code, message, detail):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pipelines.interface import Lane
 from server.estimates import Estimates
 from server.jobs import EngineStatus, ModelStatus, QueueEntry, RunningEntry
+from server.outlook import etas_s
 from server.running import RunningJobs
 from server.scheduler import Scheduler
 
@@ -42,16 +43,14 @@ class PicturePublisher:
         scheduler = self._scheduler
         running = self._jobs.all()
         waiting = [entry.job for entry in scheduler.queue.in_order(SHOWN)]
-        of_running, of_waiting = self._estimates.etas_s(running, waiting, frozenset(scheduler.residents))
+        etas = etas_s(scheduler, self._estimates, running, waiting, now)
         reasons = {
             model: (scheduler.waiting_for(model, now), scheduler.missing_bytes(model))
             for model in {j.model for j in waiting}
         }
         return EngineStatus(
-            queue=tuple(
-                QueueEntry(job.id, *reasons[job.model], eta) for job, eta in zip(waiting, of_waiting, strict=True)
-            ),
-            running=tuple(RunningEntry(job.id, eta) for job, eta in zip(running, of_running, strict=True)),
+            queue=tuple(QueueEntry(job.id, *reasons[job.model], etas.get(job.id)) for job in waiting),
+            running=tuple(RunningEntry(job.id, etas.get(job.id)) for job in running),
             models=tuple(self._models(now)),
             device=scheduler.ledger.status(),
         )

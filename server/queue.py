@@ -144,6 +144,18 @@ class FairQueue:
         """The tag a key starts with that comes now."""
         return self._level
 
+    def since(self, job_id: str) -> float:
+        """When a waiting job came. Raises KeyError."""
+        return self._arrivals[job_id].since
+
+    def tag(self, owner: str) -> float:
+        """What a key with jobs has used, as far as its turn goes."""
+        return self._keys[owner].tag
+
+    def charge_of(self, job: Job) -> float:
+        """By how much its key's tag rises when it starts."""
+        return self._job_s.get(job.model, FIRST_GUESS_S) * len(job.requests) / weight(job)
+
     def due(self, model: str) -> float:
         """Smaller is sooner: comparable between models, constant as time goes by."""
         models = self._models[model]
@@ -179,7 +191,7 @@ class FairQueue:
             _, n, owner, tag, waiting = heapq.heappop(heap)
             yield waiting
             left -= 1
-            tag += self._job_s.get(waiting.job.model, FIRST_GUESS_S) * len(waiting.job.requests) / weight(waiting.job)
+            tag += self.charge_of(waiting.job)
             following = next(lines[owner], None)
             if following is not None:
                 heapq.heappush(heap, (tag + AGEING * following.since, n, owner, tag, following))

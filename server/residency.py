@@ -65,7 +65,7 @@ class Residency:
         self._ledger = ledger
         self._facts = facts
         self._wanted = wanted
-        self._min_residency_s = min_residency_s
+        self.min_residency_s = min_residency_s
         self._pins: dict[str, bool] = {}
         self._keep_alives: dict[str, float] = {}
         self._load_s: dict[str, float] = {}  # measured
@@ -185,7 +185,7 @@ class Residency:
     def free_from(self, resident: Resident) -> float:
         """When its minimum residency is over, or, while there is work for it, its slice."""
         has_work = bool(resident.running) or self._wanted(resident.name)
-        stay = max(self._min_residency_s, SLICE * resident.arrival_s if has_work else 0.0)
+        stay = max(self.min_residency_s, SLICE * resident.arrival_s if has_work else 0.0)
         return resident.since + stay
 
     # Making room

@@ -296,7 +296,7 @@ class Scheduler:
         beside, too_much = self._room_beside(), math.inf
         for _, model, since in claims[:LOOKAHEAD]:
             need = self._need_to_come(model, beside)
-            impatient = now - since > self._patience_of(model)
+            impatient = now - since > self.patience_of(model)
             if self.ledger.free_bytes >= need:
                 away = self.residents[model].away if model in self.residents else ()
                 return (Unpark(model, away) if away else Load(model)), impatient  # 3
@@ -328,7 +328,7 @@ class Scheduler:
     def _parked_work(self) -> list[str]:
         return [r.name for r in self.residents.values() if r.running and r.away]
 
-    def _patience_of(self, model: str) -> float:
+    def patience_of(self, model: str) -> float:
         patience = max(self._patience_s, PATIENCE_LOADS * self.residency.arrival_s(model))
         return patience * CHAT_PATIENCE if self.residency.facts_of(model).type == "chat" else patience
 
@@ -361,8 +361,8 @@ class Scheduler:
         for model in self.queue.models():
             oldest = self.queue.oldest(model)
             if oldest is not None and not self._is_there(model):
-                moments.append(oldest.since + self._patience_of(model))
-        moments += [self.residents[model].last_used + self._patience_of(model) for model in self._parked_work()]
+                moments.append(oldest.since + self.patience_of(model))
+        moments += [self.residents[model].last_used + self.patience_of(model) for model in self._parked_work()]
         if moments or self.residency.asked:
             moments += [self.residency.free_from(r) for r in self.residents.values()]
         return min((moment for moment in moments if moment > now), default=math.inf)

@@ -13,6 +13,7 @@ from server.residents import Resident
 
 class Turns:
     def __init__(self, chat_share: float) -> None:
+        self.chat_share = chat_share
         self._share = {True: chat_share, False: 1 - chat_share}
         self._used = {True: 0.0, False: 0.0}  # device seconds of chat and of the rest, divided by their share
 

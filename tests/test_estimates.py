@@ -24,14 +24,13 @@ def job(name: str, steps: int = 10, width: int = 8, model: str = "m") -> Job:
 
 
 def learned() -> Estimates:
-    """A step of "m" at 8x8 takes 2 s, encoding and decoding 3 s together; loading it 5 s."""
+    """A step of "m" at 8x8 takes 2 s, encoding and decoding 3 s together."""
     estimates = Estimates()
     estimates.note([StepCost("8x8x1", 1, 1.0, ("x",), "encoding"), StepCost("8x8x1", 1, 2.0, ("x",), "decoding")])
     for step in range(1, 5):
         estimates.note([StepCost("8x8x1", 1, 2.0, ("x",), "denoising")])
         estimates.progressed("x", step)
     estimates.finished("m", request("x", 4))
-    estimates.loaded("m", 5.0)
     return estimates
 
 
@@ -62,25 +61,11 @@ def test_a_shared_forward_counts_for_each_by_its_share() -> None:
     assert estimates.remaining_s(job("j", steps=10)) == 20.0
 
 
-def test_running_jobs_share_the_device_and_waiting_ones_come_after_them() -> None:
-    short, long, waiting = job("s", steps=1), job("l", steps=10), job("w", steps=1)
+def test_encoding_and_decoding_count_as_the_steps_they_take_as_long_as() -> None:
+    work = learned().work(job("j"))
 
-    of_running, of_waiting = learned().etas_s([short, long], [waiting], frozenset({"m"}))
-
-    assert of_running == [10.0, 28.0]  # both need 5 s and 23 s: the short one is done when each had 5
-    assert of_waiting == [33.0]
-
-
-def test_the_first_job_of_a_model_that_is_not_there_waits_for_its_load_too() -> None:
-    _, of_waiting = learned().etas_s([], [job("a", steps=1), job("b", steps=1)], frozenset())
-
-    assert of_waiting == [10.0, 15.0]
-
-
-def test_behind_a_job_without_an_estimate_there_is_none() -> None:
-    _, of_waiting = learned().etas_s([], [job("a", width=16), job("b")], frozenset({"m"}))
-
-    assert of_waiting == [None, None]
+    assert work is not None
+    assert work.forwards == (11.5,)
 
 
 def test_a_chat_has_no_estimate() -> None:

@@ -86,6 +86,10 @@ class Maker:
             model = self._draw.choices(list(shares), list(shares.values()))[0]
             self.add(at, self._draw.choice(keys), model)
 
+    def batch(self, at: float, n: int, keys: list[str], shares: Mapping[str, float]) -> None:
+        for _ in range(n):
+            self.add(at, self._draw.choice(keys), self._draw.choices(list(shares), list(shares.values()))[0])
+
     def trace(self) -> Trace:
         jobs = sorted(self._jobs, key=lambda job: (job.at, job.id))
         return Trace(self._name, self._capacity, self._models, tuple(jobs))

@@ -1,0 +1,73 @@
+"""The seconds until each running and waiting job is done, as the policy would have it. Device thread only; pure.
+
+Puts together what was measured (`estimates.py`, `widths.py`), who is where (`residency.py`), and the policy played forward (`forecast.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice, takewhile
+
+from server.estimates import Estimates
+from server.forecast import Forecast, Prospect, Work
+from server.jobs import Job
+from server.residency import SLICE
+from server.scheduler import Scheduler
+
+FORESEEN = 300  # waiting jobs played forward one by one; those behind follow at the same rate
+
+
+def etas_s(
+    scheduler: Scheduler, estimates: Estimates, running: Sequence[Job], waiting: Sequence[Job], now: float
+) -> dict[str, float]:
+    """By job id; a job of a shape that was never run to its end has none, and none behind it in the queue. Nor has a chat: nobody knows how long it talks."""
+    queue = scheduler.queue
+
+    def coming(job: Job) -> Work | None:
+        work = estimates.work(job)
+        return work and replace(work, key=job.owner, charge_s=queue.charge_of(job), since_s=queue.since(job.id) - now)
+
+    begun = [work for work in map(estimates.work, running) if work is not None]
+    to_come: list[Work] = [
+        work for work in takewhile(lambda work: work is not None, map(coming, islice(waiting, FORESEEN))) if work
+    ] if len(begun) == len(running) else []  # fmt: skip
+    prospects = {work.model: _prospect(scheduler, work.model, now) for work in (*begun, *to_come)}
+    prospects |= {model: _prospect(scheduler, model, now) for model in scheduler.residents}
+
+    tags = {work.key: queue.tag(work.key) for work in to_come}
+
+    def row_s(model: str, shape: str, rows: int) -> float:
+        key = scheduler.residency.facts_of(model).fingerprint or model
+        merged = min(rows, scheduler.widths.useful(key, shape))
+        return scheduler.widths.row_s(key, shape, merged) or estimates.step_s(model, shape) or 0.0
+
+    ends = Forecast(prospects, scheduler.ledger.usable_bytes, scheduler.turns.chat_share, row_s, tags).ends(
+        begun, to_come
+    )
+    if len(to_come) == FORESEEN and len(ends) == len(begun) + FORESEEN:
+        last = max(ends.values())
+        for i, job in enumerate(waiting[FORESEEN:], 1):
+            if estimates.work(job) is not None:
+                ends[job.id] = last * (1 + i / FORESEEN)
+    chats = {job.id for job in (*running, *waiting) if job.type == "chat"}
+    return {job_id: seconds for job_id, seconds in ends.items() if job_id not in chats}
+
+
+def _prospect(scheduler: Scheduler, model: str, now: float) -> Prospect:
+    residency = scheduler.residency
+    facts, resident = residency.facts_of(model), scheduler.residents.get(model)
+    oldest = scheduler.queue.oldest(model)
+    arrival_s = residency.arrival_s(model) if resident is None or resident.away else resident.arrival_s
+    return Prospect(
+        n_bytes=facts.need_bytes if resident is None else max(1, scheduler.ledger.held_by(model)),
+        load_s=residency.arrival_s(model) or arrival_s,
+        max_running=facts.max_running,
+        slice_s=max(residency.min_residency_s, SLICE * arrival_s),
+        patience_s=scheduler.patience_of(model),
+        is_chat=facts.type == "chat",
+        pinned=scheduler.is_pinned(model),
+        since=None if resident is None or resident.away else resident.since - now,
+        asked=math.inf if oldest is None else oldest.since - now,
+    )
