@@ -115,6 +115,8 @@ class Scheduler:
         resident = self.residents[model]
         resident.components, resident.parked = dict(components), dict(parked)
         self.ledger.correct_weights(model, dict(components), dict(parked))
+        if not resident.away:
+            self.residency.asked.pop(model, None)
         self._stir()
 
     def loaded(self, model: str, now: float, load_s: float) -> None:
@@ -279,7 +281,7 @@ class Scheduler:
 
     def _claims(self, now: float) -> list[tuple[float, str, float]]:
         """(due, model, since) of the models that work waits for and that are not there, the most urgent first."""
-        claims = [(-math.inf, model, -math.inf) for model in self.residency.asked]
+        claims = [(-math.inf, model, -math.inf) for model in self.residency.asked if not self._is_there(model)]
         for model in self._parked_work():
             since = self.residents[model].last_used
             claims.append((self.queue.level + AGEING * since, model, since))

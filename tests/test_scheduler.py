@@ -7,7 +7,7 @@ import dataclasses
 from pipelines.interface import ChatRequest, DiffusionRequest, Request
 from server.jobs import Job, JobType
 from server.memory import Ledger
-from server.scheduler import Action, Admit, Evict, Load, ModelFacts, Scheduler, Step, Wait
+from server.scheduler import Action, Admit, Evict, Load, ModelFacts, Scheduler, Step, Unpark, Wait
 
 FACTS = {
     "image": ModelFacts("image", "image", need_bytes=60, max_running=4, keep_alive_s=100),
@@ -247,3 +247,18 @@ def test_the_same_events_give_the_same_decisions() -> None:
         return out
 
     assert decisions() == decisions()
+
+
+def test_a_model_asked_for_whose_last_part_comes_back_is_there_and_is_not_loaded_again() -> None:
+    s = scheduler()
+    s.add(job("j"), 0)
+    play(s, 0)
+    finish(s, job("j"))
+    s.placed("image", {"model": 30}, {"text_encoder": 30})
+    s.ask_load("image", 5)
+
+    assert s.next_action(5) == Unpark("image", ("text_encoder",))
+
+    s.placed("image", {"model": 30, "text_encoder": 30}, {})
+
+    assert isinstance(s.next_action(5), Wait)
