@@ -98,11 +98,13 @@ def compare_families(families: list[Family]) -> list[Row]:
 def compare(live: LiveServer, family: Family, folder: Path) -> Row:
     """Two rounds of jobs: merging is proved on results that ran alone, in the first."""
     bodies = [_body(family, i) for i in range(len(PROMPTS[: family.jobs]))]
-    ended = []
+    ended: list[dict[str, Any]] = []
+    failed: dict[str, Any] | None = None
     for _ in range(2):
-        ids = [live.submit(**body) for body in bodies]
-        ended = [live.wait(job_id, 600.0) for job_id in ids]
-    failed = next((status for status in ended if status["status"] != "completed"), None)
+        if failed is None:
+            ids = [live.submit(**body) for body in bodies]
+            ended = [live.wait(job_id, 600.0) for job_id in ids]
+            failed = next((status for status in ended if status["status"] != "completed"), None)
     merging = next(m["merging"] for m in live.get("/api/models").json["models"] if m["name"] == _slug(family.name))
     if failed is not None:
         return Row(family.name, family.kind, None, 0, merging, failed["error"]["message"])

@@ -17,6 +17,7 @@ from models.files import weight_bytes
 from models.fingerprint import fingerprint
 from models.pipeline_source import FRAME_COUNTS, PipelineSource, pipeline_source
 from models.preflight import check_folder, check_path, components, read_config
+from models.schedulers import compatible_schedulers
 from models.single_file import chat_context, find_base, lent, weight_bytes_of_file
 from models.spec import Defaults, Limits, ModelSpec
 
@@ -129,6 +130,8 @@ def _diffusion(folder: Path, *, name: str, source: str, weights: Callable[[list[
         path=folder,
         source=source,
         pipeline=class_name,
+        schedulers=compatible_schedulers(model_index),
+        takes_loras=pipeline.takes_loras,
         weight_bytes=weights(parts),
         defaults=Defaults(
             steps=round(steps) if steps is not None else None,

@@ -33,6 +33,7 @@ class PipelineSource:
     defaults: dict[str, int | float | str]  # the plain ones of __call__'s defaults
     constants: dict[str, int]  # self.default_sample_size = 128 and the like; `height or 1024`
     size_multiple: int  # from checks against a plain number: height % 16
+    takes_loras: bool  # it, or a class it is made of, can load them
     example_fps: int | None  # of its own example's export_to_video(…, fps=16)
 
     @property
@@ -66,6 +67,7 @@ def pipeline_source(class_name: str) -> PipelineSource | None:
         defaults=defaults,
         constants=_constants(cls),
         size_multiple=_size_multiple(cls),
+        takes_loras=any("LoraLoaderMixin" in _name(base) for base in cls.bases),
         example_fps=_example_fps(text),
     )
 

@@ -77,6 +77,8 @@ class ModelSpec:
     limits: Limits = field(default_factory=Limits)
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # aspect ratio → (width, height)
     call: Mapping[str, object] = field(default_factory=dict)  # further arguments of the pipeline's __call__
+    schedulers: tuple[str, ...] = ()  # noise schedulers a request may name; the checkpoint's own first
+    takes_loras: bool = False
     load: Loading = field(default_factory=Loading)
     base_path: Path | None = None  # where `load.base` lies, or the family's own base of a single file
     vae_path: Path | None = None  # where `load.vae` lies

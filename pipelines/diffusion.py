@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines import device
+from pipelines.adapters import Adapters, BadAdapter
 from pipelines.interface import (
     Canceled,
     DiffusionRequest,
@@ -35,7 +36,7 @@ from pipelines.interface import (
 from pipelines.metering import Meter
 from pipelines.parking import Parking
 from pipelines.rendezvous import Forward, Outcome, Rendezvous, Task
-from pipelines.request_scope import StepCounter, entry_points, keep_no_cache, scoped
+from pipelines.request_scope import StepCounter, entry_points, keep_no_cache, scheduler_of, scoped
 
 FRAMES_ARGUMENTS = ("num_frames", "video_length", "frames")  # nearly all, Latte, SanaVideo
 
@@ -84,6 +85,7 @@ class DiffusionLane:
         for component, module, entry in entry_points(pipeline):
             self._rendezvous.wrap(component, module, entry)
         self._parking = Parking(((component, module) for component, module, _ in entry_points(pipeline)), device_name)
+        self._adapters = Adapters(pipeline)
         self._in_hand: InHand | None = None  # the quantum that gave way
         self._measured: set[tuple[str, str, str, int]] = set()  # component, entry, shape, rows
         self._new: list[Task] = []
@@ -131,8 +133,11 @@ class DiffusionLane:
     def admit(self, request: Request) -> None:
         assert isinstance(request, DiffusionRequest)
         self._requests[request.id] = request
+        around = functools.partial(self._adapters.around, request.loras)
         body = functools.partial(self._generate, request)
-        self._new.append(Task(request.id, body, mergeable=not request.deterministic))
+        self._new.append(
+            Task(request.id, body, mergeable=not request.deterministic, variant=request.loras, around=around)
+        )
 
     def cancel(self, request_id: str) -> None:
         if request_id in self._requests:
@@ -236,6 +241,9 @@ class DiffusionLane:
         """The body of a task: the stock call, on a copy of the pipeline that is this request's own."""
         self._tell(request, "encoding", 0, request.steps)
         own = scoped(self._pipeline, functools.partial(self._count_steps, request), self._place)
+        if request.scheduler is not None:
+            own.scheduler = scheduler_of(request.scheduler, own.scheduler)
+        self._adapters.load(request.loras)
         output = own(**self._arguments(request))
         return _frames(output[0], self.kind), type(getattr(own, "scheduler", None)).__name__
 
@@ -315,7 +323,7 @@ def _salt(pipeline: Any, device_name: str) -> str:
 
 def _failure(task: Task, error: BaseException) -> Failed:
     detail = "".join(traceback.format_exception(error))
-    if isinstance(error, BadCall):
+    if isinstance(error, BadCall | BadAdapter):
         return Failed(task.name, "bad_request", str(error), detail)
     if isinstance(error, (ValueError, TypeError)) and task.calls == 0:  # its own check of its arguments
         return Failed(task.name, "bad_request", "The pipeline refused the arguments of this job.", detail)

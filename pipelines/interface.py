@@ -20,6 +20,13 @@ FinishReason: TypeAlias = Literal["stop", "length"]
 FailureCode: TypeAlias = Literal["bad_request", "out_of_memory", "invalid_output", "model_error", "context_overflow"]
 
 
+@dataclass(frozen=True, slots=True)
+class Lora:
+    name: str  # as the client knows it
+    path: str  # a safetensors file
+    weight: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiffusionRequest:
     """One picture or one clip."""
@@ -36,6 +43,8 @@ class DiffusionRequest:
     seed: int  # of torch.Generator("cpu"), 0 … 2^63-1
     deterministic: bool = False  # never merged: bit-identical to a run alone
     call: Mapping[str, object] = field(default_factory=dict)  # further arguments of the pipeline's __call__
+    scheduler: str | None = None  # class of the noise scheduler; None: the checkpoint's own
+    loras: tuple[Lora, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

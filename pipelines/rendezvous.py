@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import greenlet
@@ -33,10 +33,21 @@ class TaskCanceled(BaseException):
 class Task(greenlet.greenlet):
     """Stock code that is running. `mergeable` False keeps all its calls alone."""
 
-    def __init__(self, name: str, body: Callable[[], Any], *, mergeable: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        body: Callable[[], Any],
+        *,
+        mergeable: bool = True,
+        variant: Hashable = None,
+        around: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
+    ) -> None:
+        """variant: only calls of tasks of the same one are merged. around: what a forward of this task is wrapped in."""
         super().__init__(body)
         self.name = name
         self.mergeable = mergeable
+        self.variant = variant
+        self.around = around
         self.parked: Call | None = None
         self.calls = 0  # that have parked so far
         self.batch_peak = 1  # widest forward this task had a part in
@@ -50,7 +61,8 @@ class Task(greenlet.greenlet):
     def form(self) -> Form | None:
         """Of the parked call. Worked out when asked for: with one task running nobody asks."""
         if self._form is None and self.parked is not None and self.mergeable:
-            self._form = form_of(self.parked)
+            form = form_of(self.parked)
+            self._form = form and replace(form, key=(self.variant, form.key))
         return self._form
 
 
@@ -134,7 +146,8 @@ class Rendezvous:
             task = greenlet.getcurrent()
             if not isinstance(task, Task) or task.parent is None:
                 return function(*args, **kwargs)
-            call = Call(component, entry, function, args, kwargs)
+            dressed = task.around(function) if task.around and entry == "forward" else function
+            call = Call(component, entry, dressed, args, kwargs)
             try:
                 return task.parent.switch(call)
             finally:

@@ -43,6 +43,13 @@ def _placed(cls: type, place: torch.device) -> type:
     return type(cls.__name__, (cls,), {"device": here, "_execution_device": here})
 
 
+def scheduler_of(name: str, usual: Any) -> Any:
+    """The noise scheduler class `name` of diffusers, with what the checkpoint says of its own: `usual`."""
+    import diffusers
+
+    return getattr(diffusers, name).from_config(usual.config)
+
+
 def keep_no_cache(pipeline: Any) -> None:
     """Tell the language models that encode prompts to keep no KV cache: nobody reads it, and a cache cannot be split by rows.
 

@@ -30,7 +30,7 @@ from server.delivery import Delivery
 from server.errors import BadRequest, TooMany, Unavailable, UnknownModel
 from server.jobs import State
 from server.quotas import Bursts, Plan, seconds_to_reset, today
-from server.resolving import DRAWN_SEEDS, GenerateRequest, engine_job, resolve
+from server.resolving import DRAWN_SEEDS, FindLora, GenerateRequest, engine_job, resolve
 from server.store import idempotency, usage
 from server.store import jobs as store
 from server.store.database import Database
@@ -83,6 +83,7 @@ class Acceptance:
         queue_size: int,
         max_queued_per_key: int | None,
         auto_dtype: str,
+        find_lora: FindLora | None = None,
         check_cooling: Callable[[str], None],
         check_webhook: Callable[[str], None],
     ) -> None:
@@ -98,6 +99,7 @@ class Acceptance:
         self._queue_size = queue_size
         self._max_queued_per_key = max_queued_per_key
         self._auto_dtype = auto_dtype
+        self._find_lora = find_lora
         self._check_cooling = check_cooling
         self._check_webhook = check_webhook  # raises `BadRequest`
         self._accepting: Counter[str] = Counter()  # by key: on the way into the store, not yet on the board
@@ -117,6 +119,7 @@ class Acceptance:
             drawn_seed=secrets.randbelow(DRAWN_SEEDS),
             auto_dtype=self._auto_dtype,
             priority=plan.priority,
+            find_lora=self._find_lora,
         )
         self.check(key, plan, spec, self._board.n_of_key(key.id) + self._accepting[key.id])
         now = self._clock()

@@ -24,6 +24,7 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import Connection
 
+from models.adapters import LoraFolder
 from models.catalogue import Catalogue
 from models.errors import ModelsError
 from models.spec import ModelSpec
@@ -113,6 +114,7 @@ async def _serve(
         auto_dtype=_auto_dtype(machines),
         keep_alive_s=settings.keep_alive,
         learned=knowledge.take,
+        find_lora=LoraFolder(settings.data_dir / "loras").find,
     )
     toml = settings.data_dir / "models.toml"
     library = Library(catalogue=catalogue, toml=toml, engine=fleet)

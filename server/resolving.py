@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from models.errors import ModelsError
 from models.spec import Limits, ModelSpec
-from pipelines.interface import DiffusionRequest
+from pipelines.interface import DiffusionRequest, Lora
 from server.encoding import Format, ImageFormat, Provenance, VideoFormat
 from server.errors import BadRequest
 from server.jobs import Job
@@ -29,6 +32,9 @@ STEPS = 50
 SIDE_PIXELS = 512
 FPS = 8
 DURATION_S = 2
+
+
+FindLora: TypeAlias = Callable[[str], Path]  # the file of a LoRA by its name; raises ModelsError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +57,8 @@ class GenerateRequest:
     output_format: ImageFormat | VideoFormat | None = None
     deterministic: bool = False
     webhook_url: str | None = None
+    scheduler: str | None = None  # class name
+    loras: tuple[tuple[str, float], ...] = ()  # name, weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,15 @@ class Resolved:
     params: dict[str, Any]  # JSON: what the client is told
 
 
-def resolve(request: GenerateRequest, spec: ModelSpec, *, drawn_seed: int, auto_dtype: str, priority: int) -> Resolved:
+def resolve(
+    request: GenerateRequest,
+    spec: ModelSpec,
+    *,
+    drawn_seed: int,
+    auto_dtype: str,
+    priority: int,
+    find_lora: FindLora | None = None,
+) -> Resolved:
     """`spec` is of the request's type. Raises `BadRequest` that names the field and what the model takes."""
     steps = request.steps if request.steps is not None else (spec.defaults.steps or STEPS)
     if steps > spec.limits.max_steps:
@@ -88,8 +104,35 @@ def resolve(request: GenerateRequest, spec: ModelSpec, *, drawn_seed: int, auto_
         "output_format": fmt,
         "priority": priority,
         "webhook_url": request.webhook_url,
+        "scheduler": _scheduler(request, spec),
+        "loras": _loras(request, spec, find_lora),
     }
     return Resolved(stored, _params(stored, auto_dtype if spec.dtype == "auto" else spec.dtype))
+
+
+def _scheduler(request: GenerateRequest, spec: ModelSpec) -> str | None:
+    if request.scheduler is None or request.scheduler in spec.schedulers:
+        return request.scheduler
+    if not spec.schedulers:
+        raise BadRequest(f"scheduler: {spec.name} has none that could be changed.")
+    raise BadRequest(f"scheduler must be one of {', '.join(spec.schedulers)} for {spec.name}.")
+
+
+def _loras(request: GenerateRequest, spec: ModelSpec, find: FindLora | None) -> list[dict[str, Any]]:
+    """With the file of each, so that a job goes on with what it was accepted with."""
+    if not request.loras:
+        return []
+    if not spec.takes_loras:
+        raise BadRequest(f"loras: {spec.name} takes none.")
+    if find is None:
+        raise BadRequest("loras: this server has none.")
+    names = [name for name, _ in request.loras]
+    if len(set(names)) < len(names):
+        raise BadRequest("loras: each may be named once.")
+    try:
+        return [{"name": name, "path": str(find(name)), "weight": weight} for name, weight in request.loras]
+    except ModelsError as error:
+        raise BadRequest(f"loras: {error.message}") from error
 
 
 def _params(stored: dict[str, Any], dtype: str) -> dict[str, Any]:
@@ -101,11 +144,12 @@ def _params(stored: dict[str, Any], dtype: str) -> dict[str, Any]:
         "negativePrompt": stored["negative_prompt"],
         "seed": stored["seed"],
         "n": stored["n"],
-        "scheduler": None,  # known when it ran
+        "scheduler": stored["scheduler"],  # where none was asked for, known when it ran
         "dtype": dtype,
         "deterministic": stored["deterministic"],
         "outputFormat": stored["output_format"],
         "call": stored["call"],
+        "loras": [{"name": lora["name"], "weight": lora["weight"]} for lora in stored["loras"]],
     }
     if stored["fps"] is not None:
         frames, fps = stored["num_frames"], stored["fps"]
@@ -211,6 +255,8 @@ def engine_job(row: JobRow) -> Job:
                 seed=said["seed"] + index,
                 deterministic=said["deterministic"],
                 call=said["call"],
+                scheduler=said.get("scheduler"),  # jobs stored before there were these
+                loras=tuple(Lora(**lora) for lora in said.get("loras", ())),
             )
             for index in range(said["n"])
         ),

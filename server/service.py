@@ -42,7 +42,7 @@ from server.jobs import (
 )
 from server.metrics import Metrics
 from server.quotas import Bursts, Plan, today
-from server.resolving import GenerateRequest
+from server.resolving import FindLora, GenerateRequest
 from server.store import idempotency, turns, usage
 from server.store import jobs as store
 from server.store.database import Database
@@ -83,6 +83,7 @@ class Service:
         auto_dtype: str = "float32",
         keep_alive_s: float = 300.0,
         learned: Callable[[PeaksLearned | VerdictsReached], None] = lambda _: None,
+        find_lora: FindLora | None = None,
     ) -> None:
         """`learned` keeps what the engines learn. `auto_dtype` is what a model that leaves its dtype open runs in on this device."""
         self.clock = clock
@@ -119,6 +120,7 @@ class Service:
             queue_size=queue_size,
             max_queued_per_key=max_queued_per_key,
             auto_dtype=auto_dtype,
+            find_lora=find_lora,
             check_cooling=self.decisions.check_cooling,
             check_webhook=webhooks.check,
         )

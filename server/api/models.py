@@ -105,6 +105,8 @@ def model_json(view: ModelView, service: Service) -> JsonObject:
         "waiting": live.waiting if live else 0,
         "defaults": _camel({name: value for name, value in asdict(spec.defaults).items() if value is not None}),
         "limits": _camel(asdict(spec.limits)),
+        "schedulers": list(spec.schedulers),
+        "takesLoras": spec.takes_loras,
         "sizes": {ratio: list(size) for ratio, size in spec.sizes.items()},
     }
 

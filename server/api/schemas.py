@@ -25,11 +25,6 @@ SAYS_SOMETHING = r"^[^\x00]*[^\s\x00][^\x00]*$"
 NO_NUL = r"^[^\x00]*$"
 SHOWN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,39}")
 
-# Fields of the contract that this server does not have yet, and what to say about them.
-WITHHELD: Mapping[str, str] = {
-    "loras": "loras: no adapters are in the catalogue of this server.",
-}
-
 
 class Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
@@ -42,6 +37,11 @@ ModelName: TypeAlias = Annotated[
 Side: TypeAlias = Annotated[
     int, Field(ge=8, le=16384, description="a whole number of pixels from 8 to 16384 that the model accepts")
 ]
+
+
+class WantedLora(Strict):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    weight: float = Field(1.0, ge=-10, le=10)
 
 
 class Generate(Strict):
@@ -62,6 +62,15 @@ class Generate(Strict):
     width: Side | None = None
     height: Side | None = None
     deterministic: bool | None = Field(None, description="true or false")
+    scheduler: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9]{1,64}$", description="the name of a noise scheduler that GET /api/models lists"
+    )
+    loras: list[WantedLora] | None = Field(
+        None,
+        min_length=1,
+        max_length=8,
+        description='a list of 1 to 8 objects like {"name": "NAME", "weight": 0.8}, the weight from -10 to 10',
+    )
     webhook_url: str | None = Field(
         None,
         max_length=2000,
@@ -121,7 +130,10 @@ def read_generate(raw: Mapping[str, Any]) -> GenerateRequest:
     if not isinstance(kind, str) or kind not in KINDS:
         raise BadRequest("type must be image or video.")
     body = read_body(KINDS[kind], raw)
-    return GenerateRequest(**body.model_dump(exclude_none=True))
+    said = body.model_dump(exclude_none=True)
+    if body.loras is not None:
+        said["loras"] = tuple((lora.name, lora.weight) for lora in body.loras)
+    return GenerateRequest(**said)
 
 
 def read_chat(raw: Mapping[str, Any]) -> tuple[ChatMessage, bool]:
@@ -193,8 +205,6 @@ def _described(annotation: Any) -> str:
 
 
 def _unknown(model: type[BaseModel], name: str) -> str:
-    if name in WITHHELD and issubclass(model, Generate):
-        return WITHHELD[name]
     if issubclass(model, Generate) and any(name in kind.model_fields for kind in KINDS.values()):
         return f"{name} does not belong to a job of this type."
     shown = name if SHOWN_NAME.fullmatch(name) else ""

@@ -1,0 +1,194 @@
+"""LoRAs and noise schedulers by request: the same as diffusers with the same, whoever shares the modules."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model_state_dict
+
+from models.adapters import LoraFolder
+from models.errors import BadModel, UnknownModel
+from models.schedulers import compatible_schedulers
+from models.spec import ModelSpec
+from pipelines.diffusion import DiffusionLane
+from pipelines.interface import DiffusionRequest, Failed, Lora, Rendered
+from server.errors import BadRequest
+from server.resolving import GenerateRequest, resolve
+from tests.lane_play import direct, ends, gap, play, rendered, request
+from tests.stock_families import FAMILIES
+
+SD = FAMILIES["sd15"]
+ask = functools.partial(request, SD)
+MERGED = 1e-4
+
+
+def make_lora(folder: Path, name: str, seed: int) -> Lora:
+    """A random LoRA of the U-Net's attention, in the file format of diffusers."""
+    pipeline = SD.build()
+    torch.manual_seed(seed)
+    pipeline.unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    state = get_peft_model_state_dict(pipeline.unet)
+    diffusers.StableDiffusionPipeline.save_lora_weights(folder, state, weight_name=f"{name}.safetensors")
+    return Lora(name, str(folder / f"{name}.safetensors"), 0.8)
+
+
+@pytest.fixture(scope="module")
+def loras(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lora, Lora]:
+    folder = tmp_path_factory.mktemp("loras")
+    return make_lora(folder, "ink", 1), make_lora(folder, "wash", 2)
+
+
+def with_adapters(wanted: DiffusionRequest) -> Any:
+    """What diffusers gives by itself."""
+    pipeline = SD.build()
+    names = []
+    for lora in wanted.loras:
+        path = Path(lora.path)
+        pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=lora.name)
+        names.append(lora.name)
+    if names:
+        pipeline.set_adapters(names, [lora.weight for lora in wanted.loras])
+    return direct(pipeline, wanted)
+
+
+def test_jobs_with_different_loras_at_once_are_each_what_diffusers_gives(loras: tuple[Lora, Lora]) -> None:
+    ink, wash = loras
+    lane = DiffusionLane(SD.build(), kind="image")
+    requests = [
+        ask("plain", seed=1),
+        ask("ink", seed=2, loras=(ink,)),
+        ask("both", seed=3, loras=(ink, wash)),
+        ask("weaker", seed=4, loras=(Lora(ink.name, ink.path, 0.2),)),
+    ]
+
+    done = rendered(lane, requests)
+
+    for wanted in requests:
+        assert gap(done[wanted.id].frames, with_adapters(wanted)) <= MERGED
+        assert done[wanted.id].batch_peak == 1, "none has the same set as another"
+    unworn = with_adapters(ask("ink", seed=2))
+    assert gap(done["ink"].frames, unworn) > 100 * MERGED, "a LoRA that does nothing proves nothing"
+    lane.close()
+
+
+def test_jobs_with_the_same_loras_share_forwards(loras: tuple[Lora, Lora]) -> None:
+    lane = DiffusionLane(SD.build(), kind="image")
+    four = [ask(name, seed=seed, loras=loras[:1]) for seed, name in enumerate("abcd")]
+    rendered(lane, four)  # proves merging
+
+    done = rendered(lane, four)
+
+    assert all(end.batch_peak > 1 for end in done.values())
+    assert all(gap(done[wanted.id].frames, with_adapters(wanted)) <= MERGED for wanted in four)
+    lane.close()
+
+
+def test_after_a_lora_the_model_is_as_it_was(loras: tuple[Lora, Lora]) -> None:
+    lane = DiffusionLane(SD.build(), kind="image")
+    before = rendered(lane, [ask("a")])["a"].frames
+    rendered(lane, [ask("b", loras=loras)])
+
+    assert gap(rendered(lane, [ask("a")])["a"].frames, before) == 0.0
+    lane.close()
+
+
+def test_a_lora_of_another_model_fails_its_job_alone_and_says_so(tmp_path: Path, loras: tuple[Lora, Lora]) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"unet.nowhere.lora_A.weight": torch.zeros(2, 8)}, tmp_path / "alien.safetensors")
+    lane = DiffusionLane(SD.build(), kind="image")
+    lane.admit(ask("alien", loras=(Lora("alien", str(tmp_path / "alien.safetensors"), 1.0),)))
+    lane.admit(ask("good", loras=loras[:1]))
+
+    done = ends(play(lane))
+
+    assert isinstance(done["good"], Rendered)
+    assert isinstance(done["alien"], Failed)
+    assert done["alien"].code == "bad_request"
+    assert done["alien"].message == "The LoRA alien does not fit this model."
+    lane.close()
+
+
+def test_a_scheduler_by_name_is_diffusers_own_beside_the_checkpoints(loras: tuple[Lora, Lora]) -> None:
+    lane = DiffusionLane(SD.build(), kind="image")
+    solver, usual = ask("solver", scheduler="DPMSolverMultistepScheduler"), ask("usual")
+
+    done = rendered(lane, [solver, usual])
+
+    pipeline = SD.build()
+    expected_usual = direct(pipeline, usual)
+    pipeline.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(copy.deepcopy(pipeline.scheduler.config))
+    assert gap(done["solver"].frames, direct(pipeline, solver)) <= MERGED
+    assert gap(done["usual"].frames, expected_usual) <= MERGED
+    assert done["solver"].scheduler == "DPMSolverMultistepScheduler"
+    lane.close()
+
+
+def test_schedulers_that_fit_are_read_from_diffusers() -> None:
+    found = compatible_schedulers({"scheduler": ["diffusers", "PNDMScheduler"]})
+
+    assert found[0] == "PNDMScheduler"
+    assert "DPMSolverMultistepScheduler" in found
+    assert compatible_schedulers({"scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}) == (
+        "FlowMatchEulerDiscreteScheduler",
+    )
+    assert compatible_schedulers({}) == ()
+
+
+SPEC = ModelSpec(name="m", type="image", path=None, source="m", schedulers=("A", "B"), takes_loras=True)
+
+
+def stored(spec: ModelSpec = SPEC, find: Any = None, **wanted: Any) -> dict[str, Any]:
+    asked = GenerateRequest(prompt="x", type="image", **wanted)
+    return resolve(asked, spec, drawn_seed=1, auto_dtype="float32", priority=0, find_lora=find).request
+
+
+def test_a_request_is_stored_with_the_file_of_each_lora() -> None:
+    found = stored(find=lambda name: Path("/l") / name, loras=(("ink", 0.5),), scheduler="B")
+
+    assert found["loras"] == [{"name": "ink", "path": "/l/ink", "weight": 0.5}]
+    assert found["scheduler"] == "B"
+
+
+@pytest.mark.parametrize(
+    ("spec", "wanted", "says"),
+    [
+        (SPEC, {"scheduler": "C"}, "scheduler must be one of A, B for m."),
+        (ModelSpec(name="m", type="image", path=None, source="m"), {"scheduler": "C"}, "scheduler: m has none"),
+        (ModelSpec(name="m", type="image", path=None, source="m"), {"loras": (("a", 1.0),)}, "loras: m takes none."),
+        (SPEC, {"loras": (("a", 1.0), ("a", 0.5))}, "loras: each may be named once."),
+        (SPEC, {"loras": (("inc", 1.0),)}, "loras: There is no LoRA of that name. Did you mean 'ink'"),
+    ],
+)
+def test_a_knob_that_does_not_apply_is_refused_by_its_name(
+    tmp_path: Path, spec: ModelSpec, wanted: dict[str, Any], says: str
+) -> None:
+    (tmp_path / "ink.safetensors").write_bytes(b"")
+
+    with pytest.raises(BadRequest) as refused:
+        stored(spec, LoraFolder(tmp_path).find, **wanted)
+
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "ink.safetensors", ""])
+def test_a_lora_is_found_by_name_and_never_by_path(tmp_path: Path, loras: tuple[Lora, Lora], name: str) -> None:
+    folder = LoraFolder(Path(loras[0].path).parent)
+
+    assert folder.names() == ["ink", "wash"]
+    assert folder.find("ink") == Path(loras[0].path)
+    with pytest.raises(UnknownModel):
+        folder.find(name)
+
+
+def test_a_pickle_with_the_name_of_a_lora_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "evil.safetensors").write_bytes(b"\x80\x04\x95" + bytes(64))
+
+    with pytest.raises(BadModel):
+        LoraFolder(tmp_path).find("evil")
