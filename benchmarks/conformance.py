@@ -102,9 +102,10 @@ def compare(live: LiveServer, family: Family, folder: Path) -> Row:
     failed: dict[str, Any] | None = None
     for _ in range(2):
         if failed is None:
-            ids = [live.submit(**body) for body in bodies]
-            ended = [live.wait(job_id, 600.0) for job_id in ids]
-            failed = next((status for status in ended if status["status"] != "completed"), None)
+            replies = [live.post("/api/generate", body) for body in bodies]
+            ended = [live.wait(reply.json["jobId"], 600.0) for reply in replies if reply.status == 200]
+            refused = [{"error": {"message": reply.json["error"]}} for reply in replies if reply.status != 200]
+            failed = next((end for end in ended if end["status"] != "completed"), (refused or [None])[0])
     merging = next(m["merging"] for m in live.get("/api/models").json["models"] if m["name"] == _slug(family.name))
     if failed is not None:
         return Row(family.name, family.kind, None, 0, merging, failed["error"]["message"])

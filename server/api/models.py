@@ -41,6 +41,8 @@ class ModelReply(Reply):
     waiting: int
     defaults: dict[str, Any]
     limits: dict[str, Any]
+    schedulers: list[str]
+    takesLoras: bool
     sizes: dict[str, list[int]]
 
 
