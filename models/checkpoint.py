@@ -15,11 +15,13 @@ from typing import Literal
 from models.errors import BadModel
 from models.files import weight_bytes
 from models.fingerprint import fingerprint
+from models.gguf_header import read_gguf_header
 from models.pipeline_source import FRAME_COUNTS, PipelineSource, pipeline_source
 from models.preflight import check_folder, check_path, components, read_config
 from models.schedulers import compatible_schedulers
 from models.single_file import chat_context, find_base, lent, weight_bytes_of_file
 from models.spec import Defaults, Limits, ModelSpec
+from models.template import check_template, check_templates
 
 ASPECT_RATIOS = {"16:9": (16, 9), "1:1": (1, 1), "9:16": (9, 16)}
 NATIVE_TOLERANCE = 0.12  # a native size this near an aspect ratio is that aspect ratio's size: 832x480 is "16:9"
@@ -43,6 +45,7 @@ def read_checkpoint(
     elif path.is_dir():
         spec = _chat(path, name=name, source=source, float_bytes=float_bytes)
     elif path.suffix == ".gguf" and (context := chat_context(path)) is not None:
+        check_template(str(read_gguf_header(path).metadata.get("tokenizer.chat_template", "")))
         spec = _chat_spec(name, path, source, weight_bytes_of_file(path, float_bytes), context or None)
     else:
         base = find_base(path, base, cache_dir)
@@ -87,6 +90,7 @@ def _chat(folder: Path, *, name: str, source: str, float_bytes: int) -> ModelSpe
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or not any(str(a).endswith("ForCausalLM") for a in architectures):
         raise BadModel("is neither a diffusers pipeline (model_index.json) nor a language model (…ForCausalLM)")
+    check_templates(folder)
     context = _int(config, "max_position_embeddings") or None
     return _chat_spec(name, folder, source, weight_bytes([folder], float_bytes), context)
 

@@ -136,7 +136,7 @@ class Carrier:
         self._publish(True)
         began = self._clock()
         free = self._scheduler.ledger.free_bytes
-        lane, ran_out = None, False
+        lane, ran_out, reason = None, False, f"The model {model} failed to load."
         try:
             self._scheduler.ledger.book(model, "weights", self._scheduler.need_bytes(model))
             lane = self._device.load(model)
@@ -144,13 +144,14 @@ class Carrier:
             if self._device.is_fatal(error):
                 raise
             ran_out = self._device.is_out_of_memory(error)
+            reason = error.message if isinstance(error, ModelsError) else reason  # theirs may be shown to a client
             logger.exception("model load failed", extra={"model": model})
         self.picture.loading = None
         self.busy_until = None
         if lane is None:
             self._scheduler.ledger.release(model)
             if not (ran_out and self._scheduler.load_ran_out(model, free)):
-                self._load_failed(model)
+                self._load_failed(model, reason)
             return
         self._lanes[model] = lane
         seconds = self._clock() - began
@@ -161,8 +162,8 @@ class Carrier:
         self._look(model)
         logger.info("model loaded", extra={"model": model, "bytes": lane.weight_bytes, "ms": round(seconds * 1000)})
 
-    def _load_failed(self, model: str) -> None:
-        cooldown = self._scheduler.load_failed(model, self._clock(), f"The model {model} failed to load.")
+    def _load_failed(self, model: str, reason: str) -> None:
+        cooldown = self._scheduler.load_failed(model, self._clock(), reason)
         self._fail_waiting(model, cooldown.reason)
 
     def _fail_waiting(self, model: str, reason: str) -> None:
