@@ -24,6 +24,7 @@ from pipelines.interface import (
     Merging,
     Note,
     OutOfMemory,
+    Previewed,
     Progressed,
     Quantum,
     Rendered,
@@ -35,6 +36,7 @@ from pipelines.interface import (
 )
 from pipelines.metering import Meter
 from pipelines.parking import Parking
+from pipelines.preview import Projection, fit, watch
 from pipelines.rendezvous import Forward, Outcome, Rendezvous, Task
 from pipelines.request_scope import StepCounter, entry_points, keep_no_cache, scheduler_of, scoped
 
@@ -88,6 +90,8 @@ class DiffusionLane:
         self._adapters = Adapters(pipeline)
         self._in_hand: InHand | None = None  # the quantum that gave way
         self._measured: set[tuple[str, str, str, int]] = set()  # component, entry, shape, rows
+        self._projection: Projection | None = None  # of latents to colours; fitted for the first who wants a preview
+        self._fitted = False
         self._new: list[Task] = []
         self._running: dict[str, Task] = {}
         self._requests: dict[str, DiffusionRequest] = {}
@@ -202,6 +206,9 @@ class DiffusionLane:
 
     def _start_new(self) -> None:
         new, self._new = self._new, []
+        if not self._fitted and any(self._requests[task.name].preview for task in new):
+            self._fitted, vae = True, getattr(self._pipeline, "vae", None)
+            self._projection = None if vae is None or "vae" in self.parked else fit(vae)
         for task in new:
             self._running[task.name] = task
             outcome = self._rendezvous.start(task)
@@ -244,8 +251,14 @@ class DiffusionLane:
         if request.scheduler is not None:
             own.scheduler = scheduler_of(request.scheduler, own.scheduler)
         self._adapters.load(request.loras)
+        if request.preview and self._projection is not None:
+            ratio = request.width / request.height
+            watch(own.scheduler, self._projection, ratio, functools.partial(self._show, request))
         output = own(**self._arguments(request))
         return _frames(output[0], self.kind), type(getattr(own, "scheduler", None)).__name__
+
+    def _show(self, request: DiffusionRequest, colours: NDArray[np.uint8]) -> None:
+        self._updates.append(Previewed(request.id, colours))
 
     def _arguments(self, request: DiffusionRequest) -> dict[str, Any]:
         """The keyword arguments of the stock call. What a request leaves open is the pipeline's own default."""

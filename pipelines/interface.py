@@ -42,6 +42,7 @@ class DiffusionRequest:
     guidance_scale: float | None  # None: the pipeline's own
     seed: int  # of torch.Generator("cpu"), 0 … 2^63-1
     deterministic: bool = False  # never merged: bit-identical to a run alone
+    preview: bool = False  # show it now and then while it is made
     call: Mapping[str, object] = field(default_factory=dict)  # further arguments of the pipeline's __call__
     scheduler: str | None = None  # class of the noise scheduler; None: the checkpoint's own
     loras: tuple[Lora, ...] = ()
@@ -80,6 +81,14 @@ class Progressed:
     stage: Stage
     step: int
     total_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Previewed:
+    """How a request looks by now. colours: (H, W, 3), as small as the latents; the middle frame of a clip."""
+
+    request_id: str
+    colours: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +131,7 @@ class Canceled:
     request_id: str
 
 
-Update: TypeAlias = Progressed | Rendered | TextDelta | Replied | Failed | Canceled
+Update: TypeAlias = Progressed | Previewed | Rendered | TextDelta | Replied | Failed | Canceled
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipelines.interface import Stage
 from server.jobs import (
     DeviceStatus,
@@ -59,6 +62,7 @@ class LiveJob:
     scheduler: str | None = None  # class name of the noise scheduler
     rendered: int = 0  # outputs the engine has delivered
     saved: dict[int, OutputRow] = field(default_factory=dict)  # by output index
+    preview: NDArray[np.uint8] | None = None  # how its first output looks by now: (H, W, 3), small
     cancel_asked: bool = False
     end: asyncio.Task[None] | None = None  # writes its end to the store: set once, and nothing else ends it then
 
@@ -106,6 +110,12 @@ class Board:
         if job.state is State.QUEUED:
             self._n_queued -= 1
         self.watchers.committed(job.row.key_id, job_id)
+
+    def show(self, job_id: str, colours: NDArray[np.uint8]) -> None:
+        job = self._jobs.get(job_id)
+        if job is not None:
+            job.preview = colours
+            self.watchers.moved(job.row.key_id, job_id)
 
     def view(self, job_id: str) -> LiveJob | None:
         return self._jobs.get(job_id)

@@ -91,6 +91,13 @@ def encode(pixels: Pixels, fmt: Format, provenance: Provenance, fps: int, path: 
             _run_ffmpeg(pixels, fmt, provenance, fps, path)
 
 
+def jpeg(colours: Pixels) -> bytes:
+    """A small picture (H, W, 3) for a look in passing: quick, and without provenance."""
+    target = io.BytesIO()
+    Image.fromarray(colours).save(target, "JPEG", quality=85)
+    return target.getvalue()
+
+
 def _write_picture(pixels: Pixels, fmt: ImageFormat, provenance: Provenance, target: Path | IO[bytes]) -> None:
     picture = Image.fromarray(pixels)
     if fmt == "png":

@@ -13,6 +13,8 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from server import views
@@ -37,7 +39,7 @@ class JobEvent:
     name: str
     job: JobView
     id: int | None = None  # of transitions
-    preview: bytes | None = None  # JPEG
+    preview: NDArray[np.uint8] | None = None  # (H, W, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class JobEvents:
             (job.row.id, None) for job in self._board.of_key(key.id) if watch.job_id in (None, job.row.id)
         )
         told: dict[str, tuple[object, ...]] = {}  # what each job's reader heard last, so that nothing is told twice
+        shown: dict[str, NDArray[np.uint8]] = {}  # the preview each job's reader had last
         while not watch.closed:
             if watch.committed:
                 watch.committed = False
@@ -93,15 +96,18 @@ class JobEvents:
                         yield event
                         if event.job.status.terminal and event.name != State.QUEUED:
                             told.pop(event.job.id, None)
+                            shown.pop(event.job.id, None)
                             if watch.job_id is not None:
                                 return
-            for event in self._news(watch, told):
+            for event in self._news(watch, told, shown):
                 yield event
             await asyncio.sleep(PACE_S)
             if not await watch.changed(KEEP_ALIVE_S):
                 yield KeepAlive()
 
-    def _news(self, watch: Watch, told: dict[str, tuple[object, ...]]) -> Iterator[JobEvent]:
+    def _news(
+        self, watch: Watch, told: dict[str, tuple[object, ...]], shown: dict[str, NDArray[np.uint8]]
+    ) -> Iterator[JobEvent]:
         moved, watch.moved = watch.moved, {}
         for job_id in moved:
             live = self._board.view(job_id)
@@ -113,6 +119,9 @@ class JobEvents:
             if told.get(job_id) != (name, *where):
                 told[job_id] = (name, *where)
                 yield JobEvent(name, view)
+            if watch.previews and live.preview is not None and shown.get(job_id) is not live.preview:
+                shown[job_id] = live.preview
+                yield JobEvent("preview", view, preview=live.preview)
 
 
 def _page(key: ApiKey, job_id: str | None, after: int, conn: Connection) -> list[JobEvent]:

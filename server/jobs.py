@@ -63,6 +63,14 @@ class JobProgressed:
 
 
 @dataclass(frozen=True, slots=True)
+class JobPreviewed:
+    """How its first output looks by now. colours: (H, W, 3), small."""
+
+    job_id: str
+    colours: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
 class OutputReady:
     """frames: (F, H, W, 3) float32 in [0, 1]."""
 
@@ -189,6 +197,7 @@ class EngineStatus:
 Event: TypeAlias = (
     JobStarted
     | JobProgressed
+    | JobPreviewed
     | OutputReady
     | JobText
     | JobReplied

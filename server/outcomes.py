@@ -10,6 +10,7 @@ from pipelines.interface import (
     Canceled,
     Failed,
     Lane,
+    Previewed,
     Progressed,
     Rendered,
     Replied,
@@ -22,6 +23,7 @@ from server.jobs import (
     Job,
     JobCanceled,
     JobFailed,
+    JobPreviewed,
     JobProgressed,
     JobReplied,
     JobText,
@@ -58,6 +60,9 @@ class Outcomes:
                 self._estimates.progressed(request_id, step)
                 self._tell(JobProgressed(job.id, *self._jobs.progress(request_id, stage, step, total)))
                 self._picture.moved = True
+            case Previewed(request_id, colours):
+                if self._jobs.find(request_id)[0] == 0:
+                    self._tell(JobPreviewed(job.id, colours))
             case TextDelta(_, text):
                 self._tell(JobText(job.id, text))
             case Rendered(request_id, frames, batch_peak, scheduler):

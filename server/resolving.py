@@ -59,6 +59,7 @@ class GenerateRequest:
     webhook_url: str | None = None
     scheduler: str | None = None  # class name
     loras: tuple[tuple[str, float], ...] = ()  # name, weight
+    preview: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ def resolve(
         "webhook_url": request.webhook_url,
         "scheduler": _scheduler(request, spec),
         "loras": _loras(request, spec, find_lora),
+        "preview": request.preview,
     }
     return Resolved(stored, _params(stored, auto_dtype if spec.dtype == "auto" else spec.dtype))
 
@@ -254,6 +256,7 @@ def engine_job(row: JobRow) -> Job:
                 guidance_scale=said["guidance_scale"],
                 seed=said["seed"] + index,
                 deterministic=said["deterministic"],
+                preview=said.get("preview", False) and index == 0,
                 call=said["call"],
                 scheduler=said.get("scheduler"),  # jobs stored before there were these
                 loras=tuple(Lora(**lora) for lora in said.get("loras", ())),

@@ -30,6 +30,7 @@ from server.jobs import (
     Event,
     JobCanceled,
     JobFailed,
+    JobPreviewed,
     JobProgressed,
     JobReplied,
     JobReturned,
@@ -301,6 +302,8 @@ class Service:
                 self._board.apply(event)
             case JobProgressed():
                 self._board.apply(event)
+            case JobPreviewed():
+                self._board.show(event.job_id, event.colours)
             case OutputReady():
                 self._delivery.rendered(event)
             case JobText() | JobReplied():

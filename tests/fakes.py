@@ -19,6 +19,7 @@ from server.jobs import (
     Job,
     JobCanceled,
     JobFailed,
+    JobPreviewed,
     JobProgressed,
     JobReplied,
     JobStarted,
@@ -136,6 +137,9 @@ class FakeEngine:
 
     def progress(self, job_id: str, stage: Any, step: int = 0, total: int = 4) -> None:
         self.deliver(JobProgressed(job_id, stage, step, total))
+
+    def preview(self, job_id: str, value: int) -> None:
+        self.deliver(JobPreviewed(job_id, np.full((6, 8, 3), value, np.uint8)))
 
     def render(self, job_id: str, index: int = 0, value: float | None = None) -> None:
         """Frames of the size asked for; noise of the request's seed, or `value` everywhere."""

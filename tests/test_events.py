@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from server import events, watchers
 from tests.front import IMAGE, front
@@ -224,3 +227,30 @@ async def test_no_key_no_events(tmp_path: Path) -> None:
         assert (await f.client.get("/api/events")).status_code == 401
         assert (await f.client.get(f"/api/jobs/{job_id}/events")).status_code == 401
         assert (await f.get("/api/jobs/job_1_nothing/events")).status_code == 404
+
+
+async def test_previews_go_to_those_who_want_them_and_only_the_latest(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        job_id = await f.submit(preview=True)
+        assert f.engine.jobs[job_id].requests[0].preview  # type: ignore[union-attr]  # a picture
+        f.engine.start(job_id)
+        async with stream(f, f"/api/jobs/{job_id}/events?preview=1") as wants, stream(f, "/api/events") as plain:
+            await wants.until("progress")
+            wants.reading.clear()
+            for value in range(5):
+                f.engine.preview(job_id, value * 50)
+                await asyncio.sleep(0)
+            wants.reading.set()
+            shown = await wants.until("preview")
+            while (picture := Image.open(io.BytesIO(base64.b64decode(shown[-1].data["image"])))).getpixel((0, 0)) != (
+                200,
+                200,
+                200,
+            ):
+                shown += await wants.until("preview")
+            f.engine.render(job_id)
+            told = await plain.until("completed")
+
+    assert (picture.size, shown[-1].data["mimeType"]) == ((8, 6), "image/jpeg")
+    assert sum(event.name == "preview" for event in shown) <= 3
+    assert "preview" not in [event.name for event in told]

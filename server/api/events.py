@@ -16,6 +16,7 @@ from server.api.deps import JobId, KeyDep, ServiceDep
 from server.api.sse import COMMENT, EventStream, bookmark, event
 from server.api.wire import JsonObject, errors, job_json, timestamp
 from server.auth import ApiKey
+from server.encoding import jpeg
 from server.errors import BadRequest
 from server.events import Bookmark, JobEvent, KeepAlive
 from server.service import Service
@@ -103,7 +104,7 @@ def event_json(told: JobEvent, service: Service) -> JsonObject:
             return _some(everything, "jobId", "status", "progress", "stage", "step", "totalSteps", "etaSeconds")
         case "preview":
             assert told.preview is not None
-            image = base64.b64encode(told.preview).decode()
+            image = base64.b64encode(jpeg(told.preview)).decode()
             return {**_some(everything, "jobId", "step", "totalSteps"), "mimeType": "image/jpeg", "image": image}
         case _:
             return everything

@@ -71,6 +71,7 @@ class Generate(Strict):
         max_length=8,
         description='a list of 1 to 8 objects like {"name": "NAME", "weight": 0.8}, the weight from -10 to 10',
     )
+    preview: bool | None = Field(None, description="true or false")
     webhook_url: str | None = Field(
         None,
         max_length=2000,
