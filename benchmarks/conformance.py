@@ -2,6 +2,7 @@
 
     python benchmarks/conformance.py --write docs/models.md
     python benchmarks/conformance.py --only FluxPipeline WanPipeline
+    python benchmarks/conformance.py --lane        (no server: lanes in this process, unrounded)
 
 Tiny random checkpoints are saved with `save_pretrained`, put into a running server's models, asked for over HTTP, several
 jobs at once with different prompts, seeds, steps and sizes, and each result is compared with the library's own, loaded from the
@@ -12,11 +13,14 @@ frames, so what is compared are levels of 0 … 255: two levels apart is a diffe
 from __future__ import annotations
 
 import io
+import math
+import multiprocessing
 import sys
 import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,7 @@ import common
 import numpy as np
 import torch
 from conformance_chat import compare_chats
+from conformance_lane import compare_in_lane
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -35,6 +40,7 @@ from models.pipeline_source import pipeline_source, text_pipelines
 from pipelines.diffusion import FRAMES_ARGUMENTS
 from tests.live_server import LiveServer
 
+SAME_VALUES = 1e-3  # unrounded, of [0, 1]: rounding spread by a few steps of random weights
 SAME_LEVELS = 1  # of 255; a value that lies on an edge may round either way
 PROMPTS = ("a red circle", "ocean waves at sunset, wide", "a city", "a green star on the left")
 MARK = "<!-- {} of generated table -->"
@@ -58,6 +64,7 @@ def main() -> None:
     arguments = common.arguments(
         __doc__,
         ("--only", {"nargs": "+", "default": None, "metavar": "NAME", "help": "classes or architectures to try"}),
+        ("--lane", {"action": "store_true", "help": "without HTTP: unrounded values of lanes in this process"}),
         ("--write", {"type": Path, "default": None, "metavar": "FILE", "help": "put the tables into this document"}),
     )
     quiet_libraries()
@@ -66,7 +73,10 @@ def main() -> None:
     torch.set_grad_enabled(False)
     report = common.Report("conformance")
     chosen = [family for family in FAMILIES.values() if arguments.only is None or family.name in arguments.only]
-    rows = [row for some in _batches(chosen, 24) for row in compare_families(some)]
+    if arguments.lane:
+        rows = compare_lanes([family.name for family in chosen])
+    else:
+        rows = [row for some in _batches(chosen, 24) for row in compare_families(some)]
     chats = compare_chats(arguments.only)
     unlisted = {name for name, _ in text_pipelines()} - FAMILIES.keys() - REASONS.keys()
     report.add("pipeline classes tried", len(rows))
@@ -80,6 +90,17 @@ def main() -> None:
             print(f"NOT EQUAL: {row.name}: {row.levels} levels {row.note}")
     if arguments.write is not None:
         write_tables(arguments.write, {"pipelines": _pipeline_table(rows), "chat": _chat_table(chats)})
+
+
+def compare_lanes(names: list[str]) -> list[Row]:
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = pool.map(compare_in_lane, names)
+        return [_show(_row_of_lane(*each)) for each in found]
+
+
+def _row_of_lane(name: str, kind: str, gap: float | None, peak: int, merging: str, note: str) -> Row:
+    levels = None if gap is None else 0 if gap <= SAME_VALUES else math.ceil(gap * 255) + SAME_LEVELS
+    return Row(name, kind, levels, peak, merging, note)
 
 
 def compare_families(families: list[Family]) -> list[Row]:

@@ -1,0 +1,46 @@
+"""The proof without HTTP: the same checkpoints through a lane in this process, unrounded values against the library's. Minutes quicker."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from benchmarks.families import FAMILIES
+from models.pipeline_source import pipeline_source
+from pipelines.diffusion import DiffusionLane
+from pipelines.interface import DiffusionRequest
+from tests.lane_play import direct, rendered, request
+
+PROMPTS = ("a red circle", "ocean waves at sunset, wide", "a city", "a green star on the left")
+
+
+def compare_in_lane(name: str) -> tuple[str, str, float | None, int, str, str]:
+    """(class, makes, largest difference of any value in [0, 1], rows merged, merging, why it failed)."""
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    family = FAMILIES[name]
+    lane = DiffusionLane(family.build(), kind=family.kind)
+    try:
+        requests = [_request(name, i) for i in range(family.jobs)]
+        expected = [direct(lane.pipeline, wanted) for wanted in requests]
+        rendered(lane, requests)  # proves merging, on results that ran alone
+        done = rendered(lane, requests)
+    except Exception as error:  # noqa: BLE001  # a class that cannot run is a line of the table
+        return name, family.kind, None, 0, lane.merging, f"{type(error).__name__}: {str(error)[:100]}"
+    gap = max(float(np.abs(done[r.id].frames - e).max()) for r, e in zip(requests, expected, strict=True))
+    return name, family.kind, gap, max(end.batch_peak for end in done.values()), lane.merging, ""
+
+
+def _request(name: str, i: int) -> DiffusionRequest:
+    """The i-th job: another prompt, seed, guidance and number of steps, and in the last another size."""
+    family, source = FAMILIES[name], pipeline_source(name)
+    assert source is not None
+    wanted = {
+        "prompt": PROMPTS[i],
+        "seed": 1000 + i,
+        "steps": family.steps[i % len(family.steps)],
+        "width": family.other_size if i == len(PROMPTS) - 1 else family.size,
+        "guidance_scale": (3.0, 5.5, 4.0, 7.0)[i] if "guidance_scale" in source.arguments else None,
+        "negative_prompt": "blurred" if "negative_prompt" in source.arguments else None,
+    }
+    return request(family, str(i), **wanted)
