@@ -59,3 +59,27 @@ def test_the_ledger_never_exceeds_the_device_never_goes_negative_and_adds_up(mov
     for name in "abcd":
         ledger.release(name)
     assert ledger.booked_bytes == 0
+
+
+def test_what_leaked_stays_booked_until_the_driver_has_it_back() -> None:
+    ledger = Ledger(name="gpu", capacity_bytes=100)
+    ledger.leaked("a", 30)
+    ledger.observe(Reading(free_bytes=70, ours_bytes=30))
+    assert ledger.free_bytes == 70
+    assert ledger.status().holders[0].kind == "leaked"
+
+    ledger.observe(Reading(free_bytes=90, ours_bytes=10))
+    assert ledger.held_by("a", "leaked") == 10
+
+    ledger.observe(Reading(free_bytes=100, ours_bytes=0))
+    assert ledger.booked_bytes == 0
+
+
+def test_parked_weights_are_booked_of_the_host_and_no_longer_of_the_device() -> None:
+    ledger = Ledger(name="gpu", capacity_bytes=100, host_bytes=50)
+    ledger.correct_weights("a", {"model": 40, "text_encoder": 20}, {})
+    ledger.correct_weights("a", {"model": 40}, {"text_encoder": 20})
+
+    assert (ledger.free_bytes, ledger.host_free_bytes, ledger.parked_of("a")) == (60, 30, 20)
+    ledger.release("a")
+    assert (ledger.free_bytes, ledger.host_free_bytes) == (100, 50)
