@@ -4,7 +4,7 @@ const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 
 export function bytes(n) {
   let at = 0;
-  while (n >= 1024 && at < UNITS.length - 1) { n /= 1024; at += 1; }
+  while (n >= 1000 && at < UNITS.length - 1) { n /= 1024; at += 1; }
   return `${at === 0 || n >= 100 ? Math.round(n) : n.toFixed(1)} ${UNITS[at]}`;
 }
 

@@ -4,6 +4,7 @@ import { announce, complain, copy } from "../announce.js";
 import { events, get } from "../api.js";
 import { confirm } from "../dialog.js";
 import { field, h, options, say } from "../dom.js";
+import { count } from "../format.js";
 import { icon } from "../icons.js";
 
 const NAME = "agentname-chats";
@@ -34,7 +35,7 @@ export default function chat({ signal }) {
   const form = h("form", { class: "composer", onsubmit: (event) => { event.preventDefault(); if (going) going.abort(); else send(); } },
     h("div", { class: "beside" }, text, button),
     h("details", {}, h("summary", {}, "Model and system prompt"),
-      h("div", { class: "fields" }, field("Model", model), field("Temperature", temperature), field("System prompt", system, null, { class: "wide" }), field("Longest reply, in tokens", longest))));
+      h("div", { class: "fields" }, field("Model", model), field("Temperature", temperature), field("System prompt", system, null, { class: "wide" }), field("Longest reply (tokens)", longest))));
   const unsent = { system: "", model: "", temperature: "", max_tokens: "" }; // of a conversation not begun
   let going = null;
 
@@ -68,10 +69,11 @@ export default function chat({ signal }) {
     const stop = () => going?.abort();
     signal.addEventListener("abort", stop, { once: true });
     busy(true);
-    const began = performance.now();
+    let began = null; // with the first piece of text: waiting is not writing
     try {
       for await (const { event, data } of events("POST", "/api/chat", bodyOf(mine, said), { signal: going.signal })) {
         if (event === "delta") {
+          began ??= performance.now();
           reply.text += data.text;
           const follows = nearEnd();
           say(shown.querySelector(".text"), reply.text);
@@ -80,7 +82,10 @@ export default function chat({ signal }) {
           mine.id = data.conversationId;
           reply.text = data.reply;
           const { completionTokens } = data.usage;
-          reply.note = `${completionTokens} tokens, ${(completionTokens / ((performance.now() - began) / 1000)).toFixed(0)} a second${data.finishReason === "length" ? ", cut at its longest" : ""}`;
+          const took = (performance.now() - (began ?? performance.now())) / 1000;
+          const pace = took > 0.1 ? `, ${((completionTokens - 1) / took).toFixed(0)} a second` : "";
+          reply.note = `${count(completionTokens, "token")}${pace}${data.finishReason === "length" ? ", cut at its longest" : ""}`;
+          if (data.warnings?.length) reply.note += `. ${data.warnings.join(" ")}`;
         } else if (event === "error") {
           throw new Error(data.error);
         }

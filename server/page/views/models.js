@@ -12,7 +12,7 @@ import { session } from "../session.js";
 const EVERY_MS = 1500;
 const STATES = { available: "On disk", loading: "Loading", resident: "In memory", parked: "Parked in RAM", failed: "Failed" };
 const KINDS = { image: "Images", video: "Video", chat: "Chat" };
-const MERGING = { proven: "Batches jobs", disproven: "One job at a time" };
+const MERGING = { on: "batches jobs", off: "one job at a time" };
 
 export default function models({ signal }) {
   const list = h("div", { class: "models" });
@@ -76,7 +76,7 @@ function line(model, act) {
     model.type === "chat" && limits.contextTokens && `${limits.contextTokens.toLocaleString()} tokens of context`,
     MERGING[model.merging],
   ].filter(Boolean);
-  const idle = model.idleUnloadAt ? `leaves memory at ${when(model.idleUnloadAt)} if nobody asks` : model.pinned ? "stays in memory" : "";
+  const idle = model.state === "failed" && model.retryInSeconds ? `could not be loaded, tried again in ${model.retryInSeconds} s` : model.idleUnloadAt ? `leaves memory at ${when(model.idleUnloadAt)} if nobody asks` : model.pinned ? "stays in memory" : "";
   const button = (verb, text, picture, kind = "") => h("button", { class: `button little ${kind}`, type: "button", "data-act": `${model.name}/${verb}`, "aria-label": `${text} ${model.name}`, onclick: () => act(model, verb) }, picture ? icon(picture) : null, text);
   return h("li", {},
     h("div", { class: "grow" },

@@ -10,7 +10,8 @@ import { memory } from "../parts/memory.js";
 
 const EVERY_MS = 1000;
 const WAITS = { turn: "its turn", gpu_memory: "memory", model_load: "its model to load" };
-const MERGING = { proven: "batched", disproven: "one by one", unproven: "not yet tried" };
+const ALL_WAIT = { turn: "their turn", gpu_memory: "memory", model_load: "their model to load" };
+const MERGING = { on: "batched", off: "one by one", unproven: "not yet tried" };
 const STAGES = { waiting: "waiting", loading_model: "loading", encoding: "reading the prompt", denoising: "denoising", decoding: "decoding", saving: "saving", done: "done" };
 
 export default function queue({ signal }) {
@@ -93,7 +94,7 @@ function drawRunning(jobs) {
 }
 
 function drawWaiting({ waiting, length, reasons }) {
-  const why = Object.entries(reasons).map(([reason, n]) => `${n} for ${WAITS[reason] ?? reason}`).join(", ");
+  const why = Object.entries(reasons).map(([reason, n]) => `${n} for ${(n === 1 ? WAITS : ALL_WAIT)[reason] ?? reason}`).join(", ");
   return h("div", { class: "stack" },
     why ? h("p", { class: "soft" }, why) : null,
     h("ol", { class: "jobs" }, waiting.slice(0, 30).map((job) => h("li", {},
