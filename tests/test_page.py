@@ -154,6 +154,7 @@ def test_a_clip_is_made_and_a_running_one_is_canceled(page: Page) -> None:
     )
 
     page.get_by_label("Steps").fill("100")
+    page.get_by_label("Seconds").fill("8")
     page.get_by_role("button", name="Create video").click()
     result.get_by_role("button", name="Cancel").click()
     expect(result.get_by_text("Canceled")).to_be_visible()
@@ -195,6 +196,7 @@ def test_a_chat_streams_remembers_stops_and_begins_anew(page: Page, size: str) -
 
     page.get_by_role("button", name="New conversation").click()
     expect(page.get_by_role("article")).to_have_count(0)
+    page.get_by_label("Longest reply").fill("4")
     page.get_by_role("button", name="What can you help me with?").first.click()
     expect(page.get_by_role("article").first).to_be_visible()
 

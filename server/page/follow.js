@@ -25,7 +25,7 @@ export async function follow(jobId, onchange, signal) {
       job = { ...job, ...data };
       if (job.status !== "queued") job.queue = null;
       onchange(job);
-      if (ended(job)) heard.abort();
+      if (ended(job)) heard?.abort();
     },
     wake: () => heard?.abort(),
   };

@@ -47,7 +47,7 @@ function media(job, output, index) {
   return h("img", { src: output.url, alt: label, width: output.width, height: output.height, decoding: "async" });
 }
 
-/** An element that shows `job` and changes with `update(job, preview)`. `on`: {reuse(job, index), gone(job)} */
+/** An element that shows `job` and changes with `update(job, preview)`. `on`: {reuse(job, index), changed(job), gone(job)} */
 export function jobStage(job, on) {
   const box = h("article", { class: "stage", "aria-label": "Result" });
   let shown = null; // the status whose whole shape is on the page
@@ -145,9 +145,11 @@ async function drop(job, on) {
   const over = ended(job);
   if (over && !(await confirm("Delete this?", "The files are deleted from the server. This cannot be undone.", "Delete"))) return;
   try {
-    await remove(`/api/jobs/${job.jobId}`);
-    toast(over ? "Deleted." : "Canceled.");
-    on.gone(job);
+    const now = await remove(`/api/jobs/${job.jobId}`);
+    const deleted = over || now.status === "completed" || now.status === "failed"; // it may have ended meanwhile
+    toast(deleted ? "Deleted." : "Canceled.");
+    if (deleted) on.gone(now);
+    else on.changed(now);
   } catch (error) {
     complain(error);
   }

@@ -182,7 +182,8 @@ function makeResults(models, signal) {
   let stage = null;
   const on = {
     reuse: (job, index) => { reuse(job, models(), index); dispatchEvent(new HashChangeEvent("hashchange")); },
-    gone: (job) => { if (ended(job)) { jobs.delete(job.jobId); if (current === job.jobId) open(order()[0]?.jobId ?? null); drawStrip(); } },
+    changed: take,
+    gone: (job) => { jobs.delete(job.jobId); if (current === job.jobId) open(order()[0]?.jobId ?? null); else drawStrip(); },
   };
   const order = () => [...jobs.values()].sort((a, b) => b.createdAt.localeCompare(a.createdAt) || b.jobId.localeCompare(a.jobId));
 

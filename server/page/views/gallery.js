@@ -54,7 +54,8 @@ export default function gallery({ signal }) {
     await dialog(job.type === "image" ? "Image" : "Video", (close) => {
       const stage = jobStage(job, {
         reuse: (made, index) => { close(); reuse(made, models, index); },
-        gone: (made) => { close(); if (ended(made)) item.remove(); else load(); },
+        changed: () => { close(); load(); },
+        gone: () => { close(); item.remove(); },
       });
       if (!ended(job)) follow(job.jobId, stage.update, watching.signal).catch(() => {}); // closed, or gone
       return stage.element;
