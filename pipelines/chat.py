@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import traceback
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pipelines import device
 from pipelines.cache_room import CacheRoom
+from pipelines.choosing import Chat, choose
 from pipelines.interface import (
     Canceled,
     ChatRequest,
@@ -42,38 +43,12 @@ from pipelines.paged import Choose, PagedBatch, Stepped, cache_bytes_for
 from pipelines.parking import Parking
 from pipelines.plain import Batch, PlainBatch, plain_bytes_for
 from pipelines.prompting import PromptRefused, prompt_tokens
-from pipelines.sampling import draw, penalize, row_key
 from pipelines.stopping import ReplyText
 
 COMPONENT = "model"  # a language model is of one piece
 CALM_STEPS = 100  # after an out-of-memory, until twice as many chats may run again
-MOST_UNITS = 1024  # tokens of a prompt that one step reads at most
-
-
-@dataclass(slots=True)
-class Chat:
-    """One request on its way."""
-
-    request: ChatRequest
-    prompt: list[int]
-    text: ReplyText
-    n_units: int = 0  # parts of the cache set aside for it
-    tokens: list[int] = field(default_factory=list)  # of the reply so far
-    counts: Counter[int] = field(default_factory=Counter)  # how often each token is in it
-    broken: bool = False  # its logits were not numbers
-    refused: bool = False  # it ran out of memory when it ran alone
-
-    @property
-    def n_tokens(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def longest_tokens(self) -> int:
-        """Of prompt and reply, when it is as long as it may become."""
-        return len(self.prompt) + self.request.max_tokens
-
-
 TAKES_TURNS = "This architecture cannot share forwards: its chats take turns, one token at a time."
+MOST_UNITS = 1024  # tokens of a prompt that one step reads at most
 
 
 class ChatLane:
@@ -370,35 +345,7 @@ class ChatLane:
                 self._waiting.remove(chat)
 
     def _choose(self, ids: Sequence[str], logits: Tensor) -> None:
-        """Write into each row what makes its argmax the next token. logits: (N, V) float32, one row for each of `ids`."""
-        chats = [self._running[request_id] for request_id in ids]
-        for chat, sound in zip(chats, logits.amax(-1).isfinite().tolist(), strict=True):
-            chat.broken = not sound
-        for row, chat in enumerate(chats):
-            r = chat.request
-            if r.repetition_penalty != 1.0 or r.presence_penalty or r.frequency_penalty:
-                logits[row] = penalize(
-                    logits[row],
-                    chat.prompt,
-                    chat.counts,
-                    repetition=r.repetition_penalty,
-                    presence=r.presence_penalty,
-                    frequency=r.frequency_penalty,
-                )
-        sampled = [(row, chat) for row, chat in enumerate(chats) if chat.request.temperature > 0 and not chat.broken]
-        if not sampled:
-            return
-        tensor = functools.partial(torch.tensor, device=logits.device)
-        rows = tensor([row for row, _ in sampled])
-        requests = [chat.request for _, chat in sampled]
-        tokens = draw(
-            logits[rows],
-            tensor([r.temperature for r in requests]),
-            tensor([r.top_k for r in requests]),
-            tensor([r.top_p for r in requests], dtype=torch.float64),
-            tensor([row_key(chat.request.seed, chat.n_tokens) for _, chat in sampled]),
-        )
-        logits[rows, tokens] = torch.inf
+        choose([self._running[request_id] for request_id in ids], logits)
 
     def _decode(self, tokens: list[int]) -> str:
         text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)

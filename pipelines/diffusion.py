@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipelines import device
 from pipelines.adapters import Adapters, BadAdapter
+from pipelines.frames import frames_of
 from pipelines.interface import (
     Canceled,
     DiffusionRequest,
@@ -255,7 +256,7 @@ class DiffusionLane:
             ratio = request.width / request.height
             watch(own.scheduler, self._projection, ratio, functools.partial(self._show, request))
         output = own(**self._arguments(request))
-        return _frames(output[0], self.kind), type(getattr(own, "scheduler", None)).__name__
+        return frames_of(output[0], self.kind), type(getattr(own, "scheduler", None)).__name__
 
     def _show(self, request: DiffusionRequest, colours: NDArray[np.uint8]) -> None:
         self._updates.append(Previewed(request.id, colours))
@@ -343,23 +344,3 @@ def _failure(task: Task, error: BaseException) -> Failed:
     if device.is_out_of_memory(error):
         return Failed(task.name, "out_of_memory", "The device ran out of memory for this job, even alone.", detail)
     return Failed(task.name, "model_error", "The pipeline failed on this job.", detail)
-
-
-def _frames(media: Any, kind: Literal["image", "video"]) -> NDArray[np.float32]:
-    """The first picture or clip of a pipeline's output as (F, H, W, 3) float32 in [0, 1].
-
-    media: (B, H, W, 3) for pictures; (B, F, H, W, 3), or a list of B clips, for videos; arrays, tensors or PIL pictures.
-    """
-    first = media[0]
-    if kind == "image":
-        first = [first]
-    frames = np.stack([_pixels(frame) for frame in first])
-    return np.ascontiguousarray(frames, dtype=np.float32)
-
-
-def _pixels(frame: Any) -> NDArray[np.float32]:
-    if isinstance(frame, torch.Tensor):
-        return np.asarray(frame.float().cpu().permute(1, 2, 0).numpy(), dtype=np.float32)
-    array = np.asarray(frame)
-    scale = 255 if array.dtype == np.uint8 else 1
-    return np.asarray(array / np.float32(scale), dtype=np.float32)

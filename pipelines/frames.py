@@ -1,0 +1,29 @@
+"""What a pipeline hands back, as frames. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+def frames_of(media: Any, kind: Literal["image", "video"]) -> NDArray[np.float32]:
+    """The first picture or clip of a pipeline's output as (F, H, W, 3) float32 in [0, 1].
+
+    media: (B, H, W, 3) for pictures; (B, F, H, W, 3), or a list of B clips, for videos; arrays, tensors or PIL pictures.
+    """
+    first = media[0]
+    if kind == "image":
+        first = [first]
+    frames = np.stack([_pixels(frame) for frame in first])
+    return np.ascontiguousarray(frames, dtype=np.float32)
+
+
+def _pixels(frame: Any) -> NDArray[np.float32]:
+    if isinstance(frame, torch.Tensor):
+        return np.asarray(frame.float().cpu().permute(1, 2, 0).numpy(), dtype=np.float32)
+    array = np.asarray(frame)
+    scale = 255 if array.dtype == np.uint8 else 1
+    return np.asarray(array / np.float32(scale), dtype=np.float32)
