@@ -20,6 +20,8 @@ from tests.checkpoints import chat_folder, safetensors_bytes
 from tests.fake_hub import TOKEN, Hub, fake_hub
 from tests.test_library import library
 
+pytestmark = pytest.mark.slow  # a process for each pull
+
 BIG = safetensors_bytes({"weight": ("F16", [9 << 20], 18 << 20)})  # over the size from which we download ourselves
 MIB = 1 << 20
 
