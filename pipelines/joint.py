@@ -70,6 +70,8 @@ class Joint:
 
     def width(self, form: Form, count: int, most: int | None) -> tuple[int, int]:
         """How many of `count` calls of this form to run together, and the width to run them at."""
+        if count > 1:
+            self._seen[self._name(form.structure)] += 1  # also where it never merges: it is what the calls mostly are
         if count < 2 or not self._verdicts.get(self._name(form.structure), True):
             return 1, 1
         narrowest, _ = self._too_wide.get(form.shape, (2 * self._max_calls, 0))
@@ -80,7 +82,6 @@ class Joint:
         self.refused, self.proving = [], False
         calls[0].ambient.restore()
         if form is not None and len(calls) > 1:
-            self._seen[self._name(form.structure)] += 1
             self._wait_out(form)
             return self._run(calls, form, width)
         return [self._run_alone(calls[0])]
