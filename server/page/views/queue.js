@@ -68,7 +68,7 @@ function drawLanes(lanes) {
       h("td", { "data-label": "State" }, h("span", { class: `chip ${lane.state}` }, lane.state === "resident" ? "in memory" : lane.state)),
       h("td", { "data-label": "Jobs" }, lane.running || "idle"),
       h("td", { class: "numbers", "data-label": "A step takes" }, lane.stepSeconds === null ? "–" : seconds(lane.stepSeconds)),
-      h("td", { "data-label": "Batches" }, lane.type === "chat" ? "batched" : MERGING[lane.merging] ?? lane.merging),
+      h("td", { "data-label": "Batches" }, lane.type === "chat" ? "batched" : MERGING[lane.merging]),
       h("td", { class: "numbers", "data-label": "Memory" }, bytes(lane.bytes)))))));
 }
 
