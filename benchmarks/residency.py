@@ -1,0 +1,200 @@
+"""Four models on a device that holds two of them, jobs in random order: is every picture right, and do the books and forecasts hold?
+
+The server is the real one on the CPU, with a budget. Its checkpoints are random and tiny but for an embedding table that costs
+memory and no time. Bars of the plan: every job ends with the right picture, at most 40 loads for 200 jobs, the ledger
+within 10 % of what the process really grew by, forecasts 25 % off at submission and 10 % at half time in the median.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import re
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import common
+import numpy as np
+import torch
+from diffusers import PixArtSigmaPipeline
+from PIL import Image
+
+from benchmarks.families import parts
+from tests.live_server import LiveServer
+from tests.stock_families import pixart_sigma
+
+MODELS = ("amber", "birch", "cedar", "dune")
+STEPS, SIDE = 8, 64
+CALL = {"use_resolution_binning": False, "clean_caption": False, "max_sequence_length": 32}
+SAMPLE = 12  # pictures compared with a direct call
+POLL_S = 0.5
+
+
+def make_models(data_dir: Path, mib: int) -> int:
+    """Four checkpoints of about `mib` each, and their entries. Returns the bytes of one on the device."""
+    lines, n_bytes = [], 0
+    for seed, name in enumerate(MODELS):
+        pipeline = pixart_sigma()
+        torch.manual_seed(seed)
+        pipeline.text_encoder = parts.t5_text(vocab_size=(mib << 20) // (4 * parts.TEXT_DIM)).eval()
+        pipeline.save_pretrained(data_dir / "checkpoints" / name)
+        n_bytes = sum(p.stat().st_size for p in (data_dir / "checkpoints" / name).rglob("*.safetensors"))
+        call = "\n".join(f"{key} = {json.dumps(value)}" for key, value in CALL.items())
+        lines.append(f'[models.{name}]\ntype = "image"\nsource = "checkpoints/{name}"\n[models.{name}.call]\n{call}\n')
+    (data_dir / "models.toml").write_text("\n".join(lines))
+    return n_bytes
+
+
+@dataclass
+class Watched:
+    """One job and what was forecast of it while it lived."""
+
+    id: str
+    body: dict[str, Any]
+    at: float
+    etas: list[tuple[float, float]] = field(default_factory=list)  # (when asked, seconds left it was told)
+    end: dict[str, Any] = field(default_factory=dict)
+    ended_at: float = 0.0
+
+    def error_at(self, share: float) -> float | None:
+        """|forecast − actual| / actual of the forecast nearest to that share of its life; None: none near it."""
+        life = self.ended_at - self.at
+        asked, told = min(self.etas, key=lambda eta: abs(eta[0] - self.at - share * life), default=(0.0, 0.0))
+        left = self.ended_at - asked
+        if not self.etas or abs(asked - self.at - share * life) > 0.15 * life + POLL_S or left <= 0:
+            return None
+        return abs(told - left) / left
+
+
+def submit_all(live: LiveServer, count: int, seed: int = 5) -> list[Watched]:
+    dice = random.Random(seed)
+    jobs = []
+    for number in range(count):
+        body = {"type": "image", "prompt": dice.choice(common.PROMPTS), "model": dice.choice(MODELS),
+                "width": SIDE, "height": SIDE, "steps": STEPS, "seed": number}  # fmt: skip
+        at = time.monotonic()
+        jobs.append(Watched(live.submit(**body), body, at))
+    return jobs
+
+
+def watch(live: LiveServer, jobs: list[Watched], samples: list[tuple[int, int]]) -> None:
+    """Until all have ended, noting forecasts and (bytes on the books, resident bytes of the process)."""
+    going = {job.id: job for job in jobs}
+    while going:
+        for status in ("queued", "processing"):
+            for told in listed(live, status):
+                if told["jobId"] in going and told["etaSeconds"] is not None:
+                    going[told["jobId"]].etas.append((time.monotonic(), told["etaSeconds"]))
+        device = live.get("/api/gpu").json["devices"][0]
+        assert sum(holder["bytes"] for holder in device["holders"]) == device["used"]
+        assert device["used"] <= device["total"]
+        samples.append((device["used"], resident_bytes(live)))
+        for told in [*listed(live, "completed"), *listed(live, "failed")]:
+            if (job := going.pop(told["jobId"], None)) is not None:
+                finished = told["finishedAt"]
+                job.end, job.ended_at = told, time.monotonic() - (time.time() - seconds_of(finished))
+        time.sleep(POLL_S)
+
+
+def listed(live: LiveServer, status: str) -> Iterable[dict[str, Any]]:
+    cursor = ""
+    while True:
+        page = live.get(f"/api/jobs?status={status}&limit=100{cursor}").json
+        yield from page["jobs"]
+        if page["nextCursor"] is None:
+            return
+        cursor = f"&cursor={page['nextCursor']}"
+
+
+def seconds_of(timestamp: str) -> float:
+    from datetime import datetime
+
+    return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
+
+
+def resident_bytes(live: LiveServer) -> int:
+    status = Path(f"/proc/{live.server_pid()}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]  # Linux always says
+
+
+def difference(live: LiveServer, data_dir: Path, job: Watched) -> int:
+    """The largest difference, in steps of 8 bits, between a job's picture and the same call of the library."""
+    pipeline = PixArtSigmaPipeline.from_pretrained(data_dir / "checkpoints" / job.body["model"])
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator("cpu").manual_seed(job.body["seed"])
+    said = {key: job.body[key] for key in ("prompt", "width", "height")}
+    direct = pipeline(**said, **CALL, num_inference_steps=STEPS, generator=generator).images[0]
+    served = Image.open(io.BytesIO(live.fetch(job.end["outputs"][0]["url"]).body))
+    return int(np.abs(np.asarray(direct).astype(int) - np.asarray(served).astype(int)).max())
+
+
+def loads(live: LiveServer) -> int:
+    live.log.flush()
+    return Path(live.log.name).read_text().count('"msg": "model loaded"')
+
+
+def start(data_dir: Path, model_bytes: int, **env: str) -> LiveServer:
+    """With room for two models and what their steps hold, not for three."""
+    settings = {"AGENTNAME_MEMORY_BUDGET": str(int(2.6 * model_bytes)), "AGENTNAME_MEMORY_RESERVE": "0"}
+    return LiveServer(data_dir, env=settings | {"AGENTNAME_TORCH_THREADS": "1"} | env).start()
+
+
+def main() -> None:
+    said = common.arguments(
+        __doc__ or "", ("--jobs", {"type": int, "default": 200}), ("--mib", {"type": int, "default": 160})
+    )
+    report = common.Report("residency: four models where two fit")
+    with tempfile.TemporaryDirectory() as folder:
+        data_dir = Path(folder) / "data"
+        data_dir.mkdir()
+        live = start(data_dir, make_models(data_dir, said.mib))
+        try:
+            measure(report, live, data_dir, said.jobs)
+        finally:
+            live.stop()
+    report.save(said.json)
+
+
+def measure(report: common.Report, live: LiveServer, data_dir: Path, count: int) -> None:
+    for name in MODELS:  # each once alone: forecasts come from measured times
+        live.wait(live.submit(type="image", prompt="x", model=name, width=SIDE, height=SIDE, steps=STEPS))
+    before, samples = loads(live), []  # type: ignore[var-annotated]  # filled by watch
+    used, rss = live.get("/api/gpu").json["devices"][0]["used"], resident_bytes(live)
+    for name in MODELS:
+        live.post(f"/api/models/{name}/unload", {})
+    while live.get("/api/gpu").json["devices"][0]["used"]:
+        time.sleep(POLL_S)
+    empty = resident_bytes(live)
+    report.add(
+        "books against the process, two models in memory", abs(used / max(1, rss - empty) - 1) * 100, "%", most=10
+    )
+    began = time.monotonic()
+    jobs = submit_all(live, count)
+    watch(live, jobs, samples)
+    report.add("jobs", count)
+    report.add("jobs a second", count / (time.monotonic() - began), "/s")
+    failed = [job.end["error"]["code"] for job in jobs if job.end["status"] != "completed"]
+    report.add("jobs that failed", len(failed), most=0)
+    report.add("of those out of memory", failed.count("out_of_memory"), most=0)
+    sample = random.Random(1).sample([job for job in jobs if job.end["status"] == "completed"], min(SAMPLE, count))
+    report.add(
+        "pictures compared, largest difference", max(difference(live, data_dir, job) for job in sample), "/255", most=1
+    )
+    report.add("loads", loads(live) - before, most=max(4, count // 5))
+    report.add("most on the books", max(used for used, _ in samples) / 2**20, "MiB")
+    off = [abs(used / max(1, rss - empty) - 1) * 100 for used, rss in samples if used]
+    report.add("books against the process while jobs ran, median", common.median(off) if off else 0.0, "%", most=10)
+    for share, what, bar in ((0.0, "at submission", 25), (0.5, "half way", 10)):
+        errors = [error for job in jobs if (error := job.error_at(share)) is not None]
+        report.add(f"forecasts {what}", len(errors))
+        if errors:
+            report.add(f"forecast off {what}, median", common.median(errors) * 100, "%", most=bar)
+
+
+if __name__ == "__main__":
+    main()
