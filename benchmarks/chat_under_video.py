@@ -6,6 +6,7 @@ Bar of the plan: the 95th percentile of both at most twice that of the idle serv
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import tempfile
 import time
@@ -46,7 +47,7 @@ def measured(live: LiveServer, count: int) -> tuple[list[float], list[float]]:
     for number in range(count):
         came = chat(live, common.QUESTIONS[number % len(common.QUESTIONS)])
         first.append(came[0])
-        between += [b - a for a, b in zip(came, came[1:], strict=False)]
+        between += [b - a for a, b in itertools.pairwise(came)]
     return first, between
 
 

@@ -183,10 +183,13 @@ class Residency:
         return resident.last_used + self.keep_alive_s(resident.name)
 
     def free_from(self, resident: Resident) -> float:
-        """When its minimum residency is over, or, while there is work for it, its slice."""
+        """When its minimum residency is over, or, while there is work for it, its slice.
+
+        A model that came in an instant is brought back in one: it keeps nobody waiting for the whole minimum.
+        """
         has_work = bool(resident.running) or self._wanted(resident.name)
-        stay = max(self.min_residency_s, SLICE * resident.arrival_s if has_work else 0.0)
-        return resident.since + stay
+        slice_s = SLICE * resident.arrival_s
+        return resident.since + (slice_s if has_work else min(self.min_residency_s, slice_s))
 
     # Making room
 
