@@ -93,10 +93,10 @@ def watch(live: LiveServer, jobs: list[Watched], samples: list[tuple[int, int]])
             for told in listed(live, status):
                 if told["jobId"] in going and told["etaSeconds"] is not None:
                     going[told["jobId"]].etas.append((time.monotonic(), told["etaSeconds"]))
-        device = live.get("/api/gpu").json["devices"][0]
-        assert sum(holder["bytes"] for holder in device["holders"]) == device["used"]
-        assert device["used"] <= device["total"]
-        samples.append((device["used"], resident_bytes(live)))
+        for device in live.get("/api/gpu").json["devices"]:  # none until the engine has first looked
+            assert sum(holder["bytes"] for holder in device["holders"]) == device["used"]
+            assert device["used"] <= device["total"]
+            samples.append((device["used"], resident_bytes(live)))
         for told in [*listed(live, "completed"), *listed(live, "failed")]:
             if (job := going.pop(told["jobId"], None)) is not None:
                 finished = told["finishedAt"]

@@ -86,8 +86,8 @@ class Statuses:
         return running, [replace(its.entry, eta_s=self.eta_s(job_id)) for job_id, (its, _) in self._waiting.items()]
 
     def devices(self) -> list[DeviceStatus]:
-        """In the order they first reported."""
-        return [status.device for status, _ in self._by_device.values()]
+        """By name, whichever reported first."""
+        return [self._by_device[name][0].device for name in sorted(self._by_device)]
 
     def models(self) -> list[ModelPicture]:
         copies: dict[str, list[tuple[ModelStatus, str, float]]] = {}

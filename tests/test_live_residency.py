@@ -12,7 +12,12 @@ from tests.live_server import LiveServer
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # scripts that import one another by name
 
-pytestmark = [pytest.mark.live, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.slow,
+    # diffusers' own, in the direct call a picture is compared with
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 
 @pytest.fixture(scope="module")

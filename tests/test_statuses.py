@@ -37,8 +37,8 @@ def test_queues_are_worked_off_side_by_side(statuses: Statuses) -> None:
 
 
 def test_a_picture_replaces_the_one_of_its_device_alone(statuses: Statuses) -> None:
-    statuses.take(picture("cpu 0", "a"))
     statuses.take(picture("cpu 1", "x"))
+    statuses.take(picture("cpu 0", "a"))
     statuses.take(picture("cpu 0"))
 
     assert statuses.waiting("a") is None
