@@ -157,7 +157,6 @@ class Carrier:
         seconds = self._clock() - began
         self._scheduler.ledger.release(model)
         self._scheduler.loaded(model, self._clock(), seconds)
-        self._estimates.loaded(model, seconds)
         self._scheduler.ledger.correct(model, "kv_cache", lane.cache_bytes)
         self._scheduler.placed(model, lane.components, lane.parked)
         self._look(model)
