@@ -16,7 +16,7 @@ import common
 
 from tests.live_server import LiveServer
 
-CLIP = {"type": "video", "prompt": "Ocean waves at sunset", "steps": 100, "duration": 10}
+CLIP = {"type": "video", "prompt": "Ocean waves at sunset", "steps": 100, "duration": 2}
 CLIPS = 4
 MAX_TOKENS = 32
 
