@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -19,6 +19,9 @@ class GenerateOptions(TypedDict, total=False):
     height: int
     deterministic: bool
     webhook_url: str
+    loras: list[dict[str, Any]]  # {"name", "weight"} each
+    scheduler: str  # one of those the model lists
+    preview: bool
     n: int
     duration: int
     num_frames: int
