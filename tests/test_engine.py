@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
-from pipelines.interface import DiffusionRequest, Failed
+from pipelines.interface import DiffusionRequest, Failed, Update
 from server.engine import Device, Engine
 from server.errors import NeverFits, Unavailable
 from server.jobs import (
@@ -100,6 +102,18 @@ def run(story: Callable[[Bench], object], **settings: object) -> Bench:
         return bench
 
     return asyncio.run(scene())
+
+
+class HeldLane(FakeLane):
+    """Its first step waits until it is let go: what is told to the engine meanwhile is there before the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def step(self, *args: Any, **kwargs: Any) -> Sequence[Update]:
+        assert self.go.wait(30)
+        return super().step(*args, **kwargs)
 
 
 def test_a_job_is_started_makes_progress_and_gives_its_output_in_that_order() -> None:
@@ -203,15 +217,20 @@ def test_a_model_larger_than_the_device_is_refused_with_the_figures() -> None:
 
 
 def test_nothing_is_taken_while_shutting_down_and_what_waits_is_left_for_the_next_start() -> None:
+    lane = HeldLane()
+
     async def story(bench: Bench) -> None:
-        bench.engine.submit(job("running", n=4, steps=2000))
+        bench.engine.submit(job("running", n=4, steps=3))
         await bench.wait(lambda: len(bench.of(JobStarted)) == 1)
         bench.engine.submit(job("waiting", n=4))
-        await bench.engine.drain(5)
+        draining = asyncio.create_task(bench.engine.drain(5))
+        await asyncio.sleep(0)  # it has told the engine
+        lane.go.set()
+        await draining
         with pytest.raises(Unavailable, match="shutting down"):
             bench.engine.submit(job("late"))
 
-    bench = run(story)
+    bench = run(story, lanes={"m": lane})
 
     assert {e.job_id for e in bench.ends()} == {"running"}  # type: ignore[union-attr]
 
@@ -304,7 +323,7 @@ def test_a_pinned_model_stays_when_asked_to_leave_and_goes_once_unpinned() -> No
 
 def test_a_waiting_job_that_is_recalled_comes_back_and_a_running_one_stays() -> None:
     async def story(bench: Bench) -> None:
-        bench.engine.submit(job("running", n=4, steps=2000))
+        bench.engine.submit(job("running", n=4, steps=10**9))  # ends only when it is canceled
         bench.engine.submit(job("waiting", n=4))
         await bench.wait(lambda: len(bench.of(JobStarted)) == 1)
         bench.engine.recall("running")
@@ -319,14 +338,15 @@ def test_a_waiting_job_that_is_recalled_comes_back_and_a_running_one_stays() -> 
 
 
 def test_a_forgotten_model_fails_its_waiting_jobs_ends_its_running_ones_and_leaves_pinned_or_not() -> None:
-    lane = FakeLane()
+    lane = HeldLane()
 
     async def story(bench: Bench) -> None:
         bench.engine.pin("m", True)
-        bench.engine.submit(job("running", n=4, steps=300))
+        bench.engine.submit(job("running", n=4, steps=3))
         bench.engine.submit(job("waiting", n=4))
         await bench.wait(lambda: len(bench.of(JobStarted)) == 1)
         bench.engine.forget("m")
+        lane.go.set()
         await bench.wait(lambda: len(bench.ends()) == 5 and lane.closed)
 
     bench = run(story, lanes={"m": lane})

@@ -50,11 +50,12 @@ function media(job, output, index) {
 /** An element that shows `job` and changes with `update(job, preview)`. `on`: {reuse(job, index), changed(job), gone(job)} */
 export function jobStage(job, on) {
   const box = h("article", { class: "stage", "aria-label": "Result" });
-  let shown = null; // the status whose whole shape is on the page
+  let shown = null; // the job and the end whose whole shape is on the page
   let live = null;
 
   function update(next, preview) {
-    const key = `${next.jobId} ${next.status}`;
+    // Drawn anew only when it ends: a click must not fall between two buttons.
+    const key = `${next.jobId} ${ended(next) ? next.status : "under way"}`;
     if (shown === key && live) live(next, preview);
     else if (shown !== key) {
       if (shown?.startsWith(next.jobId) && ended(next)) announce(next.status === "failed" ? `Failed: ${next.error?.message}` : STATES[next.status]);
