@@ -41,7 +41,8 @@ class Statuses:
         self._running: dict[str, tuple[float | None, float]] = {}  # by job id: seconds left, told when
 
     def take(self, status: EngineStatus) -> None:
-        self._by_device[status.device.name] = status, self._clock()
+        told = self._by_device | {status.device.name: (status, self._clock())}
+        self._by_device = dict(sorted(told.items()))  # by name, whichever reported first
         listed = [
             (rank, entry, its.device.free_bytes, at)
             for its, at in self._by_device.values()
@@ -86,8 +87,7 @@ class Statuses:
         return running, [replace(its.entry, eta_s=self.eta_s(job_id)) for job_id, (its, _) in self._waiting.items()]
 
     def devices(self) -> list[DeviceStatus]:
-        """By name, whichever reported first."""
-        return [self._by_device[name][0].device for name in sorted(self._by_device)]
+        return [status.device for status, _ in self._by_device.values()]
 
     def models(self) -> list[ModelPicture]:
         copies: dict[str, list[tuple[ModelStatus, str, float]]] = {}

@@ -322,16 +322,19 @@ def test_a_pinned_model_stays_when_asked_to_leave_and_goes_once_unpinned() -> No
 
 
 def test_a_waiting_job_that_is_recalled_comes_back_and_a_running_one_stays() -> None:
+    lane = HeldLane()
+
     async def story(bench: Bench) -> None:
-        bench.engine.submit(job("running", n=4, steps=10**9))  # ends only when it is canceled
+        bench.engine.submit(job("running", n=4, steps=3))
         bench.engine.submit(job("waiting", n=4))
         await bench.wait(lambda: len(bench.of(JobStarted)) == 1)
         bench.engine.recall("running")
         bench.engine.recall("waiting")
-        await bench.wait(lambda: len(bench.of(JobReturned)) == 1)
         bench.engine.cancel("running")
+        lane.go.set()
+        await bench.wait(lambda: len(bench.of(JobReturned)) == 1 and len(bench.ends()) == 1)
 
-    bench = run(story)
+    bench = run(story, lanes={"m": lane})
 
     assert bench.of(JobReturned) == [JobReturned(job("waiting", n=4))]
     assert [e.job_id for e in bench.ends()] == ["running"]  # type: ignore[union-attr]

@@ -81,3 +81,11 @@ def test_a_model_that_failed_on_one_device_and_is_on_another_is_there(statuses: 
 
     statuses.take(picture("cpu 1", models=[ModelStatus("m", "resident", 3, 0, "on", 0, None)]))
     assert (statuses.models()[0].status.state, statuses.models()[0].retry_in_s) == ("resident", None)
+
+
+def test_devices_of_a_model_are_in_one_order_whichever_reported_first(statuses: Statuses) -> None:
+    model = ModelStatus("m", "resident", 3, 0, "on", 0, None)
+    for device in ("cpu 1", "cpu 0"):
+        statuses.take(picture(device, models=[model]))
+
+    assert [its.devices for its in statuses.models()] == [("cpu 0", "cpu 1")]
