@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from server.api import (
     catalogue,
@@ -51,6 +52,7 @@ from server.service import Service
 logger = logging.getLogger(__name__)
 
 TIDY_EVERY_S = 60.0
+METHODS = ("GET", "POST", "PATCH", "DELETE")
 
 # What the query of a route may say; the framework's own text would quote the input.
 QUERY_TEXTS = {
@@ -163,7 +165,14 @@ async def _tidy_now_and_then(service: Service) -> None:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     body = error_body(error.status_code, text_of(error.status_code), request.scope["path"])
-    return Response(body, error.status_code, error.headers, media_type="application/json")
+    headers = {"Allow": ", ".join(_methods_here(request))} if error.status_code == 405 else error.headers
+    return Response(body, error.status_code, headers, media_type="application/json")
+
+
+def _methods_here(request: Request) -> list[str]:
+    """Which methods some route takes at this address; the router itself would name those of the first route only."""
+    routes, scope = request.app.routes, request.scope
+    return [m for m in METHODS if any(route.matches({**scope, "method": m})[0] is Match.FULL for route in routes)]
 
 
 async def _query_error(request: Request, error: Exception) -> Response:

@@ -195,7 +195,9 @@ async def test_every_reply_has_an_id_of_its_own_and_safe_headers(tmp_path: Path)
 async def test_unknown_paths_and_methods_are_errors_of_the_usual_shape(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         unknown, method = await f.get("/api/nope"), await f.get("/api/generate")
+        several = await f.client.options("/api/keys", headers=f.auth("enterprise"))
 
+    assert several.headers["allow"] == "GET, POST"
     assert (unknown.status_code, unknown.json()) == (404, {"error": "There is nothing at this address.", "code": 404})
     assert (method.status_code, method.json()["code"], method.headers["allow"]) == (405, 405, "POST")
 

@@ -69,7 +69,11 @@ def is_held_out(drawing: Drawing) -> bool:
 
 
 def random_drawing(rng: np.random.Generator, video: bool, held_out: bool = False, shape_share: float = 0.5) -> Drawing:
-    """A random drawing, from the training combinations or (for shapes only) from the held-out ones."""
+    """A random drawing, from the training combinations or (for shapes only) from the held-out ones.
+
+    A shape that moves does so along the middle: where captions leave the line open, the guess of it costs a model as small
+    as tiny-motion the shape itself (2,000 batches with lines of all heights gave patches that come and go).
+    """
     seed = int(rng.integers(2**31))
     if rng.random() >= shape_share:
         return Drawing("scene", seed, kind=str(rng.choice(KINDS)), time=str(rng.choice(TIMES)))
@@ -82,17 +86,8 @@ def random_drawing(rng: np.random.Generator, video: bool, held_out: bool = False
             shape=str(rng.choice(SHAPES)),
             colour=str(colour),
             background=str(background),
-            place=str(rng.choice(_places(motion))),
+            place="centre" if motion else str(rng.choice(PLACES)),
             motion=motion,
         )
         if is_held_out(drawing) == held_out:
             return drawing
-
-
-def _places(motion: str) -> tuple[str, ...]:
-    """The places that make sense: a shape that moves sideways has a height, one that moves up or down a side."""
-    if motion in ("left", "right"):
-        return ("top", "bottom", "centre", "centre")
-    if motion in ("up", "down"):
-        return ("left", "right", "centre", "centre")
-    return ("centre",) if motion == "grow" else PLACES

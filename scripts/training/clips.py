@@ -4,9 +4,9 @@ import numpy as np
 
 from . import latents
 
-CLIPS = {"16:9": 2400, "1:1": 400, "9:16": 400}  # of 16 frames
+CLIPS = {"16:9": 4000, "1:1": 500, "9:16": 500}  # of 16 frames
 LONG_CLIPS = {"16:9": 60}  # of 80 frames
-SHAPE_SHARE = 0.75  # there are far more shapes to tell apart than scenes
+SHAPE_SHARE = 0.85  # there are far more shapes to tell apart than scenes
 
 
 def train(_minutes: float, seed: int = 0) -> None:

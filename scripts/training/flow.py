@@ -17,7 +17,12 @@ from .common import Average, Progress, cache_dir, device, mixed_precision
 from .muon import Muon
 from .text import tokenize
 
-NOISINESS = 0.6  # shifts the levels up: what the prompt decides (colours, places) is settled while there is much noise
+# Mean and spread of the levels' logit. What the prompt decides (colours, places, motion) is settled while there is much
+# noise, and the more numbers a thing has, the longer noise leaves it readable: clips learn nothing from their captions
+# below a level of about 0.95, so they get far more of those than pictures do.
+Levels = tuple[float, float]
+PICTURE_LEVELS: Levels = (0.6, 1.0)
+CLIP_LEVELS: Levels = (1.6, 1.3)
 EMPTY = 0.1  # share of captions left empty, for classifier-free guidance
 # (noisy latents, timestep (batch,), text (batch, tokens, width), mask (batch, tokens)) → velocity
 Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -56,7 +61,15 @@ def optimizers(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
 
 
 def fit(
-    name: str, model: nn.Module, predict: Predict, draw: Draw, text: Text, minutes: float, seed: int, rate: float = 2e-3
+    name: str,
+    model: nn.Module,
+    predict: Predict,
+    draw: Draw,
+    text: Text,
+    levels: Levels,
+    minutes: float,
+    seed: int,
+    rate: float = 2e-3,
 ) -> nn.Module:
     """Train for so long; returns the averaged model. Goes on from `<name>-raw.pt` and saves it now and then."""
     torch.manual_seed(seed)
@@ -76,7 +89,7 @@ def fit(
         hidden, mask = text.encode(drawings, rng)
         latents = latents.to(device()).float()
         noise = torch.randn_like(latents)
-        level = torch.sigmoid(torch.randn(len(latents), device=latents.device) + NOISINESS)
+        level = torch.sigmoid(levels[0] + levels[1] * torch.randn(len(latents), device=latents.device))
         share = level.view(-1, *[1] * (latents.ndim - 1))
         with mixed_precision():
             velocity = predict((1 - share) * latents + share * noise, level * 1000, hidden, mask)

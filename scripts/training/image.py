@@ -5,7 +5,7 @@ import torch
 from diffusers import PixArtTransformer2DModel
 
 from .common import LATENT_CHANNELS, device
-from .flow import Text, fit
+from .flow import PICTURE_LEVELS, Text, fit
 from .latents import read
 
 BATCH = 32
@@ -59,4 +59,4 @@ def train(minutes: float, seed: int = 0) -> None:
             added_cond_kwargs={"resolution": None, "aspect_ratio": None},
         ).sample
 
-    fit("image", model, predict, draw, Text(masked=True), minutes, seed)
+    fit("image", model, predict, draw, Text(masked=True), PICTURE_LEVELS, minutes, seed)
