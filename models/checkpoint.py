@@ -136,6 +136,7 @@ def _diffusion(folder: Path, *, name: str, source: str, weights: Callable[[list[
         pipeline=class_name,
         schedulers=compatible_schedulers(model_index),
         takes_loras=pipeline.takes_loras,
+        max_clip_skip=_clip_layers(configs) - 1 if "clip_skip" in pipeline.arguments else 0,
         weight_bytes=weights(parts),
         defaults=Defaults(
             steps=round(steps) if steps is not None else None,
@@ -148,6 +149,12 @@ def _diffusion(folder: Path, *, name: str, source: str, weights: Callable[[list[
         limits=Limits(size_multiple=multiple, frames_multiple=frames_multiple, frames_remainder=frames_remainder),
         sizes=sizes_by_aspect((width, height), multiple),
     )
+
+
+def _clip_layers(configs: Mapping[str, Config]) -> int:
+    """Of the text encoder with the fewest; 1 where none says."""
+    encoders = (configs[name] for name in ("text_encoder", "text_encoder_2") if name in configs)
+    return min((layers for encoder in encoders if (layers := _int(encoder, "num_hidden_layers"))), default=1)
 
 
 def sizes_by_aspect(native: tuple[int, int], multiple: int) -> dict[str, tuple[int, int]]:

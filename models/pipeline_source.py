@@ -34,6 +34,7 @@ class PipelineSource:
     constants: dict[str, int]  # self.default_sample_size = 128 and the like; `height or 1024`
     size_multiple: int  # from checks against a plain number: height % 16
     takes_loras: bool  # it, or a class it is made of, can load them
+    takes_embeddings: bool  # likewise textual inversions
     example_fps: int | None  # of its own example's export_to_video(…, fps=16)
 
     @property
@@ -68,6 +69,7 @@ def pipeline_source(class_name: str) -> PipelineSource | None:
         constants=_constants(cls),
         size_multiple=_size_multiple(cls),
         takes_loras=any("LoraLoaderMixin" in _name(base) for base in cls.bases),
+        takes_embeddings=any("TextualInversionLoaderMixin" in _name(base) for base in cls.bases),
         example_fps=_example_fps(text),
     )
 

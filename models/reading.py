@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from models.checkpoint import is_checkpoint, read_checkpoint
+from models.defaults import check_defaults, with_sizes
 from models.entries import Entry, read_entries
 from models.errors import BadConfig, BadModel, ModelsError, SourceMissing
 from models.knobs import check_knobs
@@ -57,7 +58,8 @@ class Reader:
             spec = self._of_source(entry, entry.source, beside)
         if entry.type is not None and entry.type != spec.type:
             raise BadConfig(f"model '{entry.name}' is said to be {entry.type}, its checkpoint is {spec.type}")
-        spec = entry.over(spec, who)
+        spec = with_sizes(entry.over(spec, who), entry, who)
+        check_defaults(spec, entry)
         if spec.load.vae is not None:
             spec = replace(spec, vae_path=self._lender("vae", spec.load.vae, beside))
         spec = replace(spec, embedding_paths=tuple(self._lender("embedding", e, beside) for e in spec.load.embeddings))

@@ -25,6 +25,8 @@ class Defaults:
     height: int | None = None  # pixels
     num_frames: int | None = None
     fps: int | None = None
+    scheduler: str | None = None  # class of the noise scheduler
+    clip_skip: int | None = None
     # chat
     max_tokens: int = 512
     temperature: float = 0.0
@@ -79,6 +81,7 @@ class ModelSpec:
     call: Mapping[str, object] = field(default_factory=dict)  # further arguments of the pipeline's __call__
     schedulers: tuple[str, ...] = ()  # noise schedulers a request may name; the checkpoint's own first
     takes_loras: bool = False
+    max_clip_skip: int = 0  # last layers of CLIP that a request may leave out; 0: none
     load: Loading = field(default_factory=Loading)
     base_path: Path | None = None  # where `load.base` lies, or the family's own base of a single file
     vae_path: Path | None = None  # where `load.vae` lies

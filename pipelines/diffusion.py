@@ -38,6 +38,7 @@ from pipelines.interface import (
 from pipelines.metering import Meter
 from pipelines.parking import Parking
 from pipelines.preview import Projection, fit, watch
+from pipelines.prompts import read_prompts
 from pipelines.rendezvous import Forward, Outcome, Rendezvous, Task
 from pipelines.request_scope import StepCounter, entry_points, keep_no_cache, scheduler_of, scoped
 
@@ -233,9 +234,9 @@ class DiffusionLane:
         if outcome.error is not None:
             self._updates.append(_failure(outcome.task, outcome.error))
         else:
-            frames, scheduler = outcome.result
+            frames, scheduler, warnings = outcome.result
             if np.isfinite(frames).all():
-                self._updates.append(Rendered(name, frames, outcome.task.batch_peak, scheduler))
+                self._updates.append(Rendered(name, frames, outcome.task.batch_peak, scheduler, warnings))
             else:
                 self._updates.append(Failed(name, "invalid_output", "The model produced values that are not numbers."))
         self._running.pop(name, None)
@@ -245,7 +246,7 @@ class DiffusionLane:
         self._requests.pop(request_id, None)
         self._denoising.discard(request_id)
 
-    def _generate(self, request: DiffusionRequest) -> tuple[NDArray[np.float32], str]:
+    def _generate(self, request: DiffusionRequest) -> tuple[NDArray[np.float32], str, tuple[str, ...]]:
         """The body of a task: the stock call, on a copy of the pipeline that is this request's own."""
         self._tell(request, "encoding", 0, request.steps)
         own = scoped(self._pipeline, functools.partial(self._count_steps, request), self._place)
@@ -255,8 +256,9 @@ class DiffusionLane:
         if request.preview and self._projection is not None:
             ratio = request.width / request.height
             watch(own.scheduler, self._projection, ratio, functools.partial(self._show, request))
-        output = own(**self._arguments(request))
-        return frames_of(output[0], self.kind), type(getattr(own, "scheduler", None)).__name__
+        arguments, warnings = read_prompts(own, self._arguments(request))
+        output = own(**arguments)
+        return frames_of(output[0], self.kind), type(getattr(own, "scheduler", None)).__name__, tuple(warnings)
 
     def _show(self, request: DiffusionRequest, colours: NDArray[np.uint8]) -> None:
         self._updates.append(Previewed(request.id, colours))
@@ -271,6 +273,7 @@ class DiffusionLane:
             self._frames_argument: request.num_frames,
             "num_inference_steps": request.steps,
             "guidance_scale": request.guidance_scale,
+            "clip_skip": request.clip_skip,
             **request.call,
         }
         given = {name: value for name, value in wanted.items() if value is not None}

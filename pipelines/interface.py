@@ -45,6 +45,7 @@ class DiffusionRequest:
     preview: bool = False  # show it now and then while it is made
     call: Mapping[str, object] = field(default_factory=dict)  # further arguments of the pipeline's __call__
     scheduler: str | None = None  # class of the noise scheduler; None: the checkpoint's own
+    clip_skip: int | None = None  # last layers of CLIP that are left out
     loras: tuple[Lora, ...] = ()
 
 
@@ -99,6 +100,7 @@ class Rendered:
     frames: NDArray[np.float32]
     batch_peak: int  # most rows any merged call of this request ran with; 1 = never merged
     scheduler: str  # class name of the noise scheduler that ran
+    warnings: tuple[str, ...] = ()  # what was not done quite as asked
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ class GenerateRequest:
     deterministic: bool = False
     webhook_url: str | None = None
     scheduler: str | None = None  # class name
+    clip_skip: int | None = None  # layers
     loras: tuple[tuple[str, float], ...] = ()  # name, weight
     preview: bool = False
 
@@ -106,6 +107,7 @@ def resolve(
         "priority": priority,
         "webhook_url": request.webhook_url,
         "scheduler": _scheduler(request, spec),
+        "clip_skip": _clip_skip(request, spec),
         "loras": _loras(request, spec, find_lora),
         "preview": request.preview,
     }
@@ -113,11 +115,22 @@ def resolve(
 
 
 def _scheduler(request: GenerateRequest, spec: ModelSpec) -> str | None:
-    if request.scheduler is None or request.scheduler in spec.schedulers:
+    if request.scheduler is None:
+        return spec.defaults.scheduler
+    if request.scheduler in spec.schedulers:
         return request.scheduler
     if not spec.schedulers:
         raise BadRequest(f"scheduler: {spec.name} has none that could be changed.")
     raise BadRequest(f"scheduler must be one of {', '.join(spec.schedulers)} for {spec.name}.")
+
+
+def _clip_skip(request: GenerateRequest, spec: ModelSpec) -> int | None:
+    wanted = request.clip_skip if request.clip_skip is not None else spec.defaults.clip_skip
+    if wanted and not spec.max_clip_skip:
+        raise BadRequest(f"clip_skip: {spec.name} has no layers of CLIP that could be left out.")
+    if wanted and wanted > spec.max_clip_skip:
+        raise BadRequest(f"clip_skip must be at most {spec.max_clip_skip} for {spec.name}.")
+    return wanted or None
 
 
 def _loras(request: GenerateRequest, spec: ModelSpec, find: FindLora | None) -> list[dict[str, Any]]:
@@ -147,6 +160,7 @@ def _params(stored: dict[str, Any], dtype: str) -> dict[str, Any]:
         "seed": stored["seed"],
         "n": stored["n"],
         "scheduler": stored["scheduler"],  # where none was asked for, known when it ran
+        "clipSkip": stored["clip_skip"],
         "dtype": dtype,
         "deterministic": stored["deterministic"],
         "outputFormat": stored["output_format"],
@@ -259,6 +273,7 @@ def engine_job(row: JobRow) -> Job:
                 preview=said.get("preview", False) and index == 0,
                 call=said["call"],
                 scheduler=said.get("scheduler"),  # jobs stored before there were these
+                clip_skip=said.get("clip_skip"),
                 loras=tuple(Lora(**lora) for lora in said.get("loras", ())),
             )
             for index in range(said["n"])
@@ -276,6 +291,7 @@ def provenance(row: JobRow, index: int, scheduler: str) -> Provenance:
         "Seed": seed,
         "Size": f"{said['width']}x{said['height']}",
         "Model": row.model,
+        "Clip skip": said["clip_skip"] + 1 if said.get("clip_skip") else None,  # A1111 counts from the last layer as 1
     }
     lines = [said["prompt"]]
     if said["negative_prompt"]:

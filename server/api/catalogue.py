@@ -26,6 +26,7 @@ router = APIRouter()
 
 Entry = dict[str, Any]
 ENTRY = "a table as in models.toml"
+READ = ("weight_bytes", "pipeline", "schedulers", "takes_loras", "max_clip_skip")  # always from the checkpoint
 
 
 class Described(Strict):
@@ -197,14 +198,14 @@ def _model_json(spec: ModelSpec) -> JsonObject:
     values = _flat(asdict(spec))
     for hidden in ("path", "base_path", "fingerprint", "name", "type", "source"):
         values.pop(hidden, None)
-    origins = {name: spec.origins.get(name, "default") for name in values}
+    origins = {name: spec.origins.get(name, "checkpoint" if name in READ else "default") for name in values}
     return {
         "name": spec.name,
         "type": spec.type,
         "source": spec.source,
         "downloaded": spec.path is not None,
         "values": values,
-        "origins": {**origins, "weight_bytes": "checkpoint", **({"pipeline": "checkpoint"} if spec.pipeline else {})},
+        "origins": origins,
     }
 
 

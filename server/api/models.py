@@ -43,6 +43,7 @@ class ModelReply(Reply):
     limits: dict[str, Any]
     schedulers: list[str]
     takesLoras: bool
+    maxClipSkip: int
     sizes: dict[str, list[int]]
 
 
@@ -109,6 +110,7 @@ def model_json(view: ModelView, service: Service) -> JsonObject:
         "limits": _camel(asdict(spec.limits)),
         "schedulers": list(spec.schedulers),
         "takesLoras": spec.takes_loras,
+        "maxClipSkip": spec.max_clip_skip,
         "sizes": {ratio: list(size) for ratio, size in spec.sizes.items()},
     }
 

@@ -65,6 +65,9 @@ class Generate(Strict):
     scheduler: str | None = Field(
         None, pattern=r"^[A-Za-z0-9]{1,64}$", description="the name of a noise scheduler that GET /api/models lists"
     )
+    clip_skip: int | None = Field(
+        None, ge=0, le=100, description="a whole number from 0 to 100: last layers of CLIP that are left out"
+    )
     loras: list[WantedLora] | None = Field(
         None,
         min_length=1,

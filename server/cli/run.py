@@ -38,6 +38,9 @@ def run(
     n: Annotated[int | None, typer.Option("-n", "--n", help="How many pictures, 1 to 8.")] = None,
     duration: Annotated[int | None, typer.Option(help="Seconds of a clip.")] = None,
     negative: Annotated[str | None, typer.Option(help="What it should not show.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="A noise scheduler that the model lists.")] = None,
+    clip_skip: Annotated[int | None, typer.Option(help="Last layers of CLIP that are left out.")] = None,
+    lora: Annotated[list[str] | None, typer.Option(help="NAME or NAME:WEIGHT, several times for several.")] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="File to write; its ending says the format; - is stdout.")
     ] = None,
@@ -51,7 +54,8 @@ def run(
     kind = "video" if video else "image"
     options = {
         "type": kind, "aspect_ratio": aspect, "model": model, "seed": seed, "steps": steps, "n": n,
-        "duration": duration, "negative_prompt": negative, "output_format": _format(output, kind, wait),
+        "duration": duration, "negative_prompt": negative, "scheduler": scheduler, "clip_skip": clip_skip,
+        "loras": [_lora(said) for said in lora] if lora else None, "output_format": _format(output, kind, wait),
     }  # fmt: skip
     if output == STDOUT and (as_json or (n or 1) > 1):
         fail("-o - takes one picture and no --json: standard output carries one thing.", Exit.WRONG_USE)
@@ -66,6 +70,16 @@ def run(
         if as_json:
             typer.echo(json.dumps(job.as_json() | {"files": [str(path) for path in files]}, ensure_ascii=False))
         _end(job, files, output, show=show and not as_json)
+
+
+def _lora(said: str) -> dict[str, str | float]:
+    name, colon, weight = said.rpartition(":")
+    if not colon:
+        return {"name": said}
+    try:
+        return {"name": name, "weight": float(weight)}
+    except ValueError:
+        fail(f"--lora {said}: {weight} is not a number.", Exit.WRONG_USE)
 
 
 def _format(output: Path | None, kind: str, wait: bool) -> str | None:

@@ -21,6 +21,7 @@ class GenerateOptions(TypedDict, total=False):
     webhook_url: str
     loras: list[dict[str, Any]]  # {"name", "weight"} each
     scheduler: str  # one of those the model lists
+    clip_skip: int
     preview: bool
     n: int
     duration: int
