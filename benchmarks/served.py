@@ -6,9 +6,10 @@ import asyncio
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import common
@@ -20,7 +21,7 @@ POLL_S = 0.01
 
 
 @contextmanager
-def server() -> Iterator[tuple[LiveServer, dict[str, Any]]]:
+def server(env: Mapping[str, str] = MappingProxyType({})) -> Iterator[tuple[LiveServer, dict[str, Any]]]:
     """A started server on a data directory of its own, and the body of a usual image request to it."""
     with tempfile.TemporaryDirectory() as folder:
         data_dir = Path(folder) / "data"
@@ -34,7 +35,7 @@ def server() -> Iterator[tuple[LiveServer, dict[str, Any]]]:
                 "[models.stand-in.call]\nuse_resolution_binning = false\nclean_caption = false\nmax_sequence_length = 32\n"
             )
             body |= {"model": "stand-in", "width": 64, "height": 64}
-        live = LiveServer(data_dir).start()
+        live = LiveServer(data_dir, dict(env)).start()
         try:
             yield live, body
         finally:

@@ -1,9 +1,13 @@
-"""Does streaming cost anything? Chats at once through the whole server, streamed and not, turn about.
+"""Does streaming cost anything, and how late is a token? 64 chats at once through the whole server, streamed and not.
 
-    python benchmarks/streams.py --json streams.json
+    python benchmarks/streams.py --json streams.json        # 2 to 3 minutes on two cores
 
-Every stream's deltas, in the order they came, must be the reply that `done` gives whole:
-nothing lost, nothing in another order. The first token's way from its decode step to the client is not measured here.
+Pairs of rounds, one streamed and one not, first the one and then the other, for as long as `--seconds` allow; the ratio is that
+of the medians. Every stream's deltas, in the order they came, must be the reply that `done` gives whole. What a streamed token
+costs more is told by the CPU time of the server's main thread, which does nothing but HTTP.
+
+The server's log, at debug, says when the step ended that a reply's first text came from: the same clock as the client's,
+which notes when the bytes come in. The client parses nothing before a round is over: it is on the server's cores.
 """
 
 from __future__ import annotations
@@ -12,57 +16,95 @@ import asyncio
 import json
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import common
-import httpx
 import served
 
 from tests.live_server import LiveServer
 
 CHATS = 64
-TOKENS = 48
-TURNS = 3
+TOKENS = 16
+SECONDS = 120.0  # for the pairs; loading and the first round come before
+LEAST_PAIRS = 3
+FIRST = b"event: delta"
 
 
 @dataclass
 class Round:
     replies: list[str]
     tokens_per_s: float
+    cpu_s: float  # of the server's main thread, a token
+    firsts: dict[str, float]  # request id → when its first delta was here
 
 
 def main() -> None:
-    arguments = common.arguments(__doc__)
+    arguments = common.arguments(
+        __doc__ or "",
+        ("--seconds", {"type": float, "default": SECONDS, "help": "how long to measure"}),
+        ("--chats", {"type": int, "default": CHATS, "help": "at once"}),
+    )
     report = common.Report("streams")
-    with served.server() as (live, _):
-        asyncio.run(measure(report, live))
+    with served.server(env={"AGENTNAME_LOG_LEVEL": "debug"}) as (live, _):
+        asyncio.run(measure(report, live, arguments.chats, arguments.seconds))
     report.save(arguments.json)
 
 
-async def measure(report: common.Report, live: LiveServer) -> None:
-    headers = {"authorization": f"Bearer {live.key}"}
-    limits = httpx.Limits(max_connections=CHATS)
-    async with httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{live.port}", headers=headers, timeout=600, limits=limits
-    ) as client:
-        await together(client, stream=True)  # loads the model and opens the connections
-        ratios = []
-        for _ in range(TURNS):
-            whole, streamed = await together(client, stream=False), await together(client, stream=True)
-            same = sum(a == b for a, b in zip(streamed.replies, whole.replies, strict=True))
-            ratios.append(streamed.tokens_per_s / whole.tokens_per_s)
-    report.add(f"{CHATS} chats at once, not streamed", whole.tokens_per_s, "tok/s")
-    report.add(f"{CHATS} chats at once, streamed", streamed.tokens_per_s, "tok/s")
-    report.add("replies equal in both, of the last turn", same, f"/{CHATS}")  # rounding differs with who shares a step
-    report.add("streamed / not streamed, median of turns", statistics.median(ratios), "", least=0.9)
+async def measure(report: common.Report, live: LiveServer, chats: int, seconds: float) -> None:
+    loop = asyncio.get_running_loop()
+    lines = [(await loop.create_connection(lambda: Line(live), "127.0.0.1", live.port))[1] for _ in range(chats)]
+    await together(live, lines, stream=True)  # loads the model
+    until = time.monotonic() + seconds
+    rounds: dict[bool, list[Round]] = {True: [], False: []}
+    while len(rounds[True]) < LEAST_PAIRS or time.monotonic() < until:
+        streamed_first = len(rounds[True]) % 2 == 0
+        for stream in (streamed_first, not streamed_first):
+            rounds[stream].append(await together(live, lines, stream=stream))
+    streamed, whole = rounds[True], rounds[False]
+    rate = {stream: statistics.median(one.tokens_per_s for one in rounds[stream]) for stream in rounds}
+    equal = sum(a == b for a, b in zip(streamed[-1].replies, whole[-1].replies, strict=True))
+    report.add("pairs of rounds", len(streamed))
+    report.add(f"{chats} chats at once, not streamed", rate[False], "tok/s")
+    report.add(f"{chats} chats at once, streamed", rate[True], "tok/s")
+    report.add("streamed / not streamed", rate[True] / rate[False], "", least=0.9)
+    report.add("replies equal in both, of the last pair", equal, f"/{chats}")  # rounding differs with who shares a step
+    cpu = statistics.median(one.cpu_s for one in streamed) - statistics.median(one.cpu_s for one in whole)
+    report.add("CPU of the server's HTTP, a streamed token more", cpu * 1e6, "µs")
+    first_tokens(report, live, streamed)
 
 
-async def together(client: httpx.AsyncClient, *, stream: bool) -> Round:
-    began = time.perf_counter()
-    ask = streamed if stream else whole
-    told = await asyncio.gather(*(ask(client, number) for number in range(CHATS)))
-    seconds = time.perf_counter() - began
-    return Round([reply for reply, _ in told], sum(tokens for _, tokens in told) / seconds)
+def first_tokens(report: common.Report, live: LiveServer, rounds: list[Round]) -> None:
+    ended: dict[str, tuple[float, float]] = {}  # request id → when the step ended, and the ms until its text was sent
+    live.log.flush()
+    for text in Path(live.log.name).read_text().splitlines():
+        if '"first text sent"' in text:
+            said = json.loads(text)
+            ended[said["request_id"]] = said["step_ended_at"], said["ms"]
+    arrived = {name: at for one in rounds for name, at in one.firsts.items()}
+    left = [ended[name][1] for name in arrived]
+    here = [(at - ended[name][0]) * 1000 for name, at in arrived.items()]
+    for what, values in (("leaves the server", left), ("is with the client", here)):
+        report.add(f"first token {what}, after its step, median", statistics.median(values), "ms")
+        report.add(f"first token {what}, after its step, p95", common.percentile(values, 0.95), "ms", most=10)
+
+
+async def together(live: LiveServer, lines: list[Line], *, stream: bool) -> Round:
+    cpu_s, began = main_thread_s(live), time.perf_counter()
+    answers = await asyncio.gather(*(line.ask(body(number, stream)) for number, line in enumerate(lines)))
+    seconds, cpu_s = time.perf_counter() - began, main_thread_s(live) - cpu_s
+    told = [(streamed if stream else json.loads)(answer.body) for answer in answers]
+    tokens = sum(done["usage"]["completionTokens"] for done in told)
+    firsts = {answer.headers["x-request-id"]: answer.first_at for answer in answers} if stream else {}
+    return Round([done["reply"] for done in told], tokens / seconds, cpu_s / tokens, firsts)
+
+
+def main_thread_s(live: LiveServer) -> float:
+    """CPU seconds of the thread that runs the event loop."""
+    pid = live.server_pid()
+    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 def body(number: int, stream: bool) -> dict[str, object]:
@@ -70,27 +112,88 @@ def body(number: int, stream: bool) -> dict[str, object]:
     return {"message": question, "max_tokens": TOKENS, "temperature": 0, "stream": stream}
 
 
-async def whole(client: httpx.AsyncClient, number: int) -> tuple[str, int]:
-    reply = (await client.post("/api/chat", json=body(number, False))).raise_for_status().json()
-    return reply["reply"], reply["usage"]["completionTokens"]
-
-
-async def streamed(client: httpx.AsyncClient, number: int) -> tuple[str, int]:
-    name, text = "", ""
-    async with client.stream("POST", "/api/chat", json=body(number, True)) as reply:
-        reply.raise_for_status()
-        async for line in reply.aiter_lines():
-            field, _, value = line.partition(": ")
-            if field == "event":
-                name = value
-            elif field == "data" and name == "delta":
-                text += json.loads(value)["text"]
-            elif field == "data":
-                assert name == "done", value
-                done = json.loads(value)
-                assert text == done["reply"], "a delta was lost, or came in another order"
-                return text, done["usage"]["completionTokens"]
+def streamed(events: bytes) -> dict[str, Any]:
+    """What `done` says, when the deltas before it are just that."""
+    text = ""
+    for block in events.decode().split("\n\n"):
+        name, _, data = block.partition("\ndata: ")
+        if name == "event: delta":
+            text += json.loads(data)["text"]
+        elif name == "event: done":
+            done: dict[str, Any] = json.loads(data)
+            assert text == done["reply"], "a delta was lost, or came in another order"
+            return done
+        else:
+            raise AssertionError(f"not an event of a stream: {block}")
     raise AssertionError("the stream ended without done")
+
+
+@dataclass
+class Answer:
+    headers: Mapping[str, str]
+    body: bytes
+    first_at: float
+
+
+class Line(asyncio.Protocol):
+    """A kept-alive connection that does next to nothing while bytes come in."""
+
+    def __init__(self, live: LiveServer) -> None:
+        self._live = live
+        self._got = bytearray()
+        self._first_at = 0.0
+        self._whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if not self._first_at and FIRST in data:
+            self._first_at = time.monotonic()
+        self._got += data
+        # Both kinds of reply end so, and nothing within them does: their data is JSON.
+        if not self._whole.done() and (self._got.endswith(b"\r\n0\r\n\r\n") or self._is_whole()):
+            self._whole.set_result(None)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self._whole.done():
+            self._whole.set_exception(error or ConnectionError("the server hung up"))
+
+    def _is_whole(self) -> bool:
+        head, end, rest = self._got.partition(b"\r\n\r\n")
+        length = headers_of(head).get("content-length") if end else None
+        return length is not None and len(rest) == int(length)
+
+    async def ask(self, wanted: Mapping[str, object]) -> Answer:
+        self._got.clear()
+        self._first_at = 0.0
+        self._whole = asyncio.get_running_loop().create_future()
+        payload = json.dumps(wanted).encode()
+        head = (
+            f"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {self._live.key}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
+        )
+        self._transport.write(head.encode() + payload)
+        await self._whole
+        head_bytes, _, rest = self._got.partition(b"\r\n\r\n")
+        assert head_bytes.startswith(b"HTTP/1.1 200"), bytes(self._got)
+        headers = headers_of(head_bytes)
+        return Answer(headers, bytes(rest) if "content-length" in headers else unchunked(rest), self._first_at)
+
+
+def headers_of(head: bytes | bytearray) -> dict[str, str]:
+    lines = head.decode("latin-1").split("\r\n")[1:]
+    return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def unchunked(rest: bytes | bytearray) -> bytes:
+    whole = b""
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        whole += rest[: int(size, 16)]
+        rest = rest[int(size, 16) + 2 :]
+    return whole
 
 
 if __name__ == "__main__":

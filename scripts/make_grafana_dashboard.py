@@ -44,6 +44,9 @@ PANELS: list[tuple[str, str, bool, list[tuple[str, str]]]] = [
         ("sum by (model) (increase(agentname_model_evictions_total[1h]))", "{{model}} out"),
     ]),
     ("Tokens a second", "short", True, [("sum by (kind) (rate(agentname_tokens_total[$__rate_interval]))", "{{kind}}")]),
+    ("From a token's step to its going out, 95 %", "s", False, [
+        ("histogram_quantile(0.95, sum by (le, text) (rate(agentname_text_seconds_bucket[$__rate_interval])))", "{{text}} text"),
+    ]),
     ("Pictures and clips a minute", "short", True, [
         ("sum by (model) (rate(agentname_outputs_total[$__rate_interval])) * 60", "{{model}}"),
     ]),

@@ -59,6 +59,7 @@ QUERY_TEXTS = {
     "status": "status must be one of queued, processing, completed, failed, canceled.",
     "type": "type must be image or video.",
     "limit": "limit must be a whole number from 1 to 100.",
+    "skip_current_image": "skip_current_image must be true or false.",
     "cursor": "cursor must be the nextCursor of an earlier page.",
 }
 

@@ -255,7 +255,7 @@ class Carrier:
         now = self._clock()
         self._scheduler.stepped(model, now, now - began, self._learn(model, lane.take_costs(), room))
         for update in updates:
-            self._outcomes.take(lane, model, update)
+            self._outcomes.take(lane, model, update, now)
         self._look(model)
 
     def _gives_way(self) -> bool:

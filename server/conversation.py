@@ -80,11 +80,14 @@ class Chats:
         delivery: Delivery,
         clock: Callable[[], datetime],
         system_prompt: str | None,
+        on_sent: Callable[[float, bool], None],
     ) -> None:
+        """`on_sent` is told when a text went out on a stream: when its step had ended, and whether it was the reply's first."""
         self.database = database
         self.engine = engine
         self.delivery = delivery
         self.clock = clock
+        self.on_sent = on_sent
         self._system_prompt = system_prompt
         self.inboxes: dict[str, asyncio.Queue[ChatEvent]] = {}
         self.of_key: Counter[str] = Counter()
@@ -147,8 +150,12 @@ class Conversation:
         self.model = spec.name
         self.reply: ChatReply | None = None
 
-    async def deltas(self) -> AsyncGenerator[str]:
-        """The reply's text as it is made. Leaving early cancels it; a failure is refunded and raised."""
+    async def deltas(self, *, streamed: bool = False) -> AsyncGenerator[str]:
+        """The reply's text as it is made. Leaving early cancels it; a failure is refunded and raised.
+
+        streamed: each text goes out before the next is asked for, and how long that took is measured.
+        """
+        first = True
         self._chats.of_key[self._key.id] += 1
         try:
             while True:
@@ -157,6 +164,9 @@ class Conversation:
                     async for event in events:
                         if isinstance(event, JobText):
                             yield event.text
+                            if streamed:
+                                self._chats.on_sent(event.at, first)
+                                first = False
                         else:
                             end = event
                 if isinstance(end, JobReplied):

@@ -219,6 +219,7 @@ class Engine:
         self._outbox.append(event)
 
     def _publish(self, *, force: bool = False) -> None:
+        self._flush()  # a token does not wait for the picture to be drawn
         status = self._carrier.picture.due(self._clock(), force)
         if status is not None:
             self._tell(status)

@@ -87,6 +87,7 @@ class OutputReady:
 class JobText:
     job_id: str
     text: str
+    at: float  # the engine's clock when the step ended that it came out of
 
 
 @dataclass(frozen=True, slots=True)

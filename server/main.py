@@ -11,6 +11,7 @@ import fcntl
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -60,6 +61,7 @@ CHAT_CACHE_BYTES = (
 )  # of a chat model's KV cache: 11,000 tokens of SmolLM2 in float32; a quarter of a small device
 ENGINE_DEAD = 1  # exit code: the device thread ended on a bug; the supervisor starts again
 WORKERS = 2  # threads that encode and write results
+SWITCH_S = 0.001  # the event loop waits at most this long for a device thread that computes in Python; by default 5 ms
 KEEP_ALIVE_S = 75  # of an idle HTTP connection
 
 
@@ -78,6 +80,7 @@ def run(settings: Settings, sock: socket.socket, heartbeat_fd: int | None) -> in
     database = Database(settings.store_url)
     database.start()
     try:
+        sys.setswitchinterval(SWITCH_S)
         return asyncio.run(_serve(settings, machines, database, sock, heartbeat_fd))
     finally:
         database.close()
@@ -135,7 +138,9 @@ async def _serve(
         allowed_origins=settings.allowed_origins,
         ready=lambda: fleet.not_ready_reason,
     )
-    server = DrainingServer(_uvicorn_config(app), fleet, settings.shutdown_grace_s, service.close_streams)
+    server = DrainingServer(
+        uvicorn_config(app, settings.trusted_proxies), fleet, settings.shutdown_grace_s, service.close_streams
+    )
     await service.decisions.restore()
     fleet.start()
     await service.recover()
@@ -206,7 +211,8 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
-def _uvicorn_config(app: FastAPI) -> uvicorn.Config:
+def uvicorn_config(app: FastAPI, trusted_proxies: Sequence[str]) -> uvicorn.Config:
+    """`trusted_proxies`: addresses and networks whose word for the scheme of a request is taken."""
     return uvicorn.Config(
         app,
         http=Http11,
@@ -215,7 +221,8 @@ def _uvicorn_config(app: FastAPI) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # X-Forwarded-For is anybody's claim
+        proxy_headers=bool(trusted_proxies),  # X-Forwarded-Proto is anybody's claim
+        forwarded_allow_ips=list(trusted_proxies),
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=3,  # without it one open stream keeps the process for ever
         h11_max_incomplete_event_size=64 * 1024,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import Counter as Tally
 from collections.abc import Iterable
 
@@ -22,8 +24,11 @@ from server.jobs import (
     State,
 )
 
+logger = logging.getLogger(__name__)
+
 WAITS_S = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800)
 STEPS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+SENT_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 HTTP_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
 ROWS = (1, 2, 4, 8, 16, 32)
 
@@ -57,6 +62,14 @@ class Metrics:
         )
         self._outputs = Counter("agentname_outputs", "Pictures and clips made", ["model"], registry=registry)
         self._tokens = Counter("agentname_tokens", "Tokens of chats", ["kind"], registry=registry)
+        self._sent_s = Histogram(
+            "agentname_text_seconds",
+            "From the end of the step that made a text until it went out on a stream",
+            ["text"],
+            buckets=SENT_S,
+            registry=registry,
+        )
+        self._first_sent_s, self._later_sent_s = (self._sent_s.labels(text) for text in ("first", "later"))
         self._loads = Counter("agentname_model_loads", "Models brought into memory", ["model"], registry=registry)
         self._evictions = Counter(
             "agentname_model_evictions", "Models sent out of memory", ["model"], registry=registry
@@ -92,6 +105,13 @@ class Metrics:
 
     def stepped(self, model: str, seconds: float) -> None:
         self._step_s.labels(model).observe(seconds)
+
+    def text_sent(self, step_ended_at: float, first: bool) -> None:
+        """On a stream of a chat. step_ended_at: of the engine's clock, which is that of this process."""
+        delay_s = time.monotonic() - step_ended_at
+        (self._first_sent_s if first else self._later_sent_s).observe(delay_s)
+        if first:
+            logger.debug("first text sent", extra={"step_ended_at": step_ended_at, "ms": round(delay_s * 1000, 3)})
 
     def _count_residents(self, status: EngineStatus) -> None:
         """A picture is sent at every load and eviction, so that the difference of two is what happened between."""

@@ -53,7 +53,8 @@ class Outcomes:
         self._tell = tell
         self._verdicts: dict[str, dict[str, bool]] = {}  # by fingerprint, as last told
 
-    def take(self, lane: Lane, model: str, update: Update) -> None:
+    def take(self, lane: Lane, model: str, update: Update, at: float) -> None:
+        """at: the engine's clock when the step ended that it came out of."""
         job = self._jobs.of_request(update.request_id)
         match update:
             case Progressed(request_id, stage, step, total):
@@ -64,7 +65,7 @@ class Outcomes:
                 if self._jobs.find(request_id)[0] == 0:
                     self._tell(JobPreviewed(job.id, colours))
             case TextDelta(_, text):
-                self._tell(JobText(job.id, text))
+                self._tell(JobText(job.id, text, at))
             case Rendered(request_id, frames, batch_peak, scheduler, warnings):
                 index, request = self._jobs.find(request_id)
                 peak_bytes = self._estimates.peak_bytes(request_id)

@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, TypeAlias, assert_never
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from models.spec import ModelType
@@ -131,7 +133,12 @@ class Service:
         board.on_step = self.metrics.stepped
         self.events = JobEvents(database, board)
         self._chats = Chats(
-            database=database, engine=engine, delivery=self._delivery, clock=clock, system_prompt=system_prompt
+            database=database,
+            engine=engine,
+            delivery=self._delivery,
+            clock=clock,
+            system_prompt=system_prompt,
+            on_sent=self.metrics.text_sent,
         )
 
     # Pictures and clips
@@ -152,6 +159,11 @@ class Service:
     def live(self, key: ApiKey) -> list[JobView]:
         """The key's jobs that have not ended, the latest first."""
         return [views.of_live(job, self._board) for job in self._board.of_key(key.id)][::-1]
+
+    def preview(self, key: ApiKey, job_id: str) -> NDArray[np.uint8] | None:
+        """How a job that runs looks by now, (H, W, 3); None where none was made."""
+        live = self._live(key, job_id)
+        return None if live is None else live.preview
 
     async def finished(self, key: ApiKey, job_id: str) -> JobView:
         """Its status once it has ended. Raises `NotFound`."""

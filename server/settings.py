@@ -116,6 +116,7 @@ class Settings(BaseSettings):
 
     allowed_hosts: Names = []
     allowed_origins: Names = []
+    trusted_proxies: Names = []
     webhook_networks: Names = []
     log_format: Literal["auto", "console", "json"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -129,7 +130,7 @@ class Settings(BaseSettings):
             return value.expanduser().absolute()
         return [folder.expanduser().absolute() for folder in value]
 
-    @field_validator("webhook_networks")
+    @field_validator("trusted_proxies", "webhook_networks")
     @classmethod
     def _networks(cls, value: list[str]) -> list[str]:
         for network in value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -163,7 +164,7 @@ class FakeEngine:
         self.deliver(JobCanceled(job_id))
 
     def say(self, job_id: str, text: str) -> None:
-        self.deliver(JobText(job_id, text))
+        self.deliver(JobText(job_id, text, time.monotonic()))
 
     def finish_chat(self, job_id: str, text: str) -> None:
         self.say(job_id, text)

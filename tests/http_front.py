@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import uvicorn
 
-from server.http11 import Http11
 from server.jobs import Job
+from server.main import uvicorn_config
 from tests.front import Front
 
 
@@ -27,12 +27,11 @@ def finish_jobs(f: Front) -> None:
 
 
 @asynccontextmanager
-async def listening(f: Front) -> AsyncIterator[str]:
-    """Its address, "http://127.0.0.1:PORT"."""
+async def listening(f: Front, trusted_proxies: Sequence[str] = ()) -> AsyncIterator[str]:
+    """Its address, "http://127.0.0.1:PORT"; set up as the real server is."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
-        config = uvicorn.Config(
-            f.app, http=Http11, ws="none", lifespan="on", log_config=None, timeout_graceful_shutdown=1
-        )
+        config = uvicorn_config(f.app, trusted_proxies)
+        config.timeout_graceful_shutdown = 1
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[sock]))
         try:

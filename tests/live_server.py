@@ -80,10 +80,24 @@ class LiveServer:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
+        self._close()
+        return code
+
+    def kill(self, everything: bool) -> None:
+        """As the kernel does when memory runs out: the process that serves, and the supervisor before it if `everything`."""
+        assert self.process is not None
+        pid = self.server_pid()
+        if everything:
+            self.process.kill()
+            self.process.wait()
+            self._close()
+        os.kill(pid, signal.SIGKILL)
+
+    def _close(self) -> None:
+        assert self.process is not None
         assert self.process.stdout is not None
         self.process.stdout.close()
         self.log.close()
-        return code
 
     def request(self, method: str, path: str, body: Any = None, key: str | None = "", **headers: str) -> Reply:
         """`key` None sends none; the default is the server's first key."""

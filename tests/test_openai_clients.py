@@ -72,6 +72,21 @@ async def test_the_python_client_makes_pictures(tmp_path: Path) -> None:
     assert (either.data or [])[0].b64_json
 
 
+@pytest.mark.parametrize(
+    ("trusted", "scheme"), [((), "http"), (("10.0.0.0/8",), "http"), (("10.1.2.3", "127.0.0.0/8"), "https")]
+)
+async def test_links_are_https_behind_a_proxy_that_is_trusted_to_say_so(
+    tmp_path: Path, trusted: tuple[str, ...], scheme: str
+) -> None:
+    async with front(tmp_path, allowed_hosts=("box.example",)) as f, listening(f, trusted) as address:
+        finish_jobs(f)
+        headers = {"x-forwarded-proto": "https", "x-forwarded-for": "203.0.113.9", "host": "box.example"}
+        async with client(f"{address}/v1", f.keys["pro"], headers) as ai:
+            made = await ai.images.generate(prompt="A city", response_format="url")
+
+    assert str((made.data or [])[0].url).startswith(f"{scheme}://box.example/api/files/")
+
+
 async def test_the_python_client_makes_a_video_polls_it_and_downloads_it(tmp_path: Path) -> None:
     async with front(tmp_path) as f, listening(f) as address, client(f"{address}/v1", f.keys["pro"]) as ai:
         first = await ai.videos.create(prompt="Waves", model="filmer", seconds="4", size="64x32")  # type: ignore[arg-type]  # sizes of OpenAI's models only
@@ -125,5 +140,5 @@ async def test_the_node_client_does_all_of_it(tmp_path: Path) -> None:
     assert (node.returncode, told.decode()) == (0, "ok\n")
 
 
-def client(base_url: str, key: str) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=20)
+def client(base_url: str, key: str, headers: dict[str, str] | None = None) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=20, default_headers=headers)

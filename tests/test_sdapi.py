@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.front import Front, front
 from tests.http_front import finish_jobs
@@ -62,6 +65,36 @@ async def test_progress_and_interrupt_are_of_ones_own_job(tmp_path: Path) -> Non
     assert (mine["state"]["sampling_step"], mine["state"]["sampling_steps"]) == (2, 4)
     assert 0 < mine["progress"] < 1
     assert (left_alone, f.engine.canceled) == ([], [job_id])
+
+
+async def test_progress_shows_what_the_picture_looks_like_by_now(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        asking = asyncio.create_task(f.post("/sdapi/v1/txt2img", {"prompt": "A city"}))
+        await f.engine.submitted.wait()
+        (job,) = f.engine.jobs.values()
+        f.engine.start(job.id)
+        nothing_yet = (await f.get("/sdapi/v1/progress")).json()["current_image"]
+        f.engine.preview(job.id, 200)
+        seen = (await f.get("/sdapi/v1/progress?skip_current_image=false")).json()["current_image"]
+        skipped = (await f.get("/sdapi/v1/progress?skip_current_image=true")).json()["current_image"]
+        nonsense = await f.get("/sdapi/v1/progress?skip_current_image=maybe")
+        foreign = (await f.get("/sdapi/v1/progress", "other")).json()["current_image"]
+        f.engine.render(job.id, 0)
+        assert (await asking).status_code == 200
+
+    assert (nothing_yet, skipped, foreign) == (None, None, None)
+    assert abs(np.asarray(Image.open(io.BytesIO(base64.b64decode(seen)))).astype(int) - 200).max() < 8
+    assert nonsense.json() == {"error": "skip_current_image must be true or false.", "code": 400}
+
+
+@pytest.mark.parametrize("said", [True, False])
+async def test_previews_are_made_unless_the_client_wants_none(tmp_path: Path, said: bool) -> None:
+    async with front(tmp_path) as f:
+        finish_jobs(f)
+        await f.post("/sdapi/v1/txt2img", {"prompt": "x", "override_settings": {"live_previews_enable": said}})
+        (job,) = f.engine.jobs.values()
+
+    assert job.requests[0].preview is said  # type: ignore[union-attr]  # of a picture
 
 
 @pytest.mark.parametrize(

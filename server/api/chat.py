@@ -77,7 +77,7 @@ def _reply_json(reply: ChatReply) -> JsonObject:
 async def _events(conversation: Conversation) -> AsyncGenerator[bytes]:
     """`delta` for each piece of text, then `done` with the whole, or `error` in the shape of all errors."""
     try:
-        async with aclosing(conversation.deltas()) as deltas:
+        async with aclosing(conversation.deltas(streamed=True)) as deltas:
             async for text in deltas:
                 yield event("delta", {"text": text})
     except ServerError as error:

@@ -6,6 +6,7 @@ What a client asks of its one job (`progress`, `interrupt`) is answered for the 
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,7 @@ from server.api.schemas import NO_NUL, SAYS_SOMETHING, Strict, read_body, read_o
 from server.api.waiting import base64_of, finished
 from server.api.wire import JsonObject, errors, json_body, timestamp
 from server.auth import ApiKey
+from server.encoding import jpeg
 from server.errors import BadRequest
 from server.jobs import State
 from server.resolving import MAX_SEED, GenerateRequest
@@ -53,7 +55,9 @@ class Text2Image(Strict):
     height: int | None = Field(None, ge=8, le=16384, description="a whole number of pixels that the model accepts")
     batch_size: int | None = Field(None, ge=1, le=8, description="a whole number from 1 to 8")
     n_iter: int | None = Field(None, ge=1, le=8, description="a whole number from 1 to 8")
-    override_settings: dict[str, Any] | None = Field(None, description="an object; sd_model_checkpoint names a model")
+    override_settings: dict[str, Any] | None = Field(
+        None, description="an object; sd_model_checkpoint names a model, live_previews_enable may be false"
+    )
 
 
 class Options(Strict):
@@ -83,9 +87,10 @@ EMPTY: tuple[Any, ...] = (None, "", False, [], {})  # a field at one of these as
 
 
 @router.get("/progress", responses={200: {}, **errors()})
-async def progress(service: ServiceDep, key: KeyDep) -> Response:
-    """Of the latest job of this key that has not ended; all zero when there is none."""
+async def progress(service: ServiceDep, key: KeyDep, skip_current_image: bool = False) -> Response:
+    """Of the latest job of this key that has not ended; all zero when there is none. `current_image` is a preview, JPEG in base64."""
     view = await _latest(service, key)
+    preview = service.preview(key, view.id) if view and not skip_current_image else None
     state = {
         "skipped": False,
         "interrupted": False,
@@ -101,7 +106,7 @@ async def progress(service: ServiceDep, key: KeyDep) -> Response:
             "progress": round(view.progress, 4) if view else 0.0,
             "eta_relative": (view.eta_s or 0.0) if view else 0.0,
             "state": state,
-            "current_image": None,
+            "current_image": None if preview is None else base64.b64encode(jpeg(preview)).decode(),
             "textinfo": view.stage if view else None,
         }
     )
@@ -147,6 +152,9 @@ def _job(body: Text2Image) -> GenerateRequest:
     model = settings.get("sd_model_checkpoint")
     if model is not None and not isinstance(model, str):
         raise BadRequest("override_settings.sd_model_checkpoint must be the title of a model from sd-models.")
+    previews = settings.get("live_previews_enable", True)
+    if not isinstance(previews, bool):
+        raise BadRequest("override_settings.live_previews_enable must be true or false.")
     n = (body.batch_size or 1) * (body.n_iter or 1)
     if n > 8:
         raise BadRequest("batch_size times n_iter must be at most 8.")
@@ -161,6 +169,7 @@ def _job(body: Text2Image) -> GenerateRequest:
         width=body.width,
         height=body.height,
         n=n,
+        preview=previews,  # for `progress`, as its clients are used to
     )
 
 

@@ -62,7 +62,7 @@ async def _chunks(conversation: Conversation, head: JsonObject, with_usage: bool
 
     try:
         yield chunk({"role": "assistant", "content": ""})
-        async with aclosing(conversation.deltas()) as deltas:
+        async with aclosing(conversation.deltas(streamed=True)) as deltas:
             async for text in deltas:
                 yield chunk({"content": text})
     except ServerError as error:
