@@ -84,6 +84,7 @@ class DiffusionLane:
             verdicts=verdicts,
             salt=_salt(pipeline, device_name),
             fence=device.Fence(device_name),
+            every_layer=device_name.startswith("cpu"),
         )
         keep_no_cache(pipeline)
         for component, module, entry in entry_points(pipeline):

@@ -5,7 +5,7 @@ a task, an entry point parks the call here and suspends the task; called outside
 calls that can share one forward, runs them as one batch (`joint.py`), hands each task its rows and resumes it until it
 parks again or ends. So tasks that know nothing of each other join and leave the batch at every call.
 
-The forward runs in a greenlet too, and may give way at each of its blocks (`blocks.py`); the next `step` goes on there.
+The forward runs in a greenlet too, and may give way at each of its blocks or layers (`blocks.py`); the next `step` goes on there.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import greenlet
 from torch import nn
 
 from pipelines import ambient, device
-from pipelines.blocks import Blocks, LongForward
+from pipelines.blocks import LongForward, Places
 from pipelines.interface import Merging, never
 from pipelines.joint import Joint, Result
 from pipelines.merging import Call, Form, form_of
+from pipelines.request_scope import VAE_ENTRIES
 
 
 class TaskCanceled(BaseException):
@@ -101,14 +102,19 @@ class Rendezvous:
         verdicts: Mapping[str, bool] | None = None,
         salt: str = "",
         fence: device.Fence | None = None,
+        every_layer: bool = False,
     ) -> None:
-        """verdicts: of an earlier one on the same checkpoint. salt: what else they are only good for. fence: of the device."""
+        """verdicts: of an earlier one on the same checkpoint. salt: what else they are only good for. fence: of the device.
+
+        every_layer: forwards can stop before each of their layers and not only before each block.
+        """
         self._joint = Joint(max_calls=max_calls, merging=merging, verdicts=verdicts or {}, salt=salt)
         self._fence = fence or device.Fence("cpu")
         self._waiting: list[Task] = []  # parked, oldest first
         self._midway: Stop | None = None
         self._wrapped: list[tuple[Any, str, Any]] = []
-        self._blocks: dict[int, Blocks] = {}  # by id of the module
+        self._every_layer = every_layer
+        self._places: dict[int, Places] = {}  # by id of the module
 
     @property
     def merging(self) -> Merging:
@@ -153,8 +159,8 @@ class Rendezvous:
             finally:
                 call.ambient.restore()
 
-        if isinstance(owner, nn.Module) and id(owner) not in self._blocks:
-            self._blocks[id(owner)] = Blocks(owner)
+        if isinstance(owner, nn.Module) and id(owner) not in self._places:
+            self._places[id(owner)] = Places(owner, every_layer=self._every_layer or entry in VAE_ENTRIES)
         self._wrapped.append((owner, entry, vars(owner).get(entry)))
         setattr(owner, entry, meet)
 
@@ -165,9 +171,9 @@ class Rendezvous:
             else:
                 setattr(owner, entry, before)
         self._wrapped.clear()
-        for blocks in self._blocks.values():
-            blocks.remove()
-        self._blocks.clear()
+        for places in self._places.values():
+            places.remove()
+        self._places.clear()
 
     def start(self, task: Task) -> Outcome | None:
         """Run `task` to its first parked call, or to its end."""

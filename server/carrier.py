@@ -248,7 +248,12 @@ class Carrier:
             ledger.book(model, "activations", reserve_bytes)
         began = self._clock()
         self.busy_until = began + self._step_timeout_s
-        updates = lane.step(max_rows, self._gives_way if lane.kind != "chat" else never)
+        chat_at = began + self._scheduler.chat_due_in_s
+
+        def give_way() -> bool:
+            return self._clock() >= chat_at or self._pressed()
+
+        updates = lane.step(max_rows, give_way if lane.kind != "chat" else never)
         self.busy_until = None
         if not lane.midway:
             ledger.release(model, "activations")
@@ -257,9 +262,6 @@ class Carrier:
         for update in updates:
             self._outcomes.take(lane, model, update, now)
         self._look(model)
-
-    def _gives_way(self) -> bool:
-        return self._scheduler.chat_waits or self._pressed()
 
     def _learn(self, model: str, notes: Sequence[Note], room: int) -> Mapping[str, float]:
         """Device seconds by job."""

@@ -220,9 +220,10 @@ class Scheduler:
         return Wait(None if until == math.inf else until)  # 7
 
     @property
-    def chat_waits(self) -> bool:
-        """Whether a long forward of another lane should give way to a chat now."""
-        return self.turns.chat_is_due and any(r.is_chat and r.running and not r.away for r in self.residents.values())
+    def chat_due_in_s(self) -> float:
+        """How long the step of another lane that begins now may take until a chat has its turn; inf: no chat runs."""
+        waits = any(r.is_chat and r.running and not r.away for r in self.residents.values())
+        return self.turns.chat_due_in_s if waits else math.inf
 
     def waiting_for(self, model: str, now: float) -> WaitingFor:
         """What a waiting job of `model` waits for."""

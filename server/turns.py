@@ -18,14 +18,14 @@ class Turns:
         self._used = {True: 0.0, False: 0.0}  # device seconds of chat and of the rest, divided by their share
 
     @property
-    def chat_is_due(self) -> bool:
-        """Whether chat may go before the rest now."""
-        return self._used[True] <= self._used[False]
+    def chat_due_in_s(self) -> float:
+        """Seconds of the rest's work until chat may go before it; 0: now."""
+        return max(0.0, self._used[True] - self._used[False]) * self._share[False]
 
     def next_of(self, working: Collection[Resident]) -> Resident:
         chats = [r for r in working if r.is_chat]
         others = [r for r in working if not r.is_chat]
-        among = (chats if self.chat_is_due else others) if chats and others else chats or others
+        among = (chats if not self.chat_due_in_s else others) if chats and others else chats or others
         return min(among, key=lambda r: (not r.midway, r.device_s))
 
     def took(self, resident: Resident, seconds: float) -> None:

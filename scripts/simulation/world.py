@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -157,12 +158,12 @@ class World:
         self._finish_quantum(name, lane, quantum, seconds)
 
     def _until_it_gives_way(self, lane: SimLane) -> float:
-        if lane.model.blocks == 1 or (self.scheduler.chat_waits is False and not self._arrivals):
+        next_comes_in_s = self._arrivals[0].at - self.now if self._arrivals else math.inf
+        asked_in_s = min(self.scheduler.chat_due_in_s, next_comes_in_s)
+        if lane.model.blocks == 1 or asked_in_s == math.inf:
             return lane.left_s
         block_s = lane.model.forward_s(len(lane.merged)) / lane.model.blocks
-        if self.scheduler.chat_waits:
-            return min(block_s, lane.left_s)
-        blocks = max(1.0, -((self.now - self._arrivals[0].at) // block_s))  # up to the first after the next arrival
+        blocks = max(1, math.ceil(asked_in_s / block_s))  # up to the first after somebody asks
         return min(blocks * block_s, lane.left_s)
 
     def _finish_quantum(self, name: str, lane: SimLane, quantum: Quantum, seconds: float) -> None:
