@@ -25,6 +25,7 @@ from server.carrier import Carrier, Device
 from server.jobs import Event, Job, JobCanceled, JobFailed, JobProgressed, JobReplied, JobText, OutputReady
 from server.memory import Ledger
 from server.scheduler import Scheduler
+from server.settings import Settings
 
 CLIPS = 4
 MAX_TOKENS = 32
@@ -71,6 +72,7 @@ class Engine:
         self.scheduler = Scheduler(
             Ledger(name="cpu", capacity_bytes=8 << 30),
             lambda name: ModelFacts(name, specs[name].type, specs[name].weight_bytes, 8, 1e9),
+            chat_share=Settings.model_fields["chat_share"].default,
         )
         device = Device(
             load=lambda name: load(specs[name], device="cpu"),
@@ -136,7 +138,9 @@ class Engine:
     def talk(self, name: str, i: int, *, delay_s: float = 0.0) -> tuple[float, list[float]]:
         """To the first piece of text, between pieces."""
         request = common.chat_request(i, MAX_TOKENS, f"{name}/0")
-        said = replace(request.messages[0], content=f"{name}. {request.messages[0].content}")  # no prompt is in the cache
+        said = replace(
+            request.messages[0], content=f"{name}. {request.messages[0].content}"
+        )  # no prompt is in the cache
         request = replace(request, messages=(said,))
         at = clock() + delay_s
         self.arrives = at, Job(id=name, owner="somebody", type="chat", model=CHAT, requests=(request,))
@@ -170,8 +174,8 @@ def main() -> None:
     torch.set_num_threads(1)
     quiet_libraries()
     report, engine = common.Report("chances of a chat beside videos, CPU seconds"), Engine()
-    for k in range(2):  # what is measured once, is
-        with gaps_of(report, engine, f"one clip, {'first' if k == 0 else 'second'} of its shape"):
+    for k, which in enumerate(("first", "second")):  # the first of its shape is measured
+        with gaps_of(report, engine, f"one clip, {which} of its shape"):
             engine.run(engine.clip(f"warm {k}", k, said.seconds, 3))
     engine.run(*(engine.clip(f"proof {i}", i, said.seconds, 3) for i in range(CLIPS)))
     with gaps_of(report, engine, f"{CLIPS} clips"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import resource
 import time
@@ -63,6 +64,15 @@ def release_cache() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+
+
+def keep_what_is_imported() -> None:
+    """What is there now stays for good: collecting garbage, which stops every thread, need not look through it."""
+    gc.collect()
+    gc.freeze()
 
 
 class Fence:

@@ -62,6 +62,7 @@ CHAT_CACHE_BYTES = (
 ENGINE_DEAD = 1  # exit code: the device thread ended on a bug; the supervisor starts again
 WORKERS = 2  # threads that encode and write results
 SWITCH_S = 0.001  # the event loop waits at most this long for a device thread that computes in Python; by default 5 ms
+WORKER_NICENESS = 10
 KEEP_ALIVE_S = 75  # of an idle HTTP connection
 
 
@@ -90,7 +91,7 @@ async def _serve(
     settings: Settings, machines: Sequence[Machine], database: Database, sock: socket.socket, heartbeat_fd: int | None
 ) -> int:
     catalogue = _catalogue(settings, machines)
-    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="artifacts")
+    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="artifacts", initializer=_let_others_go_first)
     knowledge = Knowledge(database, lambda: datetime.now(UTC))
     knowledge.load()
     fleet = _fleet(settings, machines, catalogue, knowledge, lambda event: service.on_event(event))
@@ -159,6 +160,12 @@ async def _serve(
     await knowledge.close()
     pool.shutdown()
     return code
+
+
+def _let_others_go_first() -> None:
+    """For a worker thread: encoding a clip takes whole cores for a while, which a chat on the CPU would feel. Linux: elsewhere it is the process's."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICENESS)
 
 
 def _log_end(task: asyncio.Task[None]) -> None:
@@ -332,6 +339,7 @@ def _device(
             from pipelines import device
 
             quiet_libraries()
+            device.keep_what_is_imported()
         device.use_threads(threads)
 
     def load(model: str) -> Lane:

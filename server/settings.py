@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     system_prompt: str | None = None
     keep_alive: Seconds = 300.0
     min_residency_s: Seconds = 10.0
-    chat_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    chat_share: Annotated[float, Field(gt=0, le=1)] = 0.75
 
     plans: dict[str, Plan] = {}
     queue_size: Count = 10_000

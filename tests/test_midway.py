@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from torch import nn
 
 from pipelines import ambient
-from pipelines.blocks import repeated_blocks
+from pipelines.blocks import layers, repeated_blocks
 from pipelines.rendezvous import Rendezvous, Task
 from tests.test_rendezvous import finish
 
@@ -160,3 +161,29 @@ def test_autocast_of_a_task_is_in_force_in_its_forward_and_nowhere_else(deep: De
         [torch.bfloat16, None, torch.bfloat16],
         [torch.bfloat16, torch.bfloat16, None],
     )
+
+
+def test_a_decode_gives_way_between_its_layers_and_decodes_the_same() -> None:
+    torch.manual_seed(0)
+    kinds = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}
+    vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=2, **kinds).requires_grad_(False)
+    latents = torch.randn(1, 4, 128, 128)
+    expected = vae.decode(latents).sample
+    meeting = Rendezvous()
+    meeting.wrap("vae", vae, "decode")
+    meeting.start(Task("a", lambda: vae.decode(latents).sample))
+
+    parts, outcomes = 0, None
+    while outcomes is None:
+        outcomes = meeting.step(give_way=lambda: True)[1]
+        parts += 1
+    assert torch.equal(outcomes[0].result, expected)
+    assert parts > 5, "it has one block of each kind: between blocks alone it could stop but once or twice"
+
+
+def test_layers_that_follow_each_other_in_an_instant_ask_nobody(deep: Deep) -> None:
+    meeting, asked = Rendezvous(every_layer=True), []
+    meeting.wrap("net", deep, "forward")
+    meeting.start(Task("a", lambda: deep(torch.randn(1, 4))))
+    meeting.step(give_way=lambda: bool(asked.append(1)))
+    assert 1 <= len(asked) < len(list(layers(deep))) == 7

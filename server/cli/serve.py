@@ -22,6 +22,7 @@ def serve(
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> None:
     """Start the server. It stays until Ctrl-C, and starts itself again when the device breaks."""
+    from server.heap import with_heap
     from server.logs import configure_logging
     from server.supervisor import Supervisor, listen
 
@@ -49,7 +50,7 @@ def serve(
         sock,
         step_timeout_s=chosen.step_timeout_s,
         shutdown_grace_s=chosen.shutdown_grace_s,
-        env=env,
+        env=with_heap(env),
     )
     raise typer.Exit(supervisor.run())
 
