@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from benchmarks.families.decoders import DECODERS, decoder
+from benchmarks.conformance_rows import Row
+from benchmarks.families.decoders import decoder
 from pipelines.chat import ChatLane
 from pipelines.chat_proof import batches
 from pipelines.interface import ChatRequest, Failed, Message, Replied
@@ -19,33 +19,17 @@ SAID = ("Hello there!", "What is the capital of France?", "a", "Count to ten, sl
 N_TOKENS = 24
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRow:
-    name: str
-    equal: bool
-    lane: str
-    note: str = ""
-
-
-def compare_chats(only: Sequence[str] | None = None) -> list[ChatRow]:
-    rows = [compare(name) for name in DECODERS if only is None or name in only]
-    for row in rows:
-        print(f"{row.name:40} {'equal' if row.equal else 'DIFFERS'} {row.lane} {row.note}", flush=True)
-    return rows
-
-
-def compare(name: str) -> ChatRow:
+def compare(name: str) -> Row:
     try:
         model = decoder(name)
         shared = batches(model)
-        lane = "continuous batching" if shared else "plain: one token of one chat at a time"
         tokenizer = tiny_tokenizer()
-        expected = [_generated(model, tokenizer, text) for text in SAID]
+        expected = [generated(model, tokenizer, text) for text in SAID]
         chats = ChatLane(model, tokenizer, cache_bytes=8 << 20, merging="on" if shared else "off")
         alone, among = _replies(chats, SAID[:1]), _replies(chats, SAID)
     except Exception as error:  # noqa: BLE001  # an architecture that cannot be built or run is a line of the table, not the end of it
-        return ChatRow(name, False, "none", f"{type(error).__name__}: {str(error)[:120]}")
-    return ChatRow(name, alone == expected[:1] and among == expected, lane)
+        return Row(name, "chat", False, False, f"{type(error).__name__}: {str(error)[:120]}")
+    return Row(name, "chat", alone == expected[:1] and among == expected, shared)
 
 
 def _replies(lane: ChatLane, texts: Sequence[str]) -> list[str]:
@@ -61,11 +45,7 @@ def _replies(lane: ChatLane, texts: Sequence[str]) -> list[str]:
 
 
 @torch.inference_mode()
-def _generated(model: Any, tokenizer: Any, text: str) -> str:
+def generated(model: Any, tokenizer: Any, text: str) -> str:
     prompt = torch.tensor([prompt_tokens(tokenizer, (Message("user", text),))])
     tokens = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=N_TOKENS, do_sample=False)
     return str(tokenizer.decode(tokens[0, prompt.shape[1] :], skip_special_tokens=True))
-
-
-if __name__ == "__main__":
-    compare_chats()

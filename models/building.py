@@ -6,6 +6,7 @@ library that defines it before anything is opened.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import torch
 
 from models.errors import BadModel
 from models.files import variant
+from models.pipeline_source import module_of
 from models.preflight import check_folder, components, read_config
 from models.single_file import is_whole
 from models.spec import ModelSpec
@@ -159,8 +161,29 @@ def _class(name: str, library: str, cls: str) -> Any:
 
     homes = {"diffusers": diffusers, "transformers": transformers}
     home = homes.get(library) or getattr(diffusers.pipelines, library, None)
-    found = getattr(home, cls, None)
+    found = getattr(home, cls, None) or _moved(library, cls)
     bases = {base.__name__ for base in found.__mro__} if inspect.isclass(found) else set()
     if not bases.intersection(FAMILIES) or "DiffusionPipeline" in bases:
         raise BadModel(f"component '{name}' names {library}.{cls}, which is no component class")
     return found
+
+
+def _moved(library: str, cls: str) -> Any:
+    """A class of a pipeline that diffusers has put among its deprecated ones, put back where the checkpoint says it is.
+
+    Published checkpoints name the old folder (["wuerstchen", "PaellaVQModel"]), saved ones "diffusers"; the library itself
+    looks in vain for both.
+    """
+    import diffusers
+
+    module = module_of(cls)
+    if module is None or not module.startswith("diffusers.pipelines.deprecated."):
+        return None
+    folder = module.split(".")[3]
+    if library == "diffusers":
+        setattr(diffusers, cls, getattr(importlib.import_module(module), cls))
+        return getattr(diffusers, cls)
+    if library != folder:
+        return None
+    setattr(diffusers.pipelines, folder, importlib.import_module(f"diffusers.pipelines.deprecated.{folder}"))
+    return getattr(getattr(diffusers.pipelines, folder), cls, None)

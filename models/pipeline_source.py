@@ -74,6 +74,15 @@ def pipeline_source(class_name: str) -> PipelineSource | None:
     )
 
 
+def module_of(class_name: str) -> str | None:
+    """Of any class below diffusers.pipelines, "diffusers.pipelines.…"; None when there is none of that name."""
+    path = _files_by_class().get(class_name)
+    if path is None:
+        return None
+    below = path.relative_to(package_folder("diffusers")).with_suffix("")
+    return ".".join(("diffusers", *below.parts))
+
+
 @lru_cache(maxsize=1)
 def _files_by_class() -> dict[str, Path]:
     pattern = re.compile(rb"^class (\w+)\(", re.MULTILINE)

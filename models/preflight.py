@@ -136,8 +136,8 @@ def _refuse_pickled(part: Path) -> None:
 
 @lru_cache(maxsize=1)
 def pipeline_folders() -> frozenset[str]:
-    """The package names below diffusers.pipelines."""
-    return _folders_below("diffusers", "pipelines")
+    """The package names below diffusers.pipelines, those that have since moved to its folder of deprecated ones included."""
+    return _folders_below("diffusers", "pipelines") | _folders_below("diffusers", "pipelines/deprecated")
 
 
 @lru_cache(maxsize=1)

@@ -21,6 +21,7 @@ class Family:
     steps: tuple[int, ...] = (4, 3, 5, 4)  # of the jobs sent at once
     jobs: int = 4  # at once; fewer where each takes long
     takes_negative: bool = True
+    library_opens: bool = True  # diffusers itself can open what it saved
     call: Mapping[str, object] = field(default_factory=dict)  # further arguments of __call__, as models.toml gives them
 
     def build(self) -> Any:

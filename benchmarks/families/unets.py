@@ -348,7 +348,7 @@ FAMILIES = (
     Family("Kandinsky3Pipeline", "image", kandinsky_3),
     Family("KandinskyCombinedPipeline", "image", kandinsky_21, call={"prior_num_inference_steps": 2}),
     Family("KandinskyV22CombinedPipeline", "image", kandinsky_22, size=64, other_size=128, call={"prior_num_inference_steps": 2}),
-    Family("StableCascadeCombinedPipeline", "image", cascade, size=128, other_size=256, call={"prior_num_inference_steps": 2}),
+    Family("StableCascadeCombinedPipeline", "image", cascade, size=128, other_size=256, library_opens=False, call={"prior_num_inference_steps": 2}),
     Family("AnimateDiffPipeline", "video", animate_diff, num_frames=4),
     Family("AnimateDiffPAGPipeline", "video", animate_diff, num_frames=4),
     Family("AnimateDiffSDXLPipeline", "video", animate_diff_xl, num_frames=4),

@@ -1,0 +1,194 @@
+"""The proof through the front door: a checkpoint is saved, added to the running server, asked for, compared and removed again.
+
+Its rival is the library itself, loaded from the same folder in this process, at the parameters the server returned. Pictures
+travel as PNG and clips as the PNGs of their frames, so what is compared are levels of 0 … 255.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.conformance_chat import N_TOKENS, SAID, generated
+from benchmarks.conformance_rows import Row
+from benchmarks.families import FAMILIES, Family
+from benchmarks.families.decoders import decoder
+from models.pipeline_source import pipeline_source
+from pipelines.diffusion import FRAMES_ARGUMENTS
+from tests.live_server import LiveServer
+from tests.tiny_chat import tiny_tokenizer
+
+SAME_LEVELS = 1  # of 255; a value that lies on an edge may round either way
+PROMPTS = ("a red circle", "ocean waves at sunset, wide", "a city", "a green star on the left")
+JOB_S = 300.0  # no job of networks this small takes as long
+
+
+class Failed(Exception):
+    """The server refused or lost something; the message says what."""
+
+
+class Proof:
+    def __init__(self, live: LiveServer, scratch: Path) -> None:
+        self._live = live
+        self._scratch = scratch
+
+    def compare(self, name: str) -> Row:
+        """A class or architecture that fails is a row that says so: the next one is tried all the same."""
+        family = FAMILIES.get(name)
+        folder = self._scratch / _slug(name)
+        kind = "chat" if family is None else family.kind
+        try:
+            if family is None:
+                return self._chat(name, folder)
+            return self._pipeline(family, folder)
+        except Exception as error:  # noqa: BLE001  # see above
+            said = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
+            return Row(name, kind, False, False, " ".join(said.split())[:200])
+        finally:
+            self._live.request("DELETE", f"/api/models/{_slug(name)}")
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _pipeline(self, family: Family, folder: Path) -> Row:
+        """Two rounds of jobs: merging is proved on results that ran alone, in the first."""
+        family.build().save_pretrained(folder)
+        self._add(folder, {"call": dict(family.call)} if family.call else {})
+        bodies = [_body(family, i) for i in range(len(PROMPTS[: family.jobs]))]
+        self._round(bodies)
+        ended = self._round(bodies)
+        shared = self._merging(_slug(family.name))
+        pipeline = _opened(family, folder)
+        levels = 0
+        for body, status in zip(bodies, ended, strict=True):
+            served = _pixels(self._live.fetch(status["outputs"][0]["url"]).body, family.kind)
+            expected = _direct(pipeline, family, body, status["params"])
+            levels = max(levels, int(np.abs(served.astype(int) - expected.astype(int)).max()))
+        return Row(family.name, family.kind, levels <= SAME_LEVELS, shared, "", levels)
+
+    def _chat(self, name: str, folder: Path) -> Row:
+        decoder(name).save_pretrained(folder)
+        tokenizer = tiny_tokenizer()
+        tokenizer.save_pretrained(folder)
+        self._add(folder, {})
+        alone = [self._reply(folder.name, SAID[0])]
+        with ThreadPoolExecutor(len(SAID)) as clients:
+            among = list(clients.map(lambda text: self._reply(folder.name, text), SAID))
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+        expected = [generated(model, tokenizer, text) for text in SAID]
+        return Row(name, "chat", alone == expected[:1] and among == expected, self._merging(folder.name))
+
+    def _add(self, folder: Path, entry: Mapping[str, Any]) -> None:
+        reply = self._live.post("/api/models", {"name": folder.name, "source": str(folder), **entry})
+        if reply.status != 200:
+            raise Failed(reply.json["error"])
+
+    def _merging(self, name: str) -> bool:
+        """Asked while it is still loaded."""
+        return any(m["name"] == name and m["merging"] == "on" for m in self._live.get("/api/models").json["models"])
+
+    def _round(self, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        replies = [self._live.post("/api/generate", body) for body in bodies]
+        refused = next((reply.json["error"] for reply in replies if reply.status != 200), None)
+        if refused is not None:
+            raise Failed(refused)
+        ended = [_patient(lambda id=reply.json["jobId"]: self._live.wait(id, JOB_S)) for reply in replies]
+        failed = next((end for end in ended if end["status"] != "completed"), None)
+        if failed is not None:
+            raise Failed((failed["error"] or {}).get("message", failed["status"]))
+        return ended
+
+    def _reply(self, model: str, text: str) -> str:
+        body = {"model": model, "message": text, "max_tokens": N_TOKENS, "temperature": 0}
+        reply = self._live.post("/api/chat", body)
+        if reply.status != 200:
+            raise Failed(reply.json["error"])
+        return str(reply.json["reply"])
+
+
+def _patient(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A machine as busy as this one may keep a connection waiting past its time; the job goes on."""
+    for _ in range(2):
+        try:
+            return ask()
+        except OSError:
+            time.sleep(1.0)
+    return ask()
+
+
+def _body(family: Family, i: int) -> dict[str, Any]:
+    """The i-th job: another prompt, seed, number of steps, and in the last another size."""
+    source = pipeline_source(family.name)
+    assert source is not None
+    body: dict[str, Any] = {
+        "type": family.kind,
+        "model": _slug(family.name),
+        "prompt": PROMPTS[i],
+        "seed": 1000 + i,
+        "steps": family.steps[i % len(family.steps)],
+        "width": family.other_size if i == len(PROMPTS) - 1 else family.size,
+        "height": family.size,
+        "output_format": "png" if family.kind == "image" else "frames",
+    }
+    if "guidance_scale" in source.arguments:
+        body["guidance_scale"] = (3.0, 5.5, 4.0, 7.0)[i]
+    if "negative_prompt" in source.arguments:
+        body["negative_prompt"] = "blurred"
+    if family.num_frames is not None:
+        body["num_frames"] = family.num_frames
+    return body
+
+
+def _direct(pipeline: Any, family: Family, body: Mapping[str, Any], params: Mapping[str, Any]) -> NDArray[np.uint8]:
+    source = pipeline_source(family.name)
+    assert source is not None
+    frames_argument = next((name for name in FRAMES_ARGUMENTS if name in source.arguments), "num_frames")
+    wanted = {
+        "prompt": body["prompt"],
+        "negative_prompt": body.get("negative_prompt"),
+        "width": params["width"],
+        "height": params["height"],
+        "num_inference_steps": params["steps"],
+        "guidance_scale": body.get("guidance_scale"),
+        "frame_rate": params.get("fps") if "frame_rate" in source.arguments else None,
+        frames_argument: params.get("numFrames"),
+        **family.call,
+    }
+    given = {name: value for name, value in wanted.items() if value is not None}
+    generator = torch.Generator("cpu").manual_seed(params["seed"])
+    media = pipeline(**given, generator=generator, output_type="np")[0][0]
+    frames = np.asarray(media if family.kind == "video" else media[None], dtype=np.float32)
+    return np.rint(np.clip(frames, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def _opened(family: Family, folder: Path) -> Any:
+    import diffusers
+
+    if family.library_opens:
+        pipeline = getattr(diffusers, family.name).from_pretrained(folder, local_files_only=True)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+    return family.build()
+
+
+def _pixels(file: bytes, kind: str) -> NDArray[np.uint8]:
+    """(F, H, W, 3) of a PNG, or of a zip of PNGs."""
+    if kind == "image":
+        return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))[None]
+    with zipfile.ZipFile(io.BytesIO(file)) as archive:
+        pictures = sorted(name for name in archive.namelist() if name.endswith(".png"))
+        return np.stack([np.asarray(Image.open(archive.open(name)).convert("RGB")) for name in pictures])
+
+
+def _slug(name: str) -> str:
+    return name.removesuffix("Pipeline").lower()

@@ -1,0 +1,114 @@
+"""What the proof of equality found: a row for each class and architecture, kept line by line, and the tables made of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.families.unserved import REASONS
+
+MARK = "<!-- {} of generated table -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    name: str
+    kind: str  # image, video, chat
+    equal: bool
+    shared: bool  # jobs share forwards; chats are batched continuously
+    note: str = ""
+    levels: int | None = None  # of pictures: the largest difference, of 255; None: a job failed
+
+    @property
+    def is_chat(self) -> bool:
+        return self.kind == "chat"
+
+    def __str__(self) -> str:
+        gap = "" if self.levels is None else f", {self.levels}/255"
+        return f"{self.name:40} {'equal' if self.equal else 'DIFFERS'}{gap}, {'shared' if self.shared else 'in turns'} {self.note}"
+
+
+class Rows:
+    """In order of their finding; with a file each is there at once, so that a run that was cut off goes on."""
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
+        lines = file.read_text().splitlines() if file is not None and file.exists() else []
+        self._found = {row.name: row for row in (Row(**json.loads(line)) for line in lines)}
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self._found.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._found
+
+    def add(self, row: Row) -> None:
+        self._found[row.name] = row
+        print(row, flush=True)
+        if self._file is not None:
+            with self._file.open("a") as lines:
+                lines.write(json.dumps(asdict(row)) + "\n")
+
+
+def write_tables(document: Path, rows: Iterable[Row]) -> None:
+    """Put each table between its marks, at the end of the document where there are none yet."""
+    rows = list(rows)
+    tables = {
+        "pipelines": _pipeline_table([row for row in rows if not row.is_chat]),
+        "chat": _chat_table([row for row in rows if row.is_chat]),
+    }
+    text = document.read_text() if document.exists() else "# Models\n"
+    for name, lines in tables.items():
+        start, end = MARK.format(f"start of {name}"), MARK.format(f"end of {name}")
+        body = "\n".join([start, "", *lines, "", end])
+        if start in text:
+            before, rest = text.split(start, 1)
+            text = before + body + rest.split(end, 1)[1]
+        else:
+            text = f"{text.rstrip()}\n\n{body}\n"
+    document.write_text(text)
+
+
+def _pipeline_table(rows: list[Row]) -> list[str]:
+    equal = [row for row in rows if row.equal]
+    lines = [
+        f"{len(equal)} pipeline classes give what diffusers gives, {sum(row.shared for row in equal)} of them with merged forwards.",
+        "",
+        "| pipeline class | makes | same as diffusers | jobs share forwards | |",
+        "|---|---|---|---|---|",
+    ]
+    for row in sorted(rows, key=lambda row: row.name):
+        shared = "yes" if row.shared else "no: they take turns"
+        lines.append(f"| {row.name} | {row.kind} | {_yes(row.equal)} | {shared} | {row.note} |")
+    lines += ["", "Not in the proof:", "", "| pipeline class | reason |", "|---|---|"]
+    return lines + [f"| {name} | {reason} |" for name, reason in sorted(REASONS.items())]
+
+
+def _chat_table(rows: list[Row]) -> list[str]:
+    lines = [
+        f"{sum(row.equal for row in rows)} architectures give the tokens of `generate`, alone and among others.",
+        "",
+        "| architecture | same as generate | lane |",
+        "|---|---|---|",
+    ]
+    for row in rows:
+        lane = "continuous batching" if row.shared else "plain: one token of one chat at a time"
+        lines.append(f"| {row.name} | {_yes(row.equal)} | {lane} |")
+    return lines
+
+
+def _yes(said: bool) -> str:
+    return "yes" if said else "no"
+
+
+def counts(rows: Iterable[Row]) -> Mapping[str, int]:
+    pipelines = [row for row in rows if not row.is_chat]
+    equal = [row for row in pipelines if row.equal]
+    return {
+        "tried": len(pipelines),
+        "equal": len(equal),
+        "shared": sum(row.shared for row in equal),
+        "chats": sum(row.equal for row in rows if row.is_chat),
+    }
