@@ -30,18 +30,20 @@ SAFE = {"local_files_only": True}
 
 
 def pipeline_builder(spec: ModelSpec, device: str, dtype: torch.dtype, offload: bool) -> Callable[[], Any]:
-    """What makes the pipeline, after everything it names was looked at. Raises `BadModel`."""
+    """What makes the pipeline, after every class it names was looked at; its files are checked already. Raises `BadModel`."""
     os.environ["DIFFUSERS_DISABLE_REMOTE_CODE"] = "1"  # read by diffusers when it is imported, next line
     import diffusers
 
     assert spec.path is not None
     configs = spec.base_path or spec.path
-    check_folder(configs, weights=spec.base_path is None)
+    if spec.base_path is not None:
+        check_folder(configs, weights=False)
     model_index = read_config(configs / "model_index.json")
-    classes = {name: _class(name, *named) for name, named in components(model_index).items()}
     pipeline_class: Any = getattr(diffusers, str(model_index["_class_name"]), None)
     if diffusers.DiffusionPipeline not in getattr(pipeline_class, "__mro__", ()):
         raise BadModel("its pipeline class is not one of the installed diffusers")
+    # After the pipeline: importing it brings components that transformers lacks (T5GemmaEncoder of PRX).
+    classes = {name: _class(name, *named) for name, named in components(model_index).items()}
 
     def build() -> Any:
         parts: dict[str, Any] = {}
@@ -49,7 +51,11 @@ def pipeline_builder(spec: ModelSpec, device: str, dtype: torch.dtype, offload: 
             parts["vae"] = _vae(classes["vae"], spec.vae_path, dtype)
         pipeline = _open(spec, pipeline_class, classes, configs, dtype, parts)
         _turn_knobs(pipeline, spec, dtype)
-        return _offloaded(pipeline, device) if offload else pipeline.to(device)
+        if offload:
+            return _offloaded(pipeline, device)
+        return (
+            pipeline if device == "cpu" else pipeline.to(device)
+        )  # it is born there, and a walk over it takes a while
 
     return build
 

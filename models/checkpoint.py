@@ -29,6 +29,8 @@ FALLBACK_SIZE = {"image": (512, 512), "video": (832, 480)}  # width, height wher
 FALLBACK_FPS = 8  # the examples of AnimateDiff and Latte, which write GIFs
 FALLBACK_VAE_FACTOR = 8  # Stable Diffusion's, and by far the most common
 
+DECODERS = ("ForCausalLM", "GPT2LMHeadModel")  # how transformers names them; the second is older than the rule
+
 Config = Mapping[str, object]
 
 
@@ -88,7 +90,7 @@ def _origins(spec: ModelSpec) -> dict[str, str]:
 def _chat(folder: Path, *, name: str, source: str, float_bytes: int) -> ModelSpec:
     config = read_config(folder / "config.json") if (folder / "config.json").is_file() else {}
     architectures = config.get("architectures")
-    if not isinstance(architectures, list) or not any(str(a).endswith("ForCausalLM") for a in architectures):
+    if not isinstance(architectures, list) or not any(str(a).endswith(DECODERS) for a in architectures):
         raise BadModel("is neither a diffusers pipeline (model_index.json) nor a language model (…ForCausalLM)")
     check_templates(folder)
     context = _int(config, "max_position_embeddings") or None
@@ -178,7 +180,8 @@ def _round_to(value: float, multiple: int) -> int:
 
 def _size_multiple(pipeline: PipelineSource, configs: Mapping[str, Config]) -> int:
     """Pixels of the VAE's cell times the cells of a denoiser's patch, or more where the class checks for a larger number."""
-    return math.lcm(_vae_factor(configs) * _patch(configs), pipeline.size_multiple)
+    factor = _vae_factor(configs)
+    return math.lcm(factor * _patch(configs), factor * pipeline.cells_multiple, pipeline.size_multiple)
 
 
 def _vae(configs: Mapping[str, Config]) -> Config:
@@ -239,6 +242,8 @@ def _native_size(
             if type(width) is int and type(height) is int:
                 return width, height
     denoiser, factor = _denoiser(configs), _vae_factor(configs)
+    if pipeline.says_size and (side := pipeline.constants.get("default_sample_size", 0)):
+        return side * factor, side * factor
     if _int(denoiser, "sample_width") and _int(denoiser, "sample_height"):  # CogVideoX, Allegro: latent cells
         return _int(denoiser, "sample_width") * factor, _int(denoiser, "sample_height") * factor
     match denoiser.get("sample_size"):

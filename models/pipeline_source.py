@@ -32,7 +32,9 @@ class PipelineSource:
     arguments: frozenset[str]  # of __call__
     defaults: dict[str, int | float | str]  # the plain ones of __call__'s defaults
     constants: dict[str, int]  # self.default_sample_size = 128 and the like; `height or 1024`
+    says_size: bool  # default_sample_size is that number whatever the checkpoint says
     size_multiple: int  # from checks against a plain number: height % 16
+    cells_multiple: int  # from checks against the VAE's cell: height % (self.vae_scale_factor * 2)
     takes_loras: bool  # it, or a class it is made of, can load them
     takes_embeddings: bool  # likewise textual inversions
     example_fps: int | None  # of its own example's export_to_video(…, fps=16)
@@ -67,7 +69,9 @@ def pipeline_source(class_name: str) -> PipelineSource | None:
         arguments=arguments,
         defaults=defaults,
         constants=_constants(cls),
+        says_size=_says_size(cls),
         size_multiple=_size_multiple(cls),
+        cells_multiple=_cells_multiple(cls),
         takes_loras=any("LoraLoaderMixin" in _name(base) for base in cls.bases),
         takes_embeddings=any("TextualInversionLoaderMixin" in _name(base) for base in cls.bases),
         example_fps=_example_fps(text),
@@ -147,6 +151,29 @@ def _constants(cls: ast.ClassDef) -> dict[str, int]:
             ):
                 found[name] = number
     return found
+
+
+def _says_size(cls: ast.ClassDef) -> bool:
+    """`self.default_sample_size = 128`, not `… if … else 128`."""
+    return any(
+        isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Constant)
+        and any(isinstance(to, ast.Attribute) and to.attr == "default_sample_size" for to in node.targets)
+        for node in ast.walk(cls)
+    )
+
+
+def _cells_multiple(cls: ast.ClassDef) -> int:
+    multiple = 1
+    for node in ast.walk(cls):
+        match node:
+            case ast.BinOp(
+                left=ast.Name(id="height"),
+                op=ast.Mod(),
+                right=ast.BinOp(left=ast.Attribute(attr=factor), op=ast.Mult(), right=ast.Constant(value=int(number))),
+            ) if factor.startswith("vae_scale_factor") and number > 0:
+                multiple = math.lcm(multiple, number)
+    return multiple
 
 
 def _size_multiple(cls: ast.ClassDef) -> int:

@@ -73,7 +73,7 @@ def _request(spec: ModelSpec, width: int, height: int, num_frames: int | None, s
     return DiffusionRequest(
         id=f"smoke-{width}x{height}",
         prompt="a red ball on grass",
-        negative_prompt=None,
+        negative_prompt=spec.defaults.negative_prompt,
         width=width,
         height=height,
         num_frames=num_frames,

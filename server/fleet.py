@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from server.errors import Conflict, NeverFits, Unavailable
@@ -77,9 +77,13 @@ class Fleet:
         engines: Sequence[Callable[[Callable[[Event], None]], DeviceEngine]],
         deliver: Callable[[Event], None],
         *,
+        names: Sequence[str] = (),
+        device_of: Callable[[str], str | None] = lambda model: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`engines` make one engine each, given where its events go."""
+        """`engines` make one engine each, given where its events go. names: of their devices. device_of: the one a model is bound to."""
+        self._names = names
+        self._device_of = device_of
         self._deliver = deliver
         self._clock = clock
         self._placed: dict[str, Placed] = {}
@@ -118,11 +122,16 @@ class Fleet:
 
     def check_fits(self, model: str, need_bytes: int) -> None:
         """Raises what keeps a job of `model` from ever starting here: NeverFits; Conflict, every byte it needs is pinned."""
-        usable = max(engine.usable_bytes for engine in self._engines)
+        allowed = [device for device in range(len(self._engines)) if self._allows(device, model)]
+        if not allowed:
+            raise NeverFits(
+                f"{model} is bound to {self._device_of(model)}, which is not among the devices here: {', '.join(self._names)}."
+            )
+        usable = max(self._engines[device].usable_bytes for device in allowed)
         if need_bytes > usable:
             which = "this device has" if len(self._engines) == 1 else "the largest device here has"
             raise NeverFits(f"{model} needs {need_bytes / 2**30:.1f} GiB, {which} {usable / 2**30:.1f} GiB for models.")
-        if all(self._is_pinned_full(device, model, need_bytes) for device in range(len(self._engines))):
+        if all(self._is_pinned_full(device, model, need_bytes) for device in allowed):
             raise Conflict(
                 f"{model} needs {need_bytes / 2**30:.1f} GiB, and pinned models hold too much. Unpin one of them."
             )
@@ -138,7 +147,7 @@ class Fleet:
         """Raises `Unavailable` when nothing more is taken, `NeverFits` when the job is larger than every device."""
         at, device = self._clock(), 0
         if len(self._engines) > 1:
-            placed = place(job.model, need_bytes, self._views(), self._pace)
+            placed = place(job.model, need_bytes, self._views(job.model), self._pace)
             device = placed if placed is not None else 0  # the engine says what does not fit
         self._engines[device].submit(job, need_bytes, at)
         self._need_bytes[job.model] = need_bytes
@@ -154,7 +163,7 @@ class Fleet:
     # Models
 
     def load_model(self, model: str, need_bytes: int = 0) -> None:
-        device = place(model, need_bytes, self._views(), self._pace)
+        device = place(model, need_bytes, self._views(model), self._pace)
         self._engines[device or 0].load_model(model)
 
     def unload_model(self, model: str) -> None:
@@ -250,8 +259,18 @@ class Fleet:
             self._engines[move.source].recall(move.job_id)
             logger.info("job moved", extra={"job": move.job_id, "from": move.source, "to": move.target})
 
-    def _views(self) -> list[DeviceView]:
-        return [self._view(device) for device in range(len(self._engines))]
+    def _allows(self, device: int, model: str) -> bool:
+        bound = self._device_of(model)
+        return (
+            bound is None or not self._names or self._names[device] in (bound, f"{bound}:0")
+        )  # "cuda" is the first GPU
+
+    def _views(self, *coming: str) -> list[DeviceView]:
+        known = (*self._need_bytes, *coming)
+        return [
+            replace(self._view(device), barred=frozenset(m for m in known if not self._allows(device, m)))
+            for device in range(len(self._engines))
+        ]
 
     def _view(self, device: int) -> DeviceView:
         jobs, usable = self._jobs[device] + self._coming(device), self._engines[device].usable_bytes

@@ -273,7 +273,12 @@ def _fleet(
     load_turn = threading.Lock()
     threads = max(1, (settings.torch_threads or os.cpu_count() or 1) // len(machines))
     make = [partial(_engine, settings, machine, catalogue, knowledge, load_turn, threads) for machine in machines]
-    return Fleet(make, deliver)
+    return Fleet(
+        make,
+        deliver,
+        names=[machine.device for machine in machines],
+        device_of=lambda model: catalogue.recall(model).device,
+    )
 
 
 def _engine(

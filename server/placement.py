@@ -1,7 +1,7 @@
 """Which device a job goes to, and which waiting jobs another device should take over. Pure functions; no clock, no I/O.
 
 A job goes, first that applies,
-  1. nowhere, when no device could ever hold its model
+  1. nowhere, when no device that its entry allows could ever hold its model
   2. where its model is resident, loading or awaited: to the one with the least ahead of it
   3. but when that wait is longer than a second load is worth and a device has nothing to do: there, if it has free memory
   4. where the model fits without pushing another out: to the one with the least to do, then to the one with most room
@@ -31,6 +31,7 @@ class DeviceView:
     idle_bytes: int = 0  # held by models that could leave at once
     models: frozenset[str] = frozenset()  # resident, loading, or with jobs on the way
     jobs: Mapping[str, int] = field(default_factory=dict)  # model → jobs that wait or run here
+    barred: frozenset[str] = frozenset()  # models whose entry names another device
 
     @property
     def n_jobs(self) -> int:
@@ -50,7 +51,7 @@ class Move:
 def place(model: str, need_bytes: int, devices: Sequence[DeviceView], pace: Pace) -> int | None:
     """The index of the device for one more job of `model`; None when it can never fit."""
     backlog = [pace.of_jobs(device.jobs) for device in devices]
-    able = [i for i, device in enumerate(devices) if device.usable_bytes >= need_bytes]
+    able = [i for i, device in enumerate(devices) if device.usable_bytes >= need_bytes and model not in device.barred]
     if not able:
         return None  # 1
     homes = [i for i in able if model in devices[i].models]
@@ -93,6 +94,8 @@ def _worth_moving(
     """Jobs of one model: the one with most to gain."""
     best_gain_s, best_model, its_load_s = 0.0, "", 0.0
     for model, count in Counter(model for _, model in waiting).items():
+        if model in idle.barred:
+            continue
         room = idle.free_bytes if model in busy.models else idle.free_bytes + idle.idle_bytes  # a copy evicts nobody
         if model not in idle.models and (idle.usable_bytes < need_bytes[model] or room < need_bytes[model]):
             continue

@@ -207,6 +207,29 @@ def test_what_can_never_run_is_refused_with_the_figures() -> None:
         two.fleet.check_fits("a", 7 * GIB)
 
 
+def test_a_model_bound_to_a_device_runs_and_loads_there_alone_and_a_device_that_is_not_here_is_refused() -> None:
+    engines: list[NotingEngine] = []
+
+    def make(deliver: Callable[[Event], None]) -> NotingEngine:
+        engines.append(NotingEngine(deliver))
+        return engines[-1]
+
+    bound = {"a": "cuda:1", "b": "cuda", "c": "cuda:7"}
+    fleet = Fleet([make, make], lambda event: None, names=["cuda:0", "cuda:1"], device_of=bound.get)
+
+    for number in range(4):
+        fleet.submit(job(f"a{number}", "a"), GIB)
+        fleet.submit(job(f"b{number}", "b"), GIB)
+    fleet.load_model("a", GIB)
+
+    assert engines[1].jobs == ["a0", "a1", "a2", "a3"]
+    assert engines[0].jobs == ["b0", "b1", "b2", "b3"]
+    assert engines[1].notes == [("load", "a")]
+    fleet.check_fits("b", GIB)
+    with pytest.raises(NeverFits, match="bound to cuda:7, which is not among the devices here: cuda:0, cuda:1"):
+        fleet.check_fits("c", GIB)
+
+
 def test_people_are_heard_by_the_device_that_has_the_model_or_by_all() -> None:
     two = Two()
     two.status(0, free=2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from pathlib import Path
 
-import diffusers
 import numpy as np
 import pytest
 import torch
@@ -180,7 +179,7 @@ def test_out_of_memory_while_loading_passes_through_and_holds_nothing(
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(diffusers.StableDiffusionPipeline, "to", full)
+        patched.setattr("models.building._turn_knobs", full)
         with pytest.raises(type(error), match=str(error)):
             load(spec, device="cpu")
 

@@ -140,3 +140,13 @@ def test_merged_jobs_that_end_together_share_the_time_they_took() -> None:
 
     assert pace.of_job("never measured") == pace.of_job("a")
     assert pace.of_load("a") == 1.0
+
+
+def test_a_model_bound_to_a_device_goes_there_and_nowhere_else_and_is_not_taken_over() -> None:
+    other = device(barred=frozenset("a"))
+    assert placed("a", 4, other, device(free=0, jobs={"b": 9}, models=frozenset("b"))) == 1
+    assert placed("a", 4, other) is None
+    busy = device(models=frozenset("a"), jobs={"a": 9})
+    waiting = [[(str(i), "a") for i in range(9)], []]
+    assert rebalance([busy, device()], waiting, {"a": GIB}, SECOND_EACH)
+    assert not rebalance([busy, other], waiting, {"a": GIB}, SECOND_EACH)

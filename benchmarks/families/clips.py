@@ -10,7 +10,8 @@ import transformers
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
 from benchmarks.families import parts
-from benchmarks.families.dits import T5_CALL, flow, kandinsky_5, with_t5
+from benchmarks.families.dits_common import T5_CALL, flow, with_t5
+from benchmarks.families.dits_llm import kandinsky_5
 from benchmarks.families.family import Family
 
 
@@ -355,7 +356,7 @@ FAMILIES = (
     Family("SkyReelsV2Pipeline", "video", sky_reels, num_frames=9, call=T5_CALL),
     Family("SkyReelsV2DiffusionForcingPipeline", "video", sky_reels, num_frames=9, call=T5_CALL),
     Family("AnyFlowPipeline", "video", any_flow, num_frames=9, call=T5_CALL),
-    Family("HeliosPipeline", "video", helios, num_frames=9, call=T5_CALL),
+    Family("HeliosPipeline", "video", helios, num_frames=8, call=T5_CALL),
     Family("MotifVideoPipeline", "video", motif, num_frames=9, call=T5_CALL),
     Family("LTXPipeline", "video", ltx, other_size=64, num_frames=9, call=T5_CALL),
     Family("LTXConditionPipeline", "video", functools.partial(ltx, False), other_size=64, num_frames=9, call=T5_CALL),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import diffusers
@@ -21,6 +22,7 @@ class Family:
     steps: tuple[int, ...] = (4, 3, 5, 4)  # of the jobs sent at once
     jobs: int = 4  # at once; fewer where each takes long
     takes_negative: bool = True
+    as_published: Callable[[Path], None] | None = None  # what its authors' folder has otherwise than a saved one
     library_opens: bool = True  # diffusers itself can open what it saved
     call: Mapping[str, object] = field(default_factory=dict)  # further arguments of __call__, as models.toml gives them
 
@@ -35,6 +37,11 @@ class Family:
             pipeline = getattr(diffusers, self.name)(**parts)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def save(self, folder: Path) -> None:
+        self.build().save_pretrained(folder)
+        if self.as_published is not None:
+            self.as_published(folder)
 
 
 @torch.no_grad()

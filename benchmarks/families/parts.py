@@ -80,13 +80,13 @@ def bert_tokenizer() -> Any:
 # Text encoders
 
 
-def clip_text(cls: type = CLIPTextModel, dim: int = TEXT_DIM, positions: int = CLIP_TOKENS) -> Any:
+def clip_text(cls: type = CLIPTextModel, dim: int = TEXT_DIM, positions: int = CLIP_TOKENS, layers: int = 3) -> Any:
     ends = clip_tokenizer().eos_token_id
     config = CLIPTextConfig(
         vocab_size=ends + 1,
         hidden_size=dim,
         intermediate_size=64,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         projection_dim=dim,
         max_position_embeddings=positions,
