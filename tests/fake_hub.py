@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+HOLD_S = 60.0  # at most
 TOKEN = "hf_letmein"  # opens what is gated
 
 
@@ -22,7 +23,13 @@ class Hub:
     repos: dict[str, dict[str, bytes]]
     gated: set[str] = field(default_factory=set)
     break_at: int | None = None  # a file ends after so many bytes of the first reply for it
+    hold_at: int | None = None  # a file stops there until `let_go`
+    go_on: threading.Event = field(default_factory=threading.Event)
     asked: list[tuple[str, str | None, str | None]] = field(default_factory=list)  # path, range, authorization
+
+    def let_go(self) -> None:
+        self.hold_at = None
+        self.go_on.set()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -88,6 +95,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.break_at is not None and len(data) > self.hub.break_at:
             data, self.hub.break_at = data[: self.hub.break_at], None
             self.close_connection = True
+        if self.hub.hold_at is not None and len(data) > self.hub.hold_at:
+            self.hub.go_on.clear()
+            self.wfile.write(data[: self.hub.hold_at])
+            self.wfile.flush()
+            data = data[self.hub.hold_at :]
+            self.hub.go_on.wait(HOLD_S)
         self.wfile.write(data)
 
     def log_message(self, *_: object) -> None:

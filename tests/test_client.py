@@ -16,7 +16,9 @@ import pytest
 from server import client
 from server.api.schemas import Chat, GenerateImage, GenerateVideo
 from server.client import AsyncAgentName, ChatDelta, ChatReply, Job, address
+from server.client.calls import Calls
 from server.client.events import EventReader
+from server.client.methods import Methods
 from server.client.options import ChatOptions, GenerateOptions
 from tests.front import Front, front
 
@@ -359,3 +361,14 @@ def test_the_client_is_light() -> None:
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
 
     assert ended.stdout.strip() == "[]"
+
+
+def test_both_clients_have_every_call_and_help_tells_it() -> None:
+    calls = {name for name in vars(Calls) if not name.startswith("_")}
+    assert calls == {name for name in vars(Methods) if not name.startswith("_")}
+    for kind in (client.AgentName, AsyncAgentName):
+        talker = kind("http://localhost:3001", "an_key")
+        for name in calls:
+            method = getattr(talker, name)
+            assert (method.__name__, method.__doc__) == (name, getattr(Calls, name).__doc__)
+            assert method.__doc__, f"{name} says what it does"

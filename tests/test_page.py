@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkpoints import chat_folder
+from tests.fake_hub import Hub, fake_hub
 from tests.live_server import LiveServer
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -34,12 +36,26 @@ SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "hei
 USABLE_MS = 1000
 MAX_BYTES = 150 * 1024
 PICTURES = os.environ.get("PAGE_PICTURES")  # a folder: screenshots go there, as those of docs/page did
+WEIGHTS = 8 << 20
+HEADER = json.dumps({"w": {"dtype": "F16", "shape": [WEIGHTS // 2], "data_offsets": [0, WEIGHTS]}}).encode()
+BIG = len(HEADER).to_bytes(8, "little") + HEADER + bytes(WEIGHTS)
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    live = LiveServer(tmp_path_factory.mktemp("page") / "data").start()
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """Has "owner/phone" and "owner/desktop": language models of eight megabytes that hold nothing."""
+    folder = chat_folder(tmp_path_factory.mktemp("upstream"))
+    files = {path.name: path.read_bytes() for path in folder.iterdir()} | {"model.safetensors": BIG}
+    with fake_hub({f"owner/{size}": files for size in SIZES}) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("page")
+    env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    live = LiveServer(folder / "data", env).start()
     jobs = [live.submit(prompt="A forest", type=kind, steps=2) for kind in ("image", "video")]
     assert live.post("/api/chat", {"message": "Hi", "max_tokens": 2}).status == 200
     assert [live.wait(job)["status"] for job in jobs] == ["completed"] * 2  # every model is in memory now
@@ -160,6 +176,26 @@ def test_a_clip_is_made_and_a_running_one_is_canceled(page: Page) -> None:
     expect(result.get_by_text("Canceled")).to_be_visible()
 
 
+def test_what_is_being_made_is_shown_while_it_is_made(page: Page, size: str) -> None:
+    page.get_by_role("radio", name="Video").check(force=True)
+    page.get_by_label("Prompt").fill("A green star moves to the right")
+    page.get_by_text("Advanced").click()
+    page.get_by_label("Steps").fill("150")
+    page.get_by_label("Seconds").fill("8")
+    page.get_by_role("button", name="Create video").click()
+    result = page.get_by_role("article", name="Result")
+    preview = result.locator("img.preview")
+    expect(preview).to_be_visible()
+    first = preview.get_attribute("src") or ""
+    assert first.startswith("data:image/jpeg;base64,")
+    assert preview.evaluate("image => image.decode().then(() => image.naturalWidth > 4)")
+    expect(preview).not_to_have_attribute("src", first)  # it goes on
+    no_serious_violation(page)
+    picture(page, f"preview-{size}")
+    result.get_by_role("button", name="Cancel").click()
+    expect(result.get_by_text("Canceled")).to_be_visible()
+
+
 def test_a_wrong_value_is_told_in_the_servers_words_at_its_field(page: Page, complaints: list[str]) -> None:
     page.get_by_label("Prompt").fill("A forest")
     page.get_by_text("Advanced").click()
@@ -199,6 +235,30 @@ def test_a_chat_streams_remembers_stops_and_begins_anew(page: Page, size: str) -
     page.get_by_label("Longest reply").fill("4")
     page.get_by_role("button", name="What can you help me with?").first.click()
     expect(page.get_by_role("article").first).to_be_visible()
+
+
+def test_a_conversation_outlives_a_reload_of_its_tab_and_goes_on(page: Page) -> None:
+    go(page, "Chat")
+    page.get_by_text("Model and system prompt").click()
+    page.get_by_label("Longest reply").fill("6")
+    message = page.get_by_label("Message", exact=True)
+    message.fill("My name is Ada.")
+    message.press("Enter")
+    reply = page.get_by_role("article", name="Reply")
+    expect(reply.get_by_text("tokens")).to_be_visible()
+    said = reply.locator(".text").inner_text()
+
+    page.reload()
+    expect(page.get_by_role("heading", level=1, name="Chat")).to_be_visible()
+    expect(page.get_by_role("article", name="You").locator(".text")).to_have_text("My name is Ada.")
+    assert reply.locator(".text").inner_text() == said
+    expect(page.get_by_label("Longest reply")).to_have_value("6")
+    with page.expect_request("**/api/chat") as asked:
+        message.fill("What is my name?")
+        message.press("Enter")
+    assert json.loads(asked.value.post_data or "")["conversationId"].startswith("conv_")
+    expect(reply).to_have_count(2)
+    expect(reply.last.get_by_text("tokens")).to_be_visible()
 
 
 def test_the_gallery_filters_opens_and_deletes_and_never_runs_what_people_wrote(
@@ -280,6 +340,49 @@ def test_a_source_that_is_none_is_told_in_the_servers_words_and_a_pull_shows_how
     page.get_by_role("dialog").get_by_role("button", name="Pull").click()
     pulls = page.locator("section", has=page.get_by_role("heading", name="On their way"))
     expect(pulls.get_by_role("button", name=re.compile("Try again|Cancel"))).to_be_visible()
+
+
+def test_a_model_is_pulled_with_progress_and_then_removed(page: Page, hub: Hub, size: str) -> None:
+    go(page, "Models")
+    hub.hold_at = WEIGHTS // 2
+    page.get_by_role("button", name="Pull", exact=True).click()
+    page.get_by_label("Source").fill(f"owner/{size}")
+    page.get_by_label("Name").fill(f"pulled-{size}")
+    page.get_by_role("dialog").get_by_role("button", name="Pull").click()
+    bar = page.get_by_role("progressbar", name=f"Pulling owner/{size}")
+    expect(bar).to_have_attribute("aria-valuenow", re.compile("^[1-9][0-9]$"))
+    expect(page.get_by_text(re.compile(r"of 8\.\d MiB"))).to_be_visible()
+    no_serious_violation(page)
+    picture(page, f"pull-{size}")
+    hub.let_go()
+
+    line = page.get_by_role("listitem").filter(has=page.get_by_role("heading", name=f"pulled-{size}"))
+    expect(line.get_by_text("On disk")).to_be_visible()
+    expect(bar).to_have_count(0)
+    remove(page, f"pulled-{size}")
+
+
+def test_a_model_is_added_from_a_folder_and_removed(page: Page, tmp_path: Path, size: str) -> None:
+    folder = chat_folder(tmp_path / "checkpoint")
+    go(page, "Models")
+    page.get_by_role("button", name="Add", exact=True).click()
+    page.get_by_label("Source").fill(str(folder))
+    page.get_by_role("textbox", name="Name").fill(f"guest-{size}")
+    no_serious_violation(page)
+    page.get_by_role("dialog").get_by_role("button", name="Add").click()
+    line = page.get_by_role("listitem").filter(has=page.get_by_role("heading", name=f"guest-{size}"))
+    expect(line.get_by_text("On disk")).to_be_visible()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    remove(page, f"guest-{size}")
+    assert folder.is_dir(), "what lies elsewhere stays"
+
+
+def remove(page: Page, model: str) -> None:
+    page.get_by_role("button", name=f"Remove {model}").click()
+    box = page.get_by_role("dialog", name=f"Remove {model}?")
+    no_serious_violation(page)
+    box.get_by_role("button", name="Remove").click()
+    expect(page.get_by_role("heading", name=model)).to_have_count(0)
 
 
 def test_a_key_is_made_shown_once_used_and_revoked(page: Page, server: LiveServer, size: str) -> None:

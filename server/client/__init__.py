@@ -6,7 +6,8 @@
         job = client.wait(client.generate("A futuristic city at night", aspect_ratio="16:9").job_id)
         client.save(job.outputs[0], "city.png")
 
-What is said to the server and in which order is written once, in `calls.py`; the two classes only do the talking.
+What is said to the server and in which order is written once, in `calls.py`, and which methods there are in `methods.py`;
+the two classes only do the talking.
 """
 
 from server.client.address import url_of

@@ -30,9 +30,9 @@ export function reuse(job, models, index = 0) {
   location.hash = "#/create";
 }
 
-/** The body of POST /api/generate: only what was said. */
+/** The body of POST /api/generate: what was said, and that somebody watches. */
 export function bodyOf(draft) {
-  const body = { prompt: draft.prompt, type: draft.type };
+  const body = { prompt: draft.prompt, type: draft.type, preview: true };
   const said = { ...draft.advanced };
   if (draft.model) body.model = draft.model;
   if (draft.aspect && !said.width && !said.height) body.aspect_ratio = draft.aspect;
