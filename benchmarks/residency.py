@@ -14,6 +14,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -35,6 +36,7 @@ STEPS, SIDE = 8, 64
 CALL = {"use_resolution_binning": False, "clean_caption": False, "max_sequence_length": 32}
 SAMPLE = 12  # pictures compared with a direct call
 POLL_S = 0.25
+CONNECTIONS = 8
 
 
 def make_models(data_dir: Path, mib: int) -> int:
@@ -74,21 +76,36 @@ class Watched:
         return abs(told - left) / left
 
 
-def submit_all(live: LiveServer, count: int, seed: int = 5) -> list[Watched]:
+def warm_up(live: LiveServer) -> None:
+    """Each model alone, then as wide as it merges: forecasts come from measured times."""
+    for name in MODELS:
+        for together in (1, 8):
+            said = {"type": "image", "prompt": "x", "model": name, "width": SIDE, "height": SIDE, "steps": STEPS}
+            for job_id in [live.submit(**said) for _ in range(together)]:
+                live.wait(job_id)
+
+
+def submit_all(live: LiveServer, count: int, jobs: list[Watched], seed: int = 5) -> None:
+    """A burst, over several connections: what comes later than a forecast it cannot know. `jobs` grows by each."""
     dice = random.Random(seed)
-    jobs = []
-    for number in range(count):
-        body = {"type": "image", "prompt": dice.choice(common.PROMPTS), "model": dice.choice(MODELS),
-                "width": SIDE, "height": SIDE, "steps": STEPS, "seed": number}  # fmt: skip
+    bodies = [
+        {"type": "image", "prompt": dice.choice(common.PROMPTS), "model": dice.choice(MODELS), "width": SIDE,
+         "height": SIDE, "steps": STEPS, "seed": number}
+        for number in range(count)
+    ]  # fmt: skip
+
+    def submit(body: dict[str, Any]) -> None:
         at = time.monotonic()
         jobs.append(Watched(live.submit(**body), body, at))
-    return jobs
+
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        list(pool.map(submit, bodies))
 
 
-def watch(live: LiveServer, jobs: list[Watched], samples: list[tuple[int, int]]) -> None:
-    """Until all have ended, noting forecasts and (bytes on the books, resident bytes of the process)."""
-    going = {job.id: job for job in jobs}
-    while going:
+def watch(live: LiveServer, jobs: list[Watched], count: int, samples: list[tuple[int, int]]) -> None:
+    """Until `count` have ended, noting forecasts and (bytes on the books, resident bytes of the process)."""
+    while sum(bool(job.end) for job in jobs) < count:
+        going = {job.id: job for job in jobs if not job.end}
         for status in ("queued", "processing"):
             for told in listed(live, status):
                 if told["jobId"] in going and told["etaSeconds"] is not None:
@@ -98,7 +115,7 @@ def watch(live: LiveServer, jobs: list[Watched], samples: list[tuple[int, int]])
             assert device["used"] <= device["total"]
             samples.append((device["used"], resident_bytes(live)))
         for told in [*listed(live, "completed"), *listed(live, "failed")]:
-            if (job := going.pop(told["jobId"], None)) is not None:
+            if (job := going.get(told["jobId"])) is not None:
                 finished = told["finishedAt"]
                 job.end, job.ended_at = told, time.monotonic() - (time.time() - seconds_of(finished))
         time.sleep(POLL_S)
@@ -164,9 +181,7 @@ def main() -> None:
 
 
 def measure(report: common.Report, live: LiveServer, data_dir: Path, count: int) -> None:
-    for name in MODELS:  # each once alone: forecasts come from measured times
-        for _ in range(2):
-            live.wait(live.submit(type="image", prompt="x", model=name, width=SIDE, height=SIDE, steps=STEPS))
+    warm_up(live)
     before, samples = loads(live), []  # type: ignore[var-annotated]  # filled by watch
     used, rss = live.get("/api/gpu").json["devices"][0]["used"], resident_bytes(live)
     for name in MODELS:
@@ -178,8 +193,11 @@ def measure(report: common.Report, live: LiveServer, data_dir: Path, count: int)
         "books against the process, two models in memory", abs(used / max(1, rss - empty) - 1) * 100, "%", most=10
     )
     began = time.monotonic()
-    jobs = submit_all(live, count)
-    watch(live, jobs, samples)
+    jobs: list[Watched] = []
+    with ThreadPoolExecutor(1) as aside:  # who submits does not wait for who watches, nor the other way round
+        submitting = aside.submit(submit_all, live, count, jobs)
+        watch(live, jobs, count, samples)
+        submitting.result()
     report.add("jobs", count)
     report.add("jobs a second", count / (time.monotonic() - began), "/s")
     failed = [job.end["error"]["code"] for job in jobs if job.end["status"] != "completed"]

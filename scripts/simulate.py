@@ -9,7 +9,7 @@ from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # it is run from a checkout, not installed
 
-from scripts.simulation.foresight import errors, mixed_jobs
+from scripts.simulation.foresight import errors, mixed_jobs, small_jobs
 from scripts.simulation.outcome import Outcome, by_key, fair_shares
 from scripts.simulation.peers import PEERS
 from scripts.simulation.traces import TRACES, Trace
@@ -23,10 +23,12 @@ def main() -> None:
     args = parser.parse_args()
     for name in args.trace or TRACES:
         report(TRACES[name](args.jobs))
-    at_once, half_way, n = errors(mixed_jobs(200))
-    print(
-        f"\nestimates of {n} mixed jobs over four models: median error {at_once:.0%} at submission, {half_way:.0%} half way"
-    )
+    print()
+    for what, at_once, half_way, n in (
+        ("mixed", *errors(mixed_jobs(200))),
+        ("small", *errors(small_jobs(200), every_s=0.25)),
+    ):
+        print(f"estimates of {n} {what} jobs: median error {at_once:.0%} at submission, {half_way:.0%} half way")
 
 
 def report(trace: Trace) -> None:

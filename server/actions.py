@@ -9,6 +9,13 @@ from server.jobs import Job, JobType
 
 
 @dataclass(frozen=True, slots=True)
+class Read:
+    """Book the model's bytes and have its files read, aside from the device thread; a `Load` follows."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     model: str
 
@@ -59,7 +66,7 @@ class Wait:
     until: float | None  # None: until a message comes
 
 
-Action: TypeAlias = Load | Evict | Park | Unpark | ResizeCache | Admit | Step | Wait
+Action: TypeAlias = Read | Load | Evict | Park | Unpark | ResizeCache | Admit | Step | Wait
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import assert_never
 
 from models.errors import ModelsError
 from pipelines.interface import Lane, Note, StepCost, never
-from server.actions import Admit, Evict, Load, Park, ResizeCache, Step, Unpark
+from server.actions import Action, Admit, Evict, Load, Park, Read, ResizeCache, Step, Unpark
 from server.estimates import Estimates
 from server.jobs import Event, Job, JobCanceled, JobFailed, JobReturned, JobStarted
 from server.learning import learn
@@ -46,6 +46,9 @@ class Device:
     die: Callable[[], None]  # ends the process with POISONED, now
     warm_up: Callable[[], None]  # slow imports, done on the device thread before the first job
     is_out_of_memory: Callable[[BaseException], bool] = _is_memory_error
+    read: Callable[[str], None] = lambda model: (
+        None
+    )  # its files into memory, so that `load` is short; on a thread of its own
 
 
 class Carrier:
@@ -56,11 +59,15 @@ class Carrier:
         tell: Callable[[Event], None],
         publish: Callable[[bool], None],
         pressed: Callable[[], bool],
+        begin_reading: Callable[[str], None] = lambda model: None,
         *,
         step_timeout_s: float,
         clock: Callable[[], float],
     ) -> None:
-        """`publish`: tell what has changed, at once when asked to. `pressed`: whether a message waits; a long forward gives way to it."""
+        """`publish`: tell what has changed, at once when asked to. `pressed`: whether a message waits; a long forward gives way to it.
+
+        `begin_reading`: have a model's files read on another thread, and `was_read` called on this one when that is over.
+        """
         self._scheduler = scheduler
         self._device = device
         self._tell = tell
@@ -73,6 +80,9 @@ class Carrier:
         self.jobs = RunningJobs()
         self.picture = PicturePublisher(scheduler, self.jobs, self._estimates, self._lanes)
         self._outcomes = Outcomes(scheduler, self.jobs, self._estimates, self.picture, tell)
+        self._begin_reading = begin_reading
+        self._reading_since = self._read_s = 0.0
+        self._forward_s = 0.0  # of the turn in hand, in forwards
         self.busy_until: float | None = None  # by when the action in hand must be over; read by the event loop
 
     # What the event loop asked for
@@ -107,10 +117,18 @@ class Carrier:
         self._scheduler.forget(model)
         self._fail_waiting(model, f"The model {model} was removed.")
 
+    def turned(self, action: Action, seconds: float) -> None:
+        """A turn is over, its decision and news included."""
+        if isinstance(action, Step):
+            self._estimates.turned(action.model, seconds, self._forward_s)
+            self._forward_s = 0.0
+
     # What the scheduler decided
 
-    def carry_out(self, action: Load | Evict | Park | Unpark | ResizeCache | Admit | Step) -> None:
+    def carry_out(self, action: Read | Load | Evict | Park | Unpark | ResizeCache | Admit | Step) -> None:
         match action:
+            case Read(model):
+                self._read(model)
             case Load(model):
                 self._load(model)
             case Evict(model):
@@ -130,15 +148,28 @@ class Carrier:
         if not isinstance(action, Step):
             self.picture.changed = True
 
+    def was_read(self) -> None:
+        """Told by whoever read the files: the model on its way may be loaded."""
+        self._read_s = self._clock() - self._reading_since
+        self._scheduler.was_read()
+
+    def _read(self, model: str) -> None:
+        self._scheduler.ledger.book(model, "weights", self._scheduler.need_bytes(model))
+        self._scheduler.reading(model)
+        self.picture.loading, self._reading_since = model, self._clock()
+        self._begin_reading(model)
+
     def _load(self, model: str) -> None:
         self.busy_until = self._clock() + LOAD_LIMIT_S
         self.picture.loading = model
         self._publish(True)
         began = self._clock()
-        free = self._scheduler.ledger.free_bytes
+        ledger = self._scheduler.ledger
+        free = ledger.free_bytes + ledger.held_by(model, "weights")
         lane, ran_out, reason = None, False, f"The model {model} failed to load."
         try:
-            self._scheduler.ledger.book(model, "weights", self._scheduler.need_bytes(model))
+            if not ledger.held_by(model, "weights"):
+                ledger.book(model, "weights", self._scheduler.need_bytes(model))
             lane = self._device.load(model)
         except Exception as error:
             if self._device.is_fatal(error):
@@ -154,7 +185,8 @@ class Carrier:
                 self._load_failed(model, reason)
             return
         self._lanes[model] = lane
-        seconds = self._clock() - began
+        seconds = self._clock() - began + self._read_s
+        self._read_s = 0.0
         self._scheduler.ledger.release(model)
         self._scheduler.loaded(model, self._clock(), seconds)
         self._scheduler.ledger.correct(model, "kv_cache", lane.cache_bytes)
@@ -172,12 +204,12 @@ class Carrier:
             self._tell(JobFailed(waiting.job.id, "model_load_failed", reason, True))
 
     def _evict(self, model: str) -> None:
-        before = self._device.read_memory()
+        before, began = self._device.read_memory(), self._clock()
         self._lanes.pop(model).close()
         freed = self._scheduler.ledger.release(model)
-        self._scheduler.evicted(model)
         if before is not None:
             self._verify_release(model, before, freed)
+        self._scheduler.evicted(model, self._clock() - began)
         logger.info("model evicted", extra={"model": model, "bytes": freed})
 
     def _verify_release(self, model: str, before: Reading, freed: int) -> None:
@@ -269,6 +301,7 @@ class Carrier:
         key = self._scheduler.residents[model].key
         for note in notes:
             if isinstance(note, StepCost):
+                self._forward_s += note.seconds
                 # A shape is measured once where measuring costs time: later forwards of it held what the first one did.
                 entry, rows = f"{note.component}.{note.entry}", bucket_of(note.rows)
                 known = self._scheduler.peaks.predict(key, entry, note.shape, note.units, rows)

@@ -28,6 +28,7 @@ from server.inbox import (
     Stop,
     Submit,
     UnloadModel,
+    WasRead,
 )
 from server.jobs import Event, Job, JobFailed, PeaksLearned
 from server.scheduler import Scheduler, Wait
@@ -64,9 +65,11 @@ class Engine:
             self._tell,
             lambda force: self._publish(force=force),
             lambda: not self._inbox.empty(),
+            self._begin_reading,
             step_timeout_s=step_timeout_s,
             clock=clock,
         )
+        self._turned_at: float | None = None  # when the last turn ended; None: it has slept since
         self._capacity_bytes = scheduler.ledger.usable_bytes
         # Written by the device thread, read by the event loop; each is one reference, replaced whole.
         self.draining = False
@@ -168,18 +171,37 @@ class Engine:
 
     def _turn(self) -> bool:
         """One decision carried out. False when the engine is drained."""
+        began = self._clock() if self._turned_at is None else self._turned_at
         self._scheduler.observe(self._device.read_memory())
         action = self._scheduler.next_action(self._clock())
         match action:
             case Wait(until):
                 self._publish(force=True)
+                self._turned_at = None
                 if self._scheduler.draining and not len(self._carrier.jobs):
                     return False
-                return self._take_messages(block=True, until=until)
+                return self._rest(until)
             case _:
                 self._carrier.carry_out(action)
         self._publish()
+        self._turned_at = self._clock()
+        self._carrier.turned(action, self._turned_at - began)
         return True
+
+    def _begin_reading(self, model: str) -> None:
+        threading.Thread(target=self._read, args=(model,), name="reader", daemon=True).start()
+
+    def _read(self, model: str) -> None:
+        """The reader's thread. What it cannot read, the load will say."""
+        try:
+            self._device.read(model)
+        except Exception:
+            logger.exception("reading ahead failed", extra={"model": model})
+        finally:
+            self._inbox.put(WasRead())
+
+    def _rest(self, until: float | None) -> bool:
+        return self._take_messages(block=True, until=until)
 
     def _take_messages(self, *, block: bool, until: float | None = None) -> bool:
         """Fold in what has come; False on `Stop`."""
@@ -207,6 +229,8 @@ class Engine:
                     self._scheduler.pin(model, pinned)
                 case KeepAlive(model, seconds):
                     self._scheduler.keep_alive(model, seconds)
+                case WasRead():
+                    self._carrier.was_read()
                 case Drain():
                     self._scheduler.draining = True
                 case Stop():

@@ -1,6 +1,6 @@
 """What a job still has to run, from measured times only. Device thread only; pure arithmetic.
 
-A request's device seconds are its shares of the forwards it was in. Of finished requests we keep, per model and shape,
+A request's device seconds are its shares of the forwards it was in; what the device thread spends beside them is kept as a factor of the model. Of finished requests we keep, per model and shape,
 the seconds a denoising step took and the seconds of the rest (text encoding, decoding); of chats how many forwards a
 reply took. `forecast.py` makes of it when jobs end. Never measured: unknown, not guessed.
 """
@@ -14,6 +14,7 @@ from pipelines.interface import ChatRequest, DiffusionRequest, Request, StepCost
 from server.forecast import Work
 from server.jobs import Job
 
+FADING = 0.99  # weight of what was known of the seconds beside the forwards when another step ends
 MEMORY = 0.3  # weight of the newest measurement in the running mean: follows a change of load within a few jobs
 CHAT = "decode decode"  # what the forwards of a chat are measured as: stage and shape
 
@@ -40,6 +41,9 @@ class Estimates:
     _known: dict[tuple[str, str], Known] = field(default_factory=dict)  # (model, shape) → means
     _reply: dict[str, float] = field(default_factory=dict)  # chat model → forwards of a reply
     _spent: dict[str, Spent] = field(default_factory=dict)  # by request id
+    _turns: dict[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  # model → seconds of its turns, of forwards in them
 
     def note(self, costs: Iterable[StepCost]) -> None:
         for cost in costs:
@@ -50,6 +54,16 @@ class Estimates:
                     spent.denoising_s += cost.seconds / cost.rows
                 else:
                     spent.rest_s += cost.seconds / cost.rows
+
+    def turned(self, model: str, seconds: float, forward_s: float) -> None:
+        """A turn of `model` took `seconds`, decision and news included; its forwards took `forward_s` of them."""
+        turns, forwards = self._turns.get(model, (0.0, 0.0))
+        self._turns[model] = FADING * turns + seconds, FADING * forwards + forward_s
+
+    def drag(self, model: str) -> float:
+        """How many times as long as its forwards its turns take; 1 when it never ran."""
+        turns, forwards = self._turns.get(model, (0.0, 0.0))
+        return max(1.0, turns / forwards) if forwards > 0 else 1.0
 
     def progressed(self, request_id: str, step: int) -> None:
         self._spent.setdefault(request_id, Spent()).steps = step

@@ -197,10 +197,11 @@ class Fleet:
             case JobReturned(job):
                 self._returned(job)
                 return
-            case JobStarted(job_id):
+            case JobStarted(job_id, queue_ms):
                 placed = self._placed.get(job_id)
                 if placed is not None:
-                    placed.started_at, placed.moving_to = self._clock(), None
+                    # By the device's own account: this loop may hear of start and end at once.
+                    placed.started_at, placed.moving_to = placed.at + queue_ms / 1000, None
                     self._moving.discard(job_id)
                     self._pace.loaded(placed.job.model, event.load_ms / 1000)
             case OutputReady(job_id):

@@ -57,13 +57,17 @@ class Forecast:
         chat_share: float,
         row_s: Callable[[str, str, int], float],
         tags: Mapping[str, float],
+        leave_s: float = 0.0,
     ) -> None:
-        """`row_s`: seconds of one row of a forward, by model, shape and how many requests the lane runs; `tags`: of the keys, as the queue has them."""
+        """`row_s`: seconds of one row of a forward, by model, shape and how many requests the lane runs; `tags`: of the keys, as
+        the queue has them; `leave_s`: seconds in which an idle model leaves.
+        """
         self._tags = defaultdict(float, tags)
         self._models = prospects
         self._usable = usable_bytes
         self._chat_share = chat_share
         self._row_s = row_s
+        self._leave_s = leave_s
         self._lanes: dict[str, _Lane] = {}
         self._left: dict[str, int] = {}  # requests, by job
         self._closed: set[str] = set()
@@ -136,6 +140,7 @@ class Forecast:
             if free >= prospect.n_bytes:
                 break
             free += self._models[victim].n_bytes
+            self._now += self._leave_s
             self._models[victim].since = None
             self._models[victim].asked = self._now
         return True

@@ -64,6 +64,11 @@ class KeepAlive:
 
 
 @dataclass(frozen=True, slots=True)
+class WasRead:
+    """The files of the model on its way are in memory, as far as reading them helps."""
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Start nothing more; go on with what runs."""
 
@@ -73,4 +78,6 @@ class Stop:
     pass
 
 
-Message: TypeAlias = Submit | Cancel | Recall | LoadModel | UnloadModel | Forget | Pin | KeepAlive | Drain | Stop
+Message: TypeAlias = (
+    Submit | Cancel | Recall | LoadModel | UnloadModel | Forget | Pin | KeepAlive | WasRead | Drain | Stop
+)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import logging
 import os
 import socket
@@ -28,6 +29,7 @@ from sqlalchemy import Connection
 from models.adapters import LoraFolder
 from models.catalogue import Catalogue
 from models.errors import ModelsError
+from models.read_ahead import read_ahead
 from models.spec import ModelSpec
 from pipelines.interface import Lane
 from server.app import create_app
@@ -319,7 +321,14 @@ def _engine(
             known = keys[spec.name] = spec, knowledge_key(spec.path, precision, machine.device)
         return known[1]
 
-    scheduler = Scheduler(ledger, facts, chat_share=settings.chat_share, min_residency_s=settings.min_residency_s)
+    scheduler = Scheduler(
+        ledger,
+        facts,
+        chat_share=settings.chat_share,
+        min_residency_s=settings.min_residency_s,
+        quantum_s=settings.max_quantum_s,
+        reads_ahead=True,
+    )
     scheduler.peaks.restore(knowledge.peaks_for_a_device())
     device = _device(machine, catalogue, cache_bytes, load_turn, threads, lambda spec: knowledge.verdicts(key_of(spec)))
     return Engine(scheduler, device, deliver, step_timeout_s=settings.step_timeout_s)
@@ -346,6 +355,7 @@ def _device(
             quiet_libraries()
             device.keep_what_is_imported()
         device.use_threads(threads)
+        gc.freeze()  # what the imports made stays: collections, one at every eviction, need not look through it
 
     def load(model: str) -> Lane:
         from models.loading import load as load_lane
@@ -355,6 +365,9 @@ def _device(
             return load_lane(
                 spec, device=machine.device, cache_bytes=cache_bytes, verdicts=verdicts(spec), proven=proven
             )
+
+    def read(model: str) -> None:
+        read_ahead(catalogue.get(model))
 
     def read_memory() -> Reading | None:
         if machine.device == "cpu":
@@ -370,5 +383,10 @@ def _device(
         return device.is_fatal(error)
 
     return Device(
-        load=load, read_memory=read_memory, is_fatal=is_fatal, die=lambda: os._exit(POISONED), warm_up=warm_up
+        load=load,
+        read=read,
+        read_memory=read_memory,
+        is_fatal=is_fatal,
+        die=lambda: os._exit(POISONED),
+        warm_up=warm_up,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import islice, takewhile
 
 from server.estimates import Estimates
@@ -38,14 +39,21 @@ def etas_s(
 
     tags = {work.key: queue.tag(work.key) for work in to_come}
 
+    @cache
     def row_s(model: str, shape: str, rows: int) -> float:
         key = scheduler.residency.facts_of(model).fingerprint or model
-        merged = min(rows, scheduler.widths.useful(key, shape))
-        return scheduler.widths.row_s(key, shape, merged) or estimates.step_s(model, shape) or 0.0
+        seconds = scheduler.widths.expected_row_s(key, shape, rows) or estimates.step_s(model, shape) or 0.0
+        return seconds * estimates.drag(model)
 
-    ends = Forecast(prospects, scheduler.ledger.usable_bytes, scheduler.turns.chat_share, row_s, tags).ends(
-        begun, to_come
+    forecast = Forecast(
+        prospects,
+        scheduler.ledger.usable_bytes,
+        scheduler.turns.chat_share,
+        row_s,
+        tags,
+        leave_s=scheduler.residency.leave_s,
     )
+    ends = forecast.ends(begun, to_come)
     if len(to_come) == FORESEEN and len(ends) == len(begun) + FORESEEN:
         last = max(ends.values())
         for i, job in enumerate(waiting[FORESEEN:], 1):

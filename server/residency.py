@@ -7,7 +7,7 @@ Room is planned whole and made only if the plan suffices. Who leaves, in this or
 and when the one that asks has lost patience, of those that have had their slice of the device:
   d. working lanes: parked with all that runs on them, which keeps its place
   e. working lanes that cannot be parked: their doors close until they are idle
-Never a pinned model, never one inside a forward, never one in its minimum residency.
+Never a pinned model, never one in its minimum residency; of one inside a forward only the doors are closed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from server.residents import Resident
 SLICE = 4.0  # a model with work stays this many times as long as it took to come: at most a fifth of the time goes into loads
 FIRST_COOLDOWN_S = 10.0  # after a failed load; doubles up to the last
 LAST_COOLDOWN_S = 300.0
+LEAVE_MEMORY = 0.3  # weight of the newest leave in their mean
 BYTES_PER_S = 1e9  # of a load, until one was measured
 
 
@@ -57,11 +58,12 @@ class Residency:
         *,
         min_residency_s: float,
     ) -> None:
-        """`wanted`: whether jobs wait for a model."""
+        """`wanted`: whether jobs wait for a model, and will be started."""
         self.residents: dict[str, Resident] = {}
         self.cooldowns: dict[str, Cooldown] = {}
         self.asked: dict[str, float] = {}  # model → since when a person wants it loaded
         self.leaving: set[str] = set()  # take no more jobs, go once they are idle
+        self.arriving = ""  # the model whose bytes are booked and whose files are being read
         self._ledger = ledger
         self._facts = facts
         self._wanted = wanted
@@ -70,6 +72,7 @@ class Residency:
         self._keep_alives: dict[str, float] = {}
         self._load_s: dict[str, float] = {}  # measured
         self._bytes_per_s = BYTES_PER_S
+        self.leave_s = 0.0  # what it takes an idle model to go: a running mean
         self._ran_out: dict[str, int] = {}  # bytes that were too few for a load, from when it failed until it worked
 
     # What a person said
@@ -84,7 +87,7 @@ class Residency:
 
     def ask_unload(self, model: str) -> None:
         self.asked.pop(model, None)
-        if model in self.residents and not self.is_pinned(model):
+        if (model in self.residents or model == self.arriving) and not self.is_pinned(model):
             self.leaving.add(model)
 
     def forget(self, model: str) -> None:
@@ -115,6 +118,7 @@ class Residency:
     # What happened
 
     def loaded(self, model: str, now: float, load_s: float) -> Resident:
+        self.arriving = ""
         facts = self._facts(model)
         resident = Resident(facts, since=now, load_s=load_s, last_used=now, arrival_s=load_s)
         self.residents[model] = resident
@@ -128,17 +132,20 @@ class Residency:
 
     def came_back(self, model: str, now: float, seconds: float) -> None:
         resident = self.residents[model]
-        resident.since, resident.arrival_s = now, seconds
+        resident.since, resident.arrival_s, resident.served = now, seconds, bool(resident.running)
         self.asked.pop(model, None)
 
     def load_ran_out(self, model: str, free_bytes: int) -> bool:
         """A load did not fit into what was free. True when it should be tried again with more, once."""
+        self.arriving = ""
         again = model not in self._ran_out and self._ledger.usable_bytes > free_bytes
         if again:
             self._ran_out[model] = free_bytes
         return again
 
     def load_failed(self, model: str, now: float, reason: str) -> Cooldown:
+        self.arriving = ""
+        self.leaving.discard(model)
         self._ran_out.pop(model, None)
         self.asked.pop(model, None)
         before = self.cooldowns.get(model)
@@ -146,7 +153,8 @@ class Residency:
         self.cooldowns[model] = Cooldown(now + seconds, seconds, reason)
         return self.cooldowns[model]
 
-    def evicted(self, model: str) -> None:
+    def evicted(self, model: str, seconds: float = 0.0) -> None:
+        self.leave_s += LEAVE_MEMORY * (seconds - self.leave_s)
         del self.residents[model]
         self.leaving.discard(model)
 
@@ -156,6 +164,10 @@ class Residency:
         """As it was when it was loaded, else as the catalogue says now."""
         resident = self.residents.get(model)
         return resident.facts if resident is not None else self._facts(model)
+
+    def is_there(self, model: str) -> bool:
+        resident = self.residents.get(model)
+        return resident is not None and not resident.away
 
     def missing_bytes(self, model: str) -> int:
         """What `model` needs of the device before it can work."""
@@ -216,10 +228,12 @@ class Residency:
         return Plan(chosen[0].action if chosen else None)
 
     def _victims(self, now: float, but: str, impatient: bool) -> Iterator[Victim]:
+        inside = [r for r in self.residents.values() if r.name != but and r.midway and not self.is_pinned(r.name)]
         others = [r for r in self.residents.values() if r.name != but and not r.midway and not self.is_pinned(r.name)]
         held = self._ledger.held_by
         idle = [r for r in others if not r.running and held(r.name) and self.free_from(r) <= now]
-        idle = [r for r in idle if impatient or not self._wanted(r.name)]
+        # One that has just come takes a job before it may go: two that wait for each other's place would come and go for ever.
+        idle = [r for r in idle if not self._wanted(r.name) or (impatient and r.served)]
         for resident in sorted(idle, key=lambda r: (self._wanted(r.name), -r.victim_score(now, 1.0))):
             yield Victim(held(resident.name), self._send_away(resident), resident.name)
         busy = [r for r in others if r.running]
@@ -232,7 +246,7 @@ class Residency:
             if cache and (resident.cache_floor < 0 or cache > resident.cache_floor):
                 yield Victim(cache // 2, ResizeCache(resident.name, cache // 2), resident.name)
         if impatient:
-            for resident in sorted(busy, key=lambda r: r.since):
+            for resident in sorted([*busy, *inside], key=lambda r: r.since):
                 if self.free_from(resident) <= now and held(resident.name, "weights"):
                     yield self._busy_victim(resident)
 
@@ -240,6 +254,7 @@ class Residency:
         weights = self._ledger.held_by(resident.name, "weights")
         if (
             resident.parkable
+            and not resident.midway
             and not resident.is_chat
             and resident.components
             and weights <= self._ledger.host_free_bytes

@@ -25,6 +25,7 @@ class Resident:
     parkable: bool = True  # its lane let go of something when it was last told to park
     midway: bool = False  # inside a forward that gave way
     arrival_s: float = 0.0  # what its last way onto the device took
+    served: bool = False  # it took a job since it came
     cache_floor: int = -1  # the KV cache could not shrink below this; -1: not tried since a chat ended
 
     @property

@@ -5,9 +5,9 @@
 The decision, first that applies:
   1. a model that was told to leave and is idle is evicted
   2. a waiting job whose model is there and has room is admitted, fairest first
-  3. a model that work waits for is brought onto the device, once it fits beside what the running jobs need
+  3. a model that work waits for is brought onto the device, once it fits beside what the running jobs need (`arrivals.py`)
   4. what stands in its way leaves: the whole set is planned first (`residency.py`), and only if the set suffices
-  5. a lane with work takes a step (`turns.py`), as wide as is useful and fits
+  5. a lane with work takes a step (`turns.py`), as wide as is useful and fits (`stepping.py`)
   6. a model idle past its keep-alive is evicted
   7. wait, until something can change by itself
 A model that waits longer than is worth its load closes the doors of those in its way, so that they drain. Nothing but a message, an
@@ -20,23 +20,21 @@ import math
 from collections.abc import Callable, Mapping
 
 from pipelines.interface import Quantum
-from server.actions import Action, Admit, Evict, Load, ModelFacts, Park, ResizeCache, Step, Unpark, Wait
+from server.actions import Action, Admit, Evict, Load, ModelFacts, Park, Read, ResizeCache, Step, Unpark, Wait
+from server.arrivals import Arrivals
 from server.jobs import Job, WaitingFor
 from server.memory import Ledger, Reading
 from server.peaks import Peaks
-from server.queue import AGEING, FairQueue, Waiting
+from server.queue import FairQueue, Waiting
 from server.residency import Cooldown, Residency
 from server.residents import Resident
+from server.stepping import Stepping
 from server.turns import Turns
-from server.widths import Widths, bucket_of
+from server.widths import Widths
 
 __all__ = [
-    "Action", "Admit", "Evict", "Load", "ModelFacts", "Park", "ResizeCache", "Scheduler", "Step", "Unpark", "Wait",
+    "Action", "Admit", "Evict", "Load", "ModelFacts", "Park", "Read", "ResizeCache", "Scheduler", "Step", "Unpark", "Wait",
 ]  # fmt: skip
-
-LOOKAHEAD = 4  # models looked at that could come: bounds the cost of a decision, and how far a small one may overtake
-PATIENCE_LOADS = 3.0  # a model waits for others' work at least this many times as long as its load takes
-CHAT_PATIENCE = 0.2  # of the patience of the rest: somebody sits in front of it
 
 
 class Scheduler:
@@ -48,21 +46,28 @@ class Scheduler:
         chat_share: float = 0.5,
         min_residency_s: float = 2.0,
         patience_s: float = 10.0,
+        quantum_s: float = math.inf,
+        reads_ahead: bool = False,
     ) -> None:
+        """`quantum_s`: most that a merged call should take while another lane has work. `reads_ahead`: a `Read` goes before every `Load`."""
         self.ledger = ledger
         self.queue = FairQueue()
         self.peaks = Peaks()
         self.widths = Widths()
         self.residency = Residency(
-            ledger, facts, lambda model: self.queue.n_of_model(model) > 0, min_residency_s=min_residency_s
+            ledger,
+            facts,
+            lambda model: not self._draining and self.queue.n_of_model(model) > 0,
+            min_residency_s=min_residency_s,
         )
         self.turns = Turns(chat_share)
         self._draining = False
-        self._patience_s = patience_s
+        self._arrivals = Arrivals(
+            ledger, self.queue, self.residency, self.peaks, patience_s=patience_s, reads_ahead=reads_ahead
+        )
+        self._stepping = Stepping(ledger, self.peaks, self.widths, quantum_s=quantum_s)
         self._jobs: dict[str, tuple[Job, float]] = {}  # running jobs and the device seconds they used
         self._calm_until = -math.inf  # before this moment, 1 to 4 apply only if something is told
-        self._promised = ""  # the model that room is being made for: nobody else takes it meanwhile
-        self._closed: frozenset[str] = frozenset()  # models whose doors are closed
 
     @property
     def residents(self) -> Mapping[str, Resident]:
@@ -99,6 +104,7 @@ class Scheduler:
         resident.running[job.id] = len(job.requests)
         resident.requests += len(job.requests)
         resident.last_used = now
+        resident.served = True
         self._jobs[job.id] = (job, 0.0)
         self._stir()
         return self.queue.take(job.id)
@@ -121,26 +127,39 @@ class Scheduler:
 
     def loaded(self, model: str, now: float, load_s: float) -> None:
         self.residency.loaded(model, now, load_s)
-        self._promised = ""
+        self._arrivals.arrived()
         self._stir()
 
     def came_back(self, model: str, now: float, seconds: float) -> None:
         self.residency.came_back(model, now, seconds)
-        self._promised = ""
+        self._arrivals.arrived()
+        self._stir()
+
+    def reading(self, model: str) -> None:
+        """Its bytes are booked and its files are being read."""
+        self.residency.arriving = model
+        self._stir()
+
+    def was_read(self) -> None:
+        """The files of the model on its way are in memory, or will not get there by reading: it may load."""
+        self._arrivals.read = True
         self._stir()
 
     def load_ran_out(self, model: str, free_bytes: int) -> bool:
         """A load did not fit into what was free. True when it will be tried again, once, with all that can be had."""
+        self._arrivals.arrived()
         self._stir()
         return self.residency.load_ran_out(model, free_bytes)
 
     def load_failed(self, model: str, now: float, reason: str) -> Cooldown:
         """Raises the model's cool-down; its waiting jobs are the engine's to end."""
+        self._arrivals.arrived()
         self._stir()
         return self.residency.load_failed(model, now, reason)
 
-    def evicted(self, model: str) -> None:
-        self.residency.evicted(model)
+    def evicted(self, model: str, seconds: float = 0.0) -> None:
+        """`seconds`: what it took to let go of it."""
+        self.residency.evicted(model, seconds)
         self._stir()
 
     def cache_resized(self, model: str, asked_bytes: int, n_bytes: int) -> None:
@@ -209,10 +228,10 @@ class Scheduler:
             action = self._change(now)
             if action is not None:
                 return action
-            self._calm_until = self._next_change(now)
+            self._calm_until = self._arrivals.next_change(now)
         working = [r for r in self.residents.values() if r.running and not r.away]
         if working:
-            return self._step(self.turns.next_of(working), now)  # 5
+            return self._step(self.turns.next_of(working, self._arrivals.in_the_way_of_a_chat), now)  # 5
         stale = min(self.residents.values(), key=self.residency.expires_at, default=None)
         if stale is not None and self.residency.expires_at(stale) <= now:
             return Evict(stale.name)  # 6
@@ -227,11 +246,16 @@ class Scheduler:
 
     def waiting_for(self, model: str, now: float) -> WaitingFor:
         """What a waiting job of `model` waits for."""
-        if self._is_there(model):
+        if self.residency.is_there(model):
             return "turn"
-        need = self._need_to_come(model, self._room_beside())
+        if model == self.residency.arriving:
+            return "model_load"
+        need = self._arrivals.need_to_come(model)
         plan = self.residency.plan(need, now, but=model)
         return "model_load" if self.ledger.free_bytes >= need or plan.action is not None else "gpu_memory"
+
+    def patience_of(self, model: str) -> float:
+        return self._arrivals.patience_of(model)
 
     def need_bytes(self, model: str) -> int:
         return self.residency.facts_of(model).need_bytes
@@ -259,19 +283,19 @@ class Scheduler:
     def _change(self, now: float) -> Action | None:
         """1 to 4: who comes and who goes."""
         for model in self.residency.leaving:
-            if not self.residents[model].running:
+            if model in self.residents and not self.residents[model].running:
                 return Evict(model)  # 1
-        self._closed = frozenset()
-        claims = [] if self._draining and not self._parked_work() else self._claims(now)
-        coming, urgent = self._first_to_come(claims, now)
-        if not urgent and not self._draining and (admit := self._admission()) is not None:
+        coming, urgent = self._arrivals.next(now, self._draining)  # 3, 4
+        # While the doors of those in the way are closed, the others go on taking jobs.
+        hurry = urgent and coming is not None
+        if not hurry and not self._draining and (admit := self._admission()) is not None:
             return admit  # 2
-        return coming  # 3, 4
+        return coming
 
     def _admission(self) -> Admit | None:
         best: tuple[float, Job] | None = None
         for model, resident in self.residents.items():
-            if model in self._closed or model in self.residency.leaving or not self._is_there(model):
+            if model in self._arrivals.closed or model in self.residency.leaving or not self.residency.is_there(model):
                 continue
             head = self.queue.head(model)
             if head is not None and resident.has_room(head.job):
@@ -280,92 +304,17 @@ class Scheduler:
                     best = (due, head.job)
         return None if best is None else Admit(best[1])
 
-    def _claims(self, now: float) -> list[tuple[float, str, float]]:
-        """(due, model, since) of the models that work waits for and that are not there, the most urgent first."""
-        claims = [(-math.inf, model, -math.inf) for model in self.residency.asked if not self._is_there(model)]
-        for model in self._parked_work():
-            since = self.residents[model].last_used
-            claims.append((self.queue.level + AGEING * since, model, since))
-        if not self._draining:
-            for model in self.queue.models():
-                oldest = self.queue.oldest(model)
-                if oldest is not None and not self._is_there(model):
-                    claims.append((self.queue.due(model), model, oldest.since))
-        claims = [claim for claim in claims if not self.residency.cooling(claim[1], now)]
-        return sorted(claims, key=lambda claim: (claim[1] != self._promised, claim))
-
-    def _first_to_come(self, claims: list[tuple[float, str, float]], now: float) -> tuple[Action | None, bool]:
-        """What brings the first one that can come nearer, and whether that goes before those that are there."""
-        beside, too_much = self._room_beside(), math.inf
-        for _, model, since in claims[:LOOKAHEAD]:
-            need = self._need_to_come(model, beside)
-            impatient = now - since > self.patience_of(model)
-            if self.ledger.free_bytes >= need:
-                away = self.residents[model].away if model in self.residents else ()
-                return (Unpark(model, away) if away else Load(model)), impatient  # 3
-            if not impatient and need >= too_much:
-                continue
-            plan = self.residency.plan(need, now, but=model, impatient=impatient)
-            if plan.action is not None or plan.doors:
-                self._promised = model
-                self._closed = plan.doors
-                return plan.action, impatient  # 4
-            too_much = min(too_much, need)
-        return None, False
-
-    def _room_beside(self) -> int:
-        """Bytes to leave free for the largest single row that a running lane may take."""
-        booked = sum(self.ledger.held_by(r.name, "activations") for r in self.residents.values() if r.midway)
-        return max((self.peaks.one_row(r.key) for r in self.residents.values() if r.running), default=0) - booked
-
-    def _need_to_come(self, model: str, beside: int) -> int:
-        """Its missing bytes, and room for the largest single row that it or a running lane may take beside them."""
-        missing = self.residency.missing_bytes(model)
-        beside = max(0, beside, self.peaks.one_row(self.residency.facts_of(model).fingerprint or model))
-        return missing if missing + beside > self.ledger.usable_bytes else missing + beside
-
-    def _is_there(self, model: str) -> bool:
-        resident = self.residents.get(model)
-        return resident is not None and not resident.away
-
-    def _parked_work(self) -> list[str]:
-        return [r.name for r in self.residents.values() if r.running and r.away]
-
-    def patience_of(self, model: str) -> float:
-        patience = max(self._patience_s, PATIENCE_LOADS * self.residency.arrival_s(model))
-        return patience * CHAT_PATIENCE if self.residency.facts_of(model).type == "chat" else patience
-
     def _step(self, resident: Resident, now: float) -> Action:
         quantum = resident.quantum
         if quantum is None or resident.midway:
             return Step(resident.name)
-        shape = f"{quantum.stage} {quantum.shape}"
-        rows = quantum.rows if resident.is_chat else min(quantum.rows, self.widths.useful(resident.key, shape))
-        rows, need = self._that_fits(resident, quantum, max(1, rows))
+        rows, need = self._stepping.rows_and_bytes(resident, quantum, self._others_wait(resident))
         if need > self.ledger.free_bytes:
             plan = self.residency.plan(need, now, but=resident.name)
             if plan.action is not None:
                 return plan.action
         return Step(resident.name, rows, min(need, self.ledger.free_bytes))
 
-    def _that_fits(self, resident: Resident, quantum: Quantum, rows: int) -> tuple[int, int]:
-        """The most rows that fit, at least one, and the bytes they will hold."""
-        entry = f"{quantum.component}.{quantum.entry}"
-        while True:
-            need = self.peaks.predict(resident.key, entry, quantum.shape, quantum.units, bucket_of(rows))
-            if need is None:  # never measured: where it can be, a single row tells
-                return (1 if self.ledger.has_driver and not resident.is_chat else rows), 0
-            if rows == 1 or need <= self.ledger.free_bytes:
-                return rows, need
-            rows = bucket_of(rows) // 2
-
-    def _next_change(self, now: float) -> float:
-        moments = [c.until for c in self.cooldowns.values()]
-        for model in self.queue.models():
-            oldest = self.queue.oldest(model)
-            if oldest is not None and not self._is_there(model):
-                moments.append(oldest.since + self.patience_of(model))
-        moments += [self.residents[model].last_used + self.patience_of(model) for model in self._parked_work()]
-        if moments or self.residency.asked:
-            moments += [self.residency.free_from(r) for r in self.residents.values()]
-        return min((moment for moment in moments if moment > now), default=math.inf)
+    def _others_wait(self, resident: Resident) -> bool:
+        """Whether somebody else's work would run sooner if this step were short."""
+        return any(r.running and not r.away and r is not resident for r in self.residents.values())

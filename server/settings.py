@@ -107,6 +107,7 @@ class Settings(BaseSettings):
     keep_alive: Seconds = 300.0
     min_residency_s: Seconds = 10.0
     chat_share: Annotated[float, Field(gt=0, le=1)] = 0.75
+    max_quantum_s: Annotated[float, Field(gt=0)] = 4.0
 
     plans: dict[str, Plan] = {}
     queue_size: Count = 10_000

@@ -22,11 +22,12 @@ class Turns:
         """Seconds of the rest's work until chat may go before it; 0: now."""
         return max(0.0, self._used[True] - self._used[False]) * self._share[False]
 
-    def next_of(self, working: Collection[Resident]) -> Resident:
+    def next_of(self, working: Collection[Resident], closing: Collection[str] = ()) -> Resident:
+        """`closing`: lanes that go before the others of their class."""
         chats = [r for r in working if r.is_chat]
         others = [r for r in working if not r.is_chat]
         among = (chats if not self.chat_due_in_s else others) if chats and others else chats or others
-        return min(among, key=lambda r: (not r.midway, r.device_s))
+        return min(among, key=lambda r: (r.name not in closing, not r.midway, r.device_s))
 
     def took(self, resident: Resident, seconds: float) -> None:
         resident.device_s += seconds

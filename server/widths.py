@@ -1,23 +1,28 @@
 """How many rows of one forward are worth merging, per model and shape, from the seconds they took. Pure; device thread only.
 
 At small pictures four rows cost little more than one; at large ones two cost twice as much. Widths are tried by
-doubling; one that gains less than `GAIN` per row over the best narrower one ends it, and is tried again after a while.
+doubling. The useful one is the widest that gains `GAIN` per row over the best narrower one, and the next is tried a few times, and
+again after a while. Disturbances only ever make a forward slower: a quicker one counts for much, a slower one for little.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from statistics import median
 
 GAIN = 0.05
-MEMORY = 0.3  # weight of the newest measurement: a disturbed one is outlived in a few
-TRIED = 3  # measurements of a width before it is judged
+QUICKER, SLOWER = 0.5, 0.05  # weight of the newest measurement, by which side of what was known it is on
+LONG = 100  # measurements in the mean that forecasts use: single ones are disturbed on a busy machine
+TRIED = 4  # measurements of a width before it is judged
 AGAIN_AFTER = 500  # quanta at the useful width until the next one is looked at anew
 
 
 @dataclass(slots=True)
 class Measured:
-    row_s: float
+    row_s: float  # undisturbed: what is useful is judged by it
+    mean_s: float  # of a row over the last hundred or so: what many forwards to come will take
     n: int = 1
 
 
@@ -30,31 +35,54 @@ class Widths:
         row_s, bucket = seconds / rows, bucket_of(rows)
         known = widths.get(bucket)
         if known is None:
-            widths[bucket] = Measured(row_s)
+            widths[bucket] = Measured(row_s, row_s)
             return
-        known.row_s += MEMORY * (row_s - known.row_s)
         known.n += 1
+        if known.n == 2:  # the first one paid for kernels, caches and the measuring of memory
+            known.row_s = known.mean_s = row_s
+            return
+        known.row_s += (QUICKER if row_s < known.row_s else SLOWER) * (row_s - known.row_s)
+        known.mean_s += (row_s - known.mean_s) / min(known.n, LONG)
         if known.n % AGAIN_AFTER == 0 and 2 * bucket in widths:
             del widths[2 * bucket]
 
     def useful(self, model: str, shape: str) -> int:
         """The widest bucket worth running; as wide as may be while nothing speaks against it."""
         widths = self._rows.get((model, shape), {})
-        best: float | None = None
-        useful = 1
-        for bucket in sorted(widths):
-            known = widths[bucket]
-            if best is not None and known.n >= TRIED and known.row_s > best * (1 - GAIN):
-                return useful
-            best = known.row_s if best is None else min(best, known.row_s)
-            useful = bucket
-        return 2 * useful if widths else 1
+        if not widths:
+            return 1
+        useful, best = 0, math.inf
+        for bucket, known in sorted(widths.items()):
+            if known.n < TRIED or known.row_s < best * (1 - GAIN):
+                useful = bucket
+            best = min(best, known.row_s)
+        return useful if 2 * useful in widths else 2 * useful
 
     def row_s(self, model: str, shape: str, rows: int) -> float | None:
         """Seconds of one row when `rows` run together; the nearest narrower width measured stands in."""
         widths = self._rows.get((model, shape), {})
         narrower = [bucket for bucket in widths if bucket <= bucket_of(rows)]
         return widths[max(narrower)].row_s if narrower else next((m.row_s for m in widths.values()), None)
+
+    def expected_row_s(self, model: str, shape: str, rows: int) -> float | None:
+        """Seconds of one row once `rows` wait: they will run as wide as is useful. A width never tried gains what it gained others."""
+        widths = self._rows.get((model, shape))
+        if not widths:
+            return None
+        widest, useful = max(widths), self.useful(model, shape)
+        if bucket_of(rows) <= widest or useful <= widest:
+            narrower = [bucket for bucket in widths if bucket <= bucket_of(min(rows, useful))]
+            return widths[max(narrower, default=min(widths))].mean_s
+        return widths[widest].mean_s * self._typical_gain(widest, bucket_of(rows))
+
+    def _typical_gain(self, narrow: int, wide: int) -> float:
+        """Seconds of a row at `wide` over those at `narrow`, or at the widest that somebody tried."""
+        gains = [
+            min(its.mean_s for bucket, its in widths.items() if narrow <= bucket <= wide) / widths[narrow].mean_s
+            for widths in self._rows.values()
+            if narrow in widths and any(narrow < bucket <= wide for bucket in widths)
+        ]
+        return median(gains) if gains else 1.0
 
     def all(self) -> Iterator[tuple[str, str, int, float]]:
         """(model, shape, rows, seconds of the forward)"""

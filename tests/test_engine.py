@@ -49,15 +49,18 @@ class Bench:
     capacity: int = 1000
     events: list[Event] = field(default_factory=list)
     died: bool = False
+    slow: tuple[str, threading.Event | None] = ("", None)
 
     def __post_init__(self) -> None:
         self.scheduler = Scheduler(
             Ledger(name="fake", capacity_bytes=self.capacity),
             lambda model: ModelFacts(model, "image", 100, 4, 1000.0),
             min_residency_s=0,
+            reads_ahead=True,
         )
         device = Device(
             load=self._load,
+            read=self._read,
             read_memory=lambda: None,
             is_fatal=lambda error: isinstance(error, SystemError),
             die=self._die,
@@ -66,6 +69,16 @@ class Bench:
         self.loads: list[str] = []
         self.engine = Engine(self.scheduler, device, self._deliver, step_timeout_s=5)
         self._told = asyncio.Event()
+
+    def read_slowly(self, model: str, until: threading.Event | None) -> None:
+        """Reading that model's files ends with the event, or fails at once where there is none."""
+        self.slow = model, until
+
+    def _read(self, model: str) -> None:
+        if model == self.slow[0]:
+            if self.slow[1] is None:
+                raise OSError("the disk is slow, and gone")
+            assert self.slow[1].wait(10)
 
     def _load(self, model: str) -> FakeLane:
         self.loads.append(model)
@@ -91,11 +104,12 @@ class Bench:
         return [e for e in self.events if isinstance(e, (OutputReady, JobFailed, JobCanceled))]
 
 
-def run(story: Callable[[Bench], object], **settings: object) -> Bench:
+def run(story: Callable[[Bench], object], bench: Bench | None = None, **settings: object) -> Bench:
     """Run `story` on a started engine and end it."""
 
     async def scene() -> Bench:
-        bench = Bench(**settings)  # type: ignore[arg-type]  # fields of Bench
+        nonlocal bench
+        bench = bench or Bench(**settings)  # type: ignore[arg-type]  # fields of Bench
         bench.engine.start()
         await story(bench)  # type: ignore[misc]  # an async function
         await bench.engine.drain(2)
@@ -356,3 +370,34 @@ def test_a_forgotten_model_fails_its_waiting_jobs_ends_its_running_ones_and_leav
 
     assert [e.job_id for e in bench.of(JobFailed)] == ["waiting"]  # type: ignore[union-attr]
     assert bench.scheduler.ledger.booked_bytes == 0
+
+
+def test_a_model_whose_files_are_slow_to_read_does_not_hold_up_the_others() -> None:
+    """The reader's thread stands until a whole job of another model is done."""
+    done = threading.Event()
+    bench = Bench(lanes={"m": FakeLane(), "slow": FakeLane()})
+    bench.read_slowly("slow", done)
+
+    async def story(bench: Bench) -> None:
+        bench.engine.submit(job("first", model="m"))
+        bench.engine.submit(job("waits", model="slow"))
+        bench.engine.submit(job("second", model="m"))
+        await bench.wait(lambda: len(bench.of(OutputReady)) == 2)
+        assert bench.scheduler.ledger.held_by("slow", "weights") == 100  # nobody else may take it
+        done.set()
+        await bench.wait(lambda: len(bench.of(OutputReady)) == 3)
+
+    run(story, bench=bench)
+
+    assert [event.job_id for event in bench.of(OutputReady)] == ["first", "second", "waits"]  # type: ignore[union-attr]  # filtered
+
+
+def test_a_reader_that_fails_leaves_it_to_the_load() -> None:
+    bench = Bench()
+    bench.read_slowly("m", None)
+
+    async def story(bench: Bench) -> None:
+        bench.engine.submit(job("j"))
+        await bench.wait(lambda: len(bench.of(OutputReady)) == 1)
+
+    assert run(story, bench=bench).loads == ["m"]

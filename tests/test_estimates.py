@@ -72,3 +72,12 @@ def test_a_chat_has_no_estimate() -> None:
     chat = Job(id="c", owner="a", type="chat", model="m", requests=(ChatRequest(id="c", messages=(), max_tokens=9),))
 
     assert learned().remaining_s(chat) is None
+
+
+def test_what_a_turn_takes_beside_its_forwards_is_a_factor_of_the_model() -> None:
+    estimates = Estimates()
+    assert estimates.drag("m") == 1.0
+    estimates.turned("m", 3.0, 0.0)  # the forward gave way: it ends in a later turn
+    estimates.turned("m", 1.0, 2.0)
+
+    assert round(estimates.drag("m"), 1) == 2.0

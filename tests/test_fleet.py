@@ -30,6 +30,7 @@ from server.jobs import (
 )
 from server.memory import Ledger
 from server.scheduler import ModelFacts, Scheduler
+from tests.by_hand import Hand
 from tests.fake_lane import FakeLane
 
 pytestmark = pytest.mark.anyio
@@ -242,6 +243,43 @@ def test_people_are_heard_by_the_device_that_has_the_model_or_by_all() -> None:
 
     assert two.engines[0].notes == common
     assert two.engines[1].notes == [("load", "a"), *common]
+
+
+FLOOD = 60  # jobs of 20 steps
+
+
+async def flood(load_s: float, *step_s: float) -> Hand:
+    """One model, `FLOOD` jobs at once, devices of such speeds; no thread and no clock but theirs."""
+    told: list[Event] = []
+    facts = ModelFacts("a", "image", need_bytes=100, max_running=1, keep_alive_s=float("inf"))
+    hand = Hand(lambda _: facts, capacity=150, load_s=load_s, step_s=step_s)
+    fleet = Fleet([hand.make for _ in step_s], told.append, clock=hand.clock)
+    fleet.start()
+    for i in range(FLOOD):
+        fleet.submit(job(f"j{i}", steps=20), 100)
+    await hand.work()
+    assert sorted(event.job_id for event in told if isinstance(event, OutputReady)) == sorted(
+        f"j{i}" for i in range(FLOOD)
+    )
+    return hand
+
+
+@pytest.mark.parametrize("load_s", [0.0, 5.0, 50.0])
+async def test_two_devices_that_keep_step_share_a_flood_of_one_model_evenly(load_s: float) -> None:
+    hand = await flood(load_s, 1.0, 1.0)
+
+    assert len(hand.lanes) == 2
+    assert hand.steps(0) + hand.steps(1) == FLOOD * 20
+    assert abs(hand.steps(0) - hand.steps(1)) <= 0.1 * FLOOD * 20
+
+
+async def test_a_device_that_is_slower_is_relieved_of_what_it_cannot_do_in_time() -> None:
+    hand = await flood(0.0, 1.0, 10.0)
+
+    assert 0 < hand.steps(1) <= 0.15 * FLOOD * 20  # an eleventh is its part
+    assert (
+        max(engine.clock.now for engine in hand.engines) <= 1.2 * FLOOD * 20 * 10 / 11
+    )  # both are done at about the same time
 
 
 async def test_two_real_engines_share_a_flood_of_one_model() -> None:

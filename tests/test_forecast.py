@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.simulation.foresight import errors, mixed_jobs
+from scripts.simulation.foresight import errors, mixed_jobs, small_jobs
 from server.forecast import Forecast, Prospect, Work
 
 
@@ -50,6 +50,21 @@ def test_a_model_that_lost_patience_comes_before_what_waits_for_the_one_in_its_w
 
 def test_what_never_fits_has_no_end() -> None:
     assert ends([], [work("a", 1)], m=model(n_bytes=200, since=None)) == {}
+
+
+def test_a_model_comes_only_when_those_in_its_way_have_left() -> None:
+    models = {"m": model(), "n": model(since=None)}
+    forecast = Forecast(models, 100, 0.5, lambda model, shape, rows: 1.0, {}, leave_s=2.0)
+
+    assert forecast.ends([], [work("b", 1, "n")]) == {"b": 2 + 5 + 1}
+
+
+def test_of_two_hundred_small_jobs_at_once_the_estimates_prove_right() -> None:
+    at_submission, half_way, n = errors(small_jobs(200), every_s=0.25)
+
+    assert n == 200
+    assert at_submission <= 0.25
+    assert half_way <= 0.10
 
 
 def test_over_two_hundred_mixed_jobs_the_estimates_prove_right() -> None:

@@ -35,8 +35,9 @@ def test_jobs_over_four_models_where_two_fit_all_end_right_with_few_loads(small:
     import residency
 
     samples: list[tuple[int, int]] = []
-    jobs = residency.submit_all(small, 24)
-    residency.watch(small, jobs, samples)
+    jobs: list[residency.Watched] = []
+    residency.submit_all(small, 24, jobs)
+    residency.watch(small, jobs, 24, samples)
 
     assert [job.end["status"] for job in jobs] == ["completed"] * 24
     assert residency.loads(small) <= 8

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from pipelines.interface import ChatRequest, DiffusionRequest, Request
+from pipelines.interface import ChatRequest, DiffusionRequest, Quantum, Request
 from server.jobs import Job, JobType
 from server.memory import Ledger
-from server.scheduler import Action, Admit, Evict, Load, ModelFacts, Scheduler, Step, Unpark, Wait
+from server.scheduler import Action, Admit, Evict, Load, ModelFacts, Read, Scheduler, Step, Unpark, Wait
 
 FACTS = {
     "image": ModelFacts("image", "image", need_bytes=60, max_running=4, keep_alive_s=100),
@@ -262,3 +262,118 @@ def test_a_model_asked_for_whose_last_part_comes_back_is_there_and_is_not_loaded
     s.placed("image", {"model": 30, "text_encoder": 30}, {})
 
     assert isinstance(s.next_action(5), Wait)
+
+
+def test_two_models_that_wait_for_each_others_place_each_take_a_job_before_they_go() -> None:
+    """A load that takes no time gives no slice: without this they would come and go for ever."""
+    s = scheduler()
+    for name in ("image", "video"):
+        s.add(job(name, name), 0.0)
+    now, seen = 100.0, []  # both lost patience
+    for _ in range(12):
+        action = s.next_action(now)
+        match action:
+            case Load(model):
+                s.ledger.book(model, "weights", 60)
+                s.loaded(model, now, load_s=0.0)
+            case Step(model):
+                s.request_ended(model, model)
+            case _:
+                carry_out(s, action, now)
+        seen.append(type(action))
+        now += 0.01
+
+    assert seen.count(Admit) == 2
+
+
+def reading_ahead() -> Scheduler:
+    """A picture runs; a chat's files are being read, its bytes booked."""
+    s = Scheduler(Ledger(name="cpu", capacity_bytes=100), FACTS.__getitem__, reads_ahead=True)
+    for model in ("image", "chat"):
+        s.add(job(model, model), 0.0)
+        assert s.next_action(0.0) == Read(model)
+        s.ledger.book(model, "weights", s.need_bytes(model))
+        s.reading(model)
+        if model == "image":
+            s.was_read()
+            assert s.next_action(0.0) == Load("image")
+            s.loaded("image", 0.0, 1.0)
+            carry_out(s, s.next_action(0.0), 0.0)
+            assert s.residents["image"].running
+    return s
+
+
+def test_steps_go_on_while_the_files_of_another_model_are_read() -> None:
+    s = reading_ahead()
+
+    assert s.next_action(0.1) == Step("image")
+    assert s.waiting_for("chat", 0.1) == "model_load"
+    s.was_read()
+    assert s.next_action(0.2) == Load("chat")
+    s.loaded("chat", 0.2, 1.0)
+    assert isinstance(s.next_action(0.3), Admit)
+
+
+def test_one_model_at_a_time_is_on_its_way() -> None:
+    s = reading_ahead()
+    s.add(job("clip", "video"), 0.2)
+
+    assert s.next_action(500.0) == Step("image")  # however impatient
+
+
+def test_a_model_unloaded_while_its_files_are_read_leaves_once_its_jobs_are_done() -> None:
+    s = reading_ahead()
+    s.withdraw("chat")
+    s.ask_unload("chat")
+    s.was_read()
+    s.loaded("chat", 1.0, 1.0)
+
+    assert s.next_action(1.1) == Evict("chat")
+
+
+def test_a_load_that_fails_after_its_files_were_read_lets_the_next_one_come() -> None:
+    s = reading_ahead()
+    s.was_read()
+    s.ledger.release("chat")
+    s.withdraw("chat")
+    assert s.load_failed("chat", 1.0, "no").seconds == 10.0
+    s.add(job("again", "chat"), 1.0)
+
+    assert s.next_action(1.0) == Step("image")  # it cools down
+    assert s.next_action(11.1) == Read("chat")
+
+
+def quantum(rows: int) -> Quantum:
+    return Quantum("model", "forward", "denoising", "8x8x1", 64, rows, tuple(f"j/{i}" for i in range(rows)))
+
+
+def test_a_merged_call_takes_a_bounded_time_while_another_lane_has_work() -> None:
+    s = Scheduler(Ledger(name="cpu", capacity_bytes=100), FACTS.__getitem__, quantum_s=4.0)
+    for name in ("image", "chat"):
+        s.loaded(name, 0.0, 1.0)
+        s.add(job(name, name, n=4 if name == "image" else 1), 0.0)  # type: ignore[arg-type]  # names of types
+    for rows, seconds in ((1, 2.0), (2, 3.5), (4, 6.0)):
+        for _ in range(5):
+            s.widths.note("image", "denoising 8x8x1", rows, seconds)
+    for _ in range(2):
+        carry_out(s, s.next_action(0.0), 0.0)
+    s.expects("image", quantum(4))
+    s.stepped("chat", 0.0, 100.0)  # chat had its share
+
+    assert s.next_action(0.0) == Step("image", 2)
+    s.request_ended("chat", "chat")
+    assert s.next_action(0.0) == Step("image", 4)
+
+
+def test_of_the_lanes_in_a_chats_way_one_that_closes_goes_before_the_others() -> None:
+    s = scheduler(capacity=150)
+    for name in ("image", "video"):
+        s.ledger.book(name, "weights", 60)
+        s.loaded(name, 0.0, 1.0)
+        s.add(job(name, name), 0.0)  # type: ignore[arg-type]  # names of types
+        carry_out(s, s.next_action(0.0), 0.0)
+    s.stepped("image", 50.0, 5.0)  # it would be the other one's turn
+    s.add(job("chat", "chat"), 1.0)
+    s.ledger.book("other", "weights", 20)
+
+    assert s.next_action(60.0) == Step("image")

@@ -62,6 +62,8 @@ class World:
 
     host_bytes: int = 0
     outside: int = 0
+    reading: str = ""  # the model whose files are being read
+    reads_left: int = -1  # turns until they are
     now: float = 0.0
     lanes: dict[str, StrictLane] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)  # models that do not load
@@ -69,12 +71,15 @@ class World:
 
     def __post_init__(self) -> None:
         self.scheduler = Scheduler(
-            Ledger(name="d", capacity_bytes=CAPACITY, host_bytes=self.host_bytes), self._facts, min_residency_s=1
+            Ledger(name="d", capacity_bytes=CAPACITY, host_bytes=self.host_bytes),
+            self._facts,
+            min_residency_s=1,
+            reads_ahead=True,
         )
         self.scheduler.observe(self._read())
         device = Device(self._load, self._read, lambda error: False, lambda: None, lambda: None)
         self.carrier = Carrier(
-            self.scheduler, device, self.events.append, lambda force: None, lambda: False,
+            self.scheduler, device, self.events.append, lambda force: None, lambda: False, self._begin_reading,
             step_timeout_s=9, clock=lambda: self.now,
         )  # fmt: skip
 
@@ -90,7 +95,12 @@ class World:
     def turn(self) -> bool:
         """One decision, carried out. False when nothing is to be done now."""
         self.look()
+        if self.reading and self.reads_left == 0:
+            self.carrier.was_read()
+        self.reads_left -= 1
         action = self.scheduler.next_action(self.now)
+        if isinstance(action, Wait) and self.reads_left >= 0:
+            return True
         if isinstance(action, Wait):
             return False
         self.carrier.carry_out(action)
@@ -98,11 +108,20 @@ class World:
         self.now += 0.01
         return True
 
+    def _begin_reading(self, model: str) -> None:
+        self.reading, self.reads_left = model, 2
+
+    def promised(self) -> int:
+        """Bytes booked for the model whose files are being read."""
+        return SIZES[self.reading] if self.reading else 0
+
     def _facts(self, model: str) -> ModelFacts:
         kind = "chat" if model == "chat" else "image"
         return ModelFacts(model, kind, SIZES[model], 4, 50.0, cache_bytes=100 if kind == "chat" else 0)
 
     def _load(self, model: str) -> StrictLane:
+        assert model == self.reading
+        self.reading = ""
         if model in self.broken:
             raise OSError("the disk is gone")
         if model == "chat":
@@ -150,7 +169,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(n_bytes=st.integers(0, 700))
     def other_programs_take_memory(self, n_bytes: int) -> None:
-        self.world.outside = min(n_bytes, CAPACITY - self.world.held())
+        self.world.outside = min(n_bytes, CAPACITY - self.world.held() - self.world.promised())
         self.world.look()
 
     @rule(seconds=st.sampled_from([0.5, 3.0, 15.0, 120.0]))
@@ -177,7 +196,7 @@ class Machine(RuleBasedStateMachine):
     def the_ledger_tells_the_truth_and_stays_within_the_device(self) -> None:
         ledger, held = self.world.scheduler.ledger, self.world.held()
         activations = sum(ledger.held_by(model, "activations") for model in SIZES)
-        assert ledger.booked_bytes == held + activations
+        assert ledger.booked_bytes == held + activations + self.world.promised()
         assert 0 <= ledger.booked_bytes <= CAPACITY
         assert 0 <= ledger.free_bytes <= CAPACITY - held - self.world.outside
         status = ledger.status()

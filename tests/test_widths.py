@@ -22,5 +22,35 @@ def test_a_width_that_gains_nothing_ends_it() -> None:
     assert measured(w1=1.0, w2=1.2, w4=2.39).useful("m", "s") == 2
 
 
+def test_a_narrow_width_that_gains_nothing_does_not_hide_a_wide_one_that_does() -> None:
+    assert measured(w1=1.0, w2=2.5, w4=1.6).useful("m", "s") == 8
+
+
+def test_disturbances_do_not_end_a_width() -> None:
+    widths = measured(w1=1.0, w2=1.2)
+    for seconds in (9.0, 9.0, 1.2):
+        widths.note("m", "s", 2, seconds)
+
+    assert widths.useful("m", "s") == 4
+
+
+def test_the_first_forward_of_a_width_says_nothing_once_there_is_a_second() -> None:
+    widths = Widths()
+    for seconds in (30.0, 1.0):
+        widths.note("m", "s", 1, seconds)
+
+    assert widths.expected_row_s("m", "s", 1) == 1.0
+
+
+def test_a_width_never_tried_is_expected_to_gain_what_it_gains_others() -> None:
+    widths = measured(w1=2.0)
+    assert widths.expected_row_s("m", "s", 8) == 2.0  # nobody knows
+    assert widths.expected_row_s("n", "s", 8) is None
+    for rows, forward_s in ((1, 1.0), (1, 1.0), (8, 2.0), (8, 2.0)):
+        widths.note("n", "s", rows, forward_s)
+
+    assert widths.expected_row_s("m", "s", 8) == 0.5
+
+
 def test_rows_run_in_buckets() -> None:
     assert [bucket_of(rows) for rows in (1, 2, 3, 5, 8)] == [1, 2, 4, 8, 8]

@@ -32,11 +32,23 @@ def mixed_jobs(n: int, seed: int = 5) -> Trace:
     return maker.trace()
 
 
+def small_jobs(n: int, seed: int = 5) -> Trace:
+    """What `benchmarks/residency.py` does live: four small models of which two fit, each alone and eight together, then `n` jobs of one key at once."""
+    models = [picture(name, 10, 0.3, 0.02, 0.3, steps=8) for name in ("amber", "birch", "cedar", "dune")]
+    maker = Maker("small jobs", 26, models, seed)
+    for i, model in enumerate(models):
+        maker.add(i * 40.0, "early", model.name)
+        maker.batch(i * 40.0 + 20.0, 8, ["early"], {model.name: 1.0})
+    maker.batch(WARM_UP_S, n, ["a"], {model.name: 0.25 for model in models})
+    return maker.trace()
+
+
 class Watching(World):
     """A world that asks for estimates as it goes."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, every_s: float) -> None:
         super().__init__(trace)
+        self._every_s = every_s
         self.said: dict[str, list[tuple[float, float]]] = {}  # job id → (when, when it would be done)
         self._estimates = Estimates()
         self._engine_jobs: dict[str, Job] = {}
@@ -60,7 +72,7 @@ class Watching(World):
 
     def turn(self) -> None:
         if self.now >= self._ask_at:
-            self._ask_at = self.now + EVERY_S
+            self._ask_at = self.now + self._every_s
             self._ask()
         super().turn()
 
@@ -72,9 +84,9 @@ class Watching(World):
             self.said.setdefault(job_id, []).append((self.now, self.now + seconds))
 
 
-def errors(trace: Trace) -> tuple[float, float, int]:
-    """Median of |said − took| / took, at submission and half way, over the jobs that have an estimate."""
-    world = Watching(trace)
+def errors(trace: Trace, every_s: float = EVERY_S) -> tuple[float, float, int]:
+    """Medians over the jobs that have an estimate: |said − took| / took at submission; half way, of what is left to go."""
+    world = Watching(trace, every_s)
     outcome = world.run()
     at_once, half_way = [], []
     for job in trace.jobs:

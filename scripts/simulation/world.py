@@ -11,12 +11,13 @@ from typing import assert_never
 from pipelines.interface import ChatRequest, DiffusionRequest, Quantum, Request, StepCost
 from scripts.simulation.outcome import Outcome
 from scripts.simulation.traces import SimJob, SimModel, Trace
-from server.actions import Admit, Evict, Load, ModelFacts, Park, ResizeCache, Step, Unpark, Wait
+from server.actions import Admit, Evict, Load, ModelFacts, Park, Read, ResizeCache, Step, Unpark, Wait
 from server.jobs import Job
 from server.learning import learn
 from server.memory import Ledger
 from server.scheduler import Scheduler
 
+READ_SHARE = 0.5  # of the load time: reading the files, while the device goes on
 COPY_SHARE = 0.1  # of the load time: coming back from host memory
 
 
@@ -48,14 +49,19 @@ class SimLane:
 
 
 class World:
-    def __init__(self, trace: Trace, *, patience_s: float = 10.0, min_residency_s: float = 2.0) -> None:
+    def __init__(
+        self, trace: Trace, *, patience_s: float = 10.0, min_residency_s: float = 2.0, quantum_s: float = 4.0
+    ) -> None:
         self.trace = trace
         self.scheduler = Scheduler(
             Ledger(name="sim", capacity_bytes=trace.capacity_bytes, host_bytes=trace.host_bytes),
             self._facts,
             patience_s=patience_s,
             min_residency_s=min_residency_s,
+            quantum_s=quantum_s,
+            reads_ahead=True,
         )
+        self._read_at: float | None = None  # when the files of the model on its way are read
         self.lanes: dict[str, SimLane] = {}
         self.outcome = Outcome("ours")
         self.now = 0.0
@@ -82,10 +88,17 @@ class World:
         self.outcome.ended[job_id] = self.now
 
     def turn(self) -> None:
+        if self._read_at is not None and self._read_at <= self.now:
+            self._read_at = None
+            self.scheduler.was_read()
         began = time.perf_counter()
         action = self.scheduler.next_action(self.now)
         self.outcome.decision_s.append(time.perf_counter() - began)
         match action:
+            case Read(model):
+                self.scheduler.ledger.book(model, "weights", self.trace.models[model].weight_bytes)
+                self.scheduler.reading(model)
+                self._read_at = self.now + READ_SHARE * self.trace.models[model].load_s
             case Load(model):
                 self._load(model)
             case Evict(model):
@@ -107,9 +120,8 @@ class World:
             case Step(model, max_rows, reserve_bytes):
                 self._step(model, max_rows, reserve_bytes)
             case Wait(until):
-                moments = [
-                    moment for moment in (until, self._arrivals[0].at if self._arrivals else None) if moment is not None
-                ]
+                arrival = self._arrivals[0].at if self._arrivals else None
+                moments = [moment for moment in (until, arrival, self._read_at) if moment is not None]
                 assert moments, "jobs are left and nothing will ever change"
                 self.now = max(self.now, min(moments))
             case _:
@@ -122,8 +134,7 @@ class World:
 
     def _load(self, name: str) -> None:
         model = self.trace.models[name]
-        self.scheduler.ledger.book(name, "weights", model.weight_bytes)
-        self.now += model.load_s
+        self.now += (1 - READ_SHARE) * model.load_s
         self.outcome.loads += 1
         self.lanes[name] = SimLane(model)
         self.scheduler.ledger.release(name)
