@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import gc
 import logging
 import os
 import socket
@@ -355,7 +354,6 @@ def _device(
             quiet_libraries()
             device.keep_what_is_imported()
         device.use_threads(threads)
-        gc.freeze()  # what the imports made stays: collections, one at every eviction, need not look through it
 
     def load(model: str) -> Lane:
         from models.loading import load as load_lane

@@ -1,6 +1,6 @@
 """Whatever happens in whatever order: the ledger tells the truth and stays within the device, every job ends exactly once.
 
-The real scheduler, ledger and carrier over fake lanes on a device that is really full when it is full. Five bugs, put in one at a
+The real scheduler, ledger and carrier over fake lanes on a device that is really full when it is full. Six bugs, put in one at a
 time, show that the machine would find them.
 """
 
@@ -276,11 +276,17 @@ def cancel_without_a_note(self: Carrier, job_id: str) -> None:
         self._look(found.model)
 
 
+def load_and_forget_the_booking(self: Carrier, model: str) -> None:
+    self._scheduler.reading(model)
+    self._begin_reading(model)
+
+
 BUGS = {
     "a busy model is evicted": (Residency, "_victims", evict_the_busy),
     "a started job stays in the queue": (FairQueue, "take", take_but_keep),
     "a failed load keeps its booking": (Carrier, "_load_failed", fail_without_release),
     "a canceled job is told to nobody": (Carrier, "cancel", cancel_without_a_note),
+    "a model's bytes are not booked while its files are read": (Carrier, "_read", load_and_forget_the_booking),
     "what others hold counts as free": (
         Ledger, "free_bytes", property(lambda self: max(0, self.usable_bytes - self.booked_bytes)),
     ),
