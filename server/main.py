@@ -1,7 +1,6 @@
 """The composition root: settings → store → catalogue → engine → service → app → uvicorn, on a socket it is given.
 
-Main thread of the server process. The only file of `server/` that knows of torch, by way of `models.loading` and
-`pipelines.device`, and it calls them on the device thread alone.
+Main thread of the server process.
 """
 
 from __future__ import annotations
@@ -14,12 +13,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from types import FrameType
-from typing import Literal
 
 import uvicorn
 from fastapi import FastAPI
@@ -28,25 +25,19 @@ from sqlalchemy import Connection
 from models.adapters import LoraFolder
 from models.catalogue import Catalogue
 from models.errors import ModelsError
-from models.read_ahead import read_ahead
-from models.spec import ModelSpec
-from pipelines.interface import Lane
 from server.app import create_app
 from server.artifacts import Artifacts, kept_secret
 from server.auth import Authenticator, write_local_key
 from server.banner import print_banner
 from server.board import Board
-from server.engine import POISONED, Device, Engine
+from server.devices import auto_dtype, make_fleet
 from server.fleet import Fleet
 from server.http11 import Http11
-from server.jobs import Event
-from server.knowledge import Knowledge, knowledge_key
+from server.knowledge import Knowledge
 from server.library import Library
 from server.machine import Machine, NoSuchDevice, find_machines
-from server.memory import Ledger, Reading
 from server.pulls import Pulls
 from server.quotas import Bursts
-from server.scheduler import ModelFacts, Scheduler
 from server.service import Service
 from server.settings import Settings
 from server.store.database import Database, StoreUnusable
@@ -57,9 +48,6 @@ from server.webhooks import Webhooks
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
-CHAT_CACHE_BYTES = (
-    512 << 20
-)  # of a chat model's KV cache: 11,000 tokens of SmolLM2 in float32; a quarter of a small device
 ENGINE_DEAD = 1  # exit code: the device thread ended on a bug; the supervisor starts again
 WORKERS = 2  # threads that encode and write results
 SWITCH_S = 0.001  # the event loop waits at most this long for a device thread that computes in Python; by default 5 ms
@@ -95,7 +83,7 @@ async def _serve(
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="artifacts", initializer=_let_others_go_first)
     knowledge = Knowledge(database, lambda: datetime.now(UTC))
     knowledge.load()
-    fleet = _fleet(settings, machines, catalogue, knowledge, lambda event: service.on_event(event))
+    fleet = make_fleet(settings, machines, catalogue, knowledge, lambda event: service.on_event(event))
     service = Service(
         database=database,
         catalogue=catalogue,
@@ -116,7 +104,7 @@ async def _serve(
         output_retention=timedelta(hours=settings.output_retention_h),
         job_retention=timedelta(days=settings.job_retention_days),
         system_prompt=settings.system_prompt,
-        auto_dtype=_auto_dtype(machines),
+        auto_dtype=auto_dtype(machines),
         keep_alive_s=settings.keep_alive,
         learned=knowledge.take,
         find_lora=LoraFolder(settings.data_dir / "loras").find,
@@ -245,146 +233,14 @@ def _first_key(conn: Connection) -> str | None:
     return text
 
 
-def _auto_dtype(machines: Sequence[Machine]) -> Literal["float32", "bfloat16"]:
-    return "float32" if machines[0].device == "cpu" else "bfloat16"
-
-
 def _catalogue(settings: Settings, machines: Sequence[Machine]) -> Catalogue:
     try:
         return Catalogue.open(
             data_dir=settings.data_dir,
             cache_dir=settings.cache_dir,
             models_dirs=settings.models_dirs,
-            auto_dtype=_auto_dtype(machines),
+            auto_dtype=auto_dtype(machines),
             defaults={"image": settings.default_image, "video": settings.default_video, "chat": settings.default_chat},
         )
     except ModelsError as error:
         raise StoreUnusable(f"{error}") from None
-
-
-def _fleet(
-    settings: Settings,
-    machines: Sequence[Machine],
-    catalogue: Catalogue,
-    knowledge: Knowledge,
-    deliver: Callable[[Event], None],
-) -> Fleet:
-    """One engine per device."""
-    # Loading patches torch and its libraries for the whole process: loads of several devices take turns. Steps need no lock.
-    load_turn = threading.Lock()
-    threads = max(1, (settings.torch_threads or os.cpu_count() or 1) // len(machines))
-    make = [partial(_engine, settings, machine, catalogue, knowledge, load_turn, threads) for machine in machines]
-    return Fleet(
-        make,
-        deliver,
-        names=[machine.device for machine in machines],
-        device_of=lambda model: catalogue.recall(model).device,
-    )
-
-
-def _engine(
-    settings: Settings,
-    machine: Machine,
-    catalogue: Catalogue,
-    knowledge: Knowledge,
-    load_turn: threading.Lock,
-    threads: int,
-    deliver: Callable[[Event], None],
-) -> Engine:
-    ledger = Ledger(
-        name=machine.name,
-        capacity_bytes=machine.memory_bytes,
-        reserve_bytes=min(settings.memory_reserve, machine.memory_bytes // 8),
-    )
-
-    cache_bytes = min(CHAT_CACHE_BYTES, ledger.usable_bytes // 4)
-    keys: dict[str, tuple[ModelSpec, str]] = {}  # by name; a new spec means new files
-
-    def facts(model: str) -> ModelFacts:
-        spec = catalogue.recall(model)  # the lane of a removed model lives until its jobs are done
-        return ModelFacts(
-            name=model,
-            type=spec.type,
-            need_bytes=spec.weight_bytes + (cache_bytes if spec.type == "chat" else 0),
-            max_running=spec.max_running,
-            keep_alive_s=settings.keep_alive if spec.keep_alive_s is None else spec.keep_alive_s,
-            pinned=spec.pinned,
-            fingerprint=key_of(spec),
-        )
-
-    def key_of(spec: ModelSpec) -> str:
-        """What was measured holds for these files at this precision on this kind of device."""
-        known = keys.get(spec.name)
-        if known is None or known[0] is not spec:
-            precision = spec.dtype if spec.dtype != "auto" else _auto_dtype([machine])
-            known = keys[spec.name] = spec, knowledge_key(spec.path, precision, machine.device)
-        return known[1]
-
-    scheduler = Scheduler(
-        ledger,
-        facts,
-        chat_share=settings.chat_share,
-        min_residency_s=settings.min_residency_s,
-        quantum_s=settings.max_quantum_s,
-        reads_ahead=True,
-    )
-    scheduler.peaks.restore(knowledge.peaks_for_a_device())
-    device = _device(machine, catalogue, cache_bytes, load_turn, threads, lambda spec: knowledge.verdicts(key_of(spec)))
-    return Engine(scheduler, device, deliver, step_timeout_s=settings.step_timeout_s)
-
-
-def _device(
-    machine: Machine,
-    catalogue: Catalogue,
-    cache_bytes: int,
-    load_turn: threading.Lock,
-    threads: int,
-    verdicts: Callable[[ModelSpec], Mapping[str, bool]],
-) -> Device:
-    """What the engine may do with the machine. Torch is imported by `warm_up`, on the device thread."""
-
-    proven: set[str] = set()  # checkpoints that passed their smoke run in this process; the device thread's alone
-
-    def warm_up() -> None:
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read at import; measuring memory would make it warn
-        with load_turn:  # imports of these libraries are not made to run on two threads at once
-            from models.loading import quiet_libraries
-            from pipelines import device
-
-            quiet_libraries()
-            device.keep_what_is_imported()
-        device.use_threads(threads)
-
-    def load(model: str) -> Lane:
-        from models.loading import load as load_lane
-
-        with load_turn:
-            spec = catalogue.get(model)
-            return load_lane(
-                spec, device=machine.device, cache_bytes=cache_bytes, verdicts=verdicts(spec), proven=proven
-            )
-
-    def read(model: str) -> None:
-        read_ahead(catalogue.get(model))
-
-    def read_memory() -> Reading | None:
-        if machine.device == "cpu":
-            return None
-        from pipelines import device
-
-        free, _ = device.memory(machine.device)
-        return Reading(free_bytes=free, ours_bytes=device.held_by_us(machine.device))
-
-    def is_fatal(error: BaseException) -> bool:
-        from pipelines import device
-
-        return device.is_fatal(error)
-
-    return Device(
-        load=load,
-        read=read,
-        read_memory=read_memory,
-        is_fatal=is_fatal,
-        die=lambda: os._exit(POISONED),
-        warm_up=warm_up,
-    )
