@@ -1,17 +1,29 @@
 """LoRAs of one pipeline: loaded once, put on around each forward. Device thread only.
 
 Several jobs take turns on the same modules, so which adapters are on is a matter of the forward, not of the pipeline: a job's
-forwards run with its own set, and only jobs with the same set may share one.
+forwards run with its own set, and only jobs with the same set may share one. A file that was written anew is another adapter.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from pipelines import device
 from pipelines.interface import Lora
+from pipelines.lycoris import as_lora
+
+MOST = 16  # adapters that stay in memory; beyond that those go whose last job is longest ago
+KOHYA = {"unet": "lora_unet", "transformer": "lora_unet", "text_encoder": "lora_te", "text_encoder_2": "lora_te2"}
+OWN_LOKR = ("Flux2", "ZImage")  # pipelines whose LoKr diffusers reads by itself
+
+Key = tuple[str, int]  # path, stamp
 
 
 class BadAdapter(Exception):
@@ -19,36 +31,69 @@ class BadAdapter(Exception):
 
 
 class Adapters:
-    def __init__(self, pipeline: Any) -> None:
+    def __init__(self, pipeline: Any, changed: Callable[[], None] = lambda: None) -> None:
+        """`changed`: told when the modules hold other weights than before."""
         self._pipeline = pipeline
-        self._loaded: dict[str, str] = {}  # path → name in peft
+        self._changed = changed
+        self._loaded: dict[Key, str] = {}  # → name in peft; the one used last is last
+        self._made = 0
         self._worn: tuple[Lora, ...] = ()
 
-    def load(self, loras: tuple[Lora, ...]) -> None:
-        """Bring in what is not there yet. Raises `BadAdapter`."""
+    def load(self, loras: tuple[Lora, ...], in_use: Collection[Lora] = ()) -> None:
+        """Bring in what is not there yet, for which others than those of `in_use` may go. Raises `BadAdapter`."""
+        new = [lora for lora in loras if _key(lora) not in self._loaded]
+        for lora in new:
+            self._load(lora)
         for lora in loras:
-            if lora.path in self._loaded:
-                continue
-            if not hasattr(self._pipeline, "load_lora_weights"):
-                raise BadAdapter(f"{type(self._pipeline).__name__} takes no LoRA.")
-            path, name = Path(lora.path), f"lora_{len(self._loaded)}"
-            before = self._names()
-            try:
-                self._pipeline.load_lora_weights(
-                    str(path.parent),
-                    weight_name=path.name,
-                    adapter_name=name,
-                    local_files_only=True,
-                    use_safetensors=True,
-                )
-            except Exception as error:  # the library's own, of many kinds: shapes, keys, formats
-                self._drop(name)
-                raise BadAdapter(f"The LoRA {lora.name} does not fit this model.") from error
-            if self._names() == before:  # it only warns of keys that fit nowhere
-                raise BadAdapter(f"The LoRA {lora.name} does not fit this model.")
-            self._loaded[lora.path] = name
-            self._worn = (lora,)  # loading puts it on
+            self._loaded[_key(lora)] = self._loaded.pop(_key(lora))
+        wanted = {_key(lora) for lora in (*loras, *in_use)}
+        gone = [key for key in self._loaded if key not in wanted][: max(0, len(self._loaded) - MOST)]
+        if gone:
             self.wear(())
+        for key in gone:
+            self._drop(self._loaded.pop(key))
+        if new or gone:
+            self._changed()
+
+    def _load(self, lora: Lora) -> None:
+        if not hasattr(self._pipeline, "load_lora_weights"):
+            raise BadAdapter(f"{type(self._pipeline).__name__} takes no LoRA.")
+        name, before = f"lora_{self._made}", self._names()
+        self._made += 1
+        try:
+            self._bring(Path(lora.path), name)
+        except Exception as error:  # the library's own, of many kinds: shapes, keys, formats
+            self._drop(name)
+            if device.is_out_of_memory(error) or device.is_fatal(error):
+                raise
+            raise BadAdapter(f"The LoRA {lora.name} does not fit this model.") from error
+        if self._names() == before:  # it only warns of keys that fit nowhere
+            raise BadAdapter(f"The LoRA {lora.name} does not fit this model.")
+        self._loaded[_key(lora)] = name
+        self._worn = (lora,)  # loading puts it on
+        self.wear(())
+
+    def _bring(self, path: Path, name: str) -> None:
+        with safe_open(path, "pt") as file:
+            keys = file.keys()
+        lokr = any(".lokr_" in key for key in keys)
+        if any(".hada_" in key for key in keys) or (lokr and not type(self._pipeline).__name__.startswith(OWN_LOKR)):
+            self._pipeline.load_lora_weights(as_lora(load_file(path), self._modules()), adapter_name=name)
+            return
+        self._pipeline.load_lora_weights(
+            str(path.parent), weight_name=path.name, adapter_name=name, local_files_only=True, use_safetensors=True
+        )
+
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        """By the names that kohya's trainer and LyCORIS give them."""
+        return {
+            f"{prefix}_{name.replace('.', '_')}": module
+            for part, kohya in KOHYA.items()
+            if isinstance(component := getattr(self._pipeline, part, None), torch.nn.Module)
+            for name, module in component.named_modules()
+            if isinstance(getattr(module, "weight", None), torch.Tensor)
+            for prefix in (kohya, f"{kohya}1", f"{kohya}_text_model", f"{kohya}1_text_model")
+        }
 
     def around(self, loras: tuple[Lora, ...], function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, run with these adapters on and no others."""
@@ -65,7 +110,7 @@ class Adapters:
             return
         if loras:
             self._pipeline.enable_lora()
-            self._pipeline.set_adapters([self._loaded[lora.path] for lora in loras], [lora.weight for lora in loras])
+            self._pipeline.set_adapters([self._loaded[_key(lora)] for lora in loras], [lora.weight for lora in loras])
         else:
             self._pipeline.disable_lora()
         self._worn = loras
@@ -76,3 +121,7 @@ class Adapters:
     def _drop(self, name: str) -> None:
         if name in self._names():
             self._pipeline.delete_adapters(name)
+
+
+def _key(lora: Lora) -> Key:
+    return lora.path, lora.stamp

@@ -30,6 +30,7 @@ from pipelines.interface import (
     Quantum,
     Rendered,
     Request,
+    Reweighed,
     Stage,
     StepCost,
     Update,
@@ -90,7 +91,7 @@ class DiffusionLane:
         for component, module, entry in entry_points(pipeline):
             self._rendezvous.wrap(component, module, entry)
         self._parking = Parking(((component, module) for component, module, _ in entry_points(pipeline)), device_name)
-        self._adapters = Adapters(pipeline)
+        self._adapters = Adapters(pipeline, self._reweighed)
         self._in_hand: InHand | None = None  # the quantum that gave way
         self._measured: set[tuple[str, str, str, int]] = set()  # component, entry, shape, rows
         self._projection: Projection | None = None  # of latents to colours; fitted for the first who wants a preview
@@ -158,7 +159,7 @@ class DiffusionLane:
         return costs
 
     def next_quantum(self) -> Quantum | None:
-        if self._new or not self._rendezvous.busy:
+        if self._starts_new or not self._rendezvous.busy:
             return None
         return self._quantum(self._rendezvous.peek())
 
@@ -182,7 +183,7 @@ class DiffusionLane:
     @torch.no_grad()  # as the stock pipelines run; tensors made in inference mode would not tell that they were written to
     def step(self, max_rows: int | None = None, give_way: Callable[[], bool] = never) -> Sequence[Update]:
         self._end_canceled()
-        if self._new:
+        if self._starts_new:
             self._start_new()
         elif self._rendezvous.busy:
             self._run(max_rows, give_way)
@@ -206,6 +207,12 @@ class DiffusionLane:
         key = (quantum.component, quantum.entry, quantum.shape, quantum.rows)
         unknown = key not in self._measured or self._device_name.startswith("cuda")
         return InHand(quantum, Meter(self._device_name, with_bytes=unknown))
+
+    @property
+    def _starts_new(self) -> bool:
+        """LoRAs are brought in between forwards: one that gave way must find the modules as it left them."""
+        wants_loras = any(self._requests[task.name].loras for task in self._new)
+        return bool(self._new) and not (self._rendezvous.midway and wants_loras)
 
     def _start_new(self) -> None:
         new, self._new = self._new, []
@@ -253,13 +260,18 @@ class DiffusionLane:
         own = scoped(self._pipeline, functools.partial(self._count_steps, request), self._place)
         if request.scheduler is not None:
             own.scheduler = scheduler_of(request.scheduler, own.scheduler)
-        self._adapters.load(request.loras)
+        in_use = {lora for other in self._requests.values() for lora in other.loras}
+        self._adapters.load(request.loras, in_use)
         if request.preview and self._projection is not None:
             ratio = request.width / request.height
             watch(own.scheduler, self._projection, ratio, functools.partial(self._show, request))
         arguments, warnings = read_prompts(own, self._arguments(request))
         output = own(**arguments)
         return frames_of(output[0], self.kind), type(getattr(own, "scheduler", None)).__name__, tuple(warnings)
+
+    def _reweighed(self) -> None:
+        self._parking.look()
+        self._costs.append(Reweighed())
 
     def _show(self, request: DiffusionRequest, colours: NDArray[np.uint8]) -> None:
         self._updates.append(Previewed(request.id, colours))

@@ -25,6 +25,7 @@ class Lora:
     name: str  # as the client knows it
     path: str  # a safetensors file
     weight: float
+    stamp: int = 0  # when it was written: a file written anew is another LoRA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +177,12 @@ class OutOfMemory:
     request_ids: tuple[str, ...]
 
 
-Note: TypeAlias = StepCost | OutOfMemory
+@dataclass(frozen=True, slots=True)
+class Reweighed:
+    """The lane holds other weights than before: adapters came or went. `components` says how many bytes."""
+
+
+Note: TypeAlias = StepCost | OutOfMemory | Reweighed
 
 
 def never() -> bool:

@@ -6,7 +6,7 @@ that several components share is counted for the first of them that is on the de
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +34,15 @@ class Parking:
         """elsewhere: the device has memory of its own; None: as its name says. Where it has none, nothing moves."""
         self._device = device_name
         self._elsewhere = not device_name.startswith("cpu") if elsewhere is None else elsewhere
-        self._held = _gather(components, on_host_counts=device_name.startswith("cpu"))
-        self._names = list(dict.fromkeys(owner for held in self._held for owner in held.owners))
+        self._components = list(components)
         self._parked: set[str] = set()
+        self.look()
+
+    def look(self) -> None:
+        """Gather the weights again: adapters came or went. Those of a parked component wait on the host with it."""
+        on_host_counts = self._device.startswith("cpu")
+        self._held = _gather(self._components, on_host_counts=on_host_counts, parked=self._parked)
+        self._names = list(dict.fromkeys(owner for held in self._held for owner in held.owners))
 
     @property
     def components(self) -> Mapping[str, int]:
@@ -88,14 +94,16 @@ class Parking:
         return not self._parked.issuperset(piece.owners) and (self._parked | going).issuperset(piece.owners)
 
 
-def _gather(components: Iterable[tuple[str, torch.nn.Module]], *, on_host_counts: bool) -> list[Held]:
+def _gather(
+    components: Iterable[tuple[str, torch.nn.Module]], *, on_host_counts: bool, parked: Collection[str]
+) -> list[Held]:
     """Weights that are in host memory as long as they are not needed (group offload) hold nothing, and stay as they are."""
     found: dict[Any, Held] = {}
     for name, module in components:
         for tensor in (*module.parameters(), *module.buffers()):
             plain = type(tensor.data) is torch.Tensor  # a quantized tensor's bytes are not its own
             at = tensor.data_ptr() if plain else id(tensor)
-            here = on_host_counts or tensor.device.type != "cpu"
+            here = on_host_counts or name in parked or tensor.device.type != "cpu"
             fresh = Held([], [], tensor.nbytes if here else 0, plain and here)
             held = found.setdefault((at, tensor.shape, tensor.dtype), fresh)
             if not any(tensor is other for other in held.tensors):

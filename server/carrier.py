@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from models.errors import ModelsError
-from pipelines.interface import Lane, Note, StepCost, never
+from pipelines.interface import Lane, Note, Reweighed, StepCost, never
 from server.actions import Action, Admit, Evict, Load, Park, Read, ResizeCache, Step, Unpark
 from server.estimates import Estimates
 from server.jobs import Event, Job, JobCanceled, JobFailed, JobReturned, JobStarted
@@ -290,7 +290,10 @@ class Carrier:
         if not lane.midway:
             ledger.release(model, "activations")
         now = self._clock()
-        self._scheduler.stepped(model, now, now - began, self._learn(model, lane.take_costs(), room))
+        notes = lane.take_costs()
+        if any(isinstance(note, Reweighed) for note in notes):
+            self._scheduler.placed(model, lane.components, lane.parked)
+        self._scheduler.stepped(model, now, now - began, self._learn(model, notes, room))
         for update in updates:
             self._outcomes.take(lane, model, update, now)
         self._look(model)

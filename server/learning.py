@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from pipelines.interface import Note, StepCost
+from pipelines.interface import Note, Reweighed, StepCost
 from server.peaks import Peak, Peaks
 from server.widths import Widths, bucket_of
 
@@ -14,6 +14,8 @@ def learn(notes: Iterable[Note], key: str, free_bytes: int, peaks: Peaks, widths
     """Seconds used, by request. `free_bytes`: what was free of the device when the quantum began."""
     used: dict[str, float] = defaultdict(float)
     for note in notes:
+        if isinstance(note, Reweighed):
+            continue
         entry, bucket = f"{note.component}.{note.entry}", bucket_of(note.rows)
         if not isinstance(note, StepCost):
             peaks.note(Peak(key, entry, note.shape, note.units, bucket, free_bytes, failed=True))

@@ -145,7 +145,13 @@ def _loras(request: GenerateRequest, spec: ModelSpec, find: FindLora | None) -> 
     if len(set(names)) < len(names):
         raise BadRequest("loras: each may be named once.")
     try:
-        return [{"name": name, "path": str(find(name)), "weight": weight} for name, weight in request.loras]
+        found = [(name, find(name), weight) for name, weight in request.loras]
+        return [
+            {"name": name, "path": str(path), "weight": weight, "stamp": path.stat().st_mtime_ns}
+            for name, path, weight in found
+        ]
+    except OSError as error:
+        raise BadRequest("loras: a file went away.") from error
     except ModelsError as error:
         raise BadRequest(f"loras: {error.message}") from error
 

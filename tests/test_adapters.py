@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import diffusers
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import load_file
 
 from models.adapters import LoraFolder
 from models.errors import BadModel, UnknownModel
 from models.schedulers import compatible_schedulers
 from models.spec import ModelSpec
+from pipelines import adapters
 from pipelines.diffusion import DiffusionLane
-from pipelines.interface import DiffusionRequest, Failed, Lora, Rendered
+from pipelines.interface import DiffusionRequest, Failed, Lora, Rendered, Reweighed
 from server.errors import BadRequest
 from server.resolving import GenerateRequest, resolve
 from tests.lane_play import direct, ends, gap, play, rendered, request
@@ -115,6 +118,64 @@ def test_a_lora_of_another_model_fails_its_job_alone_and_says_so(tmp_path: Path,
     lane.close()
 
 
+def test_a_lora_comes_in_between_forwards_only(loras: tuple[Lora, Lora]) -> None:
+    """One that gave way midway goes on with the adapters it began with."""
+    ink, wash = loras
+    lane = DiffusionLane(SD.build(), kind="image")
+    first, second = ask("first", seed=2, loras=(ink,)), ask("second", seed=3, loras=(wash,))
+    expected = with_adapters(first)
+    lane.admit(first)
+    updates = list(lane.step())
+    while not (lane.midway and (quantum := lane.next_quantum()) and quantum.stage == "denoising"):
+        updates += lane.step(give_way=lambda: True)
+    lane.admit(second)
+
+    updates += lane.step(give_way=lambda: True)
+    done = ends([*updates, *play(lane)])
+
+    assert isinstance(done["first"], Rendered)
+    assert isinstance(done["second"], Rendered)
+    assert gap(done["first"].frames, expected) <= MERGED
+    lane.close()
+
+
+def test_a_lora_is_counted_with_its_component_as_long_as_it_is_there(
+    monkeypatch: pytest.MonkeyPatch, loras: tuple[Lora, Lora]
+) -> None:
+    monkeypatch.setattr(adapters, "MOST", 1)
+    ink, wash = loras
+    lane = DiffusionLane(SD.build(), kind="image")
+    bare, size = dict(lane.components), sum(t.nbytes for t in load_file(ink.path).values())
+
+    rendered(lane, [ask("a", loras=(ink,))])
+    assert lane.components["unet"] == bare["unet"] + size
+    assert [note for note in lane.take_costs() if isinstance(note, Reweighed)] == [Reweighed()]
+
+    rendered(lane, [ask("b", loras=(wash,))])
+    assert lane.components["unet"] == bare["unet"] + size, "the other one went"
+    rendered(lane, [ask("c", loras=(ink, wash))])
+    assert lane.components["unet"] == bare["unet"] + 2 * size, "both are wanted at once"
+    assert {name: n for name, n in lane.components.items() if name != "unet"} == {
+        name: n for name, n in bare.items() if name != "unet"
+    }
+    lane.close()
+
+
+def test_a_lora_that_was_trained_further_is_read_again(tmp_path: Path, loras: tuple[Lora, Lora]) -> None:
+    path = tmp_path / "ink.safetensors"
+    shutil.copy(loras[0].path, path)
+    before = Lora("ink", str(path), 0.8, stamp=1)
+    lane = DiffusionLane(SD.build(), kind="image")
+    old = rendered(lane, [ask("a", loras=(before,))])["a"].frames
+    shutil.copy(loras[1].path, path)
+
+    new = rendered(lane, [ask("b", loras=(Lora("ink", str(path), 0.8, stamp=2),))])["b"].frames
+
+    assert gap(new, with_adapters(ask("b", loras=(loras[1],)))) <= MERGED
+    assert gap(new, old) > 100 * MERGED
+    lane.close()
+
+
 def test_a_scheduler_by_name_is_diffusers_own_beside_the_checkpoints(loras: tuple[Lora, Lora]) -> None:
     lane = DiffusionLane(SD.build(), kind="image")
     solver, usual = ask("solver", scheduler="DPMSolverMultistepScheduler"), ask("usual")
@@ -149,10 +210,11 @@ def stored(spec: ModelSpec = SPEC, find: Any = None, **wanted: Any) -> dict[str,
     return resolve(asked, spec, drawn_seed=1, auto_dtype="float32", priority=0, find_lora=find).request
 
 
-def test_a_request_is_stored_with_the_file_of_each_lora() -> None:
-    found = stored(find=lambda name: Path("/l") / name, loras=(("ink", 0.5),), scheduler="B")
+def test_a_request_is_stored_with_the_file_of_each_lora(loras: tuple[Lora, Lora]) -> None:
+    path = Path(loras[0].path)
+    found = stored(find=lambda name: path, loras=(("ink", 0.5),), scheduler="B")
 
-    assert found["loras"] == [{"name": "ink", "path": "/l/ink", "weight": 0.5}]
+    assert found["loras"] == [{"name": "ink", "path": str(path), "weight": 0.5, "stamp": path.stat().st_mtime_ns}]
     assert found["scheduler"] == "B"
 
 

@@ -1,0 +1,94 @@
+"""LoHa and LoKr → LoRA, exactly: both are products of low rank written another way. Pure functions over tensors.
+
+LoHa   ΔW = (A1 B1) ∘ (A2 B2)   row by row the products of all pairs: rank r1 r2
+LoKr   ΔW = C ⊗ D               (X Y) ⊗ (U V) = (X ⊗ U)(Y ⊗ V), a whole matrix W being I W or W I, whichever is narrower
+
+So they go through diffusers' own conversion of names and peft's own layers, may be worn with LoRAs and with each other, and are
+switched like them. diffusers 0.42 itself loads LoKr for Flux 2 and Z-Image only, and no LoHa.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+import torch
+
+State: TypeAlias = dict[str, torch.Tensor]
+PART = re.compile(r"(.+?)\.((?:hada|lokr)_w[12](?:_[ab])?|alpha|scalar)$")
+# Stability's names of SDXL's convolutions; all its other modules are linear there.
+SGM_CONVOLUTION = re.compile(r"(in_layers_2|out_layers_3|_op|_conv)$")
+SGM_POINTWISE = re.compile(r"skip_connection$")
+
+
+class NotConvertible(Exception):
+    """The message says what of the file it is."""
+
+
+def as_lora(state: State, modules: Mapping[str, Any]) -> State:
+    """`state` with each LoHa and LoKr module as a LoRA of kohya's names. modules: the pipeline's, by kohya's name.
+
+    What is there as a LoRA already stays. Raises `NotConvertible`.
+    """
+    by_module: dict[str, State] = {}
+    rest: State = {}
+    for key, tensor in state.items():
+        match = PART.fullmatch(key)
+        if match and match[2] not in ("alpha", "scalar"):
+            by_module.setdefault(match[1], {})[match[2]] = tensor
+        else:
+            rest[key] = tensor
+    for name, parts in by_module.items():
+        alpha, scalar = rest.pop(f"{name}.alpha", None), rest.pop(f"{name}.scalar", None)
+        up, down, scale = _loha(parts) if "hada_w1_a" in parts else _lokr(parts)
+        rank = down.shape[0]
+        scale = 1.0 if scale is None or alpha is None else float(alpha) / scale
+        side = _kernel(name, down.shape[1], modules)
+        if side is not None:
+            up, down = up[:, :, None, None], down.reshape(rank, -1, side, side)
+        rest[f"{name}.lora_up.weight"] = up.contiguous()
+        rest[f"{name}.lora_down.weight"] = down.contiguous()
+        rest[f"{name}.alpha"] = torch.tensor(rank * scale * (1.0 if scalar is None else float(scalar)))
+    return rest
+
+
+def _loha(parts: State) -> tuple[torch.Tensor, torch.Tensor, int | None]:
+    """(up, down, what alpha is divided by)"""
+    a1, b1, a2, b2 = (parts[f"hada_{part}"].float() for part in ("w1_a", "w1_b", "w2_a", "w2_b"))
+    up = torch.einsum("oi,oj->oij", a1, a2).flatten(1)
+    down = torch.einsum("ix,jx->ijx", b1, b2).flatten(0, 1)
+    return up, down, b1.shape[0]
+
+
+def _lokr(parts: State) -> tuple[torch.Tensor, torch.Tensor, int | None]:
+    """Where no factor is of low rank alpha means nothing, by LyCORIS' own reading."""
+    ranks = [parts[f"lokr_{w}_b"].shape[0] for w in ("w1", "w2") if f"lokr_{w}_b" in parts]
+    ways = [
+        (torch.kron(x, u), torch.kron(y, v))
+        for x, y in _factors(parts, "lokr_w1")
+        for u, v in _factors(parts, "lokr_w2")
+    ]
+    up, down = min(ways, key=lambda way: way[1].shape[0])
+    return up, down, ranks[0] if ranks else None
+
+
+def _factors(parts: State, name: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    if name in parts:
+        whole = parts[name].float().flatten(1)
+        yield torch.eye(whole.shape[0]), whole
+        yield whole, torch.eye(whole.shape[1])
+    else:
+        yield parts[f"{name}_a"].float(), parts[f"{name}_b"].float().flatten(1)
+
+
+def _kernel(name: str, n_inputs: int, modules: Mapping[str, Any]) -> int | None:
+    """Side of the module's kernel, None for a linear one. `n_inputs`: columns, kernel included."""
+    if (module := modules.get(name)) is not None:
+        weight = module.weight
+        if weight.ndim not in (2, 4) or weight[0].numel() != n_inputs:
+            raise NotConvertible(f"{name} is of another shape")
+        return int(weight.shape[-1]) if weight.ndim == 4 else None
+    if SGM_CONVOLUTION.search(name):
+        return 3
+    return 1 if SGM_POINTWISE.search(name) else None
