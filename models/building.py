@@ -6,6 +6,7 @@ library that defines it before anything is opened.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import os
@@ -14,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from models.errors import BadModel
 from models.files import variant
+from models.knobs import CLIP_OF_XL, DENOISERS
 from models.pipeline_source import module_of
 from models.preflight import check_folder, components, read_config
 from models.single_file import is_whole
 from models.spec import ModelSpec
+from pipelines.device import is_fatal, is_out_of_memory
 
-DENOISERS = ("transformer", "unet")
 # What a component may be, by the root of its family; anything else in these libraries is a function or a helper.
 FAMILIES = ("ModelMixin", "SchedulerMixin", "PreTrainedModel", "PreTrainedTokenizerBase", "ProcessorMixin",
             "FeatureExtractionMixin", "BaseImageProcessor", "ImageProcessingMixin", "ConfigMixin", "VideoProcessor")  # fmt: skip
@@ -75,17 +78,20 @@ def _open(
         name = next(name for name in DENOISERS if name in classes)
         parts[name] = _denoiser_of_file(spec.path, classes[name], configs, name, dtype)
     listed = [configs / name for name in classes if (configs / name).is_dir() and name not in parts]
-    return pipeline_class.from_pretrained(
+    how = _quantization(spec, classes)
+    open_it = functools.partial(
+        pipeline_class.from_pretrained,
         configs,
         dtype=dtype,
         variant=variant(listed),
         use_safetensors=True,
         low_cpu_mem_usage=True,
         trust_remote_code=False,
-        **_quantization(spec, classes),
+        **how,
         **parts,
         **SAFE,
     )
+    return _turn("quantization", open_it) if how else open_it()
 
 
 def _denoiser_of_file(file: Path, cls: Any, configs: Path, name: str, dtype: torch.dtype) -> Any:
@@ -102,15 +108,49 @@ def _vae(cls: Any, path: Path, dtype: torch.dtype) -> Any:
 
 
 def _turn_knobs(pipeline: Any, spec: ModelSpec, dtype: torch.dtype) -> None:
+    load = spec.load
     for path in spec.embedding_paths:
-        pipeline.load_textual_inversion(str(path), token=path.stem, use_safetensors=True, **SAFE)
+        _turn("embeddings", lambda path=path: _take_embedding(pipeline, path))
     for denoiser in (getattr(pipeline, name) for name in DENOISERS if getattr(pipeline, name, None) is not None):
-        if spec.load.quantization == "fp8-layerwise":
-            denoiser.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
-        if spec.load.attention is not None:
-            denoiser.set_attention_backend(spec.load.attention)
-        if spec.load.compile:
-            denoiser.compile_repeated_blocks()
+        if load.quantization == "fp8-layerwise":
+            fp8 = {"storage_dtype": torch.float8_e4m3fn, "compute_dtype": dtype}
+            _turn("quantization", functools.partial(denoiser.enable_layerwise_casting, **fp8))
+        if load.attention is not None:
+            _turn("attention", functools.partial(_set_attention, denoiser, load.attention))
+        if load.compile:
+            _turn("compile", denoiser.compile_repeated_blocks)
+
+
+def _turn(knob: str, turn: Callable[[], Any]) -> Any:
+    """What a library will not do with this checkpoint, here, is said of the knob and not of the files. Raises `BadModel`."""
+    try:
+        return turn()
+    except (ValueError, TypeError, KeyError, RuntimeError, ImportError) as error:
+        if is_out_of_memory(error) or is_fatal(error):
+            raise
+        raise BadModel(f"load.{knob} does not work with this checkpoint on this machine", detail=str(error)) from error
+
+
+def _take_embedding(pipeline: Any, path: Path) -> None:
+    """A textual inversion, called by its file's name; those of SDXL have a tensor for each text encoder."""
+    state = load_file(path)
+    for place in ("", "_2") if set(state) == set(CLIP_OF_XL) else (None,):
+        which = {
+            name: getattr(pipeline, f"{name}{place}") for name in ("tokenizer", "text_encoder") if place is not None
+        }
+        tensors = state if place is None else {"emb_params": state["clip_g" if place else "clip_l"]}
+        pipeline.load_textual_inversion(tensors, token=path.stem, **which)
+
+
+def _set_attention(denoiser: Any, attention: str) -> None:
+    """diffusers makes the backend that of every other model, too; it is to be this one's alone."""
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
+
+    usual = Registry._active_backend
+    try:
+        denoiser.set_attention_backend(attention)
+    finally:
+        Registry.set_active_backend(usual)
 
 
 def _offloaded(pipeline: Any, device: str) -> Any:

@@ -63,7 +63,8 @@ class Reader:
         if spec.load.vae is not None:
             spec = replace(spec, vae_path=self._lender("vae", spec.load.vae, beside))
         spec = replace(spec, embedding_paths=tuple(self._lender("embedding", e, beside) for e in spec.load.embeddings))
-        check_knobs(spec)
+        on_cpu = spec.device == "cpu" or (spec.device is None and self._auto_dtype == "float32")
+        check_knobs(spec, on_cpu=on_cpu)
         self.specs[entry.name] = spec
 
     def _of_source(self, entry: Entry, source: str, beside: Path) -> ModelSpec:
