@@ -110,7 +110,7 @@ def _vae(cls: Any, path: Path, dtype: torch.dtype) -> Any:
 def _turn_knobs(pipeline: Any, spec: ModelSpec, dtype: torch.dtype) -> None:
     load = spec.load
     for path in spec.embedding_paths:
-        _turn("embeddings", lambda path=path: _take_embedding(pipeline, path))
+        _turn("embeddings", functools.partial(_take_embedding, pipeline, path))
     for denoiser in (getattr(pipeline, name) for name in DENOISERS if getattr(pipeline, name, None) is not None):
         if load.quantization == "fp8-layerwise":
             fp8 = {"storage_dtype": torch.float8_e4m3fn, "compute_dtype": dtype}

@@ -17,8 +17,9 @@ class Starter:
     source: str  # hub id
     type: ModelType
     year: int
-    weights_gib: float  # in bfloat16
+    weights_gib: float  # about, in bfloat16
     vram_gib: float  # of the device, with room for one job
+    licence: str  # "own": its maker's
     gated: bool = False
 
 

@@ -41,9 +41,9 @@ def as_lora(state: State, modules: Mapping[str, Any]) -> State:
             rest[key] = tensor
     for name, parts in by_module.items():
         alpha, scalar = rest.pop(f"{name}.alpha", None), rest.pop(f"{name}.scalar", None)
-        up, down, scale = _loha(parts) if "hada_w1_a" in parts else _lokr(parts)
+        up, down, divisor = _loha(parts) if "hada_w1_a" in parts else _lokr(parts)
         rank = down.shape[0]
-        scale = 1.0 if scale is None or alpha is None else float(alpha) / scale
+        scale = 1.0 if divisor is None or alpha is None else float(alpha) / divisor
         side = _kernel(name, down.shape[1], modules)
         if side is not None:
             up, down = up[:, :, None, None], down.reshape(rank, -1, side, side)

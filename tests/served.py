@@ -41,13 +41,13 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[Served]:
+def served(folder: Path, **options: Any) -> Iterator[Served]:
     ready, over = threading.Event(), threading.Event()
     made: list[Served] = []
     stops: list[Any] = []
 
     async def serve() -> None:
-        async with front(folder) as f:
+        async with front(folder, **options) as f:
             with socket.create_server(("127.0.0.1", 0)) as sock:
                 config = uvicorn.Config(f.app, http=Http11, ws="none", lifespan="on", log_config=None)
                 server = uvicorn.Server(config)

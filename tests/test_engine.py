@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.interface import DiffusionRequest, Failed, Update
+from pipelines.interface import DiffusionRequest, Failed, Reweighed, Update
 from server.engine import Device, Engine
 from server.errors import NeverFits, Unavailable
 from server.jobs import (
@@ -151,6 +151,27 @@ def test_jobs_that_run_together_share_steps() -> None:
     run(story, lanes={"m": lane})
 
     assert max(len(together) for together in lane.step_log) == 3
+
+
+class DressedLane(FakeLane):
+    """Its first step brings in an adapter."""
+
+    def step(self, *args: Any, **kwargs: Any) -> Sequence[Update]:
+        if self.weights["model"] == 100:
+            self.weights["model"] += 30
+            self._costs.append(Reweighed())
+        return super().step(*args, **kwargs)
+
+
+def test_an_adapter_that_a_job_brought_in_is_on_the_books() -> None:
+    async def story(bench: Bench) -> None:
+        bench.engine.submit(job("j"))
+        await bench.wait(lambda: len(bench.of(OutputReady)) == 1)
+
+    bench = run(story, lanes={"m": DressedLane()})
+
+    assert bench.scheduler.ledger.held_by("m", "weights") == 130
+    assert bench.scheduler.residents["m"].components == {"model": 130}
 
 
 def test_every_output_of_a_job_comes_with_its_index() -> None:

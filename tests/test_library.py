@@ -89,7 +89,7 @@ async def test_a_job_of_a_model_that_goes_away_is_still_known(tmp_path: Path) ->
         ({"source": "{a}", "defaults": {"step": 3}}, "unknown key 'step'. Did you mean 'steps'?"),
         ({"source": "{a}", "dtype": "int3"}, "dtype"),
         ({"source": "{a}", "type": "chat"}, "is said to be chat, its checkpoint is image"),
-        ({"source": "{a}", "load": {"quantization": "bnb-4bit"}}, "bitsandbytes, which is not installed"),
+        ({"source": "{a}", "load": {"quantization": "bnb-4bit"}}, "bnb-4bit needs a CUDA device"),
         ({"source": "{a}", "load": {"base": "x/y"}}, "its base 'x/y' is not downloaded"),
         ({"source": "{a}", "load": {"attention": "magic"}}, "load.attention must be one of"),
         ({"source": "{c}", "load": {"offload": True}}, "load.offload is for image and video"),

@@ -146,7 +146,7 @@ def _suggest(vram_gib: float | None, port: int | None, data_dir: Path | None) ->
     if not found:
         fail(f"Nothing on the list fits {vram_gib:.0f} GiB.")
     print_table(
-        ["type", "agentname pull", "weights", "wants", "year", ""],
+        ["type", "agentname pull", "weights, about", "wants", "year", "licence", ""],
         [
             [
                 s.type,
@@ -154,6 +154,7 @@ def _suggest(vram_gib: float | None, port: int | None, data_dir: Path | None) ->
                 f"{s.weights_gib:.1f} GiB",
                 f"{s.vram_gib:g} GiB",
                 str(s.year),
+                s.licence,
                 "gated" if s.gated else "",
             ]
             for s in found
