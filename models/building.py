@@ -22,6 +22,7 @@ from models.files import variant
 from models.knobs import CLIP_OF_XL, DENOISERS
 from models.pipeline_source import module_of
 from models.preflight import check_folder, components, read_config
+from models.sharing import SharedWeights
 from models.single_file import is_whole
 from models.spec import ModelSpec
 from pipelines.device import is_fatal, is_out_of_memory
@@ -32,7 +33,9 @@ FAMILIES = ("ModelMixin", "SchedulerMixin", "PreTrainedModel", "PreTrainedTokeni
 SAFE = {"local_files_only": True}
 
 
-def pipeline_builder(spec: ModelSpec, device: str, dtype: torch.dtype, offload: bool) -> Callable[[], Any]:
+def pipeline_builder(
+    spec: ModelSpec, device: str, dtype: torch.dtype, offload: bool, shared: SharedWeights
+) -> Callable[[], Any]:
     """What makes the pipeline, after every class it names was looked at; its files are checked already. Raises `BadModel`."""
     os.environ["DIFFUSERS_DISABLE_REMOTE_CODE"] = "1"  # read by diffusers when it is imported, next line
     import diffusers
@@ -52,13 +55,21 @@ def pipeline_builder(spec: ModelSpec, device: str, dtype: torch.dtype, offload: 
         parts: dict[str, Any] = {}
         if spec.vae_path is not None:
             parts["vae"] = _vae(classes["vae"], spec.vae_path, dtype)
+        # An embedding gives the encoder words of its own, offload takes its weights elsewhere: neither is another's too.
+        own = offload or bool(spec.embedding_paths)
+        sharing = {} if own else {name: whose for name, (whose, _) in spec.shareable.items()}
+        for name, whose in sharing.items():
+            if (part := shared.borrow(whose, dtype, configs / name, device)) is not None:
+                parts[name] = part
         pipeline = _open(spec, pipeline_class, classes, configs, dtype, parts)
         _turn_knobs(pipeline, spec, dtype)
         if offload:
             return _offloaded(pipeline, device)
-        return (
-            pipeline if device == "cpu" else pipeline.to(device)
-        )  # it is born there, and a walk over it takes a while
+        if device != "cpu":  # it is born there, and a walk over it takes a while
+            pipeline.to(device)
+        for name, whose in sharing.items():
+            shared.offer(whose, dtype, getattr(pipeline, name))
+        return pipeline
 
     return build
 

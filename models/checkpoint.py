@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 from models.errors import BadModel
-from models.files import weight_bytes
+from models.files import weight_bytes, weight_files
 from models.fingerprint import fingerprint
 from models.gguf_header import read_gguf_header
+from models.identity import identity, is_decoder
 from models.pipeline_source import FRAME_COUNTS, PipelineSource, pipeline_source
 from models.preflight import check_folder, check_path, components, read_config
 from models.schedulers import compatible_schedulers
@@ -28,8 +29,6 @@ NATIVE_TOLERANCE = 0.12  # a native size this near an aspect ratio is that aspec
 FALLBACK_SIZE = {"image": (512, 512), "video": (832, 480)}  # width, height where nothing in the checkpoint says
 FALLBACK_FPS = 8  # the examples of AnimateDiff and Latte, which write GIFs
 FALLBACK_VAE_FACTOR = 8  # Stable Diffusion's, and by far the most common
-
-DECODERS = ("ForCausalLM", "GPT2LMHeadModel")  # how transformers names them; the second is older than the rule
 
 Config = Mapping[str, object]
 
@@ -44,6 +43,12 @@ def read_checkpoint(
     check_path(path)
     if path.is_dir() and (path / "model_index.json").is_file():
         spec = _diffusion(path, name=name, source=source, weights=lambda parts: weight_bytes(parts, float_bytes))
+        shareable = {
+            part: (identity(path / part), weight_bytes([path / part], float_bytes))
+            for part in components(read_config(path / "model_index.json"))
+            if is_decoder(path / part) and weight_files(path / part)
+        }
+        spec = replace(spec, shareable=shareable)
     elif path.is_dir():
         spec = _chat(path, name=name, source=source, float_bytes=float_bytes)
     elif path.suffix == ".gguf" and (context := chat_context(path)) is not None:
@@ -88,13 +93,12 @@ def _origins(spec: ModelSpec) -> dict[str, str]:
 
 
 def _chat(folder: Path, *, name: str, source: str, float_bytes: int) -> ModelSpec:
-    config = read_config(folder / "config.json") if (folder / "config.json").is_file() else {}
-    architectures = config.get("architectures")
-    if not isinstance(architectures, list) or not any(str(a).endswith(DECODERS) for a in architectures):
+    if not is_decoder(folder):
         raise BadModel("is neither a diffusers pipeline (model_index.json) nor a language model (…ForCausalLM)")
     check_templates(folder)
-    context = _int(config, "max_position_embeddings") or None
-    return _chat_spec(name, folder, source, weight_bytes([folder], float_bytes), context)
+    context = _int(read_config(folder / "config.json"), "max_position_embeddings") or None
+    n_bytes = weight_bytes([folder], float_bytes)
+    return replace(_chat_spec(name, folder, source, n_bytes, context), shareable={"model": (identity(folder), n_bytes)})
 
 
 def _chat_spec(name: str, path: Path, source: str, n_bytes: int, context: int | None) -> ModelSpec:

@@ -17,6 +17,7 @@ from models.building import chat_quantization, pipeline_builder
 from models.errors import LoadFailed, ModelsError
 from models.files import variant
 from models.preflight import check_path
+from models.sharing import SharedWeights
 from models.smoke import check_chat_model, check_smoke
 from models.spec import ModelSpec
 from pipelines.device import is_fatal, is_out_of_memory, release_cache
@@ -42,23 +43,24 @@ def load(
     verdicts: Mapping[str, bool] | None = None,
     offload: bool = False,
     proven: set[str] | None = None,
+    shared: SharedWeights | None = None,
 ) -> Lane:
     """Raises `LoadFailed`, its message fit for a client; an out-of-memory passes through for the engine to judge.
 
     cache_bytes: of the KV cache (chat). max_rows: requests that one forward may merge (image, video). verdicts: what an
     earlier lane of this checkpoint proved of merging. offload: the weights stay in host memory, and their blocks visit the
     device one after the other: for a checkpoint larger than the device (image, video). proven: fingerprints of checkpoints
-    that passed their smoke run; one that is not in it has to, and is put in. None: no smoke run.
+    that passed their smoke run; one that is not in it has to, and is put in. None: no smoke run. shared: the device's.
     """
     if spec.path is None:
         raise LoadFailed(f"The model {spec.name} is not downloaded yet.", detail=f"fetch its source: {spec.source}")
-    dtype = serving_dtype(spec, device)
+    dtype, shared = serving_dtype(spec, device), shared or SharedWeights()
     try:
         check_path(spec.path)
         if spec.type == "chat":
-            lane = _chat(spec, spec.path, device, dtype, cache_bytes or CACHE_BYTES, proven)
+            lane = _chat(spec, spec.path, device, dtype, cache_bytes or CACHE_BYTES, proven, shared)
         else:
-            lane = _diffusion(spec, device, dtype, max_rows, merging, verdicts, offload or spec.load.offload)
+            lane = _diffusion(spec, device, dtype, max_rows, merging, verdicts, offload or spec.load.offload, shared)
     except LoadFailed:
         raise
     except ModelsError as error:
@@ -97,10 +99,11 @@ def _diffusion(
     merging: Merging,
     verdicts: Mapping[str, bool] | None,
     offload: bool,
+    shared: SharedWeights,
 ) -> Lane:
     from pipelines.diffusion import DiffusionLane
 
-    build = pipeline_builder(spec, device, dtype, offload)
+    build = pipeline_builder(spec, device, dtype, offload, shared)
     pipeline = _with_library(build, spec)
     assert spec.type != "chat"
     return DiffusionLane(
@@ -115,7 +118,13 @@ def _diffusion(
 
 
 def _chat(
-    spec: ModelSpec, folder: Path, device: str, dtype: torch.dtype, cache_bytes: int, proven: set[str] | None
+    spec: ModelSpec,
+    folder: Path,
+    device: str,
+    dtype: torch.dtype,
+    cache_bytes: int,
+    proven: set[str] | None,
+    shared: SharedWeights,
 ) -> Lane:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -131,8 +140,14 @@ def _chat(
             folder_of = folder
             how = {"use_safetensors": True, "variant": variant([folder]), **chat_quantization(spec)}
         tokenizer = AutoTokenizer.from_pretrained(folder_of, **safe)
-        model = AutoModelForCausalLM.from_pretrained(folder_of, dtype=dtype, **how, **safe)
-        return model.to(device).eval().requires_grad_(False), tokenizer
+        whose = spec.shareable["model"][0] if "model" in spec.shareable and not spec.load.quantization else None
+        model = None if whose is None else shared.borrow(whose, dtype, folder, device)
+        if model is None:
+            model = AutoModelForCausalLM.from_pretrained(folder_of, dtype=dtype, **how, **safe)
+            model = model.to(device).eval().requires_grad_(False)
+        if whose is not None:
+            shared.offer(whose, dtype, model)
+        return model, tokenizer
 
     model, tokenizer = _with_library(build, spec)
     if not tokenizer.chat_template:

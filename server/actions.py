@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from server.jobs import Job, JobType
@@ -80,4 +81,5 @@ class ModelFacts:
     keep_alive_s: float  # idle seconds until it is evicted; inf: never
     pinned: bool = False
     cache_bytes: int = 0  # of `need_bytes`, what a KV cache takes
+    shareable: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # component → whose weights, bytes
     fingerprint: str = ""  # of the checkpoint: what was measured of it holds as long as this does; empty: its name

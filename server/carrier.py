@@ -190,6 +190,8 @@ class Carrier:
         self._scheduler.ledger.release(model)
         self._scheduler.loaded(model, self._clock(), seconds)
         self._scheduler.ledger.correct(model, "kv_cache", lane.cache_bytes)
+        for component, (whose, _) in self._scheduler.residents[model].facts.shareable.items():
+            self._scheduler.ledger.share(model, component, whose)
         self._scheduler.placed(model, lane.components, lane.parked)
         self._look(model)
         logger.info("model loaded", extra={"model": model, "bytes": lane.weight_bytes, "ms": round(seconds * 1000)})

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from models.catalogue import Catalogue
 from models.read_ahead import read_ahead
@@ -77,6 +77,7 @@ def _engine(
             keep_alive_s=settings.keep_alive if spec.keep_alive_s is None else spec.keep_alive_s,
             pinned=spec.pinned,
             fingerprint=key_of(spec),
+            shareable=_shareable(spec, auto_dtype([machine])),
         )
 
     def key_of(spec: ModelSpec) -> str:
@@ -100,6 +101,14 @@ def _engine(
     return Engine(scheduler, device, deliver, step_timeout_s=settings.step_timeout_s)
 
 
+def _shareable(spec: ModelSpec, auto: str) -> Mapping[str, tuple[str, int]]:
+    """Weights that another model may use with it: as they are in the files, and on the device."""
+    if spec.load.quantization is not None or spec.load.offload or spec.embedding_paths:
+        return {}
+    dtype = auto if spec.dtype == "auto" else spec.dtype
+    return {name: (f"{whose} {dtype}", n_bytes) for name, (whose, n_bytes) in spec.shareable.items()}
+
+
 def _device(
     machine: Machine,
     catalogue: Catalogue,
@@ -110,6 +119,7 @@ def _device(
 ) -> Device:
     """What the engine may do with the machine. Torch is imported by `warm_up`, on the device thread."""
 
+    shared: list[Any] = []  # the weights that several of its models use; made on the device thread
     proven: set[str] = set()  # checkpoints that passed their smoke run in this process; the device thread's alone
 
     def warm_up() -> None:
@@ -124,11 +134,19 @@ def _device(
 
     def load(model: str) -> Lane:
         from models.loading import load as load_lane
+        from models.sharing import SharedWeights
 
+        if not shared:
+            shared.append(SharedWeights())
         with load_turn:
             spec = catalogue.get(model)
             return load_lane(
-                spec, device=machine.device, cache_bytes=cache_bytes, verdicts=verdicts(spec), proven=proven
+                spec,
+                device=machine.device,
+                cache_bytes=cache_bytes,
+                verdicts=verdicts(spec),
+                proven=proven,
+                shared=shared[0],
             )
 
     def read(model: str) -> None:

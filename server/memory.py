@@ -7,6 +7,7 @@ activations while a quantum is under way; what is parked is booked of the host.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -38,6 +39,7 @@ class Ledger:
         self.others_bytes = 0
         self._booked: dict[str, dict[tuple[HolderKind, str], int]] = {}  # holder → (kind, component) → bytes
         self._parked: dict[str, int] = {}  # holder → bytes of the host
+        self._users: dict[str, list[tuple[str, str]]] = {}  # whose weights → (holder, component); booked for the first
         self._reading: Reading | None = None
 
     @property
@@ -82,15 +84,57 @@ class Ledger:
         for kind, component in list(self._booked.get(name, {})):
             if kind == "weights" and component not in on_device:
                 self._set(name, kind, component, 0)
+        gone = {
+            user for users in self._users.values() for user in users if user[0] == name and user[1] not in on_device
+        }
         for component, n_bytes in on_device.items():
-            self._set(name, "weights", component, n_bytes)
+            self._set(name, "weights", component, 0 if self._pays_another(name, component) else n_bytes)
+        for whose in list(self._users):  # what was parked comes back as memory of its own
+            self._users[whose] = [user for user in self._users[whose] if user not in gone]
         self._parked.pop(name, None)
         if parked:
             self._parked[name] = sum(parked.values())
 
+    # Weights that several models use
+
+    def share(self, name: str, component: str, whose: str) -> None:
+        """`component` of `name`, just loaded, is the same memory as others' who said the same `whose`; it is booked once."""
+        self._users.setdefault(whose, []).append((name, component))
+
+    def there_already(self, shareable: Mapping[str, tuple[str, int]]) -> int:
+        """Bytes of these that somebody holds, so that they need no room."""
+        return sum(n_bytes for whose, n_bytes in shareable.values() if self._users.get(whose))
+
+    def is_shared(self, name: str) -> bool:
+        return any(len(users) > 1 and name in dict(users) for users in self._users.values())
+
+    def freed_by(self, name: str) -> int:
+        """What comes back when `name` leaves: not what another goes on using."""
+        paid = [users[0] for users in self._users.values() if len(users) > 1 and users[0][0] == name]
+        return self.held_by(name) - sum(self._weights_of(*user) for user in paid)
+
+    def _pays_another(self, name: str, component: str) -> bool:
+        return any((name, component) in users[1:] for users in self._users.values())
+
+    def _weights_of(self, name: str, component: str) -> int:
+        return self._booked.get(name, {}).get(("weights", component), 0)
+
+    def _hand_over(self, name: str) -> None:
+        """What `name` paid for and others use is booked for the next of them."""
+        for whose, users in list(self._users.items()):
+            left = [user for user in users if user[0] != name]
+            if left and left[0] != users[0]:
+                n_bytes = self._weights_of(*users[0])
+                self._set(users[0][0], "weights", users[0][1], 0)
+                self._set(left[0][0], "weights", left[0][1], n_bytes)
+            self._users[whose] = left
+        self._users = {whose: users for whose, users in self._users.items() if users}
+
     def release(self, name: str, kind: HolderKind | None = None) -> int:
         """Free what `name` holds of one kind, or all, parked included; returns how many bytes of the device that was."""
         freed = 0
+        if kind is None:
+            self._hand_over(name)
         for its, component in list(self._booked.get(name, {})):
             if kind in (None, its) and its != "leaked":
                 freed += self._booked[name][its, component]

@@ -173,10 +173,15 @@ class Residency:
         """What `model` needs of the device before it can work."""
         resident = self.residents.get(model)
         if resident is None:
-            return self._ledger.usable_bytes if model in self._ran_out else self.facts_of(model).need_bytes
+            return self._ledger.usable_bytes if model in self._ran_out else self.bytes_to_load(model)
         weights = sum(resident.parked[name] for name in resident.away)
         cache = resident.facts.cache_bytes if resident.away and not resident.components else 0
         return weights + max(0, cache - self._ledger.held_by(model, "kv_cache"))
+
+    def bytes_to_load(self, model: str) -> int:
+        """Less what another model holds of the same weights."""
+        facts = self.facts_of(model)
+        return facts.need_bytes - self._ledger.there_already(facts.shareable)
 
     def arrival_s(self, model: str) -> float:
         """Seconds until `model` is there, once it is its turn: measured, or guessed from its bytes."""
@@ -235,11 +240,16 @@ class Residency:
         # One that has just come takes a job before it may go: two that wait for each other's place would come and go for ever.
         idle = [r for r in idle if not self._wanted(r.name) or (impatient and r.served)]
         for resident in sorted(idle, key=lambda r: (self._wanted(r.name), -r.victim_score(now, 1.0))):
-            yield Victim(held(resident.name), self._send_away(resident), resident.name)
+            yield Victim(self._ledger.freed_by(resident.name), self._send_away(resident), resident.name)
         busy = [r for r in others if r.running]
         for resident in busy:
             spare = sum(resident.spare.values())
-            if spare and resident.parkable and spare <= self._ledger.host_free_bytes:
+            if (
+                spare
+                and resident.parkable
+                and not self._ledger.is_shared(resident.name)
+                and spare <= self._ledger.host_free_bytes
+            ):
                 yield Victim(spare, Park(resident.name, tuple(resident.spare)), resident.name)
         for resident in busy:
             cache = held(resident.name, "kv_cache")
@@ -256,11 +266,12 @@ class Residency:
             resident.parkable
             and not resident.midway
             and not resident.is_chat
+            and not self._ledger.is_shared(resident.name)
             and resident.components
             and weights <= self._ledger.host_free_bytes
         ):
             return Victim(weights, Park(resident.name, tuple(resident.components)), resident.name)
-        return Victim(self._ledger.held_by(resident.name), None, resident.name)
+        return Victim(self._ledger.freed_by(resident.name), None, resident.name)
 
     def _send_away(self, resident: Resident) -> Action:
         """Park an idle model, or drop it; room on the host is made by dropping what was parked and idle for longer."""
@@ -269,6 +280,7 @@ class Residency:
         if (
             not resident.components
             or not resident.parkable
+            or host.is_shared(resident.name)
             or resident.name in self.leaving
             or size + host.parked_of(resident.name) > host.host_bytes
         ):

@@ -258,7 +258,7 @@ class Scheduler:
         return self._arrivals.patience_of(model)
 
     def need_bytes(self, model: str) -> int:
-        return self.residency.facts_of(model).need_bytes
+        return self.residency.bytes_to_load(model)
 
     def missing_bytes(self, model: str) -> int:
         """Bytes a waiting job of `model` needs before it can start: none when the model is there."""

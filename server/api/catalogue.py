@@ -213,7 +213,7 @@ def _flat(tables: Mapping[str, Any]) -> JsonObject:
     """{"defaults": {"steps": 4}} → {"defaults.steps": 4}; what nobody said is null."""
     found: JsonObject = {}
     for key, value in tables.items():
-        if key == "origins":
+        if key in ("origins", "shareable"):
             continue
         if isinstance(value, Mapping):
             found |= {f"{key}.{inner}": it for inner, it in value.items()}
