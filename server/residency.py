@@ -13,8 +13,10 @@ Never a pinned model, never one in its minimum residency; of one inside a forwar
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from statistics import median_low
 
 from server.actions import Action, Evict, ModelFacts, Park, ResizeCache
 from server.memory import Ledger
@@ -25,6 +27,7 @@ FIRST_COOLDOWN_S = 10.0  # after a failed load; doubles up to the last
 LAST_COOLDOWN_S = 300.0
 LEAVE_MEMORY = 0.3  # weight of the newest leave in their mean
 BYTES_PER_S = 1e9  # of a load, until one was measured
+LOADS_KEPT = 5  # the last few of a model, whose median is how long its next will take
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class Residency:
         self.min_residency_s = min_residency_s
         self._pins: dict[str, bool] = {}
         self._keep_alives: dict[str, float] = {}
-        self._load_s: dict[str, float] = {}  # measured
+        self._load_s: dict[str, deque[float]] = {}  # the last few measured
         self._bytes_per_s = BYTES_PER_S
         self.leave_s = 0.0  # what it takes an idle model to go: a running mean
         self._ran_out: dict[str, int] = {}  # bytes that were too few for a load, from when it failed until it worked
@@ -120,9 +123,10 @@ class Residency:
     def loaded(self, model: str, now: float, load_s: float) -> Resident:
         self.arriving = ""
         facts = self._facts(model)
-        resident = Resident(facts, since=now, load_s=load_s, last_used=now, arrival_s=load_s)
+        measured = self._load_s.setdefault(model, deque(maxlen=LOADS_KEPT))
+        measured.append(load_s)
+        resident = Resident(facts, since=now, load_s=load_s, last_used=now, arrival_s=median_low(measured))
         self.residents[model] = resident
-        self._load_s[model] = load_s
         if load_s > 0.1:  # a tiny model says nothing of the disk
             self._bytes_per_s = max(1.0, facts.need_bytes / load_s)
         self.cooldowns.pop(model, None)
@@ -188,7 +192,9 @@ class Residency:
         resident = self.residents.get(model)
         if resident is not None:
             return 0.1 * resident.load_s if resident.away else 0.0
-        return self._load_s.get(model, self.facts_of(model).need_bytes / self._bytes_per_s)
+        measured = self._load_s.get(model)
+        # The first of a process also imports libraries and tries the model out: of two, the shorter is the better guess.
+        return median_low(measured) if measured else self.facts_of(model).need_bytes / self._bytes_per_s
 
     def cooling(self, model: str, now: float) -> bool:
         cooldown = self.cooldowns.get(model)
