@@ -23,7 +23,7 @@ from models.spec import ModelSpec
 from pipelines.device import is_fatal, is_out_of_memory, release_cache
 from pipelines.interface import Lane, Merging
 
-__all__ = ["LoadFailed", "load", "quiet_libraries"]
+__all__ = ["LoadFailed", "SharedWeights", "load", "quiet_libraries"]
 
 T = TypeVar("T")
 

@@ -133,8 +133,8 @@ def _device(
         device.use_threads(threads)
 
     def load(model: str) -> Lane:
+        from models.loading import SharedWeights
         from models.loading import load as load_lane
-        from models.sharing import SharedWeights
 
         if not shared:
             shared.append(SharedWeights())
