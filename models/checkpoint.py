@@ -142,6 +142,7 @@ def _diffusion(folder: Path, *, name: str, source: str, weights: Callable[[list[
         pipeline=class_name,
         schedulers=compatible_schedulers(model_index),
         takes_loras=pipeline.takes_loras,
+        arguments=pipeline.arguments,
         max_clip_skip=_clip_layers(configs) - 1 if "clip_skip" in pipeline.arguments else 0,
         weight_bytes=weights(parts),
         defaults=Defaults(

@@ -81,6 +81,7 @@ class ModelSpec:
     call: Mapping[str, object] = field(default_factory=dict)  # further arguments of the pipeline's __call__
     schedulers: tuple[str, ...] = ()  # noise schedulers a request may name; the checkpoint's own first
     takes_loras: bool = False
+    arguments: frozenset[str] = frozenset()  # of the pipeline's __call__; empty: not known
     max_clip_skip: int = 0  # last layers of CLIP that a request may leave out; 0: none
     load: Loading = field(default_factory=Loading)
     base_path: Path | None = None  # where `load.base` lies, or the family's own base of a single file

@@ -86,8 +86,11 @@ def resolve(
     if seed > MAX_SEED - (request.n - 1):
         raise BadRequest(f"seed must be at most {MAX_SEED} less n - 1: output i has seed + i.")
     width, height = _size(request, spec)
+    _check_taken(request, spec)
     guidance = request.guidance_scale if request.guidance_scale is not None else spec.defaults.guidance_scale
     negative = request.negative_prompt if request.negative_prompt is not None else spec.defaults.negative_prompt
+    if not negative and not _takes(spec, "negative_prompt"):
+        negative = None
     num_frames, fps = _frames(request, spec) if request.type == "video" else (None, None)
     fmt: Format = request.output_format or ("png" if request.type == "image" else "mp4")
     stored = {
@@ -112,6 +115,20 @@ def resolve(
         "preview": request.preview,
     }
     return Resolved(stored, _params(stored, auto_dtype if spec.dtype == "auto" else spec.dtype))
+
+
+def _check_taken(request: GenerateRequest, spec: ModelSpec) -> None:
+    """An empty negative prompt asks for nothing."""
+    for name, value in (
+        ("negative_prompt", request.negative_prompt or None),
+        ("guidance_scale", request.guidance_scale),
+    ):
+        if value is not None and not _takes(spec, name):
+            raise BadRequest(f"{name}: {spec.name} takes none.")
+
+
+def _takes(spec: ModelSpec, argument: str) -> bool:
+    return not spec.arguments or argument in spec.arguments
 
 
 def _scheduler(request: GenerateRequest, spec: ModelSpec) -> str | None:

@@ -203,11 +203,17 @@ def test_schedulers_that_fit_are_read_from_diffusers() -> None:
 
 
 SPEC = ModelSpec(name="m", type="image", path=None, source="m", schedulers=("A", "B"), takes_loras=True)
+KNOWN = ModelSpec(name="m", type="image", path=None, source="m", arguments=frozenset({"prompt"}))
 
 
 def stored(spec: ModelSpec = SPEC, find: Any = None, **wanted: Any) -> dict[str, Any]:
     asked = GenerateRequest(prompt="x", type="image", **wanted)
     return resolve(asked, spec, drawn_seed=1, auto_dtype="float32", priority=0, find_lora=find).request
+
+
+def test_an_empty_negative_prompt_asks_nothing_of_a_model_that_takes_none() -> None:
+    assert stored(KNOWN, negative_prompt="")["negative_prompt"] is None
+    assert stored(SPEC, negative_prompt="")["negative_prompt"] == ""
 
 
 def test_a_request_is_stored_with_the_file_of_each_lora(loras: tuple[Lora, Lora]) -> None:
@@ -224,6 +230,8 @@ def test_a_request_is_stored_with_the_file_of_each_lora(loras: tuple[Lora, Lora]
         (SPEC, {"scheduler": "C"}, "scheduler must be one of A, B for m."),
         (ModelSpec(name="m", type="image", path=None, source="m"), {"scheduler": "C"}, "scheduler: m has none"),
         (ModelSpec(name="m", type="image", path=None, source="m"), {"loras": (("a", 1.0),)}, "loras: m takes none."),
+        (KNOWN, {"negative_prompt": "blurred"}, "negative_prompt: m takes none."),
+        (KNOWN, {"guidance_scale": 3.0}, "guidance_scale: m takes none."),
         (SPEC, {"loras": (("a", 1.0), ("a", 0.5))}, "loras: each may be named once."),
         (SPEC, {"loras": (("inc", 1.0),)}, "loras: There is no LoRA of that name. Did you mean 'ink'"),
     ],
