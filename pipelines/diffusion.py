@@ -332,16 +332,7 @@ class DiffusionLane:
             stage: LaneStage = "decoding"
         else:
             stage = "denoising" if request.id in self._denoising else "encoding"
-        return Quantum(forward.component, forward.entry, stage, shape_name(request), units(request), len(names), names)
-
-
-def shape_name(request: DiffusionRequest) -> str:
-    """What step times are kept by: "176x96x16"."""
-    return f"{request.width}x{request.height}x{request.num_frames or 1}"
-
-
-def units(request: DiffusionRequest) -> int:
-    return request.width * request.height * (request.num_frames or 1)
+        return Quantum(forward.component, forward.entry, stage, request.shape, request.units, len(names), names)
 
 
 def _salt(pipeline: Any, device_name: str) -> str:

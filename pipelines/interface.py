@@ -49,6 +49,15 @@ class DiffusionRequest:
     clip_skip: int | None = None  # last layers of CLIP that are left out
     loras: tuple[Lora, ...] = ()
 
+    @property
+    def shape(self) -> str:
+        """What times and peaks are kept by: "176x96x16"."""
+        return f"{self.width}x{self.height}x{self.num_frames or 1}"
+
+    @property
+    def units(self) -> int:
+        return self.width * self.height * (self.num_frames or 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Message:

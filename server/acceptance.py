@@ -21,6 +21,7 @@ from sqlalchemy import Connection
 
 from models.errors import UnknownModel as NoSuchModel
 from models.spec import ModelSpec, ModelType
+from pipelines.interface import Request
 from server.artifacts import new_id
 from server.auth import ApiKey
 from server.board import Board
@@ -86,8 +87,9 @@ class Acceptance:
         find_lora: FindLora | None = None,
         check_cooling: Callable[[str], None],
         check_webhook: Callable[[str], None],
+        need_bytes: Callable[[ModelSpec, Sequence[Request]], int],
     ) -> None:
-        """`check_cooling` raises while a model whose load failed is not tried again."""
+        """`check_cooling` raises while a model whose load failed is not tried again. `need_bytes`: of a device, for these requests."""
         self._database = database
         self._catalogue = catalogue
         self._engine = engine
@@ -101,6 +103,7 @@ class Acceptance:
         self._auto_dtype = auto_dtype
         self._find_lora = find_lora
         self._check_cooling = check_cooling
+        self._need_bytes = need_bytes
         self._check_webhook = check_webhook  # raises `BadRequest`
         self._accepting: Counter[str] = Counter()  # by key: on the way into the store, not yet on the board
 
@@ -138,6 +141,7 @@ class Acceptance:
             attempt=1,
             created_at=now,
         )
+        self._engine.check_fits(spec.name, self._need_bytes(spec, engine_job(row).requests))
         claim = None if idempotency_key is None else (idempotency_key, _fingerprint(request))
         self._accepting[key.id] += 1
         # In a task of its own: a client that hangs up now must not leave a stored job that nobody runs.
@@ -209,7 +213,7 @@ class Acceptance:
         if reason is not None:
             raise Unavailable(f"Not accepting work: {reason}.", retry_after_s=5)
         self._check_cooling(spec.name)
-        self._engine.check_fits(spec.name, spec.weight_bytes)
+        self._engine.check_fits(spec.name, self._need_bytes(spec, ()))
         self._bursts.take(key.id, plan)
         limits = [limit for limit in (plan.max_queued, self._max_queued_per_key) if limit is not None]
         if limits and n_of_key >= min(limits):

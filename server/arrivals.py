@@ -93,10 +93,15 @@ class Arrivals:
             oldest = self._queue.oldest(model)
             if oldest is not None and not self._residency.is_there(model):
                 moments.append(oldest.since + self.patience_of(model))
+        moments += [self._residency.grows_at(r) for r in residents.values()]
         moments += [residents[model].last_used + self.patience_of(model) for model in self.parked_work()]
         if moments or self._residency.asked:
             moments += [self._residency.free_from(r) for r in residents.values()]
         return min((moment for moment in moments if moment > now), default=math.inf)
+
+    def cache_to_grow(self, now: float, draining: bool) -> Action | None:
+        """The bytes have come back and nobody who is not there wants them."""
+        return None if self._claims(now, draining) else self._residency.cache_to_grow(now, self._room_beside())
 
     def _bring(self, model: str) -> Action:
         away = self._residency.residents[model].away if model in self._residency.residents else ()

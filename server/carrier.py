@@ -138,7 +138,7 @@ class Carrier:
             case Unpark(model, components):
                 self._unpark(model, components)
             case ResizeCache(model, n_bytes):
-                self._scheduler.cache_resized(model, n_bytes, self._lanes[model].resize_cache(n_bytes))
+                self._scheduler.cache_resized(model, self._clock(), n_bytes, self._lanes[model].resize_cache(n_bytes))
             case Admit(job):
                 self._admit(job)
             case Step(model, max_rows, reserve_bytes):
@@ -231,7 +231,7 @@ class Carrier:
         freed = lane.park(components)
         resident.parkable = freed > 0
         if not lane.components and lane.cache_bytes:
-            self._scheduler.cache_resized(model, 0, lane.resize_cache(0))
+            self._scheduler.cache_resized(model, self._clock(), 0, lane.resize_cache(0))
         self._scheduler.placed(model, lane.components, lane.parked)
         logger.info("weights parked", extra={"model": model, "bytes": freed})
 
@@ -249,7 +249,7 @@ class Carrier:
             self._fail_running(model)
         cache = scheduler.residents[model].facts.cache_bytes - lane.cache_bytes
         if was_away and 0 < cache <= scheduler.ledger.free_bytes:
-            scheduler.cache_resized(model, 0, lane.resize_cache(lane.cache_bytes + cache))
+            scheduler.cache_resized(model, self._clock(), 0, lane.resize_cache(lane.cache_bytes + cache))
         scheduler.placed(model, lane.components, lane.parked)
         if was_away:
             scheduler.came_back(model, self._clock(), self._clock() - began)

@@ -21,12 +21,9 @@ from server.jobs import Event
 from server.knowledge import Knowledge, knowledge_key
 from server.machine import Machine
 from server.memory import Ledger, Reading
+from server.needs import Needs, Weights, cache_bytes
 from server.scheduler import ModelFacts, Scheduler
 from server.settings import Settings
-
-CHAT_CACHE_BYTES = (
-    512 << 20
-)  # of a chat model's KV cache: 11,000 tokens of SmolLM2 in float32; a quarter of a small device
 
 
 def make_fleet(
@@ -58,35 +55,25 @@ def _engine(
     threads: int,
     deliver: Callable[[Event], None],
 ) -> Engine:
-    ledger = Ledger(
-        name=machine.name,
-        capacity_bytes=machine.memory_bytes,
-        reserve_bytes=min(settings.memory_reserve, machine.memory_bytes // 8),
-    )
+    ledger, key_of = _ledger(settings, machine), _keys(machine)
+    weights = _weights(settings, machine, ledger.usable_bytes)
 
-    cache_bytes = min(CHAT_CACHE_BYTES, ledger.usable_bytes // 4)
-    keys: dict[str, tuple[ModelSpec, str]] = {}  # by name; a new spec means new files
+    def cache_of(spec: ModelSpec) -> int:
+        return cache_bytes(spec.weight_bytes, ledger.usable_bytes) if spec.type == "chat" else 0
 
     def facts(model: str) -> ModelFacts:
         spec = catalogue.recall(model)  # the lane of a removed model lives until its jobs are done
         return ModelFacts(
             name=model,
             type=spec.type,
-            need_bytes=spec.weight_bytes + (cache_bytes if spec.type == "chat" else 0),
+            need_bytes=weights.on_device(spec) + cache_of(spec),
+            cache_bytes=cache_of(spec),
             max_running=spec.max_running,
             keep_alive_s=settings.keep_alive if spec.keep_alive_s is None else spec.keep_alive_s,
             pinned=spec.pinned,
             fingerprint=key_of(spec),
-            shareable=_shareable(spec, auto_dtype([machine])),
+            shareable={} if weights.offloads(spec) else _shareable(spec, auto_dtype([machine])),
         )
-
-    def key_of(spec: ModelSpec) -> str:
-        """What was measured holds for these files at this precision on this kind of device."""
-        known = keys.get(spec.name)
-        if known is None or known[0] is not spec:
-            precision = spec.dtype if spec.dtype != "auto" else auto_dtype([machine])
-            known = keys[spec.name] = spec, knowledge_key(spec.path, precision, machine.device)
-        return known[1]
 
     scheduler = Scheduler(
         ledger,
@@ -97,7 +84,15 @@ def _engine(
         reads_ahead=True,
     )
     scheduler.peaks.restore(knowledge.peaks_for_a_device())
-    device = _device(machine, catalogue, cache_bytes, load_turn, threads, lambda spec: knowledge.verdicts(key_of(spec)))
+    device = _device(
+        machine,
+        catalogue,
+        cache_of,
+        weights.offloads,
+        load_turn,
+        threads,
+        lambda spec: knowledge.verdicts(key_of(spec)),
+    )
     return Engine(scheduler, device, deliver, step_timeout_s=settings.step_timeout_s)
 
 
@@ -109,10 +104,46 @@ def _shareable(spec: ModelSpec, auto: str) -> Mapping[str, tuple[str, int]]:
     return {name: (f"{whose} {dtype}", n_bytes) for name, (whose, n_bytes) in spec.shareable.items()}
 
 
+def make_needs(settings: Settings, machines: Sequence[Machine], knowledge: Knowledge) -> Needs:
+    """What is refused before it is accepted, by the largest device and what all of them learned."""
+    machine = max(machines, key=lambda machine: machine.memory_bytes)
+    weights = _weights(settings, machine, _ledger(settings, machine).usable_bytes)
+    return Needs(knowledge.peaks, _keys(machine), weights)
+
+
+def _ledger(settings: Settings, machine: Machine) -> Ledger:
+    reserve = min(settings.memory_reserve, machine.memory_bytes // 8)
+    return Ledger(name=machine.name, capacity_bytes=machine.memory_bytes, reserve_bytes=reserve)
+
+
+def _weights(settings: Settings, machine: Machine, usable_bytes: int) -> Weights:
+    float_bytes = {"float32": 4, "bfloat16": 2, "float16": 2}
+    return Weights(
+        usable_bytes,
+        allowed=settings.offload and machine.device != "cpu",  # where the host is the device nothing is gained
+        float_bytes=lambda spec: float_bytes[spec.dtype if spec.dtype != "auto" else auto_dtype([machine])],
+    )
+
+
+def _keys(machine: Machine) -> Callable[[ModelSpec], str]:
+    """Under which what is measured is kept: it holds for these files at this precision on this kind of device."""
+    keys: dict[str, tuple[ModelSpec, str]] = {}  # by name; a new spec means new files
+
+    def key_of(spec: ModelSpec) -> str:
+        known = keys.get(spec.name)
+        if known is None or known[0] is not spec:
+            precision = spec.dtype if spec.dtype != "auto" else auto_dtype([machine])
+            known = keys[spec.name] = spec, knowledge_key(spec.path, precision, machine.device)
+        return known[1]
+
+    return key_of
+
+
 def _device(
     machine: Machine,
     catalogue: Catalogue,
-    cache_bytes: int,
+    cache_of: Callable[[ModelSpec], int],
+    offloads: Callable[[ModelSpec], bool],
     load_turn: threading.Lock,
     threads: int,
     verdicts: Callable[[ModelSpec], Mapping[str, bool]],
@@ -143,8 +174,9 @@ def _device(
             return load_lane(
                 spec,
                 device=machine.device,
-                cache_bytes=cache_bytes,
+                cache_bytes=cache_of(spec),
                 verdicts=verdicts(spec),
+                offload=offloads(spec),
                 proven=proven,
                 shared=shared[0],
             )

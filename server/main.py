@@ -30,7 +30,7 @@ from server.artifacts import Artifacts, kept_secret
 from server.auth import Authenticator, write_local_key
 from server.banner import print_banner
 from server.board import Board
-from server.devices import auto_dtype, make_fleet
+from server.devices import auto_dtype, make_fleet, make_needs
 from server.fleet import Fleet
 from server.http11 import Http11
 from server.knowledge import Knowledge
@@ -108,6 +108,7 @@ async def _serve(
         keep_alive_s=settings.keep_alive,
         learned=knowledge.take,
         find_lora=LoraFolder(settings.data_dir / "loras").find,
+        need_bytes=make_needs(settings, machines, knowledge).of,
     )
     toml = settings.data_dir / "models.toml"
     library = Library(catalogue=catalogue, toml=toml, engine=fleet)

@@ -63,6 +63,20 @@ class Peaks:
             return floor or None
         return max(floor, _on_line(points, size))
 
+    def at_least(self, model: str, shape: str, units: int) -> int:
+        """What a request of this shape holds at some moment for sure: as measured, of it or of a smaller one; 0 when nothing is known.
+
+        Nothing is guessed beyond what was measured, and decodes are left out: in tiles they take less.
+        """
+        found = [0]
+        for (its, entry), known in self._known.items():
+            if its != model or entry.endswith(".decode"):
+                continue
+            alone = [p for p in known.values() if p.rows == 1]
+            exact = [p.peak_bytes for p in alone if p.shape == shape and not p.failed]
+            found += exact or [p.peak_bytes for p in alone if p.units <= units]
+        return max(found)
+
     def one_row(self, model: str) -> int:
         """The most that a single row of this model was seen to hold; 0 when nothing is known."""
         return self._one_row.get(model, 0)

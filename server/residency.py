@@ -26,6 +26,7 @@ SLICE = 4.0  # a model with work stays this many times as long as it took to com
 FIRST_COOLDOWN_S = 10.0  # after a failed load; doubles up to the last
 LAST_COOLDOWN_S = 300.0
 LEAVE_MEMORY = 0.3  # weight of the newest leave in their mean
+GROW_AFTER_S = 10.0  # a KV cache made smaller stays so at least this long: to grow, its chats are read again
 BYTES_PER_S = 1e9  # of a load, until one was measured
 LOADS_KEPT = 5  # the last few of a model, whose median is how long its next will take
 
@@ -213,6 +214,17 @@ class Residency:
         has_work = bool(resident.running) or self._wanted(resident.name)
         slice_s = SLICE * resident.arrival_s
         return resident.since + (slice_s if has_work else min(self.min_residency_s, slice_s))
+
+    def cache_to_grow(self, now: float, beside: int) -> ResizeCache | None:
+        """A KV cache that was made smaller, when the bytes have come back. `beside`: what stays free for others."""
+        for resident in self.residents.values():
+            more = resident.facts.cache_bytes - self._ledger.held_by(resident.name, "kv_cache")
+            if self.grows_at(resident) <= now and more + max(0, beside) <= self._ledger.free_bytes:
+                return ResizeCache(resident.name, resident.facts.cache_bytes)
+        return None
+
+    def grows_at(self, resident: Resident) -> float:
+        return math.inf if resident.away else resident.cache_cut_at + GROW_AFTER_S
 
     # Making room
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -26,6 +27,7 @@ class Resident:
     midway: bool = False  # inside a forward that gave way
     arrival_s: float = 0.0  # what its last way onto the device took
     served: bool = False  # it took a job since it came
+    cache_cut_at: float = math.inf  # when its KV cache was last made smaller than it should be; inf: it is not
     cache_floor: int = -1  # the KV cache could not shrink below this; -1: not tried since a chat ended
 
     @property

@@ -6,7 +6,8 @@ The decision, first that applies:
   1. a model that was told to leave and is idle is evicted
   2. a waiting job whose model is there and has room is admitted, fairest first
   3. a model that work waits for is brought onto the device, once it fits beside what the running jobs need (`arrivals.py`)
-  4. what stands in its way leaves: the whole set is planned first (`residency.py`), and only if the set suffices
+  4. what stands in its way leaves: the whole set is planned first (`residency.py`), and only if the set suffices;
+     where nobody waits to come, a KV cache that had to shrink grows back
   5. a lane with work takes a step (`turns.py`), as wide as is useful and fits (`stepping.py`)
   6. a model idle past its keep-alive is evicted
   7. wait, until something can change by itself
@@ -162,9 +163,11 @@ class Scheduler:
         self.residency.evicted(model, seconds)
         self._stir()
 
-    def cache_resized(self, model: str, asked_bytes: int, n_bytes: int) -> None:
+    def cache_resized(self, model: str, now: float, asked_bytes: int, n_bytes: int) -> None:
         self.ledger.correct(model, "kv_cache", n_bytes)
-        self.residents[model].cache_floor = n_bytes if n_bytes > asked_bytes else -1
+        resident = self.residents[model]
+        resident.cache_floor = n_bytes if n_bytes > asked_bytes else -1
+        resident.cache_cut_at = now if max(asked_bytes, n_bytes) < 0.9 * resident.facts.cache_bytes else math.inf
         self._stir()
 
     def stepped(self, model: str, now: float, seconds: float, shares: Mapping[str, float] | None = None) -> None:
@@ -290,7 +293,7 @@ class Scheduler:
         hurry = urgent and coming is not None
         if not hurry and not self._draining and (admit := self._admission()) is not None:
             return admit  # 2
-        return coming
+        return coming or self._arrivals.cache_to_grow(now, self._draining)
 
     def _admission(self) -> Admit | None:
         best: tuple[float, Job] | None = None

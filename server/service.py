@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from models.spec import ModelType
+from models.spec import ModelSpec, ModelType
+from pipelines.interface import Request
 from server import views
 from server.acceptance import Acceptance, Accepted, Allowance, Catalogue, Engine
 from server.accounts import Accounts
@@ -87,6 +88,7 @@ class Service:
         keep_alive_s: float = 300.0,
         learned: Callable[[PeaksLearned | VerdictsReached], None] = lambda _: None,
         find_lora: FindLora | None = None,
+        need_bytes: Callable[[ModelSpec, Sequence[Request]], int] = lambda spec, _: spec.weight_bytes,
     ) -> None:
         """`learned` keeps what the engines learn. `auto_dtype` is what a model that leaves its dtype open runs in on this device."""
         self.clock = clock
@@ -126,6 +128,7 @@ class Service:
             find_lora=find_lora,
             check_cooling=self.decisions.check_cooling,
             check_webhook=webhooks.check,
+            need_bytes=need_bytes,
         )
         self.webhooks = webhooks
         self.metrics = Metrics(board)

@@ -100,6 +100,7 @@ class Settings(BaseSettings):
 
     models_dirs: Folders = []
     pull_private_urls: bool = False
+    offload: bool = True
     default_image: str | None = None
     default_video: str | None = None
     default_chat: str | None = None

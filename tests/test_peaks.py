@@ -56,3 +56,15 @@ def test_news_are_told_once_and_what_is_restored_is_no_news() -> None:
     assert peaks.take_news() == again.take_news() == []
     assert predict(again, 64) == 500
     assert again.one_row("m") == 500
+
+
+def test_for_a_refusal_only_what_was_measured_counts_and_no_decode() -> None:
+    peaks = learned((100, 1, 1000))
+    assert peaks.at_least("m", "100", 100) == 0, "a decode can be done in tiles"
+    peaks.note(Peak("m", "unet.forward", "100", 100, 1, 500))
+    peaks.note(Peak("m", "unet.forward", "200", 200, 1, 800, failed=True))
+    assert peaks.at_least("m", "100", 100) == 500
+    assert peaks.at_least("m", "150", 150) == 500, "a larger one takes no less"
+    assert peaks.at_least("m", "300", 300) == 800, "nor less than one that did not fit"
+    assert peaks.at_least("m", "50", 50) == 0
+    assert peaks.at_least("other", "100", 100) == 0

@@ -7,7 +7,7 @@ import dataclasses
 from pipelines.interface import ChatRequest, DiffusionRequest, Quantum, Request
 from server.jobs import Job, JobType
 from server.memory import Ledger
-from server.scheduler import Action, Admit, Evict, Load, ModelFacts, Read, Scheduler, Step, Unpark, Wait
+from server.scheduler import Action, Admit, Evict, Load, ModelFacts, Read, ResizeCache, Scheduler, Step, Unpark, Wait
 
 FACTS = {
     "image": ModelFacts("image", "image", need_bytes=60, max_running=4, keep_alive_s=100),
@@ -377,3 +377,33 @@ def test_of_the_lanes_in_a_chats_way_one_that_closes_goes_before_the_others() ->
     s.ledger.book("other", "weights", 20)
 
     assert s.next_action(60.0) == Step("image")
+
+
+def test_a_cache_that_shrank_for_others_grows_back_while_its_chats_run_once_the_room_has_come_back() -> None:
+    facts = ModelFacts("chat", "chat", need_bytes=50, max_running=8, keep_alive_s=100, cache_bytes=20)
+    s, chat = scheduler(100, chat=facts), job("c", "chat")
+    s.add(chat, 0)
+    play(s, 0)
+    s.ledger.correct("chat", "weights", 30)
+    s.ledger.book("other", "weights", 55)
+    s.cache_resized("chat", 0, 10, 10)
+
+    assert play(s, 1) == [Step("chat")]
+    assert play(s, 11) == [Step("chat")], "there is no room"
+    s.ledger.release("other")
+    s.keep_alive("chat", 100)  # any message: what is free has changed
+    assert s.next_action(12) == ResizeCache("chat", 20)
+    s.cache_resized("chat", 12, 20, 19)
+    assert play(s, 30) == [Step("chat")], "as large as it gets"
+
+
+def test_a_cache_that_shrank_a_moment_ago_does_not_grow_yet() -> None:
+    facts = ModelFacts("chat", "chat", need_bytes=50, max_running=8, keep_alive_s=100, cache_bytes=20)
+    s, chat = scheduler(100, chat=facts), job("c", "chat")
+    s.add(chat, 0)
+    play(s, 0)
+    s.ledger.correct("chat", "weights", 30)
+    s.cache_resized("chat", 5, 10, 10)
+
+    assert play(s, 14) == [Step("chat")]
+    assert s.next_action(15) == ResizeCache("chat", 20)

@@ -114,7 +114,7 @@ class World:
                 self.scheduler.placed(model, {"model": self.trace.models[model].weight_bytes}, {})
                 self.scheduler.came_back(model, self.now, COPY_SHARE * self.trace.models[model].load_s)
             case ResizeCache(model, n_bytes):
-                self.scheduler.cache_resized(model, n_bytes, n_bytes)
+                self.scheduler.cache_resized(model, self.now, n_bytes, n_bytes)
             case Admit(job):
                 self._admit(job)
             case Step(model, max_rows, reserve_bytes):
