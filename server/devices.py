@@ -113,7 +113,12 @@ def make_needs(settings: Settings, machines: Sequence[Machine], knowledge: Knowl
 
 def _ledger(settings: Settings, machine: Machine) -> Ledger:
     reserve = min(settings.memory_reserve, machine.memory_bytes // 8)
-    return Ledger(name=machine.name, capacity_bytes=machine.memory_bytes, reserve_bytes=reserve)
+    return Ledger(
+        name=machine.name,
+        capacity_bytes=machine.memory_bytes,
+        reserve_bytes=reserve,
+        host_bytes=machine.parking_bytes,
+    )
 
 
 def _weights(settings: Settings, machine: Machine, usable_bytes: int) -> Weights:

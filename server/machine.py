@@ -9,6 +9,7 @@ import psutil
 import pynvml
 
 CPU_SHARE = 0.6  # of the machine's memory for models when no budget is set: the rest is for the system and activations
+PARKING_SHARE = 0.5  # of the machine's memory for weights that GPUs parked, of all of them together
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +17,14 @@ class Machine:
     device: str  # "cpu" or "cuda:N", as torch names it
     name: str  # shown; no two devices of a server share one
     memory_bytes: int  # what models may use: the GPU's memory, or the budget on CPU
+    parking_bytes: int = 0  # host memory for weights that wait beside the device; 0 where the device is the host
 
 
 class NoSuchDevice(Exception):
     """The settings name a device that is not there; the message says which are."""
 
 
-def find_machines(device: str, memory_budget: int | None) -> list[Machine]:
+def find_machines(device: str, memory_budget: int | None, parking_budget: int | None = None) -> list[Machine]:
     """One of each name in `device`: auto (every GPU, else the CPU), cpu, cuda, cuda:N, or several of them with commas.
 
     `cpu,cpu` are two devices that share the memory in halves. Raises `NoSuchDevice`.
@@ -37,9 +39,11 @@ def find_machines(device: str, memory_budget: int | None) -> list[Machine]:
             raise NoSuchDevice(f"device={device}: {name} is named twice")
     if "cpu" in wanted and set(wanted) != {"cpu"}:
         raise NoSuchDevice(f"device={device}: models run on GPUs or on the CPU, not on both at once")
-    budget = memory_budget or int(psutil.virtual_memory().total * CPU_SHARE)
-    share = budget // max(1, wanted.count("cpu"))
-    found = [_machine(name, gpus, memory_budget, share) for name in wanted]
+    host_bytes = psutil.virtual_memory().total
+    budget = memory_budget or int(host_bytes * CPU_SHARE)
+    parking = int(host_bytes * PARKING_SHARE) if parking_budget is None else parking_budget
+    on_cpu, on_gpu = (max(1, n) for n in (wanted.count("cpu"), len(wanted) - wanted.count("cpu")))
+    found = [_machine(name, gpus, memory_budget, budget // on_cpu, parking // on_gpu) for name in wanted]
     # A name tells a device's rows apart: two alike are numbered.
     alike = len({machine.name for machine in found}) < len(found)
     return [replace(it, name=f"{it.name} {_number(it, i)}") for i, it in enumerate(found)] if alike else found
@@ -56,11 +60,13 @@ def _meant(name: str, gpus: Mapping[str, object]) -> list[str]:
     return ["cuda:0"] if name == "cuda" else [name]
 
 
-def _machine(name: str, gpus: Mapping[str, tuple[str, int]], memory_budget: int | None, cpu_bytes: int) -> Machine:
+def _machine(
+    name: str, gpus: Mapping[str, tuple[str, int]], memory_budget: int | None, cpu_bytes: int, parking_bytes: int
+) -> Machine:
     if name == "cpu":
         return Machine("cpu", "cpu", cpu_bytes)
     called, total = gpus[name]
-    return Machine(name, called, min(total, memory_budget) if memory_budget else total)
+    return Machine(name, called, min(total, memory_budget) if memory_budget else total, parking_bytes)
 
 
 def _gpus() -> dict[str, tuple[str, int]]:

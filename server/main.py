@@ -64,7 +64,7 @@ def run(settings: Settings, sock: socket.socket, heartbeat_fd: int | None) -> in
     except BlockingIOError:
         raise StoreUnusable(f"Another server uses {settings.data_dir}. Stop it, or give this one --data-dir.") from None
     try:
-        machines = find_machines(settings.device, settings.memory_budget)
+        machines = find_machines(settings.device, settings.memory_budget, settings.parking_budget)
     except NoSuchDevice as error:
         raise StoreUnusable(str(error)) from None
     database = Database(settings.store_url)

@@ -96,6 +96,7 @@ class Settings(BaseSettings):
     device: str = "auto"
     memory_budget: Bytes | None = None
     memory_reserve: Bytes = 512 * 2**20
+    parking_budget: Bytes | None = None
     torch_threads: Count | None = None
 
     models_dirs: Folders = []

@@ -43,6 +43,15 @@ def test_gpus_are_chosen_by_number_and_the_budget_is_of_each(gpus: dict) -> None
     assert [it.device for it in find_machines("cuda:1, cuda:0", None)] == ["cuda:1", "cuda:0"]
 
 
+def test_gpus_share_the_host_memory_that_weights_may_wait_in(gpus: dict) -> None:
+    gpus.update(TWO_ALIKE)
+
+    assert [it.parking_bytes for it in find_machines("auto", None, 64 * GIB)] == [32 * GIB, 32 * GIB]
+    assert [it.parking_bytes for it in find_machines("auto", None, 0)] == [0, 0]
+    assert all(it.parking_bytes > 0 for it in find_machines("auto", None))
+    assert [it.parking_bytes for it in find_machines("cpu", None, 64 * GIB)] == [0]
+
+
 @pytest.mark.parametrize("said", ["cuda:2", "cuda:0,cuda:0", "cpu,cuda:0", "gpu", "cuda,"])
 def test_a_device_that_is_not_there_or_named_twice_or_mixed_is_refused_with_the_setting(gpus: dict, said: str) -> None:
     gpus.update(TWO_ALIKE)
