@@ -196,7 +196,7 @@ def _with_revision(said: NewModel) -> str:
 
 def _model_json(spec: ModelSpec) -> JsonObject:
     values = _flat(asdict(spec))
-    for hidden in ("path", "base_path", "fingerprint", "name", "type", "source"):
+    for hidden in ("path", "base_path", "fingerprint", "arguments", "name", "type", "source"):
         values.pop(hidden, None)
     origins = {name: spec.origins.get(name, "checkpoint" if name in READ else "default") for name in values}
     return {
