@@ -160,6 +160,7 @@ def test_ctrl_c_cancels_the_job(tmp_path: Path) -> None:
             env=env | {"PYTHONPATH": str(ROOT)},
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
         )
         with AgentName(server.url, server.f.keys["enterprise"]) as talker:
             asked_status = threading.Event()
