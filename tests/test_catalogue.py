@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -384,3 +385,10 @@ def test_listing_models_does_not_import_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
 
     assert done.returncode == 0
+
+
+def test_the_models_that_ship_tell_no_path_of_the_machine_they_were_made_on() -> None:
+    configs = list(BUILTIN.rglob("*.json"))
+
+    assert configs
+    assert [str(file) for file in configs if re.search(r'"_name_or_path": "[^"]*/', file.read_text())] == []

@@ -10,6 +10,7 @@ from diffusers import (
     CogVideoXTransformer3DModel,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
+    ModelMixin,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
 )
@@ -48,6 +49,9 @@ def train(_minutes: float = 0, seed: int = 0) -> None:
         folder = BUILTIN / name
         card = (folder / "README.md").read_bytes() if (folder / "README.md").exists() else None
         shutil.rmtree(folder, ignore_errors=True)
+        for part in pipeline.components.values():
+            if isinstance(part, ModelMixin):
+                part.register_to_config(_name_or_path=name)  # and not where it lay on this machine
         pipeline.to(torch.float16).save_pretrained(folder)
         if card is not None:
             (folder / "README.md").write_bytes(card)
