@@ -18,7 +18,7 @@ from server.board import Board, LiveJob
 from server.encoding import EncodingFailed, InvalidFrames
 from server.errors import ServerError, Unavailable
 from server.jobs import JobCanceled, JobFailed, JobStarted, OutputReady, State
-from server.resolving import provenance
+from server.provenance import provenance
 from server.store import jobs as store
 from server.store.database import Database
 from server.store.jobs import OutputRow

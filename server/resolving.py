@@ -5,34 +5,23 @@ What is stored (`JobRow.request`) is enough to build the very same engine job ag
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from models.errors import ModelsError
-from models.spec import Limits, ModelSpec
+from models.spec import ModelSpec
 from pipelines.interface import DiffusionRequest, Lora
-from server.encoding import Format, ImageFormat, Provenance, VideoFormat
+from server.encoding import Format, ImageFormat, VideoFormat
 from server.errors import BadRequest
 from server.jobs import Job
+from server.shapes import AspectRatio, length, size
 from server.store.jobs import JobRow
-
-AspectRatio: TypeAlias = Literal["16:9", "1:1", "9:16"]
 
 MAX_SEED = 2**63 - 1
 DRAWN_SEEDS = 2**48  # a seed we draw is exact in clients whose numbers are doubles
-RATIOS: dict[AspectRatio, float] = {"16:9": 16 / 9, "1:1": 1.0, "9:16": 9 / 16}
-SAME_SHAPE = 0.05  # a model's own size within 5 % of the ratio asked for is taken as it is: 832x480 is "16:9"
-
-# For checkpoints that say nothing themselves; the values of stock diffusers pipelines.
-STEPS = 50
-SIDE_PIXELS = 512
-FPS = 8
-DURATION_S = 2
-
+STEPS = 50  # for checkpoints that say nothing themselves; the value of stock diffusers pipelines
 
 FindLora: TypeAlias = Callable[[str], Path]  # the file of a LoRA by its name; raises ModelsError
 
@@ -85,13 +74,13 @@ def resolve(
     seed = request.seed if request.seed is not None else drawn_seed
     if seed > MAX_SEED - (request.n - 1):
         raise BadRequest(f"seed must be at most {MAX_SEED} less n - 1: output i has seed + i.")
-    width, height = _size(request, spec)
+    width, height = size(request.width, request.height, request.aspect_ratio, spec)
     _check_taken(request, spec)
     guidance = request.guidance_scale if request.guidance_scale is not None else spec.defaults.guidance_scale
     negative = request.negative_prompt if request.negative_prompt is not None else spec.defaults.negative_prompt
     if not negative and not _takes(spec, "negative_prompt"):
         negative = None
-    num_frames, fps = _frames(request, spec) if request.type == "video" else (None, None)
+    num_frames, fps = length(request.num_frames, request.duration, spec) if request.type == "video" else (None, None)
     fmt: Format = request.output_format or ("png" if request.type == "image" else "mp4")
     stored = {
         "prompt": request.prompt,
@@ -196,81 +185,6 @@ def _params(stored: dict[str, Any], dtype: str) -> dict[str, Any]:
     return params
 
 
-def _size(request: GenerateRequest, spec: ModelSpec) -> tuple[int, int]:
-    if request.width is None and request.height is None:
-        return size_for(request.aspect_ratio or ("1:1" if request.type == "image" else "16:9"), spec)
-    if request.width is None or request.height is None:
-        raise BadRequest("width and height must be given together.")
-    if request.aspect_ratio is not None:
-        raise BadRequest("aspect_ratio and width with height exclude each other: send one of them.")
-    multiple = spec.limits.size_multiple
-    for name, value in (("width", request.width), ("height", request.height)):
-        if value % multiple:
-            low, high = max(multiple, value // multiple * multiple), (value // multiple + 1) * multiple
-            near = f"{low} or {high}" if low != high else f"{low}"
-            raise BadRequest(f"{name} must be a multiple of {multiple} for {spec.name}, for example {near}.")
-    if request.width * request.height > spec.limits.max_pixels:
-        raise BadRequest(f"width times height must be at most {spec.limits.max_pixels} pixels for {spec.name}.")
-    return request.width, request.height
-
-
-def size_for(ratio: AspectRatio, spec: ModelSpec) -> tuple[int, int]:
-    """The model's own size for this ratio, else one of about its native number of pixels on its grid."""
-    if ratio in spec.sizes:
-        return spec.sizes[ratio]
-    native = (spec.defaults.width or SIDE_PIXELS, spec.defaults.height or SIDE_PIXELS)
-    wanted = RATIOS[ratio]
-    if abs(native[0] / native[1] / wanted - 1) <= SAME_SHAPE:
-        return native
-    multiple = spec.limits.size_multiple
-    pixels = min(native[0] * native[1], spec.limits.max_pixels)
-    width, height = (max(1, round(side / multiple)) * multiple for side in _sides(pixels, wanted))
-    while width * height > spec.limits.max_pixels and max(width, height) > multiple:
-        width, height = (width - multiple, height) if width > height else (width, height - multiple)
-    return width, height
-
-
-def _sides(pixels: float, ratio: float) -> tuple[float, float]:
-    return math.sqrt(pixels * ratio), math.sqrt(pixels / ratio)
-
-
-def _frames(request: GenerateRequest, spec: ModelSpec) -> tuple[int, int]:
-    """(num_frames, frames per second)"""
-    limits, fps = spec.limits, spec.defaults.fps or FPS
-    if request.num_frames is not None:
-        if request.duration is not None:
-            raise BadRequest("duration and num_frames exclude each other: send one of them.")
-        return _checked_frames(request.num_frames, spec, fps), fps
-    if request.duration is not None:
-        if request.duration > limits.max_duration_s:
-            raise BadRequest(f"duration must be at most {limits.max_duration_s} seconds for {spec.name}.")
-        return snapped(request.duration * fps, limits), fps
-    return spec.defaults.num_frames or snapped(min(DURATION_S, limits.max_duration_s) * fps, limits), fps
-
-
-def _checked_frames(num_frames: int, spec: ModelSpec, fps: int) -> int:
-    limits = spec.limits
-    most = snapped(limits.max_duration_s * fps, limits)
-    if num_frames > most:
-        raise BadRequest(
-            f"num_frames must be at most {most} for {spec.name}: {limits.max_duration_s} s at {fps} a second."
-        )
-    near = snapped(num_frames, limits)
-    if near != num_frames:
-        plus = f" plus {limits.frames_remainder}" if limits.frames_remainder else ""
-        raise BadRequest(
-            f"num_frames must be a multiple of {limits.frames_multiple}{plus} for {spec.name}, for example {near}."
-        )
-    return num_frames
-
-
-def snapped(num_frames: int, limits: Limits) -> int:
-    """The nearest number of frames the model can make, at least one; the larger of two equally near."""
-    multiple, remainder = limits.frames_multiple, limits.frames_remainder
-    least = 0 if remainder > 0 else 1
-    return max(least, math.floor((num_frames - remainder) / multiple + 0.5)) * multiple + remainder
-
-
 def engine_job(row: JobRow) -> Job:
     """The engine's job of a stored one: the same each time, seeds included."""
     said = row.request
@@ -302,30 +216,3 @@ def engine_job(row: JobRow) -> Job:
             for index in range(said["n"])
         ),
     )
-
-
-def provenance(row: JobRow, index: int, scheduler: str) -> Provenance:
-    """What goes into the file: A1111's `parameters` for other programs, and everything as JSON for ours."""
-    said, seed = row.request, row.request["seed"] + index
-    facts = {
-        "Steps": said["steps"],
-        "Sampler": scheduler,
-        "CFG scale": said["guidance_scale"],
-        "Seed": seed,
-        "Size": f"{said['width']}x{said['height']}",
-        "Model": row.model,
-        "Clip skip": said["clip_skip"] + 1 if said.get("clip_skip") else None,  # A1111 counts from the last layer as 1
-    }
-    lines = [said["prompt"]]
-    if said["negative_prompt"]:
-        lines.append(f"Negative prompt: {said['negative_prompt']}")
-    lines.append(", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None))
-    everything = {
-        **row.params,
-        "prompt": said["prompt"],
-        "model": row.model,
-        "seed": seed,
-        "scheduler": scheduler,
-        "jobId": row.id,
-    }
-    return Provenance("\n".join(lines), json.dumps(everything))

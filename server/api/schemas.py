@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipelines.interface import Message
 from server.conversation import ChatMessage
 from server.errors import BadRequest
-from server.resolving import MAX_SEED, AspectRatio, GenerateRequest
+from server.resolving import MAX_SEED, GenerateRequest
+from server.shapes import AspectRatio
 
 Body = TypeVar("Body", bound=BaseModel)
 
