@@ -1,7 +1,7 @@
 """Which model comes onto the device next, and what has to go for it. Device thread only; pure.
 
 Claims of models that are not there, the most urgent first; a few are looked at. One that fits comes; for one that does not, room is
-planned whole (`residency.py`). A claim that waits longer than is worth its load is impatient: it goes before those that are there,
+planned whole (`room.py`). A claim that waits longer than is worth its load is impatient: it goes before those that are there,
 and closes the doors of those in its way. One model at a time is on its way: its bytes are booked while its files are read.
 """
 

@@ -51,7 +51,7 @@ def etas_s(
         scheduler.turns.chat_share,
         row_s,
         tags,
-        leave_s=scheduler.residency.leave_s,
+        leave_s=scheduler.residency.loads.leave_s,
     )
     ends = forecast.ends(begun, to_come)
     if len(to_come) == FORESEEN and len(ends) == len(begun) + FORESEEN:

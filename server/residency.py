@@ -1,34 +1,21 @@
-"""Which models are on the device, what a person said about them, and who leaves to make room. Device thread only; pure.
-
-Room is planned whole and made only if the plan suffices. Who leaves, in this order, by score within each:
-  a. models nobody uses: parked in host memory where that has room, else dropped
-  b. components of a working lane that its next quantum does not need: parked
-  c. what a chat's KV cache can do without
-and when the one that asks has lost patience, of those that have had their slice of the device:
-  d. working lanes: parked with all that runs on them, which keeps its place
-  e. working lanes that cannot be parked: their doors close until they are idle
-Never a pinned model, never one in its minimum residency; of one inside a forward only the doors are closed.
-"""
+"""Which models are on the device, for how long, and what a person said about them. Device thread only; pure."""
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median_low
 
-from server.actions import Action, Evict, ModelFacts, Park, ResizeCache
+from server.actions import ModelFacts, ResizeCache
+from server.loads import Loads
 from server.memory import Ledger
 from server.residents import Resident
+from server.room import Plan, Room
 
 SLICE = 4.0  # a model with work stays this many times as long as it took to come: at most a fifth of the time goes into loads
 FIRST_COOLDOWN_S = 10.0  # after a failed load; doubles up to the last
 LAST_COOLDOWN_S = 300.0
-LEAVE_MEMORY = 0.3  # weight of the newest leave in their mean
 GROW_AFTER_S = 10.0  # a KV cache made smaller stays so at least this long: to grow, its chats are read again
-BYTES_PER_S = 1e9  # of a load, until one was measured
-LOADS_KEPT = 5  # the last few of a model, whose median is how long its next will take
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +23,6 @@ class Cooldown:
     until: float
     seconds: float
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How room is made: what to do now, or whose doors to close until they are idle. Neither: nothing suffices."""
-
-    action: Action | None = None
-    doors: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Victim:
-    frees: int
-    action: Action | None  # None: it must become idle first
-    model: str
 
 
 class Residency:
@@ -74,10 +46,16 @@ class Residency:
         self.min_residency_s = min_residency_s
         self._pins: dict[str, bool] = {}
         self._keep_alives: dict[str, float] = {}
-        self._load_s: dict[str, deque[float]] = {}  # the last few measured
-        self._bytes_per_s = BYTES_PER_S
-        self.leave_s = 0.0  # what it takes an idle model to go: a running mean
+        self.loads = Loads()
         self._ran_out: dict[str, int] = {}  # bytes that were too few for a load, from when it failed until it worked
+        self._room = Room(
+            ledger,
+            self.residents,
+            self.leaving,
+            wanted=wanted,
+            is_pinned=self.is_pinned,
+            free_from=self.free_from,
+        )
 
     # What a person said
 
@@ -99,7 +77,7 @@ class Residency:
         self.ask_unload(model)
         self._pins.pop(model, None)
         self._keep_alives.pop(model, None)
-        self._load_s.pop(model, None)
+        self.loads.forget(model)
         self.cooldowns.pop(model, None)
 
     def pin(self, model: str, pinned: bool) -> None:
@@ -124,12 +102,10 @@ class Residency:
     def loaded(self, model: str, now: float, load_s: float) -> Resident:
         self.arriving = ""
         facts = self._facts(model)
-        measured = self._load_s.setdefault(model, deque(maxlen=LOADS_KEPT))
-        measured.append(load_s)
-        resident = Resident(facts, since=now, load_s=load_s, last_used=now, arrival_s=median_low(measured))
+        self.loads.loaded(model, facts.need_bytes, load_s)
+        arrival_s = self.loads.expected_s(model, facts.need_bytes)
+        resident = Resident(facts, since=now, load_s=load_s, last_used=now, arrival_s=arrival_s)
         self.residents[model] = resident
-        if load_s > 0.1:  # a tiny model says nothing of the disk
-            self._bytes_per_s = max(1.0, facts.need_bytes / load_s)
         self.cooldowns.pop(model, None)
         self.asked.pop(model, None)
         self._ran_out.pop(model, None)
@@ -159,11 +135,15 @@ class Residency:
         return self.cooldowns[model]
 
     def evicted(self, model: str, seconds: float = 0.0) -> None:
-        self.leave_s += LEAVE_MEMORY * (seconds - self.leave_s)
+        self.loads.left(seconds)
         del self.residents[model]
         self.leaving.discard(model)
 
     # What follows
+
+    def plan(self, need_bytes: int, now: float, *, but: str, impatient: bool = False) -> Plan:
+        """See `Room.plan`."""
+        return self._room.plan(need_bytes, now, but=but, impatient=impatient)
 
     def facts_of(self, model: str) -> ModelFacts:
         """As it was when it was loaded, else as the catalogue says now."""
@@ -189,13 +169,11 @@ class Residency:
         return facts.need_bytes - self._ledger.there_already(facts.shareable)
 
     def arrival_s(self, model: str) -> float:
-        """Seconds until `model` is there, once it is its turn: measured, or guessed from its bytes."""
+        """Seconds until `model` is there, once it is its turn."""
         resident = self.residents.get(model)
         if resident is not None:
             return 0.1 * resident.load_s if resident.away else 0.0
-        measured = self._load_s.get(model)
-        # The first of a process also imports libraries and tries the model out: of two, the shorter is the better guess.
-        return median_low(measured) if measured else self.facts_of(model).need_bytes / self._bytes_per_s
+        return self.loads.expected_s(model, self.facts_of(model).need_bytes)
 
     def cooling(self, model: str, now: float) -> bool:
         cooldown = self.cooldowns.get(model)
@@ -225,86 +203,3 @@ class Residency:
 
     def grows_at(self, resident: Resident) -> float:
         return math.inf if resident.away else resident.cache_cut_at + GROW_AFTER_S
-
-    # Making room
-
-    def plan(self, need_bytes: int, now: float, *, but: str, impatient: bool = False) -> Plan:
-        """How `need_bytes` become free for `but`, which itself stays."""
-        free = self._ledger.free_bytes
-        chosen: list[Victim] = []
-        for victim in self._victims(now, but, impatient):
-            if free >= need_bytes:
-                break
-            if any(victim.model == one.model and isinstance(one.action, Park | None) for one in chosen):
-                continue  # its spare components count already, or it leaves as a whole
-            chosen.append(victim)
-            free += victim.frees
-        if free < need_bytes:
-            return Plan()
-        for victim in list(chosen):  # what a later, larger one made needless
-            if free - victim.frees >= need_bytes:
-                chosen.remove(victim)
-                free -= victim.frees
-        doors = frozenset(victim.model for victim in chosen if victim.action is None)
-        if doors:
-            return Plan(None, doors)
-        return Plan(chosen[0].action if chosen else None)
-
-    def _victims(self, now: float, but: str, impatient: bool) -> Iterator[Victim]:
-        inside = [r for r in self.residents.values() if r.name != but and r.midway and not self.is_pinned(r.name)]
-        others = [r for r in self.residents.values() if r.name != but and not r.midway and not self.is_pinned(r.name)]
-        held = self._ledger.held_by
-        idle = [r for r in others if not r.running and held(r.name) and self.free_from(r) <= now]
-        # One that has just come takes a job before it may go: two that wait for each other's place would come and go for ever.
-        idle = [r for r in idle if not self._wanted(r.name) or (impatient and r.served)]
-        for resident in sorted(idle, key=lambda r: (self._wanted(r.name), -r.victim_score(now, 1.0))):
-            yield Victim(self._ledger.freed_by(resident.name), self._send_away(resident), resident.name)
-        busy = [r for r in others if r.running]
-        for resident in busy:
-            spare = sum(resident.spare.values())
-            if (
-                spare
-                and resident.parkable
-                and not self._ledger.is_shared(resident.name)
-                and spare <= self._ledger.host_free_bytes
-            ):
-                yield Victim(spare, Park(resident.name, tuple(resident.spare)), resident.name)
-        for resident in busy:
-            cache = held(resident.name, "kv_cache")
-            if cache and (resident.cache_floor < 0 or cache > resident.cache_floor):
-                yield Victim(cache // 2, ResizeCache(resident.name, cache // 2), resident.name)
-        if impatient:
-            for resident in sorted([*busy, *inside], key=lambda r: r.since):
-                if self.free_from(resident) <= now and held(resident.name, "weights"):
-                    yield self._busy_victim(resident)
-
-    def _busy_victim(self, resident: Resident) -> Victim:
-        weights = self._ledger.held_by(resident.name, "weights")
-        if (
-            resident.parkable
-            and not resident.midway
-            and not resident.is_chat
-            and not self._ledger.is_shared(resident.name)
-            and resident.components
-            and weights <= self._ledger.host_free_bytes
-        ):
-            return Victim(weights, Park(resident.name, tuple(resident.components)), resident.name)
-        return Victim(self._ledger.freed_by(resident.name), None, resident.name)
-
-    def _send_away(self, resident: Resident) -> Action:
-        """Park an idle model, or drop it; room on the host is made by dropping what was parked and idle for longer."""
-        size = self._ledger.held_by(resident.name, "weights")
-        host = self._ledger
-        if (
-            not resident.components
-            or not resident.parkable
-            or host.is_shared(resident.name)
-            or resident.name in self.leaving
-            or size + host.parked_of(resident.name) > host.host_bytes
-        ):
-            return Evict(resident.name)
-        if size <= host.host_free_bytes:
-            return Park(resident.name, tuple(resident.components))
-        parked = [r for r in self.residents.values() if r.parked and not r.components and not r.running]
-        parked = [r for r in parked if r.last_used < resident.last_used and not self.is_pinned(r.name)]
-        return Evict(min(parked, key=lambda r: r.last_used).name) if parked else Evict(resident.name)

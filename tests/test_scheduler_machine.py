@@ -28,7 +28,7 @@ from server.carrier import Carrier, Device
 from server.jobs import Event, JobCanceled, JobFailed, JobReplied, JobReturned, JobStarted, OutputReady
 from server.memory import Ledger, Reading
 from server.queue import FairQueue
-from server.residency import Residency, Victim
+from server.room import Room, Victim
 from server.scheduler import ModelFacts, Scheduler
 from tests.fake_lane import FakeLane
 from tests.test_engine import job
@@ -253,8 +253,8 @@ def test_whatever_happens_the_ledger_is_true_and_every_job_ends_once() -> None:
     run_state_machine_as_test(Machine, settings=QUICK)
 
 
-def evict_the_busy(self: Residency, now: float, but: str, impatient: bool) -> object:
-    for resident in self.residents.values():
+def evict_the_busy(self: Room, now: float, but: str, impatient: bool) -> object:
+    for resident in self._residents.values():
         if resident.name != but:
             yield Victim(self._ledger.held_by(resident.name), Evict(resident.name), resident.name)
 
@@ -282,7 +282,7 @@ def load_and_forget_the_booking(self: Carrier, model: str) -> None:
 
 
 BUGS = {
-    "a busy model is evicted": (Residency, "_victims", evict_the_busy),
+    "a busy model is evicted": (Room, "_victims", evict_the_busy),
     "a started job stays in the queue": (FairQueue, "take", take_but_keep),
     "a failed load keeps its booking": (Carrier, "_load_failed", fail_without_release),
     "a canceled job is told to nobody": (Carrier, "cancel", cancel_without_a_note),

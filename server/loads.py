@@ -1,0 +1,35 @@
+"""How long models take to come onto the device and to leave it, as measured. Device thread only; pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median_low
+
+BYTES_PER_S = 1e9  # of a load, until one was measured
+SAYS_NOTHING_S = 0.1  # a load this short is of a tiny model: it tells nothing of the disk
+LOADS_KEPT = 5  # the last few of a model, whose median is how long its next will take
+LEAVE_MEMORY = 0.3  # weight of the newest leave in their mean
+
+
+class Loads:
+    def __init__(self) -> None:
+        self.leave_s = 0.0  # what it takes an idle model to go: a running mean
+        self._load_s: dict[str, deque[float]] = {}
+        self._bytes_per_s = BYTES_PER_S
+
+    def loaded(self, model: str, n_bytes: int, seconds: float) -> None:
+        self._load_s.setdefault(model, deque(maxlen=LOADS_KEPT)).append(seconds)
+        if seconds > SAYS_NOTHING_S:
+            self._bytes_per_s = max(1.0, n_bytes / seconds)
+
+    def left(self, seconds: float) -> None:
+        self.leave_s += LEAVE_MEMORY * (seconds - self.leave_s)
+
+    def forget(self, model: str) -> None:
+        self._load_s.pop(model, None)
+
+    def expected_s(self, model: str, n_bytes: int) -> float:
+        """Of its next load: as measured, or guessed from its bytes."""
+        measured = self._load_s.get(model)
+        # The first of a process also imports libraries and tries the model out: of two, the shorter is the better guess.
+        return median_low(measured) if measured else n_bytes / self._bytes_per_s
