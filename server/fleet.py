@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from server.errors import Conflict, NeverFits, Unavailable
@@ -28,6 +27,7 @@ from server.jobs import (
 )
 from server.pace import Pace
 from server.placement import DeviceView, place, rebalance
+from server.roster import Placed, Roster
 
 logger = logging.getLogger(__name__)
 
@@ -57,20 +57,6 @@ class DeviceEngine(Protocol):
     async def drain(self, timeout_s: float) -> None: ...
 
 
-@dataclass(slots=True)
-class Placed:
-    """A job that was taken and has not ended."""
-
-    job: Job
-    need_bytes: int
-    device: int
-    at: float  # when it came: a job that changes devices keeps its age
-    left: int  # outputs still to come
-    started_at: float | None = None
-    moving_to: int | None = None
-    cancel_asked: bool = False
-
-
 class Fleet:
     def __init__(
         self,
@@ -86,13 +72,9 @@ class Fleet:
         self._device_of = device_of
         self._deliver = deliver
         self._clock = clock
-        self._placed: dict[str, Placed] = {}
         self._engines = [make(self._receiver(device)) for device, make in enumerate(engines)]
-        self._jobs: list[Counter[str]] = [
-            Counter() for _ in self._engines
-        ]  # by device: model → jobs that have not ended
+        self._roster = Roster(len(engines))
         self._statuses: list[EngineStatus | None] = [None for _ in self._engines]
-        self._moving: set[str] = set()  # jobs recalled and not yet back
         self._need_bytes: dict[str, int] = {}  # by model, as last said
         self._pace = Pace()
         self.draining = False
@@ -151,11 +133,10 @@ class Fleet:
             device = placed if placed is not None else 0  # the engine says what does not fit
         self._engines[device].submit(job, need_bytes, at)
         self._need_bytes[job.model] = need_bytes
-        self._placed[job.id] = Placed(job, need_bytes, device, at, left=len(job.requests))
-        self._jobs[device][job.model] += 1
+        self._roster.add(Placed(job, need_bytes, device, at, left=len(job.requests)))
 
     def cancel(self, job_id: str) -> None:
-        placed = self._placed.get(job_id)
+        placed = self._roster.get(job_id)
         if placed is not None:
             placed.cancel_asked = True
             self._engines[placed.device].cancel(job_id)
@@ -198,14 +179,13 @@ class Fleet:
                 self._returned(job)
                 return
             case JobStarted(job_id, queue_ms):
-                placed = self._placed.get(job_id)
+                placed = self._roster.get(job_id)
                 if placed is not None:
                     # By the device's own account: this loop may hear of start and end at once.
-                    placed.started_at, placed.moving_to = placed.at + queue_ms / 1000, None
-                    self._moving.discard(job_id)
+                    self._roster.started(placed, placed.at + queue_ms / 1000)
                     self._pace.loaded(placed.job.model, event.load_ms / 1000)
             case OutputReady(job_id):
-                placed = self._placed.get(job_id)
+                placed = self._roster.get(job_id)
                 if placed is not None:
                     placed.left -= 1
                     if not placed.left:
@@ -217,27 +197,12 @@ class Fleet:
         self._deliver(event)
 
     def _ended(self, job_id: str) -> None:
-        placed = self._placed.pop(job_id, None)
-        self._moving.discard(job_id)
-        if placed is None:
-            return
-        self._leave(placed)
-        if placed.started_at is not None:
+        placed = self._roster.remove(job_id)
+        if placed is not None and placed.started_at is not None:
             self._pace.ended(placed.device, placed.job.model, placed.started_at, self._clock())
 
-    def _leave(self, placed: Placed) -> None:
-        jobs = self._jobs[placed.device]
-        jobs[placed.job.model] -= 1
-        if not jobs[placed.job.model]:
-            del jobs[placed.job.model]
-
     def _returned(self, job: Job) -> None:
-        placed = self._placed[job.id]
-        assert placed.moving_to is not None, "only what was recalled comes back"
-        self._moving.discard(job.id)
-        self._leave(placed)
-        placed.device, placed.moving_to = placed.moving_to, None
-        self._jobs[placed.device][job.model] += 1
+        placed = self._roster.moved(job.id)
         if placed.cancel_asked:
             self._take(placed.device, JobCanceled(job.id))
             return
@@ -251,12 +216,12 @@ class Fleet:
     # Balance
 
     def _rebalance(self) -> None:
-        if len(self._engines) < 2 or self.draining or all(self._jobs):
+        if len(self._engines) < 2 or self.draining or all(self._roster.jobs):
             return
-        waiting = [self._waiting(status) for status in self._statuses]
+        queues = [status.queue if status else () for status in self._statuses]
+        waiting = [self._roster.movable(entry.job_id for entry in queue) for queue in queues]
         for move in rebalance(self._views(), waiting, self._need_bytes, self._pace):
-            self._placed[move.job_id].moving_to = move.target
-            self._moving.add(move.job_id)
+            self._roster.move(move.job_id, move.target)
             self._engines[move.source].recall(move.job_id)
             logger.info("job moved", extra={"job": move.job_id, "from": move.source, "to": move.target})
 
@@ -274,7 +239,7 @@ class Fleet:
         ]
 
     def _view(self, device: int) -> DeviceView:
-        jobs, usable = self._jobs[device] + self._coming(device), self._engines[device].usable_bytes
+        jobs, usable = self._roster.jobs[device] + self._roster.coming(device), self._engines[device].usable_bytes
         status = self._statuses[device]
         if status is None:
             return DeviceView(usable, usable, models=frozenset(jobs), jobs=dict(jobs))
@@ -289,16 +254,3 @@ class Fleet:
             models=frozenset(jobs.keys() | there),
             jobs=dict(jobs),
         )
-
-    def _coming(self, device: int) -> Counter[str]:
-        """What other devices were asked to give back for this one."""
-        moving = (self._placed[job_id] for job_id in self._moving)
-        return Counter(placed.job.model for placed in moving if placed.moving_to == device)
-
-    def _waiting(self, status: EngineStatus | None) -> list[tuple[str, str]]:
-        found = [(entry.job_id, self._placed.get(entry.job_id)) for entry in (status.queue if status else ())]
-        return [
-            (job_id, placed.job.model)
-            for job_id, placed in found
-            if placed is not None and placed.started_at is None and placed.moving_to is None and not placed.cancel_asked
-        ]
