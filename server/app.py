@@ -20,6 +20,7 @@ from starlette.routing import Match
 from server.api import (
     catalogue,
     chat,
+    conversations,
     events,
     files,
     generate,
@@ -95,6 +96,7 @@ def create_app(
         generate,
         status,
         chat,
+        conversations,
         jobs,
         events,
         files,

@@ -141,11 +141,13 @@ class Conversation:
         self.conversation_id = conversation_id
         self._system = system
         self._history = history
+        self._known = bool(history)  # a conversation that was there before
         self._left_out = 0  # messages of the history that the model no longer sees
         self._day = day
         self.used = used  # messages of this day, this one included
         self._charge_id = f"chat_{new_id()}"
         self._started = False
+        self._made = ""  # of the reply, as far as its reader has seen it
         self.limit = plan.chats
         self.model = spec.name
         self.reply: ChatReply | None = None
@@ -153,7 +155,8 @@ class Conversation:
     async def deltas(self, *, streamed: bool = False) -> AsyncGenerator[str]:
         """The reply's text as it is made. Leaving early cancels it; a failure is refunded and raised.
 
-        streamed: each text goes out before the next is asked for, and how long that took is measured.
+        streamed: each text goes out before the next is asked for, and how long that took is measured. What was read of a reply
+        that was left early is kept as if the model had ended there: its reader may say "go on".
         """
         first = True
         self._chats.of_key[self._key.id] += 1
@@ -167,9 +170,11 @@ class Conversation:
                             if streamed:
                                 self._chats.on_sent(event.at, first)
                                 first = False
+                                self._made += event.text
                         else:
                             end = event
                 if isinstance(end, JobReplied):
+                    self._made = ""  # kept whole, once
                     await self._keep(end)
                     return
                 if isinstance(end, JobFailed) and end.code == "context_overflow" and self._history:
@@ -185,6 +190,8 @@ class Conversation:
         except (asyncio.CancelledError, GeneratorExit):
             if not self._started:
                 self._refund()
+            elif self._made and self._message.kept:
+                self._keep_unfinished()
             raise
         finally:
             self._chats.of_key[self._key.id] -= 1
@@ -244,11 +251,8 @@ class Conversation:
                 f"The conversation is longer than the model's context: its oldest {self._left_out} messages were left out."
             )
         if self._message.kept:
-            said = [*self._message.turns, Message("assistant", end.text)]
             try:
-                await self._chats.database.write(
-                    lambda conn: turns.append(conn, self._key.id, self.conversation_id, said, now)
-                )
+                await self._chats.database.write(lambda conn: self._append(conn, end.text, now))
             except Unavailable:  # the reply is worth more than its memory
                 logger.warning("conversation turn not stored")
                 warnings.append("This exchange could not be stored: the conversation goes on without it.")
@@ -261,6 +265,24 @@ class Conversation:
             completion_tokens=end.completion_tokens,
             finish_reason=end.finish_reason,
             warnings=tuple(warnings),
+        )
+
+    def _keep_unfinished(self) -> None:
+        """In a task of its own: who asked is gone."""
+        text, now, delivery = self._made, self._chats.clock(), self._chats.delivery
+        delivery.spawn(delivery.persist(lambda conn: self._append(conn, text, now)))
+
+    def _append(self, conn: Connection, text: str, at: datetime) -> None:
+        said = [*self._message.turns, Message("assistant", text)]
+        turns.append(
+            conn,
+            self._key.id,
+            self.conversation_id,
+            said,
+            at,
+            model=self._spec.name,
+            system=self._message.system,
+            goes_on=self._known,
         )
 
     def _refund(self) -> None:

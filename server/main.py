@@ -84,6 +84,7 @@ async def _serve(
     knowledge = Knowledge(database, lambda: datetime.now(UTC))
     knowledge.load()
     fleet = make_fleet(settings, machines, catalogue, knowledge, lambda event: service.on_event(event))
+    loras = LoraFolder(settings.data_dir / "loras")
     service = Service(
         database=database,
         catalogue=catalogue,
@@ -107,7 +108,8 @@ async def _serve(
         auto_dtype=auto_dtype(machines),
         keep_alive_s=settings.keep_alive,
         learned=knowledge.take,
-        find_lora=LoraFolder(settings.data_dir / "loras").find,
+        find_lora=loras.find,
+        lora_names=loras.names,
         need_bytes=make_needs(settings, machines, knowledge).of,
     )
     toml = settings.data_dir / "models.toml"

@@ -22,7 +22,9 @@ from server.accounts import Accounts
 from server.artifacts import Artifacts
 from server.auth import ApiKey
 from server.board import Board, LiveJob
+from server.choices import Choices
 from server.conversation import ChatMessage, Chats, Conversation
+from server.conversations import Conversations
 from server.decisions import Decisions, ModelView
 from server.delivery import Delivery
 from server.errors import NotFound, Unavailable
@@ -88,6 +90,7 @@ class Service:
         keep_alive_s: float = 300.0,
         learned: Callable[[PeaksLearned | VerdictsReached], None] = lambda _: None,
         find_lora: FindLora | None = None,
+        lora_names: Callable[[], Sequence[str]] = lambda: (),
         need_bytes: Callable[[ModelSpec, Sequence[Request]], int] = lambda spec, _: spec.weight_bytes,
     ) -> None:
         """`learned` keeps what the engines learn. `auto_dtype` is what a model that leaves its dtype open runs in on this device."""
@@ -103,6 +106,9 @@ class Service:
         self.decisions = Decisions(
             database=database, catalogue=catalogue, engine=engine, board=board, keep_alive_s=keep_alive_s
         )
+        self.conversations = Conversations(database)
+        self.choices = Choices(database)
+        self.lora_names = lora_names
         self.accounts = Accounts(database=database, plans=plans, clock=clock)
         self._delivery = Delivery(
             database=database,
@@ -271,7 +277,7 @@ class Service:
         Raises BadRequest, UnknownModel, NeverFits, TooMany, Unavailable; then nothing was charged.
         """
         plan = self._acceptance.plan(key)
-        spec = self._acceptance.model(message.model, "chat")
+        spec = self.spec_of(message.model, "chat")
         self._acceptance.check(key, plan, spec, self._chats.of_key[key.id], len(self._chats.inboxes))
         return await self._chats.open(key, plan, message, spec)
 
@@ -288,6 +294,10 @@ class Service:
 
     def model(self, name: str) -> ModelView:
         return self.decisions.view(self._catalogue.get(name), self._board.model(name), self.clock())
+
+    def spec_of(self, name: str | None, kind: ModelType) -> ModelSpec:
+        """None is the default. Raises `UnknownModel`, and `BadRequest` for a model of another type."""
+        return self._acceptance.model(name, kind)
 
     def devices(self) -> Sequence[DeviceStatus]:
         return self._board.devices()

@@ -201,6 +201,25 @@ def test_a_conversation_goes_on_until_it_is_left(server: Served, monkeypatch: py
     assert turns == [1, 3, 1]
 
 
+def test_conversations_are_listed_gone_on_with_named_and_forgotten(server: Served) -> None:
+    begun = json.loads(run("chat", "I am Ann.", "--json").stdout)["conversationId"]
+    assert run("chat", "Who am I?", "--conversation", begun).exit_code == 0
+    assert run("conversations", "rename", begun, "Ann's").stdout == "Ann's\n"
+    listed = run("conversations", "list").stdout
+    assert begun in listed
+    assert "Ann's" in listed
+    assert (
+        json.loads(run("conversations", "list", "--limit", "1", "--json").stdout)["conversations"][0]["title"]
+        == "Ann's"
+    )
+    assert run("conversations", "show", begun).stdout == (
+        ">>> I am Ann.\nYou said: I am Ann.\n>>> Who am I?\nYou said: Who am I?\n"
+    )
+    assert len(json.loads(run("conversations", "show", begun, "--json").stdout)["messages"]) == 4
+    assert run("conversations", "forget", begun).exit_code == 0
+    assert run("conversations", "show", begun).exit_code == 2
+
+
 class FakeSys:
     """Where a person types."""
 

@@ -118,6 +118,24 @@ async def test_what_comes_while_a_job_is_watched_ends_with_its_end(tmp_path: Pat
     assert [job.progress for job in seen] == sorted(job.progress for job in seen)
 
 
+async def test_conversations_are_listed_read_back_named_and_forgotten(tmp_path: Path) -> None:
+    async with front(tmp_path) as f, talking(f) as talker:
+        begun = (await talker.chat("I am Ann.")).conversation_id
+        await talker.chat("Who am I?", conversation_id=begun)
+        await talker.chat("Another")
+        first = await talker.conversations(limit=1)
+        rest = await talker.conversations(cursor=first.next_cursor)
+        renamed = await talker.rename_conversation(begun, "Ann's")
+        whole = await talker.conversation(begun)
+        forgotten = await talker.forget_conversation(begun)
+        with pytest.raises(client.NotFound):
+            await talker.conversation(begun)
+
+    assert [one.title for one in (*first.conversations, *rest.conversations)] == ["Another", "I am Ann."]
+    assert [said.content for said in whole.messages][2:] == ["Who am I?", "You said: Who am I?"]
+    assert (renamed.title, whole.title, forgotten.deleted) == ("Ann's", "Ann's", True)
+
+
 async def test_a_job_that_fails_raises_with_its_status(tmp_path: Path) -> None:
     async with front(tmp_path) as f, talking(f) as talker:
         job_id = (await talker.generate("A lake")).job_id

@@ -7,11 +7,17 @@ import base64
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save
 
+from models.adapters import LoraFolder
+from models.spec import Defaults
+from pipelines.interface import DiffusionRequest
+from tests.fakes import FakeCatalogue, spec
 from tests.front import Front, front
 from tests.http_front import finish_jobs
 
@@ -106,12 +112,197 @@ async def test_bad_input_is_a_400(tmp_path: Path, body: object) -> None:
         assert (await f.post("/sdapi/v1/txt2img", body)).status_code == 400
 
 
-async def test_the_model_is_not_switched_for_everybody(tmp_path: Path) -> None:
-    async with front(tmp_path) as f:
-        same = await f.post("/sdapi/v1/options", {"sd_model_checkpoint": "painter", "CLIP_stop_at_last_layers": 1})
-        other = await f.post("/sdapi/v1/options", {"sd_model_checkpoint": "giant"})
+async def test_open_webui_chooses_a_model_once_and_gets_it_for_its_key_alone(tmp_path: Path) -> None:
+    """It reads the options, sends all of them back with another checkpoint, and then only asks for pictures."""
+    async with front(tmp_path, catalogue=two_painters()) as f:
+        finish_jobs(f)
+        told = (await f.client.get("/sdapi/v1/options", headers=basic(f))).json()
+        told["sd_model_checkpoint"] = "sketcher"
+        chosen = await f.client.post("/sdapi/v1/options", json=told, headers=basic(f))
+        now = (await f.client.get("/sdapi/v1/options", headers=basic(f))).json()["sd_model_checkpoint"]
+        body = {"prompt": "A city", "batch_size": 1, "width": 64, "height": 64, "steps": 4}
+        mine = (await f.client.post("/sdapi/v1/txt2img", json=body, headers=basic(f))).json()
+        foreign = (await f.post("/sdapi/v1/txt2img", body, "other")).json()
+        overridden = await f.post(
+            "/sdapi/v1/txt2img", body | {"override_settings": {"sd_model_checkpoint": "painter"}}, "pro"
+        )
+        unknown = await f.post("/sdapi/v1/options", {"sd_model_checkpoint": "nobody"})
+        no_painter = await f.post("/sdapi/v1/options", {"sd_model_checkpoint": "talker"})
 
-    assert (same.status_code, other.status_code) == (200, 400)
+    assert (chosen.status_code, now) == (200, "sketcher")
+    assert json.loads(mine["info"])["sd_model_name"] == "sketcher"
+    assert json.loads(foreign["info"])["sd_model_name"] == "painter"
+    assert json.loads(overridden.json()["info"])["sd_model_name"] == "painter"
+    assert (unknown.status_code, no_painter.status_code) == (404, 400)
+
+
+async def test_a_chosen_model_that_was_removed_is_the_default_again(tmp_path: Path) -> None:
+    async with front(tmp_path, catalogue=two_painters()) as f:
+        await f.post("/sdapi/v1/options", {"sd_model_checkpoint": "sketcher"})
+    async with front(tmp_path, keys=f.keys) as f:
+        assert (await f.get("/sdapi/v1/options")).json()["sd_model_checkpoint"] == "painter"
+
+
+async def made(f: Front, **body: Any) -> tuple[DiffusionRequest, dict[str, Any]]:
+    """The request that the engine was handed, and `info` of the reply."""
+    reply = await f.post("/sdapi/v1/txt2img", {"prompt": "A city"} | body)
+    assert reply.status_code == 200, reply.text
+    request = f.engine.jobs.popitem()[1].requests[0]
+    assert isinstance(request, DiffusionRequest)
+    return request, json.loads(reply.json()["info"])
+
+
+@pytest.mark.parametrize(
+    ("said", "layers"),
+    [
+        ({}, None),
+        ({"clip_skip": 1}, None),
+        ({"clip_skip": 2}, 1),
+        ({"override_settings": {"CLIP_stop_at_last_layers": 1}}, None),
+        ({"override_settings": {"CLIP_stop_at_last_layers": 3}}, 2),
+        ({"clip_skip": 2, "override_settings": {"CLIP_stop_at_last_layers": 3}}, 2),
+    ],
+)
+async def test_clip_skip_counts_from_the_last_layer_as_one(
+    tmp_path: Path, said: dict[str, Any], layers: int | None
+) -> None:
+    async with front(tmp_path, catalogue=two_painters()) as f:
+        finish_jobs(f)
+        request, info = await made(f, **said)
+
+        assert (request.clip_skip, info["clip_skip"]) == (layers, (layers or 0) + 1)
+
+
+async def test_clip_skip_may_be_set_among_the_options(tmp_path: Path) -> None:
+    async with front(tmp_path, catalogue=two_painters()) as f:
+        finish_jobs(f)
+        await f.post("/sdapi/v1/options", {"CLIP_stop_at_last_layers": 2})
+
+        assert (await f.get("/sdapi/v1/options")).json()["CLIP_stop_at_last_layers"] == 2
+        assert (await made(f))[0].clip_skip == 1
+        assert (await made(f, clip_skip=1))[0].clip_skip is None
+
+
+async def test_loras_are_read_out_of_the_prompt(tmp_path: Path) -> None:
+    ink, wash = lora(tmp_path, "ink"), lora(tmp_path, "wash.v2")
+    folder = LoraFolder(tmp_path / "loras")
+    async with front(tmp_path, catalogue=two_painters(), find_lora=folder.find, lora_names=folder.names) as f:
+        finish_jobs(f)
+        listed = [one["name"] for one in (await f.get("/sdapi/v1/loras")).json()]
+        own = (await f.get("/api/loras")).json()
+        request, info = await made(f, prompt="A <lora:ink:0.8> city, <lora:wash.v2>night<hypernet:old:1>")
+        parts, _ = await made(f, prompt="A city <lora:ink:te=0.5:unet=0.5>")
+
+    assert (listed, own) == (["ink", "wash.v2"], {"loras": ["ink", "wash.v2"]})
+    assert request.prompt == "A  city, night"
+    assert [(one.name, one.path, one.weight) for one in request.loras] == [
+        ("ink", str(ink), 0.8),
+        ("wash.v2", str(wash), 1.0),
+    ]
+    assert info["loras"] == [{"name": "ink", "weight": 0.8}, {"name": "wash.v2", "weight": 1.0}]
+    assert info["ignored"] == ["prompt"]
+    assert [one.weight for one in parts.loras] == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("A city <lora:inc:1>", "loras: There is no LoRA of that name. Did you mean 'ink'?"),
+        ("A city <lora:ink:strong>", "prompt: a LoRA is <lora:NAME:WEIGHT>, its weight a number."),
+        ("A city <lora:ink:nan>", "prompt: the weight of a LoRA must be from -10 to 10."),
+        ("A city <lora:ink:1:0.5>", "prompt: a LoRA has one weight here"),
+        ("A city <lora:ink:1:1:1>", "prompt: a LoRA has one weight here"),
+        ("A city <lora:ink:1><lora:ink:1>", "loras: each may be named once."),
+        ("<lora:ink:1>", "prompt must say something besides its LoRAs."),
+        ("A city" + "<lora:ink:1>" * 9, "prompt: at most 8 LoRAs."),
+    ],
+)  # fmt: skip
+async def test_a_lora_that_cannot_be_is_a_400_that_says_why(tmp_path: Path, prompt: str, text: str) -> None:
+    lora(tmp_path, "ink")
+    async with front(tmp_path, catalogue=two_painters(), find_lora=LoraFolder(tmp_path / "loras").find) as f:
+        reply = await f.post("/sdapi/v1/txt2img", {"prompt": prompt})
+
+    assert reply.status_code == 400
+    assert reply.json()["error"].startswith(text)
+
+
+async def test_a_model_that_takes_no_loras_says_so(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        reply = await f.post("/sdapi/v1/txt2img", {"prompt": "A city <lora:ink:1>"})
+
+    assert reply.json() == {"error": "loras: painter takes none.", "code": 400}
+
+
+@pytest.mark.parametrize(
+    ("said", "scheduler", "ignored"),
+    [
+        ({}, None, []),
+        ({"sampler_name": "Euler a"}, "EulerAncestralDiscreteScheduler", []),
+        ({"sampler_index": "euler A"}, "EulerAncestralDiscreteScheduler", []),
+        ({"sampler_name": "DPM++ 2M Karras"}, "DPMSolverMultistepScheduler", ["scheduler"]),
+        ({"sampler_name": "DPM++ 2M", "scheduler": "Karras"}, "DPMSolverMultistepScheduler", ["scheduler"]),
+        ({"sampler_name": "DPM++ 2M", "scheduler": "Automatic"}, "DPMSolverMultistepScheduler", []),
+        ({"sampler_name": "Restart"}, None, ["sampler_name"]),
+        ({"sampler_name": "UniPC"}, None, ["sampler_name"]),
+    ],
+)
+async def test_samplers_go_by_their_names_there(
+    tmp_path: Path, said: dict[str, Any], scheduler: str | None, ignored: list[str]
+) -> None:
+    async with front(tmp_path, catalogue=two_painters()) as f:
+        finish_jobs(f)
+        request, info = await made(f, **said)
+
+    assert (request.scheduler, info["ignored"]) == (scheduler, ignored)
+
+
+async def test_only_samplers_that_a_model_takes_are_listed_and_an_unknown_one_is_a_400(tmp_path: Path) -> None:
+    async with front(tmp_path, catalogue=two_painters()) as f:
+        listed = [one["name"] for one in (await f.get("/sdapi/v1/samplers")).json()]
+        spacings = [one["label"] for one in (await f.get("/sdapi/v1/schedulers")).json()]
+        unknown = await f.post("/sdapi/v1/txt2img", {"prompt": "A city", "sampler_name": "Eular"})
+
+    assert (listed, spacings) == (["Euler a", "DPM++ 2M"], ["Automatic"])
+    assert unknown.json() == {"error": "sampler_name must be a name from GET /sdapi/v1/samplers.", "code": 400}
+
+
+async def test_a_batch_is_n_iter_times_batch_size_pictures_with_seeds_in_a_row(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        finish_jobs(f)
+        reply = (await f.post("/sdapi/v1/txt2img", {"prompt": "x", "n_iter": 2, "batch_size": 3, "seed": 5})).json()
+
+    assert len(set(reply["images"])) == len(reply["images"]) == 6
+    assert json.loads(reply["info"])["all_seeds"] == [5, 6, 7, 8, 9, 10]
+
+
+async def test_an_interrupted_picture_ends_its_request(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        asking = asyncio.create_task(f.post("/sdapi/v1/txt2img", {"prompt": "A city"}))
+        await f.engine.submitted.wait()
+        (job,) = f.engine.jobs.values()
+        f.engine.start(job.id)
+        interrupted = await f.post("/sdapi/v1/interrupt")
+        f.engine.confirm_cancel(job.id)
+
+        assert interrupted.json() == {}
+        assert (await asking).json() == {"error": "The job was canceled.", "code": 502}
+
+
+def two_painters() -> FakeCatalogue:
+    more = {"max_clip_skip": 4, "takes_loras": True, "defaults": Defaults(steps=2, width=64, height=64)}
+    schedulers = ("EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler")
+    return FakeCatalogue(
+        spec("painter", "image", schedulers=schedulers, **more),
+        spec("sketcher", "image", **more),
+        spec("talker", "chat"),
+    )
+
+
+def lora(folder: Path, name: str) -> Path:
+    path = folder / "loras" / f"{name}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(save({"unet.down.lora_A.weight": np.zeros((1, 1), np.float16)}))
+    return path
 
 
 async def test_a_failed_picture_is_an_error(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from pipelines.interface import Message
-from server.store import turns
+from server.store import conversations, turns
 from tests.stores import NOW, open_store
 
 
@@ -31,3 +31,16 @@ def test_old_exchanges_are_forgotten(tmp_path: Path) -> None:
         database.write_now(lambda conn: turns.forget_before(conn, NOW + timedelta(hours=1)))
 
         assert database.read_now(lambda conn: turns.history(conn, "anna", "c1")) == new
+
+
+def test_a_conversation_of_which_nothing_is_left_is_forgotten(tmp_path: Path) -> None:
+    with open_store(tmp_path) as database:
+        database.write_now(lambda conn: turns.append(conn, "anna", "c1", [Message("user", "old")], NOW))
+        database.write_now(
+            lambda conn: turns.append(conn, "anna", "c2", [Message("user", "new")], NOW + timedelta(days=1))
+        )
+        database.write_now(lambda conn: turns.forget_before(conn, NOW + timedelta(hours=1)))
+
+        assert [row.id for row in database.read_now(lambda conn: conversations.page(conn, "anna", 9, None))[0]] == [
+            "c2"
+        ]

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from server.accounts import Account
 from server.api.deps import KeyDep, ServiceDep
-from server.api.schemas import Strict, read_body, read_object
+from server.api.schemas import PRINTABLE, Strict, read_body, read_object
 from server.api.wire import JsonObject, Reply, errors, json_body, timestamp
 from server.errors import BadRequest, NotFound
 from server.quotas import Plan, seconds_to_reset
@@ -29,7 +29,7 @@ class NewKey(Strict):
     name: str = Field(
         min_length=1,
         max_length=100,
-        pattern=r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$",
+        pattern=PRINTABLE,
         description="1 to 100 printable characters, not only white space",
     )
     plan: str = Field(min_length=1, max_length=64, description="the name of a plan, as GET /api/keys lists them")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import asdict
 from typing import Any
@@ -69,6 +70,16 @@ class DeviceReply(Reply):
 
 class DevicesReply(Reply):
     devices: list[DeviceReply]
+
+
+class LorasReply(Reply):
+    loras: list[str]
+
+
+@router.get("/api/loras", responses={200: {"model": LorasReply}, **errors()})
+async def loras(service: ServiceDep, _: KeyDep) -> Response:
+    """The names a request's `loras` may say. Which model each was made for, its file does not tell."""
+    return JSONResponse({"loras": list(await asyncio.to_thread(service.lora_names))})
 
 
 @router.get("/api/models", responses={200: {"model": ModelsReply}, **errors()})

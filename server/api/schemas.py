@@ -24,6 +24,8 @@ Body = TypeVar("Body", bound=BaseModel)
 # Some text besides white space, and no NUL, which Postgres and a command line cannot carry.
 SAYS_SOMETHING = r"^[^\x00]*[^\s\x00][^\x00]*$"
 NO_NUL = r"^[^\x00]*$"
+PRINTABLE = r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$"  # what people call things
+CONVERSATION_ID = r"^[A-Za-z0-9_-]{1,64}$"
 SHOWN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,39}")
 
 
@@ -108,7 +110,7 @@ class Chat(Strict):
     stream: bool | None = Field(None, description="true or false")
     conversationId: str | None = Field(
         None,
-        pattern=r"^[A-Za-z0-9_-]{1,64}$",
+        pattern=CONVERSATION_ID,
         description="1 to 64 letters, digits, _ or -, as an earlier reply gave it",
     )
     system: str | None = Field(

@@ -1,14 +1,15 @@
 """The part of AUTOMATIC1111's API that its clients use to make pictures, for Open WebUI and the like.
 
 A key is taken as ever, or as the password of Basic authentication, which is all those clients can send; only under /sdapi.
-What a client asks of its one job (`progress`, `interrupt`) is answered for the latest job of its key.
+What a client asks of its one job (`progress`, `interrupt`) is answered for the latest job of its key, and what it sets for
+everybody (`options`) is set for its key.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
@@ -18,14 +19,14 @@ from starlette.responses import JSONResponse, Response
 
 from server.api.deps import KeyDep, ServiceDep, allowance_headers, counted
 from server.api.openai.wire import failure
-from server.api.schemas import NO_NUL, SAYS_SOMETHING, Strict, read_body, read_object
+from server.api.schemas import Strict, read_body, read_object
+from server.api.txt2img import NAMED, SAMPLERS, Text2Image, Wanted, wanted
 from server.api.waiting import base64_of, finished
 from server.api.wire import JsonObject, errors, json_body, timestamp
 from server.auth import ApiKey
 from server.encoding import jpeg
 from server.errors import BadRequest
 from server.jobs import State
-from server.resolving import MAX_SEED, GenerateRequest
 from server.service import Service
 from server.views import JobView
 
@@ -34,36 +35,13 @@ router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"])
 LIVE = (State.PROCESSING, State.QUEUED)
 
 
-class Text2Image(Strict):
-    """Its clients send a hundred fields, most at their defaults: what is not here is ignored, and told in `info.ignored`."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True)
-
-    prompt: str = Field(
-        min_length=1,
-        max_length=4000,
-        pattern=SAYS_SOMETHING,
-        description="text of 1 to 4000 characters, not only white space",
-    )
-    negative_prompt: str | None = Field(
-        None, max_length=4000, pattern=NO_NUL, description="text of at most 4000 characters"
-    )
-    seed: int | None = Field(None, ge=-1, le=MAX_SEED, description=f"a whole number from -1 (any) to {MAX_SEED}")
-    steps: int | None = Field(None, ge=1, le=1000, description="a whole number from 1 to 1000")
-    cfg_scale: float | None = Field(None, ge=0, le=100, description="a number from 0 to 100")
-    width: int | None = Field(None, ge=8, le=16384, description="a whole number of pixels that the model accepts")
-    height: int | None = Field(None, ge=8, le=16384, description="a whole number of pixels that the model accepts")
-    batch_size: int | None = Field(None, ge=1, le=8, description="a whole number from 1 to 8")
-    n_iter: int | None = Field(None, ge=1, le=8, description="a whole number from 1 to 8")
-    override_settings: dict[str, Any] | None = Field(
-        None, description="an object; sd_model_checkpoint names a model, live_previews_enable may be false"
-    )
-
-
 class Options(Strict):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
-    sd_model_checkpoint: str | None = Field(None, description="the title of a model from sd-models")
+    sd_model_checkpoint: str | None = Field(
+        None, min_length=1, max_length=64, description="the title of a model from sd-models"
+    )
+    CLIP_stop_at_last_layers: int | None = Field(None, ge=1, le=101, description="a whole number from 1 to 101")
 
 
 @router.post("/txt2img", responses={200: {}, **errors(404, 413, 429)}, openapi_extra=json_body(Text2Image))
@@ -71,14 +49,16 @@ async def txt2img(request: Request, service: ServiceDep, key: KeyDep) -> Respons
     async with counted(request, service, key, ["images"]):
         raw = read_object(await request.body())
         body = read_body(Text2Image, raw)
-        accepted = await service.accept(key, _job(body))
+        asked = await _wanted(service, key, body)
+        accepted = await service.accept(key, asked.request)
     view = await finished(service, key, accepted.job_id, request.receive)
     if view is None:
         return Response(status_code=204)  # nobody is there to read it
     if view.status is not State.COMPLETED:
         raise failure(view)
     images = [await base64_of((await service.file(output.id, key))[1]) for output in view.outputs]
-    ignored = sorted(name for name, value in raw.items() if name not in Text2Image.model_fields and value not in EMPTY)
+    unread = {name for name, value in raw.items() if name not in Text2Image.model_fields and value not in EMPTY}
+    ignored = sorted(unread.union(asked.ignored))
     reply = {"images": images, "parameters": body.model_dump(), "info": json.dumps(_info(view, ignored))}
     return JSONResponse(reply, headers=allowance_headers(service, accepted.allowance))
 
@@ -131,46 +111,75 @@ async def sd_models(service: ServiceDep, _: KeyDep) -> Response:
     )
 
 
+@router.get("/samplers", responses={200: {}, **errors()})
+async def samplers(service: ServiceDep, _: KeyDep) -> Response:
+    """Those that some model here takes, by the names A1111 gives them."""
+    offered = {name for view in service.models() for name in view.spec.schedulers}
+    return JSONResponse(
+        [
+            {"name": name, "aliases": [scheduler], "options": {}}
+            for name, scheduler in SAMPLERS.items()
+            if scheduler in offered
+        ]
+    )
+
+
+@router.get("/schedulers", responses={200: {}, **errors()})
+async def schedulers(_: KeyDep) -> Response:
+    """How noise levels are spaced is the model's own."""
+    return JSONResponse(
+        [{"name": "automatic", "label": "Automatic", "aliases": None, "default_rho": -1, "need_inner_model": False}]
+    )
+
+
+@router.get("/loras", responses={200: {}, **errors()})
+async def loras(service: ServiceDep, _: KeyDep) -> Response:
+    return JSONResponse(
+        [
+            {"name": name, "alias": name, "path": name, "metadata": {}}
+            for name in await asyncio.to_thread(service.lora_names)
+        ]
+    )
+
+
 @router.get("/options", responses={200: {}, **errors()})
-async def options(service: ServiceDep, _: KeyDep) -> Response:
-    return JSONResponse({"sd_model_checkpoint": service.default_for("image"), "samples_format": "png"})
+async def options(service: ServiceDep, key: KeyDep) -> Response:
+    """As this key chose them; else the defaults."""
+    kept = await _kept(service, key)
+    return JSONResponse(
+        {"sd_model_checkpoint": service.default_for("image"), "samples_format": "png", "CLIP_stop_at_last_layers": 1}
+        | kept
+    )
 
 
-@router.post("/options", responses={200: {}, **errors(413)}, openapi_extra=json_body(Options))
-async def set_options(request: Request, service: ServiceDep, _: KeyDep) -> Response:
-    """Every request names its model here: nothing is switched for everybody. Naming the default changes nothing, so it is fine."""
-    wanted = read_body(Options, read_object(await request.body())).sd_model_checkpoint
-    if wanted not in (None, service.default_for("image")):
-        raise BadRequest(
-            "The model is not switched for everybody: name it in override_settings.sd_model_checkpoint of txt2img."
-        )
+@router.post("/options", responses={200: {}, **errors(404, 413)}, openapi_extra=json_body(Options))
+async def set_options(request: Request, service: ServiceDep, key: KeyDep) -> Response:
+    """For this key alone: nothing is switched for everybody. What is not here is ignored, as its clients send back all they were told."""
+    said = read_body(Options, read_object(await request.body()))
+    if said.sd_model_checkpoint is not None:
+        service.spec_of(said.sd_model_checkpoint, "image")  # raises
+    await service.choices.add(key, said.model_dump(exclude_none=True))
     return JSONResponse({})
 
 
-def _job(body: Text2Image) -> GenerateRequest:
-    settings: Mapping[str, Any] = body.override_settings or {}
-    model = settings.get("sd_model_checkpoint")
+async def _kept(service: Service, key: ApiKey) -> dict[str, Any]:
+    """What this key chose, less a model that is gone."""
+    kept = await service.choices.of(key)
+    if kept.get("sd_model_checkpoint") not in _image_models(service):
+        kept.pop("sd_model_checkpoint", None)
+    return kept
+
+
+async def _wanted(service: Service, key: ApiKey, body: Text2Image) -> Wanted:
+    chosen = await _kept(service, key)
+    if body.clip_skip is not None:
+        chosen["CLIP_stop_at_last_layers"] = body.clip_skip
+    chosen |= body.override_settings or {}
+    model = chosen.get("sd_model_checkpoint")
     if model is not None and not isinstance(model, str):
         raise BadRequest("override_settings.sd_model_checkpoint must be the title of a model from sd-models.")
-    previews = settings.get("live_previews_enable", True)
-    if not isinstance(previews, bool):
-        raise BadRequest("override_settings.live_previews_enable must be true or false.")
-    n = (body.batch_size or 1) * (body.n_iter or 1)
-    if n > 8:
-        raise BadRequest("batch_size times n_iter must be at most 8.")
-    return GenerateRequest(
-        type="image",
-        prompt=body.prompt,
-        negative_prompt=body.negative_prompt or None,
-        model=model or None,
-        seed=None if body.seed in (None, -1) else body.seed,
-        steps=body.steps,
-        guidance_scale=body.cfg_scale,
-        width=body.width,
-        height=body.height,
-        n=n,
-        preview=previews,  # for `progress`, as its clients are used to
-    )
+    spec = service.spec_of(model, "image")
+    return wanted(body, chosen, spec.name, spec.schedulers)
 
 
 def _info(view: JobView, ignored: list[str]) -> JsonObject:
@@ -184,7 +193,9 @@ def _info(view: JobView, ignored: list[str]) -> JsonObject:
         "height": view.params["height"],
         "steps": view.params["steps"],
         "cfg_scale": view.params["guidanceScale"],
-        "sampler_name": view.params["scheduler"],
+        "sampler_name": NAMED.get(view.params["scheduler"], view.params["scheduler"]),
+        "clip_skip": (view.params["clipSkip"] or 0) + 1,
+        "loras": view.params["loras"],
         "sd_model_name": view.model,
         "batch_size": len(seeds),
         "ignored": ignored,

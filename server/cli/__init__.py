@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from server.cli import catalogue, chat, doctor, keys, look, residency, run, serve
+from server.cli import catalogue, chat, conversations, doctor, keys, look, residency, run, serve
 
 app = typer.Typer(
     name="agentname",
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 for group in (serve, run, chat, look, residency, catalogue, doctor):
     app.add_typer(group.app)
+app.add_typer(conversations.app, name="conversations")
 app.add_typer(keys.app, name="keys")
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-HELP = "/new forgets what was said, /exit or Ctrl-D leaves, Ctrl-C stops a reply."
+HELP = "/new begins another conversation, /exit or Ctrl-D leaves, Ctrl-C stops a reply."
 
 
 @app.command()
@@ -25,6 +25,9 @@ def chat(
     message: Annotated[str | None, typer.Argument(help="Without it: from standard input, or a conversation.")] = None,
     system: Annotated[str | None, typer.Option(help="What the model is told before everything else.")] = None,
     model: Annotated[str | None, typer.Option(help="A name from: agentname list")] = None,
+    conversation: Annotated[
+        str | None, typer.Option(metavar="ID", help="Go on with one of: agentname conversations list")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole reply as JSON, for scripts.")] = False,
     port: Port = None,
     data_dir: DataDir = None,
@@ -35,6 +38,8 @@ def chat(
         options["system"] = system
     if model is not None:
         options["model"] = model
+    if conversation is not None:
+        options["conversation_id"] = conversation
     if message is None and not sys.stdin.isatty():
         message = sys.stdin.read()
     if message is None and as_json:

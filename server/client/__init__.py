@@ -31,7 +31,22 @@ from server.client.errors import (
     Unauthorized,
     Unavailable,
 )
-from server.client.replies import Accepted, ChatDelta, ChatReply, Device, Holder, Job, JobsPage, Model, Output
+from server.client.replies import (
+    Accepted,
+    ChatDelta,
+    ChatReply,
+    Conversation,
+    ConversationInfo,
+    ConversationsPage,
+    Device,
+    Forgotten,
+    Holder,
+    Job,
+    JobsPage,
+    Model,
+    Output,
+    Said,
+)
 from server.client.sync import AgentName
 
 __all__ = [
@@ -43,8 +58,12 @@ __all__ = [
     "ChatDelta",
     "ChatReply",
     "Conflict",
+    "Conversation",
+    "ConversationInfo",
+    "ConversationsPage",
     "Device",
     "Forbidden",
+    "Forgotten",
     "Holder",
     "Job",
     "JobCanceled",
@@ -58,6 +77,7 @@ __all__ = [
     "NotThisServer",
     "Output",
     "Refused",
+    "Said",
     "ServerFault",
     "TooLarge",
     "TooManyRequests",

@@ -25,8 +25,12 @@ from server.client.replies import (
     Accepted,
     ChatDelta,
     ChatReply,
+    Conversation,
+    ConversationInfo,
+    ConversationsPage,
     Device,
     DeviceList,
+    Forgotten,
     Job,
     JobsPage,
     Model,
@@ -131,6 +135,25 @@ class Calls:
                 elif event.name == "error":
                     raise refusal(_code(event), event.data.encode(), httpx.Headers())
         raise NotReachable("the stream ended before the reply did")
+
+    def conversations(self, limit: int | None = None, cursor: str | None = None) -> Call[ConversationsPage]:
+        """One's own, the one spoken in last first; `next_cursor` of a page is the `cursor` of the next."""
+        said = {"limit": limit, "cursor": cursor}
+        params = {name: value for name, value in said.items() if value is not None}
+        yield from self._result(Send("GET", "/api/conversations", params=params), ConversationsPage)
+
+    def conversation(self, conversation_id: str) -> Call[Conversation]:
+        """With all that was said in it and is still kept, oldest first."""
+        yield from self._result(Send("GET", f"/api/conversations/{conversation_id}"), Conversation)
+
+    def rename_conversation(self, conversation_id: str, title: str) -> Call[ConversationInfo]:
+        """Until then it is called by its first words."""
+        sending = Send("PATCH", f"/api/conversations/{conversation_id}", {"title": title})
+        yield from self._result(sending, ConversationInfo)
+
+    def forget_conversation(self, conversation_id: str) -> Call[Forgotten]:
+        """With all that was said in it."""
+        yield from self._result(Send("DELETE", f"/api/conversations/{conversation_id}"), Forgotten)
 
     def models(self) -> Call[list[Model]]:
         """What there is."""

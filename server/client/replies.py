@@ -112,6 +112,37 @@ class ChatReply(Reply):
     finish_reason: str
 
 
+class ConversationInfo(Reply):
+    """`model` and `system` are those of its latest reply."""
+
+    conversation_id: str
+    title: str
+    model: str | None
+    system: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class ConversationsPage(Reply):
+    conversations: list[ConversationInfo]
+    next_cursor: str | None
+
+
+class Said(Reply):
+    role: str
+    content: str
+    timestamp: datetime
+
+
+class Conversation(ConversationInfo):
+    messages: list[Said]
+
+
+class Forgotten(Reply):
+    conversation_id: str
+    deleted: bool
+
+
 class Model(Reply):
     """`state`: available, loading, resident, parked or failed. `running` and `waiting` count jobs."""
 

@@ -5,7 +5,6 @@ Runs on the store's writer thread, or on a read thread for what only looks.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
@@ -13,9 +12,9 @@ from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import Connection, RowMapping, delete, exists, insert, select, update
 
-from server.errors import BadRequest
 from server.jobs import State
 from server.store import events, schema, usage, webhooks
+from server.store.cursors import read_cursor, write_cursor
 
 JsonObject: TypeAlias = dict[str, Any]
 
@@ -185,30 +184,18 @@ def list_jobs(
         statement = statement.where(jobs.c.state == State(status))
     if kind is not None:
         statement = statement.where(jobs.c.type == kind)
-    if kind is not None:
-        statement = statement.where(jobs.c.type == kind)
     if cursor is not None:
-        statement = statement.where(jobs.c.seq < _read_cursor(cursor))
+        statement = statement.where(jobs.c.seq < read_cursor(cursor))
     rows = conn.execute(statement.order_by(jobs.c.seq.desc()).limit(limit + 1)).mappings().all()
     page = [_job(row) for row in rows[:limit]]
-    return page, _write_cursor(rows[limit - 1]["seq"]) if len(rows) > limit else None
+    return page, write_cursor(rows[limit - 1]["seq"]) if len(rows) > limit else None
 
 
 def cursor_after(conn: Connection, key_id: str, job_id: str) -> str | None:
     """The cursor of the page that begins after this job; None for an unknown and a foreign one."""
     jobs = schema.jobs
     seq = conn.execute(select(jobs.c.seq).where(jobs.c.id == job_id, jobs.c.key_id == key_id)).scalar()
-    return None if seq is None else _write_cursor(seq)
-
-
-def _write_cursor(seq: int) -> str:
-    return f"c{seq:x}"
-
-
-def _read_cursor(cursor: str) -> int:
-    if not re.fullmatch(r"c[0-9a-f]{1,15}", cursor):
-        raise BadRequest("cursor must be one that an earlier page of this list returned")
-    return int(cursor[1:], 16)
+    return None if seq is None else write_cursor(seq)
 
 
 def recover_jobs(conn: Connection, at: datetime, max_attempts: int = 3) -> list[JobRow]:

@@ -160,6 +160,27 @@ turns = Table(
 )
 Index("ix_turns_key_id_conversation_id_seq", turns.c.key_id, turns.c.conversation_id, turns.c.seq)
 
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("key_id", String(40), primary_key=True),
+    Column("id", String(64), primary_key=True),
+    Column("title", JSON, nullable=False),  # JSON: as `turns.messages`
+    Column("model", String(64)),  # that replied last; None: before this was kept
+    Column("system", JSON(none_as_null=True)),  # the system prompt of that reply
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("last_seq", Sequence, nullable=False),  # of its latest turn: the order of the list, and the cursor in it
+)
+Index("ix_conversations_key_id_last_seq", conversations.c.key_id, conversations.c.last_seq)
+
+a1111_options = Table(
+    "a1111_options",
+    metadata,
+    Column("key_id", String(40), primary_key=True),
+    Column("options", JSON, nullable=False),  # as POST /sdapi/v1/options said them
+)
+
 peaks = Table(
     "peaks",
     metadata,

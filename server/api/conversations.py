@@ -1,0 +1,127 @@
+"""/api/conversations: one's own, as POST /api/chat keeps them: list, read back, name, forget."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Path, Query
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from server.api.deps import KeyDep, ServiceDep
+from server.api.schemas import CONVERSATION_ID, PRINTABLE, Strict, read_body, read_object
+from server.api.wire import JsonObject, Reply, errors, json_body, timestamp
+from server.conversations import NO_SUCH_CONVERSATION
+from server.errors import BadRequest, NotFound
+from server.store.conversations import ConversationRow
+
+router = APIRouter()
+
+FILTERS = ("limit", "cursor")
+
+
+class Renamed(Strict):
+    title: str = Field(
+        min_length=1,
+        max_length=100,
+        pattern=PRINTABLE,
+        description="1 to 100 printable characters, not only white space",
+    )
+
+
+class ConversationReply(Reply):
+    conversationId: str
+    title: str
+    model: str | None
+    system: str | None
+    createdAt: str
+    updatedAt: str
+
+
+class MessageReply(Reply):
+    role: Literal["system", "user", "assistant"]
+    content: str
+    timestamp: str
+
+
+class WholeConversationReply(ConversationReply):
+    messages: list[MessageReply]
+
+
+class ConversationsReply(Reply):
+    conversations: list[ConversationReply]
+    nextCursor: str | None
+
+
+class ForgottenReply(Reply):
+    conversationId: str
+    deleted: bool
+
+
+async def _conversation_id(conversation_id: Annotated[str, Path()]) -> str:
+    """Anything else never was a conversation: the store is not asked."""
+    if not re.fullmatch(CONVERSATION_ID, conversation_id):
+        raise NotFound(NO_SUCH_CONVERSATION)
+    return conversation_id
+
+
+ConversationId = Annotated[str, Depends(_conversation_id)]
+
+
+@router.get("/api/conversations", responses={200: {"model": ConversationsReply}, **errors()})
+async def list_conversations(
+    request: Request,
+    service: ServiceDep,
+    key: KeyDep,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
+) -> Response:
+    """One's own, the one spoken in last first; `nextCursor` is the `cursor` of the next page."""
+    if any(name not in FILTERS for name in request.query_params):
+        raise BadRequest(f"The query takes {' and '.join(FILTERS)}, each once, and nothing else.")
+    rows, after = await service.conversations.list(key, limit, cursor)
+    return JSONResponse({"conversations": [_json(row) for row in rows], "nextCursor": after})
+
+
+@router.get("/api/conversations/{conversation_id}", responses={200: {"model": WholeConversationReply}, **errors(404)})
+async def get_conversation(conversation_id: ConversationId, service: ServiceDep, key: KeyDep) -> Response:
+    """All that was said in it and is still kept, oldest first. `model` and `system` are those of its latest reply."""
+    row, exchanges = await service.conversations.get(key, conversation_id)
+    messages = [
+        {"role": message.role, "content": message.content, "timestamp": timestamp(exchange.at)}
+        for exchange in exchanges
+        for message in exchange.messages
+    ]
+    return JSONResponse({**_json(row), "messages": messages})
+
+
+@router.patch(
+    "/api/conversations/{conversation_id}",
+    responses={200: {"model": ConversationReply}, **errors(404, 413)},
+    openapi_extra=json_body(Renamed),
+)
+async def rename_conversation(
+    request: Request, conversation_id: ConversationId, service: ServiceDep, key: KeyDep
+) -> Response:
+    title = read_body(Renamed, read_object(await request.body())).title.strip()
+    return JSONResponse(_json(await service.conversations.rename(key, conversation_id, title)))
+
+
+@router.delete("/api/conversations/{conversation_id}", responses={200: {"model": ForgottenReply}, **errors(404)})
+async def forget_conversation(conversation_id: ConversationId, service: ServiceDep, key: KeyDep) -> Response:
+    """With all that was said in it, at once. A reply under way is not kept."""
+    await service.conversations.forget(key, conversation_id)
+    return JSONResponse({"conversationId": conversation_id, "deleted": True})
+
+
+def _json(row: ConversationRow) -> JsonObject:
+    return {
+        "conversationId": row.id,
+        "title": row.title,
+        "model": row.model,
+        "system": row.system,
+        "createdAt": timestamp(row.created_at),
+        "updatedAt": timestamp(row.updated_at),
+    }
