@@ -159,7 +159,7 @@ async def _upkeep(service: Service) -> AsyncIterator[None]:
 async def _tidy_now_and_then(service: Service) -> None:
     while True:
         try:
-            await service.tidy()
+            await service.upkeep.tidy()
         except (Unavailable, OSError):
             logger.warning("tidying failed, next try in a minute", exc_info=True)
         await asyncio.sleep(TIDY_EVERY_S)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -61,6 +62,18 @@ class JobEvents:
     def __init__(self, database: Database, board: Board) -> None:
         self._database = database
         self._board = board
+
+    def watch(self, key: ApiKey, job_id: str | None, previews: bool = False) -> AbstractContextManager[Watch]:
+        """To be told of one job or of all the key's."""
+        return self._board.watchers.watch(key.id, job_id, previews=previews)
+
+    def check_room(self, key: ApiKey) -> None:
+        """Raises `TooMany` when this key may not open another stream."""
+        self._board.watchers.check(key.id)
+
+    def close(self) -> None:
+        """The server stops: readers are sent away to come back."""
+        self._board.watchers.close()
 
     async def is_over(self, key: ApiKey, job_id: str, after: int | None) -> bool:
         """Whether a reader who had event `after` of this job has heard it all. Raises `NotFound`."""

@@ -132,11 +132,11 @@ async def _serve(
         ready=lambda: fleet.not_ready_reason,
     )
     server = DrainingServer(
-        uvicorn_config(app, settings.trusted_proxies), fleet, settings.shutdown_grace_s, service.close_streams
+        uvicorn_config(app, settings.trusted_proxies), fleet, settings.shutdown_grace_s, service.events.close
     )
     await service.decisions.restore()
     fleet.start()
-    await service.recover()
+    await service.upkeep.recover()
     first_key = await database.write(_first_key)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     watcher = Watcher([settings.data_dir / "models", *settings.models_dirs, toml], library.refresh)

@@ -1,14 +1,12 @@
-"""What the product does, without HTTP: accept (charge + store + submit), look up, cancel, reply, tidy. Event loop only."""
+"""What the product does, without HTTP: its parts wired together; accept, look up, cancel, reply. Event loop only."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Literal, TypeAlias, assert_never
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,40 +25,21 @@ from server.conversation import ChatMessage, Chats, Conversation
 from server.conversations import Conversations
 from server.decisions import Decisions, ModelView
 from server.delivery import Delivery
+from server.dispatch import Dispatch
 from server.errors import NotFound, Unavailable
 from server.events import JobEvents
-from server.jobs import (
-    DeviceStatus,
-    EngineStatus,
-    Event,
-    JobCanceled,
-    JobFailed,
-    JobPreviewed,
-    JobProgressed,
-    JobReplied,
-    JobReturned,
-    JobStarted,
-    JobText,
-    OutputReady,
-    PeaksLearned,
-    State,
-    VerdictsReached,
-)
+from server.jobs import DeviceStatus, Event, PeaksLearned, State, VerdictsReached
 from server.metrics import Metrics
 from server.quotas import Bursts, Plan, today
 from server.resolving import FindLora, GenerateRequest
-from server.store import idempotency, turns, usage
 from server.store import jobs as store
+from server.store import usage
 from server.store.database import Database
 from server.store.jobs import JobRow, OutputRow
 from server.store.usage import Kind
+from server.upkeep import Upkeep
 from server.views import JobView
-from server.watchers import Watch
 from server.webhooks import Webhooks
-
-logger = logging.getLogger(__name__)
-
-JobKind: TypeAlias = Literal["image", "video"]
 
 NO_SUCH_JOB = "There is no such job."
 NO_SUCH_FILE = "There is no such file."
@@ -99,10 +78,9 @@ class Service:
         self._catalogue = catalogue
         self._engine = engine
         self._artifacts = artifacts
-        self._board = board
-        self._job_retention = job_retention
-        self._auto_dtype = auto_dtype
-        self._learned = learned
+        self.board = board
+        self.auto_dtype = auto_dtype
+        self.metrics = Metrics(board)
         self.decisions = Decisions(
             database=database, catalogue=catalogue, engine=engine, board=board, keep_alive_s=keep_alive_s
         )
@@ -117,7 +95,7 @@ class Service:
             clock=clock,
             output_retention=output_retention,
             cancel_in_engine=engine.cancel,
-            on_end=lambda kind, state: self.metrics.ended(kind, state),
+            on_end=self.metrics.ended,
         )
         self._acceptance = Acceptance(
             database=database,
@@ -137,7 +115,6 @@ class Service:
             need_bytes=need_bytes,
         )
         self.webhooks = webhooks
-        self.metrics = Metrics(board)
         board.watchers.on_commit = webhooks.wake
         board.on_step = self.metrics.stepped
         self.events = JobEvents(database, board)
@@ -148,6 +125,19 @@ class Service:
             clock=clock,
             system_prompt=system_prompt,
             on_sent=self.metrics.text_sent,
+        )
+        self.on_event: Callable[[Event], None] = Dispatch(
+            board=board, delivery=self._delivery, chats=self._chats, metrics=self.metrics, learned=learned
+        ).take
+        self.upkeep = Upkeep(
+            database=database,
+            catalogue=catalogue,
+            artifacts=artifacts,
+            board=board,
+            acceptance=self._acceptance,
+            delivery=self._delivery,
+            clock=clock,
+            job_retention=job_retention,
         )
 
     # Pictures and clips
@@ -160,14 +150,13 @@ class Service:
         """Raises `NotFound`, the same for an unknown, foreign and deleted job."""
         live = self._live(key, job_id)
         if live is not None:
-            return views.of_live(live, self._board)
-        row, outputs = await self._database.read(lambda conn: _look_up(conn, key.id, job_id))
+            return views.of_live(live, self.board)
         # It may have ended between the two looks; a job that just came onto the board is not known to anybody yet.
-        return views.of_row(row, outputs)
+        return await self.status_of(key.id, job_id)
 
     def live(self, key: ApiKey) -> list[JobView]:
         """The key's jobs that have not ended, the latest first."""
-        return [views.of_live(job, self._board) for job in self._board.of_key(key.id)][::-1]
+        return [views.of_live(job, self.board) for job in self.board.of_key(key.id)][::-1]
 
     def preview(self, key: ApiKey, job_id: str) -> NDArray[np.uint8] | None:
         """How a job that runs looks by now, (H, W, 3); None where none was made."""
@@ -176,8 +165,8 @@ class Service:
 
     async def finished(self, key: ApiKey, job_id: str) -> JobView:
         """Its status once it has ended. Raises `NotFound`."""
-        with self.watch(key, job_id) as watch:
-            while self._board.view(job_id) is not None:
+        with self.events.watch(key, job_id) as watch:
+            while self.board.view(job_id) is not None:
                 await watch.changed(FINISHED_LOOK_S)
         return await self.status(key, job_id)
 
@@ -203,8 +192,8 @@ class Service:
         found, after = await self._database.read(page)
         shown = []
         for row, outputs in found:
-            live = self._board.view(row.id)
-            shown.append(views.of_row(row, outputs) if live is None else views.of_live(live, self._board))
+            live = self.board.view(row.id)
+            shown.append(views.of_row(row, outputs) if live is None else views.of_live(live, self.board))
         return shown, after
 
     async def cancel(self, key: ApiKey, job_id: str) -> JobView:
@@ -220,7 +209,7 @@ class Service:
             self._delivery.cancel(live, refund=True)
         self._engine.cancel(job_id)
         if live.end is None:
-            return views.of_live(live, self._board)
+            return views.of_live(live, self.board)
         try:
             await asyncio.wait_for(asyncio.shield(live.end), CANCEL_WAIT_S)
         except TimeoutError:
@@ -257,18 +246,6 @@ class Service:
     def link_opens(self, output_id: str, expires: str, signature: str) -> bool:
         return self._artifacts.verify(output_id, expires, signature)
 
-    def watch(self, key: ApiKey, job_id: str | None, previews: bool = False) -> AbstractContextManager[Watch]:
-        """To be told of one job or of all the key's."""
-        return self._board.watchers.watch(key.id, job_id, previews=previews)
-
-    def check_streams(self, key: ApiKey) -> None:
-        """Raises `TooMany` when this key may not open another stream of events."""
-        self._board.watchers.check(key.id)
-
-    def close_streams(self) -> None:
-        """The server stops: readers of events are sent away to come back."""
-        self._board.watchers.close()
-
     # Chat
 
     async def chat(self, key: ApiKey, message: ChatMessage) -> Conversation:
@@ -283,111 +260,37 @@ class Service:
 
     # What there is
 
-    @property
-    def board(self) -> Board:
-        return self._board
-
     def models(self) -> Sequence[ModelView]:
-        live = {picture.status.model: picture for picture in self._board.models()}
+        live = {picture.status.model: picture for picture in self.board.models()}
         now = self.clock()
         return [self.decisions.view(spec, live.get(spec.name), now) for spec in self._catalogue.specs()]
 
     def model(self, name: str) -> ModelView:
-        return self.decisions.view(self._catalogue.get(name), self._board.model(name), self.clock())
+        return self.decisions.view(self._catalogue.get(name), self.board.model(name), self.clock())
 
     def spec_of(self, name: str | None, kind: ModelType) -> ModelSpec:
         """None is the default. Raises `UnknownModel`, and `BadRequest` for a model of another type."""
         return self._acceptance.model(name, kind)
 
     def devices(self) -> Sequence[DeviceStatus]:
-        return self._board.devices()
+        return self.board.devices()
 
     def default_for(self, kind: ModelType) -> str | None:
         return self._catalogue.default_for(kind)
-
-    @property
-    def auto_dtype(self) -> str:
-        return self._auto_dtype
-
-    @property
-    def not_ready_reason(self) -> str | None:
-        return self._engine.not_ready_reason
 
     async def allowance(self, key: ApiKey, kind: Kind) -> Allowance:
         day = today(self.clock())
         used = await self._database.read(lambda conn: usage.used_today(conn, key.id, day))
         return Allowance(kind, self._acceptance.plan(key).limit(kind), used[kind])
 
-    # Events, start, upkeep, end
-
-    def on_event(self, event: Event) -> None:
-        self.metrics.take(event)
-        match event:
-            case EngineStatus():
-                self._board.apply(event)
-            case JobProgressed():
-                self._board.apply(event)
-            case JobPreviewed():
-                self._board.show(event.job_id, event.colours)
-            case OutputReady():
-                self._delivery.rendered(event)
-            case JobText() | JobReplied():
-                self._chats.deliver(event)
-            case JobStarted():
-                if not self._chats.deliver(event):
-                    self._delivery.started(event)
-            case JobFailed():
-                if not self._chats.deliver(event):
-                    self._delivery.failed(event)
-            case JobCanceled():
-                if not self._chats.deliver(event):
-                    self._delivery.canceled(event)
-            case PeaksLearned() | VerdictsReached():
-                self._learned(event)
-            case JobReturned():
-                pass  # the fleet's own
-            case _:
-                assert_never(event)
-
-    async def recover(self) -> int:
-        """At start, before the first request: drop files no job knows, and run again what was not finished.
-
-        Returns how many jobs were handed back.
-        """
-        rows = await self._database.write(lambda conn: store.recover_jobs(conn, self.clock()))
-        swept = await self._artifacts.sweep(await self._database.read(store.file_names))
-        known = set(self._catalogue.names())
-        for row in rows:
-            if row.model in known:
-                self._acceptance.run(row)
-            else:
-                self._delivery.fail(
-                    self._board.add(row), "model_gone", f"{row.model} is no longer in the catalogue.", False
-                )
-        if rows or swept:
-            logger.info("recovered", extra={"jobs": len(rows), "files_swept": swept})
-        return len(rows)
-
-    async def tidy(self) -> None:
-        """Remove what has outlived its time: outputs, then jobs, conversations and books."""
-        now = self.clock()
-
-        def forget(conn: Connection) -> list[str]:
-            gone = [name for job_id in store.expired(conn, now) for name in store.forget_outputs(conn, job_id)]
-            gone += store.forget_jobs_before(conn, now - self._job_retention)
-            idempotency.forget_before(conn, now)
-            turns.forget_before(conn, now - self._job_retention)
-            usage.forget_days_before(conn, today(now - self._job_retention))
-            return gone
-
-        await self._artifacts.delete(await self._database.write(forget))
+    # The end
 
     async def close(self, timeout_s: float) -> None:
         """Let what is being saved come to its end. The engine is drained by then."""
         await self._delivery.close(timeout_s)
 
     def _live(self, key: ApiKey, job_id: str) -> LiveJob | None:
-        live = self._board.view(job_id)
+        live = self.board.view(job_id)
         return live if live is not None and live.row.key_id == key.id else None
 
 

@@ -253,7 +253,7 @@ async def test_a_job_survives_an_engine_that_dies_right_after_it_was_stored(tmp_
         job_id = await f.submit()
         keys = f.keys
     async with front(tmp_path, keys=keys) as f:
-        assert await f.service.recover() == 1
+        assert await f.service.upkeep.recover() == 1
         assert (await f.status(job_id))["status"] == State.QUEUED
         assert job_id in f.engine.jobs
 

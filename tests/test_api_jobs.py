@@ -322,7 +322,7 @@ async def test_outputs_end_after_their_time_and_the_job_stays(tmp_path: Path) ->
     async with front(tmp_path) as f:
         done = await f.complete()
         f.clock.forward(hours=24, seconds=1)
-        await f.service.tidy()
+        await f.service.upkeep.tidy()
         status = await f.status(done["jobId"])
 
         assert not list((f.data_dir / "outputs").iterdir())

@@ -98,7 +98,7 @@ async def test_after_a_restart_the_stream_goes_on_where_the_reader_was(tmp_path:
         last, keys = reader.last_id, f.keys
     assert last is not None
     async with front(tmp_path, keys=keys) as f:
-        await f.service.recover()
+        await f.service.upkeep.recover()
         async with stream(f, "/api/events", **{"last-event-id": last}) as reader:
             queued = await reader.until("queued")
             f.engine.run(job_id)
@@ -167,7 +167,7 @@ async def test_a_slow_reader_is_told_how_things_are_not_how_they_were(tmp_path: 
             for step in range(100):
                 f.engine.progress(job_id, "denoising", step, 100)
                 await asyncio.sleep(0)
-            (watch,) = f.service._board.watchers.all()
+            (watch,) = f.service.board.watchers.all()
             assert len(watch.moved) <= 1
             reader.reading.set()
             f.engine.render(job_id)
@@ -188,13 +188,13 @@ async def test_a_silent_stream_is_kept_alive_by_comments(tmp_path: Path, monkeyp
 async def test_a_reader_who_leaves_is_forgotten(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         async with stream(f, "/api/events"):
-            assert len(f.service._board.watchers.all()) == 1
-        assert f.service._board.watchers.all() == set()
+            assert len(f.service.board.watchers.all()) == 1
+        assert f.service.board.watchers.all() == set()
 
 
 async def test_a_server_that_stops_sends_its_readers_away(tmp_path: Path) -> None:
     async with front(tmp_path) as f, stream(f, "/api/events") as reader:
-        f.service.close_streams()
+        f.service.events.close()
         assert await reader.next() is None
 
 

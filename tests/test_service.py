@@ -54,7 +54,7 @@ async def test_a_restart_runs_what_was_not_finished_with_the_same_seeds(tmp_path
         before = dict(f.engine.jobs)
         keys = f.keys
     async with front(tmp_path, keys=keys) as f:
-        assert await f.service.recover() == 2
+        assert await f.service.upkeep.recover() == 2
         after = f.engine.jobs
         assert list(after) == [queued, running]
         assert after[queued] == before[queued]
@@ -75,7 +75,7 @@ async def test_a_job_whose_model_is_gone_after_a_restart_fails_and_is_refunded(t
     async with front(tmp_path) as f:
         job_id, keys = await f.submit("free"), f.keys
     async with front(tmp_path, keys=keys, catalogue=FakeCatalogue(small_catalogue().get("talker"))) as f:
-        await f.service.recover()
+        await f.service.upkeep.recover()
         await f.settle()
 
         assert (await f.status(job_id, "free"))["error"]["code"] == "model_gone"
@@ -90,7 +90,7 @@ async def test_an_engine_that_stops_does_not_fail_its_jobs_for_good(tmp_path: Pa
         await f.settle()
         assert (await f.status(job_id))["status"] == "processing"
     async with front(tmp_path, keys=keys) as f:
-        assert await f.service.recover() == 1
+        assert await f.service.upkeep.recover() == 1
 
 
 @pytest.mark.parametrize("end", ["completed", "failed", "canceled"])

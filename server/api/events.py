@@ -43,7 +43,7 @@ EXTRA = {"parameters": [PREVIEW, LAST_ID]}
 async def of_job(request: Request, job_id: JobId, service: ServiceDep, key: KeyDep) -> Response:
     """Ends after the job's end. A browser's EventSource that comes back then gets 204 and stays away."""
     previews, after = _wishes(request)
-    service.check_streams(key)
+    service.events.check_room(key)
     if await service.events.is_over(key, job_id, after):
         return Response(status_code=204)
     return EventStream(_told(service, key, job_id, previews, after))
@@ -53,7 +53,7 @@ async def of_job(request: Request, job_id: JobId, service: ServiceDep, key: KeyD
 async def of_all(request: Request, service: ServiceDep, key: KeyDep) -> Response:
     """The events of all of one's jobs, for as long as one listens."""
     previews, after = _wishes(request)
-    service.check_streams(key)
+    service.events.check_room(key)
     return EventStream(_told(service, key, None, previews, after))
 
 
@@ -75,7 +75,7 @@ def _wishes(request: Request) -> tuple[bool, int | None]:
 async def _told(
     service: Service, key: ApiKey, job_id: str | None, previews: bool, after: int | None
 ) -> AsyncGenerator[bytes]:
-    with service.watch(key, job_id, previews) as watch:
+    with service.events.watch(key, job_id, previews) as watch:
         async with aclosing(service.events.tell(key, watch, after)) as told:
             async for item in told:
                 match item:
