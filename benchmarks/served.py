@@ -42,9 +42,8 @@ def server(env: Mapping[str, str] = MappingProxyType({})) -> Iterator[tuple[Live
             live.stop()
 
 
-def wait_done(live: LiveServer, job_id: str, quiet_s: float = 0.0) -> dict[str, Any]:
-    """The job's status once it has ended. Asked for after `quiet_s` and then often: polling takes from the job's cores."""
-    time.sleep(quiet_s)
+def wait_done(live: LiveServer, job_id: str) -> dict[str, Any]:
+    """The job's status once it has ended, asked for often."""
     while True:
         status: dict[str, Any] = live.get(f"/api/status/{job_id}").json
         if status["status"] in ("completed", "failed", "canceled"):
@@ -73,6 +72,20 @@ class Connection:
 
     async def __aexit__(self, *_: object) -> None:
         self._writer.close()
+
+    async def submit(self, body: dict[str, Any]) -> str:
+        status, reply = await self.send("POST", "/api/generate", body)
+        assert status == 200, reply
+        return str(json.loads(reply)["jobId"])
+
+    async def ended(self, job_id: str) -> dict[str, Any]:
+        """The job's status once it has ended, told by its event stream: a client that polls takes from the job's cores."""
+        async with Connection(self._live) as stream:
+            request = f"GET /api/jobs/{job_id}/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {self._live.key}\r\n"
+            stream._writer.write(request.encode() + b"\r\n")
+            await stream._reader.readuntil(b"event: completed\ndata: ")  # or the stream ends, and with it this
+            status: dict[str, Any] = json.loads(await stream._reader.readuntil(b"\n"))
+        return status
 
     async def send(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, bytes]:
         payload = json.dumps(body).encode() if body is not None else b""
