@@ -30,7 +30,7 @@ from server.inbox import (
     UnloadModel,
     WasRead,
 )
-from server.jobs import Event, Job, JobFailed, PeaksLearned
+from server.jobs import Event, Job, JobFailed, JobProgressed, PeaksLearned
 from server.scheduler import Scheduler, Wait
 
 __all__ = ["POISONED", "Device", "Engine"]
@@ -38,6 +38,7 @@ __all__ = ["POISONED", "Device", "Engine"]
 logger = logging.getLogger(__name__)
 
 POISONED = 86  # exit code of a process whose device cannot be used again; the supervisor starts it anew
+PROGRESS_INTERVAL_S = 0.1
 
 
 class Engine:
@@ -59,6 +60,8 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._outbox: list[Event] = []
+        self._urgent = False  # something in the outbox is waited for
+        self._flush_at = 0.0  # when the rest of it goes out
         self._carrier = Carrier(
             scheduler,
             device,
@@ -167,7 +170,7 @@ class Engine:
                 if job.type == "chat":
                     self._tell(JobFailed(job.id, "engine_stopped", "The engine stopped while this job ran.", True))
         finally:
-            self._flush()
+            self._flush(force=True)
 
     def _turn(self) -> bool:
         """One decision carried out. False when the engine is drained."""
@@ -241,20 +244,24 @@ class Engine:
 
     def _tell(self, event: Event) -> None:
         self._outbox.append(event)
+        self._urgent = self._urgent or not (isinstance(event, JobProgressed) and 0 < event.step < event.total_steps)
 
     def _publish(self, *, force: bool = False) -> None:
-        self._flush()  # a token does not wait for the picture to be drawn
+        self._flush(force)  # a token does not wait for the picture to be drawn
         status = self._carrier.picture.due(self._clock(), force)
         if status is not None:
             self._tell(status)
         if news := self._scheduler.peaks.take_news():
             self._tell(PeaksLearned(tuple(news)))
-        self._flush()
+        self._flush(force)
 
-    def _flush(self) -> None:
-        if not self._outbox or self._loop is None:
+    def _flush(self, force: bool) -> None:
+        """Wake the event loop for what it must know now. Mere progress waits a little for company: each wake takes a core from the step."""
+        now = self._clock()
+        if not self._outbox or self._loop is None or not (force or self._urgent or now >= self._flush_at):
             return
         events, self._outbox = self._outbox, []
+        self._urgent, self._flush_at = False, now + PROGRESS_INTERVAL_S
         try:
             self._loop.call_soon_threadsafe(self._deliver_all, events)
         except RuntimeError:  # the loop is closed: the process is ending, the store hands the jobs back
