@@ -7,7 +7,6 @@ exactly once after the id a reader last had, whatever server process told it tha
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AbstractContextManager
@@ -31,7 +30,7 @@ from server.views import JobView
 from server.watchers import Watch
 
 KEEP_ALIVE_S = 15.0  # proxies close what is silent for 30 s or 60 s
-PACE_S = 0.05  # between two looks: twenty a second are as good as live, and bound what a stream costs
+PACE_S = 0.05  # between two looks at progress: twenty a second are as good as live, and bound what a stream costs
 PAGE = 100  # transitions read at once
 
 
@@ -101,8 +100,8 @@ class JobEvents:
         told: dict[str, tuple[object, ...]] = {}  # what each job's reader heard last, so that nothing is told twice
         shown: dict[str, NDArray[np.uint8]] = {}  # the preview each job's reader had last
         while not watch.closed:
-            if watch.committed:
-                watch.committed = False
+            if watch.committed.is_set():
+                watch.committed.clear()
                 while page := await self._database.read(functools.partial(_page, key, watch.job_id, cursor)):
                     for event in page:
                         cursor = event.id or cursor
@@ -114,7 +113,7 @@ class JobEvents:
                                 return
             for event in self._news(watch, told, shown):
                 yield event
-            await asyncio.sleep(PACE_S)
+            await watch.pause(PACE_S)
             if not await watch.changed(KEEP_ALIVE_S):
                 yield KeepAlive()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from server.errors import TooMany
 
@@ -24,7 +24,8 @@ class Watch:
         self.job_id = job_id
         self.previews = previews
         self.moved: dict[str, None] = {}  # ids of jobs that went on, oldest first
-        self.committed = True  # the store has transitions not read yet; at the beginning it may
+        self.committed = asyncio.Event()  # the store has transitions not read yet; at the beginning it may
+        self.committed.set()
         self.closed = False  # the server stops: the reader is to come back
         self._changed = asyncio.Event()
 
@@ -38,6 +39,12 @@ class Watch:
         self._changed.clear()
         return True
 
+    async def pause(self, seconds: float) -> None:
+        """Sleep, but not through a transition."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.committed.wait()
+
     def wake(self) -> None:
         self._changed.set()
 
@@ -46,7 +53,7 @@ class Watch:
         self._changed.set()
 
     def note_committed(self) -> None:
-        self.committed = True
+        self.committed.set()
         self._changed.set()
 
 
