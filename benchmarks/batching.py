@@ -9,13 +9,16 @@ All sides run here, on the same machine in the same run: the lanes of this proje
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ JOBS = 8
 N_TOKENS = 48
 BLOCK_TOKENS, BLOCKS = 32, 256
 START_S = 120.0
+TURNS = 7
 
 
 def main() -> None:
@@ -80,7 +84,7 @@ def chats(report: common.Report, *, with_serve: bool) -> None:
         return
     lane: Any = load(spec, device="cpu")
 
-    def tokens_per_s(numbers: list[int]) -> float:
+    def ours(numbers: Sequence[int]) -> float:
         began, tokens = time.perf_counter(), 0
         for i in numbers:
             lane.admit(common.chat_request(i, N_TOKENS))
@@ -88,24 +92,33 @@ def chats(report: common.Report, *, with_serve: bool) -> None:
             tokens += sum(update.completion_tokens for update in lane.step() if isinstance(update, Replied))
         return tokens / (time.perf_counter() - began)
 
-    tokens_per_s([0])
-    alone = common.median(tokens_per_s([i]) for i in range(3))
-    together = common.median(tokens_per_s(list(range(JOBS))) for _ in range(3))
-    lane.close()
-    report.add(f"{spec.name}: one by one", alone, "tok/s")
-    report.add(f"{spec.name}: {JOBS} at once", together, "tok/s")
-    report.add(f"{spec.name}: {JOBS} at once against one by one", together / alone, "×", least=3.0)
-    if find_spec("openai") is None:
+    if with_serve and find_spec("openai") is None:
         report.add("transformers serve", "needs pip install 'transformers[serving]'")
-    elif with_serve:
-        theirs = serve(spec.path)
-        report.add("transformers serve: one by one", theirs[0], "tok/s")
-        report.add(f"transformers serve: {JOBS} at once", theirs[1], "tok/s")
-        report.add(f"{JOBS} at once, ours against transformers serve", together / theirs[1], "×", least=1.0)
+        with_serve = False
+    with transformers_serve(spec.path) if with_serve else nullcontext() as theirs:
+        sides = {spec.name: ours} | ({"transformers serve": theirs} if theirs else {})
+        for side in sides.values():
+            side([0])
+        alone: dict[str, list[float]] = {name: [] for name in sides}
+        together: dict[str, list[float]] = {name: [] for name in sides}
+        for turn in range(TURNS):  # turn by turn, the first one first every other time
+            for name, side in list(sides.items())[:: 1 if turn % 2 else -1]:
+                alone[name].append(side([turn % JOBS]))
+                together[name].append(side(range(JOBS)))
+    lane.close()
+    for name in sides:
+        report.add(f"{name}: one by one", common.median(alone[name]), "tok/s")
+        report.add(f"{name}: {JOBS} at once", common.median(together[name]), "tok/s")
+    gains = [many / one for many, one in zip(together[spec.name], alone[spec.name], strict=True)]
+    report.add(f"{spec.name}: {JOBS} at once against one by one", common.median(gains), "×", least=3.0)
+    if theirs:
+        ratios = [a / b for a, b in zip(together[spec.name], together["transformers serve"], strict=True)]
+        report.add(f"{JOBS} at once, ours against transformers serve", common.median(ratios), "×", least=1.0)
 
 
-def serve(model: Path) -> tuple[float, float]:
-    """Tokens a second of `transformers serve`: (one by one, eight at once)."""
+@contextmanager
+def transformers_serve(model: Path) -> Iterator[Callable[[Sequence[int]], float]]:
+    """Gives tokens a second for the questions of these numbers, asked at once. Stopped while the other side runs."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -113,30 +126,32 @@ def serve(model: Path) -> tuple[float, float]:
     command += ["--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--cb-block-size", str(BLOCK_TOKENS), "--cb-num-blocks", str(BLOCKS)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_for(port, process)
 
-        def ask(i: int) -> int:
-            said = [{"role": "user", "content": common.QUESTIONS[i]}]
-            body = {"model": str(model), "messages": said, "max_tokens": N_TOKENS, "temperature": 0.0, "stream": False}
-            request = urllib.request.Request(  # our own server, over HTTP
-                f"http://127.0.0.1:{port}/v1/chat/completions",
-                json.dumps(body).encode(),
-                {"Content-Type": "application/json"},
-            )
-            with urllib.request.urlopen(request, timeout=120) as reply:  # noqa: S310
-                return int(json.load(reply)["usage"]["completion_tokens"])
+    def ask(i: int) -> int:
+        said = [{"role": "user", "content": common.QUESTIONS[i]}]
+        body = {"model": str(model), "messages": said, "max_tokens": N_TOKENS, "temperature": 0.0, "stream": False}
+        request = urllib.request.Request(  # our own server, over HTTP
+            f"http://127.0.0.1:{port}/v1/chat/completions",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=120) as reply:  # noqa: S310
+            return int(json.load(reply)["usage"]["completion_tokens"])
 
-        def tokens_per_s(numbers: list[int]) -> float:
+    def tokens_per_s(numbers: Sequence[int]) -> float:
+        process.send_signal(signal.SIGCONT)  # its loop looks for work all the time
+        try:
             with ThreadPoolExecutor(len(numbers)) as pool:
                 tokens, seconds = common.timed(lambda: sum(pool.map(ask, numbers)))
             return tokens / seconds
+        finally:
+            process.send_signal(signal.SIGSTOP)
 
-        ask(0)
-        alone = common.median(tokens_per_s([i]) for i in range(3))
-        return alone, common.median(tokens_per_s(list(range(JOBS))) for _ in range(3))
+    try:
+        wait_for(port, process)
+        yield tokens_per_s
     finally:
-        process.terminate()
+        process.kill()
         process.wait(20)
 
 

@@ -27,7 +27,7 @@ from pipelines.interface import DiffusionRequest
 from tests.lane_play import direct, rendered
 from tests.live_server import LiveServer
 
-TURNS = {"image": 25, "video": 5}
+TURNS = {"image": 31, "video": 5}
 BAR = 1.05
 
 
