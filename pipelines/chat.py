@@ -211,8 +211,9 @@ class ChatLane:
         meter = Meter(str(self._model.device), with_bytes=key not in self._measured)
         with meter:
             stepped = batch.step(max(1, n_decoding) if hurried else 0, self._token_s)
-            for request_id, token in stepped.tokens.items():
-                self._take(batch, self._running[request_id], token)
+            new = [(self._running[request_id], token) for request_id, token in stepped.tokens.items()]
+            for chat, token in sorted(new, key=lambda each: each[0].n_tokens > 0):  # first words go out first
+                self._take(batch, chat, token)
         self._note(stepped, meter, key)
 
     def _note(self, stepped: Stepped, meter: Meter, key: tuple[str, int, int]) -> None:
