@@ -6,6 +6,7 @@ What made a picture travels inside it: `Provenance.text` where A1111 and its rea
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import threading
 import zipfile
@@ -48,6 +49,7 @@ PNG_LEVEL = 4  # zlib: half the time of the default 6 for about 2 % more bytes
 EXIF_IFD = 0x8769
 EXIF_USER_COMMENT = 0x9286
 FFMPEG_TIMEOUT_S = 300.0  # ten times what a minute of 1080p takes on two cores
+FFMPEG_NICENESS = 10  # a step on the CPU waits for the last of its threads: none should wait for the encoder
 
 EVEN = "pad=ceil(iw/2)*2:ceil(ih/2)*2"  # yuv420p halves both sides
 FFMPEG_ARGUMENTS: Mapping[str, Sequence[str]] = {
@@ -143,6 +145,7 @@ def _run_ffmpeg(pixels: Pixels, fmt: str, provenance: Provenance, fps: int, path
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     except OSError as error:
         raise EncodingFailed("ffmpeg cannot be started") from error
+    os.setpriority(os.PRIO_PROCESS, process.pid, FFMPEG_NICENESS)
     killer = threading.Timer(FFMPEG_TIMEOUT_S, process.kill)
     killer.start()
     try:
