@@ -186,9 +186,9 @@ class Carrier:
             return
         self._lanes[model] = lane
         seconds = self._clock() - began + self._read_s
-        self._read_s = 0.0
         self._scheduler.ledger.release(model)
-        self._scheduler.loaded(model, self._clock(), seconds)
+        self._scheduler.loaded(model, self._clock(), seconds, self._read_s)
+        self._read_s = 0.0
         self._scheduler.ledger.correct(model, "kv_cache", lane.cache_bytes)
         for component, (whose, _) in self._scheduler.residents[model].facts.shareable.items():
             self._scheduler.ledger.share(model, component, whose)

@@ -1,44 +1,38 @@
-"""What a job still has to run, from measured times only. Device thread only; pure arithmetic.
+"""What a job still has to run, from what such requests ran before. Device thread only; pure arithmetic.
 
-A request's device seconds are its shares of the forwards it was in; what the device thread spends beside them is kept as a factor of the model. Of finished requests we keep, per model and shape,
-the seconds a denoising step took and the seconds of the rest (text encoding, decoding); of chats how many forwards a
-reply took. `forecast.py` makes of it when jobs end. Never measured: unknown, not guessed.
+Kept per model and shape: how many forwards of which stage and shape a finished request was in; of chats how many forwards a reply took. What a
+forward takes is known by its width (`widths.py`), and what the device thread spends beside them as a factor of the model. `forecast.py` makes of
+it when jobs end. Never run to the end: unknown, not guessed.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pipelines.interface import ChatRequest, DiffusionRequest, Request, StepCost
-from server.forecast import Work
+from server.forecast import Part, Work
 from server.jobs import Job
 
 FADING = 0.99  # weight of what was known of the seconds beside the forwards when another step ends
-MEMORY = 0.3  # weight of the newest measurement in the running mean: follows a change of load within a few jobs
+MEMORY = 0.3  # weight of the newest reply in the running mean of their lengths
 CHAT = "decode decode"  # what the forwards of a chat are measured as: stage and shape
 
 
 @dataclass(slots=True)
 class Spent:
-    """Device seconds one request has used so far."""
+    """What one request has run so far."""
 
-    denoising_s: float = 0.0
-    rest_s: float = 0.0
-    steps: int = 0
+    forwards: Counter[str] = field(default_factory=Counter)  # by stage and shape, in the order they first came
     peak_bytes: int | None = None  # most that one of its forwards held beside the weights
-    forwards: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    step_s: float
-    rest_s: float
 
 
 @dataclass(slots=True)
 class Estimates:
-    _known: dict[tuple[str, str], Known] = field(default_factory=dict)  # (model, shape) → means
+    _known: dict[tuple[str, str], list[Part]] = field(
+        default_factory=dict
+    )  # (model, shape) → forwards; of denoising, per step
     _reply: dict[str, float] = field(default_factory=dict)  # chat model → forwards of a reply
     _spent: dict[str, Spent] = field(default_factory=dict)  # by request id
     _turns: dict[str, tuple[float, float]] = field(
@@ -48,12 +42,7 @@ class Estimates:
     def note(self, costs: Iterable[StepCost]) -> None:
         for cost in costs:
             for request_id in cost.request_ids:
-                spent = self._spent.setdefault(request_id, Spent())
-                spent.forwards += 1
-                if cost.stage == "denoising":
-                    spent.denoising_s += cost.seconds / cost.rows
-                else:
-                    spent.rest_s += cost.seconds / cost.rows
+                self._spent.setdefault(request_id, Spent()).forwards[f"{cost.stage} {cost.shape}"] += 1
 
     def turned(self, model: str, seconds: float, forward_s: float) -> None:
         """A turn of `model` took `seconds`, decision and news included; its forwards took `forward_s` of them."""
@@ -65,24 +54,19 @@ class Estimates:
         turns, forwards = self._turns.get(model, (0.0, 0.0))
         return max(1.0, turns / forwards) if forwards > 0 else 1.0
 
-    def progressed(self, request_id: str, step: int) -> None:
-        self._spent.setdefault(request_id, Spent()).steps = step
-
     def finished(self, model: str, request: Request) -> None:
         """Learn from a request that ran to its end."""
         spent = self._spent.pop(request.id, None)
         if spent is None:
             return
         if isinstance(request, ChatRequest):
-            mean = self._reply.get(model, spent.forwards)
-            self._reply[model] = mean + MEMORY * (spent.forwards - mean)
-        elif spent.steps:
-            new = Known(spent.denoising_s / spent.steps, spent.rest_s)
-            old = self._known.get((model, shape_of(request)), new)
-            self._known[model, shape_of(request)] = Known(
-                step_s=old.step_s + MEMORY * (new.step_s - old.step_s),
-                rest_s=old.rest_s + MEMORY * (new.rest_s - old.rest_s),
-            )
+            forwards = spent.forwards.total()
+            mean = self._reply.get(model, forwards)
+            self._reply[model] = mean + MEMORY * (forwards - mean)
+        elif spent.forwards:
+            self._known[model, shape_of(request)] = [
+                (stage, n / max(1, request.steps) if _is_denoising(stage) else n) for stage, n in spent.forwards.items()
+            ]
 
     def held(self, request_ids: Iterable[str], n_bytes: int | None) -> None:
         """What a forward of these requests held beside the weights; None: not known."""
@@ -97,43 +81,39 @@ class Estimates:
     def forget(self, request_id: str) -> None:
         self._spent.pop(request_id, None)
 
-    def remaining_s(self, job: Job) -> float | None:
-        """Device seconds `job` still needs; None when its shape on that model was never run to the end."""
-        total = 0.0
-        for request in job.requests:
-            known = self._known_of(job.model, request)
-            if known is None or not isinstance(request, DiffusionRequest):
-                return None
-            spent = self._spent.get(request.id, Spent())
-            total += known.step_s * max(0, request.steps - spent.steps) + max(0.0, known.rest_s - spent.rest_s)
-        return total
-
     def work(self, job: Job) -> Work | None:
-        """The same as forwards: encoding and decoding count as the steps they take as long as."""
-        forwards = [self._forwards(job.model, request) for request in job.requests]
-        known = tuple(n for n in forwards if n is not None)
-        first = job.requests[0]
-        shape = CHAT if isinstance(first, ChatRequest) else f"denoising {shape_of(first)}"
-        return Work(job.id, job.model, shape, known) if len(known) == len(forwards) else None
+        """None when its shape on that model was never run to the end."""
+        parts = [self._parts(job.model, request) for request in job.requests]
+        known = tuple(those for those in parts if those is not None)
+        return Work(job.id, job.model, known) if len(known) == len(parts) else None
 
-    def step_s(self, model: str, shape: str) -> float | None:
-        """Device seconds of a step, as shared out; `shape` as in `Work`."""
-        known = self._known.get((model, shape.removeprefix("denoising ")))
-        return None if known is None else known.step_s
-
-    def _known_of(self, model: str, request: Request) -> Known | None:
-        return self._known.get((model, shape_of(request))) if isinstance(request, DiffusionRequest) else None
-
-    def _forwards(self, model: str, request: Request) -> float | None:
-        spent = self._spent.get(request.id, Spent())
+    def _parts(self, model: str, request: Request) -> tuple[Part, ...] | None:
+        """What the request has to run yet, at least one part."""
+        spent = self._spent.get(request.id, Spent()).forwards
         if isinstance(request, ChatRequest):
             mean = self._reply.get(model)
-            return None if mean is None else max(1.0, mean - spent.forwards)
-        known = self._known_of(model, request)
+            return None if mean is None else ((CHAT, max(1.0, mean - spent.total())),)
+        known = self._known.get((model, shape_of(request)))
         if known is None:
             return None
-        rest = max(0.0, known.rest_s - spent.rest_s) / known.step_s if known.step_s else 0.0
-        return max(0, request.steps - spent.steps) + rest
+        done: Counter[str] = Counter()  # by stage alone: a longer prompt is encoded in another shape
+        for shape, n in spent.items():
+            done[_stage(shape)] += n
+        parts: list[Part] = []
+        for shape, n in known:
+            n *= request.steps if _is_denoising(shape) else 1
+            left = max(0.0, n - done[_stage(shape)])
+            done[_stage(shape)] = max(0, done[_stage(shape)] - round(n))
+            parts.append((shape, left))
+        return tuple(part for part in parts if part[1]) or (parts[-1],)
+
+
+def _stage(shape: str) -> str:
+    return shape.partition(" ")[0]
+
+
+def _is_denoising(shape: str) -> bool:
+    return _stage(shape) == "denoising"
 
 
 def shape_of(request: DiffusionRequest) -> str:

@@ -15,10 +15,13 @@ class Loads:
     def __init__(self) -> None:
         self.leave_s = 0.0  # what it takes an idle model to go: a running mean
         self._load_s: dict[str, deque[float]] = {}
+        self._read_share: dict[str, float] = {}  # by model, of its last load
         self._bytes_per_s = BYTES_PER_S
 
-    def loaded(self, model: str, n_bytes: int, seconds: float) -> None:
+    def loaded(self, model: str, n_bytes: int, seconds: float, read_s: float = 0.0) -> None:
+        """`read_s`: of `seconds`, in which its files were read while others stepped."""
         self._load_s.setdefault(model, deque(maxlen=LOADS_KEPT)).append(seconds)
+        self._read_share[model] = min(1.0, read_s / seconds) if seconds else 0.0
         if seconds > SAYS_NOTHING_S:
             self._bytes_per_s = max(1.0, n_bytes / seconds)
 
@@ -33,3 +36,7 @@ class Loads:
         measured = self._load_s.get(model)
         # The first of a process also imports libraries and tries the model out: of two, the shorter is the better guess.
         return median_low(measured) if measured else n_bytes / self._bytes_per_s
+
+    def read_share(self, model: str) -> float:
+        """How much of its next load goes by while others step; until one was measured, nothing."""
+        return self._read_share.get(model, 0.0)

@@ -58,7 +58,6 @@ class Outcomes:
         job = self._jobs.of_request(update.request_id)
         match update:
             case Progressed(request_id, stage, step, total):
-                self._estimates.progressed(request_id, step)
                 self._tell(JobProgressed(job.id, *self._jobs.progress(request_id, stage, step, total)))
                 self._picture.moved = True
             case Previewed(request_id, colours):

@@ -42,7 +42,7 @@ def etas_s(
     @cache
     def row_s(model: str, shape: str, rows: int) -> float:
         key = scheduler.residency.facts_of(model).fingerprint or model
-        seconds = scheduler.widths.expected_row_s(key, shape, rows) or estimates.step_s(model, shape) or 0.0
+        seconds = scheduler.widths.expected_row_s(key, shape, rows) or 0.0
         return seconds * estimates.drag(model)
 
     forecast = Forecast(
@@ -68,9 +68,14 @@ def _prospect(scheduler: Scheduler, model: str, now: float) -> Prospect:
     facts, resident = residency.facts_of(model), scheduler.residents.get(model)
     oldest = scheduler.queue.oldest(model)
     arrival_s = residency.arrival_s(model) if resident is None or resident.away else resident.arrival_s
+    coming_s = residency.arrival_s(model) or arrival_s
+    is_parked = resident is not None and bool(resident.away)
+    read_s = 0.0 if is_parked else coming_s * residency.loads.read_share(model)
     return Prospect(
         n_bytes=facts.need_bytes if resident is None else max(1, scheduler.ledger.held_by(model)),
-        load_s=residency.arrival_s(model) or arrival_s,
+        row_bytes=max(0, scheduler.peaks.one_row(facts.fingerprint or model)),
+        load_s=coming_s - read_s,
+        read_s=read_s,
         max_running=facts.max_running,
         slice_s=max(residency.min_residency_s, SLICE * arrival_s),
         patience_s=scheduler.patience_of(model),

@@ -99,10 +99,11 @@ class Residency:
 
     # What happened
 
-    def loaded(self, model: str, now: float, load_s: float) -> Resident:
+    def loaded(self, model: str, now: float, load_s: float, read_s: float = 0.0) -> Resident:
+        """`read_s`: of `load_s`, in which its files were read beside the rest."""
         self.arriving = ""
         facts = self._facts(model)
-        self.loads.loaded(model, facts.need_bytes, load_s)
+        self.loads.loaded(model, facts.need_bytes, load_s, read_s)
         arrival_s = self.loads.expected_s(model, facts.need_bytes)
         resident = Resident(facts, since=now, load_s=load_s, last_used=now, arrival_s=arrival_s)
         self.residents[model] = resident

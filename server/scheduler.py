@@ -126,8 +126,8 @@ class Scheduler:
             self.residency.asked.pop(model, None)
         self._stir()
 
-    def loaded(self, model: str, now: float, load_s: float) -> None:
-        self.residency.loaded(model, now, load_s)
+    def loaded(self, model: str, now: float, load_s: float, read_s: float = 0.0) -> None:
+        self.residency.loaded(model, now, load_s, read_s)
         self._arrivals.arrived()
         self._stir()
 

@@ -1,6 +1,6 @@
 """Estimates come from measured times only, and count what is ahead."""
 
-from pipelines.interface import ChatRequest, DiffusionRequest, StepCost
+from pipelines.interface import ChatRequest, DiffusionRequest, LaneStage, StepCost
 from server.estimates import Estimates
 from server.jobs import Job
 
@@ -23,55 +23,64 @@ def job(name: str, steps: int = 10, width: int = 8, model: str = "m") -> Job:
     return Job(id=name, owner="a", type="image", model=model, requests=(request(name, steps, width),))
 
 
+def cost(stage: LaneStage, *ids: str, shape: str = "8x8x1") -> StepCost:
+    return StepCost(shape, len(ids), 1.0, ids, stage)
+
+
 def learned() -> Estimates:
-    """A step of "m" at 8x8 takes 2 s, encoding and decoding 3 s together."""
+    """A picture of "m" at 8x8 is encoded once, takes two forwards a step, and is decoded once."""
     estimates = Estimates()
-    estimates.note([StepCost("8x8x1", 1, 1.0, ("x",), "encoding"), StepCost("8x8x1", 1, 2.0, ("x",), "decoding")])
-    for step in range(1, 5):
-        estimates.note([StepCost("8x8x1", 1, 2.0, ("x",), "denoising")])
-        estimates.progressed("x", step)
+    estimates.note([cost("encoding", "x", shape="77"), *[cost("denoising", "x")] * 8, cost("decoding", "x")])
     estimates.finished("m", request("x", 4))
     return estimates
 
 
+def parts(estimates: Estimates, job: Job) -> object:
+    work = estimates.work(job)
+    return work and work.requests
+
+
 def test_a_shape_never_run_to_the_end_has_no_estimate() -> None:
+    assert learned().work(job("j", width=16)) is None
+    assert learned().work(job("j", model="other")) is None
+
+
+def test_what_is_ahead_is_the_forwards_of_such_a_request_and_as_many_more_as_it_has_steps() -> None:
+    assert parts(learned(), job("j")) == ((("encoding 77", 1), ("denoising 8x8x1", 20), ("decoding 8x8x1", 1)),)
+
+
+def test_what_was_run_is_no_longer_ahead_though_its_prompt_was_longer() -> None:
     estimates = learned()
+    estimates.note([cost("encoding", "j", shape="154"), cost("denoising", "j"), cost("denoising", "j")])
 
-    assert estimates.remaining_s(job("j", width=16)) is None
-    assert estimates.remaining_s(job("j", model="other")) is None
+    assert parts(estimates, job("j")) == ((("denoising 8x8x1", 18), ("decoding 8x8x1", 1)),)
 
 
-def test_what_is_left_is_steps_to_go_and_the_rest() -> None:
+def test_a_request_that_has_run_everything_is_at_its_last_stage() -> None:
     estimates = learned()
-    assert estimates.remaining_s(job("j")) == 23.0
+    estimates.note([cost("encoding", "j", shape="77"), *[cost("denoising", "j")] * 20, cost("decoding", "j")])
 
-    estimates.note([StepCost("8x8x1", 1, 1.0, ("j",), "encoding"), StepCost("8x8x1", 1, 2.0, ("j",), "denoising")])
-    estimates.progressed("j", 1)
-
-    assert estimates.remaining_s(job("j")) == 20.0
+    assert parts(estimates, job("j")) == ((("decoding 8x8x1", 0),),)
 
 
-def test_a_shared_forward_counts_for_each_by_its_share() -> None:
+def test_a_shared_forward_counts_for_each_who_is_in_it() -> None:
     estimates = Estimates()
-    for step in range(1, 3):
-        estimates.note([StepCost("8x8x1", 4, 8.0, ("a", "b", "c", "d"), "denoising")])
-        estimates.progressed("a", step)
+    estimates.note([cost("denoising", "a", "b", "c", "d")] * 2)
     estimates.finished("m", request("a", 2))
 
-    assert estimates.remaining_s(job("j", steps=10)) == 20.0
+    assert parts(estimates, job("j", steps=10)) == ((("denoising 8x8x1", 10),),)
 
 
-def test_encoding_and_decoding_count_as_the_steps_they_take_as_long_as() -> None:
-    work = learned().work(job("j"))
+def test_a_chat_is_as_many_forwards_as_such_replies_took() -> None:
+    asked = ChatRequest(id="c", messages=(), max_tokens=9)
+    chat = Job(id="c", owner="a", type="chat", model="m", requests=(asked,))
+    estimates = learned()
+    assert estimates.work(chat) is None
 
-    assert work is not None
-    assert work.forwards == (11.5,)
+    estimates.note([cost("prefill", "c", shape="prefill"), *[cost("decode", "c", shape="decode")] * 6])
+    estimates.finished("m", asked)
 
-
-def test_a_chat_has_no_estimate() -> None:
-    chat = Job(id="c", owner="a", type="chat", model="m", requests=(ChatRequest(id="c", messages=(), max_tokens=9),))
-
-    assert learned().remaining_s(chat) is None
+    assert parts(estimates, chat) == ((("decode decode", 7),),)
 
 
 def test_what_a_turn_takes_beside_its_forwards_is_a_factor_of_the_model() -> None:

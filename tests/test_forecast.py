@@ -12,7 +12,7 @@ def model(**values: object) -> Prospect:
 
 
 def work(name: str, forwards: float, of: str = "m") -> Work:
-    return Work(name, of, "s", (forwards,), key="k", charge_s=forwards)
+    return Work(name, of, ((("s", forwards),),), key="k", charge_s=forwards)
 
 
 def ends(running: list[Work], waiting: list[Work], row_s: float = 1.0, **models: Prospect) -> dict[str, float]:
@@ -30,6 +30,37 @@ def test_a_job_that_finds_no_room_starts_when_one_ends() -> None:
 
 def test_the_first_job_of_a_model_that_is_not_there_waits_for_its_load() -> None:
     assert ends([], [work("a", 1)], m=model(since=None)) == {"a": 6}
+
+
+def test_the_others_go_on_while_the_files_of_a_model_are_read() -> None:
+    models = {"m": model(n_bytes=40), "n": model(n_bytes=40, since=None, read_s=3.0)}
+
+    assert ends([work("a", 9)], [work("b", 1, "n")], **models) == {"a": 3 + 5 + 6 + 1, "b": 3 + 5 + 2}
+
+
+def test_a_model_leaves_room_for_a_row_of_those_beside_it() -> None:
+    models = {"m": model(n_bytes=40), "n": model(n_bytes=40, since=None, row_bytes=30)}
+
+    assert ends([work("a", 3)], [work("b", 1, "n")], **models) == {"a": 3, "b": 3 + 5 + 1}
+
+
+def test_nobody_closes_doors_for_a_model_that_would_not_fit_once_they_are_through() -> None:
+    models = {"m": model(n_bytes=50, slice_s=0.0), "p": model(n_bytes=50, pinned=True), "n": model(since=None)}
+
+    told = ends([work("a", 30)], [work("next", 1), work("b", 1, "n")], row_s=1.0, **models)
+
+    assert told == {"a": 31, "next": 2}
+
+
+def test_stages_take_their_own_time_and_only_requests_at_the_same_one_share_a_forward() -> None:
+    row_s = {("encode", 1): 4.0, ("encode", 2): 3.0, ("step", 1): 2.0, ("step", 2): 1.0}
+    forecast = Forecast({"m": model()}, 100, 0.5, lambda _, shape, rows: row_s[shape, rows], {})
+    both = tuple(Work(name, "m", ((("encode", 1), ("step", 2)),)) for name in ("a", "b"))
+    assert forecast.ends(both, []) == {"a": 3 * 2 + 2 * 2, "b": 3 * 2 + 2 * 2}
+
+    forecast = Forecast({"m": model()}, 100, 0.5, lambda _, shape, rows: row_s[shape, rows], {})
+    apart = (Work("a", "m", ((("step", 1),),)), Work("b", "m", ((("encode", 1), ("step", 1)),)))
+    assert forecast.ends(apart, []) == {"a": 4 + 2, "b": 4 + 2 + 2}
 
 
 def test_two_lanes_share_the_device() -> None:

@@ -52,7 +52,6 @@ class Watching(World):
         self.said: dict[str, list[tuple[float, float]]] = {}  # job id → (when, when it would be done)
         self._estimates = Estimates()
         self._engine_jobs: dict[str, Job] = {}
-        self._steps: dict[str, int] = {}
         self._ask_at = 0.0
 
     def arrived(self, job: SimJob) -> None:
@@ -61,9 +60,6 @@ class Watching(World):
 
     def learned(self, name: str, cost: StepCost) -> None:
         self._estimates.note([cost])
-        for request_id in cost.request_ids:
-            self._steps[request_id] = self._steps.get(request_id, 0) + (cost.stage == "denoising")
-            self._estimates.progressed(request_id, self._steps[request_id])
 
     def ended(self, job_id: str) -> None:
         super().ended(job_id)
@@ -85,7 +81,7 @@ class Watching(World):
 
 
 def errors(trace: Trace, every_s: float = EVERY_S) -> tuple[float, float, int]:
-    """Medians over the jobs that have an estimate: |said − took| / took at submission; half way, of what is left to go."""
+    """Medians over the jobs that have an estimate, of |said − took| / took: from submission, and from half way."""
     world = Watching(trace, every_s)
     outcome = world.run()
     at_once, half_way = [], []
@@ -96,5 +92,6 @@ def errors(trace: Trace, every_s: float = EVERY_S) -> tuple[float, float, int]:
         took = outcome.ended[job.id] - job.at
         half = job.at + took / 2
         at_once.append(abs(said[0][1] - job.at - took) / took)
-        half_way.append(abs(min(said, key=lambda one: abs(one[0] - half))[1] - job.at - took) / took)
+        asked, until = min(said, key=lambda one: abs(one[0] - half))
+        half_way.append(abs(until - outcome.ended[job.id]) / (outcome.ended[job.id] - asked))
     return median(at_once), median(half_way), len(at_once)

@@ -40,8 +40,8 @@ class SimLane:
             return Quantum("text_encoder", "forward", "encoding", "77", 77, len(same), same)
         if first == "decoding":
             return Quantum("vae", "decode", "decoding", "512x512x1", 1, len(same), same)
-        stage = "decode" if self.model.type == "chat" else "denoising"
-        return Quantum("model", "forward", stage, "512x512x1", 1, len(same), same)
+        stage, shape = ("decode", "decode") if self.model.type == "chat" else ("denoising", "512x512x1")
+        return Quantum("model", "forward", stage, shape, 1, len(same), same)
 
     def _stage(self, request_id: str) -> str:
         done = self.done[request_id]
@@ -138,7 +138,7 @@ class World:
         self.outcome.loads += 1
         self.lanes[name] = SimLane(model)
         self.scheduler.ledger.release(name)
-        self.scheduler.loaded(name, self.now, model.load_s)
+        self.scheduler.loaded(name, self.now, model.load_s, READ_SHARE * model.load_s)
         self.scheduler.placed(name, {"model": model.weight_bytes}, {})
 
     def _admit(self, job: Job) -> None:
