@@ -35,7 +35,8 @@ def etas_s(
         work for work in takewhile(lambda work: work is not None, map(coming, islice(waiting, FORESEEN))) if work
     ] if len(begun) == len(running) else []  # fmt: skip
     prospects = {work.model: _prospect(scheduler, work.model, now) for work in (*begun, *to_come)}
-    prospects |= {model: _prospect(scheduler, model, now) for model in scheduler.residents}
+    there = {*scheduler.residents, *filter(None, [scheduler.residency.arriving])}
+    prospects |= {model: _prospect(scheduler, model, now) for model in there}
 
     tags = {work.key: queue.tag(work.key) for work in to_come}
 
@@ -52,6 +53,7 @@ def etas_s(
         row_s,
         tags,
         leave_s=scheduler.residency.loads.leave_s,
+        coming=scheduler.residency.arriving,
     )
     ends = forecast.ends(begun, to_come)
     if len(to_come) == FORESEEN and len(ends) == len(begun) + FORESEEN:
