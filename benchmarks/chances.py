@@ -21,9 +21,10 @@ import torch
 
 from models.loading import load, quiet_libraries
 from server.actions import ModelFacts, Step, Wait
-from server.carrier import Carrier, Device
+from server.carrier import Carrier
 from server.jobs import Event, Job, JobCanceled, JobFailed, JobProgressed, JobReplied, JobText, OutputReady
 from server.memory import Ledger
+from server.moving import Device
 from server.scheduler import Scheduler
 from server.settings import Settings
 

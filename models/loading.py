@@ -20,6 +20,7 @@ from models.preflight import check_path
 from models.sharing import SharedWeights
 from models.smoke import check_chat_model, check_smoke
 from models.spec import ModelSpec
+from pipelines.apart import loading
 from pipelines.device import is_fatal, is_out_of_memory, release_cache
 from pipelines.interface import Lane, Merging
 
@@ -33,6 +34,7 @@ OFFLOADED = (
 )
 
 
+@loading()
 def load(
     spec: ModelSpec,
     *,

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pipelines import device
+from pipelines.apart import loading
 from pipelines.interface import Lora
 from pipelines.lycoris import as_lora
 
@@ -61,7 +62,8 @@ class Adapters:
         name, before = f"lora_{self._made}", self._names()
         self._made += 1
         try:
-            self._bring(Path(lora.path), name)
+            with loading():
+                self._bring(Path(lora.path), name)
         except Exception as error:  # the library's own, of many kinds: shapes, keys, formats
             self._drop(name)
             if device.is_out_of_memory(error) or device.is_fatal(error):

@@ -11,6 +11,7 @@ import math
 from collections.abc import Collection
 
 from server.actions import Action, Load, Read, Unpark
+from server.jobs import WaitingFor
 from server.memory import Ledger
 from server.peaks import Peaks
 from server.queue import AGEING, FairQueue
@@ -73,6 +74,16 @@ class Arrivals:
 
     def parked_work(self) -> list[str]:
         return [r.name for r in self._residency.residents.values() if r.running and r.away]
+
+    def waiting_for(self, model: str, now: float) -> WaitingFor:
+        """What a waiting job of `model` waits for."""
+        if self._residency.is_there(model):
+            return "turn"
+        if model == self._residency.arriving:
+            return "model_load"
+        need = self.need_to_come(model)
+        plan = self._residency.plan(need, now, but=model)
+        return "model_load" if self._ledger.free_bytes >= need or plan.action is not None else "gpu_memory"
 
     def patience_of(self, model: str) -> float:
         patience = max(self._patience_s, PATIENCE_LOADS * self._residency.arrival_s(model))

@@ -6,10 +6,8 @@ It alone loads, steps, parks and frees models, and it alone changes the ledger b
 from __future__ import annotations
 
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import assert_never
 
 from models.errors import ModelsError
@@ -18,7 +16,7 @@ from server.actions import Action, Admit, Evict, Load, Park, Read, ResizeCache, 
 from server.estimates import Estimates
 from server.jobs import Event, Job, JobCanceled, JobFailed, JobReturned, JobStarted
 from server.learning import learn
-from server.memory import DoesNotFit, Reading
+from server.moving import Device, Mover
 from server.outcomes import Outcomes
 from server.picture import PicturePublisher
 from server.running import RunningJobs
@@ -28,27 +26,6 @@ from server.widths import bucket_of
 logger = logging.getLogger(__name__)
 
 LOAD_LIMIT_S = 900.0  # a load may take this long before the heartbeat stops: a large checkpoint from a slow disk
-RELEASE_WAIT_S = 1.0  # an allocator gives memory back a moment after it was let go; longer: it leaked
-RELEASED = 0.95  # of what was booked, at least this much must come back: allocators round
-
-
-def _is_memory_error(error: BaseException) -> bool:
-    return isinstance(error, MemoryError)
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """What the engine needs of the machine, injected so that the server imports no torch."""
-
-    load: Callable[[str], Lane]  # model name → lane; raises on failure
-    read_memory: Callable[[], Reading | None]
-    is_fatal: Callable[[BaseException], bool]
-    die: Callable[[], None]  # ends the process with POISONED, now
-    warm_up: Callable[[], None]  # slow imports, done on the device thread before the first job
-    is_out_of_memory: Callable[[BaseException], bool] = _is_memory_error
-    read: Callable[[str], None] = lambda model: (
-        None
-    )  # its files into memory, so that `load` is short; on a thread of its own
 
 
 class Carrier:
@@ -80,8 +57,7 @@ class Carrier:
         self.jobs = RunningJobs()
         self.picture = PicturePublisher(scheduler, self.jobs, self._estimates, self._lanes)
         self._outcomes = Outcomes(scheduler, self.jobs, self._estimates, self.picture, tell)
-        self._begin_reading = begin_reading
-        self._reading_since = self._read_s = 0.0
+        self._mover = Mover(scheduler, device, self._lanes, begin_reading, clock)
         self._forward_s = 0.0  # of the turn in hand, in forwards
         self.busy_until: float | None = None  # by when the action in hand must be over; read by the event loop
 
@@ -93,7 +69,7 @@ class Carrier:
             self._tell(JobFailed(job.id, "model_load_failed", cooldown.reason, True))
             return
         try:
-            self._scheduler.need_bytes(job.model)
+            self._scheduler.residency.bytes_to_load(job.model)
         except (KeyError, ModelsError):  # it was removed while the job was on its way
             self._tell(JobFailed(job.id, "model_load_failed", f"The model {job.model} was removed.", True))
             return
@@ -126,17 +102,29 @@ class Carrier:
     # What the scheduler decided
 
     def carry_out(self, action: Read | Load | Evict | Park | Unpark | ResizeCache | Admit | Step) -> None:
+        with self._device.working():
+            self._do(action)
+        if not isinstance(action, Step):
+            self.picture.changed = True
+
+    def was_read(self) -> None:
+        """Told by whoever read the files: the model on its way may be loaded."""
+        self._mover.was_read()
+
+    def _do(self, action: Read | Load | Evict | Park | Unpark | ResizeCache | Admit | Step) -> None:
         match action:
             case Read(model):
-                self._read(model)
+                self.picture.loading = model
+                self._mover.read(model)
             case Load(model):
                 self._load(model)
             case Evict(model):
-                self._evict(model)
+                self._mover.evict(model)
             case Park(model, components):
-                self._park(model, components)
+                self._mover.park(model, components)
             case Unpark(model, components):
-                self._unpark(model, components)
+                if not self._mover.unpark(model, components):
+                    self._fail_running(model)
             case ResizeCache(model, n_bytes):
                 self._scheduler.cache_resized(model, self._clock(), n_bytes, self._lanes[model].resize_cache(n_bytes))
             case Admit(job):
@@ -145,114 +133,22 @@ class Carrier:
                 self._step(model, max_rows, reserve_bytes)
             case _:
                 assert_never(action)
-        if not isinstance(action, Step):
-            self.picture.changed = True
-
-    def was_read(self) -> None:
-        """Told by whoever read the files: the model on its way may be loaded."""
-        self._read_s = self._clock() - self._reading_since
-        self._scheduler.was_read()
-
-    def _read(self, model: str) -> None:
-        self._scheduler.ledger.book(model, "weights", self._scheduler.need_bytes(model))
-        self._scheduler.reading(model)
-        self.picture.loading, self._reading_since = model, self._clock()
-        self._begin_reading(model)
 
     def _load(self, model: str) -> None:
         self.busy_until = self._clock() + LOAD_LIMIT_S
         self.picture.loading = model
         self._publish(True)
-        began = self._clock()
-        ledger = self._scheduler.ledger
-        free = ledger.free_bytes + ledger.held_by(model, "weights")
-        lane, ran_out, reason = None, False, f"The model {model} failed to load."
-        try:
-            if not ledger.held_by(model, "weights"):
-                ledger.book(model, "weights", self._scheduler.need_bytes(model))
-            lane = self._device.load(model)
-        except Exception as error:
-            if self._device.is_fatal(error):
-                raise
-            ran_out = self._device.is_out_of_memory(error)
-            reason = error.message if isinstance(error, ModelsError) else reason  # theirs may be shown to a client
-            logger.exception("model load failed", extra={"model": model})
-        self.picture.loading = None
-        self.busy_until = None
-        if lane is None:
-            self._scheduler.ledger.release(model)
-            if not (ran_out and self._scheduler.load_ran_out(model, free)):
-                self._load_failed(model, reason)
-            return
-        self._lanes[model] = lane
-        seconds = self._clock() - began + self._read_s
-        self._scheduler.ledger.release(model)
-        self._scheduler.loaded(model, self._clock(), seconds, self._read_s)
-        self._read_s = 0.0
-        self._scheduler.ledger.correct(model, "kv_cache", lane.cache_bytes)
-        for component, (whose, _) in self._scheduler.residents[model].facts.shareable.items():
-            self._scheduler.ledger.share(model, component, whose)
-        self._scheduler.placed(model, lane.components, lane.parked)
-        self._look(model)
-        logger.info("model loaded", extra={"model": model, "bytes": lane.weight_bytes, "ms": round(seconds * 1000)})
-
-    def _load_failed(self, model: str, reason: str) -> None:
-        cooldown = self._scheduler.load_failed(model, self._clock(), reason)
-        self._fail_waiting(model, cooldown.reason)
+        reason = self._mover.load(model)
+        self.picture.loading = self.busy_until = None
+        if reason is not None:
+            self._fail_waiting(model, reason)
+        elif model in self._lanes:
+            self._look(model)
 
     def _fail_waiting(self, model: str, reason: str) -> None:
         for waiting in self._scheduler.queue.of_model(model):
             self._scheduler.withdraw(waiting.job.id)
             self._tell(JobFailed(waiting.job.id, "model_load_failed", reason, True))
-
-    def _evict(self, model: str) -> None:
-        before, began = self._device.read_memory(), self._clock()
-        self._lanes.pop(model).close()
-        freed = self._scheduler.ledger.release(model)
-        if before is not None:
-            self._verify_release(model, before, freed)
-        self._scheduler.evicted(model, self._clock() - began)
-        logger.info("model evicted", extra={"model": model, "bytes": freed})
-
-    def _verify_release(self, model: str, before: Reading, freed: int) -> None:
-        deadline = self._clock() + RELEASE_WAIT_S
-        while (now := self._device.read_memory()) is not None:
-            missing = freed - max(0, before.ours_bytes - now.ours_bytes)
-            if missing <= (1 - RELEASED) * freed:
-                return
-            if self._clock() >= deadline:
-                logger.error("memory leaked", extra={"model": model, "bytes": missing})
-                self._scheduler.ledger.leaked(model, missing)
-                return
-            time.sleep(0.02)
-
-    def _park(self, model: str, components: tuple[str, ...]) -> None:
-        lane, resident = self._lanes[model], self._scheduler.residents[model]
-        freed = lane.park(components)
-        resident.parkable = freed > 0
-        if not lane.components and lane.cache_bytes:
-            self._scheduler.cache_resized(model, self._clock(), 0, lane.resize_cache(0))
-        self._scheduler.placed(model, lane.components, lane.parked)
-        logger.info("weights parked", extra={"model": model, "bytes": freed})
-
-    def _unpark(self, model: str, components: tuple[str, ...]) -> None:
-        lane, scheduler = self._lanes[model], self._scheduler
-        began, was_away = self._clock(), not lane.components
-        try:
-            for name in components:
-                scheduler.ledger.book(model, "weights", lane.parked[name], name)
-            lane.unpark(components)
-        except Exception as error:
-            if not isinstance(error, DoesNotFit) and not self._device.is_out_of_memory(error):
-                raise
-            logger.warning("weights do not fit back", extra={"model": model})
-            self._fail_running(model)
-        cache = scheduler.residents[model].facts.cache_bytes - lane.cache_bytes
-        if was_away and 0 < cache <= scheduler.ledger.free_bytes:
-            scheduler.cache_resized(model, self._clock(), 0, lane.resize_cache(lane.cache_bytes + cache))
-        scheduler.placed(model, lane.components, lane.parked)
-        if was_away:
-            scheduler.came_back(model, self._clock(), self._clock() - began)
 
     def _fail_running(self, model: str) -> None:
         """Its weights cannot come back: what runs on it ends, and it leaves."""
@@ -285,7 +181,7 @@ class Carrier:
         chat_at = began + self._scheduler.chat_due_in_s
 
         def give_way() -> bool:
-            return self._clock() >= chat_at or self._pressed()
+            return self._clock() >= chat_at or self._pressed() or self._device.others_wait()
 
         updates = lane.step(max_rows, give_way if lane.kind != "chat" else never)
         self.busy_until = None

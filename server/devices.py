@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Literal
 
@@ -34,10 +35,9 @@ def make_fleet(
     deliver: Callable[[Event], None],
 ) -> Fleet:
     """One engine per device."""
-    # Loading patches torch and its libraries for the whole process: loads of several devices take turns. Steps need no lock.
-    load_turn = threading.Lock()
+    import_turn = threading.Lock()  # imports of torch and its libraries are not made to run on two threads at once
     threads = max(1, (settings.torch_threads or os.cpu_count() or 1) // len(machines))
-    make = [partial(_engine, settings, machine, catalogue, knowledge, load_turn, threads) for machine in machines]
+    make = [partial(_engine, settings, machine, catalogue, knowledge, import_turn, threads) for machine in machines]
     return Fleet(
         make,
         deliver,
@@ -51,7 +51,7 @@ def _engine(
     machine: Machine,
     catalogue: Catalogue,
     knowledge: Knowledge,
-    load_turn: threading.Lock,
+    import_turn: threading.Lock,
     threads: int,
     deliver: Callable[[Event], None],
 ) -> Engine:
@@ -89,7 +89,7 @@ def _engine(
         catalogue,
         cache_of,
         weights.offloads,
-        load_turn,
+        import_turn,
         threads,
         lambda spec: knowledge.verdicts(key_of(spec)),
     )
@@ -149,7 +149,7 @@ def _device(
     catalogue: Catalogue,
     cache_of: Callable[[ModelSpec], int],
     offloads: Callable[[ModelSpec], bool],
-    load_turn: threading.Lock,
+    import_turn: threading.Lock,
     threads: int,
     verdicts: Callable[[ModelSpec], Mapping[str, bool]],
 ) -> Device:
@@ -160,7 +160,7 @@ def _device(
 
     def warm_up() -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read at import; measuring memory would make it warn
-        with load_turn:  # imports of these libraries are not made to run on two threads at once
+        with import_turn:
             from models.loading import quiet_libraries
             from pipelines import device
 
@@ -174,17 +174,16 @@ def _device(
 
         if not shared:
             shared.append(SharedWeights())
-        with load_turn:
-            spec = catalogue.get(model)
-            return load_lane(
-                spec,
-                device=machine.device,
-                cache_bytes=cache_of(spec),
-                verdicts=verdicts(spec),
-                offload=offloads(spec),
-                proven=proven,
-                shared=shared[0],
-            )
+        spec = catalogue.get(model)
+        return load_lane(
+            spec,
+            device=machine.device,
+            cache_bytes=cache_of(spec),
+            verdicts=verdicts(spec),
+            offload=offloads(spec),
+            proven=proven,
+            shared=shared[0],
+        )
 
     def read(model: str) -> None:
         read_ahead(catalogue.get(model))
@@ -202,6 +201,16 @@ def _device(
 
         return device.is_fatal(error)
 
+    def working() -> AbstractContextManager[None]:
+        from pipelines import apart
+
+        return apart.working()
+
+    def others_wait() -> bool:
+        from pipelines import apart
+
+        return apart.others_wait()
+
     return Device(
         load=load,
         read=read,
@@ -209,6 +218,8 @@ def _device(
         is_fatal=is_fatal,
         die=lambda: os._exit(POISONED),
         warm_up=warm_up,
+        working=working,
+        others_wait=others_wait,
     )
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import assert_never
 
-from server.carrier import Carrier, Device
+from server.carrier import Carrier
 from server.errors import NeverFits, Unavailable
 from server.inbox import (
     Cancel,
@@ -31,6 +31,7 @@ from server.inbox import (
     WasRead,
 )
 from server.jobs import Event, Job, JobFailed, JobProgressed, PeaksLearned
+from server.moving import Device
 from server.scheduler import Scheduler, Wait
 
 __all__ = ["POISONED", "Device", "Engine"]

@@ -80,9 +80,9 @@ def _prospect(scheduler: Scheduler, model: str, now: float) -> Prospect:
         read_s=read_s,
         max_running=facts.max_running,
         slice_s=max(residency.min_residency_s, SLICE * arrival_s),
-        patience_s=scheduler.patience_of(model),
+        patience_s=scheduler.arrivals.patience_of(model),
         is_chat=facts.type == "chat",
-        pinned=scheduler.is_pinned(model),
+        pinned=scheduler.residency.is_pinned(model),
         since=None if resident is None or resident.away else resident.since - now,
         asked=math.inf if oldest is None else oldest.since - now,
     )

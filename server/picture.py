@@ -45,7 +45,7 @@ class PicturePublisher:
         waiting = [entry.job for entry in scheduler.queue.in_order(SHOWN)]
         etas = etas_s(scheduler, self._estimates, running, waiting, now)
         reasons = {
-            model: (scheduler.waiting_for(model, now), scheduler.missing_bytes(model))
+            model: (scheduler.arrivals.waiting_for(model, now), scheduler.residency.missing_bytes(model))
             for model in {j.model for j in waiting}
         }
         return EngineStatus(
@@ -73,8 +73,8 @@ class PicturePublisher:
                     idle_unload_in_s=None if resident.running else scheduler.expires_in_s(name, now),
                     requests=resident.requests,
                     waiting=scheduler.queue.n_of_model(name),
-                    pinned=scheduler.is_pinned(name),
-                    keep_alive_s=scheduler.keep_alive_s(name),
+                    pinned=scheduler.residency.is_pinned(name),
+                    keep_alive_s=scheduler.residency.keep_alive_s(name),
                     parked_bytes=sum(resident.parked.values()),
                     components=tuple(sorted(resident.components.items())),
                     step_s=tuple(steps.get(resident.key, ())),
@@ -82,7 +82,9 @@ class PicturePublisher:
             )
         if self.loading is not None:
             shown.append(
-                ModelStatus(self.loading, "loading", scheduler.need_bytes(self.loading), 0, "unproven", 0, None)
+                ModelStatus(
+                    self.loading, "loading", scheduler.residency.bytes_to_load(self.loading), 0, "unproven", 0, None
+                )
             )
         for name, cooldown in scheduler.cooldowns.items():
             if cooldown.until > now and name not in scheduler.residents:

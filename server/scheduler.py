@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from pipelines.interface import Quantum
 from server.actions import Action, Admit, Evict, Load, ModelFacts, Park, Read, ResizeCache, Step, Unpark, Wait
 from server.arrivals import Arrivals
-from server.jobs import Job, WaitingFor
+from server.jobs import Job
 from server.memory import Ledger, Reading
 from server.peaks import Peaks
 from server.queue import FairQueue, Waiting
@@ -63,7 +63,7 @@ class Scheduler:
         )
         self.turns = Turns(chat_share)
         self._draining = False
-        self._arrivals = Arrivals(
+        self.arrivals = Arrivals(
             ledger, self.queue, self.residency, self.peaks, patience_s=patience_s, reads_ahead=reads_ahead
         )
         self._stepping = Stepping(ledger, self.peaks, self.widths, quantum_s=quantum_s)
@@ -128,12 +128,12 @@ class Scheduler:
 
     def loaded(self, model: str, now: float, load_s: float, read_s: float = 0.0) -> None:
         self.residency.loaded(model, now, load_s, read_s)
-        self._arrivals.arrived()
+        self.arrivals.arrived()
         self._stir()
 
     def came_back(self, model: str, now: float, seconds: float) -> None:
         self.residency.came_back(model, now, seconds)
-        self._arrivals.arrived()
+        self.arrivals.arrived()
         self._stir()
 
     def reading(self, model: str) -> None:
@@ -143,18 +143,18 @@ class Scheduler:
 
     def was_read(self) -> None:
         """The files of the model on its way are in memory, or will not get there by reading: it may load."""
-        self._arrivals.read = True
+        self.arrivals.read = True
         self._stir()
 
     def load_ran_out(self, model: str, free_bytes: int) -> bool:
         """A load did not fit into what was free. True when it will be tried again, once, with all that can be had."""
-        self._arrivals.arrived()
+        self.arrivals.arrived()
         self._stir()
         return self.residency.load_ran_out(model, free_bytes)
 
     def load_failed(self, model: str, now: float, reason: str) -> Cooldown:
         """Raises the model's cool-down; its waiting jobs are the engine's to end."""
-        self._arrivals.arrived()
+        self.arrivals.arrived()
         self._stir()
         return self.residency.load_failed(model, now, reason)
 
@@ -231,10 +231,10 @@ class Scheduler:
             action = self._change(now)
             if action is not None:
                 return action
-            self._calm_until = self._arrivals.next_change(now)
+            self._calm_until = self.arrivals.next_change(now)
         working = [r for r in self.residents.values() if r.running and not r.away]
         if working:
-            return self._step(self.turns.next_of(working, self._arrivals.in_the_way_of_a_chat), now)  # 5
+            return self._step(self.turns.next_of(working, self.arrivals.in_the_way_of_a_chat), now)  # 5
         stale = min(self.residents.values(), key=self.residency.expires_at, default=None)
         if stale is not None and self.residency.expires_at(stale) <= now:
             return Evict(stale.name)  # 6
@@ -246,32 +246,6 @@ class Scheduler:
         """How long the step of another lane that begins now may take until a chat has its turn; inf: no chat runs."""
         waits = any(r.is_chat and r.running and not r.away for r in self.residents.values())
         return self.turns.chat_due_in_s if waits else math.inf
-
-    def waiting_for(self, model: str, now: float) -> WaitingFor:
-        """What a waiting job of `model` waits for."""
-        if self.residency.is_there(model):
-            return "turn"
-        if model == self.residency.arriving:
-            return "model_load"
-        need = self._arrivals.need_to_come(model)
-        plan = self.residency.plan(need, now, but=model)
-        return "model_load" if self.ledger.free_bytes >= need or plan.action is not None else "gpu_memory"
-
-    def patience_of(self, model: str) -> float:
-        return self._arrivals.patience_of(model)
-
-    def need_bytes(self, model: str) -> int:
-        return self.residency.bytes_to_load(model)
-
-    def missing_bytes(self, model: str) -> int:
-        """Bytes a waiting job of `model` needs before it can start: none when the model is there."""
-        return self.residency.missing_bytes(model)
-
-    def is_pinned(self, model: str) -> bool:
-        return self.residency.is_pinned(model)
-
-    def keep_alive_s(self, model: str) -> float:
-        return self.residency.keep_alive_s(model)
 
     def expires_in_s(self, model: str, now: float) -> float | None:
         """Idle seconds until the model is evicted; None: never."""
@@ -288,17 +262,17 @@ class Scheduler:
         for model in self.residency.leaving:
             if model in self.residents and not self.residents[model].running:
                 return Evict(model)  # 1
-        coming, urgent = self._arrivals.next(now, self._draining)  # 3, 4
+        coming, urgent = self.arrivals.next(now, self._draining)  # 3, 4
         # While the doors of those in the way are closed, the others go on taking jobs.
         hurry = urgent and coming is not None
         if not hurry and not self._draining and (admit := self._admission()) is not None:
             return admit  # 2
-        return coming or self._arrivals.cache_to_grow(now, self._draining)
+        return coming or self.arrivals.cache_to_grow(now, self._draining)
 
     def _admission(self) -> Admit | None:
         best: tuple[float, Job] | None = None
         for model, resident in self.residents.items():
-            if model in self._arrivals.closed or model in self.residency.leaving or not self.residency.is_there(model):
+            if model in self.arrivals.closed or model in self.residency.leaving or not self.residency.is_there(model):
                 continue
             head = self.queue.head(model)
             if head is not None and resident.has_room(head.job):

@@ -38,7 +38,7 @@ def carry_out(s: Scheduler, action: Action, now: float, step_s: float = 1.0) -> 
     """What the engine would do, without a device."""
     match action:
         case Load(model):
-            s.ledger.book(model, "weights", s.need_bytes(model))
+            s.ledger.book(model, "weights", s.residency.bytes_to_load(model))
             s.loaded(model, now, load_s=1.0)
         case Evict(model):
             s.ledger.release(model)
@@ -86,7 +86,7 @@ def test_a_model_that_does_not_fit_waits_for_the_running_one_then_evicts_it() ->
     s.add(video, 3)
 
     assert play(s, 3) == [Step("image")]
-    assert s.waiting_for("video", 3) == "gpu_memory"
+    assert s.arrivals.waiting_for("video", 3) == "gpu_memory"
 
     finish(s, image)
 
@@ -292,7 +292,7 @@ def reading_ahead() -> Scheduler:
     for model in ("image", "chat"):
         s.add(job(model, model), 0.0)
         assert s.next_action(0.0) == Read(model)
-        s.ledger.book(model, "weights", s.need_bytes(model))
+        s.ledger.book(model, "weights", s.residency.bytes_to_load(model))
         s.reading(model)
         if model == "image":
             s.was_read()
@@ -307,7 +307,7 @@ def test_steps_go_on_while_the_files_of_another_model_are_read() -> None:
     s = reading_ahead()
 
     assert s.next_action(0.1) == Step("image")
-    assert s.waiting_for("chat", 0.1) == "model_load"
+    assert s.arrivals.waiting_for("chat", 0.1) == "model_load"
     s.was_read()
     assert s.next_action(0.2) == Load("chat")
     s.loaded("chat", 0.2, 1.0)

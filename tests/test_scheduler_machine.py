@@ -24,9 +24,10 @@ from hypothesis.stateful import (
 
 from pipelines.interface import Request, never
 from server.actions import Evict, Wait
-from server.carrier import Carrier, Device
+from server.carrier import Carrier
 from server.jobs import Event, JobCanceled, JobFailed, JobReplied, JobReturned, JobStarted, OutputReady
 from server.memory import Ledger, Reading
+from server.moving import Device, Mover
 from server.queue import FairQueue
 from server.room import Room, Victim
 from server.scheduler import ModelFacts, Scheduler
@@ -264,9 +265,9 @@ def take_but_keep(self: FairQueue, job_id: str) -> object:
     return self._arrivals[job_id]
 
 
-def fail_without_release(self: Carrier, model: str) -> None:
+def fail_without_release(self: Mover, model: str, reason: str) -> str:
     self._scheduler.ledger.correct(model, "weights", SIZES[model])
-    self._fail_waiting(model, self._scheduler.load_failed(model, self._clock(), "").reason)
+    return self._scheduler.load_failed(model, self._clock(), reason).reason
 
 
 def cancel_without_a_note(self: Carrier, job_id: str) -> None:
@@ -276,7 +277,7 @@ def cancel_without_a_note(self: Carrier, job_id: str) -> None:
         self._look(found.model)
 
 
-def load_and_forget_the_booking(self: Carrier, model: str) -> None:
+def load_and_forget_the_booking(self: Mover, model: str) -> None:
     self._scheduler.reading(model)
     self._begin_reading(model)
 
@@ -284,9 +285,9 @@ def load_and_forget_the_booking(self: Carrier, model: str) -> None:
 BUGS = {
     "a busy model is evicted": (Room, "_victims", evict_the_busy),
     "a started job stays in the queue": (FairQueue, "take", take_but_keep),
-    "a failed load keeps its booking": (Carrier, "_load_failed", fail_without_release),
+    "a failed load keeps its booking": (Mover, "_failed", fail_without_release),
     "a canceled job is told to nobody": (Carrier, "cancel", cancel_without_a_note),
-    "a model's bytes are not booked while its files are read": (Carrier, "_read", load_and_forget_the_booking),
+    "a model's bytes are not booked while its files are read": (Mover, "read", load_and_forget_the_booking),
     "what others hold counts as free": (
         Ledger, "free_bytes", property(lambda self: max(0, self.usable_bytes - self.booked_bytes)),
     ),

@@ -1,0 +1,92 @@
+"""Loads change torch for the whole process; who steps on another device sees nothing of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from pipelines.apart import loading, others_wait, working
+
+
+@contextmanager
+def beside(run: Callable[[], None]) -> Iterator[threading.Thread]:
+    """`run` on another thread, which ends with the block."""
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    yield thread
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_step_waits_while_a_model_is_built_in_another_precision() -> None:
+    seen: list[torch.dtype] = []
+
+    def step() -> None:
+        with working():
+            seen.append(torch.get_default_dtype())
+
+    with loading():
+        torch.set_default_dtype(torch.bfloat16)
+        with beside(step) as thread:
+            thread.join(0.05)
+            assert seen == []
+            torch.set_default_dtype(torch.float32)
+
+    assert seen == [torch.float32]
+
+
+def test_a_model_is_built_once_the_step_of_another_device_has_given_way() -> None:
+    begun, seen = threading.Event(), []
+
+    def step() -> None:
+        with working():
+            begun.set()
+            while not others_wait():
+                pass
+            seen.append(torch.get_default_dtype())
+
+    with beside(step):
+        begun.wait(10)
+        with working(), loading():
+            torch.set_default_dtype(torch.bfloat16)
+            assert seen == [torch.float32]
+            torch.set_default_dtype(torch.float32)
+
+    assert not others_wait()
+
+
+def test_a_step_that_wants_to_load_waits_for_its_turn_and_is_not_waited_for() -> None:
+    begun, loaded = threading.Event(), []
+
+    def step() -> None:
+        with working():
+            begun.set()
+            with loading():
+                loaded.append(torch.get_default_dtype())
+
+    with working(), loading(), beside(step):
+        begun.wait(10)
+        torch.set_default_dtype(torch.bfloat16)
+        assert loaded == []
+        torch.set_default_dtype(torch.float32)
+
+    with loading():
+        assert loaded == [torch.float32]
+
+
+def test_a_build_that_fails_leaves_the_usual_precision() -> None:
+    @loading()
+    def fail() -> None:
+        torch.set_default_dtype(torch.float16)
+        raise ValueError("bad")
+
+    with pytest.raises(ValueError, match="bad"):
+        fail()
+
+    assert torch.get_default_dtype() == torch.float32
+    with working():
+        assert not others_wait()
