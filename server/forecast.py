@@ -45,7 +45,6 @@ class Prospect:
     is_chat: bool = False
     pinned: bool = False
     since: float | None = None  # seconds from now, negative: when it came; None: not there
-    asked: float = 0.0  # likewise: since when work waits for it
 
 
 @dataclass(slots=True)
@@ -166,7 +165,6 @@ class Forecast:
             free += self._models[victim].n_bytes
             self._now += self._leave_s
             self._models[victim].since = None
-            self._models[victim].asked = self._now
         return True
 
     def _need(self, model: str) -> int:
@@ -185,7 +183,8 @@ class Forecast:
         need, free = self._need(model), self._free()
         there = [(m, p) for m, p in self._models.items() if p.since is not None and not p.pinned]
         leaves_at = sorted(((p.since or 0.0) + p.slice_s * (self._runs(m) or self._waits(m)), m) for m, p in there)
-        due, chosen = self._models[model].asked + self._models[model].patience_s, []
+        waits_since = min(works[0].since_s for works in self._lanes[model].waiting.values())
+        due, chosen = waits_since + self._models[model].patience_s, []
         for moment, victim in leaves_at:
             if free >= need:
                 break

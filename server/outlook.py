@@ -68,21 +68,19 @@ def etas_s(
 def _prospect(scheduler: Scheduler, model: str, now: float) -> Prospect:
     residency = scheduler.residency
     facts, resident = residency.facts_of(model), scheduler.residents.get(model)
-    oldest = scheduler.queue.oldest(model)
-    arrival_s = residency.arrival_s(model) if resident is None or resident.away else resident.arrival_s
-    coming_s = residency.arrival_s(model) or arrival_s
-    is_parked = resident is not None and bool(resident.away)
-    read_s = 0.0 if is_parked else coming_s * residency.loads.read_share(model)
+    is_there = resident is not None and not resident.away
+    # One that is there would have to be read again, once it had to leave.
+    coming_s = residency.loads.expected_s(model, facts.need_bytes) if is_there else residency.arrival_s(model)
+    read_s = coming_s * residency.loads.read_share(model) if is_there or resident is None else 0.0
     return Prospect(
         n_bytes=facts.need_bytes if resident is None else max(1, scheduler.ledger.held_by(model)),
         row_bytes=max(0, scheduler.peaks.one_row(facts.fingerprint or model)),
         load_s=coming_s - read_s,
         read_s=read_s,
         max_running=facts.max_running,
-        slice_s=max(residency.min_residency_s, SLICE * arrival_s),
+        slice_s=resident.slice_s if resident is not None and is_there else SLICE * coming_s,
         patience_s=scheduler.arrivals.patience_of(model),
         is_chat=facts.type == "chat",
-        pinned=scheduler.residency.is_pinned(model),
-        since=None if resident is None or resident.away else resident.since - now,
-        asked=math.inf if oldest is None else oldest.since - now,
+        pinned=residency.is_pinned(model),
+        since=resident.since - now if resident is not None and is_there else None,
     )

@@ -13,6 +13,7 @@ from server.residents import Resident
 from server.room import Plan, Room
 
 SLICE = 4.0  # a model with work stays this many times as long as it took to come: at most a fifth of the time goes into loads
+PARKED_SLICE = 16.0  # likewise once it came back from host memory: that may be asked of it with every burst of chat
 FIRST_COOLDOWN_S = 10.0  # after a failed load; doubles up to the last
 LAST_COOLDOWN_S = 300.0
 GROW_AFTER_S = 10.0  # a KV cache made smaller stays so at least this long: to grow, its chats are read again
@@ -105,7 +106,7 @@ class Residency:
         facts = self._facts(model)
         self.loads.loaded(model, facts.need_bytes, load_s, read_s)
         arrival_s = self.loads.expected_s(model, facts.need_bytes)
-        resident = Resident(facts, since=now, load_s=load_s, last_used=now, arrival_s=arrival_s)
+        resident = Resident(facts, since=now, load_s=load_s, last_used=now, slice_s=SLICE * arrival_s)
         self.residents[model] = resident
         self.cooldowns.pop(model, None)
         self.asked.pop(model, None)
@@ -114,7 +115,7 @@ class Residency:
 
     def came_back(self, model: str, now: float, seconds: float) -> None:
         resident = self.residents[model]
-        resident.since, resident.arrival_s, resident.served = now, seconds, bool(resident.running)
+        resident.since, resident.slice_s, resident.served = now, PARKED_SLICE * seconds, bool(resident.running)
         self.asked.pop(model, None)
 
     def load_ran_out(self, model: str, free_bytes: int) -> bool:
@@ -191,8 +192,7 @@ class Residency:
         A model that came in an instant is brought back in one: it keeps nobody waiting for the whole minimum.
         """
         has_work = bool(resident.running) or self._wanted(resident.name)
-        slice_s = SLICE * resident.arrival_s
-        return resident.since + (slice_s if has_work else min(self.min_residency_s, slice_s))
+        return resident.since + (resident.slice_s if has_work else min(self.min_residency_s, resident.slice_s))
 
     def cache_to_grow(self, now: float, beside: int) -> ResizeCache | None:
         """A KV cache that was made smaller, when the bytes have come back. `beside`: what stays free for others."""

@@ -25,7 +25,7 @@ class Resident:
     quantum: Quantum | None = None  # what its next step would run
     parkable: bool = True  # its lane let go of something when it was last told to park
     midway: bool = False  # inside a forward that gave way
-    arrival_s: float = 0.0  # what its last way onto the device took
+    slice_s: float = 0.0  # so long it stays with work, since it came
     served: bool = False  # it took a job since it came
     cache_cut_at: float = math.inf  # when its KV cache was last made smaller than it should be; inf: it is not
     cache_floor: int = -1  # the KV cache could not shrink below this; -1: not tried since a chat ended

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.jobs import JobType
 
@@ -108,6 +108,11 @@ def steady_mix(n: int, seed: int = 1) -> Trace:
     return maker.trace()
 
 
+def parked_mix(n: int) -> Trace:
+    """The same with host memory in which weights may wait: each burst of chat may have a working lane parked."""
+    return replace(steady_mix(n), name="steady mix, parked", host_bytes=64 * GB)
+
+
 def hot_and_cold(n: int, seed: int = 2) -> Trace:
     """One model everybody wants, nine now and then; two fit."""
     names = ["hot", *(f"cold{i}" for i in range(9))]
@@ -143,6 +148,7 @@ def videos_and_chat(n: int, seed: int = 4) -> Trace:
 
 TRACES: Mapping[str, Callable[[int], Trace]] = {
     "steady": steady_mix,
+    "parked": parked_mix,
     "cold": hot_and_cold,
     "flood": flooding_key,
     "video": videos_and_chat,

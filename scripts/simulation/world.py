@@ -37,9 +37,9 @@ class SimLane:
         first = self._stage(self.waiting[0])
         same = tuple(request_id for request_id in self.waiting if self._stage(request_id) == first)
         if first == "encoding":
-            return Quantum("text_encoder", "forward", "encoding", "77", 77, len(same), same)
+            return Quantum("model", "encode", "encoding", "77", 77, len(same), same)
         if first == "decoding":
-            return Quantum("vae", "decode", "decoding", "512x512x1", 1, len(same), same)
+            return Quantum("model", "decode", "decoding", "512x512x1", 1, len(same), same)
         stage, shape = ("decode", "decode") if self.model.type == "chat" else ("denoising", "512x512x1")
         return Quantum("model", "forward", stage, shape, 1, len(same), same)
 
