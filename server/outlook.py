@@ -5,7 +5,6 @@ Puts together what was measured (`estimates.py`, `widths.py`), who is where (`re
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
