@@ -14,7 +14,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -61,17 +61,17 @@ class Watched:
 
     id: str
     body: dict[str, Any]
-    at: float
     etas: list[tuple[float, float]] = field(default_factory=list)  # (when asked, seconds left it was told)
     end: dict[str, Any] = field(default_factory=dict)
     ended_at: float = 0.0
 
-    def error_at(self, share: float) -> float | None:
-        """|forecast − actual| / actual of the forecast nearest to that share of its life; None: none near it."""
-        life = self.ended_at - self.at
-        asked, told = min(self.etas, key=lambda eta: abs(eta[0] - self.at - share * life), default=(0.0, 0.0))
+    def error_at(self, share: float, since: float) -> float | None:
+        """|forecast − actual| / actual of the forecast nearest to that share of the time from `since` to its end; None: none near it."""
+        life = self.ended_at - since
+        at = since + share * life
+        asked, told = min(self.etas, key=lambda eta: abs(eta[0] - at), default=(0.0, 0.0))
         left = self.ended_at - asked
-        if not self.etas or abs(asked - self.at - share * life) > 0.15 * life + POLL_S or left <= 0:
+        if life <= 0 or not self.etas or abs(asked - at) > 0.15 * life + POLL_S or left <= 0:
             return None
         return abs(told - left) / left
 
@@ -85,8 +85,8 @@ def warm_up(live: LiveServer) -> None:
                 live.wait(job_id)
 
 
-def submit_all(live: LiveServer, count: int, jobs: list[Watched], seed: int = 5) -> None:
-    """A burst, over several connections: what comes later than a forecast it cannot know. `jobs` grows by each."""
+def submit_all(live: LiveServer, count: int, jobs: list[Watched], seed: int = 5) -> float:
+    """A burst, over several connections; returns when the last was taken. `jobs` grows by each."""
     dice = random.Random(seed)
     bodies = [
         {"type": "image", "prompt": dice.choice(common.PROMPTS), "model": dice.choice(MODELS), "width": SIDE,
@@ -95,30 +95,33 @@ def submit_all(live: LiveServer, count: int, jobs: list[Watched], seed: int = 5)
     ]  # fmt: skip
 
     def submit(body: dict[str, Any]) -> None:
-        at = time.monotonic()
-        jobs.append(Watched(live.submit(**body), body, at))
+        jobs.append(Watched(live.submit(**body), body))
 
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         list(pool.map(submit, bodies))
+    return time.monotonic()
 
 
-def watch(live: LiveServer, jobs: list[Watched], count: int, samples: list[tuple[int, int]]) -> None:
-    """Until `count` have ended, noting forecasts and (bytes on the books, resident bytes of the process)."""
-    while sum(bool(job.end) for job in jobs) < count:
-        going = {job.id: job for job in jobs if not job.end}
+def watch(live: LiveServer, jobs: list[Watched], submitting: Future[float], samples: list[tuple[int, int]]) -> None:
+    """Until all have ended, noting forecasts and (bytes on the books, resident bytes of the process)."""
+    going = True
+    while going:
+        going = not submitting.done()
+        by_id = {job.id: job for job in list(jobs)}
         for status in ("queued", "processing"):
             for told in listed(live, status):
-                if told["jobId"] in going and told["etaSeconds"] is not None:
-                    going[told["jobId"]].etas.append((time.monotonic(), told["etaSeconds"]))
+                going = True
+                if told["jobId"] in by_id and told["etaSeconds"] is not None:
+                    by_id[told["jobId"]].etas.append((time.monotonic(), told["etaSeconds"]))
         for device in live.get("/api/gpu").json["devices"]:  # none until the engine has first looked
             assert sum(holder["bytes"] for holder in device["holders"]) == device["used"]
             assert device["used"] <= device["total"]
             samples.append((device["used"], resident_bytes(live)))
-        for told in [*listed(live, "completed"), *listed(live, "failed")]:
-            if (job := going.get(told["jobId"])) is not None:
-                finished = told["finishedAt"]
-                job.end, job.ended_at = told, time.monotonic() - (time.time() - seconds_of(finished))
         time.sleep(POLL_S)
+    by_id, now = {job.id: job for job in jobs}, time.monotonic() - time.time()
+    for told in [*listed(live, "completed"), *listed(live, "failed")]:
+        if (job := by_id.get(told["jobId"])) is not None:
+            job.end, job.ended_at = told, now + seconds_of(told["finishedAt"])
 
 
 def listed(live: LiveServer, status: str) -> Iterable[dict[str, Any]]:
@@ -196,8 +199,8 @@ def measure(report: common.Report, live: LiveServer, data_dir: Path, count: int)
     jobs: list[Watched] = []
     with ThreadPoolExecutor(1) as aside:  # who submits does not wait for who watches, nor the other way round
         submitting = aside.submit(submit_all, live, count, jobs)
-        watch(live, jobs, count, samples)
-        submitting.result()
+        watch(live, jobs, submitting, samples)
+        all_in = submitting.result()  # what comes later than a forecast it cannot know: the burst is one submission
     report.add("jobs", count)
     report.add("jobs a second", count / (time.monotonic() - began), "/s")
     failed = [job.end["error"]["code"] for job in jobs if job.end["status"] != "completed"]
@@ -212,7 +215,7 @@ def measure(report: common.Report, live: LiveServer, data_dir: Path, count: int)
     off = [abs(used / max(1, rss - empty) - 1) * 100 for used, rss in samples if used]
     report.add("books against the process while jobs ran, median", common.median(off) if off else 0.0, "%", most=10)
     for share, what, bar in ((0.0, "at submission", 25), (0.5, "half way", 10)):
-        errors = [error for job in jobs if (error := job.error_at(share)) is not None]
+        errors = [error for job in jobs if (error := job.error_at(share, all_in)) is not None]
         report.add(f"forecasts {what}", len(errors))
         if errors:
             report.add(f"forecast off {what}, median", common.median(errors) * 100, "%", most=bar)
