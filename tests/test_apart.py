@@ -5,11 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 
+from models.loading import load
+from models.spec import ModelSpec
 from pipelines.apart import loading, others_wait, working
+from tests.stock_families import stable_diffusion
 
 
 @contextmanager
@@ -90,3 +94,22 @@ def test_a_build_that_fails_leaves_the_usual_precision() -> None:
     assert torch.get_default_dtype() == torch.float32
     with working():
         assert not others_wait()
+
+
+def test_what_a_model_is_built_in_is_seen_by_no_step_of_another_device(tmp_path: Path) -> None:
+    stable_diffusion().save_pretrained(tmp_path / "sd")
+    spec = ModelSpec(name="sd", type="image", path=tmp_path / "sd", source="sd", dtype="bfloat16")
+    loaded, seen = threading.Event(), set()
+
+    def step() -> None:
+        while not loaded.is_set():
+            with working():
+                seen.add(torch.get_default_dtype())
+
+    with beside(step):
+        try:
+            load(spec, device="cpu")
+        finally:
+            loaded.set()
+
+    assert seen == {torch.float32}
