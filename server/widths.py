@@ -16,6 +16,7 @@ GAIN = 0.05
 QUICKER, SLOWER = 0.5, 0.05  # weight of the newest measurement, by which side of what was known it is on
 LONG = 100  # measurements in the mean that forecasts use: single ones are disturbed on a busy machine
 TRIED = 4  # measurements of a width before it is judged
+FADING = 0.98  # weight of what was known of the machine's pace when another forward ends
 AGAIN_AFTER = 500  # quanta at the useful width until the next one is looked at anew
 
 
@@ -29,6 +30,8 @@ class Measured:
 @dataclass(slots=True)
 class Widths:
     _rows: dict[tuple[str, str], dict[int, Measured]] = field(default_factory=dict)
+    _took_s: float = 1.0  # the last forwards of all models
+    _usually_s: float = 1.0  # likewise: what they took in the mean
 
     def note(self, model: str, shape: str, rows: int, seconds: float) -> None:
         widths = self._rows.setdefault((model, shape), {})
@@ -41,6 +44,8 @@ class Widths:
         if known.n == 2:  # the first one paid for kernels, caches and the measuring of memory
             known.row_s = known.mean_s = row_s
             return
+        self._took_s = FADING * self._took_s + seconds
+        self._usually_s = FADING * self._usually_s + known.mean_s * rows
         known.row_s += (QUICKER if row_s < known.row_s else SLOWER) * (row_s - known.row_s)
         known.mean_s += (row_s - known.mean_s) / min(known.n, LONG)
         if known.n % AGAIN_AFTER == 0 and 2 * bucket in widths:
@@ -65,7 +70,14 @@ class Widths:
         return widths[max(narrower)].row_s if narrower else next((m.row_s for m in widths.values()), None)
 
     def expected_row_s(self, model: str, shape: str, rows: int) -> float | None:
-        """Seconds of one row once `rows` wait: they will run as wide as is useful. A width never tried gains what it gained others."""
+        """Seconds of one row once `rows` wait: they will run as wide as is useful, and the machine goes on as it does now.
+
+        A width never tried gains what it gained others, but no more than the one before it.
+        """
+        usual = self._usual_row_s(model, shape, rows)
+        return usual and usual * self._took_s / self._usually_s
+
+    def _usual_row_s(self, model: str, shape: str, rows: int) -> float | None:
         widths = self._rows.get((model, shape))
         if not widths:
             return None
@@ -73,7 +85,11 @@ class Widths:
         if bucket_of(rows) <= widest or useful <= widest:
             narrower = [bucket for bucket in widths if bucket <= bucket_of(min(rows, useful))]
             return widths[max(narrower, default=min(widths))].mean_s
-        return widths[widest].mean_s * self._typical_gain(widest, bucket_of(rows))
+        gain = self._typical_gain(widest, bucket_of(rows))
+        if (narrower := widths.get(widest // 2)) is not None:  # it gains no more than its last doubling did
+            doublings = math.log2(bucket_of(rows) / widest)
+            gain = max(gain, min(1.0, widths[widest].mean_s / narrower.mean_s) ** doublings)
+        return widths[widest].mean_s * gain
 
     def _typical_gain(self, narrow: int, wide: int) -> float:
         """Seconds of a row at `wide` over those at `narrow`, or at the widest that somebody tried."""

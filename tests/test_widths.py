@@ -52,5 +52,29 @@ def test_a_width_never_tried_is_expected_to_gain_what_it_gains_others() -> None:
     assert widths.expected_row_s("m", "s", 8) == 0.5
 
 
+def test_a_width_never_tried_gains_no_more_than_the_one_before_it_did() -> None:
+    widths = measured(w1=2.0, w2=3.92)
+    for rows, forward_s in ((2, 1.0), (2, 1.0), (8, 2.0), (8, 2.0)):
+        widths.note("n", "s", rows, forward_s)
+    for _ in range(3):
+        widths.note("m", "s", 2, 3.6)  # a little quicker by chance: four are to be tried
+
+    assert widths.useful("m", "s") == 4
+    assert (widths.expected_row_s("m", "s", 4) or 0) > 1.6  # others gained half
+
+
+def test_what_slows_the_machine_down_is_expected_to_go_on_for_every_model() -> None:
+    widths = measured(w1=1.0)
+    for _ in range(100):
+        widths.note("n", "s", 1, 2.0)
+    quiet = widths.expected_row_s("m", "s", 1) or 0
+    for _ in range(100):
+        widths.note("n", "s", 1, 3.0)
+    slowed = widths.expected_row_s("m", "s", 1) or 0
+
+    assert quiet == 1.0
+    assert 1.15 < slowed < 1.5
+
+
 def test_rows_run_in_buckets() -> None:
     assert [bucket_of(rows) for rows in (1, 2, 3, 5, 8)] == [1, 2, 4, 8, 8]
