@@ -100,8 +100,8 @@ class Estimates:
         for shape, n in spent.items():
             done[_stage(shape)] += n
         parts: list[Part] = []
-        for shape, n in known:
-            n *= request.steps if _is_denoising(shape) else 1
+        for shape, times in known:
+            n = times * request.steps if _is_denoising(shape) else times
             left = max(0.0, n - done[_stage(shape)])
             done[_stage(shape)] = max(0, done[_stage(shape)] - round(n))
             parts.append((shape, left))

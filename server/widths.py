@@ -86,9 +86,9 @@ class Widths:
             narrower = [bucket for bucket in widths if bucket <= bucket_of(min(rows, useful))]
             return widths[max(narrower, default=min(widths))].mean_s
         gain = self._typical_gain(widest, bucket_of(rows))
-        if (narrower := widths.get(widest // 2)) is not None:  # it gains no more than its last doubling did
+        if (before := widths.get(widest // 2)) is not None:  # it gains no more than its last doubling did
             doublings = math.log2(bucket_of(rows) / widest)
-            gain = max(gain, min(1.0, widths[widest].mean_s / narrower.mean_s) ** doublings)
+            gain = max(gain, min(1.0, widths[widest].mean_s / before.mean_s) ** doublings)
         return widths[widest].mean_s * gain
 
     def _typical_gain(self, narrow: int, wide: int) -> float:
