@@ -101,9 +101,9 @@ class Estimates:
             done[_stage(shape)] += n
         parts: list[Part] = []
         for shape, times in known:
-            n = times * request.steps if _is_denoising(shape) else times
-            left = max(0.0, n - done[_stage(shape)])
-            done[_stage(shape)] = max(0, done[_stage(shape)] - round(n))
+            total = times * request.steps if _is_denoising(shape) else times
+            left = max(0.0, total - done[_stage(shape)])
+            done[_stage(shape)] = max(0, done[_stage(shape)] - round(total))
             parts.append((shape, left))
         return tuple(part for part in parts if part[1]) or (parts[-1],)
 
