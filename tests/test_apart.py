@@ -64,22 +64,24 @@ def test_a_model_is_built_once_the_step_of_another_device_has_given_way() -> Non
 
 
 def test_a_step_that_wants_to_load_waits_for_its_turn_and_is_not_waited_for() -> None:
-    begun, loaded = threading.Event(), []
+    begun, taken, loaded = threading.Event(), threading.Event(), []
 
     def step() -> None:
         with working():
             begun.set()
+            taken.wait(10)
             with loading():
                 loaded.append(torch.get_default_dtype())
 
-    with working(), loading(), beside(step):
+    with beside(step):
         begun.wait(10)
-        torch.set_default_dtype(torch.bfloat16)
-        assert loaded == []
-        torch.set_default_dtype(torch.float32)
+        with working(), loading():
+            taken.set()
+            torch.set_default_dtype(torch.bfloat16)
+            assert loaded == []
+            torch.set_default_dtype(torch.float32)
 
-    with loading():
-        assert loaded == [torch.float32]
+    assert loaded == [torch.float32]
 
 
 def test_a_build_that_fails_leaves_the_usual_precision() -> None:
