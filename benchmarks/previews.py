@@ -25,6 +25,7 @@ from server.encoding import jpeg
 PAIRS = {"image": 7, "video": 5}
 STEPS = {"image": 40, "video": 10}
 BAR = 1.03
+SCALES = ("vae_scale_factor", "vae_scale_factor_spatial")  # what pipelines call it: pixels to a latent
 
 
 def main() -> None:
@@ -73,7 +74,8 @@ def projected(report: common.Report, lane: Any, request: DiffusionRequest, kind:
     import torch  # beside its only use
 
     channels = lane.pipeline.vae.config.latent_channels
-    side = request.height // lane.pipeline.vae_scale_factor, request.width // lane.pipeline.vae_scale_factor
+    scale = next(getattr(lane.pipeline, name) for name in SCALES if hasattr(lane.pipeline, name))
+    side = request.height // scale, request.width // scale
     latents = torch.randn(channels, *side)
     projection = fit(lane.pipeline.vae)
     assert projection is not None

@@ -84,6 +84,7 @@ class Board:
         self._of_key: dict[str, dict[str, LiveJob]] = {}
         self.watchers = Watchers()
         self.on_step: Callable[[str, float], None] = lambda model, seconds: None  # told of every denoising step
+        self.on_webhook: Callable[[], None] = lambda: None  # told when a job has ended that names one
         self._n_queued = 0
         self._clock = clock
         self._statuses = Statuses(clock)
@@ -110,6 +111,8 @@ class Board:
         if job.state is State.QUEUED:
             self._n_queued -= 1
         self.watchers.committed(job.row.key_id, job_id)
+        if job.row.request.get("webhook_url"):
+            self.on_webhook()
 
     def show(self, job_id: str, colours: NDArray[np.uint8]) -> None:
         job = self._jobs.get(job_id)

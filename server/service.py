@@ -115,7 +115,7 @@ class Service:
             need_bytes=need_bytes,
         )
         self.webhooks = webhooks
-        board.watchers.on_commit = webhooks.wake
+        board.on_webhook = webhooks.wake
         board.on_step = self.metrics.stepped
         self.events = JobEvents(database, board)
         self._chats = Chats(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from server.errors import TooMany
@@ -61,7 +61,6 @@ class Watchers:
     def __init__(self) -> None:
         self._watches: set[Watch] = set()
         self._of_key: Counter[str] = Counter()
-        self.on_commit: Callable[[], None] = lambda: None  # told of every transition, whoever's
 
     def check(self, key_id: str) -> None:
         """Raises `TooMany` when this key has its share."""
@@ -86,7 +85,6 @@ class Watchers:
             watch.note_moved(job_id)
 
     def committed(self, key_id: str, job_id: str) -> None:
-        self.on_commit()
         for watch in self._watching(key_id, job_id):
             watch.note_committed()
 

@@ -154,8 +154,11 @@ class Database:
     def _commit(self, batch: Sequence[_Work]) -> None:
         try:
             with self._begin(writing=True) as conn:
-                for item in batch:
-                    _run(item, conn)
+                if len(batch) == 1:  # alone it needs no savepoint: the transaction undoes it
+                    batch[0].result = batch[0].run(conn)
+                else:
+                    for item in batch:
+                        _run(item, conn)
         except Exception as error:  # noqa: BLE001  # the thread must outlive anything: everybody waits for it
             # The transaction as a whole is lost, and with it every work in it.
             failure = _for_callers(error)
