@@ -1,7 +1,8 @@
 """Where a long forward can stop for a while: before each repeated block of a network, or before each of its layers. Device thread only.
 
 A forward runs in a greenlet of its own. A hook at every such place asks whether somebody waits for the device; if so
-it suspends that greenlet, and the step ends there. Whoever runs the next step goes on inside the forward.
+it suspends that greenlet, and the step ends there. Whoever runs the next step goes on inside the forward. A hook costs a few
+microseconds, so layers get one only where the stretches between blocks turned out to be long.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pipelines import ambient
 from pipelines.interface import never
 
 ASK_AGAIN_S = 0.001  # a layer that comes sooner after the last one asks nobody: small ones take microseconds
+LONG_S = 0.005  # without a place to stop: as much as a person can't notice between two words
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.GroupNorm)
 
 
@@ -27,34 +29,48 @@ class LongForward(greenlet.greenlet):
     def __init__(self, body: Callable[[], Any]) -> None:
         super().__init__(body)
         self.give_way: Callable[[], bool] = never
-        self._asked_at = 0.0
+        self.longest_s = 0.0  # between two places so far
+        self._since = time.perf_counter()
 
-    def pause_if_asked(self) -> None:
+    def pass_block(self) -> None:
+        self.note_stretch()
         if self.give_way():
             self.pause()
 
-    def pause_now_and_then(self) -> None:
+    def pass_layer(self) -> None:
+        if time.perf_counter() - self._since >= ASK_AGAIN_S:
+            self.pass_block()
+
+    def note_stretch(self) -> None:
+        """Here, or at the end, one stretch without a place to stop is over."""
         now = time.perf_counter()
-        if now - self._asked_at >= ASK_AGAIN_S:
-            self._asked_at = now
-            self.pause_if_asked()
+        self.longest_s = max(self.longest_s, now - self._since)
+        self._since = now
 
     def pause(self) -> None:
         """Back to who runs the step, until the next one."""
         mine = ambient.current()
         self.parent.switch()
         mine.restore()
+        self._since = time.perf_counter()
 
 
 class Places:
     """The hooks on one module: where its forwards can stop."""
 
-    def __init__(self, module: nn.Module, *, every_layer: bool) -> None:
-        """every_layer: worth it where a layer takes long, as all do on a CPU and those of a VAE everywhere."""
+    def __init__(self, module: nn.Module, *, every_layer: bool = False) -> None:
+        self._module = module
+        self._every_layer = False
+        self._hooks = [block.register_forward_pre_hook(_at_block) for block in repeated_blocks(module)]
         if every_layer:
-            self._hooks = [layer.register_forward_pre_hook(_at_layer) for layer in layers(module)]
-        else:
-            self._hooks = [block.register_forward_pre_hook(_at_block) for block in repeated_blocks(module)]
+            self.at_every_layer()
+
+    def at_every_layer(self) -> None:
+        if self._every_layer:
+            return
+        self._every_layer = True
+        self.remove()
+        self._hooks = [layer.register_forward_pre_hook(_at_layer) for layer in layers(self._module)]
 
     def remove(self) -> None:
         for hook in self._hooks:
@@ -83,10 +99,10 @@ def repeated_blocks(module: nn.Module) -> Iterator[nn.Module]:
 def _at_block(module: nn.Module, args: Any) -> None:
     forward = greenlet.getcurrent()
     if isinstance(forward, LongForward):  # called outside a lane, a module runs as ever
-        forward.pause_if_asked()
+        forward.pass_block()
 
 
 def _at_layer(module: nn.Module, args: Any) -> None:
     forward = greenlet.getcurrent()
     if isinstance(forward, LongForward):
-        forward.pause_now_and_then()
+        forward.pass_layer()

@@ -20,7 +20,7 @@ import greenlet
 from torch import nn
 
 from pipelines import ambient, device
-from pipelines.blocks import LongForward, Places
+from pipelines.blocks import LONG_S, LongForward, Places
 from pipelines.interface import Merging, never
 from pipelines.joint import Joint, Result
 from pipelines.merging import Call, Form, form_of
@@ -106,7 +106,7 @@ class Rendezvous:
     ) -> None:
         """verdicts: of an earlier one on the same checkpoint. salt: what else they are only good for. fence: of the device.
 
-        every_layer: forwards can stop before each of their layers and not only before each block.
+        every_layer: forwards that are long between two blocks can stop before each of their layers.
         """
         self._joint = Joint(max_calls=max_calls, merging=merging, verdicts=verdicts or {}, salt=salt)
         self._fence = fence or device.Fence("cpu")
@@ -114,7 +114,7 @@ class Rendezvous:
         self._midway: Stop | None = None
         self._wrapped: list[tuple[Any, str, Any]] = []
         self._every_layer = every_layer
-        self._places: dict[int, Places] = {}  # by id of the module
+        self._places: dict[tuple[str, int], Places] = {}  # by component and id of the module
 
     @property
     def merging(self) -> Merging:
@@ -159,8 +159,8 @@ class Rendezvous:
             finally:
                 call.ambient.restore()
 
-        if isinstance(owner, nn.Module) and id(owner) not in self._places:
-            self._places[id(owner)] = Places(owner, every_layer=self._every_layer or entry in VAE_ENTRIES)
+        if isinstance(owner, nn.Module) and (component, id(owner)) not in self._places:
+            self._places[component, id(owner)] = Places(owner, every_layer=entry in VAE_ENTRIES)
         self._wrapped.append((owner, entry, vars(owner).get(entry)))
         setattr(owner, entry, meet)
 
@@ -218,10 +218,17 @@ class Rendezvous:
             home.restore()
         if self._midway is not None or results is None:
             return stop.forward, None
+        if self._every_layer and stop.greenlet.longest_s > LONG_S:
+            self._add_places(stop.forward.component)
         ended = [
             self._deliver(task, results.pop(0)) for task in stop.forward.tasks
         ]  # popped: from here it is the task's to free
         return stop.forward, [outcome for outcome in ended if outcome is not None]
+
+    def _add_places(self, component: str) -> None:
+        for (name, _), places in self._places.items():
+            if name == component:
+                places.at_every_layer()
 
     def _begin(self, max_calls: int | None) -> Stop:
         group, width = self._pick(max_calls)
@@ -240,6 +247,7 @@ class Rendezvous:
         while not self._fence.wait(this.give_way):
             this.pause()
         results = self._joint.run(calls, form, width)
+        this.note_stretch()
         self._fence.mark()
         while this.give_way() and not self._fence.passed:  # handing out results may make stock code wait for the device
             this.pause()

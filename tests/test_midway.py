@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from unittest.mock import Mock
 
 import pytest
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from pipelines import ambient
+from pipelines import ambient, rendezvous
 from pipelines.blocks import layers, repeated_blocks
 from pipelines.rendezvous import Rendezvous, Task
 from tests.test_rendezvous import finish
@@ -181,9 +182,31 @@ def test_a_decode_gives_way_between_its_layers_and_decodes_the_same() -> None:
     assert parts > 5, "it has one block of each kind: between blocks alone it could stop but once or twice"
 
 
-def test_layers_that_follow_each_other_in_an_instant_ask_nobody(deep: Deep) -> None:
-    meeting, asked = Rendezvous(every_layer=True), []
+def test_a_forward_that_is_long_between_its_blocks_can_stop_before_each_layer_from_the_next_time_on(
+    deep: Deep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendezvous, "LONG_S", 0.0)
+    meeting = Rendezvous(every_layer=True)
     meeting.wrap("net", deep, "forward")
-    meeting.start(Task("a", lambda: deep(torch.randn(1, 4))))
-    meeting.step(give_way=lambda: bool(asked.append(1)))
-    assert 1 <= len(asked) < len(list(layers(deep))) == 7
+
+    def hooks(modules: Iterable[nn.Module]) -> int:
+        return sum(len(module._forward_pre_hooks) for module in modules)
+
+    assert (hooks(repeated_blocks(deep)), hooks(layers(deep))) == (5, 0)
+    for name in "ab":
+        meeting.start(Task(name, lambda: deep(torch.randn(1, 4))))
+        meeting.step()
+    assert (hooks(repeated_blocks(deep)), hooks(layers(deep))) == (0, 7)
+    meeting.unwrap()
+    assert hooks(deep.modules()) == 0
+
+
+def test_layers_that_follow_each_other_in_an_instant_ask_nobody(deep: Deep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "LONG_S", 0.0)
+    meeting = Rendezvous(every_layer=True)
+    meeting.wrap("net", deep, "forward")
+    for name in "ab":
+        asked = Mock(return_value=False)
+        meeting.start(Task(name, lambda: deep(torch.randn(1, 4))))
+        meeting.step(give_way=asked)
+    assert 1 <= asked.call_count < len(list(layers(deep))) == 7
