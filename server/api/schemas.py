@@ -34,6 +34,15 @@ class Strict(BaseModel):
 
 
 Seed: TypeAlias = Annotated[int, Field(ge=0, le=MAX_SEED, description=f"a whole number from 0 to {MAX_SEED}")]
+Prompt: TypeAlias = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=4000,
+        pattern=SAYS_SOMETHING,
+        description="text of 1 to 4000 characters, not only white space",
+    ),
+]
 ModelName: TypeAlias = Annotated[
     str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="a name from GET /api/models")
 ]
@@ -48,12 +57,7 @@ class WantedLora(Strict):
 
 
 class Generate(Strict):
-    prompt: str = Field(
-        min_length=1,
-        max_length=4000,
-        pattern=SAYS_SOMETHING,
-        description="text of 1 to 4000 characters, not only white space",
-    )
+    prompt: Prompt
     aspect_ratio: AspectRatio | None = Field(None, description="one of 16:9, 1:1, 9:16")
     model: ModelName | None = None
     seed: Seed | None = None

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field
 
 from pipelines.interface import Message
-from server.api.schemas import NO_NUL, SAYS_SOMETHING, ModelName, Seed, StopText, Strict, read_body
+from server.api.schemas import NO_NUL, ModelName, Prompt, Seed, StopText, Strict, read_body
 from server.conversation import ChatMessage
 from server.errors import BadRequest
 from server.resolving import GenerateRequest
@@ -68,12 +68,7 @@ class ChatCompletion(Strict):
 
 
 class Picture(Strict):
-    prompt: str = Field(
-        min_length=1,
-        max_length=4000,
-        pattern=SAYS_SOMETHING,
-        description="text of 1 to 4000 characters, not only white space",
-    )
+    prompt: Prompt
     model: ModelName | None = None
     n: int | None = Field(None, ge=1, le=8, description="a whole number from 1 to 8")
     size: str | None = Field(None, pattern=SIZE, description="WIDTHxHEIGHT in pixels that the model accepts, or auto")
@@ -88,12 +83,7 @@ class Picture(Strict):
 
 
 class Clip(Strict):
-    prompt: str = Field(
-        min_length=1,
-        max_length=4000,
-        pattern=SAYS_SOMETHING,
-        description="text of 1 to 4000 characters, not only white space",
-    )
+    prompt: Prompt
     model: ModelName | None = None
     seconds: str | None = Field(
         None, pattern=r"^[1-9][0-9]?$", description="a whole number of seconds from 1 to 60, as text"
