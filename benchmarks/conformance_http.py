@@ -26,7 +26,7 @@ from benchmarks.conformance_rows import Row
 from benchmarks.families import FAMILIES, Family
 from benchmarks.families.decoders import decoder
 from models.pipeline_source import pipeline_source
-from pipelines.diffusion import FRAMES_ARGUMENTS
+from pipelines.arguments import FRAMES_ARGUMENTS
 from tests.live_server import LiveServer
 from tests.tiny_chat import tiny_tokenizer
 

@@ -6,10 +6,13 @@ small for what it has to hold; out of memory it is made smaller, down to that.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from pipelines import device
-from pipelines.plain import Batch
+from pipelines.interface import Merging
+from pipelines.paged import Choose, PagedBatch, cache_bytes_for
+from pipelines.plain import Batch, PlainBatch, plain_bytes_for
 
 
 class CacheRoom:
@@ -53,3 +56,14 @@ class CacheRoom:
 
     def halve(self) -> None:
         self.give_back(self._target_bytes // 2)
+
+
+def make_batch(model: Any, max_rows: int, choose: Choose, merging: Merging, cache_bytes: int) -> Batch:
+    """Raises ValueError where `cache_bytes` hold no page."""
+    batch_class = PlainBatch if merging == "off" else PagedBatch
+    return batch_class(model, cache_bytes=cache_bytes, max_rows=max_rows, choose=choose)
+
+
+def bytes_for(model: Any, lengths: Sequence[int], merging: Merging) -> int:
+    """Of a cache that holds sequences of so many tokens."""
+    return (plain_bytes_for if merging == "off" else cache_bytes_for)(model, lengths)

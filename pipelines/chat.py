@@ -10,7 +10,6 @@ import functools
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -18,14 +17,14 @@ import torch
 from torch import Tensor
 
 from pipelines import device
-from pipelines.cache_room import CacheRoom
-from pipelines.choosing import Chat, choose
+from pipelines.cache_room import CacheRoom, bytes_for, make_batch
+from pipelines.choosing import choose
+from pipelines.costs import Costs
 from pipelines.interface import (
     Canceled,
     ChatRequest,
     Failed,
     FailureCode,
-    FinishReason,
     LaneStage,
     Merging,
     Note,
@@ -39,11 +38,10 @@ from pipelines.interface import (
     never,
 )
 from pipelines.metering import Meter
-from pipelines.paged import Choose, PagedBatch, Stepped, cache_bytes_for
+from pipelines.paged import Stepped
 from pipelines.parking import Parking
-from pipelines.plain import Batch, PlainBatch, plain_bytes_for
-from pipelines.prompting import PromptRefused, prompt_tokens
-from pipelines.stopping import ReplyText
+from pipelines.plain import Batch
+from pipelines.reply import Chat, begin, end_tokens
 
 COMPONENT = "model"  # a language model is of one piece
 CALM_STEPS = 100  # after an out-of-memory, until twice as many chats may run again
@@ -72,20 +70,19 @@ class ChatLane:
         self.merging: Merging = merging
         self.warnings: Sequence[str] = (TAKES_TURNS,) if merging == "off" else ()
         self._model, self._tokenizer = model, tokenizer
-        self._ends = _end_tokens(model, tokenizer)
+        self._ends = end_tokens(model, tokenizer)
         self._max_running = max_running
         self._waiting: deque[Chat] = deque()
         self._running: dict[str, Chat] = {}
         self._to_cancel: set[str] = set()
         self._updates: list[Update] = []
-        self._costs: list[Note] = []
-        make = functools.partial(_make_batch, model, max_running, self._choose, merging)
+        self._costs = Costs(str(model.device))
+        make = functools.partial(make_batch, model, max_running, self._choose, merging)
         self._room = CacheRoom(make, cache_bytes)
         self._parking = Parking([(COMPONENT, model)], str(model.device))
         self._allowed = max_running  # chats at once, after an out-of-memory fewer
         self._calm = 0  # steps since then
         self._token_s: float | None = None  # what reading a token of a prompt takes, running mean
-        self._measured: set[tuple[str, int, int]] = set()  # stage, rows, tokens by powers of two
         context = context_tokens or model.config.get_text_config().max_position_embeddings
         assert self._room.batch is not None
         self._longest_tokens = min(context, self._room.batch.longest_tokens)
@@ -112,24 +109,11 @@ class ChatLane:
 
     def admit(self, request: Request) -> None:
         assert isinstance(request, ChatRequest)
-        try:
-            prompt = prompt_tokens(self._tokenizer, request.messages)
-        except PromptRefused as error:
-            message = "This model's chat template does not take these messages."
-            self._updates.append(Failed(request.id, "bad_request", message, str(error)))
-            return
-        if request.max_tokens < 1:
-            self._updates.append(Failed(request.id, "bad_request", "max_tokens must be at least 1."))
-            return
-        n_tokens = len(prompt) + request.max_tokens
-        if n_tokens > self._longest_tokens:
-            message = (
-                f"The prompt has {len(prompt)} tokens and max_tokens is {request.max_tokens}: "
-                f"together {n_tokens}, {n_tokens - self._longest_tokens} more than the {self._longest_tokens} that fit."
-            )
-            self._updates.append(Failed(request.id, "context_overflow", message))
-            return
-        self._waiting.append(Chat(request, prompt, ReplyText(self._decode, request.stop)))
+        begun = begin(request, self._tokenizer, self._ends, self._longest_tokens)
+        if isinstance(begun, Failed):
+            self._updates.append(begun)
+        else:
+            self._waiting.append(begun)
 
     def cancel(self, request_id: str) -> None:
         if request_id in self._running or any(chat.request.id == request_id for chat in self._waiting):
@@ -139,8 +123,7 @@ class ChatLane:
         return bool(self._waiting or self._running or self._updates)
 
     def take_costs(self) -> Sequence[Note]:
-        costs, self._costs = self._costs, []
-        return costs
+        return self._costs.take()
 
     def next_quantum(self) -> Quantum | None:
         if not self._waiting and not self._running:
@@ -208,7 +191,7 @@ class ChatLane:
         n_decoding = sum(chat.n_tokens > 0 for chat in self._running.values())
         hurried = n_decoding or give_way()
         key = self._expected_key()
-        meter = Meter(str(self._model.device), with_bytes=key not in self._measured)
+        meter = self._costs.meter(key)
         with meter:
             stepped = batch.step(max(1, n_decoding) if hurried else 0, self._token_s)
             new = [(self._running[request_id], token) for request_id, token in stepped.tokens.items()]
@@ -225,23 +208,20 @@ class ChatLane:
         rows = len(stepped.ids)
         units = max(1, stepped.n_read // rows)
         cost = StepCost(stepped.shape, rows, meter.seconds, stepped.ids, stepped.shape, COMPONENT, units=units)
-        if meter.peak_bytes is not None:
-            self._measured.add(key)
-            cost = replace(cost, peak_bytes=meter.peak_bytes)
-        self._costs.append(cost)
+        self._costs.stepped(cost, key, meter.peak_bytes)
         self._calm += 1
         if self._calm % CALM_STEPS == 0:
             self._allowed = min(self._max_running, 2 * self._allowed)
 
     def _expected_key(self) -> tuple[str, int, int]:
+        """(stage, rows, tokens by powers of two)"""
         reading = sum(len(chat.prompt) for chat in self._running.values() if not chat.n_tokens)
         return ("prefill" if reading else "decode", len(self._running), reading.bit_length())
 
     def _least_bytes(self) -> int:
         """Of a cache that holds those who run, or the first of those who wait, to their last token."""
         chats = [*self._running.values()] or [*self._waiting][:1]
-        bytes_for = plain_bytes_for if self.merging == "off" else cache_bytes_for
-        return bytes_for(self._model, [chat.longest_tokens for chat in chats])
+        return bytes_for(self._model, [chat.longest_tokens for chat in chats], self.merging)
 
     def _let_in(self, batch: Batch, max_rows: int | None) -> Batch:
         """Strictly in order of arrival: who does not fit yet holds back those behind, so nobody starves."""
@@ -273,16 +253,7 @@ class ChatLane:
                 batch, chat, Failed(request.id, "invalid_output", "The model produced values that are not numbers.")
             )
             return
-        chat.tokens.append(token)
-        chat.counts[token] += 1
-        delta = "" if token in self._ends else chat.text.push(token)
-        finish: FinishReason | None = None
-        if token in self._ends or chat.text.stopped:
-            finish = "stop"
-        elif chat.n_tokens == request.max_tokens:
-            finish = "length"
-        if finish is not None:
-            delta += chat.text.finish()
+        delta, finish = chat.take(token)
         if delta:
             self._updates.append(TextDelta(request.id, delta))
         if finish is not None:
@@ -318,7 +289,7 @@ class ChatLane:
         ids = tuple(self._running)
         reading = [len(chat.prompt) for chat in self._running.values() if not chat.n_tokens]
         stage, units = ("prefill", min(max(reading), MOST_UNITS)) if reading else ("decode", 1)
-        self._costs.append(OutOfMemory(COMPONENT, "forward", stage, units, len(ids), ids))
+        self._costs.add(OutOfMemory(COMPONENT, "forward", stage, units, len(ids), ids))
         self._calm = 0
         chats = list(self._running.values()) or [*self._waiting][:1]  # nobody ran: no cache could be made for the first
         if len(chats) > 1:
@@ -347,19 +318,3 @@ class ChatLane:
 
     def _choose(self, ids: Sequence[str], logits: Tensor) -> None:
         choose([self._running[request_id] for request_id in ids], logits)
-
-    def _decode(self, tokens: list[int]) -> str:
-        text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return str(text)
-
-
-def _make_batch(model: Any, max_rows: int, choose: Choose, merging: Merging, cache_bytes: int) -> Batch:
-    batch_class = PlainBatch if merging == "off" else PagedBatch
-    return batch_class(model, cache_bytes=cache_bytes, max_rows=max_rows, choose=choose)
-
-
-def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The tokens that end a reply: the tokenizer's and all that the model's generation settings name."""
-    named = model.generation_config.eos_token_id
-    several = named if isinstance(named, list) else [named]
-    return frozenset(token for token in (*several, tokenizer.eos_token_id) if token is not None)

@@ -1,41 +1,15 @@
-"""One chat on its way, and the choice of the next token of each by its own settings. Device thread only."""
+"""The choice of the next token of each chat by its own settings. Device thread only."""
 
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from pipelines.interface import ChatRequest
+from pipelines.reply import Chat
 from pipelines.sampling import draw, penalize, row_key
-from pipelines.stopping import ReplyText
-
-
-@dataclass(slots=True)
-class Chat:
-    """One request on its way."""
-
-    request: ChatRequest
-    prompt: list[int]
-    text: ReplyText
-    n_units: int = 0  # parts of the cache set aside for it
-    tokens: list[int] = field(default_factory=list)  # of the reply so far
-    counts: Counter[int] = field(default_factory=Counter)  # how often each token is in it
-    broken: bool = False  # its logits were not numbers
-    refused: bool = False  # it ran out of memory when it ran alone
-
-    @property
-    def n_tokens(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def longest_tokens(self) -> int:
-        """Of prompt and reply, when it is as long as it may become."""
-        return len(self.prompt) + self.request.max_tokens
 
 
 def choose(chats: Sequence[Chat], logits: Tensor) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from numpy.typing import NDArray
 
 from pipelines import device
 from pipelines.adapters import Adapters, BadAdapter
+from pipelines.arguments import Arguments, BadCall
+from pipelines.costs import Costs
 from pipelines.frames import frames_of
 from pipelines.interface import (
     Canceled,
@@ -38,16 +39,10 @@ from pipelines.interface import (
 )
 from pipelines.metering import Meter
 from pipelines.parking import Parking
-from pipelines.preview import Projection, fit, watch
+from pipelines.preview import Previews
 from pipelines.prompts import read_prompts
 from pipelines.rendezvous import Forward, Outcome, Rendezvous, Task
 from pipelines.request_scope import StepCounter, entry_points, keep_no_cache, scheduler_of, scoped
-
-FRAMES_ARGUMENTS = ("num_frames", "video_length", "frames")  # nearly all, Latte, SanaVideo
-
-
-class BadCall(Exception):
-    """The pipeline takes no such argument. The message may be shown to the client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +69,7 @@ class DiffusionLane:
         self.kind = kind
         self.warnings = tuple(warnings)
         self._pipeline = pipeline
-        parameters = inspect.signature(type(pipeline).__call__).parameters.values()
-        self._parameters = frozenset(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)
-        self._frames_argument = next((name for name in FRAMES_ARGUMENTS if name in self._parameters), "num_frames")
+        self._arguments = Arguments(type(pipeline))
         self._device_name = device_name
         self._place = None if device_name.startswith("cpu") else torch.device(device_name)
         self._rendezvous = Rendezvous(
@@ -93,16 +86,14 @@ class DiffusionLane:
         self._parking = Parking(((component, module) for component, module, _ in entry_points(pipeline)), device_name)
         self._adapters = Adapters(pipeline, self._reweighed)
         self._in_hand: InHand | None = None  # the quantum that gave way
-        self._measured: set[tuple[str, str, str, int]] = set()  # component, entry, shape, rows
-        self._projection: Projection | None = None  # of latents to colours; fitted for the first who wants a preview
-        self._fitted = False
+        self._previews = Previews()
         self._new: list[Task] = []
         self._running: dict[str, Task] = {}
         self._requests: dict[str, DiffusionRequest] = {}
         self._denoising: set[str] = set()  # ids whose progress bar has started
         self._to_cancel: set[str] = set()
         self._updates: list[Update] = []
-        self._costs: list[Note] = []
+        self._costs = Costs(device_name, bytes_always=device_name.startswith("cuda"))
 
     @property
     def pipeline(self) -> Any:
@@ -155,8 +146,7 @@ class DiffusionLane:
         return bool(self._requests)
 
     def take_costs(self) -> Sequence[Note]:
-        costs, self._costs = self._costs, []
-        return costs
+        return self._costs.take()
 
     def next_quantum(self) -> Quantum | None:
         if self._starts_new or not self._rendezvous.busy:
@@ -204,9 +194,7 @@ class DiffusionLane:
 
     def _take_in_hand(self, max_rows: int | None) -> InHand:
         quantum = self._quantum(self._rendezvous.peek(max_rows))
-        key = (quantum.component, quantum.entry, quantum.shape, quantum.rows)
-        unknown = key not in self._measured or self._device_name.startswith("cuda")
-        return InHand(quantum, Meter(self._device_name, with_bytes=unknown))
+        return InHand(quantum, self._costs.meter(_key(quantum)))
 
     @property
     def _starts_new(self) -> bool:
@@ -216,9 +204,8 @@ class DiffusionLane:
 
     def _start_new(self) -> None:
         new, self._new = self._new, []
-        if not self._fitted and any(self._requests[task.name].preview for task in new):
-            self._fitted, vae = True, getattr(self._pipeline, "vae", None)
-            self._projection = None if vae is None or "vae" in self.parked else fit(vae)
+        if any(self._requests[task.name].preview for task in new):
+            self._previews.fit(None if "vae" in self.parked else getattr(self._pipeline, "vae", None))
         for task in new:
             self._running[task.name] = task
             outcome = self._rendezvous.start(task)
@@ -262,43 +249,18 @@ class DiffusionLane:
             own.scheduler = scheduler_of(request.scheduler, own.scheduler)
         in_use = {lora for other in self._requests.values() for lora in other.loras}
         self._adapters.load(request.loras, in_use)
-        if request.preview and self._projection is not None:
-            ratio = request.width / request.height
-            watch(own.scheduler, self._projection, ratio, functools.partial(self._show, request))
-        arguments, warnings = read_prompts(own, self._arguments(request))
+        if request.preview:
+            self._previews.watch(own, request.width / request.height, functools.partial(self._show, request))
+        arguments, warnings = read_prompts(own, self._arguments.of(request))
         output = own(**arguments)
         return frames_of(output[0], self.kind), type(getattr(own, "scheduler", None)).__name__, tuple(warnings)
 
     def _reweighed(self) -> None:
         self._parking.look()
-        self._costs.append(Reweighed())
+        self._costs.add(Reweighed())
 
     def _show(self, request: DiffusionRequest, colours: NDArray[np.uint8]) -> None:
         self._updates.append(Previewed(request.id, colours))
-
-    def _arguments(self, request: DiffusionRequest) -> dict[str, Any]:
-        """The keyword arguments of the stock call. What a request leaves open is the pipeline's own default."""
-        wanted = {
-            "prompt": request.prompt,
-            "negative_prompt": request.negative_prompt,
-            "width": request.width,
-            "height": request.height,
-            self._frames_argument: request.num_frames,
-            "num_inference_steps": request.steps,
-            "guidance_scale": request.guidance_scale,
-            "clip_skip": request.clip_skip,
-            **request.call,
-        }
-        given = {name: value for name, value in wanted.items() if value is not None}
-        unknown = sorted(given.keys() - self._parameters)
-        if unknown:
-            raise BadCall(f"{type(self._pipeline).__name__} takes no {', '.join(map(repr, unknown))}")
-        if "frame_rate" in self._parameters and "frame_rate" not in given and request.fps is not None:
-            given["frame_rate"] = request.fps
-        generator = torch.Generator("cpu").manual_seed(
-            request.seed
-        )  # the same seed gives the same noise on every device
-        return {**given, "generator": generator, "output_type": "np"}
 
     def _count_steps(self, request: DiffusionRequest, total: int) -> StepCounter:
         def on_step(done: int, total: int) -> None:
@@ -312,18 +274,11 @@ class DiffusionLane:
 
     def _note(self, hand: InHand) -> None:
         q = hand.quantum
-        self._costs += [
-            OutOfMemory(q.component, q.entry, q.shape, q.units, width, q.request_ids)
-            for width in self._rendezvous.refused
-        ]
-        peak = hand.meter.peak_bytes
-        if self._rendezvous.refused or self._rendezvous.proving:
-            peak = None  # of something else than this quantum
-        elif peak is not None:
-            self._measured.add((q.component, q.entry, q.shape, q.rows))
-        self._costs.append(
-            StepCost(q.shape, q.rows, hand.meter.seconds, q.request_ids, q.stage, q.component, q.entry, q.units, peak)
-        )
+        for width in self._rendezvous.refused:
+            self._costs.add(OutOfMemory(q.component, q.entry, q.shape, q.units, width, q.request_ids))
+        other = self._rendezvous.refused or self._rendezvous.proving  # more than this quantum was measured
+        cost = StepCost(q.shape, q.rows, hand.meter.seconds, q.request_ids, q.stage, q.component, q.entry, q.units)
+        self._costs.stepped(cost, _key(q), None if other else hand.meter.peak_bytes)
 
     def _quantum(self, forward: Forward) -> Quantum:
         names = tuple(task.name for task in forward.tasks if not task.dead)  # canceled midway
@@ -333,6 +288,11 @@ class DiffusionLane:
         else:
             stage = "denoising" if request.id in self._denoising else "encoding"
         return Quantum(forward.component, forward.entry, stage, request.shape, request.units, len(names), names)
+
+
+def _key(quantum: Quantum) -> tuple[str, str, str, int]:
+    """What takes the same bytes each time."""
+    return quantum.component, quantum.entry, quantum.shape, quantum.rows
 
 
 def _salt(pipeline: Any, device_name: str) -> str:

@@ -39,6 +39,24 @@ class Projection:
         return np.asarray(pixels.cpu().numpy())
 
 
+class Previews:
+    """Of one model. Its matrix is fitted for the first request that wants to be seen."""
+
+    def __init__(self) -> None:
+        self._projection: Projection | None = None
+        self._fitted = False
+
+    def fit(self, vae: Any | None) -> None:
+        """Once. None: there is no VAE to ask, and there will be no previews."""
+        if not self._fitted:
+            self._fitted, self._projection = True, None if vae is None else fit(vae)
+
+    def watch(self, own: Any, ratio: float, show: Callable[[NDArray[np.uint8]], None]) -> None:
+        """`own`: one request's copy of the pipeline. See `watch` below."""
+        if self._projection is not None:
+            watch(own.scheduler, self._projection, ratio, show)
+
+
 def fit(vae: Any) -> Projection | None:
     """Least squares over a few soft pictures that `vae` encodes. None for a VAE that cannot be asked that way."""
     try:

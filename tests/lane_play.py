@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.diffusion import FRAMES_ARGUMENTS, DiffusionLane
+from pipelines.arguments import FRAMES_ARGUMENTS
+from pipelines.diffusion import DiffusionLane
 from pipelines.interface import Canceled, DiffusionRequest, Failed, Rendered, Update
 from tests.stock_families import Family
 
