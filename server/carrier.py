@@ -55,7 +55,7 @@ class Carrier:
         self._lanes: dict[str, Lane] = {}
         self._estimates = Estimates()
         self.jobs = RunningJobs()
-        self.picture = PicturePublisher(scheduler, self.jobs, self._estimates, self._lanes)
+        self.picture = PicturePublisher(scheduler, self.jobs, self._estimates, self._lanes, clock)
         self._outcomes = Outcomes(scheduler, self.jobs, self._estimates, self.picture, tell)
         self._mover = Mover(scheduler, device, self._lanes, begin_reading, clock)
         self._forward_s = 0.0  # of the turn in hand, in forwards

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pipelines.interface import ChatRequest, DiffusionRequest, Request, StepCost
-from server.forecast import Part, Work
+from server.forecast import Part
 from server.jobs import Job
 
 FADING = 0.99  # weight of what was known of the seconds beside the forwards when another step ends
@@ -81,31 +81,34 @@ class Estimates:
     def forget(self, request_id: str) -> None:
         self._spent.pop(request_id, None)
 
-    def work(self, job: Job) -> Work | None:
-        """None when its shape on that model was never run to the end."""
+    def ahead(self, job: Job) -> tuple[tuple[Part, ...], ...] | None:
+        """What its requests have to run yet, of each at least one part; None when its shape on that model was never run to the end."""
         parts = [self._parts(job.model, request) for request in job.requests]
         known = tuple(those for those in parts if those is not None)
-        return Work(job.id, job.model, known) if len(known) == len(parts) else None
+        return known if len(known) == len(parts) else None
 
     def _parts(self, model: str, request: Request) -> tuple[Part, ...] | None:
-        """What the request has to run yet, at least one part."""
-        spent = self._spent.get(request.id, Spent()).forwards
+        spent = self._spent[request.id].forwards if request.id in self._spent else None
         if isinstance(request, ChatRequest):
             mean = self._reply.get(model)
-            return None if mean is None else ((CHAT, max(1.0, mean - spent.total())),)
+            return None if mean is None else ((CHAT, max(1.0, mean - spent.total() if spent else mean)),)
         known = self._known.get((model, shape_of(request)))
         if known is None:
             return None
-        done: Counter[str] = Counter()  # by stage alone: a longer prompt is encoded in another shape
-        for shape, n in spent.items():
-            done[_stage(shape)] += n
-        parts: list[Part] = []
-        for shape, times in known:
-            total = times * request.steps if _is_denoising(shape) else times
-            left = max(0.0, total - done[_stage(shape)])
-            done[_stage(shape)] = max(0, done[_stage(shape)] - round(total))
-            parts.append((shape, left))
-        return tuple(part for part in parts if part[1]) or (parts[-1],)
+        whole = tuple((shape, n * request.steps if _is_denoising(shape) else n) for shape, n in known)
+        return _less(whole, spent) if spent else whole
+
+
+def _less(whole: tuple[Part, ...], spent: Counter[str]) -> tuple[Part, ...]:
+    """What is left; nothing but the last stage when all was run."""
+    done: Counter[str] = Counter()  # by stage alone: a longer prompt is encoded in another shape
+    for shape, n in spent.items():
+        done[_stage(shape)] += n
+    left: list[Part] = []
+    for shape, total in whole:
+        left.append((shape, max(0.0, total - done[_stage(shape)])))
+        done[_stage(shape)] = max(0, done[_stage(shape)] - round(total))
+    return tuple(part for part in left if part[1]) or (left[-1],)
 
 
 def _stage(shape: str) -> str:
@@ -113,7 +116,7 @@ def _stage(shape: str) -> str:
 
 
 def _is_denoising(shape: str) -> bool:
-    return _stage(shape) == "denoising"
+    return shape.startswith("denoising")
 
 
 def shape_of(request: DiffusionRequest) -> str:

@@ -157,6 +157,7 @@ class Forecast:
         need, free = self._need(model), self._free()
         idle = [m for m, p in self._models.items() if p.since is not None and not p.pinned and not self._runs(m)]
         idle = [m for m in idle if m in self._closed or not self._waits(m)]
+        idle.sort(key=lambda m: (self._models[m].since, m))
         if need > free + sum(self._models[m].n_bytes for m in idle):
             return False
         for victim in idle:

@@ -6,7 +6,6 @@ Puts together what was measured (`estimates.py`, `widths.py`), who is where (`re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from itertools import islice, takewhile
 
@@ -26,17 +25,16 @@ def etas_s(
     queue = scheduler.queue
 
     def coming(job: Job) -> Work | None:
-        work = estimates.work(job)
-        return work and replace(work, key=job.owner, charge_s=queue.charge_of(job), since_s=queue.since(job.id) - now)
+        if (requests := estimates.ahead(job)) is None:
+            return None
+        return Work(job.id, job.model, requests, job.owner, queue.charge_of(job), queue.since(job.id) - now)
 
-    begun = [work for work in map(estimates.work, running) if work is not None]
+    begun = [Work(job.id, job.model, parts) for job in running if (parts := estimates.ahead(job)) is not None]
     to_come: list[Work] = [
         work for work in takewhile(lambda work: work is not None, map(coming, islice(waiting, FORESEEN))) if work
     ] if len(begun) == len(running) else []  # fmt: skip
-    prospects = {work.model: _prospect(scheduler, work.model, now) for work in (*begun, *to_come)}
-    there = {*scheduler.residents, *filter(None, [scheduler.residency.arriving])}
-    prospects |= {model: _prospect(scheduler, model, now) for model in there}
-
+    arriving = scheduler.residency.arriving
+    models = {work.model for work in (*begun, *to_come)} | {*scheduler.residents, *filter(None, [arriving])}
     tags = {work.key: queue.tag(work.key) for work in to_come}
 
     @cache
@@ -46,19 +44,19 @@ def etas_s(
         return seconds * estimates.drag(model)
 
     forecast = Forecast(
-        prospects,
+        {model: _prospect(scheduler, model, now) for model in sorted(models)},
         scheduler.ledger.usable_bytes,
         scheduler.turns.chat_share,
         row_s,
         tags,
         leave_s=scheduler.residency.loads.leave_s,
-        coming=scheduler.residency.arriving,
+        coming=arriving,
     )
     ends = forecast.ends(begun, to_come)
     if len(to_come) == FORESEEN and len(ends) == len(begun) + FORESEEN:
         last = max(ends.values())
         for i, job in enumerate(waiting[FORESEEN:], 1):
-            if estimates.work(job) is not None:
+            if estimates.ahead(job) is not None:
                 ends[job.id] = last * (1 + i / FORESEEN)
     chats = {job.id for job in (*running, *waiting) if job.type == "chat"}
     return {job_id: seconds for job_id, seconds in ends.items() if job_id not in chats}

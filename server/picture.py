@@ -5,7 +5,7 @@ Made at most ten times a second, and less often when the queue is so long that m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pipelines.interface import Lane
 from server.estimates import Estimates
@@ -15,18 +15,24 @@ from server.running import RunningJobs
 from server.scheduler import Scheduler
 
 INTERVAL_S = 0.1
-SHARE = 0.02  # of the device thread's time that may go into pictures
+SHARE = 0.05  # of the device thread's time that may go into pictures
 SHOWN = 2_000  # waiting jobs with a place and an estimate of their own; those behind are counted
 
 
 class PicturePublisher:
     def __init__(
-        self, scheduler: Scheduler, jobs: RunningJobs, estimates: Estimates, lanes: Mapping[str, Lane]
+        self,
+        scheduler: Scheduler,
+        jobs: RunningJobs,
+        estimates: Estimates,
+        lanes: Mapping[str, Lane],
+        clock: Callable[[], float],
     ) -> None:
         self._scheduler = scheduler
         self._jobs = jobs
         self._estimates = estimates
         self._lanes = lanes
+        self._clock = clock
         self._next_at = 0.0
         self.changed = True  # a job, a model or a holder came or went
         self.moved = False  # only progress
@@ -35,9 +41,11 @@ class PicturePublisher:
     def due(self, now: float, force: bool) -> EngineStatus | None:
         if not (self.changed or self.moved or self.loading) or (now < self._next_at and not force):
             return None
-        self._next_at = now + INTERVAL_S + len(self._scheduler.queue) * 2e-5 / SHARE / 10
         self.changed = self.moved = False
-        return self._draw(now)
+        began = self._clock()
+        status = self._draw(now)
+        self._next_at = now + INTERVAL_S + (self._clock() - began) / SHARE
+        return status
 
     def _draw(self, now: float) -> EngineStatus:
         scheduler = self._scheduler

@@ -35,32 +35,27 @@ def learned() -> Estimates:
     return estimates
 
 
-def parts(estimates: Estimates, job: Job) -> object:
-    work = estimates.work(job)
-    return work and work.requests
-
-
 def test_a_shape_never_run_to_the_end_has_no_estimate() -> None:
-    assert learned().work(job("j", width=16)) is None
-    assert learned().work(job("j", model="other")) is None
+    assert learned().ahead(job("j", width=16)) is None
+    assert learned().ahead(job("j", model="other")) is None
 
 
 def test_what_is_ahead_is_the_forwards_of_such_a_request_and_as_many_more_as_it_has_steps() -> None:
-    assert parts(learned(), job("j")) == ((("encoding 77", 1), ("denoising 8x8x1", 20), ("decoding 8x8x1", 1)),)
+    assert learned().ahead(job("j")) == ((("encoding 77", 1), ("denoising 8x8x1", 20), ("decoding 8x8x1", 1)),)
 
 
 def test_what_was_run_is_no_longer_ahead_though_its_prompt_was_longer() -> None:
     estimates = learned()
     estimates.note([cost("encoding", "j", shape="154"), cost("denoising", "j"), cost("denoising", "j")])
 
-    assert parts(estimates, job("j")) == ((("denoising 8x8x1", 18), ("decoding 8x8x1", 1)),)
+    assert estimates.ahead(job("j")) == ((("denoising 8x8x1", 18), ("decoding 8x8x1", 1)),)
 
 
 def test_a_request_that_has_run_everything_is_at_its_last_stage() -> None:
     estimates = learned()
     estimates.note([cost("encoding", "j", shape="77"), *[cost("denoising", "j")] * 20, cost("decoding", "j")])
 
-    assert parts(estimates, job("j")) == ((("decoding 8x8x1", 0),),)
+    assert estimates.ahead(job("j")) == ((("decoding 8x8x1", 0),),)
 
 
 def test_a_shared_forward_counts_for_each_who_is_in_it() -> None:
@@ -68,19 +63,19 @@ def test_a_shared_forward_counts_for_each_who_is_in_it() -> None:
     estimates.note([cost("denoising", "a", "b", "c", "d")] * 2)
     estimates.finished("m", request("a", 2))
 
-    assert parts(estimates, job("j", steps=10)) == ((("denoising 8x8x1", 10),),)
+    assert estimates.ahead(job("j", steps=10)) == ((("denoising 8x8x1", 10),),)
 
 
 def test_a_chat_is_as_many_forwards_as_such_replies_took() -> None:
     asked = ChatRequest(id="c", messages=(), max_tokens=9)
     chat = Job(id="c", owner="a", type="chat", model="m", requests=(asked,))
     estimates = learned()
-    assert estimates.work(chat) is None
+    assert estimates.ahead(chat) is None
 
     estimates.note([cost("prefill", "c", shape="prefill"), *[cost("decode", "c", shape="decode")] * 6])
     estimates.finished("m", asked)
 
-    assert parts(estimates, chat) == ((("decode decode", 7),),)
+    assert estimates.ahead(chat) == ((("decode decode", 7),),)
 
 
 def test_what_a_turn_takes_beside_its_forwards_is_a_factor_of_the_model() -> None:
