@@ -95,7 +95,9 @@ class Carrier:
 
     def turned(self, action: Action, seconds: float) -> None:
         """A turn is over, its decision and news included."""
-        if isinstance(action, Step):
+        if isinstance(action, Admit):
+            self._estimates.turned(action.job.model, seconds, 0.0)
+        elif isinstance(action, Step):
             self._estimates.turned(action.model, seconds, self._forward_s)
             self._forward_s = 0.0
 

@@ -32,10 +32,14 @@ class Loads:
         self._load_s.pop(model, None)
 
     def expected_s(self, model: str, n_bytes: int) -> float:
-        """Of its next load: as measured, or guessed from its bytes."""
-        measured = self._load_s.get(model)
-        # The first of a process also imports libraries and tries the model out: of two, the shorter is the better guess.
-        return median_low(measured) if measured else n_bytes / self._bytes_per_s
+        """Of its next load: as measured, or guessed from its bytes.
+
+        The first of a process also imports libraries and tries the model out. Of two, the shorter is the better guess; of one, too, beside what its bytes say.
+        """
+        measured, guess = self._load_s.get(model, ()), n_bytes / self._bytes_per_s
+        if len(measured) == 1:
+            return min(measured[0], guess)
+        return median_low(measured) if measured else guess
 
     def read_share(self, model: str) -> float:
         """How much of its next load goes by while others step; until one was measured, nothing."""
