@@ -36,10 +36,10 @@ class Loads:
 
         The first of a process also imports libraries and tries the model out. Of two, the shorter is the better guess; of one, too, beside what its bytes say.
         """
-        measured, guess = self._load_s.get(model, ()), n_bytes / self._bytes_per_s
-        if len(measured) == 1:
-            return min(measured[0], guess)
-        return median_low(measured) if measured else guess
+        measured, guess = self._load_s.get(model), n_bytes / self._bytes_per_s
+        if not measured:
+            return guess
+        return min(measured[0], guess) if len(measured) == 1 else median_low(measured)
 
     def read_share(self, model: str) -> float:
         """How much of its next load goes by while others step; until one was measured, nothing."""
