@@ -7,6 +7,7 @@ from statistics import median_low
 
 BYTES_PER_S = 1e9  # of a load, until one was measured
 SAYS_NOTHING_S = 0.1  # a load this short is of a tiny model: it tells nothing of the disk
+FIRST_PAYS = 2.0  # a first load that took more than so many times what its bytes say tells nothing of the next
 LOADS_KEPT = 5  # the last few of a model, whose median is how long its next will take
 LEAVE_MEMORY = 0.3  # weight of the newest leave in their mean
 
@@ -34,12 +35,13 @@ class Loads:
     def expected_s(self, model: str, n_bytes: int) -> float:
         """Of its next load: as measured, or guessed from its bytes.
 
-        The first of a process also imports libraries and tries the model out. Of two, the shorter is the better guess; of one, too, beside what its bytes say.
+        The first of a process also imports libraries and tries the model out. Of two, the shorter is the better guess; one that took many times what its
+        bytes say is none.
         """
         measured, guess = self._load_s.get(model), n_bytes / self._bytes_per_s
-        if not measured:
+        if not measured or (len(measured) == 1 and measured[0] > FIRST_PAYS * guess):
             return guess
-        return min(measured[0], guess) if len(measured) == 1 else median_low(measured)
+        return median_low(measured)
 
     def read_share(self, model: str) -> float:
         """How much of its next load goes by while others step; until one was measured, nothing."""

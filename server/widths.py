@@ -23,7 +23,9 @@ AGAIN_AFTER = 500  # quanta at the useful width until the next one is looked at 
 @dataclass(slots=True)
 class Measured:
     row_s: float  # undisturbed: what is useful is judged by it
-    mean_s: float  # of a row over the last hundred or so: what many forwards to come will take
+    mean_s: (
+        float  # of a row over the last hundred or so, at the machine's usual pace: what many forwards to come will take
+    )
     n: int = 1
 
 
@@ -36,18 +38,18 @@ class Widths:
     def note(self, model: str, shape: str, rows: int, seconds: float) -> None:
         widths = self._rows.setdefault((model, shape), {})
         row_s, bucket = seconds / rows, bucket_of(rows)
-        known = widths.get(bucket)
+        known, usual_s = widths.get(bucket), row_s / self._pace
         if known is None:
-            widths[bucket] = Measured(row_s, row_s)
+            widths[bucket] = Measured(row_s, usual_s)
             return
         known.n += 1
         if known.n == 2:  # the first one paid for kernels, caches and the measuring of memory
-            known.row_s = known.mean_s = row_s
+            known.row_s, known.mean_s = row_s, usual_s
             return
         self._took_s = FADING * self._took_s + seconds
         self._usually_s = FADING * self._usually_s + known.mean_s * rows
         known.row_s += (QUICKER if row_s < known.row_s else SLOWER) * (row_s - known.row_s)
-        known.mean_s += (row_s - known.mean_s) / min(known.n, LONG)
+        known.mean_s += (usual_s - known.mean_s) / min(known.n, LONG)
         if known.n % AGAIN_AFTER == 0 and 2 * bucket in widths:
             del widths[2 * bucket]
 
@@ -75,7 +77,12 @@ class Widths:
         A width never tried gains what it gained others, but no more than the one before it.
         """
         usual = self._usual_row_s(model, shape, rows)
-        return usual and usual * self._took_s / self._usually_s
+        return usual and usual * self._pace
+
+    @property
+    def _pace(self) -> float:
+        """How many times as long as usual forwards take now, of whatever model."""
+        return self._took_s / self._usually_s
 
     def _usual_row_s(self, model: str, shape: str, rows: int) -> float | None:
         widths = self._rows.get((model, shape))
