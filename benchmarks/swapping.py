@@ -1,9 +1,10 @@
-"""What swapping costs: drop-in to first picture, 50 swaps among six checkpoints under load, load against the library alone.
+"""What swapping costs: drop-in to first picture, swaps among six checkpoints under load, load against the library alone.
 
-    python benchmarks/swapping.py [--swaps 50]
+    python benchmarks/swapping.py [--swaps 50] [--rounds 15] [--no-large]
 
-Tiny random Stable Diffusion checkpoints; the server is its own process, as `serve` starts it. The library's own loads are timed
-between the swaps, so that whatever else the machine does weighs on both.
+Random weights: tiny Stable Diffusion checkpoints, where what is not reading shows most, and one of SDXL's architecture of about
+2 GB in half precision. The server is its own process, as `serve` starts it. The library's own loads are timed between the
+server's, so that whatever else the machine does weighs on both. Nothing is parked on a CPU: `scripts/gpu_check.py --parts switching`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ import torch
 
 from benchmarks.families import FAMILIES
 from models.loading import quiet_libraries
+from pipelines import device
+from scripts import gpu_models
 from tests.live_server import LiveServer
 
 CHECKPOINTS = 6
+LARGE_ROUNDS = 3
 SMALL = {"type": "image", "steps": 2, "width": 64, "height": 64, "prompt": "a red circle"}
 ENV = {"AGENTNAME_MIN_RESIDENCY_S": "0", "AGENTNAME_DEVICE": "cpu", "AGENTNAME_TORCH_THREADS": "1", "OMP_NUM_THREADS": "1"}  # fmt: skip
 
@@ -33,13 +37,18 @@ ENV = {"AGENTNAME_MIN_RESIDENCY_S": "0", "AGENTNAME_DEVICE": "cpu", "AGENTNAME_T
 class Seen:
     failed: int = 0
     load_s: list[float] = field(default_factory=list)
-    alone_s: list[float] = field(default_factory=list)
     rss: list[int] = field(default_factory=list)
 
 
 def main() -> None:
-    said = common.arguments(__doc__ or "", ("--swaps", {"type": int, "default": 50}))
+    said = common.arguments(
+        __doc__ or "",
+        ("--swaps", {"type": int, "default": 50}),
+        ("--rounds", {"type": int, "default": 15}),
+        ("--no-large", {"action": "store_true", "help": "leave the checkpoint of SDXL's weight out"}),
+    )
     quiet_libraries()
+    device.keep_what_is_imported()  # as the server does, so that neither's collections walk over the libraries
     torch.set_num_threads(1)
     report = common.Report("swapping: six checkpoints in turn, another job beside each")
     with tempfile.TemporaryDirectory() as folder:
@@ -51,43 +60,80 @@ def main() -> None:
         server.start()
         try:
             server.wait(server.submit(**SMALL, model="tiny-scenes"))  # the libraries are imported with the first job
-            drop_ins = [_drop_in(server, root / "made", f"sd{index}") for index in range(CHECKPOINTS)]
-            seen = _swap(server, said.swaps, root / "made")
+            drop_ins = [_drop_in(server, root / "made", f"sd{index}")[0] for index in range(CHECKPOINTS)]
+            report.add("drop-in to first picture, median of six", common.median(drop_ins), "s", most=15)
+            _switch(server, "sd0", root / "made", said.rounds, report)
+            _swap(server, said.swaps, report)
+            if not said.no_large:
+                _large(server, root, report)
         finally:
             server.stop()
-    half = len(seen.rss) // 2
-    report.add("drop-in to first picture, median of six", common.median(drop_ins), "s", most=15)
-    report.add("swaps", said.swaps)
-    report.add("failed jobs", seen.failed, most=0)
-    report.add("resident set, growth over the last half", (seen.rss[-1] / seen.rss[half] - 1) * 100, "%", most=1)
-    report.add("load, median", common.median(seen.load_s), "s")
-    report.add("the same by the library alone, median", common.median(seen.alone_s), "s")
-    report.add("load over library alone", common.median(seen.load_s) / common.median(seen.alone_s), "x", most=1.3)
     report.save(said.json)
 
 
-def _library_alone(folder: Path) -> float:
-    began = time.monotonic()
-    diffusers.StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-    return time.monotonic() - began
+def _library_alone(folder: Path) -> tuple[float, float]:
+    """Seconds, and seconds of CPU."""
+    began, cpu = time.monotonic(), time.process_time()
+    diffusers.DiffusionPipeline.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+    )
+    return time.monotonic() - began, time.process_time() - cpu
 
 
-def _drop_in(server: LiveServer, made: Path, name: str) -> float:
-    """Copy into the watched folder; seconds from the end of the copy to the finished picture."""
+def _drop_in(server: LiveServer, made: Path, name: str) -> tuple[float, float]:
+    """Copy into the watched folder; seconds from the end of the copy to the finished picture, and of them for the load."""
     shutil.copytree(made, server.data_dir / "models" / name)
     began = time.monotonic()
     while server.get(f"/api/models/{name}").status != 200:
         time.sleep(0.05)
     status = server.wait(server.submit(**SMALL, model=name))
     assert status["status"] == "completed", status
-    return time.monotonic() - began
+    return time.monotonic() - began, status["metrics"]["loadMs"] / 1000
 
 
-def _swap(server: LiveServer, swaps: int, made: Path) -> Seen:
+def _switch(server: LiveServer, name: str, made: Path, rounds: int, report: common.Report) -> None:
+    """Loads with nothing beside, from submission to the first step; and the library's.
+
+    What a load takes of the CPU is what a job that has to wait for it takes more than one that has not.
+    """
+    server_s, server_cpu, alone_s, alone_cpu = [], [], [], []
+    for _ in range(rounds):
+        _unload(server, name)
+        cold, cpu_of_cold = _cpu_of(server, name)
+        _, cpu_of_warm = _cpu_of(server, name)
+        server_s.append(cold["metrics"]["queueMs"] / 1000)
+        server_cpu.append(cpu_of_cold - cpu_of_warm)
+        seconds, cpu = _library_alone(made)
+        alone_s.append(seconds)
+        alone_cpu.append(cpu)
+    _unload(server, name)
+    report.add(f"{name}: submission to first step, median of {rounds}", common.median(server_s), "s")
+    report.add(f"{name}: library alone, median", common.median(alone_s), "s")
+    report.add(f"{name}: to first step over library", common.median(server_s) / common.median(alone_s), "x", most=1.3)
+    report.add(f"{name}: the same in CPU time", sum(server_cpu) / sum(alone_cpu), "x")
+
+
+def _cpu_of(server: LiveServer, name: str) -> tuple[dict[str, Any], float]:
+    """A job's status at its end, and the seconds of CPU that the server took meanwhile."""
+    process = psutil.Process(server.server_pid())
+    before = process.cpu_times()
+    status = _ended(server, server.submit(**SMALL, model=name))
+    assert status["status"] == "completed", status
+    after = process.cpu_times()
+    return status, after.user + after.system - before.user - before.system
+
+
+def _unload(server: LiveServer, name: str) -> None:
+    server.post(f"/api/models/{name}/unload", {})
+    while any(it["name"] == name and it["state"] != "available" for it in server.get("/api/models").json["models"]):
+        time.sleep(0.05)
+
+
+def _swap(server: LiveServer, swaps: int, report: common.Report) -> None:
     """One after another among all checkpoints, each unloaded behind the next, while another model works."""
     seen = Seen()
     for index in range(CHECKPOINTS):
-        server.post(f"/api/models/sd{index}/unload", {})
+        _unload(server, f"sd{index}")
     process = psutil.Process(server.server_pid())
     for index in range(swaps):
         name = f"sd{index % CHECKPOINTS}"
@@ -98,8 +144,24 @@ def _swap(server: LiveServer, swaps: int, made: Path) -> Seen:
                 seen.load_s.append(status["metrics"]["loadMs"] / 1000)
         server.post(f"/api/models/{name}/unload", {})
         seen.rss.append(process.memory_info().rss)
-        seen.alone_s.append(_library_alone(made))
-    return seen
+    half, last = seen.rss[swaps // 2 : swaps * 3 // 4], seen.rss[swaps * 3 // 4 :]
+    growth = common.median(last) / common.median(half) - 1
+    report.add("swaps", swaps)
+    report.add("failed jobs", seen.failed, most=0)
+    report.add("resident set, last quarter over the one before", growth * 100, "%", most=1)
+    report.add("load beside another job's steps, median", common.median(seen.load_s), "s")
+
+
+def _large(server: LiveServer, root: Path, report: common.Report) -> None:
+    made, name = root / "large", "xl"
+    build = lambda: gpu_models.stable_diffusion_xl(blocks=(1, 1, 2))  # noqa: E731
+    gpu_models.on("cpu", torch.float16, build).save_pretrained(made)
+    n_bytes = sum(file.stat().st_size for file in made.rglob("*.safetensors"))
+    report.add("an SDXL of fewer blocks, in half precision", n_bytes / 2**30, "GiB")
+    seconds, load_s = _drop_in(server, made, name)
+    report.add("from the end of its copy to the first picture", seconds, "s")
+    report.add("of that its load, one-step trial included", load_s, "s", most=15)
+    _switch(server, name, made, LARGE_ROUNDS, report)
 
 
 def _ended(server: LiveServer, job: str) -> dict[str, Any]:

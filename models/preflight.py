@@ -14,6 +14,7 @@ from pathlib import Path
 
 from models.errors import BadModel
 from models.files import parse_json, read_safetensors_header, weight_files
+from models.fingerprint import fingerprint
 from models.gguf_header import read_gguf_header
 
 MAX_CONFIG_BYTES = 4 << 20  # the largest config seen is 40 KiB; chat templates inside reach 100 KiB
@@ -79,7 +80,15 @@ def check_folder(folder: Path, *, weights: bool = True) -> None:
 
 
 def check_path(path: Path, *, weights: bool = True) -> None:
-    """Raise `BadModel` unless it is a folder as `check_folder` wants it, or a weight file whose header is in order."""
+    """Raise `BadModel` unless it is a folder as `check_folder` wants it, or a weight file whose header is in order.
+
+    What passed is not read again as long as none of its files was touched: a swap would pay for it each time.
+    """
+    _check_path(path, weights, fingerprint(path))
+
+
+@lru_cache(maxsize=1024)
+def _check_path(path: Path, weights: bool, _: str) -> None:
     if path.is_dir():
         check_folder(path, weights=weights)
     elif path.suffix == ".gguf":

@@ -15,14 +15,18 @@ from models.errors import LoadFailed
 from models.spec import ModelSpec
 from pipelines.interface import DiffusionRequest, Failed, Lane, Rendered, Update
 
-SIDE_PIXELS = 256  # of the first try: small, and still a size that every family knows how to make
+SIDES_PIXELS = (
+    64,
+    256,
+)  # of the first tries: small ones, for a load is not over before; not every family makes the first
 MAX_STEPS = 10_000  # of the lane; a decode of two tokens takes a handful
 
 
 def check_smoke(lane: Lane, spec: ModelSpec) -> None:
     """Raises `LoadFailed` when nothing sensible comes out."""
     problem = ""
-    for request in (_small(spec), _native(spec)):  # a family that cannot make the small size shall not fall for it
+    # A family that cannot make a small size shall not fall for it.
+    for request in (*(_small(spec, side) for side in SIDES_PIXELS), _native(spec)):
         match _run(lane, request):
             case Rendered(frames=frames):
                 values = np.asarray(frames)
@@ -56,10 +60,10 @@ def _run(lane: Lane, request: DiffusionRequest) -> Update | None:
     return None
 
 
-def _small(spec: ModelSpec) -> DiffusionRequest:
+def _small(spec: ModelSpec, side: int) -> DiffusionRequest:
     grid = spec.limits.size_multiple
     native = (spec.defaults.width or 512, spec.defaults.height or 512)
-    side = max(grid, math.floor(min(SIDE_PIXELS, *native) / grid) * grid)
+    side = max(grid, math.floor(min(side, *native) / grid) * grid)
     frames = spec.limits.frames_multiple + spec.limits.frames_remainder if spec.type == "video" else None
     return _request(spec, side, side, frames, steps=1)
 

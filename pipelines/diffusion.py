@@ -81,9 +81,11 @@ class DiffusionLane:
             every_layer=device_name.startswith("cpu"),
         )
         keep_no_cache(pipeline)
-        for component, module, entry in entry_points(pipeline):
+        entries = list(entry_points(pipeline))
+        for component, module, entry in entries:
             self._rendezvous.wrap(component, module, entry)
-        self._parking = Parking(((component, module) for component, module, _ in entry_points(pipeline)), device_name)
+        # A VAE has two entries and its weights once; a walk over them takes milliseconds.
+        self._parking = Parking(dict.fromkeys((component, module) for component, module, _ in entries), device_name)
         self._adapters = Adapters(pipeline, self._reweighed)
         self._in_hand: InHand | None = None  # the quantum that gave way
         self._previews = Previews()
@@ -248,12 +250,12 @@ class DiffusionLane:
         if request.scheduler is not None:
             own.scheduler = scheduler_of(request.scheduler, own.scheduler)
         in_use = {lora for other in self._requests.values() for lora in other.loras}
-        self._adapters.load(request.loras, in_use)
+        partly = self._adapters.load(request.loras, in_use)
         if request.preview:
             self._previews.watch(own, request.width / request.height, functools.partial(self._show, request))
         arguments, warnings = read_prompts(own, self._arguments.of(request))
         output = own(**arguments)
-        return frames_of(output[0], self.kind), type(getattr(own, "scheduler", None)).__name__, tuple(warnings)
+        return frames_of(output[0], self.kind), type(getattr(own, "scheduler", None)).__name__, (*partly, *warnings)
 
     def _reweighed(self) -> None:
         self._parking.look()

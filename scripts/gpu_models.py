@@ -110,14 +110,15 @@ def stable_diffusion() -> StableDiffusionPipeline:
     )
 
 
-def stable_diffusion_xl() -> StableDiffusionXLPipeline:
+def stable_diffusion_xl(blocks: tuple[int, ...] = (1, 2, 10)) -> StableDiffusionXLPipeline:
+    """blocks: transformer blocks at each resolution; the published 1, 2, 10 are 2.6 billion weights."""
     unet = UNet2DConditionModel(
         sample_size=128,
         block_out_channels=(320, 640, 1280),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=(5, 10, 20),
-        transformer_layers_per_block=(1, 2, 10),
+        transformer_layers_per_block=blocks,
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=256,
