@@ -42,6 +42,11 @@ class LoraFolder:
         return path
 
 
+def held_bytes(path: Path, float_bytes: int) -> int:
+    """About what a file holds beside the weights, once it is loaded in the model's precision."""
+    return sum(tensor.elements for tensor in read_safetensors_header(path).values()) * float_bytes
+
+
 def refusal(tensors: Iterable[str]) -> str | None:
     """What a file with these tensors is instead of a LoRA, LoHa or LoKr; None when it is one."""
     names = list(tensors)

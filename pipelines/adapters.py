@@ -6,8 +6,10 @@ forwards run with its own set, and only jobs with the same set may share one. A 
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Collection
+import re
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ MOST = 16  # adapters that stay in memory; beyond that those go whose last job i
 KOHYA = {"unet": "lora_unet", "transformer": "lora_unet", "text_encoder": "lora_te", "text_encoder_2": "lora_te2"}
 OWN_LOKR = ("Flux2", "ZImage")  # pipelines whose LoKr diffusers reads by itself
 
+LAYER = re.compile(r"[._]lora[._]|[._]lora_")  # what follows a layer's name in all the ways diffusers writes an adapter
+
 Key = tuple[str, int]  # path, stamp
 
 
@@ -39,9 +43,10 @@ class Adapters:
         self._loaded: dict[Key, str] = {}  # → name in peft; the one used last is last
         self._made = 0
         self._worn: tuple[Lora, ...] = ()
+        self._partly: dict[Key, str] = {}  # what to tell of those that were made for more than there is
 
-    def load(self, loras: tuple[Lora, ...], in_use: Collection[Lora] = ()) -> None:
-        """Bring in what is not there yet, for which others than those of `in_use` may go. Raises `BadAdapter`."""
+    def load(self, loras: tuple[Lora, ...], in_use: Collection[Lora] = ()) -> list[str]:
+        """Bring in what is not there yet, for which others than those of `in_use` may go. Raises `BadAdapter`; returns warnings."""
         new = [lora for lora in loras if _key(lora) not in self._loaded]
         for lora in new:
             self._load(lora)
@@ -53,24 +58,32 @@ class Adapters:
             self.wear(())
         for key in gone:
             self._drop(self._loaded.pop(key))
+            self._partly.pop(key, None)
         if new or gone:
             self._changed()
+        return [self._partly[_key(lora)] for lora in loras if _key(lora) in self._partly]
 
     def _load(self, lora: Lora) -> None:
         if not hasattr(self._pipeline, "load_lora_weights"):
             raise BadAdapter(f"{type(self._pipeline).__name__} takes no LoRA.")
-        name, before = f"lora_{self._made}", self._names()
+        name = f"lora_{self._made}"
         self._made += 1
         try:
-            with loading():
+            with loading(), self._targets() as wanted:
                 self._bring(Path(lora.path), name)
         except Exception as error:  # the library's own, of many kinds: shapes, keys, formats
             self._drop(name)
             if device.is_out_of_memory(error) or device.is_fatal(error):
                 raise
             raise BadAdapter(f"The LoRA {lora.name} does not fit this model.") from error
-        if self._names() == before:  # it only warns of keys that fit nowhere
-            raise BadAdapter(f"The LoRA {lora.name} does not fit this model.")
+        n_found = self._dressed(name)
+        if not n_found:  # the library only warns of keys that fit nowhere
+            self._drop(name)
+            raise BadAdapter(f"The LoRA {lora.name} does not fit this model: it is for none of its layers.")
+        if n_found < len(wanted):
+            self._partly[_key(lora)] = (
+                f"The LoRA {lora.name} is for {len(wanted)} layers; this model has {n_found} of them, the rest was left out."
+            )
         self._loaded[_key(lora)] = name
         self._worn = (lora,)  # loading puts it on
         self.wear(())
@@ -84,6 +97,32 @@ class Adapters:
             return
         self._pipeline.load_lora_weights(
             str(path.parent), weight_name=path.name, adapter_name=name, local_files_only=True, use_safetensors=True
+        )
+
+    @contextlib.contextmanager
+    def _targets(self) -> Iterator[set[str]]:
+        """The layers a file is for, once it was loaded inside: in the names the library turned the file's into."""
+        found: set[str] = set()
+        reads = self._pipeline.lora_state_dict
+
+        def listen(*args: Any, **kwargs: Any) -> Any:
+            result = reads(*args, **kwargs)
+            state = result[0] if isinstance(result, tuple) else result
+            found.update(LAYER.split(key)[0] for key in state if LAYER.search(key))
+            return result
+
+        self._pipeline.lora_state_dict = listen
+        try:
+            yield found
+        finally:
+            del self._pipeline.lora_state_dict  # the class's own shows again
+
+    def _dressed(self, name: str) -> int:
+        """Layers that have this adapter."""
+        parts = [part for part in vars(self._pipeline).values() if isinstance(part, torch.nn.Module)]
+        layers = (layer for part in parts for layer in part.modules())
+        return sum(
+            name in getattr(layer, "lora_A", ()) or name in getattr(layer, "lora_embedding_A", ()) for layer in layers
         )
 
     def _modules(self) -> dict[str, torch.nn.Module]:

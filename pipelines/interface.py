@@ -26,6 +26,7 @@ class Lora:
     path: str  # a safetensors file
     weight: float
     stamp: int = 0  # when it was written: a file written anew is another LoRA
+    n_bytes: int = 0  # about what it holds beside the model's weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

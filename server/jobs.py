@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.interface import FailureCode, FinishReason, Merging, Request, Stage
+from pipelines.interface import DiffusionRequest, FailureCode, FinishReason, Merging, Request, Stage
 from server.peaks import Peak
 
 JobType: TypeAlias = Literal["image", "video", "chat"]
@@ -42,6 +42,12 @@ class Job:
     requests: tuple[Request, ...]
     priority: int = 0  # larger runs sooner
     attempt: int = 1
+
+    @property
+    def adapters(self) -> dict[tuple[str, int], int]:
+        """(file, when it was written) → bytes"""
+        loras = (lora for it in self.requests if isinstance(it, DiffusionRequest) for lora in it.loras)
+        return {(lora.path, lora.stamp): lora.n_bytes for lora in loras}
 
 
 # Events: device thread → event loop, in order. One end (Replied, Failed, Canceled, or all outputs ready) per job.

@@ -55,12 +55,14 @@ class Needs:
         self._weights = weights
 
     def of(self, spec: ModelSpec, requests: Sequence[Request] = ()) -> int:
-        """Weights and KV cache, or weights and the most that one of `requests` is sure to hold beside them."""
+        """Weights and KV cache, or weights, adapters and the most that one of `requests` is sure to hold beside them."""
         if spec.type == "chat":
             return spec.weight_bytes + cache_bytes(spec.weight_bytes, self._weights.usable_bytes)
-        shapes = {(it.shape, it.units) for it in requests if isinstance(it, DiffusionRequest)}
+        pictures = [it for it in requests if isinstance(it, DiffusionRequest)]
+        shapes = {(it.shape, it.units) for it in pictures}
         key = self._key_of(spec) or spec.name
         beside = max((self._peaks.at_least(key, *shape) for shape in shapes), default=0)
+        beside += max((sum(lora.n_bytes for lora in it.loras) for it in pictures), default=0)
         weights = self._weights.on_device(spec)
         return (
             max(weights, beside) if self._weights.offloads(spec) else weights + beside

@@ -27,6 +27,7 @@ class Resident:
     midway: bool = False  # inside a forward that gave way
     slice_s: float = 0.0  # so long it stays with work, since it came
     served: bool = False  # it took a job since it came
+    adapters: set[tuple[str, int]] = field(default_factory=set)  # that jobs have brought since then
     cache_cut_at: float = math.inf  # when its KV cache was last made smaller than it should be; inf: it is not
     cache_floor: int = -1  # the KV cache could not shrink below this; -1: not tried since a chat ended
 
@@ -61,6 +62,10 @@ class Resident:
 
     def has_room(self, job: Job) -> bool:
         return not self.running or self.requests + len(job.requests) <= self.facts.max_running
+
+    def bytes_to_bring(self, job: Job) -> int:
+        """Of the adapters that no job before it has brought: they are booked once they are there."""
+        return sum(n_bytes for adapter, n_bytes in job.adapters.items() if adapter not in self.adapters)
 
     def victim_score(self, now: float, weight: float) -> float:
         """Larger goes sooner: idle long, cheap to bring back. `weight`: how much it is wanted."""

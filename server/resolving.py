@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from models.adapters import held_bytes
 from models.errors import ModelsError
+from models.lora_fit import may_fit
 from models.spec import ModelSpec
 from pipelines.interface import DiffusionRequest, Lora
 from server.encoding import Format, ImageFormat, VideoFormat
@@ -82,6 +84,7 @@ def resolve(
         negative = None
     num_frames, fps = length(request.num_frames, request.duration, spec) if request.type == "video" else (None, None)
     fmt: Format = request.output_format or ("png" if request.type == "image" else "mp4")
+    dtype = auto_dtype if spec.dtype == "auto" else spec.dtype
     stored = {
         "prompt": request.prompt,
         "negative_prompt": negative,
@@ -100,10 +103,10 @@ def resolve(
         "webhook_url": request.webhook_url,
         "scheduler": _scheduler(request, spec),
         "clip_skip": _clip_skip(request, spec),
-        "loras": _loras(request, spec, find_lora),
+        "loras": _loras(request, spec, dtype, find_lora),
         "preview": request.preview,
     }
-    return Resolved(stored, _params(stored, auto_dtype if spec.dtype == "auto" else spec.dtype))
+    return Resolved(stored, _params(stored, dtype))
 
 
 def _check_taken(request: GenerateRequest, spec: ModelSpec) -> None:
@@ -139,7 +142,7 @@ def _clip_skip(request: GenerateRequest, spec: ModelSpec) -> int | None:
     return wanted or None
 
 
-def _loras(request: GenerateRequest, spec: ModelSpec, find: FindLora | None) -> list[dict[str, Any]]:
+def _loras(request: GenerateRequest, spec: ModelSpec, dtype: str, find: FindLora | None) -> list[dict[str, Any]]:
     """With the file of each, so that a job goes on with what it was accepted with."""
     if not request.loras:
         return []
@@ -152,8 +155,18 @@ def _loras(request: GenerateRequest, spec: ModelSpec, find: FindLora | None) -> 
         raise BadRequest("loras: each may be named once.")
     try:
         found = [(name, find(name), weight) for name, weight in request.loras]
+        for name, path, _ in found:
+            if spec.path is not None and not may_fit(path, spec.path):
+                raise BadRequest(f"loras: {name} is for none of {spec.name}'s layers: it was made for another model.")
+        float_bytes = 4 if dtype == "float32" else 2
         return [
-            {"name": name, "path": str(path), "weight": weight, "stamp": path.stat().st_mtime_ns}
+            {
+                "name": name,
+                "path": str(path),
+                "weight": weight,
+                "stamp": path.stat().st_mtime_ns,
+                "n_bytes": held_bytes(path, float_bytes),
+            }
             for name, path, weight in found
         ]
     except OSError as error:

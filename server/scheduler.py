@@ -106,6 +106,7 @@ class Scheduler:
         resident.requests += len(job.requests)
         resident.last_used = now
         resident.served = True
+        resident.adapters.update(job.adapters)
         self._jobs[job.id] = (job, 0.0)
         self._stir()
         return self.queue.take(job.id)
@@ -266,7 +267,7 @@ class Scheduler:
         # While the doors of those in the way are closed, the others go on taking jobs.
         hurry = urgent and coming is not None
         if not hurry and not self._draining and (admit := self._admission()) is not None:
-            return admit  # 2
+            return self._room_for_adapters(admit.job, now) or admit  # 2
         return coming or self.arrivals.cache_to_grow(now, self._draining)
 
     def _admission(self) -> Admit | None:
@@ -280,6 +281,13 @@ class Scheduler:
                 if best is None or due < best[0]:
                     best = (due, head.job)
         return None if best is None else Admit(best[1])
+
+    def _room_for_adapters(self, job: Job, now: float) -> Action | None:
+        """What goes before they come; None when nothing has to or nothing can."""
+        need = self.residents[job.model].bytes_to_bring(job)
+        if need <= self.ledger.free_bytes:
+            return None
+        return self.residency.plan(need, now, but=job.model).action
 
     def _step(self, resident: Resident, now: float) -> Action:
         quantum = resident.quantum

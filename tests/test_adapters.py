@@ -12,9 +12,9 @@ import diffusers
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from models.adapters import LoraFolder
+from models.adapters import LoraFolder, held_bytes
 from models.errors import BadModel, UnknownModel
 from models.schedulers import compatible_schedulers
 from models.spec import ModelSpec
@@ -102,8 +102,6 @@ def test_after_a_lora_the_model_is_as_it_was(loras: tuple[Lora, Lora]) -> None:
 
 
 def test_a_lora_of_another_model_fails_its_job_alone_and_says_so(tmp_path: Path, loras: tuple[Lora, Lora]) -> None:
-    from safetensors.torch import save_file
-
     save_file({"unet.nowhere.lora_A.weight": torch.zeros(2, 8)}, tmp_path / "alien.safetensors")
     lane = DiffusionLane(SD.build(), kind="image")
     lane.admit(ask("alien", loras=(Lora("alien", str(tmp_path / "alien.safetensors"), 1.0),)))
@@ -115,6 +113,51 @@ def test_a_lora_of_another_model_fails_its_job_alone_and_says_so(tmp_path: Path,
     assert isinstance(done["alien"], Failed)
     assert done["alien"].code == "bad_request"
     assert done["alien"].message == "The LoRA alien does not fit this model."
+    lane.close()
+
+
+def test_a_lora_for_other_components_alone_is_refused(tmp_path: Path, loras: tuple[Lora, Lora]) -> None:
+    """Stable Diffusion has no second text encoder: the library takes the file and does nothing with it."""
+    state = {name.replace("unet.", "text_encoder_2."): tensor for name, tensor in load_file(loras[0].path).items()}
+    save_file(state, tmp_path / "other.safetensors")
+    lane = DiffusionLane(SD.build(), kind="image")
+
+    lane.admit(ask("other", loras=(Lora("other", str(tmp_path / "other.safetensors"), 1.0),)))
+    (failed,) = ends(play(lane)).values()
+
+    assert isinstance(failed, Failed)
+    assert (failed.code, failed.message) == ("bad_request", "The LoRA other does not fit this model: it is for none of its layers.")  # fmt: skip
+    lane.close()
+
+
+@pytest.mark.parametrize("extra", ["unet.down_blocks.7.to_q", "text_encoder_2.layers.0.q_proj"])
+def test_a_lora_of_which_a_part_fits_is_worn_with_a_warning(tmp_path: Path, loras: tuple[Lora, Lora], extra: str) -> None:  # fmt: skip
+    state = load_file(loras[0].path)
+    n_layers = len(state) // 2
+    more = {f"{extra}.lora_A.weight": torch.zeros(2, 8), f"{extra}.lora_B.weight": torch.zeros(8, 2)}
+    save_file(state | more, tmp_path / "wider.safetensors")
+    wider = Lora("wider", str(tmp_path / "wider.safetensors"), loras[0].weight)
+    lane = DiffusionLane(SD.build(), kind="image")
+
+    done = rendered(lane, [ask("wider", loras=(wider,)), ask("whole", loras=loras[:1])])
+    again = rendered(lane, [ask("again", loras=(wider,))])["again"]
+
+    says = f"The LoRA wider is for {n_layers + 1} layers; this model has {n_layers} of them, the rest was left out."
+    assert done["wider"].warnings == again.warnings == (says,)
+    assert done["whole"].warnings == ()
+    assert gap(done["wider"].frames, with_adapters(ask("wider", loras=loras[:1]))) <= MERGED
+    lane.close()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_what_a_lora_is_said_to_hold_is_about_what_it_holds(tmp_path: Path, loras: tuple[Lora, Lora], dtype: Any) -> None:  # fmt: skip
+    save_file({name: tensor.to(dtype) for name, tensor in load_file(loras[0].path).items()}, tmp_path / "x.safetensors")
+    lane = DiffusionLane(SD.build(), kind="image")
+    bare = lane.weight_bytes
+
+    rendered(lane, [ask("a", loras=(Lora("x", str(tmp_path / "x.safetensors"), 1.0),))])
+
+    assert lane.weight_bytes - bare == held_bytes(tmp_path / "x.safetensors", float_bytes=4)
     lane.close()
 
 
@@ -220,7 +263,10 @@ def test_a_request_is_stored_with_the_file_of_each_lora(loras: tuple[Lora, Lora]
     path = Path(loras[0].path)
     found = stored(find=lambda name: path, loras=(("ink", 0.5),), scheduler="B")
 
-    assert found["loras"] == [{"name": "ink", "path": str(path), "weight": 0.5, "stamp": path.stat().st_mtime_ns}]
+    n_bytes = sum(tensor.nbytes for tensor in load_file(path).values())
+    assert found["loras"] == [
+        {"name": "ink", "path": str(path), "weight": 0.5, "stamp": path.stat().st_mtime_ns, "n_bytes": n_bytes}
+    ]
     assert found["scheduler"] == "B"
 
 

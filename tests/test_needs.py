@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.spec import Loading, ModelSpec
-from pipelines.interface import DiffusionRequest
+from pipelines.interface import DiffusionRequest, Lora
 from server.needs import CHAT_CACHE_BYTES, LEAST_CACHE_BYTES, Needs, Weights, cache_bytes
 from server.peaks import Peak, Peaks
 
@@ -35,6 +35,13 @@ def test_a_picture_needs_its_weights_and_the_peak_that_was_measured_for_its_size
     assert needs.of(FLUX, [request(1024)]) == 13 * GIB
     assert needs.of(FLUX, [request(512), request(2048)]) == 13 * GIB
     assert needs.of(FLUX) == needs.of(FLUX, [request(512)]) == 10 * GIB
+
+
+def test_a_picture_with_adapters_needs_them_too() -> None:
+    worn = replace(request(512), loras=(Lora("ink", "ink", 1.0, n_bytes=GIB), Lora("wash", "wash", 0.5, n_bytes=GIB)))
+    needs = Needs(Peaks(), lambda spec: spec.name, weights(16 * GIB))
+
+    assert needs.of(FLUX, [worn, request(1024)]) == 12 * GIB
 
 
 def test_a_chat_needs_the_cache_that_its_weights_leave_room_for() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from pipelines.interface import ChatRequest, DiffusionRequest, Quantum, Request
+from pipelines.interface import ChatRequest, DiffusionRequest, Lora, Quantum, Request
 from server.jobs import Job, JobType
 from server.memory import Ledger
 from server.scheduler import Action, Admit, Evict, Load, ModelFacts, Read, ResizeCache, Scheduler, Step, Unpark, Wait
@@ -100,6 +100,34 @@ def test_models_that_fit_together_stay_together() -> None:
     s.add(chat, 1)
 
     assert play(s, 1) == [Load("chat"), Admit(chat), Step("chat")]
+
+
+def wearing(plain: Job, lora: Lora) -> Job:
+    requests = tuple(
+        dataclasses.replace(it, loras=(lora,)) for it in plain.requests if isinstance(it, DiffusionRequest)
+    )
+    return dataclasses.replace(plain, requests=requests)
+
+
+def test_an_idle_model_goes_for_adapters_that_do_not_fit_beside_it_and_for_no_others() -> None:
+    s, chat, image = scheduler(), job("c", "chat"), job("i")
+    s.add(chat, 0)
+    play(s, 0)
+    finish(s, chat)
+    s.add(image, 1)
+    play(s, 1)
+    ink = Lora("ink", "ink", 1.0, n_bytes=11)  # beside 60 and 30 of 100
+    small = wearing(job("small"), dataclasses.replace(ink, path="small", n_bytes=10))
+    large, again = wearing(job("large"), ink), wearing(job("again"), dataclasses.replace(ink, weight=0.5))
+    s.add(small, 5)
+    assert play(s, 5) == [Admit(small), Step("image")]
+    s.add(large, 5)
+    assert play(s, 5) == [Evict("chat"), Admit(large), Step("image")]
+
+    s.ledger.book("image", "weights", 11, "ink")
+    s.ledger.book("video", "weights", 29)
+    s.add(again, 6)
+    assert play(s, 6) == [Admit(again), Step("image")], "it is there already"
 
 
 def test_a_model_just_loaded_is_not_evicted_before_its_minimum_residency() -> None:
