@@ -115,6 +115,7 @@ async def front(
     allowed_origins: tuple[str, ...] = (),
     keys: Mapping[str, str] | None = None,
     webhooks: Mapping[str, Any] = {},
+    private_pulls: bool = False,
     **options: Any,
 ) -> AsyncIterator[Front]:
     """`folder` given again with the same `keys` is a restart."""
@@ -142,7 +143,14 @@ async def front(
             keys["admin"] = await database.write(_new_key("admin", "enterprise", "admin"))
             keys["other"] = await database.write(_new_key("other", "enterprise"))
         library = Library(catalogue=catalogue, toml=folder / "models.toml", engine=engine)  # type: ignore[arg-type]  # a fake one
-        pulls = Pulls(library=library, folder=folder / "pulls", beside=folder, cache_dir=folder / "cache", clock=clock)
+        pulls = Pulls(
+            library=library,
+            folder=folder / "pulls",
+            beside=folder,
+            cache_dir=folder / "cache",
+            clock=clock,
+            private=private_pulls,
+        )
         app = create_app(
             service=service,
             library=library,

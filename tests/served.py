@@ -6,7 +6,8 @@ import asyncio
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,15 @@ class Served:
 
     def soon(self, function: Any, *arguments: Any) -> None:
         self._loop.call_soon_threadsafe(function, *arguments)
+
+    @contextmanager
+    def pulling(self) -> Iterator[None]:
+        """Pulls are carried out meanwhile."""
+        running = asyncio.run_coroutine_threadsafe(self.f.app.state.pulls.run(), self._loop)
+        yield
+        running.cancel()
+        with suppress(CancelledError):
+            running.exception()
 
     def run_every_job(self) -> None:
         """From now on each picture and clip is made as soon as it is asked for."""

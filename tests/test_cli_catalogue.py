@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,11 @@ from typer.testing import CliRunner, Result
 from models.catalogue import Catalogue
 from models.starters import starters
 from server.cli import app
-from tests.checkpoints import chat_folder, stable_diffusion_folder
+from tests.checkpoints import chat_folder, safetensors_bytes, stable_diffusion_folder
+from tests.fake_hub import fake_hub
 from tests.served import Served, served
+
+DENOISER = safetensors_bytes({"weight": ("F32", [4], 16)})
 
 
 @pytest.fixture
@@ -23,7 +27,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
             monkeypatch.delenv(name)
     stable_diffusion_folder(tmp_path / "models/sd")
     catalogue = Catalogue.open(data_dir=tmp_path, cache_dir=tmp_path / "cache", builtin=tmp_path / "none")
-    with served(tmp_path, catalogue=catalogue) as server:
+    with served(tmp_path, catalogue=catalogue, private_pulls=True) as server:
         monkeypatch.setenv("AGENTNAME_URL", server.url)
         monkeypatch.setenv("AGENTNAME_API_KEY", server.f.keys["admin"])
         yield server
@@ -131,6 +135,36 @@ def test_a_broken_checkpoint_is_shown_with_its_reason(server: Served, tmp_path: 
 
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.startswith("broken is not served: ")
+
+
+@pytest.mark.slow
+def test_a_pull_downloads_verifies_and_adds_a_model_that_can_be_asked(server: Served, tmp_path: Path) -> None:
+    """A denoiser in one file from a server on this machine, which the operator has allowed; the rest lends a folder."""
+    with fake_hub({"files/here": {"/files/here/mine.safetensors": DENOISER}}) as hub, server.pulling():
+        url = f"{hub.url}/files/here/mine.safetensors#sha256={hashlib.sha256(DENOISER).hexdigest()}"
+        base = f"load.base={tmp_path / 'models/sd'}"
+
+        done = run("pull", url, "--name", "one", "--set", base, "--set", "defaults.steps=7", "--default")
+
+        assert (done.exit_code, done.stdout) == (0, "one is here, ready to be asked.\n"), done.stderr
+        table = shown("one")
+        assert table["source"][0] == url
+        assert (table["defaults.steps"], table["default"]) == (["7", "models.toml"], ["True", "models.toml"])
+        (file,) = (tmp_path / "cache").rglob("mine.safetensors")
+        assert file.read_bytes() == DENOISER
+        n_asked = len(hub.asked)
+        assert run("pull", url, "--name", "again", "--set", base).stdout == "again is here, ready to be asked.\n"
+        assert len(hub.asked) == n_asked, "what is here is not downloaded again"
+
+
+@pytest.mark.slow
+def test_a_pull_that_fails_says_why_and_adds_nothing(server: Served) -> None:
+    with fake_hub({"files/here": {"/files/here/mine.safetensors": DENOISER}}) as hub, server.pulling():
+        done = run("pull", f"{hub.url}/files/here/mine.safetensors#sha256={'0' * 64}", "--name", "one")
+
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "wrong SHA-256" in done.stderr
+    assert run("show", "one").exit_code == 1
 
 
 def test_suggestions_fit_the_device_and_tell_licence_and_size(server: Served) -> None:
