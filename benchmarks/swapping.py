@@ -4,7 +4,8 @@
 
 Random weights: tiny Stable Diffusion checkpoints, where what is not reading shows most, and one of SDXL's architecture of about
 2 GB in half precision. The server is its own process, as `serve` starts it. The library's own loads are timed between the
-server's, so that whatever else the machine does weighs on both. Nothing is parked on a CPU: `scripts/gpu_check.py --parts switching`.
+server's, so that whatever else the machine does weighs on both. Nothing is parked on a CPU, so the way back from host memory
+is not here.
 """
 
 from __future__ import annotations
