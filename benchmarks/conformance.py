@@ -11,6 +11,7 @@ it is found: the same command goes on where it was cut off.
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import sys
 import tempfile
@@ -47,7 +48,7 @@ def main() -> None:
     torch.set_grad_enabled(False)
     rows = Rows(arguments.rows)
     wanted = [name for name in (*FAMILIES, *DECODERS) if arguments.only is None or name in arguments.only]
-    wanted = [name for name in wanted if name not in rows]
+    wanted = [name for name in wanted if name not in rows and _can_be_tried(name)]
     (_in_lanes if arguments.lane else _over_http)(wanted, rows)
     report = common.Report("conformance")
     unlisted = {name for name, _ in text_pipelines()} - FAMILIES.keys() - REASONS.keys()
@@ -63,6 +64,14 @@ def main() -> None:
             print(f"NOT EQUAL: {row}")
     if arguments.write is not None:
         write_tables(arguments.write, rows)
+
+
+def _can_be_tried(name: str) -> bool:
+    needs = FAMILIES[name].needs if name in FAMILIES else ""
+    there = not needs or importlib.util.find_spec(needs) is not None
+    if not there:
+        print(f"{name:40} not tried: {needs} is not installed")
+    return there
 
 
 def _in_lanes(names: list[str], rows: Rows) -> None:

@@ -73,6 +73,8 @@ class Proof:
         for body, status in zip(bodies, ended, strict=True):
             served = _pixels(self._live.fetch(status["outputs"][0]["url"]).body, family.kind)
             expected = _direct(pipeline, family, body, status["params"])
+            if served.shape != expected.shape:
+                raise Failed(f"{served.shape} where the library gives {expected.shape}")
             levels = max(levels, int(np.abs(served.astype(int) - expected.astype(int)).max()))
         return Row(family.name, family.kind, levels <= SAME_LEVELS, shared, "", levels)
 
@@ -133,6 +135,8 @@ def _entry(family: Family) -> dict[str, Any]:
     defaults: dict[str, Any] = {"width": family.size, "height": family.size}
     if family.num_frames is not None:
         defaults["num_frames"] = family.num_frames
+    if not family.takes_guidance:
+        defaults["steps"] = family.steps[0]
     if "negative_prompt" in source.arguments:
         defaults["negative_prompt"] = "blurred"
     return {"defaults": defaults, **({"call": dict(family.call)} if family.call else {})}
@@ -147,12 +151,13 @@ def _body(family: Family, i: int) -> dict[str, Any]:
         "model": _slug(family.name),
         "prompt": PROMPTS[i],
         "seed": 1000 + i,
-        "steps": family.steps[i % len(family.steps)],
         "width": family.other_size if i == len(PROMPTS) - 1 else family.size,
         "height": family.size,
         "output_format": "png" if family.kind == "image" else "frames",
     }
-    if "guidance_scale" in source.arguments:
+    if "num_inference_steps" in source.arguments:
+        body["steps"] = family.steps[i % len(family.steps)]
+    if family.takes_guidance and "guidance_scale" in source.arguments:
         body["guidance_scale"] = (3.0, 5.5, 4.0, 7.0)[i]
     if "negative_prompt" in source.arguments:
         body["negative_prompt"] = "blurred"
@@ -170,13 +175,14 @@ def _direct(pipeline: Any, family: Family, body: Mapping[str, Any], params: Mapp
         "negative_prompt": body.get("negative_prompt"),
         "width": params["width"],
         "height": params["height"],
-        "num_inference_steps": params["steps"],
+        "num_inference_steps": params["steps"] if "num_inference_steps" in source.arguments else None,
         "guidance_scale": body.get("guidance_scale"),
         "frame_rate": params.get("fps") if "frame_rate" in source.arguments else None,
         frames_argument: params.get("numFrames"),
         **family.call,
     }
     given = {name: value for name, value in wanted.items() if value is not None}
+    torch.manual_seed(params["seed"])  # some write to themselves first, with torch's own generator
     generator = torch.Generator("cpu").manual_seed(params["seed"])
     media = pipeline(**given, generator=generator, output_type="np")[0][0]
     frames = np.asarray(media if family.kind == "video" else media[None], dtype=np.float32)
@@ -186,17 +192,19 @@ def _direct(pipeline: Any, family: Family, body: Mapping[str, Any], params: Mapp
 def _opened(family: Family, folder: Path) -> Any:
     import diffusers
 
-    if family.library_opens:
-        pipeline = getattr(diffusers, family.name).from_pretrained(folder, local_files_only=True)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-    return family.build()
+    if not family.library_opens:
+        return family.build()
+    pipeline = getattr(diffusers, family.name).from_pretrained(folder, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    if family.in_tiles:
+        pipeline.vae.enable_tiling()
+    return pipeline
 
 
 def _pixels(file: bytes, kind: str) -> NDArray[np.uint8]:
-    """(F, H, W, 3) of a PNG, or of a zip of PNGs."""
+    """(F, H, W, 3) of a PNG, 4 with opacity, or of a zip of PNGs."""
     if kind == "image":
-        return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))[None]
+        return np.asarray(Image.open(io.BytesIO(file)))[None]
     with zipfile.ZipFile(io.BytesIO(file)) as archive:
         pictures = sorted(name for name in archive.namelist() if name.endswith(".png"))
         return np.stack([np.asarray(Image.open(archive.open(name)).convert("RGB")) for name in pictures])

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.families import FAMILIES
 from benchmarks.families.unserved import REASONS
 
 MARK = "<!-- {} of generated table -->"
@@ -81,7 +82,9 @@ def _pipeline_table(rows: list[Row]) -> list[str]:
     ]
     for row in sorted(rows, key=lambda row: row.name):
         shared = "yes" if row.shared else "no: they take turns"
-        lines.append(f"| {row.name} | {row.kind} | {_yes(row.equal)} | {shared} | {row.note} |")
+        needs = FAMILIES[row.name].needs
+        note = row.note or (f"needs {needs}" if needs else "")
+        lines.append(f"| {row.name} | {row.kind} | {_yes(row.equal)} | {shared} | {note} |")
     lines += ["", "Not in the proof:", "", "| pipeline class | reason |", "|---|---|"]
     return lines + [f"| {name} | {reason} |" for name, reason in sorted(REASONS.items())]
 

@@ -15,10 +15,7 @@ from models.errors import LoadFailed
 from models.spec import ModelSpec
 from pipelines.interface import DiffusionRequest, Failed, Lane, Rendered, Update
 
-SIDES_PIXELS = (
-    64,
-    256,
-)  # of the first tries: small ones, for a load is not over before; not every family makes the first
+SIDES_PIXELS = (64, 256)  # of the first tries: small, for a load is not over before; not every family makes the first
 MAX_STEPS = 10_000  # of the lane; a decode of two tokens takes a handful
 
 
@@ -26,14 +23,18 @@ def check_smoke(lane: Lane, spec: ModelSpec) -> None:
     """Raises `LoadFailed` when nothing sensible comes out."""
     problem = ""
     # A family that cannot make a small size shall not fall for it.
-    for request in (*(_small(spec, side) for side in SIDES_PIXELS), _native(spec)):
+    tries = [*(_small(spec, side) for side in SIDES_PIXELS), _native(spec, steps=2)]
+    for request in tries:
         match _run(lane, request):
             case Rendered(frames=frames):
                 values = np.asarray(frames)
                 if values.size and float(values.max()) - float(values.min()) > 0 and np.isfinite(values).all():
                     return
                 problem = "its weights are broken: a one-step trial gave one colour only"
-            case Failed(message=message):
+            case Failed(code=code, message=message):
+                usual = spec.defaults.steps or 2
+                if code == "bad_request" and request.steps == 2 != usual:
+                    tries.append(_native(spec, usual))  # Ideogram 4 has a guidance for each step
                 problem = problem or f"a one-step trial failed ({message.rstrip('.')})"
             case _:
                 problem = problem or "a one-step trial gave nothing"
@@ -68,9 +69,9 @@ def _small(spec: ModelSpec, side: int) -> DiffusionRequest:
     return _request(spec, side, side, frames, steps=1)
 
 
-def _native(spec: ModelSpec) -> DiffusionRequest:
+def _native(spec: ModelSpec, steps: int) -> DiffusionRequest:
     defaults = spec.defaults
-    return _request(spec, defaults.width or 512, defaults.height or 512, defaults.num_frames, steps=2)
+    return _request(spec, defaults.width or 512, defaults.height or 512, defaults.num_frames, steps)
 
 
 def _request(spec: ModelSpec, width: int, height: int, num_frames: int | None, steps: int) -> DiffusionRequest:

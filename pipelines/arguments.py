@@ -37,6 +37,8 @@ class Arguments:
             **request.call,
         }
         given = {name: value for name, value in wanted.items() if value is not None}
+        if "num_inference_steps" not in self._parameters:
+            del given["num_inference_steps"]  # it has a schedule of its own (LTX 2 DFR, the pyramid of Helios)
         unknown = sorted(given.keys() - self._parameters)
         if unknown:
             raise BadCall(f"{self._class_name} takes no {', '.join(map(repr, unknown))}")

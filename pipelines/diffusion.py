@@ -17,6 +17,7 @@ from pipelines import device
 from pipelines.adapters import Adapters, BadAdapter
 from pipelines.arguments import Arguments, BadCall
 from pipelines.costs import Costs
+from pipelines.dice import Dice
 from pipelines.frames import frames_of
 from pipelines.interface import (
     Canceled,
@@ -137,7 +138,14 @@ class DiffusionLane:
         around = functools.partial(self._adapters.around, request.loras)
         body = functools.partial(self._generate, request)
         self._new.append(
-            Task(request.id, body, mergeable=not request.deterministic, variant=request.loras, around=around)
+            Task(
+                request.id,
+                body,
+                mergeable=not request.deterministic,
+                variant=request.loras,
+                around=around,
+                dice=Dice(request.seed, self._device_name),
+            )
         )
 
     def cancel(self, request_id: str) -> None:

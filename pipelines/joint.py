@@ -42,6 +42,7 @@ class Joint:
         self._verdicts = dict(verdicts)  # name of a call structure → proved to merge
         self._names: dict[Structure, str] = {}
         self._seen: Counter[str] = Counter()  # name → groups that could have merged
+        self._met: Counter[str] = Counter()  # "component.entry" → times several calls of it waited, alike or not
         self._too_wide: dict[
             Hashable, tuple[int, int]
         ] = {}  # call shape → narrowest width out of memory, forwards left
@@ -53,10 +54,11 @@ class Joint:
         """The verdict on the calls there are most of: those made at every step."""
         if self._never:
             return "off"
-        if not self._verdicts:
+        most = max(self._met, key=lambda place: self._met[place], default=next(iter(self._verdicts), "").split(" ")[0])
+        names = [name for name in self._verdicts if name.split(" ")[0] == most]
+        if not names:
             return "unproven"
-        most = max(self._verdicts, key=lambda name: self._seen[name])
-        return "on" if self._verdicts[most] else "off"
+        return "on" if self._verdicts[max(names, key=lambda name: self._seen[name])] else "off"
 
     @property
     def verdicts(self) -> dict[str, bool]:
@@ -67,6 +69,10 @@ class Joint:
     def tried(self) -> bool:
         """False as long as looking for others to merge with is of no use."""
         return not self._never
+
+    def meet(self, call: Call) -> None:
+        """Others wait at the same place as `call`."""
+        self._met[f"{call.component}.{call.entry}"] += 1
 
     def width(self, form: Form, count: int, most: int | None) -> tuple[int, int]:
         """How many of `count` calls of this form to run together, and the width to run them at."""
@@ -126,6 +132,8 @@ class Joint:
 
     def _run_alone(self, call: Call) -> Result:
         result = _attempt(call)
+        if isinstance(result.error, NotImplementedError):
+            return _run_tiled(call, result.error)
         if result.error is None or not device.is_out_of_memory(result.error):
             return result
         self.refused.append(1)
@@ -164,7 +172,7 @@ def _attempt(call: Call) -> Result:
 
 
 def _run_tiled(call: Call, failure: BaseException) -> Result:
-    """The last resort for one call: a VAE decode in tiles."""
+    """The last resort for one call: a VAE decode in tiles. Allegro's can do no other."""
     vae: Any = getattr(call.function, "__self__", None)
     if call.entry != "decode" or not hasattr(vae, "enable_tiling"):
         return Result(error=failure)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from transformers import ProcessorMixin
 
 from pipelines.weights import Fragment, fragments
 
@@ -172,6 +173,10 @@ def _limits(pipeline: Any, arguments: dict[str, Any]) -> list[tuple[Any, int]]:
     for name, tokenizer in vars(pipeline).items():
         if not name.startswith("tokenizer") or not callable(tokenizer):
             continue
+        if isinstance(
+            tokenizer, ProcessorMixin
+        ):  # of a model that sees: a tokenizer of its own reads the words (Flux 2)
+            tokenizer = tokenizer.tokenizer
         if getattr(pipeline, name.replace("tokenizer", "text_encoder"), None) is None:
             continue
         own = getattr(tokenizer, "model_max_length", None)

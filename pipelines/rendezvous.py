@@ -21,6 +21,8 @@ from torch import nn
 
 from pipelines import ambient, device
 from pipelines.blocks import LONG_S, LongForward, Places
+from pipelines.dice import Dice
+from pipelines.fittings import Fitted, Fittings
 from pipelines.interface import Merging, never
 from pipelines.joint import Joint, Result
 from pipelines.merging import Call, Form, form_of
@@ -42,17 +44,27 @@ class Task(greenlet.greenlet):
         mergeable: bool = True,
         variant: Hashable = None,
         around: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
+        dice: Dice | None = None,
     ) -> None:
-        """variant: only calls of tasks of the same one are merged. around: what a forward of this task is wrapped in."""
+        """variant: only calls of tasks of the same one are merged. around: what a forward of this task is wrapped in.
+
+        dice: torch's own random numbers while this task runs.
+        """
         super().__init__(body)
         self.name = name
         self.mergeable = mergeable
         self.variant = variant
         self.around = around
+        self.dice = dice or Dice(0)
+        self.fitted = Fitted()
         self.parked: Call | None = None
         self.calls = 0  # that have parked so far
         self.batch_peak = 1  # widest forward this task had a part in
         self._form: Form | None = None
+
+    def waits_where(self, other: Task) -> bool:
+        mine, its = self.parked, other.parked
+        return mine is not None and its is not None and (mine.component, mine.entry) == (its.component, its.entry)
 
     def park(self, call: Call | None) -> None:
         self.parked, self._form = call, None
@@ -60,8 +72,8 @@ class Task(greenlet.greenlet):
 
     @property
     def form(self) -> Form | None:
-        """Of the parked call. Worked out when asked for: with one task running nobody asks."""
-        if self._form is None and self.parked is not None and self.mergeable:
+        """Of the parked call; None where it cannot share a forward. Worked out when asked for: with one task running nobody asks."""
+        if self._form is None and self.parked is not None and self.mergeable and not self.fitted:
             form = form_of(self.parked)
             self._form = form and replace(form, key=(self.variant, form.key))
         return self._form
@@ -91,6 +103,7 @@ class Stop:
 
     forward: Forward
     greenlet: LongForward
+    fitted: Fitted  # on the modules while it runs; nothing where tasks share it
 
 
 class Rendezvous:
@@ -115,6 +128,7 @@ class Rendezvous:
         self._wrapped: list[tuple[Any, str, Any]] = []
         self._every_layer = every_layer
         self._places: dict[tuple[str, int], Places] = {}  # by component and id of the module
+        self._fittings = Fittings()
 
     @property
     def merging(self) -> Merging:
@@ -161,6 +175,7 @@ class Rendezvous:
 
         if isinstance(owner, nn.Module) and (component, id(owner)) not in self._places:
             self._places[component, id(owner)] = Places(owner, every_layer=entry in VAE_ENTRIES)
+            self._fittings.watch(owner)
         self._wrapped.append((owner, entry, vars(owner).get(entry)))
         setattr(owner, entry, meet)
 
@@ -186,7 +201,7 @@ class Rendezvous:
         task.park(None)
         home = ambient.current()
         while not task.dead:  # a `finally` in stock code may call a module, and so park once more
-            with contextlib.suppress(TaskCanceled):
+            with contextlib.suppress(TaskCanceled), self._fittings.changed(task.fitted):
                 task.throw(TaskCanceled())
         home.restore()
         if self._midway is not None and all(task.dead for task in self._midway.forward.tasks):
@@ -212,7 +227,8 @@ class Rendezvous:
         stop.greenlet.give_way = give_way
         home = ambient.current()
         try:
-            results: list[Result] | None = stop.greenlet.switch()
+            with self._fittings.worn(stop.fitted):
+                results: list[Result] | None = stop.greenlet.switch()
         finally:
             self._midway = None if stop.greenlet.dead else stop
             home.restore()
@@ -238,7 +254,7 @@ class Rendezvous:
             self._waiting.remove(task)
             task.park(None)
         forward = Forward(tuple(group), calls[0].component, calls[0].entry)
-        return Stop(forward, LongForward(functools.partial(self._forward, calls, form, width)))
+        return Stop(forward, LongForward(functools.partial(self._forward, calls, form, width)), group[0].fitted)
 
     def _forward(self, calls: list[Call], form: Form | None, width: int) -> list[Result]:
         """The body of a forward's greenlet: wait for the one before, run, and where somebody waits, for its own end too."""
@@ -265,7 +281,11 @@ class Rendezvous:
     def _pick(self, max_calls: int | None) -> tuple[list[Task], int]:
         """The longest parked task with those that can share its forward, and the width to run them at."""
         first = self._waiting[0]
-        if not self._joint.tried or len(self._waiting) == 1 or first.form is None:
+        if not self._joint.tried or len(self._waiting) == 1:
+            return [first], 1
+        if first.parked is not None and any(task.waits_where(first) for task in self._waiting[1:]):
+            self._joint.meet(first.parked)
+        if first.form is None:
             return [first], 1
         alike = [task for task in self._waiting if task.form is not None and task.form.key == first.form.key]
         take, width = self._joint.width(first.form, len(alike), max_calls)
@@ -282,7 +302,8 @@ class Rendezvous:
     def _resume(self, task: Task, go: Callable[[], Any]) -> Outcome | None:
         home = ambient.current()
         try:
-            handed = go()
+            with self._fittings.changed(task.fitted), task.dice.thrown():
+                handed = go()
         except Exception as error:  # whatever stock code raises ends this task alone
             if device.is_fatal(error):
                 raise

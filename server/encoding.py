@@ -76,14 +76,14 @@ class Provenance:
 
 
 def to_pixels(frames: NDArray[np.float32]) -> Pixels:
-    """(F, H, W, 3) float in [0, 1] → the same as bytes, rounded as diffusers does. Raises `InvalidFrames`."""
+    """(F, H, W, 3), or 4 with opacity, float in [0, 1] → the same as bytes, rounded as diffusers does. Raises `InvalidFrames`."""
     if not np.isfinite(frames).all():
         raise InvalidFrames
     return np.asarray(np.rint(np.clip(frames, 0.0, 1.0) * 255.0), dtype=np.uint8)
 
 
 def encode(pixels: Pixels, fmt: Format, provenance: Provenance, fps: int, path: Path) -> None:
-    """Write `pixels` (F, H, W, 3) to `path`. Pictures are F = 1. Raises `EncodingFailed`, `OSError`."""
+    """Write `pixels` (F, H, W, 3 or 4) to `path`. Pictures are F = 1. Raises `EncodingFailed`, `OSError`."""
     match fmt:
         case "png" | "webp" | "jpeg":
             _write_picture(pixels[0], fmt, provenance, path)
@@ -107,7 +107,7 @@ def _write_picture(pixels: Pixels, fmt: ImageFormat, provenance: Provenance, tar
     elif fmt == "webp":
         picture.save(target, "WEBP", quality=92, method=4, exif=_exif(provenance))
     else:
-        picture.save(target, "JPEG", quality=92, subsampling=0, exif=_exif(provenance))
+        picture.convert("RGB").save(target, "JPEG", quality=92, subsampling=0, exif=_exif(provenance))
 
 
 def _png_text(provenance: Provenance) -> PngInfo:

@@ -111,11 +111,12 @@ def resolve(
 
 def _check_taken(request: GenerateRequest, spec: ModelSpec) -> None:
     """An empty negative prompt asks for nothing."""
-    for name, value in (
-        ("negative_prompt", request.negative_prompt or None),
-        ("guidance_scale", request.guidance_scale),
+    for name, argument, value in (
+        ("negative_prompt", "negative_prompt", request.negative_prompt or None),
+        ("guidance_scale", "guidance_scale", request.guidance_scale),
+        ("steps", "num_inference_steps", request.steps),
     ):
-        if value is not None and not _takes(spec, name):
+        if value is not None and not _takes(spec, argument):
             raise BadRequest(f"{name}: {spec.name} takes none.")
 
 

@@ -59,6 +59,7 @@ def direct(pipeline: Any, wanted: DiffusionRequest) -> NDArray[np.float32]:
     takes = inspect.signature(type(pipeline).__call__).parameters
     arguments[next((name for name in FRAMES_ARGUMENTS if name in takes), "num_frames")] = wanted.num_frames
     given = {name: value for name, value in arguments.items() if value is not None and name in takes}
+    torch.manual_seed(wanted.seed)  # some write to themselves first, with torch's own generator
     generator = torch.Generator("cpu").manual_seed(wanted.seed)
     media = pipeline(**given, generator=generator, output_type="np")[0]
     return np.asarray(media[0] if wanted.num_frames else media, dtype=np.float32)

@@ -278,6 +278,7 @@ def test_a_request_is_stored_with_the_file_of_each_lora(loras: tuple[Lora, Lora]
         (ModelSpec(name="m", type="image", path=None, source="m"), {"loras": (("a", 1.0),)}, "loras: m takes none."),
         (KNOWN, {"negative_prompt": "blurred"}, "negative_prompt: m takes none."),
         (KNOWN, {"guidance_scale": 3.0}, "guidance_scale: m takes none."),
+        (KNOWN, {"steps": 3}, "steps: m takes none."),
         (SPEC, {"loras": (("a", 1.0), ("a", 0.5))}, "loras: each may be named once."),
         (SPEC, {"loras": (("inc", 1.0),)}, "loras: There is no LoRA of that name. Did you mean 'ink'"),
     ],

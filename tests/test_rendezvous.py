@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipelines.dice import Dice
 from pipelines.rendezvous import Outcome, Rendezvous, Task
 
 
@@ -42,9 +43,10 @@ class FirstClock(Doubler):
 class Small(Doubler):
     """Has room for `room` rows; with `tiling`, for any number."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, refusal: type[Exception] = torch.OutOfMemoryError) -> None:
         super().__init__()
         self.room = room
+        self.refusal = refusal
         self.tiling = False
         self.refused: list[int] = []
 
@@ -56,7 +58,7 @@ class Small(Doubler):
 
     def decode(self, x: torch.Tensor) -> torch.Tensor:
         if not self.tiling:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.refusal("out of memory, or of what it can do")
         return x + 1
 
     def enable_tiling(self) -> None:
@@ -112,6 +114,30 @@ def test_tasks_of_different_length_share_forwards_and_get_what_they_would_alone(
     assert module.seen[7:] == [4, 4, 2, 2], "then one forward for all that are left; three run as four, two as two"
     assert meeting.merging == "on"
     assert [task.batch_peak for task in tasks] == [4, 4, 4, 4]
+
+
+def test_each_task_draws_torchs_own_random_numbers_as_if_it_ran_alone() -> None:
+    module = Doubler()
+
+    def body() -> torch.Tensor:
+        """Stock code that samples a token after each call of its model."""
+        drawn = []
+        for _ in range(3):
+            module.forward(torch.zeros(1, 2), torch.tensor(1))
+            drawn.append(torch.rand(2))
+        return torch.stack(drawn)
+
+    torch.manual_seed(7)
+    by_itself = body()
+    around = torch.get_rng_state()
+    outcomes = finish(
+        meeting_at(module), [Task(name, body, dice=Dice(seed)) for name, seed in (("a", 7), ("b", 8), ("c", 7))]
+    )
+
+    assert torch.equal(outcomes["a"].result, by_itself)
+    assert torch.equal(outcomes["c"].result, by_itself)
+    assert not torch.equal(outcomes["b"].result, by_itself)
+    assert torch.equal(torch.get_rng_state(), around), "and nobody else's are touched"
 
 
 def test_one_task_alone_is_neither_looked_at_nor_changed() -> None:
@@ -223,8 +249,9 @@ def test_memory_that_runs_out_after_the_proof_splits_the_forward_too() -> None:
     assert [task.batch_peak for task in tasks] == [1, 1, 1, 1]
 
 
-def test_a_single_decode_that_runs_out_of_memory_is_tiled() -> None:
-    module = Small(room=1)
+@pytest.mark.parametrize("refusal", [torch.OutOfMemoryError, NotImplementedError])
+def test_a_single_decode_that_cannot_be_done_whole_is_done_in_tiles(refusal: type[Exception]) -> None:
+    module = Small(1, refusal)
     meeting = meeting_at(module, "decode")
     outcomes = finish(
         meeting, [Task(str(i), lambda i=i: module.decode(torch.full((1, 2), float(i)))) for i in range(2)]

@@ -17,7 +17,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModelWithProjection
 
-from benchmarks.families import parts
+from benchmarks.families import parts, vaes
 from models.catalogue import Catalogue
 from models.errors import LoadFailed
 from models.loading import load
@@ -124,7 +124,7 @@ def civitai(xl: bool) -> Any:
             use_linear_projection=xl,
             **(added if xl else {}),
         ).eval()
-        vae = parts.small_vae(4, (8, 8, 8, 8)).eval()
+        vae = vaes.small_vae(4, (8, 8, 8, 8)).eval()
         scheduler = diffusers.EulerDiscreteScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
         )

@@ -1,11 +1,12 @@
 """Tiny random checkpoints of diffusers' text-to-image and text-to-video pipelines, made in code, offline."""
 
-from benchmarks.families import clips, dits_cross, dits_flow, dits_llm, unets
+from benchmarks.families import clips, clips_wan, dits_cross, dits_flow, dits_llm, sound, unets, unets_prior, vision
 from benchmarks.families.family import Family
 
 FAMILIES = {
     family.name: family
-    for family in (*unets.FAMILIES, *dits_flow.FAMILIES, *dits_cross.FAMILIES, *dits_llm.FAMILIES, *clips.FAMILIES)
+    for room in (unets, unets_prior, dits_flow, dits_cross, dits_llm, vision, clips, clips_wan, sound)
+    for family in room.FAMILIES
 }
 
 __all__ = ["FAMILIES", "Family"]

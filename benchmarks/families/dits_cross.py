@@ -10,80 +10,65 @@ import transformers
 from diffusers import CogVideoXDDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from transformers import CLIPTextModelWithProjection
 
-from benchmarks.families import parts
-from benchmarks.families.dits_common import T5_CALL, flow, with_t5
+from benchmarks.families import parts, readers, vaes
 from benchmarks.families.family import Family
+from benchmarks.families.small import T5_CALL, flow, small, whole
 
 
 def pixart(per_sigma: bool) -> dict[str, Any]:
-    transformer = diffusers.PixArtTransformer2DModel(
+    transformer = small(
+        diffusers.PixArtTransformer2DModel,
         sample_size=8,
-        patch_size=2,
-        in_channels=4,
         out_channels=4 if per_sigma else 8,
         num_layers=2,
         num_attention_heads=4,
-        attention_head_dim=8,
         cross_attention_dim=32,
         caption_channels=parts.TEXT_DIM,
-        num_embeds_ada_norm=1000,
         use_additional_conditions=False,
     )
     options = {"prediction_type": "flow_prediction", "use_flow_sigmas": True} if per_sigma else {}
-    vae = parts.tiny_vae() if per_sigma else parts.small_vae()
-    return with_t5(transformer, vae, DPMSolverMultistepScheduler(**options))
+    vae = vaes.tiny_vae() if per_sigma else vaes.small_vae()
+    return whole(transformer, vae, DPMSolverMultistepScheduler(**options), readers.t5())
 
 
 def sana(sprint: bool = False) -> dict[str, Any]:
     options = {"qk_norm": "rms_norm_across_heads", "guidance_embeds": True} if sprint else {}
-    transformer = diffusers.SanaTransformer2DModel(
-        patch_size=1,
-        in_channels=4,
-        out_channels=4,
-        num_layers=1,
-        num_attention_heads=2,
+    transformer = small(
+        diffusers.SanaTransformer2DModel,
         attention_head_dim=4,
         num_cross_attention_heads=2,
         cross_attention_head_dim=4,
         cross_attention_dim=8,
         caption_channels=16,
-        sample_size=32,
         **options,
     )
-    return with_t5(
+    return whole(
         transformer,
-        parts.deep_compression_vae(),
+        vaes.deep_compression_vae(),
         diffusers.SCMScheduler() if sprint else flow(shift=7.0),
-        text_encoder=parts.gemma2_text(),
-        tokenizer=parts.gemma_tokenizer(),
+        readers.gemma2(),
     )
 
 
 def cogview_3() -> dict[str, Any]:
-    transformer = diffusers.CogView3PlusTransformer2DModel(
-        patch_size=2,
-        in_channels=4,
-        num_layers=1,
+    transformer = small(
+        diffusers.CogView3PlusTransformer2DModel,
         attention_head_dim=4,
-        num_attention_heads=2,
-        out_channels=4,
         text_embed_dim=parts.TEXT_DIM,
         time_embed_dim=8,
         condition_dim=2,
         pos_embed_max_size=32,
         sample_size=8,
     )
-    return with_t5(transformer, parts.small_vae(), CogVideoXDDIMScheduler())
+    return whole(transformer, vaes.small_vae(), CogVideoXDDIMScheduler(), readers.t5())
 
 
 def cogview_4() -> dict[str, Any]:
-    transformer = diffusers.CogView4Transformer2DModel(
-        patch_size=2,
-        in_channels=4,
+    transformer = small(
+        diffusers.CogView4Transformer2DModel,
         num_layers=2,
         attention_head_dim=4,
         num_attention_heads=4,
-        out_channels=4,
         text_embed_dim=32,
         time_embed_dim=8,
         condition_dim=4,
@@ -92,84 +77,67 @@ def cogview_4() -> dict[str, Any]:
         base_shift=0.25, max_shift=0.75, base_image_seq_len=256, use_dynamic_shifting=True, time_shift_type="linear"
     )
     text = parts.small_decoder(transformers.GlmConfig, transformers.GlmForCausalLM, hidden_size=32, head_dim=16)
-    return with_t5(transformer, parts.small_vae(), scheduler, text_encoder=text, tokenizer=parts.gemma_tokenizer())
+    return whole(transformer, vaes.small_vae(), scheduler, (text, parts.gemma_tokenizer()))
 
 
 def hunyuan_dit() -> dict[str, Any]:
-    transformer = diffusers.HunyuanDiT2DModel(
+    transformer = small(
+        diffusers.HunyuanDiT2DModel,
         sample_size=16,
         num_layers=2,
         patch_size=2,
-        attention_head_dim=8,
         num_attention_heads=3,
-        in_channels=4,
         cross_attention_dim=32,
         cross_attention_dim_t5=32,
         pooled_projection_dim=16,
         hidden_size=24,
-        text_len=77,
-        text_len_t5=256,
-        activation_fn="gelu-approximate",
     )
-    return {
-        "transformer": transformer,
-        "vae": parts.small_vae(4, (8, 8, 8, 8)),  # the factor of 8 is written into its pipeline
-        "scheduler": DDPMScheduler(),
-        "text_encoder": parts.bert_text(),
-        "tokenizer": parts.bert_tokenizer(),
-        "text_encoder_2": parts.t5_text(),
-        "tokenizer_2": parts.t5_tokenizer(),
-        "safety_checker": None,
-        "feature_extractor": None,
-        "requires_safety_checker": False,
-    }
+    return whole(
+        transformer,
+        vaes.small_vae(4, (8, 8, 8, 8)),  # the factor of 8 is written into its pipeline
+        DDPMScheduler(),
+        (parts.bert_text(), parts.bert_tokenizer()),
+        readers.t5(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 def lumina() -> dict[str, Any]:
-    transformer = diffusers.LuminaNextDiT2DModel(
+    transformer = small(
+        diffusers.LuminaNextDiT2DModel,
         sample_size=4,
-        patch_size=2,
-        in_channels=4,
         hidden_size=16,
         num_layers=2,
-        num_attention_heads=2,
         num_kv_heads=1,
         multiple_of=16,
-        norm_eps=1e-5,
-        learn_sigma=True,
-        qk_norm=True,
         cross_attention_dim=16,
-        scaling_factor=1.0,
     )
     text = parts.small_decoder(transformers.GemmaConfig, transformers.GemmaForCausalLM, head_dim=8)
-    return with_t5(transformer, parts.small_vae(), flow(), text_encoder=text, tokenizer=parts.gemma_tokenizer())
+    return whole(transformer, vaes.small_vae(), flow(), (text, parts.gemma_tokenizer()))
 
 
 def lumina_2() -> dict[str, Any]:
-    transformer = diffusers.Lumina2Transformer2DModel(
+    transformer = small(
+        diffusers.Lumina2Transformer2DModel,
+        out_channels=None,
+        num_refiner_layers=2,
         sample_size=4,
-        patch_size=2,
-        in_channels=4,
         hidden_size=8,
         num_layers=2,
         num_attention_heads=1,
         num_kv_heads=1,
         multiple_of=16,
-        norm_eps=1e-5,
-        scaling_factor=1.0,
         axes_dim_rope=[4, 2, 2],
         cap_feat_dim=16,
     )
-    return with_t5(
-        transformer, parts.flow_vae(4), flow(), text_encoder=parts.gemma2_text(), tokenizer=parts.gemma_tokenizer()
-    )
+    return whole(transformer, vaes.flow_vae(4), flow(), readers.gemma2())
 
 
 def amused() -> dict[str, Any]:
     transformer = diffusers.UVit2DModel(
         hidden_size=16,
-        use_bias=False,
-        hidden_dropout=0.0,
         cond_embed_dim=parts.TEXT_DIM,
         micro_cond_encode_dim=2,
         micro_cond_embed_dim=10,
@@ -184,16 +152,12 @@ def amused() -> dict[str, Any]:
         block_num_heads=1,
         num_hidden_layers=1,
         num_attention_heads=1,
-        attention_dropout=0.0,
         intermediate_size=16,
-        layer_norm_eps=1e-06,
-        ln_elementwise_affine=True,
     )
     vqvae = diffusers.VQModel(
         down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
         up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
         block_out_channels=(8, 8),
-        layers_per_block=1,
         latent_channels=8,
         norm_num_groups=4,
         num_vq_embeddings=32,

@@ -1,4 +1,4 @@
-"""Transformers whose text encoder is a language model: Qwen-Image, Z-Image, HiDream, Hunyuan-Image, Kandinsky 5, PRX, Krea 2."""
+"""Transformers whose text encoder is a language model: Qwen-Image, Z-Image, Ernie, Ideogram, HiDream, Hunyuan-Image, Kandinsky 5 and others."""
 
 from __future__ import annotations
 
@@ -12,102 +12,120 @@ import transformers
 from transformers import CLIPTextModelWithProjection, Qwen3Model
 from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
-from benchmarks.families import parts
-from benchmarks.families.dits_common import flow, with_t5
+from benchmarks.families import parts, readers, vaes
 from benchmarks.families.family import Family
+from benchmarks.families.small import flow, small, whole
 
 
 def qwen_image() -> dict[str, Any]:
-    transformer = diffusers.QwenImageTransformer2DModel(
-        patch_size=2,
+    transformer = small(
+        diffusers.QwenImageTransformer2DModel,
         in_channels=16,
-        out_channels=4,
         num_layers=2,
         attention_head_dim=16,
         num_attention_heads=3,
         joint_attention_dim=16,
-        guidance_embeds=False,
         axes_dims_rope=(8, 4, 4),
     )
-    return with_t5(
-        transformer,
-        parts.qwen_image_vae(),
-        flow(),
-        text_encoder=parts.qwen_vl_text(),
-        tokenizer=parts.qwen_tokenizer(),
-    )
+    return whole(transformer, vaes.qwen_image_vae(), flow(), readers.qwen_vl())
 
 
-def z_image() -> dict[str, Any]:
-    transformer = diffusers.ZImageTransformer2DModel(
-        all_patch_size=(2,),
-        all_f_patch_size=(1,),
+def z_image(**options: Any) -> dict[str, Any]:
+    transformer = small(
+        diffusers.ZImageTransformer2DModel,
         in_channels=16,
         dim=32,
         n_layers=2,
         n_refiner_layers=1,
         n_heads=2,
         n_kv_heads=2,
-        norm_eps=1e-5,
-        qk_norm=True,
         cap_feat_dim=16,
-        rope_theta=256.0,
-        t_scale=1000.0,
         axes_dims=[8, 4, 4],
         axes_lens=[256, 32, 32],
+        **options,
     )
-    vae = parts.small_vae(16, scaling_factor=0.36, shift_factor=0.12)
-    return with_t5(
-        transformer, vae, flow(), text_encoder=parts.qwen3_text(Qwen3Model), tokenizer=parts.qwen_tokenizer()
+    vae = vaes.small_vae(16, scaling_factor=0.36, shift_factor=0.12)
+    return whole(transformer, vae, flow(), readers.qwen3())
+
+
+def z_image_omni() -> dict[str, Any]:
+    """What it would see pictures with is there and does nothing: it is asked with words alone."""
+    config = transformers.Siglip2VisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_patches=16
+    )
+    return {
+        **z_image(siglip_feat_dim=16),
+        "siglip": transformers.Siglip2VisionModel(config),
+        "siglip_processor": transformers.Siglip2ImageProcessorPil(),
+    }
+
+
+def ernie_image() -> dict[str, Any]:
+    transformer = small(
+        diffusers.ErnieImageTransformer2DModel,
+        hidden_size=32,
+        num_layers=2,
+        ffn_hidden_size=32,
+        text_in_dim=16,
+        rope_axes_dim=(4, 6, 6),
+    )
+    return whole(
+        transformer,
+        vaes.flux_2_vae(),
+        flow(),
+        (parts.mistral_3(transformers.Mistral3Model), parts.llama_tokenizer()),
+        pe=parts.small_decoder(transformers.Ministral3Config, transformers.Ministral3ForCausalLM),
+        pe_tokenizer=parts.writing_tokenizer(),
+    )
+
+
+def ideogram_4() -> dict[str, Any]:
+    def transformer() -> Any:
+        return small(
+            diffusers.Ideogram4Transformer2DModel,
+            num_layers=2,
+            intermediate_size=32,
+            adaln_dim=16,
+            llm_features_dim=13 * 16,  # its pipeline reads thirteen layers of the text encoder
+            mrope_section=(2, 1, 1),
+        )
+
+    return whole(
+        transformer(),
+        vaes.flux_2_vae(),
+        flow(),
+        readers.qwen3_vl(layers=36),
+        unconditional_transformer=transformer(),
     )
 
 
 def hidream() -> dict[str, Any]:
-    transformer = diffusers.HiDreamImageTransformer2DModel(
+    transformer = small(
+        diffusers.HiDreamImageTransformer2DModel,
         patch_size=2,
-        in_channels=4,
-        out_channels=4,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=8,
         num_attention_heads=4,
         caption_channels=[parts.TEXT_DIM, 16],
         text_emb_dim=2 * parts.TEXT_DIM,
-        num_routed_experts=4,
-        num_activated_experts=2,
         axes_dims_rope=(4, 2, 2),
-        max_resolution=(128, 128),
         llama_layers=(0, 1),
     )
-    llama = parts.small_decoder(transformers.LlamaConfig, transformers.LlamaForCausalLM)
-    return with_t5(
+    return whole(
         transformer,
-        parts.small_vae(4, (8,), scaling_factor=0.36, shift_factor=0.12),  # it always makes about 128 x 128 latents
+        vaes.small_vae(4, (8,), scaling_factor=0.36, shift_factor=0.12),  # it always makes about 128 x 128 latents
         flow(),
-        text_encoder=parts.clip_text(CLIPTextModelWithProjection, positions=128),
-        tokenizer=parts.clip_tokenizer(),
-        text_encoder_2=parts.clip_text(CLIPTextModelWithProjection, positions=128),
-        tokenizer_2=parts.clip_tokenizer(),
-        text_encoder_3=parts.t5_text(),
-        tokenizer_3=parts.t5_tokenizer(),
-        text_encoder_4=llama,
-        tokenizer_4=parts.llama_tokenizer(),
+        readers.clip(CLIPTextModelWithProjection, positions=128),
+        readers.clip(CLIPTextModelWithProjection, positions=128),
+        readers.t5(),
+        readers.llama(transformers.LlamaForCausalLM),
     )
 
 
 def hunyuan_image() -> dict[str, Any]:
     from diffusers.guiders import AdaptiveProjectedMixGuidance
 
-    transformer = diffusers.HunyuanImageTransformer2DModel(
-        in_channels=4,
-        out_channels=4,
+    transformer = small(
+        diffusers.HunyuanImageTransformer2DModel,
         num_attention_heads=4,
-        attention_head_dim=8,
-        num_layers=1,
-        num_single_layers=1,
-        num_refiner_layers=1,
-        patch_size=(1, 1),
-        guidance_embeds=False,
         text_embed_dim=32,
         text_embed_2_dim=32,
         rope_axes_dim=(4, 4),
@@ -122,49 +140,44 @@ def hunyuan_image() -> dict[str, Any]:
         spatial_compression_ratio=8,
         sample_size=128,
     )
-    return {
-        "transformer": transformer,
-        "vae": vae,
-        "scheduler": flow(shift=7.0),
-        "text_encoder": parts.qwen_vl_text(32),
-        "tokenizer": parts.qwen_tokenizer(),
-        "text_encoder_2": parts.t5_text(vocab_size=400),
-        "tokenizer_2": transformers.ByT5Tokenizer(),
-        "guider": AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=2),
-        "ocr_guider": AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=3),
-    }
+    return whole(
+        transformer,
+        vae,
+        flow(shift=7.0),
+        readers.qwen_vl(32),
+        readers.byt5(),
+        guider=AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=2),
+        ocr_guider=AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=3),
+    )
 
 
 def kandinsky_5(picture: bool) -> dict[str, Any]:
-    transformer = diffusers.Kandinsky5Transformer3DModel(
+    transformer = small(
+        diffusers.Kandinsky5Transformer3DModel,
         in_visual_dim=16,
         in_text_dim=32,
         in_text_dim2=16,
         time_dim=16,
         out_visual_dim=16,
-        patch_size=(1, 2, 2),
         model_dim=16,
         ff_dim=32,
         num_text_blocks=1,
         num_visual_blocks=2,
         axes_dims=(1, 1, 2),
-        visual_cond=False,
-        attention_type="regular",
     )
-    return {
-        "transformer": transformer,
-        "vae": parts.flow_vae(16) if picture else parts.hunyuan_video_vae(16, 2),
-        "scheduler": flow(shift=7.0),
-        "text_encoder": parts.qwen_vl_text(32),
-        "tokenizer": parts.qwen_tokenizer(),
-        "text_encoder_2": parts.clip_text(dim=16),
-        "tokenizer_2": parts.clip_tokenizer(),
-    }
+    return whole(
+        transformer,
+        vaes.flow_vae(16) if picture else vaes.hunyuan_video_vae(16, 2),
+        flow(shift=7.0),
+        readers.qwen_vl(32),
+        readers.clip(dim=16),
+    )
 
 
 def prx(in_pixels: bool = False) -> dict[str, Any]:
     options = {"bottleneck_size": 8, "resolution_embeds": True} if in_pixels else {}
-    transformer = diffusers.PRXTransformer2DModel(
+    transformer = small(
+        diffusers.PRXTransformer2DModel,
         patch_size=1,
         in_channels=3 if in_pixels else 4,
         context_in_dim=16,
@@ -192,8 +205,8 @@ def prx(in_pixels: bool = False) -> dict[str, Any]:
     module = transformers.T5GemmaModuleConfig(**sizes)
     config = transformers.T5GemmaConfig(encoder=module, is_encoder_decoder=False, **sizes)
     text_encoder = T5GemmaEncoder(config.encoder)
-    vae = parts.flow_vae(4, shift_factor=0.0, scaling_factor=1.0)
-    return with_t5(transformer, vae, flow(), text_encoder=text_encoder, tokenizer=parts.gemma_tokenizer())
+    vae = vaes.flow_vae(4, shift_factor=0.0, scaling_factor=1.0)
+    return whole(transformer, vae, flow(), (text_encoder, parts.gemma_tokenizer()))
 
 
 def whole_t5gemma(folder: Path) -> None:
@@ -203,10 +216,10 @@ def whole_t5gemma(folder: Path) -> None:
 
 
 def krea_2() -> dict[str, Any]:
-    transformer = diffusers.Krea2Transformer2DModel(
+    transformer = small(
+        diffusers.Krea2Transformer2DModel,
         in_channels=16,
         num_layers=2,
-        attention_head_dim=8,
         num_attention_heads=4,
         num_key_value_heads=2,
         intermediate_size=32,
@@ -219,29 +232,17 @@ def krea_2() -> dict[str, Any]:
         num_layerwise_text_blocks=1,
         num_refiner_text_blocks=1,
         axes_dims_rope=(4, 2, 2),
-        rope_theta=1000.0,
     )
-    text = {
-        "vocab_size": parts.VOCABULARY,
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-    }
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
-    config = transformers.Qwen3VLConfig(text_config=text, vision_config=vision)
-    return {
-        "transformer": transformer,
-        "vae": parts.qwen_image_vae(),
-        "scheduler": flow(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, max_image_seq_len=6400),
-        "text_encoder": transformers.Qwen3VLModel(config),
-        "tokenizer": parts.qwen_tokenizer(),
-        "text_encoder_select_layers": (0, 1, 2),
-    }
+    return whole(
+        transformer,
+        vaes.qwen_image_vae(),
+        flow(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, max_image_seq_len=6400),
+        readers.qwen3_vl(),
+        text_encoder_select_layers=(0, 1, 2),
+    )
 
 
+IDEOGRAM_CALL = {"max_sequence_length": 128, "guidance_schedule": [7.0, 7.0, 5.0, 3.0]}
 NO_BINNING = {"use_resolution_binning": False}
 
 FAMILIES = (
@@ -250,6 +251,9 @@ FAMILIES = (
     Family("PRXPipeline", "image", prx, as_published=whole_t5gemma, call=NO_BINNING),
     Family("PRXPixelPipeline", "image", functools.partial(prx, True), call=NO_BINNING),
     Family("ZImagePipeline", "image", z_image),
+    Family("ZImageOmniPipeline", "image", z_image_omni),
+    Family("ErnieImagePipeline", "image", ernie_image),
+    Family("Ideogram4Pipeline", "image", ideogram_4, takes_negative=False, takes_guidance=False, steps=(4,), call=IDEOGRAM_CALL),
     Family("HiDreamImagePipeline", "image", hidream, size=128, other_size=256, steps=(2,), jobs=2, call={"max_sequence_length": 64}),
     Family("Kandinsky5T2IPipeline", "image", functools.partial(kandinsky_5, True), size=1024, other_size=1024, steps=(2,), jobs=2),
     Family("Krea2Pipeline", "image", krea_2),

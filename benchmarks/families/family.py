@@ -22,7 +22,10 @@ class Family:
     steps: tuple[int, ...] = (4, 3, 5, 4)  # of the jobs sent at once
     jobs: int = 4  # at once; fewer where each takes long
     takes_negative: bool = True
+    takes_guidance: bool = True  # False: it has a row of them instead, one for each step
     as_published: Callable[[Path], None] | None = None  # what its authors' folder has otherwise than a saved one
+    in_tiles: bool = False  # its VAE decodes in tiles only, which who calls the library has to switch on
+    needs: str = ""  # a package besides diffusers' and transformers' own
     library_opens: bool = True  # diffusers itself can open what it saved
     call: Mapping[str, object] = field(default_factory=dict)  # further arguments of __call__, as models.toml gives them
 

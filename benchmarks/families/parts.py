@@ -1,13 +1,16 @@
-"""What the families are put together from: tokenizers of single characters, text encoders and autoencoders of a few thousand weights."""
+"""What the families read prompts with: tokenizers of single characters, text encoders of a few thousand weights, processors."""
 
 from __future__ import annotations
 
 import string
+import tempfile
+from pathlib import Path
 from typing import Any
 
-import diffusers
 import transformers
-from diffusers import AutoencoderKL
+from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
+from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
+from sentencepiece import sentencepiece_model_pb2
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -37,6 +40,18 @@ CHAT_TEMPLATE = (
 VOCABULARY = 160  # of every language model here: enough for each tokenizer
 
 
+DECODER = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+EYES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
 # Tokenizers
 
 
@@ -52,12 +67,39 @@ def t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=pieces, extra_ids=0, additional_special_tokens=[], model_max_length=64)
 
 
-def qwen_tokenizer() -> Any:
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+def qwen_tokenizer(*more: str) -> Any:
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *more]
     vocabulary = {token: index for index, token in enumerate([*special, *BYTES])}
     tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], model_max_length=1024, additional_special_tokens=special)
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
+
+
+def qwen_processor(cls: type) -> Any:
+    """Of a Qwen that sees; its part for clips needs torchvision."""
+    tokenizer = qwen_tokenizer("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+    clips = (
+        transformers.Qwen3VLVideoProcessor
+        if cls is transformers.Qwen3VLProcessor
+        else transformers.Qwen2VLVideoProcessor
+    )
+    return cls(transformers.Qwen2VLImageProcessor(), tokenizer, clips(), chat_template=CHAT_TEMPLATE)
+
+
+def glm_image_processor() -> Any:
+    named = {"image_token": "<|image|>", "grid_bos_token": "<sop>", "grid_eos_token": "<eop>"}
+    special = ["<|endoftext|>", "<start>", *named.values()]
+    vocabulary = {token: index for index, token in enumerate([*special, *BYTES])}
+    options = {"bos_token": "<start>", "extra_special_tokens": named, "model_max_length": 1024}
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], **options)
+    return transformers.GlmImageProcessor(transformers.GlmImageImageProcessor(), tokenizer, chat_template=CHAT_TEMPLATE)
+
+
+def pixtral_processor() -> Any:
+    """It needs torchvision, too."""
+    tokenizer = llama_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[IMG]", "[IMG_BREAK]", "[IMG_END]"]})
+    return transformers.PixtralProcessor(transformers.PixtralImageProcessor(), tokenizer, chat_template=CHAT_TEMPLATE)
 
 
 def gemma_tokenizer() -> Any:
@@ -71,10 +113,31 @@ def llama_tokenizer() -> Any:
     return LlamaTokenizer(vocab=vocabulary, merges=[], pad_token="</s>", model_max_length=128)  # noqa: S106 - a token, no password
 
 
+def writing_tokenizer() -> Any:
+    """Of a model that rewrites the prompt: it stops after few words."""
+    tokenizer = llama_tokenizer()
+    tokenizer.model_max_length = 8
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
 def bert_tokenizer() -> Any:
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *("##" + letter for letter in LETTERS)]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     return transformers.BertTokenizer(vocab=vocabulary, model_max_length=77)
+
+
+def chatglm_tokenizer() -> Any:
+    """It opens a SentencePiece model, which is made here, and copies the file when it is saved."""
+    model = sentencepiece_model_pb2.ModelProto()
+    model.pieces.add(piece="<unk>", score=0.0, type=model.SentencePiece.UNKNOWN)
+    for piece in ("<s>", "</s>"):
+        model.pieces.add(piece=piece, score=0.0, type=model.SentencePiece.CONTROL)
+    for piece in ("▁", *LETTERS):
+        model.pieces.add(piece=piece, score=-3.0)
+    file = Path(tempfile.mkdtemp()) / "tokenizer.model"
+    file.write_bytes(model.SerializeToString())
+    return ChatGLMTokenizer(str(file))
 
 
 # Text encoders
@@ -105,6 +168,19 @@ def t5_text(dim: int = TEXT_DIM, vocab_size: int = 64, layers: int = 2) -> T5Enc
 def umt5_text() -> UMT5EncoderModel:
     sizes = {"vocab_size": 64, "d_model": TEXT_DIM, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
     return UMT5EncoderModel(UMT5Config(**sizes, is_encoder_decoder=False))
+
+
+def chatglm_text() -> Any:
+    config = ChatGLMConfig(
+        num_layers=2,
+        padded_vocab_size=64,
+        hidden_size=TEXT_DIM,
+        ffn_hidden_size=64,
+        kv_channels=8,
+        num_attention_heads=4,
+        original_rope=True,
+    )
+    return ChatGLMModel(config)
 
 
 def bert_text() -> Any:
@@ -162,111 +238,20 @@ def qwen_vl_config(dim: int) -> Qwen2_5_VLConfig:
     )
 
 
+def mistral_3(model: type) -> Any:
+    return model(transformers.Mistral3Config(text_config=DECODER, vision_config=EYES))
+
+
+def gemma_3(model: type) -> Any:
+    eyes = {**EYES, "image_size": 28}
+    return model(transformers.Gemma3Config(text_config=DECODER, vision_config=eyes, mm_tokens_per_image=4))
+
+
+def qwen_3_vl(model: type, layers: int = 2) -> Any:
+    text = {**DECODER, "num_hidden_layers": layers}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    return model(transformers.Qwen3VLConfig(text_config=text, vision_config=vision))
+
+
 def qwen_vl_text(dim: int = 16) -> Any:
     return Qwen2_5_VLForConditionalGeneration(qwen_vl_config(dim))
-
-
-# Autoencoders
-
-
-def small_vae(latent_channels: int = 4, stages: tuple[int, ...] = (8, 16), **options: Any) -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=stages,
-        down_block_types=("DownEncoderBlock2D",) * len(stages),
-        up_block_types=("UpDecoderBlock2D",) * len(stages),
-        latent_channels=latent_channels,
-        layers_per_block=1,
-        norm_num_groups=4,
-        sample_size=32,
-        **options,
-    )
-
-
-def flow_vae(latent_channels: int, **options: Any) -> AutoencoderKL:
-    plain = {"use_quant_conv": False, "use_post_quant_conv": False, "shift_factor": 0.06, "scaling_factor": 1.5}
-    return small_vae(latent_channels, **{**plain, **options})
-
-
-def tiny_vae(stages: int = 3) -> Any:
-    return diffusers.AutoencoderTiny(
-        encoder_block_out_channels=(8,) * stages,
-        decoder_block_out_channels=(8,) * stages,
-        num_encoder_blocks=(1,) * stages,
-        num_decoder_blocks=(1,) * stages,
-    )
-
-
-def wan_vae(z_dim: int = 16, **options: Any) -> Any:
-    return diffusers.AutoencoderKLWan(
-        base_dim=4,
-        z_dim=z_dim,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-        latents_mean=[0.1] * z_dim,
-        latents_std=[1.1] * z_dim,
-        **options,
-    )
-
-
-def qwen_image_vae() -> Any:
-    return diffusers.AutoencoderKLQwenImage(
-        base_dim=8,
-        z_dim=4,
-        dim_mult=[1, 2, 4],
-        num_res_blocks=1,
-        temperal_downsample=[False, True],
-        latents_mean=[0.1] * 4,
-        latents_std=[1.1] * 4,
-    )
-
-
-def deep_compression_vae() -> Any:
-    blocks = ("ResBlock", "EfficientViTBlock")
-    return diffusers.AutoencoderDC(
-        in_channels=3,
-        latent_channels=4,
-        attention_head_dim=2,
-        encoder_block_types=blocks,
-        decoder_block_types=blocks,
-        encoder_block_out_channels=(8, 8),
-        decoder_block_out_channels=(8, 8),
-        encoder_qkv_multiscales=((), (5,)),
-        decoder_qkv_multiscales=((), (5,)),
-        encoder_layers_per_block=(1, 1),
-        decoder_layers_per_block=[1, 1],
-        downsample_block_type="conv",
-        upsample_block_type="interpolate",
-        decoder_norm_types="rms_norm",
-        decoder_act_fns="silu",
-        scaling_factor=0.4,
-    )
-
-
-def hunyuan_video_vae(latent_channels: int, stages: int = 4) -> Any:
-    return diffusers.AutoencoderKLHunyuanVideo(
-        latent_channels=latent_channels,
-        down_block_types=("HunyuanVideoDownBlock3D",) * stages,
-        up_block_types=("HunyuanVideoUpBlock3D",) * stages,
-        block_out_channels=(8,) * stages,
-        layers_per_block=1,
-        norm_num_groups=4,
-        scaling_factor=0.5,
-        spatial_compression_ratio=8,
-        temporal_compression_ratio=4,
-        mid_block_add_attention=True,
-    )
-
-
-def movq() -> Any:
-    return diffusers.VQModel(
-        block_out_channels=(32, 64),
-        down_block_types=("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
-        up_block_types=("AttnUpDecoderBlock2D", "UpDecoderBlock2D"),
-        latent_channels=4,
-        layers_per_block=1,
-        norm_num_groups=8,
-        norm_type="spatial",
-        num_vq_embeddings=12,
-        vq_embed_dim=4,
-    )
