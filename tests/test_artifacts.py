@@ -66,6 +66,14 @@ def test_lossy_pictures_carry_the_parameters_in_exif(artifacts: Artifacts, fmt: 
     assert comment == b"UNICODE\0" + PROVENANCE.text.encode("utf-16-be")
 
 
+@pytest.mark.parametrize(("fmt", "mode"), [("png", "RGBA"), ("webp", "RGBA"), ("jpeg", "RGB")])
+def test_a_picture_with_opacity_keeps_it_where_the_format_can(artifacts: Artifacts, fmt: Format, mode: str) -> None:
+    saved = save(artifacts, np.concatenate([frames(), frames()[..., :1]], axis=-1), fmt)
+
+    with Image.open(artifacts.path(saved.file_name)) as picture:
+        assert picture.mode == mode
+
+
 def test_mp4_is_h264_yuv420p_with_its_index_first_and_the_tag(artifacts: Artifacts) -> None:
     saved = save(artifacts, frames(6, 24, 40), "mp4", fps=4)
 

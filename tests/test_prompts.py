@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import pytest
 import torch
+from transformers import ProcessorMixin
 
 from benchmarks.families import FAMILIES as ALL
+from benchmarks.families import parts
 from pipelines.diffusion import DiffusionLane
 from pipelines.prompts import Clip, read_prompts
 from pipelines.weights import fragments
@@ -157,6 +160,26 @@ def test_jobs_with_different_clip_skips_at_once_are_each_what_diffusers_gives() 
         assert gap(done[wanted.id].frames, stock) <= MERGED, wanted.id
     assert gap(done["plain"].frames, done["one"].frames) > MERGED
     lane.close()
+
+
+def test_where_a_processor_stands_for_the_tokenizer_its_own_tokenizer_counts_the_words() -> None:
+    class Seeing(ProcessorMixin):
+        def __init__(self, tokenizer: Any) -> None:
+            self.tokenizer = tokenizer
+
+        def __call__(self, images: Any = None, text: Any = None) -> Any:
+            raise AssertionError("its first argument is a picture")
+
+    class Flux2Like:
+        tokenizer = text_encoder = None
+
+        def __call__(self, prompt: str, max_sequence_length: int = 16) -> None: ...
+
+    pipeline = Flux2Like()
+    pipeline.__dict__ |= {"tokenizer": Seeing(parts.llama_tokenizer()), "text_encoder": torch.nn.Identity()}
+    _, warnings = read_prompts(pipeline, {"prompt": LONG})
+
+    assert warnings[0].endswith("tokens, this model reads 16: the end was cut off.")
 
 
 @pytest.mark.parametrize("family", ["pixart", "flux", "wan"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import inspect
 import weakref
@@ -138,6 +139,22 @@ def test_each_task_draws_torchs_own_random_numbers_as_if_it_ran_alone() -> None:
     assert torch.equal(outcomes["c"].result, by_itself)
     assert not torch.equal(outcomes["b"].result, by_itself)
     assert torch.equal(torch.get_rng_state(), around), "and nobody else's are touched"
+
+
+def test_calls_that_meet_and_never_agree_are_what_merging_speaks_of_though_others_merge() -> None:
+    meeting, encoder, denoiser = Rendezvous(), Doubler(), Doubler()
+    meeting.wrap("encoder", encoder, "forward")
+    meeting.wrap("denoiser", denoiser, "forward")
+
+    def body(size: int) -> None:
+        encoder.forward(torch.zeros(1, 2), torch.tensor(1))
+        for step in range(4):
+            denoiser.forward(torch.zeros(1, size), torch.tensor(step))
+
+    finish(meeting, [Task(str(size), functools.partial(body, size)) for size in (2, 3, 4)])
+
+    assert list(meeting.verdicts.values()) == [True], "of the encoder"
+    assert meeting.merging == "unproven"
 
 
 def test_one_task_alone_is_neither_looked_at_nor_changed() -> None:

@@ -47,9 +47,12 @@ class Family:
             self.as_published(folder)
 
 
+UNSET = ("pad_token", "experts.gate_up_proj", "experts.down_proj")  # made of whatever lay in memory
+
+
 @torch.no_grad()
 def fill(module: torch.nn.Module) -> None:
     """Noise where a fresh network is zero, or not set at all: whole branches would do nothing, and hide a mistake."""
     for name, parameter in module.named_parameters():
-        if not parameter.any() or "pad_token" in name:
+        if not parameter.any() or name.endswith(UNSET):
             parameter.normal_(0, 0.02)
