@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
 from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
@@ -180,7 +181,10 @@ def chatglm_text() -> Any:
         num_attention_heads=4,
         original_rope=True,
     )
-    return ChatGLMModel(config)
+    model = ChatGLMModel(config)
+    for name, parameter in model.named_parameters():  # made of whatever lay in memory
+        torch.nn.init.ones_(parameter) if "norm" in name else torch.nn.init.normal_(parameter, 0, 0.1)
+    return model
 
 
 def bert_text() -> Any:
