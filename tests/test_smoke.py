@@ -38,7 +38,7 @@ def test_a_pipeline_that_refuses_few_steps_is_tried_with_its_own_number() -> Non
     lane = Picky(48, "bad_request")
     check_smoke(lane, SPEC)  # type: ignore[arg-type]  # as much of a lane as it uses
 
-    assert [(request.steps, request.width) for request in lane.asked] == [(1, 256), (2, 512), (48, 512)]
+    assert [(request.steps, request.width) for request in lane.asked] == [(1, 64), (1, 256), (2, 512), (48, 512)]
 
 
 def test_one_that_fails_of_itself_is_not_run_at_length() -> None:
@@ -46,4 +46,4 @@ def test_one_that_fails_of_itself_is_not_run_at_length() -> None:
 
     with pytest.raises(LoadFailed):
         check_smoke(lane, SPEC)  # type: ignore[arg-type]  # see above
-    assert [request.steps for request in lane.asked] == [1, 2]
+    assert [request.steps for request in lane.asked] == [1, 1, 2]
