@@ -140,7 +140,7 @@ def _diffusion(folder: Path, *, name: str, source: str, weights: Callable[[list[
         path=folder,
         source=source,
         pipeline=class_name,
-        schedulers=compatible_schedulers(model_index),
+        schedulers=compatible_schedulers(model_index, _scheduler_config(folder)),
         takes_loras=pipeline.takes_loras,
         arguments=pipeline.arguments,
         max_clip_skip=_clip_layers(configs) - 1 if "clip_skip" in pipeline.arguments else 0,
@@ -156,6 +156,11 @@ def _diffusion(folder: Path, *, name: str, source: str, weights: Callable[[list[
         limits=Limits(size_multiple=multiple, frames_multiple=frames_multiple, frames_remainder=frames_remainder),
         sizes=sizes_by_aspect((width, height), multiple),
     )
+
+
+def _scheduler_config(folder: Path) -> Config:
+    path = folder / "scheduler" / "scheduler_config.json"
+    return read_config(path) if path.is_file() else {}
 
 
 def _clip_layers(configs: Mapping[str, Config]) -> int:

@@ -13,12 +13,19 @@ UNINSTALLED = frozenset(
 )  # need scipy, torchsde, other inputs
 
 
-def compatible_schedulers(model_index: Mapping[str, object]) -> tuple[str, ...]:
-    """The checkpoint's own first; only it where its class knows of no others."""
+def compatible_schedulers(model_index: Mapping[str, object], config: Mapping[str, object]) -> tuple[str, ...]:
+    """The checkpoint's own first; only it where its class knows of no others. `config`: the checkpoint's scheduler_config.json.
+
+    What its denoiser predicts has to mean something to the others: few of them know a flow.
+    """
     match model_index.get("scheduler"):
         case ["diffusers", str(own)]:
+            predicts = str(config.get("prediction_type", "epsilon"))
             others = _karras() if own in _with_others() else ()
-            return (own, *(name for name in others if name != own and name not in UNINSTALLED))
+            return (
+                own,
+                *(name for name in others if name not in (own, *UNINSTALLED) and f'"{predicts}"' in _sources()[name]),
+            )
     return ()
 
 
@@ -31,10 +38,16 @@ def _karras() -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1)
-def _with_others() -> frozenset[str]:
-    found: set[str] = set()
+def _sources() -> Mapping[str, str]:
+    """Class → the file it is in."""
+    found: dict[str, str] = {}
     for path in (package_folder("diffusers") / "schedulers").glob("scheduling_*.py"):
         text = path.read_text(encoding="utf-8")
-        if "_compatibles = [e.name for e in KarrasDiffusionSchedulers]" in text:
-            found.update(re.findall(r"^class (\w+Scheduler)\(", text, re.MULTILINE))
-    return frozenset(found)
+        found |= dict.fromkeys(re.findall(r"^class (\w+Scheduler)\(", text, re.MULTILINE), text)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _with_others() -> frozenset[str]:
+    says = "_compatibles = [e.name for e in KarrasDiffusionSchedulers]"
+    return frozenset(name for name, text in _sources().items() if says in text)

@@ -235,14 +235,25 @@ def test_a_scheduler_by_name_is_diffusers_own_beside_the_checkpoints(loras: tupl
 
 
 def test_schedulers_that_fit_are_read_from_diffusers() -> None:
-    found = compatible_schedulers({"scheduler": ["diffusers", "PNDMScheduler"]})
+    found = compatible_schedulers({"scheduler": ["diffusers", "PNDMScheduler"]}, {})
 
     assert found[0] == "PNDMScheduler"
     assert "DPMSolverMultistepScheduler" in found
-    assert compatible_schedulers({"scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}) == (
+    assert compatible_schedulers({"scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}, {}) == (
         "FlowMatchEulerDiscreteScheduler",
     )
-    assert compatible_schedulers({}) == ()
+    assert compatible_schedulers({}, {}) == ()
+
+
+def test_only_schedulers_that_know_what_the_denoiser_predicts_are_offered() -> None:
+    """tiny-scenes offered Euler, which knows no flow: each such job failed at its first step."""
+    found = compatible_schedulers(
+        {"scheduler": ["diffusers", "DPMSolverMultistepScheduler"]}, {"prediction_type": "flow_prediction"}
+    )
+
+    assert found == (
+        "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler"
+    )  # fmt: skip
 
 
 SPEC = ModelSpec(name="m", type="image", path=None, source="m", schedulers=("A", "B"), takes_loras=True)

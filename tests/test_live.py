@@ -116,6 +116,21 @@ def test_a_canceled_video_ends_and_the_next_job_runs(server: LiveServer) -> None
     assert server.wait(server.submit(prompt="a forest", type="image"))["status"] == "completed"
 
 
+def test_every_noise_scheduler_that_is_offered_makes_a_picture(server: LiveServer) -> None:
+    offered = next(one for one in server.get("/api/models").json["models"] if one["name"] == "tiny-scenes")[
+        "schedulers"
+    ]
+    jobs = {name: server.submit(prompt="A forest", type="image", scheduler=name, steps=8, seed=6) for name in offered}
+    ended = {name: server.wait(job) for name, job in jobs.items()}
+
+    assert len(offered) > 1
+    assert {name: (end["status"], end["params"]["scheduler"]) for name, end in ended.items()} == {
+        name: ("completed", name) for name in offered
+    }
+    assert len({end["outputs"][0]["sha256"] for end in ended.values()}) == len(offered)
+    assert all(np.asarray(picture(server, end)).std() > 10 for end in ended.values())  # no flat field
+
+
 def test_outputs_of_one_job_have_consecutive_seeds(server: LiveServer) -> None:
     status = server.wait(server.submit(prompt="a green star", type="image", n=3, seed=40))
 
