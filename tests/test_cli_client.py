@@ -181,11 +181,18 @@ def test_ctrl_c_cancels_the_job(tmp_path: Path) -> None:
     assert [job.status for job in jobs] == ["canceled"]
 
 
+def test_no_show_leaves_the_picture_away_and_tells_the_file(server: Served, tmp_path: Path) -> None:
+    told = run("run", "A lake", "-o", str(tmp_path / "lake.png"), "--no-show")
+
+    assert told.stdout == f"{tmp_path / 'lake.png'}\n"
+
+
 def test_chat_prints_the_reply_of_an_argument_and_of_standard_input(server: Served) -> None:
     assert run("chat", "Hello").stdout == "You said: Hello\n"
     assert run("chat", stdin="Hello\nthere").stdout == "You said: Hello\nthere\n"
     reply = json.loads(run("chat", "Hello", "--json", "--system", "Be short.", "--model", "talker").stdout)
     assert (reply["reply"], reply["model"], reply["usage"]["completionTokens"]) == ("You said: Hello", "talker", 5)
+    assert reply["timestamp"] == "2026-11-24T09:00:00.000Z"  # as the server says it
 
 
 def test_a_conversation_goes_on_until_it_is_left(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,9 @@ def run(
         files = _save(client, job, said, output) if job.status == "completed" else []
         if as_json:
             typer.echo(json.dumps(job.as_json() | {"files": [str(path) for path in files]}, ensure_ascii=False))
-        _end(job, files, output, show=show and not as_json)
+        _end(job)
+        if not as_json and output != STDOUT:
+            _print(files, job, show)
 
 
 def _lora(said: str) -> dict[str, str | float]:
@@ -164,25 +166,23 @@ def destination(output: Path | None, prompt: str, made: Output, number: int, job
     return next(path for path in map(Path, names) if not path.exists())
 
 
-def _end(job: Job, files: list[Path], output: Path | None, *, show: bool) -> None:
+def _end(job: Job) -> None:
+    """Does not return when it did not complete."""
     for warning in job.warnings:
         typer.echo(f"Note: {warning}", err=True)
     if job.status == "canceled":
         fail(f"{job.job_id} was canceled.", Exit.INTERRUPTED)
     if job.status == "failed":
         fail(f"{job.job_id} failed: {job.error.message if job.error else 'no reason given'}", Exit.FAILED)
-    if not show or output == STDOUT:
-        return
-    _print(files, job)
 
 
-def _print(files: list[Path], job: Job) -> None:
+def _print(files: list[Path], job: Job, shown: bool) -> None:
     from rich.console import Console
 
     from server.cli.pictures import show
 
     for path, made in zip(files, job.outputs, strict=True):
-        if job.type == "image":
+        if shown and job.type == "image":
             show(path.read_bytes(), Console())
         typer.echo(f"{path}")
         typer.echo(f"{made.width}x{made.height}, seed {made.seed}, {job.model}", err=True)

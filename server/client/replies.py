@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_serializer
 from pydantic.alias_generators import to_camel
 
 R = TypeVar("R", bound="Reply")
@@ -15,6 +15,13 @@ class Reply(BaseModel):
     model_config = ConfigDict(
         alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, extra="allow", frozen=True
     )
+
+    @field_serializer("*", when_used="json", check_fields=False)
+    def _as_the_server_says(self, value: Any) -> Any:
+        """Moments with milliseconds and Z."""
+        if not isinstance(value, datetime):
+            return value
+        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     def as_json(self) -> dict[str, Any]:
         """With the server's names, what this version does not know included."""
