@@ -50,6 +50,9 @@ PANELS: list[tuple[str, str, bool, list[tuple[str, str]]]] = [
     ("Pictures and clips a minute", "short", True, [
         ("sum by (model) (rate(agentname_outputs_total[$__rate_interval])) * 60", "{{model}}"),
     ]),
+    ("Forwards that ran out of memory", "short", True, [
+        ("sum by (model) (increase(agentname_out_of_memory_total[$__rate_interval]))", "{{model}}"),
+    ]),
     ("Failures, out of memory among them", "short", True, [
         ("sum by (code) (increase(agentname_jobs_failed_total[$__rate_interval]))", "{{code}}"),
     ]),

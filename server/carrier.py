@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import assert_never
 
 from models.errors import ModelsError
-from pipelines.interface import Lane, Note, Reweighed, StepCost, never
+from pipelines.interface import Lane, Note, OutOfMemory, Reweighed, StepCost, never
 from server.actions import Action, Admit, Evict, Load, Park, Read, ResizeCache, Step, Unpark
 from server.estimates import Estimates
-from server.jobs import Event, Job, JobCanceled, JobFailed, JobReturned, JobStarted
+from server.jobs import Event, Job, JobCanceled, JobFailed, JobReturned, JobStarted, RanOutOfMemory
 from server.learning import learn
 from server.moving import Device, Mover
 from server.outcomes import Outcomes
@@ -209,6 +209,8 @@ class Carrier:
                 entry, rows = f"{note.component}.{note.entry}", bucket_of(note.rows)
                 known = self._scheduler.peaks.predict(key, entry, note.shape, note.units, rows)
                 self._estimates.held(note.request_ids, known if note.peak_bytes is None else note.peak_bytes)
+            elif isinstance(note, OutOfMemory):
+                self._tell(RanOutOfMemory(model))
         shares: dict[str, float] = defaultdict(float)
         for request_id, seconds in learn(notes, key, room, self._scheduler.peaks, self._scheduler.widths).items():
             if self.jobs.has_request(request_id):

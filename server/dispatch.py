@@ -21,6 +21,7 @@ from server.jobs import (
     JobText,
     OutputReady,
     PeaksLearned,
+    RanOutOfMemory,
     VerdictsReached,
 )
 from server.metrics import Metrics
@@ -66,7 +67,7 @@ class Dispatch:
                     self._delivery.canceled(event)
             case PeaksLearned() | VerdictsReached():
                 self._learned(event)
-            case JobReturned():
-                pass  # the fleet's own
+            case JobReturned() | RanOutOfMemory():
+                pass  # the fleet's own; what is only counted
             case _:
                 assert_never(event)

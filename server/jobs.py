@@ -126,6 +126,13 @@ class JobReturned:
 
 
 @dataclass(frozen=True, slots=True)
+class RanOutOfMemory:
+    """A forward did not fit; what it was part of has gone on with less, or failed alone."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class PeaksLearned:
     """What steps were seen to hold, worth keeping for the next start."""
 
@@ -211,6 +218,7 @@ Event: TypeAlias = (
     | JobFailed
     | JobCanceled
     | JobReturned
+    | RanOutOfMemory
     | PeaksLearned
     | VerdictsReached
     | EngineStatus

@@ -21,6 +21,7 @@ from server.jobs import (
     JobStarted,
     JobText,
     OutputReady,
+    RanOutOfMemory,
     State,
 )
 
@@ -47,6 +48,12 @@ class Metrics:
         )
         self._ended = Counter("agentname_jobs_ended", "Jobs by how they ended", ["type", "status"], registry=registry)
         self._failed = Counter("agentname_jobs_failed", "Failures of jobs and chats", ["code"], registry=registry)
+        self._ran_out = Counter(
+            "agentname_out_of_memory",
+            "Forwards that did not fit, survived ones among them",
+            ["model"],
+            registry=registry,
+        )
         self._wait_s = Histogram(
             "agentname_queue_wait_seconds", "From acceptance to start", ["type"], buckets=WAITS_S, registry=registry
         )
@@ -100,6 +107,8 @@ class Metrics:
                 if job is not None:
                     self._outputs.labels(job.row.model).inc()
                     self._rows.labels(job.row.model).observe(event.batch_peak)
+            case RanOutOfMemory(model):
+                self._ran_out.labels(model).inc()
             case JobProgressed() | JobText() | _:
                 pass
 
@@ -142,6 +151,11 @@ class _Now(Collector):
                 waiting[job.row.type, self._board.place(job).waiting_for] += 1
             else:
                 working[job.row.type] += 1
+        runs, waits = self._board.under_way()
+        for entry in waits:  # chats are not on the board
+            if self._board.view(entry.job_id) is None:
+                waiting["chat", entry.waiting_for] += 1
+        working["chat"] += sum(self._board.view(entry.job_id) is None for entry in runs)
         for (kind, reason), count in waiting.items():
             queued.add_metric([kind, reason], count)
         for kind, count in working.items():

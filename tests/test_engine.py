@@ -24,6 +24,7 @@ from server.jobs import (
     JobStarted,
     JobType,
     OutputReady,
+    RanOutOfMemory,
 )
 from server.memory import Ledger
 from server.scheduler import ModelFacts, Scheduler
@@ -151,6 +152,17 @@ def test_jobs_that_run_together_share_steps() -> None:
     run(story, lanes={"m": lane})
 
     assert max(len(together) for together in lane.step_log) == 3
+
+
+def test_a_forward_that_did_not_fit_is_told_though_its_jobs_go_on() -> None:
+    lane = FakeLane()
+    lane.room = 2
+
+    async def story(bench: Bench) -> None:
+        bench.engine.submit(job("j", n=3))
+        await bench.wait(lambda: len(bench.of(OutputReady)) == 3)
+
+    assert run(story, lanes={"m": lane}).of(RanOutOfMemory)[0] == RanOutOfMemory("m")
 
 
 class DressedLane(FakeLane):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from server.jobs import ModelStatus
+from server.jobs import ModelStatus, RanOutOfMemory
 from tests.front import VIDEO, Front, front
 
 pytestmark = pytest.mark.anyio
@@ -42,10 +42,11 @@ async def test_what_happens_is_counted(tmp_path: Path) -> None:
         f.engine.fail(failed, "out_of_memory")
         await f.settle()
         await f.post("/api/chat", {"message": "Hi"})
+        f.engine.deliver(RanOutOfMemory("painter"))
         waiting = await f.submit(**VIDEO)
         resident = ModelStatus("painter", "resident", 1, 0, "on", 0, None)
         f.engine.publish(queue=[(waiting, "gpu_memory", None)], models=[resident])
-        f.engine.publish(queue=[(waiting, "gpu_memory", None)])
+        f.engine.publish(queue=[(waiting, "gpu_memory", None), ("chat_1", "turn", None)], running=[("chat_2", None)])
         told = await series(f)
 
     assert told['agentname_jobs_ended_total{status="completed",type="image"}'] == 1
@@ -57,6 +58,9 @@ async def test_what_happens_is_counted(tmp_path: Path) -> None:
     assert told['agentname_batch_rows_sum{model="painter"}'] == 2
     assert told['agentname_tokens_total{kind="completion"}'] == 5
     assert told['agentname_queue_jobs{reason="gpu_memory",type="video"}'] == 1
+    assert told['agentname_queue_jobs{reason="turn",type="chat"}'] == 1
+    assert told['agentname_running_jobs{type="chat"}'] == 1
+    assert told['agentname_out_of_memory_total{model="painter"}'] == 1
     assert told['agentname_model_loads_total{model="painter"}'] == 1
     assert told['agentname_model_evictions_total{model="painter"}'] == 1
     assert told['agentname_memory_bytes{device="cpu",holder="painter",kind="weights"}'] == 2 * 2**30
