@@ -2,28 +2,31 @@
 import assert from "node:assert/strict";
 import OpenAI from "openai";
 
-const [baseURL, apiKey] = process.argv.slice(2);
+const [baseURL, apiKey, talker, painter, filmer] = process.argv.slice(2);
 const ai = new OpenAI({ baseURL, apiKey, maxRetries: 0 });
 const messages = [{ role: "user", content: "Hi 👋" }];
+const said = { model: talker, messages, temperature: 0, max_tokens: 12 };
 
-const whole = await ai.chat.completions.create({ model: "talker", messages });
-assert.equal(whole.choices[0].message.content, "You said: Hi 👋");
+const whole = await ai.chat.completions.create(said);
+assert.ok(whole.choices[0].message.content);
 
-let text = "", usage = null;
-const stream = await ai.chat.completions.create({ model: "talker", messages, stream: true, stream_options: { include_usage: true } });
+let text = "", usage = null, chunks = 0;
+const stream = await ai.chat.completions.create({ ...said, stream: true, stream_options: { include_usage: true } });
 for await (const chunk of stream) {
   text += chunk.choices[0]?.delta?.content ?? "";
   usage = chunk.usage ?? usage;
+  chunks += 1;
 }
-assert.equal(text, "You said: Hi 👋");
+assert.equal(text, whole.choices[0].message.content);
 assert.equal(usage.total_tokens, whole.usage.total_tokens);
+assert.ok(chunks > 2);
 
-const picture = await ai.images.generate({ model: "painter", prompt: "A city", response_format: "b64_json" });
+const picture = await ai.images.generate({ model: painter, prompt: "A city", response_format: "b64_json", steps: 2 });
 assert.equal(Buffer.from(picture.data[0].b64_json, "base64").subarray(1, 4).toString(), "PNG");
-const linked = await ai.images.generate({ prompt: "A city", response_format: "url" });
+const linked = await ai.images.generate({ model: painter, prompt: "A city", response_format: "url", steps: 2 });
 assert.equal((await fetch(linked.data[0].url)).status, 200);
 
-let video = await ai.videos.create({ model: "filmer", prompt: "Waves", seconds: "4" });
+let video = await ai.videos.create({ model: filmer, prompt: "Waves", seconds: "1" });
 while (video.status === "queued" || video.status === "in_progress") video = await ai.videos.retrieve(video.id);
 assert.equal(video.status, "completed");
 const clip = Buffer.from(await (await ai.videos.downloadContent(video.id)).arrayBuffer());

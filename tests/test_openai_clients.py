@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
-import shutil
 from pathlib import Path
 
 import httpx
@@ -17,6 +15,7 @@ import pytest
 
 from tests.front import front
 from tests.http_front import finish_jobs, listening
+from tests.node_client import node_client
 
 pytestmark = [
     pytest.mark.anyio,
@@ -24,7 +23,6 @@ pytestmark = [
 ]
 
 PNG = b"\x89PNG\r\n\x1a\n"
-NODE = Path(__file__).parent / "openai_client.mjs"
 
 
 @pytest.fixture
@@ -124,17 +122,12 @@ async def test_the_python_client_lists_models_and_understands_errors(tmp_path: P
 
 
 async def test_the_node_client_does_all_of_it(tmp_path: Path) -> None:
-    modules = os.environ.get("AGENTNAME_NODE_MODULES")
-    if shutil.which("node") is None or not modules:
-        pytest.skip("needs node, and AGENTNAME_NODE_MODULES=DIR/node_modules where npm has put openai")
-    (tmp_path / "client.mjs").write_text(NODE.read_text())
-    (tmp_path / "node_modules").symlink_to(modules)
     async with front(tmp_path / "server") as f, listening(f) as address:
         finish_jobs(f)
+        command = node_client(tmp_path / "node", f"{address}/v1", f.keys["pro"], "talker", "painter", "filmer")
         node = await asyncio.create_subprocess_exec(
-            "node", "client.mjs", f"{address}/v1", f.keys["pro"],
-            cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        )  # fmt: skip
+            *command, cwd=tmp_path / "node", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
         told, _ = await node.communicate()
 
     assert (node.returncode, told.decode()) == (0, "ok\n")
