@@ -6,12 +6,13 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.checkpoints import chat_folder
+from tests.checkpoints import chat_folder, safetensors_bytes, stable_diffusion_folder, write_json
 from tests.fake_hub import Hub, fake_hub
 from tests.live_server import LiveServer
 
@@ -35,10 +36,11 @@ expect.set_options(timeout=60_000)  # a busy machine
 SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 800}}
 USABLE_MS = 1000
 MAX_BYTES = 150 * 1024
-PICTURES = os.environ.get("PAGE_PICTURES")  # a folder: screenshots go there, as those of docs/page did
+PICTURES = os.environ.get("PAGE_PICTURES")  # a folder: screenshots go there, for scripts/make_page_pictures.py
 WEIGHTS = 8 << 20
 HEADER = json.dumps({"w": {"dtype": "F16", "shape": [WEIGHTS // 2], "data_offsets": [0, WEIGHTS]}}).encode()
 BIG = len(HEADER).to_bytes(8, "little") + HEADER + bytes(WEIGHTS)
+LORA = safetensors_bytes({"unet.down.lora_A.weight": ("F16", [4, 2], 16)})
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 
 
@@ -55,6 +57,14 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 def server(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("page")
     env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    for size in SIZES:  # one each: what failed to load is not tried again at once
+        encoder = {"text_encoder": ["transformers", "CLIPTextModel"]}
+        master = stable_diffusion_folder(folder / f"data/models/old-master-{size}", **encoder)
+        write_json(master / "text_encoder/config.json", {"num_hidden_layers": 12})
+        (master / "text_encoder/model.safetensors").write_bytes(LORA)
+    (folder / "data/loras").mkdir()
+    for name in ("ink", "wash"):
+        (folder / f"data/loras/{name}.safetensors").write_bytes(LORA)
     live = LiveServer(folder / "data", env).start()
     jobs = [live.submit(prompt="A forest", type=kind, steps=2) for kind in ("image", "video")]
     assert live.post("/api/chat", {"message": "Hi", "max_tokens": 2}).status == 200
@@ -135,6 +145,8 @@ def test_a_picture_is_made_watched_and_made_again(page: Page, size: str) -> None
     page.get_by_text("Advanced").click()
     page.get_by_label("Seed", exact=True).fill("6")
     page.get_by_label("Steps").fill("8")
+    page.get_by_label("Noise scheduler").select_option("UniPCMultistepScheduler")
+    page.get_by_label("Leave out").fill("people")
     page.get_by_role("button", name="Create image").click()
 
     result = page.get_by_role("article", name="Result")
@@ -147,13 +159,43 @@ def test_a_picture_is_made_watched_and_made_again(page: Page, size: str) -> None
     picture(page, f"create-{size}")
 
     page.get_by_label("Seed", exact=True).fill("")
+    page.get_by_label("Noise scheduler").select_option("")
     result.get_by_role("button", name="Use again").click()
     expect(page.get_by_label("Seed", exact=True)).to_have_value("6")
     expect(page.get_by_label("Steps")).to_have_value("8")
+    expect(page.get_by_label("Noise scheduler")).to_have_value("UniPCMultistepScheduler")
+    expect(page.get_by_label("Leave out")).to_have_value("people")
     expect(page.get_by_role("radio", name="16:9")).to_be_checked()
     with page.expect_download() as download:
         result.get_by_role("link", name="Download").click()
     assert re.fullmatch(r"job_\d+_\w+-0\.png", download.value.suggested_filename)
+
+
+def test_what_only_some_models_take_is_offered_for_those_and_said(page: Page, server: LiveServer, size: str) -> None:
+    page.get_by_text("Advanced").click()
+    expect(page.get_by_label("Clip skip")).to_have_count(0)
+    page.get_by_label("Model").select_option(f"old-master-{size}")
+    page.get_by_label("Prompt").fill("A lake")
+    page.get_by_label("Clip skip").fill("1")
+    page.get_by_role("button", name="Add a LoRA").click()
+    page.get_by_label("LoRA", exact=True).select_option("wash")
+    page.get_by_label("Weight of wash").fill("0.8")
+    no_serious_violation(page)
+    with page.expect_response("**/api/generate") as reply:
+        page.get_by_role("button", name="Create image").click()
+    asked = json.loads(reply.value.request.post_data or "")
+    assert (asked["model"], asked["clip_skip"]) == (f"old-master-{size}", 1)
+    assert asked["loras"] == [{"name": "wash", "weight": 0.8}]
+    result = page.get_by_role("article", name="Result")
+    expect(result.get_by_text("wash 0.8")).to_be_visible()
+    expect(
+        result.get_by_text("Failed").or_(result.get_by_text("It failed")).first
+    ).to_be_visible()  # its weights are none
+
+    page.get_by_role("button", name="Without wash").click()
+    result.get_by_role("button", name="Use again").click()
+    expect(page.get_by_label("Weight of wash")).to_have_value("0.8")
+    expect(page.get_by_label("Clip skip")).to_have_value("1")
 
 
 def test_a_clip_is_made_and_a_running_one_is_canceled(page: Page) -> None:
@@ -220,7 +262,6 @@ def test_a_chat_streams_remembers_stops_and_begins_anew(page: Page, size: str) -
     expect(reply.get_by_text("tokens")).to_be_visible()
     assert len(reply.locator(".text").inner_text().split()) > 3
     no_serious_violation(page)
-    picture(page, f"chat-{size}")
 
     page.get_by_label("Longest reply").fill("400")
     message.fill("Write a long story about the sea.")
@@ -233,8 +274,55 @@ def test_a_chat_streams_remembers_stops_and_begins_anew(page: Page, size: str) -
     page.get_by_role("button", name="New conversation").click()
     expect(page.get_by_role("article")).to_have_count(0)
     page.get_by_label("Longest reply").fill("4")
-    page.get_by_role("button", name="What can you help me with?").first.click()
+    page.get_by_role("log").get_by_role("button", name="What can you help me with?").click()
     expect(page.get_by_role("article").first).to_be_visible()
+
+
+def test_conversations_are_kept_by_the_server_named_and_forgotten(page: Page, server: LiveServer, size: str) -> None:
+    first = f"My name is Ada, on a {size}."
+    begun = server.post("/api/chat", {"message": first, "max_tokens": 4, "system": "Be brief."}).json["conversationId"]
+    server.post("/api/chat", {"message": "Something else", "max_tokens": 2})
+    go(page, "Chat")
+    mine = page.get_by_role("complementary", name="Conversations")
+    mine.get_by_role("button", name=first, exact=True).click()
+    expect(page.get_by_role("article", name="You").locator(".text")).to_have_text(first)
+    page.get_by_text("Model and system prompt").click()
+    expect(page.get_by_label("System prompt")).to_have_value("Be brief.")
+    page.get_by_label("Longest reply").fill("300")
+    message = page.get_by_label("Message", exact=True)
+    message.fill("Write a long story about me.")
+    message.press("Enter")
+    reply = page.get_by_role("article", name="Reply").last
+    expect(reply.locator(".text")).not_to_have_text("")
+    page.get_by_role("button", name="Stop").click()
+    expect(reply.get_by_text("Stopped")).to_be_visible()
+    expect_kept(server, begun, 4)  # what was read of it is part of the conversation
+
+    mine.get_by_role("button", name=f"Rename “{first}”").click()
+    page.get_by_role("dialog").get_by_label("Name", exact=True).fill(f"Ada's {size}")
+    no_serious_violation(page)
+    page.get_by_role("button", name="Rename", exact=True).click()
+    thread = mine.get_by_role("button", name=f"Ada's {size}", exact=True)
+    page.get_by_text("Model and system prompt").click()
+    picture(page, f"chat-{size}")
+    expect(thread).to_have_attribute("aria-current", "true")
+    page.reload()
+    expect(thread).to_be_visible()
+    expect(page.get_by_role("article", name="Reply")).to_have_count(2)
+
+    mine.get_by_role("button", name=f"Forget “Ada's {size}”").click()
+    page.get_by_role("dialog").get_by_role("button", name="Forget").click()
+    expect(thread).to_have_count(0)
+    expect(page.get_by_role("heading", name="A new conversation")).to_be_visible()
+    assert server.get(f"/api/conversations/{begun}").status == 404
+
+
+def expect_kept(server: LiveServer, conversation: str, n_messages: int) -> None:
+    """In its own time: the server hears of a browser that left when it next looks."""
+    deadline = time.monotonic() + 20
+    while len(server.get(f"/api/conversations/{conversation}").json["messages"]) != n_messages:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_conversation_outlives_a_reload_of_its_tab_and_goes_on(page: Page) -> None:
@@ -273,12 +361,14 @@ def test_the_gallery_filters_opens_and_deletes_and_never_runs_what_people_wrote(
     tile = page.locator("main").get_by_role("button", name=HOSTILE)
     expect(tile).to_be_visible()
     no_serious_violation(page)
-    picture(page, f"gallery-{size}")
 
     page.get_by_label("Kind").select_option("video")
     expect(tile).to_be_hidden()
     page.get_by_label("Kind").select_option("image")
+    page.get_by_label("Kind").select_option("")
     page.get_by_label("State").select_option("completed")
+    expect(page.locator("main").get_by_role("button", name="A forest").first).to_be_visible()
+    picture(page, f"gallery-{size}")
     tile.click()
     box = page.get_by_role("dialog")
     expect(box.get_by_text(HOSTILE)).to_be_visible()

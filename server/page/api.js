@@ -43,6 +43,7 @@ async function send(method, path, body, { signal, headers = {}, key = session.ke
 
 export const get = async (path, options) => (await send("GET", path, undefined, options)).json();
 export const post = async (path, body = {}, options) => (await send("POST", path, body, options)).json();
+export const patch = async (path, body, options) => (await send("PATCH", path, body, options)).json();
 export const remove = async (path, options) => (await send("DELETE", path, undefined, options)).json();
 
 /** A reply of server-sent events, one {event, data, id} at a time. EventSource cannot send a key; fetch can. */

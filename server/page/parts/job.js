@@ -122,6 +122,8 @@ function facts(job) {
     ["Length", params.durationSeconds && `${seconds(params.durationSeconds)}, ${count(params.numFrames, "frame")}`],
     ["Steps", params.steps],
     ["Guidance", params.guidanceScale],
+    ["Clip skip", params.clipSkip],
+    ["LoRAs", params.loras?.map(({ name, weight }) => `${name} ${weight}`).join(", ")],
     ["Seed", job.outputs.length === 1 ? job.outputs[0].seed : params.seed],
     ["Took", metrics?.runMs && seconds(metrics.runMs / 1000)],
     ["Shared with", metrics?.batchPeak > 1 && count(metrics.batchPeak - 1, "other")],

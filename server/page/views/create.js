@@ -7,7 +7,8 @@ import { bodyOf, draft, reuse } from "../draft.js";
 import { ended, follow } from "../follow.js";
 import { count } from "../format.js";
 import { icon, shape } from "../icons.js";
-import { jobStage, thumb } from "../parts/job.js";
+import { jobStage, progressText, thumb } from "../parts/job.js";
+import { loraRows } from "../parts/loras.js";
 import { session } from "../session.js";
 
 const RATIOS = ["1:1", "16:9", "9:16"];
@@ -20,7 +21,8 @@ const RECENT = 12;
 
 export default function create({ signal }) {
   let models = [];
-  const form = makeForm(() => models, submit);
+  let loras = []; // their names
+  const form = makeForm(() => models, () => loras, submit);
   const results = makeResults(() => models, signal);
 
   async function submit() {
@@ -38,7 +40,7 @@ export default function create({ signal }) {
     }
   }
 
-  get("/api/models", { signal }).then((reply) => { ({ models } = reply); form.draw(); }, complain);
+  Promise.all([get("/api/models", { signal }), get("/api/loras", { signal })]).then((replies) => { [{ models }, { loras }] = replies; form.draw(); }, complain);
   get("/api/me", { signal }).then((me) => { session.me = me; form.allowance(); }, complain);
   results.load().catch(complain);
   return [
@@ -47,7 +49,7 @@ export default function create({ signal }) {
   ];
 }
 
-function makeForm(models, submit) {
+function makeForm(models, loras, submit) {
   const prompt = h("textarea", { class: "input", name: "prompt", rows: 4, maxlength: 4000, required: true, value: draft.prompt, placeholder: IDEAS[draft.type][0], oninput: () => { draft.prompt = prompt.value; }, onkeydown: (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); element.requestSubmit(); } } });
   const middle = h("div", { class: "stack" });
   const advanced = h("div", { class: "fields" });
@@ -59,7 +61,7 @@ function makeForm(models, submit) {
   const element = h("form", { class: "card stack form", novalidate: true, onsubmit: (event) => { event.preventDefault(); if (!button.disabled) send(); } },
     choice("type", "What", [["image", "Image", icon("image")], ["video", "Video", icon("video")]], draft.type, (value) => {
       Object.assign(draft, { type: value, model: "", aspect: "" });
-      for (const name of ["output_format", "num_frames", "steps", "guidance_scale", "width", "height"]) delete draft.advanced[name];
+      for (const name of ["output_format", "num_frames", "steps", "guidance_scale", "width", "height", "scheduler", "clip_skip", "loras"]) delete draft.advanced[name];
       draw();
     }),
     field("Prompt", prompt),
@@ -110,15 +112,21 @@ function makeForm(models, submit) {
     const negative = h("textarea", { class: "input short", name: "negative_prompt", rows: 2, maxlength: 4000, value: said.negative_prompt ?? "", placeholder: defaults.negativePrompt || "What should not be seen", oninput: () => { said.negative_prompt = negative.value; } });
     const exact = h("input", { type: "checkbox", name: "deterministic", checked: said.deterministic ?? false, onchange: () => { said.deterministic = exact.checked; } });
     const multiple = limits.sizeMultiple ?? 8;
+    const { schedulers = [], maxClipSkip = 0, takesLoras = false } = model ?? {};
+    if (model) forgetOthers(said, schedulers, maxClipSkip, takesLoras);
+    const scheduler = options(h("select", { class: "input", name: "scheduler", onchange: () => { said.scheduler = scheduler.value; } }), [["", `${plain(defaults.scheduler ?? schedulers[0] ?? "")} (default)`], ...schedulers.map((name) => [name, plain(name)])], said.scheduler ?? "");
     advanced.replaceChildren(
       seedField(said),
       input("Steps", "steps", { min: 1, max: limits.maxSteps, placeholder: defaults.steps ?? "50" }, said),
       input("Guidance", "guidance_scale", { min: 0, max: 100, step: "any", placeholder: defaults.guidanceScale ?? "the model's" }, said),
+      ...(schedulers.length > 1 ? [field("Noise scheduler", scheduler)] : []),
+      ...(maxClipSkip ? [input("Clip skip", "clip_skip", { min: 0, max: maxClipSkip, placeholder: defaults.clipSkip ?? 0 }, said)] : []),
       field("File", format),
       input("Width", "width", { min: multiple, step: multiple, placeholder: "by shape" }, said),
       input("Height", "height", { min: multiple, step: multiple, placeholder: "by shape" }, said),
       ...(draft.type === "video" ? [input("Frames", "num_frames", { min: 1, placeholder: "by seconds" }, said)] : []),
       field("Leave out", negative, null, { class: "wide" }),
+      ...(takesLoras && loras().length ? [loraRows(said, loras())] : []),
       h("label", { class: "check wide" }, exact, h("span", {}, "Bit for bit the same each time ", h("span", { class: "soft" }, "(never batched)"))),
     );
   }
@@ -167,6 +175,16 @@ function makeForm(models, submit) {
     },
   };
 }
+
+/** What was said of another model and means nothing to this one. */
+function forgetOthers(said, schedulers, maxClipSkip, takesLoras) {
+  if (!schedulers.includes(said.scheduler)) delete said.scheduler;
+  if (Number(said.clip_skip) > maxClipSkip) delete said.clip_skip;
+  if (!takesLoras) delete said.loras;
+}
+
+/** "EulerAncestralDiscreteScheduler" as people read it. */
+const plain = (name) => name.replace(/Scheduler$/, "").replace(/([a-z])([A-Z])/g, "$1 $2");
 
 function lengthOf(model) {
   const { numFrames, fps } = model?.defaults ?? {};
@@ -220,8 +238,11 @@ function makeResults(models, signal) {
   }
 
   function moveThumb(job) {
-    const meter = strip.querySelector(`[data-job="${job.jobId}"] .meter > span`);
-    if (meter) meter.style.width = `${job.progress * 100}%`;
+    const tile = strip.querySelector(`[data-job="${job.jobId}"]`);
+    const meter = tile?.querySelector(".meter > span");
+    if (!meter) return;
+    meter.style.width = `${job.progress * 100}%`;
+    say(tile.querySelector(".nothing"), progressText(job).split(",")[0]);
   }
 
   function watch(jobId) {
