@@ -1,6 +1,6 @@
 """OpenAI's own clients, unmodified, against the server on a socket: chat, images, videos.
 
-The Node client is found in $AGENTNAME_NODE_MODULES (npm install openai); without it or without node that test is skipped.
+The Node client is found in $OPENAI_NODE_MODULES (npm install openai); without it or without node that test is skipped.
 """
 
 from __future__ import annotations
