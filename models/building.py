@@ -23,7 +23,7 @@ from models.knobs import CLIP_OF_XL, DENOISERS
 from models.pipeline_source import module_of
 from models.preflight import check_folder, components, read_config
 from models.sharing import SharedWeights
-from models.single_file import is_whole
+from models.single_file import is_whole, left_out
 from models.spec import ModelSpec
 from pipelines.device import is_fatal, is_out_of_memory
 
@@ -85,6 +85,7 @@ def _open(
     assert spec.path is not None
     if spec.path.is_file():
         if is_whole(spec.path):
+            parts |= {name: None for name in left_out(spec.path, configs) if _takes(pipeline_class, name)}
             return pipeline_class.from_single_file(str(spec.path), config=str(configs), dtype=dtype, **parts, **SAFE)
         name = next(name for name in DENOISERS if name in classes)
         parts[name] = _denoiser_of_file(spec.path, classes[name], configs, name, dtype)
@@ -103,6 +104,10 @@ def _open(
         **SAFE,
     )
     return _turn("quantization", open_it) if how else open_it()
+
+
+def _takes(pipeline_class: Any, component: str) -> bool:
+    return component in inspect.signature(pipeline_class.__init__).parameters
 
 
 def _denoiser_of_file(file: Path, cls: Any, configs: Path, name: str, dtype: torch.dtype) -> Any:

@@ -1,4 +1,4 @@
-"""A saved pipeline of Stable Diffusion or SDXL → the one file that people share: the tensor names of the original code. The way back of diffusers' converters."""
+"""A saved pipeline of Stable Diffusion, SDXL or SD 3 → the one file that people share: the tensor names of the original code. The way back of diffusers' converters."""
 
 from __future__ import annotations
 
@@ -18,26 +18,81 @@ UNET = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "t
         "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
         "conv_norm_out": "out.0", "conv_out": "out.2"}  # fmt: skip
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+MMDIT = (
+    (r"transformer_blocks\.(\d+)\.attn\.(?:to_(q|k|v)|to_out\.0|norm_(q|k))\.", "x_block.attn"),
+    (r"transformer_blocks\.(\d+)\.attn\.(?:add_(q|k|v)_proj|to_add_out|norm_added_(q|k))\.", "context_block.attn"),
+    (r"transformer_blocks\.(\d+)\.attn2\.(?:to_(q|k|v)|to_out\.0|norm_(q|k))\.", "x_block.attn2"),
+)
+MMDIT_PLAIN = (
+    (r"transformer_blocks\.(\d+)\.norm1\.linear", r"joint_blocks.\1.x_block.adaLN_modulation.1"),
+    (r"transformer_blocks\.(\d+)\.norm1_context\.linear", r"joint_blocks.\1.context_block.adaLN_modulation.1"),
+    (r"transformer_blocks\.(\d+)\.ff\.net\.0\.proj", r"joint_blocks.\1.x_block.mlp.fc1"),
+    (r"transformer_blocks\.(\d+)\.ff\.net\.2", r"joint_blocks.\1.x_block.mlp.fc2"),
+    (r"transformer_blocks\.(\d+)\.ff_context\.net\.0\.proj", r"joint_blocks.\1.context_block.mlp.fc1"),
+    (r"transformer_blocks\.(\d+)\.ff_context\.net\.2", r"joint_blocks.\1.context_block.mlp.fc2"),
+    (r"pos_embed\.pos_embed", "pos_embed"),
+    (r"pos_embed\.proj", "x_embedder.proj"),
+    (r"time_text_embed\.timestep_embedder\.linear_1", "t_embedder.mlp.0"),
+    (r"time_text_embed\.timestep_embedder\.linear_2", "t_embedder.mlp.2"),
+    (r"time_text_embed\.text_embedder\.linear_1", "y_embedder.mlp.0"),
+    (r"time_text_embed\.text_embedder\.linear_2", "y_embedder.mlp.2"),
+    (r"norm_out\.linear", "final_layer.adaLN_modulation.1"),
+    (r"proj_out", "final_layer.linear"),
+)
 BLOCK = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
 
 
 def write_whole_file(folder: Path, file: Path) -> None:
     """Of a folder that `save_pretrained` wrote."""
-    config = json.loads((folder / "unet/config.json").read_text())
-    unet = load_file(folder / "unet/diffusion_pytorch_model.safetensors")
-    vae = load_file(folder / "vae/diffusion_pytorch_model.safetensors")
-    found = _under("model.diffusion_model.", unet_of(unet, config["layers_per_block"]))
-    found |= _under("first_stage_model.", vae_of(vae))
-    clip = _wrapped(load_file(folder / "text_encoder/model.safetensors"))
-    if (folder / "text_encoder_2").is_dir():
-        found |= _under("conditioner.embedders.0.transformer.", clip)
-        found |= _under("conditioner.embedders.1.model.", open_clip_of(load_file(folder / "text_encoder_2/model.safetensors")))  # fmt: skip
+    vae = vae_of(load_file(folder / "vae/diffusion_pytorch_model.safetensors"))
+    clip = wrapped(load_file(folder / "text_encoder/model.safetensors"))
+    if (folder / "transformer").is_dir():
+        found = _under(
+            "model.diffusion_model.", mmdit_of(load_file(folder / "transformer/diffusion_pytorch_model.safetensors"))
+        )
+        for name, place in (("l", "text_encoder"), ("g", "text_encoder_2")):
+            found |= _under(
+                f"text_encoders.clip_{name}.transformer.", wrapped(load_file(folder / place / "model.safetensors"))
+            )
     else:
-        found |= _under("cond_stage_model.transformer.", clip)
+        config = json.loads((folder / "unet/config.json").read_text())
+        unet = load_file(folder / "unet/diffusion_pytorch_model.safetensors")
+        found = _under("model.diffusion_model.", unet_of(unet, config["layers_per_block"]))
+        if (folder / "text_encoder_2").is_dir():
+            found |= _under("conditioner.embedders.0.transformer.", clip)
+            second = open_clip_of(load_file(folder / "text_encoder_2/model.safetensors"))
+            found |= _under("conditioner.embedders.1.model.", second)
+        else:
+            found |= _under("cond_stage_model.transformer.", clip)
+    found |= _under("first_stage_model.", vae)
     save_file({name: tensor.clone().contiguous() for name, tensor in found.items()}, file)
 
 
-def _wrapped(weights: Weights) -> Weights:
+def mmdit_of(weights: Mapping[str, torch.Tensor]) -> Weights:
+    """Queries, keys and values side by side; the last block's and the output's shift and scale the other way round."""
+    last = max(int(m[1]) for name in weights if (m := re.match(r"transformer_blocks\.(\d+)", name)))
+    turned = (f"transformer_blocks.{last}.norm1_context.linear", "norm_out.linear")
+    found: Weights = {}
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in weights.items():
+        if name.startswith(turned):
+            tensor = torch.cat(tensor.chunk(2)[::-1])
+        for pattern, where in MMDIT:
+            if match := re.match(pattern, name):
+                at, leaf = f"joint_blocks.{match[1]}.{where}", name.rpartition(".")[2]
+                if match[2]:
+                    parts.setdefault(f"{at}.qkv.{leaf}", {})[match[2]] = tensor
+                else:
+                    found[f"{at}.{f'ln_{match[3]}' if match[3] else 'proj'}.{leaf}"] = tensor
+                break
+        else:
+            for pattern, to in MMDIT_PLAIN:
+                name = re.sub(rf"^{pattern}(?=\.|$)", to, name)
+            found[name] = tensor
+    return found | {name: torch.cat([rows[side] for side in "qkv"]) for name, rows in parts.items()}
+
+
+def wrapped(weights: Weights) -> Weights:
     """transformers has since left out the outer name."""
     return {name if name.startswith("text_") else f"text_model.{name}": tensor for name, tensor in weights.items()}
 

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import gguf
 import numpy as np
 import pytest
 import torch
-from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextModelWithProjection
 
-from benchmarks.families import parts, vaes
 from models.catalogue import Catalogue
 from models.errors import LoadFailed
 from models.loading import load
-from models.single_file import FAMILIES as FAMILIES_OF_FILES
-from models.sources.clip_words import CONFIGS
 from models.spec import Loading, ModelSpec
 from pipelines.diffusion import DiffusionLane
 from tests.lane_play import rendered, request
-from tests.original_layout import unet_of, vae_of, write_whole_file
 from tests.stock_families import FAMILIES, stable_diffusion
 from tests.test_loading import save_chat
 
@@ -92,103 +83,6 @@ def test_a_file_of_sd_15_is_known_by_its_tensors_and_says_what_is_missing(tmp_pa
     (refused,) = catalogue(tmp_path).refused
 
     assert "agentname pull wheel:open-clip-torch==3.3.0" in refused.reason
-
-
-# Whole checkpoints, as on Civitai
-
-
-WIDER = 48  # SDXL's second text encoder: the library tells the two apart by their widths
-
-
-def civitai(xl: bool) -> Any:
-    """SD 1.5's or SDXL's structure, block for block, a few thousand weights wide."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        levels = 3 if xl else 4
-        cross, plain = "CrossAttn{}Block2D", "{}Block2D"
-        names = [plain, cross, cross] if xl else [cross, cross, cross, plain]
-        added = {
-            "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 8,
-            "projection_class_embeddings_input_dim": 6 * 8 + WIDER,
-            "transformer_layers_per_block": [1, 1, 2],
-        }
-        unet = diffusers.UNet2DConditionModel(
-            sample_size=16,
-            block_out_channels=(8, 16, 16, 16)[:levels],
-            down_block_types=[name.format("Down") for name in names],
-            up_block_types=[name.format("Up") for name in reversed(names)],
-            cross_attention_dim=parts.TEXT_DIM + (WIDER if xl else 0),
-            attention_head_dim=2,
-            norm_num_groups=4,
-            use_linear_projection=xl,
-            **(added if xl else {}),
-        ).eval()
-        vae = vaes.small_vae(4, (8, 8, 8, 8)).eval()
-        scheduler = diffusers.EulerDiscreteScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
-        )
-        texts = {"text_encoder": parts.clip_text().eval(), "tokenizer": parts.clip_tokenizer()}
-        if not xl:
-            return diffusers.StableDiffusionPipeline(
-                unet=unet,
-                vae=vae,
-                scheduler=scheduler,
-                **texts,
-                safety_checker=None,
-                feature_extractor=None,
-                requires_safety_checker=False,
-            )
-        second = parts.clip_text(CLIPTextModelWithProjection, WIDER, layers=10).eval()
-        return diffusers.StableDiffusionXLPipeline(
-            unet=unet,
-            vae=vae,
-            scheduler=scheduler,
-            **texts,
-            text_encoder_2=second,
-            tokenizer_2=parts.clip_tokenizer(),
-            force_zeros_for_empty_prompt=True,
-        )
-
-
-@pytest.mark.parametrize("xl", [False, True], ids=["sd15", "sdxl"])
-def test_a_whole_file_in_the_original_layout_makes_the_picture_that_its_pipeline_makes(
-    tmp_path: Path, xl: bool
-) -> None:
-    civitai(xl).save_pretrained(tmp_path / "folder")
-    write_whole_file(tmp_path / "folder", tmp_path / "civitai.safetensors")
-    shutil.copytree(tmp_path / "folder", tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
-    toml = '[models.whole]\nsource = "folder"\n[models.one]\nsource = "civitai.safetensors"\nload.base = "base"\n'
-    found = catalogue(tmp_path, toml)
-
-    assert found.refused == ()
-    assert found.get("one").weight_bytes == pytest.approx(found.get("whole").weight_bytes, rel=0.01)
-    np.testing.assert_allclose(picture(found.get("one")), picture(found.get("whole")), atol=1e-4)
-
-
-@pytest.mark.parametrize("name", ["sd15", "sdxl"])
-def test_the_shipped_configs_fit_the_real_files_tensor_for_tensor(name: str) -> None:
-    """Nothing of real size is made: names and shapes are those of weights that take no memory."""
-    folder = CONFIGS / name
-    config = json.loads((folder / "unet/config.json").read_text())
-    with torch.device("meta"):
-        unet = diffusers.UNet2DConditionModel.from_config(diffusers.UNet2DConditionModel.load_config(folder / "unet"))
-        vae = diffusers.AutoencoderKL.from_config(diffusers.AutoencoderKL.load_config(folder / "vae"))
-    original = {
-        f"model.diffusion_model.{n}": t for n, t in unet_of(unet.state_dict(), config["layers_per_block"]).items()
-    }
-    original |= {f"first_stage_model.{n}": t for n, t in vae_of(vae.state_dict()).items()}
-
-    as_unet = convert_ldm_unet_checkpoint(dict(original), config=unet.config)
-    as_vae = convert_ldm_vae_checkpoint(dict(original), config=vae.config)
-
-    for model, found in ((unet, as_unet), (vae, as_vae)):
-        wanted = {n: t.numel() for n, t in model.state_dict().items()}
-        assert {n: t.numel() for n, t in found.items()} == wanted
-    marker = next(family.marker for family in FAMILIES_OF_FILES if family.ships == name)
-    n_tensors = {"sd15": 686 + 248, "sdxl": 1680 + 248}[name]  # of the published files, without their text encoders
-    assert len(original) == n_tensors
-    assert not any(other.marker in original for other in FAMILIES_OF_FILES if other.marker != marker)
 
 
 # Knobs

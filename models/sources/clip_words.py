@@ -1,4 +1,4 @@
-"""CLIP's merge list, as OpenAI published it → tokenizers, and the base folders of SD 1.5 and SDXL that hold them. No torch."""
+"""CLIP's merge list, as OpenAI published it → tokenizers, and the base folders of models/configs that hold them. No torch."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ CONTEXT_TOKENS = 77
 
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-PAD = {"tokenizer_2": "!"}  # SDXL's second encoder was trained with this padding; everybody else's is the end
+PAD = {
+    "tokenizer_2": "!"
+}  # the second encoder of SDXL and SD 3 was trained with this padding; everybody else's is the end
 
 
 def write_bases(merges_gz: Path, folder: Path) -> None:
     """The pipeline folders of models/configs, each with its tokenizers: what a single file lacks."""
     shutil.copytree(CONFIGS, folder)
     for index in sorted(folder.glob("*/model_index.json")):
-        for name in json.loads(index.read_text()):
-            if name.startswith("tokenizer"):
+        for name, value in json.loads(index.read_text()).items():
+            if name.startswith("tokenizer") and value != [None, None]:
                 write_clip_tokenizer(merges_gz, index.parent / name, pad=PAD.get(name, END))
 
 

@@ -45,14 +45,14 @@ WHEELS = {
         member_bytes=98_362_432,
         folder="smollm2-135m",
     ),
-    # The words of CLIP, for single files of SD 1.5 and SDXL, which carry none (MIT licence, OpenAI's file).
+    # The words of CLIP, for single files of SD 1.5, SDXL and SD 3, which carry none (MIT licence, OpenAI's file).
     "open-clip-torch==3.3.0": Wheel(
         requirement="open-clip-torch==3.3.0",
         sha256="c549ad5ed6bfc119cc11105033c0a2b9d7a2a4afeb40a58a09aab3da1a0043ce",
         member="open_clip/bpe_simple_vocab_16e6.txt.gz",
         member_sha256="924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a",
         member_bytes=1_356_917,
-        folder="single-file-bases",
+        folder="single-file-bases-2",
     ),
 }
 
