@@ -1,4 +1,4 @@
-"""Does the engine keep its promises on this device, at real sizes? Equality, merge verdicts, throughput, memory, giving way.
+"""Does the engine keep its promises on this device, at real sizes? Equality, merge verdicts, throughput, memory, giving way, switching.
 
     python scripts/gpu_check.py --out gpu.json            under ten minutes on one large GPU; nothing is downloaded
     python scripts/gpu_check.py --out tiny.json --tiny    the same on tiny models, also without a GPU
@@ -33,11 +33,11 @@ import torch  # noqa: E402  (needs the path above)
 from pipelines import device as device_module  # noqa: E402
 from pipelines.diffusion import DiffusionLane  # noqa: E402
 from pipelines.interface import ChatRequest, DiffusionRequest, Message, Replied, StepCost  # noqa: E402
-from scripts import gpu_memory, gpu_models  # noqa: E402
+from scripts import gpu_memory, gpu_models, gpu_switching  # noqa: E402
 from tests.lane_play import direct, gap, rendered, request  # noqa: E402
 from tests.stock_families import FAMILIES  # noqa: E402
 
-PART_S = 105.0  # a part takes half of it or less: eight parts and their starts stay under ten minutes
+PART_S = 105.0  # a part takes half of it or less: nine parts and their starts stay under ten minutes
 JOBS = (1, 4, 8)
 CHATS = (1, 8, 32)
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}  # on pixels in [0, 1]: a random net amplifies half-precision rounding
@@ -65,6 +65,7 @@ PARTS = (
     Part("llama", "", None),
     Part("memory", "", None),
     Part("latency", "", None),
+    Part("switching", "", None),
 )
 
 
@@ -125,6 +126,8 @@ def run_part(part: Part, tiny: bool, device: str, out: Path, found: dict[str, An
                 gpu_memory.check_memory(tiny, device, record)
             case "latency":
                 gpu_memory.check_latency(tiny, device, record)
+            case "switching":
+                gpu_switching.check_switching(tiny, device, record)
             case "llama":
                 check_chat(tiny, device, record)
             case _:

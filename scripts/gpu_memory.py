@@ -33,7 +33,7 @@ Record = Callable[..., None]
 
 def check_memory(tiny: bool, device: str, record: Record) -> None:
     family = FAMILIES["sd15"]
-    build = functools.partial(_stable_diffusion, tiny, device)
+    build = functools.partial(stable_diffusion, tiny, device)
     pipeline = build()
     size: dict[str, Any] = {} if tiny else {"width": 512, "height": 512}
     make = functools.partial(request, family, steps=2, **size)
@@ -45,7 +45,7 @@ def check_memory(tiny: bool, device: str, record: Record) -> None:
     _check_swaps(build, make, tiny, device, record)
 
 
-def _stable_diffusion(tiny: bool, device: str) -> Any:
+def stable_diffusion(tiny: bool, device: str) -> Any:
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     pipeline = FAMILIES["sd15"].build() if tiny else gpu_models.on(device, dtype, gpu_models.stable_diffusion)
     pipeline.set_progress_bar_config(disable=True)

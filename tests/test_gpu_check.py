@@ -33,12 +33,20 @@ def test_the_tiny_run_finds_equality_verdicts_and_throughput(tmp_path: Path) -> 
 def test_the_tiny_run_finds_memory_back_and_chats_ahead_of_a_video(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     command = [sys.executable, "scripts/gpu_check.py", "--tiny", "--device", "cpu", "--out", str(out)]
-    subprocess.run([*command, "--parts", "memory", "latency"], cwd=ROOT, check=True, timeout=300, capture_output=True)
-    memory, latency = (json.loads(out.read_text())["parts"][name] for name in ("memory", "latency"))
+    subprocess.run(
+        [*command, "--parts", "memory", "latency", "switching"], cwd=ROOT, check=True, timeout=300, capture_output=True
+    )
+    memory, latency, switching = (
+        json.loads(out.read_text())["parts"][name] for name in ("memory", "latency", "switching")
+    )
 
     assert 0.9 <= memory["peaks"]["lane_against_direct"] <= 1.1
     assert memory["out_of_memory"]["eight_all_rendered"]
     assert memory["out_of_memory"]["widths_refused"]
     assert memory["out_of_memory"]["alone_without_room"] == "out_of_memory"
     assert memory["swaps"]["back_to_baseline"]
+    assert not switching["parking"]["moves"]
+    assert 0 < switching["loading"]["ratio"] < 3, (
+        "what it is on a machine with other work says nothing; that it is told does"
+    )
     assert latency["at_every_block"]["of_them_midway"] > 0
