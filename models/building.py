@@ -86,7 +86,12 @@ def _open(
     if spec.path.is_file():
         if is_whole(spec.path):
             parts |= {name: None for name in left_out(spec.path, configs) if _takes(pipeline_class, name)}
-            return pipeline_class.from_single_file(str(spec.path), config=str(configs), dtype=dtype, **parts, **SAFE)
+            whole = pipeline_class.from_single_file(str(spec.path), config=str(configs), dtype=dtype, **parts, **SAFE)
+            # T5's embeddings are in the file once, and the library fills one of their two places.
+            for part in whole.components.values():
+                if hasattr(part, "tie_weights"):
+                    part.tie_weights()
+            return whole
         name = next(name for name in DENOISERS if name in classes)
         parts[name] = _denoiser_of_file(spec.path, classes[name], configs, name, dtype)
     listed = [configs / name for name in classes if (configs / name).is_dir() and name not in parts]
