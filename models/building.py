@@ -23,7 +23,7 @@ from models.knobs import CLIP_OF_XL, DENOISERS
 from models.pipeline_source import module_of
 from models.preflight import check_folder, components, read_config
 from models.sharing import SharedWeights
-from models.single_file import is_whole, left_out
+from models.single_file import is_whole, left_out, lent
 from models.spec import ModelSpec
 from pipelines.device import is_fatal, is_out_of_memory
 
@@ -86,6 +86,9 @@ def _open(
     if spec.path.is_file():
         if is_whole(spec.path):
             parts |= {name: None for name in left_out(spec.path, configs) if _takes(pipeline_class, name)}
+            for folder in lent(spec.path, [configs / name for name in classes if (configs / name).is_dir()]):
+                named = {"subfolder": folder.name, "dtype": dtype, "use_safetensors": True}
+                parts[folder.name] = classes[folder.name].from_pretrained(configs, **named)
             whole = pipeline_class.from_single_file(str(spec.path), config=str(configs), dtype=dtype, **parts, **SAFE)
             # T5's embeddings are in the file once, and the library fills one of their two places.
             for part in whole.components.values():
@@ -95,6 +98,9 @@ def _open(
         name = next(name for name in DENOISERS if name in classes)
         parts[name] = _denoiser_of_file(spec.path, classes[name], configs, name, dtype)
     listed = [configs / name for name in classes if (configs / name).is_dir() and name not in parts]
+    # Saved without (an SD 3 without T5): the library wants to be told so again.
+    saved = read_config(configs / "model_index.json")
+    parts |= {name: None for name, what in saved.items() if what == [None, None] and _takes(pipeline_class, name)}
     how = _quantization(spec, classes)
     open_it = functools.partial(
         pipeline_class.from_pretrained,

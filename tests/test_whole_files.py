@@ -1,4 +1,7 @@
-"""Whole checkpoints in one file, as on Civitai: SD 1.5, SDXL, SD 3 and Flux, and what a file that lacks something says."""
+"""Whole checkpoints in one file, as on Civitai: SD 1.5, SDXL and SD 3, and what a file that lacks something says.
+
+No picture of a whole Flux file: the library's converter knows its denoiser at full width only, gigabytes of it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_vae_checkpoint,
     convert_sd3_transformer_checkpoint_to_diffusers,
 )
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import CLIPTextModelWithProjection
 
 from benchmarks.families import parts, vaes
@@ -24,8 +27,7 @@ from models.loading import load
 from models.single_file import FAMILIES as FAMILIES_OF_FILES
 from models.sources.clip_words import CONFIGS
 from pipelines.diffusion import DiffusionLane
-from tests.original_layout import mmdit_of, unet_of, vae_of, wrapped, write_whole_file
-from tests.stock_families import FAMILIES
+from tests.original_layout import mmdit_of, unet_of, vae_of, write_whole_file
 from tests.test_single_file import catalogue, picture
 
 pytestmark = pytest.mark.slow
@@ -124,7 +126,7 @@ def mmdit(newer: bool, t5: bool = False) -> Any:
         return diffusers.StableDiffusion3Pipeline(
             transformer=transformer,
             scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-            vae=parts.flow_vae(4, scaling_factor=1.5).eval(),
+            vae=vaes.flow_vae(4, scaling_factor=1.5).eval(),
             text_encoder=first,
             tokenizer=parts.clip_tokenizer(),
             text_encoder_2=parts.clip_text(CLIPTextModelWithProjection, WIDER, layers=10).eval(),
@@ -196,29 +198,6 @@ def test_a_file_says_what_it_lacks_and_where_that_comes_from(tmp_path: Path, nam
     (refused,) = catalogue(tmp_path).refused
 
     assert says in refused.reason
-
-
-def test_a_whole_file_of_flux_takes_only_configs_and_vocabularies_from_its_base(tmp_path: Path) -> None:
-    """Its denoiser in diffusers' own names: the library's converter knows the original's at full width only."""
-    FAMILIES["flux"].build().save_pretrained(tmp_path / "folder")
-    files = {
-        "": "transformer/diffusion_pytorch_model",
-        "vae.": "vae/diffusion_pytorch_model",
-        "text_encoders.clip_l.transformer.": "text_encoder/model",
-        "text_encoders.t5xxl.transformer.": "text_encoder_2/model",
-    }
-    found: dict[str, torch.Tensor] = {}
-    for prefix, place in files.items():
-        weights = load_file(tmp_path / f"folder/{place}.safetensors")
-        weights = vae_of(weights) if prefix == "vae." else wrapped(weights) if "clip" in prefix else weights
-        found |= {prefix + name: tensor.clone().contiguous() for name, tensor in weights.items()}
-    save_file(found, tmp_path / "civitai.safetensors")
-    shutil.copytree(tmp_path / "folder", tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
-    toml = '[models.whole]\nsource = "folder"\n[models.one]\nsource = "civitai.safetensors"\nload.base = "base"\n'
-    both = catalogue(tmp_path, toml)
-
-    assert both.refused == ()
-    np.testing.assert_allclose(picture(both.get("one"), "flux"), picture(both.get("whole"), "flux"), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["sd3", "sd35-medium", "sd35-large"])
