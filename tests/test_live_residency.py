@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,8 @@ def test_jobs_over_four_models_where_two_fit_all_end_right_with_few_loads(small:
 
     samples: list[tuple[int, int]] = []
     jobs: list[residency.Watched] = []
-    residency.submit_all(small, 24, jobs)
-    residency.watch(small, jobs, 24, samples)
+    with ThreadPoolExecutor(1) as aside:
+        residency.watch(small, jobs, aside.submit(residency.submit_all, small, 24, jobs), samples)
 
     assert [job.end["status"] for job in jobs] == ["completed"] * 24
     assert residency.loads(small) <= 8
