@@ -41,7 +41,8 @@ def pipeline_builder(
     import diffusers
 
     assert spec.path is not None
-    configs = spec.base_path or spec.path
+    path = spec.path
+    configs = spec.base_path or path
     if spec.base_path is not None:
         check_folder(configs, weights=False)
     model_index = read_config(configs / "model_index.json")
@@ -61,7 +62,13 @@ def pipeline_builder(
         for name, whose in sharing.items():
             if (part := shared.borrow(whose, dtype, configs / name, device)) is not None:
                 parts[name] = part
-        pipeline = _open(spec, pipeline_class, classes, configs, dtype, parts)
+        if path.is_file() and is_whole(path):
+            pipeline = _open_whole(path, pipeline_class, classes, configs, dtype, parts)
+        else:
+            # Saved without (an SD 3 without T5): the library wants to be told so again.
+            empty = [name for name, what in model_index.items() if what == [None, None]]
+            parts |= {name: None for name in empty if _takes(pipeline_class, name)}
+            pipeline = _open(spec, pipeline_class, classes, configs, dtype, parts)
         _turn_knobs(pipeline, spec, dtype)
         if offload:
             return _offloaded(pipeline, device)
@@ -84,23 +91,9 @@ def _open(
 ) -> Any:
     assert spec.path is not None
     if spec.path.is_file():
-        if is_whole(spec.path):
-            parts |= {name: None for name in left_out(spec.path, configs) if _takes(pipeline_class, name)}
-            for folder in lent(spec.path, [configs / name for name in classes if (configs / name).is_dir()]):
-                named = {"subfolder": folder.name, "dtype": dtype, "use_safetensors": True}
-                parts[folder.name] = classes[folder.name].from_pretrained(configs, **named)
-            whole = pipeline_class.from_single_file(str(spec.path), config=str(configs), dtype=dtype, **parts, **SAFE)
-            # T5's embeddings are in the file once, and the library fills one of their two places.
-            for part in whole.components.values():
-                if hasattr(part, "tie_weights"):
-                    part.tie_weights()
-            return whole
         name = next(name for name in DENOISERS if name in classes)
         parts[name] = _denoiser_of_file(spec.path, classes[name], configs, name, dtype)
     listed = [configs / name for name in classes if (configs / name).is_dir() and name not in parts]
-    # Saved without (an SD 3 without T5): the library wants to be told so again.
-    saved = read_config(configs / "model_index.json")
-    parts |= {name: None for name, what in saved.items() if what == [None, None] and _takes(pipeline_class, name)}
     how = _quantization(spec, classes)
     open_it = functools.partial(
         pipeline_class.from_pretrained,
@@ -115,6 +108,21 @@ def _open(
         **SAFE,
     )
     return _turn("quantization", open_it) if how else open_it()
+
+
+def _open_whole(
+    file: Path, pipeline_class: Any, classes: dict[str, Any], configs: Path, dtype: torch.dtype, parts: dict[str, Any]
+) -> Any:
+    parts |= {name: None for name in left_out(file, configs) if _takes(pipeline_class, name)}
+    for folder in lent(file, [configs / name for name in classes if (configs / name).is_dir()]):
+        named = {"subfolder": folder.name, "dtype": dtype, "use_safetensors": True}
+        parts[folder.name] = classes[folder.name].from_pretrained(configs, **named)
+    pipeline = pipeline_class.from_single_file(str(file), config=str(configs), dtype=dtype, **parts, **SAFE)
+    # T5's embeddings are in the file once, and the library fills one of their two places.
+    for part in pipeline.components.values():
+        if hasattr(part, "tie_weights"):
+            part.tie_weights()
+    return pipeline
 
 
 def _takes(pipeline_class: Any, component: str) -> bool:

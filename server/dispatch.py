@@ -46,9 +46,7 @@ class Dispatch:
     def take(self, event: Event) -> None:
         self._metrics.take(event)
         match event:
-            case EngineStatus():
-                self._board.apply(event)
-            case JobProgressed():
+            case EngineStatus() | JobProgressed():
                 self._board.apply(event)
             case JobPreviewed():
                 self._board.show(event.job_id, event.colours)

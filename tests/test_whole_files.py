@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextModelWithProjection
 
 from benchmarks.families import parts, vaes
+from models.catalogue import Catalogue
 from models.loading import load
 from models.single_file import FAMILIES as FAMILIES_OF_FILES
 from models.sources.clip_words import CONFIGS
@@ -86,15 +87,20 @@ def civitai(xl: bool) -> Any:
         )
 
 
+def as_folder_and_as_file(root: Path, pipeline: Any) -> Catalogue:
+    """`whole`, as it is saved, and `one`, a file in the original layout with a base of configs and vocabularies alone."""
+    pipeline.save_pretrained(root / "folder")
+    write_whole_file(root / "folder", root / "civitai.safetensors")
+    shutil.copytree(root / "folder", root / "base", ignore=shutil.ignore_patterns("*.safetensors"))
+    toml = '[models.whole]\nsource = "folder"\n[models.one]\nsource = "civitai.safetensors"\nload.base = "base"\n'
+    return catalogue(root, toml)
+
+
 @pytest.mark.parametrize("xl", [False, True], ids=["sd15", "sdxl"])
 def test_a_whole_file_in_the_original_layout_makes_the_picture_that_its_pipeline_makes(
     tmp_path: Path, xl: bool
 ) -> None:
-    civitai(xl).save_pretrained(tmp_path / "folder")
-    write_whole_file(tmp_path / "folder", tmp_path / "civitai.safetensors")
-    shutil.copytree(tmp_path / "folder", tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
-    toml = '[models.whole]\nsource = "folder"\n[models.one]\nsource = "civitai.safetensors"\nload.base = "base"\n'
-    found = catalogue(tmp_path, toml)
+    found = as_folder_and_as_file(tmp_path, civitai(xl))
 
     assert found.refused == ()
     assert found.get("one").weight_bytes == pytest.approx(found.get("whole").weight_bytes, rel=0.01)
@@ -138,11 +144,7 @@ def mmdit(newer: bool, t5: bool = False) -> Any:
 
 @pytest.mark.parametrize("newer", [False, True], ids=["sd3", "sd35"])
 def test_a_whole_file_of_sd_3_makes_the_picture_that_its_pipeline_makes(tmp_path: Path, newer: bool) -> None:
-    mmdit(newer).save_pretrained(tmp_path / "folder")
-    write_whole_file(tmp_path / "folder", tmp_path / "civitai.safetensors")
-    shutil.copytree(tmp_path / "folder", tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
-    toml = '[models.whole]\nsource = "folder"\n[models.one]\nsource = "civitai.safetensors"\nload.base = "base"\n'
-    found = catalogue(tmp_path, toml)
+    found = as_folder_and_as_file(tmp_path, mmdit(newer))
 
     assert found.refused == ()
     assert found.get("one").weight_bytes == pytest.approx(found.get("whole").weight_bytes, rel=0.05)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from server.api.schemas import NO_NUL, SAYS_SOMETHING, Strict
+from server.api.schemas import NO_NUL, Prompt, Strict
 from server.errors import BadRequest
 from server.resolving import MAX_SEED, GenerateRequest
 
@@ -53,12 +53,7 @@ class Text2Image(Strict):
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True)
 
-    prompt: str = Field(
-        min_length=1,
-        max_length=4000,
-        pattern=SAYS_SOMETHING,
-        description="text of 1 to 4000 characters, not only white space",
-    )
+    prompt: Prompt
     negative_prompt: str | None = Field(
         None, max_length=4000, pattern=NO_NUL, description="text of at most 4000 characters"
     )
