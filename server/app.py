@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -64,6 +65,30 @@ QUERY_TEXTS = {
     "cursor": "cursor must be the nextCursor of an earlier page.",
 }
 
+RESOURCES = (
+    generate,
+    status,
+    chat,
+    conversations,
+    jobs,
+    events,
+    files,
+    models,
+    residency,
+    catalogue,
+    queue,
+    keys,
+    webhooks,
+    metrics,
+    sdapi,
+    health,
+    page,
+    openai_models,
+    openai_chat,
+    openai_images,
+    openai_videos,
+)
+
 
 def create_app(
     *,
@@ -92,28 +117,8 @@ def create_app(
     app.state.page = page.read_page()
     app.state.library = library
     app.state.pulls = pulls
-    for resource in (
-        generate,
-        status,
-        chat,
-        conversations,
-        jobs,
-        events,
-        files,
-        models,
-        residency,
-        catalogue,
-        queue,
-        keys,
-        webhooks,
-        metrics,
-        sdapi,
-        health,
-        page,
-    ):
+    for resource in RESOURCES:
         app.include_router(resource.router)
-    for shim in (openai_models, openai_chat, openai_images, openai_videos):
-        app.include_router(shim.router)
     # The last one added is the first one asked.
     app.add_middleware(KeyRequired, authenticator=authenticator, service=service, public=PUBLIC | app.state.page.keys())
     if allowed_origins:
@@ -173,9 +178,12 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 def _methods_here(request: Request) -> list[str]:
-    """Which methods some route takes at this address; the router itself would name those of the first route only."""
-    routes, scope = request.app.routes, request.scope
-    return [m for m in METHODS if any(route.matches({**scope, "method": m})[0] is Match.FULL for route in routes)]
+    """Which methods are taken at this address: those of all routes that spell it as the first that matches does, where the router itself
+    would name that one's alone. "/api/models/pulls" is not a model of that name.
+    """
+    routes = [route for resource in RESOURCES for route in resource.router.routes if isinstance(route, APIRoute)]
+    path = next((route.path for route in routes if route.matches(request.scope)[0] is not Match.NONE), None)
+    return [m for m in METHODS if any(route.path == path and m in (route.methods or ()) for route in routes)]
 
 
 async def _query_error(request: Request, error: Exception) -> Response:

@@ -312,7 +312,7 @@ def test_an_engine_that_stopped_on_an_error_is_not_alive_and_takes_nothing() -> 
 
 def test_the_picture_shows_who_waits_for_what_and_the_bytes_add_up() -> None:
     async def story(bench: Bench) -> None:
-        bench.engine.submit(job("r", n=4, steps=3000))
+        bench.engine.submit(job("r", n=4, steps=10**9))
         bench.engine.submit(job("w", n=4, steps=1))
         await bench.wait(lambda: any(isinstance(e, EngineStatus) and e.running and e.queue for e in bench.events))
         bench.engine.cancel("r")

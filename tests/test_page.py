@@ -198,14 +198,15 @@ def test_what_only_some_models_take_is_offered_for_those_and_said(page: Page, se
     expect(page.get_by_label("Clip skip")).to_have_value("1")
 
 
-def test_a_clip_is_made_and_a_running_one_is_canceled(page: Page) -> None:
+def test_a_clip_is_made_and_a_running_one_is_canceled(page: Page, size: str) -> None:
     page.get_by_role("radio", name="Video").check(force=True)
-    page.get_by_label("Prompt").fill("Ocean waves at sunset")
+    page.get_by_label("Prompt").fill(f"Ocean waves at sunset, for the {size}")
     page.get_by_label("Seconds").fill("1")
     page.get_by_text("Advanced").click()
     page.get_by_label("Steps").fill("4")
     page.get_by_role("button", name="Create video").click()
     result = page.get_by_role("article", name="Result")
+    expect(result.get_by_text(f"for the {size}")).to_be_visible()  # not what another test made last
     expect(result.locator("video")).to_be_visible()
     assert result.locator("video").evaluate(
         "clip => new Promise(done => clip.readyState ? done(true) : clip.onloadedmetadata = () => done(true))"
