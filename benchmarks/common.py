@@ -145,6 +145,11 @@ def stand_in() -> PixArtSigmaPipeline:
 STAND_IN_CALL = {"use_resolution_binning": False, "clean_caption": False, "max_sequence_length": 32}
 
 
+def settle() -> None:
+    """Before a turn of one of two sides on the same cores: threads of the other's last parallel region spin for a while when it is over."""
+    time.sleep(0.1)
+
+
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     began = time.perf_counter()
     result = work()

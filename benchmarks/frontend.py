@@ -65,9 +65,11 @@ async def added_to_a_picture(report: common.Report, connection: Connection, body
         script()
         through, alone = [], [common.timed(script)[1]]
         for _ in range(TURNS):
+            common.settle()
             began = time.perf_counter()
             status = await connection.ended(await connection.submit(quick))
             through.append(time.perf_counter() - began)
+            common.settle()
             alone.append(common.timed(script)[1])
     lane.close()
     added = [job - (before + after) / 2 for job, before, after in zip(through, alone, alone[1:], strict=False)]
@@ -86,10 +88,12 @@ async def added_to_a_chat(report: common.Report, connection: Connection) -> None
     run(lane, common.chat_request(0, 1))
     through, alone = [], []
     for _ in range(TURNS):
+        common.settle()
         began = time.perf_counter()
         status, reply = await connection.send("POST", "/api/chat", question)
         through.append(time.perf_counter() - began)
         assert status == 200, reply
+        common.settle()
         alone.append(common.timed(lambda: run(lane, common.chat_request(0, 1)))[1])
     lane.close()
     report.add("added to a chat, median", (common.median(through) - common.median(alone)) * 1e3, "ms", most=15)

@@ -67,10 +67,13 @@ async def compare(report: common.Report, live: LiveServer, kind: str, body: dict
         rendered(lane, [wanted])
         through, in_lane, alone = [], [], [common.timed(script)[1]]
         for seed in range(TURNS[kind]):
+            common.settle()
             began = time.perf_counter()
             await through_the_server(seed)
             through.append(time.perf_counter() - began)
+            common.settle()
             alone.append(common.timed(script)[1])
+            common.settle()
             in_lane.append(common.timed(lambda: rendered(lane, [wanted]))[1])
     ratios = [2 * job / (before + after) for job, before, after in zip(through, alone, alone[1:], strict=False)]
     report.add(f"{kind}: called directly, median of {TURNS[kind] + 1}", common.median(alone), "s")
