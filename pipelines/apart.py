@@ -10,8 +10,10 @@ import functools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch  # the threads that use this bring it; whoever makes them need not wait for it
 
 _turn = threading.RLock()  # one load at a time
 _change = threading.Condition()
@@ -38,6 +40,8 @@ def others_wait() -> bool:
 @contextmanager
 def loading() -> Iterator[None]:
     """Around what a library loads."""
+    import torch
+
     me = threading.get_ident()
     worked = me in _working
     if worked:  # who waits for its turn does not work: the one whose turn it is may wait for that

@@ -19,7 +19,8 @@ from pipelines import ambient
 from pipelines.interface import never
 
 ASK_AGAIN_S = 0.001  # a layer that comes sooner after the last one asks nobody: small ones take microseconds
-LONG_S = 0.005  # without a place to stop: as much as a person can't notice between two words
+LONG_S = 0.01  # without a place to stop: as much as a person can't notice between two words
+SURE = 4  # forwards in a row with such a stretch: one may have been held up by something else on the machine
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.GroupNorm)
 
 
@@ -58,19 +59,23 @@ class LongForward(greenlet.greenlet):
 class Places:
     """The hooks on one module: where its forwards can stop."""
 
-    def __init__(self, module: nn.Module, *, every_layer: bool = False) -> None:
+    def __init__(self, module: nn.Module, *, every_layer: bool = False, may_get_more: bool = False) -> None:
+        """may_get_more: where its stretches between blocks turn out long, before every layer."""
         self._module = module
-        self._every_layer = False
-        self._hooks = [block.register_forward_pre_hook(_at_block) for block in repeated_blocks(module)]
-        if every_layer:
-            self.at_every_layer()
+        self._may_get_more = may_get_more and not every_layer
+        self._long = 0  # forwards in a row with a long stretch
+        places, hook = (layers(module), _at_layer) if every_layer else (repeated_blocks(module), _at_block)
+        self._hooks = [place.register_forward_pre_hook(hook) for place in places]
 
-    def at_every_layer(self) -> None:
-        if self._every_layer:
+    def passed(self, longest_s: float) -> None:
+        """A forward is over; its longest stretch."""
+        if not self._may_get_more:
             return
-        self._every_layer = True
-        self.remove()
-        self._hooks = [layer.register_forward_pre_hook(_at_layer) for layer in layers(self._module)]
+        self._long = self._long + 1 if longest_s > LONG_S else 0
+        if self._long == SURE:
+            self._may_get_more = False
+            self.remove()
+            self._hooks = [layer.register_forward_pre_hook(_at_layer) for layer in layers(self._module)]
 
     def remove(self) -> None:
         for hook in self._hooks:

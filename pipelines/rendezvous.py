@@ -20,7 +20,7 @@ import greenlet
 from torch import nn
 
 from pipelines import ambient, device
-from pipelines.blocks import LONG_S, LongForward, Places
+from pipelines.blocks import LongForward, Places
 from pipelines.dice import Dice
 from pipelines.fittings import Fitted, Fittings
 from pipelines.interface import Merging, never
@@ -127,7 +127,7 @@ class Rendezvous:
         self._midway: Stop | None = None
         self._wrapped: list[tuple[Any, str, Any]] = []
         self._every_layer = every_layer
-        self._places: dict[tuple[str, int], Places] = {}  # by component and id of the module
+        self._places: dict[str, dict[int, Places]] = {}  # by component, then by id of the module
         self._fittings = Fittings()
 
     @property
@@ -173,8 +173,9 @@ class Rendezvous:
             finally:
                 call.ambient.restore()
 
-        if isinstance(owner, nn.Module) and (component, id(owner)) not in self._places:
-            self._places[component, id(owner)] = Places(owner, every_layer=entry in VAE_ENTRIES)
+        places = self._places.setdefault(component, {})
+        if isinstance(owner, nn.Module) and id(owner) not in places:
+            places[id(owner)] = Places(owner, every_layer=entry in VAE_ENTRIES, may_get_more=self._every_layer)
             self._fittings.watch(owner)
         self._wrapped.append((owner, entry, vars(owner).get(entry)))
         setattr(owner, entry, meet)
@@ -187,7 +188,8 @@ class Rendezvous:
                 setattr(owner, entry, before)
         self._wrapped.clear()
         for places in self._places.values():
-            places.remove()
+            for place in places.values():
+                place.remove()
         self._places.clear()
 
     def start(self, task: Task) -> Outcome | None:
@@ -234,17 +236,12 @@ class Rendezvous:
             home.restore()
         if self._midway is not None or results is None:
             return stop.forward, None
-        if self._every_layer and stop.greenlet.longest_s > LONG_S:
-            self._add_places(stop.forward.component)
+        for place in self._places.get(stop.forward.component, {}).values():
+            place.passed(stop.greenlet.longest_s)
         ended = [
             self._deliver(task, results.pop(0)) for task in stop.forward.tasks
         ]  # popped: from here it is the task's to free
         return stop.forward, [outcome for outcome in ended if outcome is not None]
-
-    def _add_places(self, component: str) -> None:
-        for (name, _), places in self._places.items():
-            if name == component:
-                places.at_every_layer()
 
     def _begin(self, max_calls: int | None) -> Stop:
         group, width = self._pick(max_calls)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Literal
 
 from models.catalogue import Catalogue
 from models.read_ahead import read_ahead
 from models.spec import ModelSpec
+from pipelines import apart
 from pipelines.interface import Lane
 from server.engine import POISONED, Device, Engine
 from server.fleet import Fleet
@@ -201,16 +201,6 @@ def _device(
 
         return device.is_fatal(error)
 
-    def working() -> AbstractContextManager[None]:
-        from pipelines import apart
-
-        return apart.working()
-
-    def others_wait() -> bool:
-        from pipelines import apart
-
-        return apart.others_wait()
-
     return Device(
         load=load,
         read=read,
@@ -218,8 +208,8 @@ def _device(
         is_fatal=is_fatal,
         die=lambda: os._exit(POISONED),
         warm_up=warm_up,
-        working=working,
-        others_wait=others_wait,
+        working=apart.working,
+        others_wait=apart.others_wait,
     )
 
 
