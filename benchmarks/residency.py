@@ -32,7 +32,7 @@ from tests.live_server import LiveServer
 from tests.stock_families import pixart_sigma
 
 MODELS = ("amber", "birch", "cedar", "dune")
-STEPS, SIDE = 8, 64
+STEPS, SIDE = 100, 64  # 200 jobs then take half a minute here, and the burst that submits them half a second
 CALL = {"use_resolution_binning": False, "clean_caption": False, "max_sequence_length": 32}
 SAMPLE = 12  # pictures compared with a direct call
 POLL_S = 0.25

@@ -16,7 +16,9 @@ GAIN = 0.05
 QUICKER, SLOWER = 0.5, 0.05  # weight of the newest measurement, by which side of what was known it is on
 LONG = 100  # measurements in the mean that forecasts use: single ones are disturbed on a busy machine
 TRIED = 4  # measurements of a width before it is judged
-FADING = 0.98  # weight of what was known of the machine's pace when another forward ends
+PACE_S = (
+    10.0  # of forwards, until those before count half in the machine's pace: a burst of requests holds it up for less
+)
 AGAIN_AFTER = 500  # quanta at the useful width until the next one is looked at anew
 
 
@@ -46,8 +48,9 @@ class Widths:
         if known.n == 2:  # the first one paid for kernels, caches and the measuring of memory
             known.row_s, known.mean_s = row_s, usual_s
             return
-        self._took_s = FADING * self._took_s + seconds
-        self._usually_s = FADING * self._usually_s + known.mean_s * rows
+        fading = 0.5 ** (seconds / PACE_S)
+        self._took_s = fading * self._took_s + seconds
+        self._usually_s = fading * self._usually_s + known.mean_s * rows
         known.row_s += (QUICKER if row_s < known.row_s else SLOWER) * (row_s - known.row_s)
         known.mean_s += (usual_s - known.mean_s) / min(known.n, LONG)
         if known.n % AGAIN_AFTER == 0 and 2 * bucket in widths:

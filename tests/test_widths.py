@@ -76,5 +76,15 @@ def test_what_slows_the_machine_down_is_expected_to_go_on_for_every_model() -> N
     assert 1.15 < slowed < 1.5
 
 
+def test_what_holds_it_up_for_a_moment_is_not_taken_for_its_pace() -> None:
+    widths = measured(w1=1.0)
+    for _ in range(2000):
+        widths.note("n", "s", 1, 0.02)
+    for _ in range(20):
+        widths.note("n", "s", 1, 0.06)
+
+    assert 1.0 < (widths.expected_row_s("m", "s", 1) or 0) < 1.15
+
+
 def test_rows_run_in_buckets() -> None:
     assert [bucket_of(rows) for rows in (1, 2, 3, 5, 8)] == [1, 2, 4, 8, 8]
