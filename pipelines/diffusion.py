@@ -41,6 +41,7 @@ from pipelines.interface import (
 from pipelines.metering import Meter
 from pipelines.parking import Parking
 from pipelines.preview import Previews
+from pipelines.prompt_cache import PromptCache
 from pipelines.prompts import read_prompts
 from pipelines.rendezvous import Forward, Outcome, Rendezvous, Task
 from pipelines.request_scope import StepCounter, entry_points, keep_no_cache, scheduler_of, scoped
@@ -90,6 +91,7 @@ class DiffusionLane:
         self._adapters = Adapters(pipeline, self._reweighed)
         self._in_hand: InHand | None = None  # the quantum that gave way
         self._previews = Previews()
+        self._prompts = PromptCache()
         self._new: list[Task] = []
         self._running: dict[str, Task] = {}
         self._requests: dict[str, DiffusionRequest] = {}
@@ -176,6 +178,7 @@ class DiffusionLane:
     def close(self) -> None:
         assert not self._requests, "a lane is closed when nothing runs on it"
         self._rendezvous.unwrap()
+        self._prompts = PromptCache()
         self._pipeline = None
         self._parking = Parking((), self._device_name)
         device.release_cache()
@@ -261,6 +264,7 @@ class DiffusionLane:
         partly = self._adapters.load(request.loras, in_use)
         if request.preview:
             self._previews.watch(own, request.width / request.height, functools.partial(self._show, request))
+        self._prompts.dress(own, request)
         arguments, warnings = read_prompts(own, self._arguments.of(request))
         output = own(**arguments)
         return frames_of(output[0], self.kind), type(getattr(own, "scheduler", None)).__name__, (*partly, *warnings)

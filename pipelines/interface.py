@@ -34,6 +34,7 @@ class DiffusionRequest:
     """One picture or one clip."""
 
     id: str  # unique in the process: "<job id>/<output index>"
+    owner: str = ""  # whose it is: what is kept of a prompt is only used for prompts of the same owner
     prompt: str
     negative_prompt: str | None
     width: int  # pixels

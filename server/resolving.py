@@ -212,6 +212,7 @@ def engine_job(row: JobRow) -> Job:
         requests=tuple(
             DiffusionRequest(
                 id=f"{row.id}/{index}",
+                owner=row.key_id,
                 prompt=said["prompt"],
                 negative_prompt=said["negative_prompt"],
                 width=said["width"],
