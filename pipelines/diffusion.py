@@ -18,7 +18,7 @@ from pipelines.adapters import Adapters, BadAdapter
 from pipelines.arguments import Arguments, BadCall
 from pipelines.costs import Costs
 from pipelines.dice import Dice
-from pipelines.frames import frames_of
+from pipelines.frames import frames_of, sound_of
 from pipelines.interface import (
     Canceled,
     DiffusionRequest,
@@ -33,6 +33,7 @@ from pipelines.interface import (
     Rendered,
     Request,
     Reweighed,
+    Sound,
     Stage,
     StepCost,
     Update,
@@ -242,9 +243,9 @@ class DiffusionLane:
         if outcome.error is not None:
             self._updates.append(_failure(outcome.task, outcome.error))
         else:
-            frames, scheduler, warnings = outcome.result
-            if np.isfinite(frames).all():
-                self._updates.append(Rendered(name, frames, outcome.task.batch_peak, scheduler, warnings))
+            frames, sound, scheduler, warnings = outcome.result
+            if np.isfinite(frames).all() and (sound is None or np.isfinite(sound.samples).all()):
+                self._updates.append(Rendered(name, frames, outcome.task.batch_peak, scheduler, warnings, sound))
             else:
                 self._updates.append(Failed(name, "invalid_output", "The model produced values that are not numbers."))
         self._running.pop(name, None)
@@ -254,7 +255,7 @@ class DiffusionLane:
         self._requests.pop(request_id, None)
         self._denoising.discard(request_id)
 
-    def _generate(self, request: DiffusionRequest) -> tuple[NDArray[np.float32], str, tuple[str, ...]]:
+    def _generate(self, request: DiffusionRequest) -> tuple[NDArray[np.float32], Sound | None, str, tuple[str, ...]]:
         """The body of a task: the stock call, on a copy of the pipeline that is this request's own."""
         self._tell(request, "encoding", 0, request.steps)
         own = scoped(self._pipeline, functools.partial(self._count_steps, request), self._place)
@@ -267,7 +268,8 @@ class DiffusionLane:
         self._prompts.dress(own, request)
         arguments, warnings = read_prompts(own, self._arguments.of(request))
         output = own(**arguments)
-        return frames_of(output[0], self.kind), type(getattr(own, "scheduler", None)).__name__, (*partly, *warnings)
+        scheduler = type(getattr(own, "scheduler", None)).__name__
+        return frames_of(output[0], self.kind), sound_of(output, own), scheduler, (*partly, *warnings)
 
     def _reweighed(self) -> None:
         self._parking.look()

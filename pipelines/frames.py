@@ -1,4 +1,4 @@
-"""What a pipeline hands back, as frames. Pure."""
+"""What a pipeline hands back, as frames and sound. Pure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from pipelines.interface import Sound
 
 
 def frames_of(media: Any, kind: Literal["image", "video"]) -> NDArray[np.float32]:
@@ -19,6 +21,21 @@ def frames_of(media: Any, kind: Literal["image", "video"]) -> NDArray[np.float32
         first = [first]
     frames = np.stack([_pixels(frame) for frame in first])
     return np.ascontiguousarray(frames, dtype=np.float32)
+
+
+def sound_of(output: Any, pipeline: Any) -> Sound | None:
+    """The sound of the first clip of a pipeline's output, where it makes any: LTX 2 and Kandinsky 6 do."""
+    audio = getattr(output, "audio", None)
+    if audio is None:
+        return None
+    first = audio[0].float().cpu().numpy() if isinstance(audio, torch.Tensor) else np.asarray(audio[0])
+    return Sound(np.ascontiguousarray(np.atleast_2d(first), dtype=np.float32), _rate(pipeline))
+
+
+def _rate(pipeline: Any) -> int:
+    """Samples a second of what its vocoder makes."""
+    rate = getattr(pipeline, "audio_sample_rate", None)
+    return int(pipeline.vocoder.config.output_sampling_rate if rate is None else rate)
 
 
 def _pixels(frame: Any) -> NDArray[np.float32]:

@@ -105,6 +105,14 @@ class Previewed:
 
 
 @dataclass(frozen=True, slots=True)
+class Sound:
+    """What goes with a clip. samples: (channels, N) float32 in [-1, 1]."""
+
+    samples: NDArray[np.float32]
+    rate: int  # Hz
+
+
+@dataclass(frozen=True, slots=True)
 class Rendered:
     """A finished picture or clip. frames: (F, H, W, 3) float32 in [0, 1], F = 1 for a picture."""
 
@@ -113,6 +121,7 @@ class Rendered:
     batch_peak: int  # most rows any merged call of this request ran with; 1 = never merged
     scheduler: str  # class name of the noise scheduler that ran
     warnings: tuple[str, ...] = ()  # what was not done quite as asked
+    sound: Sound | None = None
 
 
 @dataclass(frozen=True, slots=True)

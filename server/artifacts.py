@@ -24,6 +24,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.interface import Sound
 from server.encoding import EXTENSIONS, MIME_TYPES, Format, Provenance, encode, to_pixels
 
 T = TypeVar("T")
@@ -71,16 +72,28 @@ class Artifacts:
         self._secret = kept_secret(root / "link-secret")
 
     async def save(
-        self, output_id: str, frames: NDArray[np.float32], fmt: Format, provenance: Provenance, fps: int | None
+        self,
+        output_id: str,
+        frames: NDArray[np.float32],
+        sound: Sound | None,
+        fmt: Format,
+        provenance: Provenance,
+        fps: int | None,
     ) -> SavedFile:
         """Encode and write to disk; when this returns the file survives a power cut.
 
         frames: (F, H, W, 3) float32 in [0, 1]. Raises `InvalidFrames`, `EncodingFailed`, `OSError`; then there is no file.
         """
-        return await self._on_pool(lambda: self._save(output_id, frames, fmt, provenance, fps))
+        return await self._on_pool(lambda: self._save(output_id, frames, sound, fmt, provenance, fps))
 
     def _save(
-        self, output_id: str, frames: NDArray[np.float32], fmt: Format, provenance: Provenance, fps: int | None
+        self,
+        output_id: str,
+        frames: NDArray[np.float32],
+        sound: Sound | None,
+        fmt: Format,
+        provenance: Provenance,
+        fps: int | None,
     ) -> SavedFile:
         pixels = to_pixels(frames)
         count, height, width, _ = pixels.shape
@@ -88,7 +101,7 @@ class Artifacts:
         unfinished = self._unfinished / file_name
         try:
             os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL, 0o600))  # the encoders keep the mode it has
-            encode(pixels, fmt, provenance, fps or 1, unfinished)
+            encode(pixels, fmt, provenance, fps or 1, unfinished, sound)
             with open(unfinished, "rb+") as file:
                 os.fsync(file.fileno())
                 digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+SILENT_GIF = "A GIF has no sound: what the model made of it was left out."
 RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # between tries of a write that the store could not take; the last repeats
 
 
@@ -80,12 +81,14 @@ class Delivery:
         job.batch_peak = max(job.batch_peak, event.batch_peak)
         if event.peak_bytes is not None:
             job.peak_bytes = max(job.peak_bytes or 0, event.peak_bytes)
-        job.warnings += [warning for warning in event.warnings if warning not in job.warnings]
+        silenced = [SILENT_GIF] if event.sound is not None and row.request["output_format"] == "gif" else []
+        job.warnings += [warning for warning in (*event.warnings, *silenced) if warning not in job.warnings]
         job.scheduler = event.scheduler
         try:
             saved = await self._artifacts.save(
                 output_id := new_id(),
                 event.frames,
+                event.sound,
                 row.request["output_format"],
                 provenance(row, event.index, event.scheduler),
                 row.request["fps"],

@@ -9,8 +9,10 @@ import io
 import os
 import subprocess
 import threading
+import wave
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, TypeAlias
@@ -20,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
+from pipelines.interface import Sound
 
 ImageFormat: TypeAlias = Literal["png", "webp", "jpeg"]
 VideoFormat: TypeAlias = Literal["mp4", "webm", "gif", "frames"]
@@ -51,6 +55,10 @@ EXIF_USER_COMMENT = 0x9286
 FFMPEG_TIMEOUT_S = 300.0  # ten times what a minute of 1080p takes on two cores
 FFMPEG_NICENESS = 10  # a step on the CPU waits for the last of its threads: none should wait for the encoder
 
+SOUND_ARGUMENTS: Mapping[str, Sequence[str]] = {
+    "mp4": ("-c:a", "aac", "-b:a", "192k"),
+    "webm": ("-c:a", "libopus", "-b:a", "160k"),
+}
 EVEN = "pad=ceil(iw/2)*2:ceil(ih/2)*2"  # yuv420p halves both sides
 FFMPEG_ARGUMENTS: Mapping[str, Sequence[str]] = {
     "mp4": ("-vf", EVEN, "-c:v", "libx264", "-preset", "veryfast", "-crf", "17", "-pix_fmt", "yuv420p",
@@ -82,15 +90,21 @@ def to_pixels(frames: NDArray[np.float32]) -> Pixels:
     return np.asarray(np.rint(np.clip(frames, 0.0, 1.0) * 255.0), dtype=np.uint8)
 
 
-def encode(pixels: Pixels, fmt: Format, provenance: Provenance, fps: int, path: Path) -> None:
-    """Write `pixels` (F, H, W, 3 or 4) to `path`. Pictures are F = 1. Raises `EncodingFailed`, `OSError`."""
+def encode(
+    pixels: Pixels, fmt: Format, provenance: Provenance, fps: int, path: Path, sound: Sound | None = None
+) -> None:
+    """Write `pixels` (F, H, W, 3 or 4) to `path`. Pictures are F = 1. Raises `EncodingFailed`, `OSError`.
+
+    sound: cut where the clip ends; a GIF can hold none.
+    """
     match fmt:
         case "png" | "webp" | "jpeg":
             _write_picture(pixels[0], fmt, provenance, path)
         case "frames":
-            _write_zip(pixels, provenance, path)
+            _write_zip(pixels, provenance, path, sound)
         case "mp4" | "webm" | "gif":
-            _run_ffmpeg(pixels, fmt, provenance, fps, path)
+            with _raw_file(sound if fmt in SOUND_ARGUMENTS else None, path.with_suffix(".f32")) as heard:
+                _run_ffmpeg(pixels, fmt, provenance, fps, path, heard)
 
 
 def jpeg(colours: Pixels) -> bytes:
@@ -125,20 +139,47 @@ def _exif(provenance: Provenance) -> Image.Exif:
     return exif
 
 
-def _write_zip(pixels: Pixels, provenance: Provenance, path: Path) -> None:
+def _write_zip(pixels: Pixels, provenance: Provenance, path: Path, sound: Sound | None) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for number, frame in enumerate(pixels):
             png = io.BytesIO()
             _write_picture(frame, "png", provenance, png)
             archive.writestr(f"{number:05d}.png", png.getvalue())
+        if sound is not None:
+            archive.writestr("sound.wav", _wav(sound))
         archive.writestr("agentname.json", provenance.json)
 
 
-def _run_ffmpeg(pixels: Pixels, fmt: str, provenance: Provenance, fps: int, path: Path) -> None:
-    _, height, width, _ = pixels.shape
+def _wav(sound: Sound) -> bytes:
+    """16 bits a sample: what every program reads."""
+    target = io.BytesIO()
+    with wave.open(target, "wb") as file:
+        file.setnchannels(len(sound.samples))
+        file.setsampwidth(2)
+        file.setframerate(sound.rate)
+        file.writeframes(np.rint(np.clip(sound.samples.T, -1.0, 1.0) * 32767).astype("<i2").tobytes())
+    return target.getvalue()
+
+
+@contextmanager
+def _raw_file(sound: Sound | None, path: Path) -> Iterator[Sequence[str]]:
+    """The sound in a file that ffmpeg can read beside its pipe, as arguments that name it."""
+    if sound is None:
+        yield ()
+        return
+    try:
+        path.write_bytes(np.clip(sound.samples.T, -1.0, 1.0).astype("<f4").tobytes())
+        yield "-f", "f32le", "-ar", str(sound.rate), "-ac", str(len(sound.samples)), "-i", str(path)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _run_ffmpeg(pixels: Pixels, fmt: str, provenance: Provenance, fps: int, path: Path, heard: Sequence[str]) -> None:
+    count, height, width, _ = pixels.shape
     command = [
         imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24",
-        "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:0", "-an", *FFMPEG_ARGUMENTS[fmt],
+        "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:0", *heard, *FFMPEG_ARGUMENTS[fmt],
+        *((*SOUND_ARGUMENTS[fmt], "-t", f"{count / fps:.6f}") if heard else ("-an",)),
         "-metadata", f"comment={provenance.json}", str(path),
     ]  # fmt: skip
     try:

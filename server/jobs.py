@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.interface import DiffusionRequest, FailureCode, FinishReason, Merging, Request, Stage
+from pipelines.interface import DiffusionRequest, FailureCode, FinishReason, Merging, Request, Sound, Stage
 from server.peaks import Peak
 
 JobType: TypeAlias = Literal["image", "video", "chat"]
@@ -87,6 +87,7 @@ class OutputReady:
     scheduler: str
     peak_bytes: int | None = None  # most that one of its forwards held beside the weights; None: not measured
     warnings: tuple[str, ...] = ()  # what was not done quite as asked
+    sound: Sound | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,12 +65,12 @@ class Outcomes:
                     self._tell(JobPreviewed(job.id, colours))
             case TextDelta(_, text):
                 self._tell(JobText(job.id, text, at))
-            case Rendered(request_id, frames, batch_peak, scheduler, warnings):
+            case Rendered(request_id, frames, batch_peak, scheduler, warnings, sound):
                 index, request = self._jobs.find(request_id)
                 peak_bytes = self._estimates.peak_bytes(request_id)
                 self._estimates.finished(model, request)
                 said = (*lane.warnings, *warnings)
-                self._tell(OutputReady(job.id, index, frames, batch_peak, scheduler, peak_bytes, said))
+                self._tell(OutputReady(job.id, index, frames, batch_peak, scheduler, peak_bytes, said, sound))
                 self._tell_verdicts(lane, model)
                 self._end_request(job, request_id)
             case Replied(request_id, text, prompt_tokens, completion_tokens, finish_reason):

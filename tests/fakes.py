@@ -11,7 +11,7 @@ import numpy as np
 
 import models.errors
 from models.spec import Defaults, Limits, ModelSpec, ModelType
-from pipelines.interface import ChatRequest, DiffusionRequest
+from pipelines.interface import ChatRequest, DiffusionRequest, Sound
 from server.errors import NeverFits, Unavailable
 from server.jobs import (
     DeviceStatus,
@@ -142,14 +142,14 @@ class FakeEngine:
     def preview(self, job_id: str, value: int) -> None:
         self.deliver(JobPreviewed(job_id, np.full((6, 8, 3), value, np.uint8)))
 
-    def render(self, job_id: str, index: int = 0, value: float | None = None) -> None:
+    def render(self, job_id: str, index: int = 0, value: float | None = None, sound: Sound | None = None) -> None:
         """Frames of the size asked for; noise of the request's seed, or `value` everywhere."""
         request = self.jobs[job_id].requests[index]
         assert isinstance(request, DiffusionRequest)
         shape = (request.num_frames or 1, request.height, request.width, 3)
         noise = np.random.default_rng(request.seed).random(shape, dtype=np.float32)
         frames = noise if value is None else np.full(shape, value, np.float32)
-        self.deliver(OutputReady(job_id, index, frames, 2, "FlowMatchEulerDiscreteScheduler"))
+        self.deliver(OutputReady(job_id, index, frames, 2, "FlowMatchEulerDiscreteScheduler", sound=sound))
 
     def run(self, job_id: str) -> None:
         """From the queue to the last output."""

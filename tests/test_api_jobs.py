@@ -7,9 +7,11 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.interface import Sound
 from server.jobs import ModelStatus
 from tests.front import MORNING, VIDEO, Front, front
 
@@ -24,6 +26,25 @@ STATUS_FIELDS = {
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.mark.parametrize(
+    ("output_format", "warned"), [("mp4", []), ("gif", ["A GIF has no sound: what the model made of it was left out."])]
+)
+async def test_a_clips_sound_goes_into_its_file_or_that_it_cannot_is_said(
+    tmp_path: Path, output_format: str, warned: list[str]
+) -> None:
+    sound = Sound(np.zeros((2, 4800), np.float32), 24_000)
+    async with front(tmp_path) as f:
+        job_id = await f.submit(**VIDEO, num_frames=9, output_format=output_format)
+        f.engine.start(job_id)
+        f.engine.render(job_id, sound=sound)
+        await f.settle()
+        done = await f.status(job_id)
+        clip = (await f.client.get(done["outputs"][0]["url"])).content
+
+    assert (done["status"], done["warnings"]) == ("completed", warned)
+    assert (b"mp4a" in clip) == (output_format == "mp4")
 
 
 async def test_a_job_from_the_queue_to_its_picture(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import asyncio
 import hashlib
 import io
 import json
+import re
 import stat
 import subprocess
+import wave
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -19,6 +21,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.interface import Sound
 from server import encoding
 from server.artifacts import Artifacts, new_id
 from server.encoding import EncodingFailed, Format, InvalidFrames, Provenance
@@ -36,8 +39,10 @@ def frames(count: int = 1, height: int = 24, width: int = 40) -> NDArray[np.floa
     return np.random.default_rng(0).random((count, height, width, 3), dtype=np.float32)
 
 
-def save(artifacts: Artifacts, pixels: NDArray[np.float32], fmt: Format, fps: int | None = None):  # type: ignore[no-untyped-def]  # the row of the test
-    return asyncio.run(artifacts.save(new_id(), pixels, fmt, PROVENANCE, fps))
+def save(  # type: ignore[no-untyped-def]  # the row of the test
+    artifacts: Artifacts, pixels: NDArray[np.float32], fmt: Format, fps: int | None = None, sound: Sound | None = None
+):
+    return asyncio.run(artifacts.save(new_id(), pixels, sound, fmt, PROVENANCE, fps))
 
 
 def test_png_holds_the_exact_pixels_and_both_text_chunks(artifacts: Artifacts) -> None:
@@ -112,6 +117,49 @@ def test_frames_is_a_zip_of_lossless_pictures(artifacts: Artifacts) -> None:
         assert archive.namelist() == ["00000.png", "00001.png", "00002.png", "agentname.json"]
         last = np.asarray(Image.open(io.BytesIO(archive.read("00002.png"))))
     assert np.array_equal(last, np.rint(rendered[2] * 255).astype(np.uint8))
+
+
+def tone(hertz: float, seconds: float, rate: int = 24_000) -> Sound:
+    """On the left; the right one is silent."""
+    wave = 0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)
+    return Sound(np.stack([wave, np.zeros_like(wave)]).astype(np.float32), rate)
+
+
+def heard(path: Path) -> NDArray[np.float32]:
+    """(N, 2) at 24 kHz, by ffmpeg."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", str(path), "-vn", "-f", "f32le", "-ac", "2", "-ar", "24000", "-"]  # fmt: skip
+    return np.frombuffer(subprocess.run(command, check=True, capture_output=True).stdout, "<f4").reshape(-1, 2)
+
+
+def n_frames(path: Path) -> int:
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(path), "-map", "0:v", "-f", "null", "-"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    return int(re.findall(r"frame= *(\d+)", said)[-1])
+
+
+@pytest.mark.parametrize("fmt", ["mp4", "webm"])
+@pytest.mark.parametrize("seconds", [1.0, 2.5])
+def test_a_clip_keeps_its_sound_as_long_as_it_lasts_and_no_frame_for_its_sake(
+    artifacts: Artifacts, fmt: Format, seconds: float
+) -> None:
+    saved = save(artifacts, frames(6, 24, 40), fmt, 4, tone(1000, seconds))
+    path = artifacts.path(saved.file_name)
+    assert path is not None
+
+    left, right = heard(path).T
+    assert len(left) / 24_000 == pytest.approx(min(seconds, 1.5), abs=0.06)
+    assert np.abs(np.fft.rfft(left)).argmax() * 24_000 / len(left) == pytest.approx(1000, abs=5)
+    assert np.abs(right).max() < 0.02 < 0.4 < np.abs(left).max() < 0.7
+    assert n_frames(path) == 6
+    assert [file.suffix for file in path.parent.iterdir()] == [path.suffix], "nothing else is left"
+
+
+def test_frames_in_a_zip_have_their_sound_beside_them_and_a_gif_has_none(artifacts: Artifacts) -> None:
+    zipped = artifacts.path(save(artifacts, frames(6), "frames", 4, tone(1000, 1.5)).file_name)
+    assert zipped is not None
+    with zipfile.ZipFile(zipped) as archive, wave.open(archive.open("sound.wav")) as file:
+        assert (file.getnchannels(), file.getframerate(), file.getnframes()) == (2, 24_000, 36_000)
+    assert save(artifacts, frames(6), "gif", 4, tone(1000, 1.5)).n_bytes > 0
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
