@@ -9,43 +9,35 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import diffusers
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pipelines import device
 from pipelines.adapters import Adapters, BadAdapter
-from pipelines.arguments import Arguments, BadCall
+from pipelines.arguments import BadCall
 from pipelines.costs import Costs
 from pipelines.dice import Dice
-from pipelines.frames import frames_of, sound_of
 from pipelines.interface import (
     Canceled,
     DiffusionRequest,
     Failed,
     LaneStage,
+    Lora,
     Merging,
     Note,
     OutOfMemory,
-    Previewed,
-    Progressed,
     Quantum,
     Rendered,
     Request,
     Reweighed,
-    Sound,
-    Stage,
     StepCost,
     Update,
     never,
 )
 from pipelines.metering import Meter
 from pipelines.parking import Parking
-from pipelines.preview import Previews
-from pipelines.prompt_cache import PromptCache
-from pipelines.prompts import read_prompts
 from pipelines.rendezvous import Forward, Outcome, Rendezvous, Task
-from pipelines.request_scope import StepCounter, entry_points, keep_no_cache, scheduler_of, scoped
+from pipelines.request_scope import entry_points, keep_no_cache
+from pipelines.stock_call import Made, StockCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +64,7 @@ class DiffusionLane:
         self.kind = kind
         self.warnings = tuple(warnings)
         self._pipeline = pipeline
-        self._arguments = Arguments(type(pipeline))
         self._device_name = device_name
-        self._place = None if device_name.startswith("cpu") else torch.device(device_name)
         self._rendezvous = Rendezvous(
             max_calls=max_rows,
             merging=merging,
@@ -91,15 +81,14 @@ class DiffusionLane:
         self._parking = Parking(dict.fromkeys((component, module) for component, module, _ in entries), device_name)
         self._adapters = Adapters(pipeline, self._reweighed)
         self._in_hand: InHand | None = None  # the quantum that gave way
-        self._previews = Previews()
-        self._prompts = PromptCache()
         self._new: list[Task] = []
         self._running: dict[str, Task] = {}
         self._requests: dict[str, DiffusionRequest] = {}
-        self._denoising: set[str] = set()  # ids whose progress bar has started
         self._to_cancel: set[str] = set()
         self._updates: list[Update] = []
         self._costs = Costs(device_name, bytes_always=device_name.startswith("cuda"))
+        place = None if device_name.startswith("cpu") else torch.device(device_name)
+        self._call = StockCall(pipeline, kind, place, self._adapters, self._updates.append)
 
     @property
     def pipeline(self) -> Any:
@@ -139,7 +128,7 @@ class DiffusionLane:
         assert isinstance(request, DiffusionRequest)
         self._requests[request.id] = request
         around = functools.partial(self._adapters.around, request.loras)
-        body = functools.partial(self._generate, request)
+        body = functools.partial(self._call.run, request, self._loras_in_use)
         self._new.append(
             Task(
                 request.id,
@@ -179,8 +168,8 @@ class DiffusionLane:
     def close(self) -> None:
         assert not self._requests, "a lane is closed when nothing runs on it"
         self._rendezvous.unwrap()
-        self._prompts = PromptCache()
         self._pipeline = None
+        del self._call  # it has the pipeline too
         self._parking = Parking((), self._device_name)
         device.release_cache()
 
@@ -191,7 +180,8 @@ class DiffusionLane:
             self._start_new()
         elif self._rendezvous.busy:
             self._run(max_rows, give_way)
-        updates, self._updates = self._updates, []
+        updates = list(self._updates)
+        self._updates.clear()  # the same list: the stock call tells into it
         return updates
 
     def _run(self, max_rows: int | None, give_way: Callable[[], bool]) -> None:
@@ -219,7 +209,7 @@ class DiffusionLane:
     def _start_new(self) -> None:
         new, self._new = self._new, []
         if any(self._requests[task.name].preview for task in new):
-            self._previews.fit(None if "vae" in self.parked else getattr(self._pipeline, "vae", None))
+            self._call.previews.fit(None if "vae" in self.parked else getattr(self._pipeline, "vae", None))
         for task in new:
             self._running[task.name] = task
             outcome = self._rendezvous.start(task)
@@ -243,9 +233,10 @@ class DiffusionLane:
         if outcome.error is not None:
             self._updates.append(_failure(outcome.task, outcome.error))
         else:
-            frames, sound, scheduler, warnings = outcome.result
-            if np.isfinite(frames).all() and (sound is None or np.isfinite(sound.samples).all()):
-                self._updates.append(Rendered(name, frames, outcome.task.batch_peak, scheduler, warnings, sound))
+            made: Made = outcome.result
+            if made.finite:
+                peak = outcome.task.batch_peak
+                self._updates.append(Rendered(name, made.frames, peak, made.scheduler, made.warnings, made.sound))
             else:
                 self._updates.append(Failed(name, "invalid_output", "The model produced values that are not numbers."))
         self._running.pop(name, None)
@@ -253,40 +244,14 @@ class DiffusionLane:
 
     def _forget(self, request_id: str) -> None:
         self._requests.pop(request_id, None)
-        self._denoising.discard(request_id)
+        self._call.denoising.discard(request_id)
 
-    def _generate(self, request: DiffusionRequest) -> tuple[NDArray[np.float32], Sound | None, str, tuple[str, ...]]:
-        """The body of a task: the stock call, on a copy of the pipeline that is this request's own."""
-        self._tell(request, "encoding", 0, request.steps)
-        own = scoped(self._pipeline, functools.partial(self._count_steps, request), self._place)
-        if request.scheduler is not None:
-            own.scheduler = scheduler_of(request.scheduler, own.scheduler)
-        in_use = {lora for other in self._requests.values() for lora in other.loras}
-        partly = self._adapters.load(request.loras, in_use)
-        if request.preview:
-            self._previews.watch(own, request.width / request.height, functools.partial(self._show, request))
-        self._prompts.dress(own, request)
-        arguments, warnings = read_prompts(own, self._arguments.of(request))
-        output = own(**arguments)
-        scheduler = type(getattr(own, "scheduler", None)).__name__
-        return frames_of(output[0], self.kind), sound_of(output, own), scheduler, (*partly, *warnings)
+    def _loras_in_use(self) -> set[Lora]:
+        return {lora for request in self._requests.values() for lora in request.loras}
 
     def _reweighed(self) -> None:
         self._parking.look()
         self._costs.add(Reweighed())
-
-    def _show(self, request: DiffusionRequest, colours: NDArray[np.uint8]) -> None:
-        self._updates.append(Previewed(request.id, colours))
-
-    def _count_steps(self, request: DiffusionRequest, total: int) -> StepCounter:
-        def on_step(done: int, total: int) -> None:
-            self._denoising.add(request.id)
-            self._tell(request, "denoising" if done < total or total == 0 else "decoding", done, total or request.steps)
-
-        return StepCounter(total, on_step)
-
-    def _tell(self, request: DiffusionRequest, stage: Stage, step: int, total: int) -> None:
-        self._updates.append(Progressed(request.id, stage, step, total))
 
     def _note(self, hand: InHand) -> None:
         q = hand.quantum
@@ -302,7 +267,7 @@ class DiffusionLane:
         if forward.entry == "decode":
             stage: LaneStage = "decoding"
         else:
-            stage = "denoising" if request.id in self._denoising else "encoding"
+            stage = "denoising" if request.id in self._call.denoising else "encoding"
         return Quantum(forward.component, forward.entry, stage, request.shape, request.units, len(names), names)
 
 
