@@ -1,8 +1,9 @@
-"""What stock code fits to the shared modules, attention processors and hooks, is on them for its own task alone. Device thread only.
+"""What stock code leaves on the shared modules, attention processors, hooks, places in a text, is on them for its own task alone. Device thread only.
 
 Perturbed and self-attention guidance swap processors before their first step and put them back after the last; Qwen-Image 2.1 hooks a
 norm of its text encoder for one call. Left where they are between two turns of a task, they would change what the others compute, and
-whoever ends first would take them away from the rest.
+whoever ends first would take them away from the rest. A language model that writes remembers on itself, from one token to the next, how far the
+positions of its text are shifted (`rope_deltas`): of each task its own.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import Any, TypeAlias
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
+from transformers import GenerationMixin
 
 Hook: TypeAlias = tuple[dict[int, Any], int, Any]  # where it hangs, its number, itself
+Place: TypeAlias = tuple[dict[str, Any], str, Any]  # a module's attributes, the name of one, its value
 
 
 @dataclass(slots=True)
@@ -24,6 +27,7 @@ class Fitted:
 
     processors: list[tuple[Any, Any]] = field(default_factory=list)  # attention, its processor
     hooks: list[Hook] = field(default_factory=list)
+    left: list[Place] = field(default_factory=list)  # by its own forwards; they may merge nevertheless
 
     def __bool__(self) -> bool:
         return bool(self.processors or self.hooks)
@@ -33,21 +37,31 @@ class Fittings:
     def __init__(self) -> None:
         self._attention: dict[int, Any] = {}  # by id
         self._hooks: dict[int, dict[int, Any]] = {}  # by id, those of every module
+        self._empty: list[tuple[dict[str, Any], str]] = []  # what forwards of language models may fill
 
     def watch(self, owner: nn.Module) -> None:
         for module in owner.modules():
             self._hooks |= {id(hooks): hooks for hooks in (module._forward_hooks, module._forward_pre_hooks)}
             if hasattr(module, "set_processor"):
                 self._attention[id(module)] = module
+            if isinstance(owner, GenerationMixin):
+                self._empty += [(vars(module), name) for name, value in vars(module).items() if value is None]
 
     @contextmanager
     def worn(self, own: Fitted) -> Iterator[None]:
         """For a forward: inside, what `own` holds is on the modules."""
         before = [(part, part.processor) for part, _ in own.processors]
         self._put_on(own)
+        empty = [(attributes, name) for attributes, name in self._empty if attributes[name] is None]
+        for attributes, name, value in own.left:
+            attributes[name] = value
         try:
             yield
         finally:
+            filled = [(attributes, name) for attributes, name in empty if attributes[name] is not None]
+            own.left = [(attributes, name, attributes[name]) for attributes, name in filled]
+            for attributes, name in filled:
+                attributes[name] = None
             for part, processor in before:
                 part.set_processor(processor)
             for hooks, number, _ in own.hooks:

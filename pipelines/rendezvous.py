@@ -251,7 +251,8 @@ class Rendezvous:
             self._waiting.remove(task)
             task.park(None)
         forward = Forward(tuple(group), calls[0].component, calls[0].entry)
-        return Stop(forward, LongForward(functools.partial(self._forward, calls, form, width)), group[0].fitted)
+        fitted = group[0].fitted if len(group) == 1 else Fitted()
+        return Stop(forward, LongForward(functools.partial(self._forward, calls, form, width)), fitted)
 
     def _forward(self, calls: list[Call], form: Form | None, width: int) -> list[Result]:
         """The body of a forward's greenlet: wait for the one before, run, and where somebody waits, for its own end too."""

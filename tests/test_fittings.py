@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GenerationMixin
 
 from benchmarks.families import FAMILIES, Family
 from pipelines.diffusion import DiffusionLane
@@ -89,3 +90,37 @@ def test_a_hook_of_one_task_is_not_run_by_another_ones_forward() -> None:
 
     assert seen == ["a", "c"]
     assert not net._forward_hooks
+
+
+class Writer(torch.nn.Module, GenerationMixin):
+    """Counts on itself, as language models remember where in a text they are; a setting that somebody else makes stays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift: torch.Tensor | None = None
+        self.setting: str | None = None
+
+    def forward(self, step: object) -> torch.Tensor:
+        self.shift = torch.zeros(1) if self.shift is None else self.shift + 1
+        return self.shift
+
+
+def test_what_a_language_model_remembers_on_itself_is_each_tasks_own() -> None:
+    meeting, net = Rendezvous(), Writer()
+    meeting.wrap("net", net, "forward")
+    counted: dict[str, list[float]] = {"a": [], "b": []}
+
+    def body(name: str, n: int) -> None:
+        for _ in range(n):
+            counted[name].append(float(net(object())))
+
+    for name, n in (("a", 2), ("b", 4)):
+        meeting.start(Task(name, functools.partial(body, name, n)))
+    net.setting = "set between two forwards"
+    while meeting.busy:
+        meeting.step()
+        assert net.shift is None
+
+    assert counted == {"a": [0, 1], "b": [0, 1, 2, 3]}
+    assert net.setting == "set between two forwards"
+    assert float(net(object())) == 0, "nobody's is left to who comes from outside"

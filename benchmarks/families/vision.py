@@ -152,7 +152,7 @@ def omni_gen() -> dict[str, Any]:
 
 
 def glm_image() -> dict[str, Any]:
-    """It writes a plan of the picture first, token by token, from torch's own random numbers."""
+    """It writes a plan of the picture first, token by token, from torch's own random numbers, and remembers on itself where in it it is."""
     text = {**parts.DECODER, "vision_vocab_size": 128, "pad_token_id": 0, "eos_token_id": None}
     text["rope_parameters"] = {"mrope_section": (2, 1, 1), "rope_type": "default", "rope_theta": 10000.0}
     config = transformers.GlmImageConfig(
