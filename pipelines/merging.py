@@ -1,7 +1,8 @@
 """Which calls of a module can share one forward, and how to join and split them. Pure functions over tensors.
 
 Two calls merge when module, entry point and argument structure are the same, other arguments are equal, and each tensor is
-  rows    batch-leading, with equal trailing shape and dtype: concatenated
+  rows    batch-leading, with equal trailing shape and dtype: concatenated; so are prompts of three dimensions that lead with
+          rows * frames, where the first argument has five: given for each frame
   places  batch-leading whole numbers of three dimensions or more, the coordinates of tokens: concatenated, but equal by
           value too, because models read them from the first row
   scalar  0-d or one element, such as the timestep: one value per row
@@ -61,21 +62,29 @@ class Form:
     rows: int
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What tensors of a call lead with that has its rows."""
+
+    rows: int
+    framed: frozenset[int] = frozenset()  # rows * frames, where the rows are clips: of whichever axis they are
+
+
 class Unmergeable(Exception):
     """The joined call gave something that cannot be split by rows."""
 
 
 def form_of(call: Call) -> Form | None:
     """None when no argument shows the number of rows."""
-    rows = _count_rows(call)
-    if rows is None:
+    extent = _extent(call)
+    if extent is None:
         return None
-    leaves, spec = _flatten(call, rows)
-    described = [_describe(leaf, rows) for leaf in leaves]
+    leaves, spec = _flatten(call, extent.rows)
+    described = [_describe(leaf, extent) for leaf in leaves]
     switches = tuple(leaf for leaf in leaves if leaf is None or isinstance(leaf, bool))  # they choose code paths
     structure = (call.component, call.entry, spec, tuple(kind for kind, _ in described), switches, call.ambient)
-    shape = (structure, rows, tuple(detail for kind, detail in described if kind == "rows"))
-    return Form((shape, tuple(detail for _, detail in described)), structure, shape, rows)
+    shape = (structure, extent.rows, tuple(detail for kind, detail in described if kind == "rows"))
+    return Form((shape, tuple(detail for _, detail in described)), structure, shape, extent.rows)
 
 
 def run_merged(calls: Sequence[Call], rows: int, width: int) -> list[Any]:
@@ -85,9 +94,9 @@ def run_merged(calls: Sequence[Call], rows: int, width: int) -> list[Any]:
     """
     padded = [*calls, *[calls[-1]] * (width - len(calls))]
     flat = [_flatten(call, rows) for call in padded]
-    leaves, spec = flat[0]
-    place = next((leaf.device for leaf in leaves if _describe(leaf, rows)[0] == "rows"), None)
-    joined = [_join(column, rows, place) for column in zip(*(leaves for leaves, _ in flat), strict=True)]
+    (leaves, spec), extent = flat[0], _extent(calls[0]) or Extent(rows)
+    place = next((leaf.device for leaf in leaves if _describe(leaf, extent)[0] == "rows"), None)
+    joined = [_join(column, extent, place) for column in zip(*(leaves for leaves, _ in flat), strict=True)]
     args, kwargs = pytree.tree_unflatten(joined, spec)
     return _split(calls[0].function(*args, **kwargs), rows, width)[: len(calls)]
 
@@ -97,8 +106,8 @@ def stranger(call: Call, rows: int) -> Call:
 
     What a module makes of it shows whether rows leak into each other, even where all real calls are alike.
     """
-    leaves, spec = _flatten(call, rows)
-    args, kwargs = pytree.tree_unflatten([_altered(leaf, rows) for leaf in leaves], spec)
+    (leaves, spec), extent = _flatten(call, rows), _extent(call) or Extent(rows)
+    args, kwargs = pytree.tree_unflatten([_altered(leaf, extent) for leaf in leaves], spec)
     return replace(call, args=args, kwargs=kwargs)
 
 
@@ -128,12 +137,13 @@ def generators_of(call: Call) -> list[torch.Generator]:
     return [leaf for leaf in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, torch.Generator)]
 
 
-def _count_rows(call: Call) -> int | None:
+def _extent(call: Call) -> Extent | None:
     for value in (*call.args, *call.kwargs.values()):
         if isinstance(value, torch.Tensor) and value.ndim >= 2:
-            return value.shape[0]
+            frames = value.shape[1:3] if value.ndim == 5 else ()
+            return Extent(value.shape[0], frozenset(value.shape[0] * n for n in frames if n > 1))
         if isinstance(value, list) and value and all(isinstance(item, torch.Tensor) for item in value):
-            return len(value)
+            return Extent(len(value))
     return None
 
 
@@ -144,7 +154,8 @@ def _flatten(call: Call, rows: int) -> tuple[list[Any], pytree.TreeSpec]:
     return pytree.tree_flatten((call.args, call.kwargs), is_leaf=one_per_row)
 
 
-def _describe(leaf: Any, rows: int) -> tuple[Kind, Hashable]:
+def _describe(leaf: Any, extent: Extent) -> tuple[Kind, Hashable]:
+    rows = extent.rows
     match leaf:
         case torch.Tensor() if (
             leaf.ndim >= 3 and leaf.shape[0] == rows and not leaf.is_floating_point() and leaf.dtype != torch.bool
@@ -152,6 +163,8 @@ def _describe(leaf: Any, rows: int) -> tuple[Kind, Hashable]:
             return "places", _digest(leaf)
         case torch.Tensor() if leaf.ndim > 0 and leaf.shape[0] == rows:
             return "rows", (leaf.shape[1:], leaf.dtype)
+        case torch.Tensor() if leaf.ndim == 3 and leaf.is_floating_point() and leaf.shape[0] in extent.framed:
+            return "rows", (leaf.shape, leaf.dtype)
         case torch.Tensor() if leaf.numel() == 1:
             return "scalar", leaf.dtype
         case torch.Tensor():
@@ -177,24 +190,27 @@ def _digest(tensor: torch.Tensor) -> Hashable:
     return digest
 
 
-def _join(column: tuple[Any, ...], rows: int, place: torch.device | None) -> Any:
+def _join(column: tuple[Any, ...], extent: Extent, place: torch.device | None) -> Any:
     """place: where the rows are; a scalar may be elsewhere, but one with rows may not."""
-    kind, _ = _describe(column[0], rows)
+    kind, _ = _describe(column[0], extent)
     match kind:
         case "rows" | "places":
             return torch.cat(column)
         case "scalar":
-            return torch.cat([value.reshape(1).expand(rows) for value in column]).to(place)
+            return torch.cat([value.reshape(1).expand(extent.rows) for value in column]).to(place)
         case "list":
             return [item for part in column for item in part]
         case _:
             return column[0]
 
 
-def _altered(leaf: Any, rows: int) -> Any:
-    kind, _ = _describe(leaf, rows)
+def _altered(leaf: Any, extent: Extent) -> Any:
+    kind, _ = _describe(leaf, extent)
     if kind == "list":
-        return [_altered(item[None], 1)[0] if isinstance(item, torch.Tensor) and item.ndim else item for item in leaf]
+        return [
+            _altered(item[None], Extent(1))[0] if isinstance(item, torch.Tensor) and item.ndim else item
+            for item in leaf
+        ]
     if kind not in ("rows", "scalar") or leaf.dtype == torch.bool:
         return leaf
     turned = leaf.flip(tuple(range(1, leaf.ndim))) if leaf.ndim >= 2 else leaf

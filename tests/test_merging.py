@@ -45,6 +45,21 @@ def test_calls_that_differ_only_in_values_of_rows_and_scalars_share_a_key() -> N
     assert key(one) == key(other)
 
 
+def test_prompts_given_for_each_frame_of_a_clip_are_rows_too_and_a_table_as_long_is_not() -> None:
+    def net(clips: torch.Tensor, prompts: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        assert table.shape == (6, 7)
+        return prompts.unflatten(0, (len(clips), 3)).mean((1, 2, 3)) + clips.mean((1, 2, 3, 4)) + table.mean()
+
+    def clip(value: float) -> Call:
+        prompts = torch.arange(2 * 3).reshape(6, 1, 1).expand(6, 5, 7) * value
+        return Call("net", "forward", net, (torch.full((2, 4, 3, 8, 8), value), prompts, torch.ones(6, 7)), {})
+
+    calls = [clip(0.0), clip(1.0)]
+    assert key(calls[0]) == key(calls[1])
+    for alone, merged in zip(calls, run_merged(calls, 2, 2), strict=True):
+        assert torch.equal(merged, alone.run())
+
+
 @pytest.mark.parametrize(
     "other",
     [
