@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from pipelines.interface import ChatRequest, DiffusionRequest, Request, StepCost
 from server.forecast import Part
@@ -64,7 +65,10 @@ class Estimates:
             mean = self._reply.get(model, forwards)
             self._reply[model] = mean + MEMORY * (forwards - mean)
         elif spent.forwards:
-            self._known[model, shape_of(request)] = [
+            known = self._known.setdefault((model, shape_of(request)), [])
+            ran = {_stage(shape) for shape in spent.forwards}
+            passed_over = [part for part in known if _stage(part[0]) not in ran]  # its prompt was known
+            known[:] = passed_over + [
                 (stage, n / max(1, request.steps) if _is_denoising(stage) else n) for stage, n in spent.forwards.items()
             ]
 
@@ -100,13 +104,15 @@ class Estimates:
 
 
 def _less(whole: tuple[Part, ...], spent: Counter[str]) -> tuple[Part, ...]:
-    """What is left; nothing but the last stage when all was run."""
+    """What is left; nothing but the last stage when all was run. A stage that was passed over, a prompt read before, is none of it."""
     done: Counter[str] = Counter()  # by stage alone: a longer prompt is encoded in another shape
     for shape, n in spent.items():
         done[_stage(shape)] += n
+    at = next((_stage(shape) for shape, _ in reversed(whole) if done[_stage(shape)]), "")
+    over = {_stage(shape) for shape, _ in takewhile(lambda part: _stage(part[0]) != at, whole)} if at else set()
     left: list[Part] = []
     for shape, total in whole:
-        left.append((shape, max(0.0, total - done[_stage(shape)])))
+        left.append((shape, 0.0 if _stage(shape) in over else max(0.0, total - done[_stage(shape)])))
         done[_stage(shape)] = max(0, done[_stage(shape)] - round(total))
     return tuple(part for part in left if part[1]) or (left[-1],)
 

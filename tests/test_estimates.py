@@ -51,6 +51,16 @@ def test_what_was_run_is_no_longer_ahead_though_its_prompt_was_longer() -> None:
     assert estimates.ahead(job("j")) == ((("denoising 8x8x1", 18), ("decoding 8x8x1", 1)),)
 
 
+def test_a_prompt_that_was_not_read_anew_is_no_longer_ahead_once_the_steps_have_begun_and_is_for_the_next_one() -> None:
+    estimates = learned()
+    estimates.note([cost("denoising", "j")] * 2)
+    assert estimates.ahead(job("j")) == ((("denoising 8x8x1", 18), ("decoding 8x8x1", 1)),)
+
+    estimates.note([*[cost("denoising", "j")] * 18, cost("decoding", "j")])
+    estimates.finished("m", request("j"))
+    assert estimates.ahead(job("k")) == ((("encoding 77", 1), ("denoising 8x8x1", 20), ("decoding 8x8x1", 1)),)
+
+
 def test_a_request_that_has_run_everything_is_at_its_last_stage() -> None:
     estimates = learned()
     estimates.note([cost("encoding", "j", shape="77"), *[cost("denoising", "j")] * 20, cost("decoding", "j")])
