@@ -6,12 +6,13 @@ It alone loads, steps, parks and frees models, and it alone changes the ledger b
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import assert_never
 
 from models.errors import ModelsError
-from pipelines.interface import Lane, Note, OutOfMemory, Reweighed, StepCost, never
+from pipelines.interface import Lane, Note, OutOfMemory, Quantum, Reweighed, StepCost, never
 from server.actions import Action, Admit, Evict, Load, Park, Read, ResizeCache, Step, Unpark
 from server.estimates import Estimates
 from server.jobs import Event, Job, JobCanceled, JobFailed, JobReturned, JobStarted, RanOutOfMemory
@@ -25,6 +26,7 @@ from server.widths import bucket_of
 
 logger = logging.getLogger(__name__)
 
+TOGETHER_S = 0.05  # equal steps of a lane that is alone are one turn for so long: as often as news go out, and more often than people notice
 LOAD_LIMIT_S = 900.0  # a load may take this long before the heartbeat stops: a large checkpoint from a slow disk
 
 
@@ -185,18 +187,31 @@ class Carrier:
         def give_way() -> bool:
             return self._clock() >= chat_at or self._pressed() or self._device.others_wait()
 
-        updates = lane.step(max_rows, give_way if lane.kind != "chat" else never)
+        steps_on_until = -math.inf  # a chat's words go out one by one
+        if lane.kind != "chat":
+            steps_on_until = min(began + TOGETHER_S, self._scheduler.decided_until(model))
+        quantum = self._scheduler.residents[model].quantum
+        updates = list(lane.step(max_rows, give_way if lane.kind != "chat" else never))
+        notes = list(lane.take_costs())
+        while self._clock() < steps_on_until and self._next_is_alike(lane, quantum, notes) and not give_way():
+            updates += lane.step(max_rows, give_way)
+            notes += lane.take_costs()
         self.busy_until = None
         if not lane.midway:
             ledger.release(model, "activations")
         now = self._clock()
-        notes = lane.take_costs()
         if any(isinstance(note, Reweighed) for note in notes):
             self._scheduler.placed(model, lane.components, lane.parked)
         self._scheduler.stepped(model, now, now - began, self._learn(model, notes, room))
         for update in updates:
             self._outcomes.take(lane, model, update, now)
         self._look(model)
+
+    def _next_is_alike(self, lane: Lane, quantum: Quantum | None, notes: Sequence[Note]) -> bool:
+        """The scheduler, asked once more, would say what it said of the step before: with one row there is no width to choose."""
+        if quantum is None or quantum.rows > 1 or lane.midway or lane.next_quantum() != quantum:
+            return False
+        return all(isinstance(note, StepCost) for note in notes)
 
     def _learn(self, model: str, notes: Sequence[Note], room: int) -> Mapping[str, float]:
         """Device seconds by job."""

@@ -242,6 +242,10 @@ class Scheduler:
         until = min(self._calm_until, self.residency.expires_at(stale) if stale is not None else math.inf)
         return Wait(None if until == math.inf else until)  # 7
 
+    def decided_until(self, model: str) -> float:
+        """Until when, where nothing is told, equal steps of this lane follow each other: nobody else has work. -inf: ask after each."""
+        return -math.inf if self._others_wait(self.residents[model]) else self._calm_until
+
     @property
     def chat_due_in_s(self) -> float:
         """How long the step of another lane that begins now may take until a chat has its turn; inf: no chat runs."""
