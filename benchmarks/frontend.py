@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,26 +57,31 @@ async def added_to_a_picture(report: common.Report, connection: Connection, body
                               height=params["height"], num_frames=None, steps=2, guidance_scale=params.get("guidanceScale"),
                               seed=1, call=common.STAND_IN_CALL if spec is None else spec.call)  # fmt: skip
 
-    def script() -> None:
-        end = rendered(lane, [wanted])[wanted.id]
+    def script(turn: int) -> None:
+        end = rendered(lane, [replace(wanted, prompt=new_prompt(turn))])[wanted.id]
         encode(to_pixels(end.frames), "png", Provenance("", "{}"), 1, out)
 
     with tempfile.NamedTemporaryFile(suffix=".png") as file:
         out = Path(file.name)
-        script()
-        through, alone = [], [common.timed(script)[1]]
-        for _ in range(TURNS):
+        script(0)
+        through, alone = [], [common.timed(lambda: script(-1))[1]]
+        for turn in range(1, TURNS + 1):
             common.settle()
             began = time.perf_counter()
-            status = await connection.ended(await connection.submit(quick))
+            status = await connection.ended(await connection.submit(quick | {"prompt": new_prompt(turn)}))
             through.append(time.perf_counter() - began)
             common.settle()
-            alone.append(common.timed(script)[1])
+            alone.append(common.timed(lambda turn=turn: script(turn))[1])
     lane.close()
     added = [job - (before + after) / 2 for job, before, after in zip(through, alone, alone[1:], strict=False)]
     report.add("a two-step picture in a lane, encoded", common.median(alone) * 1e3, "ms")
     report.add("the same over HTTP, stored and written", common.median(through) * 1e3, "ms")
     report.add("added to a picture, median of turns", common.median(added) * 1e3, "ms", most=15)
+
+
+def new_prompt(turn: int) -> str:
+    """One that neither side has read before."""
+    return f"{served.IMAGE['prompt']}, number {turn}"
 
 
 async def added_to_a_chat(report: common.Report, connection: Connection) -> None:

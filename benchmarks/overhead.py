@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,35 +52,47 @@ def main() -> None:
 async def compare(report: common.Report, live: LiveServer, kind: str, body: dict[str, Any], out: Path) -> None:
     async with Connection(live) as connection:
 
-        async def through_the_server(seed: int) -> dict[str, Any]:
-            return await connection.ended(await connection.submit({**body, "seed": seed}))
+        def prompt(turn: int) -> str:
+            """A new one each time: the server remembers those it has read."""
+            return f"{body['prompt']}, number {turn}"
 
-        first = await through_the_server(1)  # loads the model, and says what was run
+        async def through_the_server(turn: int) -> dict[str, Any]:
+            return await connection.ended(
+                await connection.submit({**body, "prompt": prompt(turn), "seed": max(0, turn)})
+            )
+
+        first = await through_the_server(-1)  # loads the model, and says what was run
         lane, wanted = same_call(kind, first["params"], body)
         pipeline = lane.pipeline
         pipeline.set_progress_bar_config(disable=True)
 
-        def script() -> None:
-            frames = direct(pipeline, wanted)
+        def script(turn: int) -> None:
+            frames = direct(pipeline, replace(wanted, prompt=prompt(turn)))
             Image.fromarray((frames[0] * 255).round().astype(np.uint8)).save(out)
 
-        script()
+        script(0)
         rendered(lane, [wanted])
-        through, in_lane, alone = [], [], [common.timed(script)[1]]
-        for seed in range(TURNS[kind]):
+        through, in_lane, alone = [], [], [common.timed(lambda: script(0))[1]]
+        for turn in range(TURNS[kind]):
             common.settle()
             began = time.perf_counter()
-            await through_the_server(seed)
+            await through_the_server(turn)
             through.append(time.perf_counter() - began)
             common.settle()
-            alone.append(common.timed(script)[1])
+            alone.append(common.timed(lambda turn=turn: script(turn))[1])
             common.settle()
-            in_lane.append(common.timed(lambda: rendered(lane, [wanted]))[1])
-    ratios = [2 * job / (before + after) for job, before, after in zip(through, alone, alone[1:], strict=False)]
+            anew = replace(wanted, prompt=prompt(turn))
+            in_lane.append(common.timed(lambda anew=anew: rendered(lane, [anew]))[1])
+
+    def over(side: list[float]) -> float:
+        """The median of its turns over the calls before and after them."""
+        return common.median(2 * one / (a + b) for one, a, b in zip(side, alone, alone[1:], strict=False))
+
     report.add(f"{kind}: called directly, median of {TURNS[kind] + 1}", common.median(alone), "s")
     report.add(f"{kind}: in a lane, without a server", common.median(in_lane), "s")
+    report.add(f"{kind}: in a lane against directly, in turns", over(in_lane), "×", most=BAR)
     report.add(f"{kind}: through the server", common.median(through), "s")
-    report.add(f"{kind}: through the server against directly, in turns", common.median(ratios), "×", most=BAR)
+    report.add(f"{kind}: through the server against directly, in turns", over(through), "×", most=BAR)
     report.add(f"{kind}: the same of the quickest of each", min(through) / min(alone), "×")
 
 
