@@ -33,7 +33,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -m "not gpu and not slow and not live" -q $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not slow and not live" -q -n auto --maxprocesses 4 --dist loadscope $(ARGS)
 
 format: install
 	$(BIN)/ruff format .

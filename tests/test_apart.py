@@ -98,6 +98,7 @@ def test_a_build_that_fails_leaves_the_usual_precision() -> None:
         assert not others_wait()
 
 
+@pytest.mark.slow
 def test_what_a_model_is_built_in_is_seen_by_no_step_of_another_device(tmp_path: Path) -> None:
     stable_diffusion().save_pretrained(tmp_path / "sd")
     spec = ModelSpec(name="sd", type="image", path=tmp_path / "sd", source="sd", dtype="bfloat16")

@@ -166,6 +166,7 @@ def test_sizes_keep_about_the_native_number_of_pixels() -> None:
             assert 0.9 < width * height / 1024**2 < 1.1
 
 
+@pytest.mark.slow
 def test_every_text_pipeline_of_the_installed_diffusers_has_the_right_type() -> None:
     found = dict(text_pipelines())
 

@@ -306,6 +306,7 @@ def four_chats() -> list[ChatRequest]:
     return [chat(name, f"count {i}", max_tokens=12, temperature=0.8, seed=i) for i, name in enumerate("abcd")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_out_of_memory_harms_no_chat_that_fits_with_fewer_beside_it(times: int) -> None:
     model = tiny_model()
@@ -326,6 +327,7 @@ def test_out_of_memory_harms_no_chat_that_fits_with_fewer_beside_it(times: int) 
     assert free == total
 
 
+@pytest.mark.slow
 def test_out_of_memory_always_fails_one_chat_after_the_other_and_the_next_is_fine() -> None:
     model = tiny_model()
     lane = tiny_lane(model)
@@ -336,6 +338,7 @@ def test_out_of_memory_always_fails_one_chat_after_the_other_and_the_next_is_fin
     assert reply(lane, chat("next")).completion_tokens > 0
 
 
+@pytest.mark.slow
 def test_cache_that_cannot_be_made_is_made_smaller_and_who_waits_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     lane = tiny_lane(tiny_model(), cache_bytes=4 << 20)
     expected = reply(lane, chat("a", max_tokens=8)).text

@@ -39,7 +39,13 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module", params=FAMILIES.values(), ids=FAMILIES.keys())
+QUICK = ("sd15", "wan")  # a picture's and a clip's stand for all in `make check`
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(f, id=name, marks=() if name in QUICK else pytest.mark.slow) for name, f in FAMILIES.items()],
+)
 def each(request: pytest.FixtureRequest) -> tuple[Family, Any]:
     return request.param, quiet(request.param.build())
 
@@ -251,6 +257,7 @@ def test_values_that_are_not_numbers_fail_the_job() -> None:
     assert end.code == "invalid_output"
 
 
+@pytest.mark.slow
 def test_a_decode_that_runs_out_of_memory_is_split_then_tiled_then_fails_its_own_job() -> None:
     pipeline = quiet(SD.build())
     four = mixed_four(SD)

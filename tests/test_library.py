@@ -200,6 +200,7 @@ async def test_a_models_toml_with_a_mistake_changes_nothing_until_it_is_mended(t
         assert (await f.get("/api/models/a")).json()["values"]["defaults.steps"] == 50
 
 
+@pytest.mark.slow
 def test_readers_see_one_whole_snapshot_while_it_is_swapped(tmp_path: Path) -> None:
     """A thread reads while another swaps ten times: a name it was just told is always known."""
     for name in ("a", "b"):

@@ -253,6 +253,7 @@ def test_a_merged_forward_that_runs_out_of_memory_is_split_and_the_width_remembe
     assert meeting.merging == "on", "running out of memory says nothing about the rows"
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_after_the_proof_splits_the_forward_too() -> None:
     module = Small(room=8)
     meeting = meeting_at(module)
@@ -266,6 +267,7 @@ def test_memory_that_runs_out_after_the_proof_splits_the_forward_too() -> None:
     assert [task.batch_peak for task in tasks] == [1, 1, 1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refusal", [torch.OutOfMemoryError, NotImplementedError])
 def test_a_single_decode_that_cannot_be_done_whole_is_done_in_tiles(refusal: type[Exception]) -> None:
     module = Small(1, refusal)
