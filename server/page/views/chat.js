@@ -140,13 +140,14 @@ export default function chat({ signal }) {
   }
 
   async function load() {
+    const left = here.id; // of the last visit
     const { models } = await get("/api/models", { signal });
     const talkers = models.filter(({ type }) => type === "chat");
     if (!talkers.some(({ name }) => name === here.model)) keep({ model: "" });
     options(model, talkers.map(({ name, default: first }) => [name, `${name}${first ? " (default)" : ""}`]), here.model || talkers.find((one) => one.default)?.name);
     if (!talkers.length) form.prepend(h("p", { class: "note warn" }, "There is no chat model here. Add one under Models."));
     await threads.load();
-    if (here.id) await open({ conversationId: here.id });
+    if (left && here.id === left && !going) await open({ conversationId: left }); // who wrote meanwhile is not interrupted
   }
 
   empty();
