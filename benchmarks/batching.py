@@ -50,14 +50,11 @@ def main() -> None:
 def pictures(report: common.Report) -> None:
     spec = common.built_in("image")
     if spec is None:
-        pipeline, name = common.stand_in(), "stand-in of the built-in's size"
-        lane: Any = DiffusionLane(pipeline, kind="image")
+        name, lane = "stand-in of the built-in's size", DiffusionLane(common.stand_in(), kind="image")
         jobs = [DiffusionRequest(id=str(i), prompt=common.PROMPTS[i], negative_prompt=None, width=64, height=64, num_frames=None,
                                  steps=20, guidance_scale=4.0, seed=i, call=common.STAND_IN_CALL) for i in range(JOBS)]  # fmt: skip
     else:
         name, lane = spec.name, load(spec, device="cpu")
-        pipeline = lane.pipeline
-        pipeline.set_progress_bar_config(disable=True)
         jobs = [common.diffusion_request(spec, str(i), i) for i in range(JOBS)]
     for warm_up in (jobs, jobs[:1]):  # proves merging, and measures what each width holds, once
         rendered(lane, warm_up)

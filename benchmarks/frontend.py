@@ -58,7 +58,7 @@ async def added_to_a_picture(report: common.Report, connection: Connection, body
                               seed=1, call=common.STAND_IN_CALL if spec is None else spec.call)  # fmt: skip
 
     def script(turn: int) -> None:
-        end = rendered(lane, [replace(wanted, prompt=new_prompt(turn))])[wanted.id]
+        end = rendered(lane, [replace(wanted, prompt=served.new_prompt(body, turn))])[wanted.id]
         encode(to_pixels(end.frames), "png", Provenance("", "{}"), 1, out)
 
     with tempfile.NamedTemporaryFile(suffix=".png") as file:
@@ -68,7 +68,7 @@ async def added_to_a_picture(report: common.Report, connection: Connection, body
         for turn in range(1, TURNS + 1):
             common.settle()
             began = time.perf_counter()
-            status = await connection.ended(await connection.submit(quick | {"prompt": new_prompt(turn)}))
+            status = await connection.ended(await connection.submit(quick | {"prompt": served.new_prompt(body, turn)}))
             through.append(time.perf_counter() - began)
             common.settle()
             alone.append(common.timed(lambda turn=turn: script(turn))[1])
@@ -77,11 +77,6 @@ async def added_to_a_picture(report: common.Report, connection: Connection, body
     report.add("a two-step picture in a lane, encoded", common.median(alone) * 1e3, "ms")
     report.add("the same over HTTP, stored and written", common.median(through) * 1e3, "ms")
     report.add("added to a picture, median of turns", common.median(added) * 1e3, "ms", most=15)
-
-
-def new_prompt(turn: int) -> str:
-    """One that neither side has read before."""
-    return f"{served.IMAGE['prompt']}, number {turn}"
 
 
 async def added_to_a_chat(report: common.Report, connection: Connection) -> None:

@@ -52,13 +52,9 @@ def main() -> None:
 async def compare(report: common.Report, live: LiveServer, kind: str, body: dict[str, Any], out: Path) -> None:
     async with Connection(live) as connection:
 
-        def prompt(turn: int) -> str:
-            """A new one each time: the server remembers those it has read."""
-            return f"{body['prompt']}, number {turn}"
-
         async def through_the_server(turn: int) -> dict[str, Any]:
             return await connection.ended(
-                await connection.submit({**body, "prompt": prompt(turn), "seed": max(0, turn)})
+                await connection.submit({**body, "prompt": served.new_prompt(body, turn), "seed": max(0, turn)})
             )
 
         first = await through_the_server(-1)  # loads the model, and says what was run
@@ -67,7 +63,7 @@ async def compare(report: common.Report, live: LiveServer, kind: str, body: dict
         pipeline.set_progress_bar_config(disable=True)
 
         def script(turn: int) -> None:
-            frames = direct(pipeline, replace(wanted, prompt=prompt(turn)))
+            frames = direct(pipeline, replace(wanted, prompt=served.new_prompt(body, turn)))
             Image.fromarray((frames[0] * 255).round().astype(np.uint8)).save(out)
 
         script(0)
@@ -81,7 +77,7 @@ async def compare(report: common.Report, live: LiveServer, kind: str, body: dict
             common.settle()
             alone.append(common.timed(lambda turn=turn: script(turn))[1])
             common.settle()
-            anew = replace(wanted, prompt=prompt(turn))
+            anew = replace(wanted, prompt=served.new_prompt(body, turn))
             in_lane.append(common.timed(lambda anew=anew: rendered(lane, [anew]))[1])
 
     def over(side: list[float]) -> float:

@@ -20,6 +20,11 @@ IMAGE = {"type": "image", "prompt": "A futuristic city at night"}
 POLL_S = 0.01
 
 
+def new_prompt(body: Mapping[str, Any], turn: int) -> str:
+    """One for each turn: a lane remembers those it has read."""
+    return f"{body['prompt']}, number {turn}"
+
+
 @contextmanager
 def server(env: Mapping[str, str] = MappingProxyType({})) -> Iterator[tuple[LiveServer, dict[str, Any]]]:
     """A started server on a data directory of its own, and the body of a usual image request to it."""

@@ -15,7 +15,7 @@ import torch
 class Dice:
     def __init__(self, seed: int, device_name: str = "cpu") -> None:
         self._seed = seed
-        self._generators = _generators(torch.device(device_name))
+        self._generators = generators(torch.device(device_name))
         self._left: list[torch.Tensor] = []  # how the task left them
 
     @contextmanager
@@ -35,6 +35,7 @@ class Dice:
                 generator.set_state(state)
 
 
-def _generators(place: torch.device) -> list[torch.Generator]:
+def generators(place: torch.device) -> list[torch.Generator]:
+    """Torch's own that code on `place` draws from."""
     on_device = [torch.cuda.default_generators[place.index or 0]] if place.type == "cuda" else []
     return [torch.default_generator, *on_device]

@@ -27,7 +27,9 @@ class Fitted:
 
     processors: list[tuple[Any, Any]] = field(default_factory=list)  # attention, its processor
     hooks: list[Hook] = field(default_factory=list)
-    left: list[Place] = field(default_factory=list)  # by its own forwards; they may merge nevertheless
+    left: dict[str, list[Place]] = field(
+        default_factory=dict
+    )  # by its own forwards, by component; they may merge nevertheless
 
     def __bool__(self) -> bool:
         return bool(self.processors or self.hooks)
@@ -37,31 +39,36 @@ class Fittings:
     def __init__(self) -> None:
         self._attention: dict[int, Any] = {}  # by id
         self._hooks: dict[int, dict[int, Any]] = {}  # by id, those of every module
-        self._empty: list[tuple[dict[str, Any], str]] = []  # what forwards of language models may fill
+        self._empty: dict[
+            str, list[tuple[dict[str, Any], str]]
+        ] = {}  # what forwards of language models may fill, by component
 
-    def watch(self, owner: nn.Module) -> None:
+    def watch(self, component: str, owner: nn.Module) -> None:
+        may_fill = self._empty.setdefault(component, [])
         for module in owner.modules():
             self._hooks |= {id(hooks): hooks for hooks in (module._forward_hooks, module._forward_pre_hooks)}
             if hasattr(module, "set_processor"):
                 self._attention[id(module)] = module
             if isinstance(owner, GenerationMixin):
-                self._empty += [(vars(module), name) for name, value in vars(module).items() if value is None]
+                may_fill += [(vars(module), name) for name, value in vars(module).items() if value is None]
 
     @contextmanager
-    def worn(self, own: Fitted) -> Iterator[None]:
-        """For a forward: inside, what `own` holds is on the modules."""
+    def worn(self, own: Fitted, component: str) -> Iterator[None]:
+        """For a forward of that component: inside, what `own` holds is on the modules."""
         before = [(part, part.processor) for part, _ in own.processors]
         self._put_on(own)
-        empty = [(attributes, name) for attributes, name in self._empty if attributes[name] is None]
-        for attributes, name, value in own.left:
+        empty = [
+            (attributes, name) for attributes, name in self._empty.get(component, ()) if attributes.get(name) is None
+        ]
+        for attributes, name, value in own.left.pop(component, ()):
             attributes[name] = value
         try:
             yield
         finally:
-            filled = [(attributes, name) for attributes, name in empty if attributes[name] is not None]
-            own.left = [(attributes, name, attributes[name]) for attributes, name in filled]
-            for attributes, name in filled:
-                attributes[name] = None
+            for attributes, name in empty:
+                if attributes.get(name) is not None:
+                    own.left.setdefault(component, []).append((attributes, name, attributes[name]))
+                    attributes[name] = None
             for part, processor in before:
                 part.set_processor(processor)
             for hooks, number, _ in own.hooks:

@@ -99,7 +99,7 @@ class Joint:
         if name not in self._verdicts:
             return self._prove(calls, form, width)
         try:
-            return [Result(output, width=width) for output in run_merged(calls, form.rows, width)]
+            return [Result(output, width=width) for output in run_merged(calls, width)]
         except Unmergeable:
             self._verdicts[name] = False
         except Exception as error:  # stock code may raise anything; each call gets its own below
@@ -122,7 +122,7 @@ class Joint:
             return results  # nothing learned
         try:
             drew = states != _generator_states(calls)
-            merges = not drew and agree(calls, [r.output for r in results], form.rows, width)
+            merges = not drew and agree(calls, [r.output for r in results], width)
             self._verdicts[self._name(form.structure)] = merges
         except Exception as error:
             if not device.is_out_of_memory(error):

@@ -59,7 +59,6 @@ class Form:
     key: Hashable
     structure: Structure
     shape: Hashable
-    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,29 +83,33 @@ def form_of(call: Call) -> Form | None:
     switches = tuple(leaf for leaf in leaves if leaf is None or isinstance(leaf, bool))  # they choose code paths
     structure = (call.component, call.entry, spec, tuple(kind for kind, _ in described), switches, call.ambient)
     shape = (structure, extent.rows, tuple(detail for kind, detail in described if kind == "rows"))
-    return Form((shape, tuple(detail for _, detail in described)), structure, shape, extent.rows)
+    return Form((shape, tuple(detail for _, detail in described)), structure, shape)
 
 
-def run_merged(calls: Sequence[Call], rows: int, width: int) -> list[Any]:
+def run_merged(calls: Sequence[Call], width: int) -> list[Any]:
     """Run calls of one `Form.key` as one forward, padded with repeats of the last to `width` calls; one output per call.
 
     Raises `Unmergeable` when an output leaf does not lead with all rows.
     """
     padded = [*calls, *[calls[-1]] * (width - len(calls))]
-    flat = [_flatten(call, rows) for call in padded]
-    (leaves, spec), extent = flat[0], _extent(calls[0]) or Extent(rows)
+    extent = _extent(calls[0])
+    assert extent is not None, "calls without rows have no form"
+    flat = [_flatten(call, extent.rows) for call in padded]
+    leaves, spec = flat[0]
     place = next((leaf.device for leaf in leaves if _describe(leaf, extent)[0] == "rows"), None)
     joined = [_join(column, extent, place) for column in zip(*(leaves for leaves, _ in flat), strict=True)]
     args, kwargs = pytree.tree_unflatten(joined, spec)
-    return _split(calls[0].function(*args, **kwargs), rows, width)[: len(calls)]
+    return _split(calls[0].function(*args, **kwargs), extent.rows, width)[: len(calls)]
 
 
-def stranger(call: Call, rows: int) -> Call:
+def stranger(call: Call) -> Call:
     """A call of the same `Form.key` with other values in every row and scalar: its own, turned round or moved.
 
     What a module makes of it shows whether rows leak into each other, even where all real calls are alike.
     """
-    (leaves, spec), extent = _flatten(call, rows), _extent(call) or Extent(rows)
+    extent = _extent(call)
+    assert extent is not None, "calls without rows have no form"
+    leaves, spec = _flatten(call, extent.rows)
     args, kwargs = pytree.tree_unflatten([_altered(leaf, extent) for leaf in leaves], spec)
     return replace(call, args=args, kwargs=kwargs)
 

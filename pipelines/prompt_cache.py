@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from pipelines.dice import generators
 from pipelines.interface import DiffusionRequest
 
 LIMIT_BYTES = 16 << 20  # of one lane, on its device: little beside any model, and a dozen prompts of a large one
@@ -22,8 +23,10 @@ _PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
 
 
 class PromptCache:
-    def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
+    def __init__(self, limit_bytes: int = LIMIT_BYTES, place: torch.device | None = None) -> None:
+        """place: where the pipeline computes; None: on the CPU."""
         self._limit_bytes = limit_bytes
+        self._generators = generators(place or torch.device("cpu"))
         self._kept: OrderedDict[tuple[str, str], tuple[Any, int]] = OrderedDict()  # the least used first
         self.n_bytes = 0
 
@@ -42,10 +45,10 @@ class PromptCache:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return _copied(self._kept[key][0])
-            dice = torch.default_generator.get_state()
+            dice = [generator.get_state() for generator in self._generators]
             output = encode(*args, **kwargs)
-            if torch.equal(dice, torch.default_generator.get_state()):  # else the seed had a part in it
-                self._keep(key, output)
+            if all(map(torch.equal, dice, (generator.get_state() for generator in self._generators))):
+                self._keep(key, output)  # else the seed had a part in it
             return output
 
         vars(own)["encode_prompt"] = encode_prompt

@@ -22,16 +22,16 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6, torch.bfloat16: 5e-2, tor
 SAME_WIDTH = 1 / 50  # of that, between two batches of one width: none is expected, a leak is far more
 
 
-def agree(calls: list[Call], alone: list[Any], rows: int, width: int) -> bool:
+def agree(calls: list[Call], alone: list[Any], width: int) -> bool:
     """True when merging `calls` changes nothing but rounding. alone: what each gave by itself.
 
     Raises what says nothing about the module: out of memory, a lost device.
     """
     try:
-        other = stranger(calls[0], rows)
+        other = stranger(calls[0])
         other_alone = other.run()
-        merged = run_merged(calls, rows, width)
-        beside, other_merged, *_ = run_merged([calls[0], *[other] * (width - 1)], rows, width)
+        merged = run_merged(calls, width)
+        beside, other_merged, *_ = run_merged([calls[0], *[other] * (width - 1)], width)
     except Exception as error:  # whatever a merged call raises, it does not merge
         if device.is_fatal(error) or device.is_out_of_memory(error):
             raise

@@ -176,7 +176,7 @@ class Rendezvous:
         places = self._places.setdefault(component, {})
         if isinstance(owner, nn.Module) and id(owner) not in places:
             places[id(owner)] = Places(owner, every_layer=entry in VAE_ENTRIES, may_get_more=self._every_layer)
-            self._fittings.watch(owner)
+            self._fittings.watch(component, owner)
         self._wrapped.append((owner, entry, vars(owner).get(entry)))
         setattr(owner, entry, meet)
 
@@ -229,7 +229,7 @@ class Rendezvous:
         stop.greenlet.give_way = give_way
         home = ambient.current()
         try:
-            with self._fittings.worn(stop.fitted):
+            with self._fittings.worn(stop.fitted, stop.forward.component):
                 results: list[Result] | None = stop.greenlet.switch()
         finally:
             self._midway = None if stop.greenlet.dead else stop

@@ -55,7 +55,7 @@ class StockCall:
         self._adapters = adapters
         self._tell = tell
         self._arguments = Arguments(type(pipeline))
-        self._prompts = PromptCache()
+        self._prompts = PromptCache(place=place)
 
     def run(self, request: DiffusionRequest, loras_in_use: Callable[[], Collection[Lora]]) -> Made:
         self._progressed(request, "encoding", 0, request.steps)

@@ -84,34 +84,27 @@ class Artifacts:
 
         frames: (F, H, W, 3) float32 in [0, 1]. Raises `InvalidFrames`, `EncodingFailed`, `OSError`; then there is no file.
         """
-        return await self._on_pool(lambda: self._save(output_id, frames, sound, fmt, provenance, fps))
 
-    def _save(
-        self,
-        output_id: str,
-        frames: NDArray[np.float32],
-        sound: Sound | None,
-        fmt: Format,
-        provenance: Provenance,
-        fps: int | None,
-    ) -> SavedFile:
-        pixels = to_pixels(frames)
-        count, height, width, _ = pixels.shape
-        file_name = f"{output_id}.{EXTENSIONS[fmt]}"
-        unfinished = self._unfinished / file_name
-        try:
-            os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL, 0o600))  # the encoders keep the mode it has
-            encode(pixels, fmt, provenance, fps or 1, unfinished, sound)
-            with open(unfinished, "rb+") as file:
-                os.fsync(file.fileno())
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                n_bytes = os.fstat(file.fileno()).st_size
-            unfinished.rename(self._outputs / file_name)
-            _sync_folder(self._outputs)
-        finally:
-            unfinished.unlink(missing_ok=True)
-        duration_s = count / fps if fps else None
-        return SavedFile(file_name, MIME_TYPES[fmt], n_bytes, digest, width, height, duration_s)
+        def work() -> SavedFile:
+            pixels = to_pixels(frames)
+            count, height, width, _ = pixels.shape
+            file_name = f"{output_id}.{EXTENSIONS[fmt]}"
+            unfinished = self._unfinished / file_name
+            try:
+                os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL, 0o600))  # the encoders keep the mode it has
+                encode(pixels, fmt, provenance, fps or 1, unfinished, sound)
+                with open(unfinished, "rb+") as file:
+                    os.fsync(file.fileno())
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                    n_bytes = os.fstat(file.fileno()).st_size
+                unfinished.rename(self._outputs / file_name)
+                _sync_folder(self._outputs)
+            finally:
+                unfinished.unlink(missing_ok=True)
+            duration_s = count / fps if fps else None
+            return SavedFile(file_name, MIME_TYPES[fmt], n_bytes, digest, width, height, duration_s)
+
+        return await self._on_pool(work)
 
     def path(self, file_name: str) -> Path | None:
         """None when there is no such file (any more). `file_name` is from the store."""

@@ -6,7 +6,6 @@ It alone loads, steps, parks and frees models, and it alone changes the ledger b
 from __future__ import annotations
 
 import logging
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import assert_never
@@ -187,13 +186,11 @@ class Carrier:
         def give_way() -> bool:
             return self._clock() >= chat_at or self._pressed() or self._device.others_wait()
 
-        steps_on_until = -math.inf  # a chat's words go out one by one
-        if lane.kind != "chat":
-            steps_on_until = min(began + TOGETHER_S, self._scheduler.decided_until(model))
+        until = min(began + TOGETHER_S, self._scheduler.decided_until(model))
         quantum = self._scheduler.residents[model].quantum
         updates = list(lane.step(max_rows, give_way if lane.kind != "chat" else never))
         notes = list(lane.take_costs())
-        while self._clock() < steps_on_until and self._next_is_alike(lane, quantum, notes) and not give_way():
+        while self._clock() < until and self._next_is_alike(lane, quantum, notes) and not give_way():
             updates += lane.step(max_rows, give_way)
             notes += lane.take_costs()
         self.busy_until = None

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import takewhile
 
 from pipelines.interface import ChatRequest, DiffusionRequest, Request, StepCost
 from server.forecast import Part
@@ -65,10 +64,11 @@ class Estimates:
             mean = self._reply.get(model, forwards)
             self._reply[model] = mean + MEMORY * (forwards - mean)
         elif spent.forwards:
-            known = self._known.setdefault((model, shape_of(request)), [])
-            ran = {_stage(shape) for shape in spent.forwards}
-            passed_over = [part for part in known if _stage(part[0]) not in ran]  # its prompt was known
-            known[:] = passed_over + [
+            key, ran = (model, shape_of(request)), {_stage(shape) for shape in spent.forwards}
+            passed_over = [
+                part for part in self._known.get(key, ()) if _stage(part[0]) not in ran
+            ]  # its prompt was known
+            self._known[key] = passed_over + [
                 (stage, n / max(1, request.steps) if _is_denoising(stage) else n) for stage, n in spent.forwards.items()
             ]
 
@@ -108,8 +108,8 @@ def _less(whole: tuple[Part, ...], spent: Counter[str]) -> tuple[Part, ...]:
     done: Counter[str] = Counter()  # by stage alone: a longer prompt is encoded in another shape
     for shape, n in spent.items():
         done[_stage(shape)] += n
-    at = next((_stage(shape) for shape, _ in reversed(whole) if done[_stage(shape)]), "")
-    over = {_stage(shape) for shape, _ in takewhile(lambda part: _stage(part[0]) != at, whole)} if at else set()
+    stages = list(dict.fromkeys(_stage(shape) for shape, _ in whole))
+    over = stages[: max((i for i, stage in enumerate(stages) if done[stage]), default=0)]
     left: list[Part] = []
     for shape, total in whole:
         left.append((shape, 0.0 if _stage(shape) in over else max(0.0, total - done[_stage(shape)])))

@@ -243,8 +243,12 @@ class Scheduler:
         return Wait(None if until == math.inf else until)  # 7
 
     def decided_until(self, model: str) -> float:
-        """Until when, where nothing is told, equal steps of this lane follow each other: nobody else has work. -inf: ask after each."""
-        return -math.inf if self._others_wait(self.residents[model]) else self._calm_until
+        """Until when, where nothing is told, equal steps of this lane follow each other: nobody else has work. -inf: ask after each.
+
+        A chat's words go out one by one.
+        """
+        resident = self.residents[model]
+        return -math.inf if resident.is_chat or self._others_wait(resident) else self._calm_until
 
     @property
     def chat_due_in_s(self) -> float:

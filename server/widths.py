@@ -16,9 +16,8 @@ GAIN = 0.05
 QUICKER, SLOWER = 0.5, 0.05  # weight of the newest measurement, by which side of what was known it is on
 LONG = 100  # measurements in the mean that forecasts use: single ones are disturbed on a busy machine
 TRIED = 4  # measurements of a width before it is judged
-PACE_S = (
-    10.0  # of forwards, until those before count half in the machine's pace: a burst of requests holds it up for less
-)
+# Of forwards, until those before count half in the machine's pace: a burst of requests holds it up for less.
+PACE_S = 10.0
 AGAIN_AFTER = 500  # quanta at the useful width until the next one is looked at anew
 
 

@@ -121,8 +121,8 @@ def test_frames_is_a_zip_of_lossless_pictures(artifacts: Artifacts) -> None:
 
 def tone(hertz: float, seconds: float, rate: int = 24_000) -> Sound:
     """On the left; the right one is silent."""
-    wave = 0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)
-    return Sound(np.stack([wave, np.zeros_like(wave)]).astype(np.float32), rate)
+    sine = 0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)
+    return Sound(np.stack([sine, np.zeros_like(sine)]).astype(np.float32), rate)
 
 
 def heard(path: Path) -> NDArray[np.float32]:

@@ -39,7 +39,7 @@ def steps_in_a_turn(
 ) -> int:
     """What `lane` does of the first `Step` that the scheduler decides once all are admitted."""
     scheduler = Scheduler(
-        Ledger(name="fake", capacity_bytes=1000), lambda model: ModelFacts(model, "image", 100, 4, 1000.0)
+        Ledger(name="fake", capacity_bytes=1000), lambda model: ModelFacts(model, lane.kind, 100, 4, 1000.0)
     )
     lanes = {"m": lane, "other": FakeLane()}
     device = Device(

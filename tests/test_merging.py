@@ -56,7 +56,7 @@ def test_prompts_given_for_each_frame_of_a_clip_are_rows_too_and_a_table_as_long
 
     calls = [clip(0.0), clip(1.0)]
     assert key(calls[0]) == key(calls[1])
-    for alone, merged in zip(calls, run_merged(calls, 2, 2), strict=True):
+    for alone, merged in zip(calls, run_merged(calls, 2), strict=True):
         assert torch.equal(merged, alone.run())
 
 
@@ -107,7 +107,7 @@ def test_joined_calls_get_their_own_rows_scalars_and_lists_back() -> None:
         )
 
     table = torch.arange(3.0)
-    one, other = run_merged([of(1.0, 10, ["a", "b"]), of(2.0, 20, ["c", "d"])], rows=2, width=4)
+    one, other = run_merged([of(1.0, 10, ["a", "b"]), of(2.0, 20, ["c", "d"])], width=4)
 
     assert torch.equal(one["sample"], torch.full((2, 3), 10.0) + table)
     assert torch.equal(other["sample"], torch.full((2, 3), 40.0) + table)
@@ -120,7 +120,7 @@ def test_an_output_that_does_not_lead_with_all_rows_cannot_be_split(output: Any)
     calls = [Call("net", "forward", lambda x: output, (torch.zeros(1, 2),), {})] * 2
 
     with pytest.raises(Unmergeable):
-        run_merged(calls, rows=1, width=2)
+        run_merged(calls, width=2)
 
 
 def test_a_stranger_has_the_same_key_and_other_values_everywhere() -> None:
@@ -128,7 +128,7 @@ def test_a_stranger_has_the_same_key_and_other_values_everywhere() -> None:
     one = call(
         torch.randn(2, 3, 5), torch.tensor(0), torch.tensor([4.0, 8.0]), ids=torch.arange(6).view(2, 3), mask=mask
     )
-    other = stranger(one, rows=2)
+    other = stranger(one)
 
     assert key(one) == key(other)
     for before, after in zip((*one.args, one.kwargs["ids"]), (*other.args, other.kwargs["ids"]), strict=True):

@@ -183,7 +183,7 @@ def test_a_decode_gives_way_between_its_layers_and_decodes_the_same(monkeypatch:
     assert parts > 5, "it has one block of each kind: between blocks alone it could stop but once or twice"
 
 
-def test_a_forward_that_is_long_between_its_blocks_can_stop_before_each_layer_from_the_next_time_on(
+def test_a_forward_that_is_long_between_its_blocks_can_stop_before_each_layer_once_it_was_so_often_enough(
     deep: Deep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blocks, "LONG_S", 0.0)
@@ -207,8 +207,8 @@ def test_layers_that_follow_each_other_in_an_instant_ask_nobody(deep: Deep, monk
     monkeypatch.setattr(blocks, "LONG_S", 0.0)
     meeting = Rendezvous(every_layer=True)
     meeting.wrap("net", deep, "forward")
-    for name in range(blocks.SURE + 1):
+    for number in range(blocks.SURE + 1):
         asked = Mock(return_value=False)
-        meeting.start(Task(f"{name}", lambda: deep(torch.randn(1, 4))))
+        meeting.start(Task(f"{number}", lambda: deep(torch.randn(1, 4))))
         meeting.step(give_way=asked)
     assert 1 <= asked.call_count < len(list(layers(deep))) == 7

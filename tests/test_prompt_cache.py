@@ -21,16 +21,14 @@ SD = FAMILIES["sd15"]
 
 @pytest.fixture(scope="module")
 def sd() -> Any:
-    pipeline = SD.build()
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return SD.build()
 
 
 @pytest.fixture
 def lane(sd: Any) -> Iterator[DiffusionLane]:
     lane = DiffusionLane(sd, kind="image")
     yield lane
-    lane._rendezvous.unwrap()
+    lane.close()
 
 
 def encodings(lane: DiffusionLane) -> int:
@@ -49,7 +47,6 @@ def test_the_same_words_with_another_seed_run_no_text_encoder_and_give_what_they
     picture = rendered(lane, [again])["b"].frames
 
     assert encodings(lane) == 0
-    lane._rendezvous.unwrap()
     assert gap(picture, direct(sd, again)) == 0
 
 

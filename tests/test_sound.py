@@ -12,37 +12,21 @@ import torch
 from benchmarks.families import FAMILIES
 from pipelines.diffusion import DiffusionLane
 from pipelines.frames import sound_of
-from pipelines.interface import DiffusionRequest, Failed, Rendered
-from tests.lane_play import ends, play, rendered
+from pipelines.interface import Failed, Rendered
+from tests.lane_play import ends, play, rendered, request
+
+LTX_2 = FAMILIES["LTX2Pipeline"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
 def ltx_2() -> Any:
-    pipeline = FAMILIES["LTX2Pipeline"].build()
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def wanted(name: str) -> DiffusionRequest:
-    return DiffusionRequest(
-        id=name,
-        prompt="waves, and a gull that cries",
-        negative_prompt=None,
-        width=32,
-        height=32,
-        num_frames=9,
-        fps=24,
-        steps=3,
-        guidance_scale=4.0,
-        seed=7,
-        call=FAMILIES["LTX2Pipeline"].call,
-    )
+    return LTX_2.build()
 
 
 def test_the_sound_is_the_pipelines_own_at_its_rate(ltx_2: Any) -> None:
-    one = wanted("a")
+    one = request(LTX_2, "a", fps=24)
     arguments = {
         "prompt": one.prompt,
         "width": 32,
@@ -57,7 +41,7 @@ def test_the_sound_is_the_pipelines_own_at_its_rate(ltx_2: Any) -> None:
     try:
         sound = rendered(lane, [one])["a"].sound
     finally:
-        lane._rendezvous.unwrap()
+        lane.close()
 
     assert sound is not None
     assert sound.rate == ltx_2.vocoder.config.output_sampling_rate == 24_000
@@ -69,10 +53,10 @@ def test_sound_that_is_no_number_fails_the_job(ltx_2: Any, monkeypatch: pytest.M
     monkeypatch.setattr(ltx_2.vocoder, "forward", lambda mel: torch.full((1, 2, 100), torch.nan))
     lane = DiffusionLane(ltx_2, kind="video")
     try:
-        lane.admit(wanted("a"))
+        lane.admit(request(LTX_2, "a", fps=24))
         end = ends(play(lane))["a"]
     finally:
-        lane._rendezvous.unwrap()
+        lane.close()
     assert isinstance(end, Failed)
     assert end.code == "invalid_output"
 
