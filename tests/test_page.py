@@ -18,7 +18,7 @@ from tests.live_server import LiveServer
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import APIResponse, Browser, Page, Route, expect, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -218,6 +218,28 @@ def test_a_clip_is_made_and_a_running_one_is_canceled(page: Page, size: str) -> 
     page.get_by_role("button", name="Create video").click()
     result.get_by_role("button", name="Cancel").click()
     expect(result.get_by_text("Canceled")).to_be_visible()
+
+
+def test_a_canceled_job_stays_canceled_when_the_answer_to_the_click_comes_after_the_news(page: Page, size: str) -> None:
+    page.get_by_role("radio", name="Video").check(force=True)
+    page.get_by_label("Prompt").fill(f"A red circle grows, for the {size}")
+    page.get_by_text("Advanced").click()
+    page.get_by_label("Steps").fill("150")
+    page.get_by_label("Seconds").fill("8")
+    page.get_by_role("button", name="Create video").click()
+    result = page.get_by_role("article", name="Result")
+    expect(result.get_by_text(f"grows, for the {size}")).to_be_visible()
+    expect(result.get_by_text("Step ")).to_be_visible()
+    held: list[tuple[Route, APIResponse]] = []
+    page.route("**/api/jobs/job_*", lambda route: held.append((route, route.fetch())))
+    result.get_by_role("button", name="Cancel").click()
+    expect(result.get_by_text("Canceled")).to_be_visible()
+
+    [(route, answer)] = held
+    assert answer.json()["status"] == "processing"  # true when it was said: it ended before its next step
+    route.fulfill(response=answer)
+    expect(page.locator("#toasts").get_by_text("Canceled.")).to_be_visible()
+    expect(result.get_by_role("button", name="Cancel")).to_have_count(0)
 
 
 def test_what_is_being_made_is_shown_while_it_is_made(page: Page, size: str) -> None:

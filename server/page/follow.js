@@ -9,6 +9,9 @@ const AGAIN_MS = 2000; // before the stream is tried again
 
 export const ended = (job) => ["completed", "failed", "canceled"].includes(job.status);
 
+/** Whether `now` tells less than `before`: an end is final, but an answer may be read after the stream told of what came later. */
+export const outdated = (now, before) => Boolean(before && ended(before) && !ended(now));
+
 const followers = new Set(); // {jobId, hear(event, data), wake()}
 let stream = null; // an AbortController while one is wanted
 let streaming = false;
@@ -37,8 +40,8 @@ export async function follow(jobId, onchange, signal) {
       let wait = AWAY_MS;
       try {
         if (!job || !ended(job)) {
-          job = await get(`/api/status/${jobId}`, { signal });
-          onchange(job);
+          const now = await get(`/api/status/${jobId}`, { signal });
+          if (!outdated(now, job)) onchange((job = now));
         }
         if (ended(job)) return job;
         if (!streaming && !document.hidden) wait = job.status === "processing" ? RUNNING_MS : WAITING_MS;

@@ -4,7 +4,7 @@ import { complain } from "../announce.js";
 import { get, post } from "../api.js";
 import { choice, field, h, options, say } from "../dom.js";
 import { bodyOf, draft, reuse } from "../draft.js";
-import { ended, follow } from "../follow.js";
+import { ended, follow, outdated } from "../follow.js";
 import { count } from "../format.js";
 import { icon, shape } from "../icons.js";
 import { jobStage, progressText, thumb } from "../parts/job.js";
@@ -231,6 +231,7 @@ function makeResults(models, signal) {
 
   function take(job, preview) {
     const before = jobs.get(job.jobId);
+    if (outdated(job, before)) return;
     jobs.set(job.jobId, job);
     if (job.jobId === current) stage?.update(job, preview);
     if (!before || before.status !== job.status) drawStrip();
