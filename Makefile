@@ -17,6 +17,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
+# A process a core, and one thread of torch's in each, also in the servers that tests start: two that share a core wait for each other.
+PYTEST := OMP_NUM_THREADS=1 AGENTNAME_TORCH_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
+
 .PHONY: help serve test check format models install clean
 
 help:
@@ -26,14 +29,14 @@ serve: install models
 	@$(BIN)/agentname serve $(ARGS)
 
 test: install models
-	$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+	$(PYTEST) -m "not gpu" $(ARGS)
 
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not slow and not live" -q -n auto --maxprocesses 4 --dist loadscope $(ARGS)
+	$(PYTEST) -m "not gpu and not slow and not live" -q $(ARGS)
 
 format: install
 	$(BIN)/ruff format .

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,14 @@ class LiveServer:
                 return dict(status)
             assert time.monotonic() < deadline, status
             time.sleep(POLL_S)
+
+    def becomes(self, path: str, so: Callable[[Any], bool], timeout_s: float = 20.0) -> Any:
+        """What `path` says once it says `so`: what is told of the engine is a moment old."""
+        deadline = time.monotonic() + timeout_s
+        while not so(told := self.get(path).json):
+            assert time.monotonic() < deadline, told
+            time.sleep(POLL_S)
+        return told
 
     def fetch(self, url: str, **headers: str) -> Reply:
         """An output by the link a status gave, without a key."""
