@@ -26,6 +26,8 @@ from server.resolving import GenerateRequest, resolve
 from tests.lane_play import direct, ends, gap, play, rendered, request
 from tests.stock_families import FAMILIES
 
+pytestmark = pytest.mark.slow
+
 SD = FAMILIES["sd15"]
 ask = functools.partial(request, SD)
 MERGED = 1e-4

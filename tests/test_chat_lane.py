@@ -193,6 +193,7 @@ def test_context_limit_counts_the_reply_to_its_last_token(model: Any) -> None:
     assert ends(play(tiny_lane(model, context_tokens=n_tokens - 1), [request])) == [("c", "Failed")]
 
 
+@pytest.mark.slow
 def test_more_than_the_cache_holds_waits_in_order_and_all_get_their_whole_reply(model: Any) -> None:
     lane = tiny_lane(model, cache_bytes=SMALL_CACHE)
     requests = [chat(f"c{i}", "count " * (1 + i % 4), max_tokens=40 + 25 * (i % 3)) for i in range(12)]
@@ -358,6 +359,7 @@ def test_cache_that_cannot_be_made_is_made_smaller_and_who_waits_stays(monkeypat
     assert 0 < lane.cache_bytes <= 2 << 20
 
 
+@pytest.mark.slow
 def test_cache_of_another_size_loses_no_word_of_those_who_run() -> None:
     lane = tiny_lane(tiny_model(), cache_bytes=4 << 20)
     expected = {name: end.text for name, end in replies(lane, four_chats()).items()}

@@ -20,6 +20,8 @@ from tests.lane_play import direct, gap, rendered, request
 from tests.stock_families import FAMILIES
 from tests.test_adapters import make_lora
 
+pytestmark = pytest.mark.slow
+
 SD = FAMILIES["sd15"]
 ask = functools.partial(request, SD)
 MERGED = 1e-4

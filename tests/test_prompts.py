@@ -17,6 +17,8 @@ from pipelines.weights import fragments
 from tests.lane_play import direct, gap, rendered, request
 from tests.stock_families import FAMILIES
 
+pytestmark = pytest.mark.slow
+
 LONG = "a red circle, " * 20  # the tests' tokenizer takes a token for each letter
 MERGED = 1e-4
 OUTDATED = pytest.mark.filterwarnings("ignore:The configuration file of this scheduler")

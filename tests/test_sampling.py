@@ -49,6 +49,7 @@ def test_top_k_then_top_p_cut_as_generate_cuts(top_k: int, top_p: float) -> None
     assert_drawn_from(cut[0].softmax(-1), draws(logits, 20_000, top_k=top_k, top_p=top_p))
 
 
+@pytest.mark.slow
 def test_nucleus_wider_than_the_candidates_is_not_cut_short() -> None:
     vocabulary = 4 * sampling.N_CANDIDATES
     logits = torch.linspace(0.5, 0.0, vocabulary)  # nearly flat: 80 % of the mass takes about 3100 tokens

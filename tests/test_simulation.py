@@ -88,6 +88,7 @@ def decision_s(n_jobs: int, decisions: int = 400) -> float:
     return min(rounds)
 
 
+@pytest.mark.slow
 def test_a_decision_costs_the_same_with_a_hundred_times_as_many_jobs_waiting() -> None:
     few, many = decision_s(2_500), decision_s(100_000)
 
