@@ -23,7 +23,7 @@ def print_banner(
         console.print(f"  device  {escape(machine.name)}, {machine.memory_bytes / 2**30:.1f} GiB for models")
     for spec in specs:
         default = " (default)" if spec.default else ""
-        size = f"{spec.weight_bytes / 2**20:.0f} MiB" if spec.weight_bytes else "not downloaded yet"
+        size = f"{spec.weight_bytes / 2**20:.0f} MiB" if spec.path else "not downloaded yet"
         console.print(f"  {spec.type:<6}  {escape(spec.name)}{default}, {size}")
     if first_key is None:
         console.print("\nTry it with one of your keys (a new one: agentname keys create --plan free --name NAME):\n")

@@ -130,13 +130,8 @@ class LiveServer:
 
     def wait(self, job_id: str, timeout_s: float = 180.0) -> dict[str, Any]:
         """The job's status once it has ended."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            status = self.get(f"/api/status/{job_id}").json
-            if status["status"] in ("completed", "failed", "canceled"):
-                return dict(status)
-            assert time.monotonic() < deadline, status
-            time.sleep(POLL_S)
+        ends = ("completed", "failed", "canceled")
+        return dict(self.becomes(f"/api/status/{job_id}", lambda told: told["status"] in ends, timeout_s))
 
     def becomes(self, path: str, so: Callable[[Any], bool], timeout_s: float = 20.0) -> Any:
         """What `path` says once it says `so`: what is told of the engine is a moment old."""

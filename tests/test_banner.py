@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.fakes import spec
 
 
 def banner(capsys: pytest.CaptureFixture[str], first_key: str | None) -> str:
-    specs = [replace(spec("talker", "chat", default=True), weight_bytes=0), spec("painter", "image")]
+    specs = [spec("talker", "chat", default=True), replace(spec("painter", "image"), path=Path("painter"))]
     with socket.create_server(("127.0.0.1", 0)) as sock:
         print_banner(sock, [Machine("cpu", "cpu", 2**31)], specs, first_key)
         port = sock.getsockname()[1]

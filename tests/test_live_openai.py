@@ -75,7 +75,8 @@ def test_leaving_a_stream_frees_its_place(ai: openai.OpenAI, server: LiveServer)
 
     again = ai.chat.completions.create(model=TALKER, messages=[{"role": "user", "content": "Hi"}], max_tokens=1)
     assert again.choices[0].finish_reason == "length"
-    server.becomes("/api/queue", lambda queue: queue["running"] == [])  # long before the story would have ended
+    # The picture is a tenth of a second old at most; the story would have gone on for 516 tokens.
+    server.becomes("/api/queue", lambda queue: queue["running"] == [], timeout_s=3)
 
 
 def test_pictures_come_as_text_and_as_a_link_and_are_the_same_for_a_seed(ai: openai.OpenAI) -> None:

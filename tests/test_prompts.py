@@ -62,7 +62,7 @@ def test_a_plain_prompt_goes_the_stock_way_bit_by_bit(family: str) -> None:
         "StableDiffusionPipeline",
         "StableDiffusionXLPipeline",
         *(
-            pytest.param(name, marks=(pytest.mark.slow, OUTDATED))
+            pytest.param(name, marks=OUTDATED)
             for name in (
                 "StableDiffusionPAGPipeline",
                 "StableDiffusionXLPAGPipeline",
