@@ -25,10 +25,10 @@ from typing import Any
 
 import common
 
-from models.loading import load
-from pipelines.diffusion import DiffusionLane
+from models.loading.load import load
+from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import DiffusionRequest, Replied
-from tests.lane_play import rendered
+from tests.support.lane_play import rendered
 
 JOBS = 8
 N_TOKENS = 48

@@ -19,14 +19,15 @@ from dataclasses import replace
 import common
 import torch
 
-from models.loading import load, quiet_libraries
-from server.actions import ModelFacts, Step, Wait
-from server.carrier import Carrier
-from server.jobs import Event, Job, JobCanceled, JobFailed, JobProgressed, JobReplied, JobText, OutputReady
-from server.memory import Ledger
-from server.moving import Device
-from server.scheduler import Scheduler
-from server.settings import Settings
+from models.loading.load import load, quiet_libraries
+from server.engine.executor import Executor
+from server.engine.model_loader import Device
+from server.job import Job
+from server.memory.ledger import Ledger
+from server.process.settings import Settings
+from server.protocol import Event, JobCanceled, JobFailed, JobProgressed, JobReplied, JobText, OutputReady
+from server.scheduling.actions import ModelFacts, Step, Wait
+from server.scheduling.scheduler import Scheduler
 
 CLIPS = 4
 MAX_TOKENS = 32
@@ -83,7 +84,7 @@ class Engine:
             warm_up=lambda: None,
         )
         self.chances = Chances()
-        self.carrier = Carrier(
+        self.executor = Executor(
             self.scheduler, device, self._told, lambda force: None, self._pressed, step_timeout_s=1e9, clock=clock
         )
         self.arrives: tuple[float, Job] | None = None  # from when on
@@ -93,7 +94,7 @@ class Engine:
         self.steps: dict[str, int] = defaultdict(int)
 
     def submit(self, job: Job) -> None:
-        self.carrier.take(job, clock())
+        self.executor.take(job, clock())
 
     def turn(self) -> bool:
         """False when there is nothing to do."""
@@ -105,9 +106,11 @@ class Engine:
             return False
         self.chances.begin(type(action).__name__.lower())
         if isinstance(action, Step):
-            quantum = self.scheduler.residents[action.model].quantum
-            self.chances.doing = f"{quantum.stage} {quantum.component} x{quantum.rows}" if quantum else "start of a job"
-        self.carrier.carry_out(action)
+            next_step = self.scheduler.residents[action.model].next_step
+            self.chances.doing = (
+                f"{next_step.stage} {next_step.component} x{next_step.rows}" if next_step else "start of a job"
+            )
+        self.executor.carry_out(action)
         if not (isinstance(action, Step) and action.model == CHAT):
             self.chances.chance("to the end")
         return True
@@ -194,7 +197,7 @@ def main() -> None:
     compare(report, alone, beside, f"{CLIPS} denoising clips")
     decoding = []
     for i in range(CLIPS):
-        engine.carrier.cancel(f"long {i}")
+        engine.executor.cancel(f"long {i}")
     for i in range(said.chats):
         clip = engine.clip(f"short {i}", i, said.seconds, 1)
         engine.submit(clip)

@@ -29,9 +29,9 @@ from benchmarks.conformance_rows import Rows, counts, write_tables
 from benchmarks.families import FAMILIES
 from benchmarks.families.decoders import DECODERS
 from benchmarks.families.unserved import REASONS
-from models.loading import quiet_libraries
+from models.loading.load import quiet_libraries
 from models.pipeline_source import text_pipelines
-from tests.live_server import LiveServer
+from tests.support.live_server import LiveServer
 
 
 def main() -> None:

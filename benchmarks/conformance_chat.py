@@ -9,11 +9,11 @@ import torch
 
 from benchmarks.conformance_rows import Row
 from benchmarks.families.decoders import decoder
-from pipelines.chat import ChatLane
-from pipelines.chat_proof import batches
+from pipelines.chat.chat_template import prompt_tokens
+from pipelines.chat.lane import ChatLane
+from pipelines.chat.proof import batches
 from pipelines.interface import ChatRequest, Failed, Message, Replied
-from pipelines.prompting import prompt_tokens
-from tests.tiny_chat import tiny_tokenizer
+from tests.support.tiny_chat import tiny_tokenizer
 
 SAID = ("Hello there!", "What is the capital of France?", "a", "Count to ten, slowly, and then back to one again.")
 N_TOKENS = 24

@@ -26,9 +26,9 @@ from benchmarks.conformance_rows import Row
 from benchmarks.families import FAMILIES, Family
 from benchmarks.families.decoders import decoder
 from models.pipeline_source import pipeline_source
-from pipelines.arguments import FRAMES_ARGUMENTS
-from tests.live_server import LiveServer
-from tests.tiny_chat import tiny_tokenizer
+from pipelines.diffusion.arguments import FRAMES_ARGUMENTS
+from tests.support.live_server import LiveServer
+from tests.support.tiny_chat import tiny_tokenizer
 
 SAME_LEVELS = 1  # of 255; a value that lies on an edge may round either way
 PROMPTS = ("a red circle", "ocean waves at sunset, wide", "a city", "a green star on the left")

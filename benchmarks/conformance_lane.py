@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from benchmarks.conformance_rows import Row
 from benchmarks.families import FAMILIES, Family
 from models.pipeline_source import pipeline_source
-from pipelines.diffusion import DiffusionLane
+from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import DiffusionRequest
-from tests.lane_play import direct, rendered, request
+from tests.support.lane_play import direct, rendered, request
 
 PROMPTS = ("a red circle", "ocean waves at sunset, wide", "a city", "a green star on the left")
 

@@ -17,11 +17,11 @@ from typing import Any
 import common
 import torch
 
-from models.loading import load
-from pipelines.diffusion import DiffusionLane
+from models.loading.load import load
+from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import DiffusionRequest, Replied
-from tests.lane_play import direct, gap, mixed_four, rendered
-from tests.stock_families import FAMILIES
+from tests.support.lane_play import direct, gap, mixed_four, rendered
+from tests.support.stock_families import FAMILIES
 
 BAR = 1e-3
 N_TOKENS = 48

@@ -19,12 +19,12 @@ import common
 import served
 from served import Connection
 
-from models.loading import load
-from pipelines.diffusion import DiffusionLane
+from models.loading.load import load
+from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import DiffusionRequest
-from server.encoding import Provenance, encode, to_pixels
-from tests.lane_play import rendered
-from tests.live_server import LiveServer
+from server.jobs.encoding import Provenance, encode, to_pixels
+from tests.support.lane_play import rendered
+from tests.support.live_server import LiveServer
 
 TURNS = 31
 POLLS_PER_S = 50

@@ -17,10 +17,10 @@ from typing import Any
 import common
 import numpy as np
 
-from pipelines.diffusion import DiffusionLane
-from tests.lane_play import direct, rendered, request
-from tests.stock_families import FAMILIES
-from tests.test_adapters import make_lora, with_adapters
+from pipelines.diffusion.lane import DiffusionLane
+from tests.support.lane_play import direct, rendered, request
+from tests.support.stock_families import FAMILIES
+from tests.unit.pipelines.diffusion.test_lora import make_lora, with_adapters
 
 PAIRS = 20
 SWITCH_MS = 50.0

@@ -22,11 +22,11 @@ import served
 from PIL import Image
 from served import Connection
 
-from models.loading import load
-from pipelines.diffusion import DiffusionLane
+from models.loading.load import load
+from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import DiffusionRequest
-from tests.lane_play import direct, rendered
-from tests.live_server import LiveServer
+from tests.support.lane_play import direct, rendered
+from tests.support.live_server import LiveServer
 
 TURNS = {"image": 31, "video": 5}
 BAR = 1.05

@@ -16,11 +16,11 @@ from typing import Any
 import common
 import numpy as np
 
-from models.loading import load
-from pipelines.diffusion import DiffusionLane
+from models.loading.load import load
+from pipelines.diffusion.lane import DiffusionLane
+from pipelines.diffusion.preview import fit
 from pipelines.interface import DiffusionRequest, Previewed
-from pipelines.preview import fit
-from server.encoding import jpeg
+from server.jobs.encoding import jpeg
 
 PAIRS = {"image": 7, "video": 5}
 STEPS = {"image": 40, "video": 10}

@@ -28,8 +28,8 @@ from diffusers import PixArtSigmaPipeline
 from PIL import Image
 
 from benchmarks.families import parts
-from tests.live_server import LiveServer
-from tests.stock_families import pixart_sigma
+from tests.support.live_server import LiveServer
+from tests.support.stock_families import pixart_sigma
 
 MODELS = ("amber", "birch", "cedar", "dune")
 STEPS, SIDE = 100, 64  # 200 jobs then take half a minute here, and the burst that submits them half a second

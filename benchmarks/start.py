@@ -10,7 +10,7 @@ from pathlib import Path
 import common
 import served
 
-from tests.live_server import LiveServer
+from tests.support.live_server import LiveServer
 
 GIB = 2**30
 

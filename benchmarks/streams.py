@@ -24,7 +24,7 @@ from typing import Any
 import common
 import served
 
-from tests.live_server import LiveServer
+from tests.support.live_server import LiveServer
 
 CHATS = 64
 TOKENS = 16

@@ -23,10 +23,10 @@ import psutil
 import torch
 
 from benchmarks.families import FAMILIES
-from models.loading import quiet_libraries
+from models.loading.load import quiet_libraries
 from pipelines import device
 from scripts import gpu_models
-from tests.live_server import LiveServer
+from tests.support.live_server import LiveServer
 
 CHECKPOINTS = 6
 LARGE_ROUNDS = 3

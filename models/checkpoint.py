@@ -12,17 +12,17 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Literal
 
+from models.chat_template import check_template, check_templates
 from models.errors import BadModel
 from models.files import weight_bytes, weight_files
 from models.fingerprint import fingerprint
 from models.gguf_header import read_gguf_header
-from models.identity import identity, is_decoder
 from models.pipeline_source import FRAME_COUNTS, PipelineSource, pipeline_source
 from models.preflight import check_folder, check_path, components, read_config
 from models.schedulers import compatible_schedulers
 from models.single_file import chat_context, find_base, lent, weight_bytes_of_file
 from models.spec import Defaults, Limits, ModelSpec
-from models.template import check_template, check_templates
+from models.weight_identity import identity, is_decoder
 
 ASPECT_RATIOS = {"16:9": (16, 9), "1:1": (1, 1), "9:16": (9, 16)}
 NATIVE_TOLERANCE = 0.12  # a native size this near an aspect ratio is that aspect ratio's size: 832x480 is "16:9"
@@ -108,7 +108,7 @@ def _chat_spec(name: str, path: Path, source: str, n_bytes: int, context: int | 
         path=path,
         source=source,
         weight_bytes=n_bytes,
-        max_running=32,  # rows of one decode step; pipelines.chat's own default
+        max_running=32,  # rows of one decode step; pipelines.chat.lane's own default
         limits=Limits(context_tokens=context),
     )
 

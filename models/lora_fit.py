@@ -1,7 +1,7 @@
 """Is a LoRA for a checkpoint's layers at all? Told from the headers of both, before a job is taken. No torch.
 
 Only where both say the names of diffusers: a denoiser's layers in a folder, and a file of diffusers' own or of kohya's trainer for them.
-What speaks of the layers in another way is left to the library, which knows how to rename them (pipelines/adapters.py).
+What speaks of the layers in another way is left to the library, which knows how to rename them (pipelines/diffusion/lora.py).
 """
 
 from __future__ import annotations

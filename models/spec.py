@@ -88,7 +88,7 @@ class ModelSpec:
     vae_path: Path | None = None  # where `load.vae` lies
     embedding_paths: tuple[Path, ...] = ()  # where `load.embeddings` lie
     fingerprint: str = ""  # of the files: names, sizes, times; another one means another checkpoint
-    shareable: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # component → (models.identity, bytes)
+    shareable: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # component → (models.weight_identity, bytes)
     origins: Mapping[str, str] = field(
         default_factory=dict
     )  # "defaults.steps" → who said so; what is not here is our default

@@ -96,10 +96,10 @@ class Fence:
             self._marks.popleft()
         return not self._marks
 
-    def wait(self, give_way: Callable[[], bool]) -> bool:
-        """Until the forward before the last is over; False when `give_way` says so first. Sleeps: a spin would starve other threads."""
+    def wait(self, should_yield: Callable[[], bool]) -> bool:
+        """Until the forward before the last is over; False when `should_yield` says so first. Sleeps: a spin would starve other threads."""
         while not self.passed and len(self._marks) > 1:
-            if give_way():
+            if should_yield():
                 return False
             time.sleep(POLL_S)
         return True

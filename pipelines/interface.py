@@ -158,7 +158,7 @@ Update: TypeAlias = Progressed | Previewed | Rendered | TextDelta | Replied | Fa
 
 
 @dataclass(frozen=True, slots=True)
-class Quantum:
+class NextStep:
     """What a lane's next step would run, before it runs."""
 
     component: str  # "transformer", "text_encoder", "vae"; "model" of a chat
@@ -172,7 +172,7 @@ class Quantum:
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """What one quantum took of the device. Named as its `Quantum` was, with the rows that did run."""
+    """What one quantum took of the device. Named as its `NextStep` was, with the rows that did run."""
 
     shape: str
     rows: int
@@ -198,15 +198,15 @@ class OutOfMemory:
 
 
 @dataclass(frozen=True, slots=True)
-class Reweighed:
+class WeightsChanged:
     """The lane holds other weights than before: adapters came or went. `components` says how many bytes."""
 
 
-Note: TypeAlias = StepCost | OutOfMemory | Reweighed
+Note: TypeAlias = StepCost | OutOfMemory | WeightsChanged
 
 
-def never() -> bool:
-    """The `give_way` of those who have nobody to give way to."""
+def never_yield() -> bool:
+    """The `should_yield` of those who have nobody to give way to."""
     return False
 
 
@@ -243,7 +243,7 @@ class Lane(Protocol):
         """What a client should know of how the model is held, such as that it does not fit the device whole."""
 
     @property
-    def midway(self) -> bool:
+    def mid_forward(self) -> bool:
         """The last `step` gave way inside a forward; the next one goes on there."""
 
     def admit(self, request: Request) -> None:
@@ -254,13 +254,13 @@ class Lane(Protocol):
 
     def has_work(self) -> bool: ...
 
-    def next_quantum(self) -> Quantum | None:
+    def next_step(self) -> NextStep | None:
         """The next step's work; None when it would run no forward (nothing to do, or a request that only has to start)."""
 
-    def step(self, max_rows: int | None = None, give_way: Callable[[], bool] = never) -> Sequence[Update]:
+    def step(self, max_rows: int | None = None, should_yield: Callable[[], bool] = never_yield) -> Sequence[Update]:
         """Run one quantum: one forward of at most `max_rows` merged calls, and what it sets free. Ends of requests included, exactly one per request.
 
-        Inside a long forward `give_way` is asked at every repeated block; when it is true, the step ends there (`midway`).
+        Inside a long forward `should_yield` is asked at every repeated block; when it is true, the step ends there (`mid_forward`).
         """
 
     def take_costs(self) -> Sequence[Note]:

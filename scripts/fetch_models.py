@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from models.fetch import fetch_builtin
-from server.settings import load_settings
+from server.process.settings import load_settings
 
 if __name__ == "__main__":
     sys.exit(fetch_builtin(load_settings().cache_dir))

@@ -31,11 +31,11 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402  (needs the path above)
 
 from pipelines import device as device_module  # noqa: E402
-from pipelines.diffusion import DiffusionLane  # noqa: E402
+from pipelines.diffusion.lane import DiffusionLane  # noqa: E402
 from pipelines.interface import ChatRequest, DiffusionRequest, Message, Replied, StepCost  # noqa: E402
 from scripts import gpu_memory, gpu_models, gpu_switching  # noqa: E402
-from tests.lane_play import direct, gap, rendered, request  # noqa: E402
-from tests.stock_families import FAMILIES  # noqa: E402
+from tests.support.lane_play import direct, gap, rendered, request  # noqa: E402
+from tests.support.stock_families import FAMILIES  # noqa: E402
 
 PART_S = 105.0  # a part takes half of it or less: nine parts and their starts stay under ten minutes
 JOBS = (1, 4, 8)
@@ -48,7 +48,7 @@ Record = Callable[..., None]
 @dataclass(frozen=True, slots=True)
 class Part:
     name: str
-    family: str  # of tests/stock_families.py: what a request looks like, and the model of --tiny
+    family: str  # of tests/support/stock_families.py: what a request looks like, and the model of --tiny
     build: Callable[[], Any] | None  # real size; None: a part of its own kind
     width: int = 0
     height: int = 0
@@ -233,8 +233,8 @@ def verdicts(lane: DiffusionLane) -> list[dict[str, Any]]:
 
 
 def check_chat(tiny: bool, device: str, record: Record) -> None:
-    from pipelines.chat import ChatLane
-    from tests.tiny_chat import tiny_model, tiny_tokenizer
+    from pipelines.chat.lane import ChatLane
+    from tests.support.tiny_chat import tiny_model, tiny_tokenizer
 
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     model = (tiny_model() if tiny else gpu_models.on(device, dtype, gpu_models.llama_1b)).to(device)

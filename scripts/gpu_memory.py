@@ -13,15 +13,16 @@ from typing import Any
 import torch
 
 from pipelines import device as device_module
-from pipelines.chat import ChatLane
-from pipelines.diffusion import DiffusionLane
+from pipelines.chat.lane import ChatLane
+from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import ChatRequest, Failed, Message, OutOfMemory, Rendered, StepCost, TextDelta
 from scripts import gpu_models
-from server.peaks import Peak, Peaks
-from tests.faults import out_of_memory
-from tests.lane_play import ends, play, rendered, request
-from tests.stock_families import FAMILIES
-from tests.tiny_chat import tiny_model, tiny_tokenizer
+from server.memory.activations import Peaks
+from server.protocol import Peak
+from tests.support.faults import out_of_memory
+from tests.support.lane_play import ends, play, rendered, request
+from tests.support.stock_families import FAMILIES
+from tests.support.tiny_chat import tiny_model, tiny_tokenizer
 
 MIB = 1 << 20
 SWAPS = {False: 100, True: 10}  # tiny → how often a model comes and goes
@@ -189,36 +190,36 @@ def check_latency(tiny: bool, device: str, record: Record) -> None:
     make = functools.partial(request, family, steps=3, **size)
     names = (f"clip {i}" for i in itertools.count())
 
-    def talk(*, beside: bool, give_way: bool) -> dict[str, Any]:
+    def talk(*, beside: bool, should_yield: bool) -> dict[str, Any]:
         said = ChatRequest(id="c", messages=(Message("user", "hello"),), max_tokens=REPLY_TOKENS[tiny], temperature=1.0)
         chat.admit(said)
-        at, steps, midway = [time.perf_counter()], 0, 0
+        at, steps, mid_forward = [time.perf_counter()], 0, 0
         while chat.has_work():
             if beside and not video.has_work():
                 video.admit(make(next(names)))
             if any(isinstance(update, TextDelta) for update in chat.step()):
                 at.append(time.perf_counter())
             if beside:  # one turn of the video: to the next block, or the whole step
-                video.step(give_way=lambda: give_way)
-                steps, midway = steps + 1, midway + video.midway
+                video.step(should_yield=lambda: should_yield)
+                steps, mid_forward = steps + 1, mid_forward + video.mid_forward
         gaps = sorted(b - a for a, b in itertools.pairwise(at[1:]))
         return {
             "first_s": round(at[1] - at[0], 4) if len(at) > 1 else None,
             "between_p50_s": round(statistics.median(gaps), 4),
             "between_p95_s": round(gaps[int(0.95 * (len(gaps) - 1))], 4),
             "turns_of_the_video": steps,
-            "of_them_midway": midway,
+            "of_them_midway": mid_forward,
         }
 
-    talk(beside=True, give_way=True)
+    talk(beside=True, should_yield=True)
     play(video)
     video.take_costs()
     rendered(video, [make("alone")])
     steps = [cost.seconds for cost in video.take_costs() if isinstance(cost, StepCost) and cost.stage == "denoising"]
-    idle = talk(beside=False, give_way=True)
-    blocks = talk(beside=True, give_way=True)
+    idle = talk(beside=False, should_yield=True)
+    blocks = talk(beside=True, should_yield=True)
     play(video)
-    whole = talk(beside=True, give_way=False)
+    whole = talk(beside=True, should_yield=False)
     play(video)
     record(
         video_step_s=round(statistics.median(steps), 4),

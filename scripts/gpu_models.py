@@ -39,8 +39,8 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from tests.stock_families import CLIP_TOKENS, clip_tokenizer, t5_tokenizer
-from tests.tiny_chat import PRINTABLE
+from tests.support.stock_families import CLIP_TOKENS, clip_tokenizer, t5_tokenizer
+from tests.support.tiny_chat import PRINTABLE
 
 DOWN = ("DownEncoderBlock2D",) * 4
 UP = ("UpDecoderBlock2D",) * 4

@@ -16,10 +16,10 @@ import diffusers
 import torch
 
 from models.catalogue import Catalogue
-from models.loading import load
-from models.read_ahead import read_ahead
+from models.loading.load import load
+from models.loading.read_ahead import read_ahead
 from pipelines import device as device_module
-from pipelines.diffusion import DiffusionLane
+from pipelines.diffusion.lane import DiffusionLane
 from scripts.gpu_memory import stable_diffusion
 
 ROUNDS = {False: 7, True: 5}  # tiny → how often

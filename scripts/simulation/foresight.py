@@ -7,9 +7,8 @@ from statistics import median
 from pipelines.interface import StepCost
 from scripts.simulation.traces import Maker, SimJob, Trace, chat, picture, video
 from scripts.simulation.world import World, engine_job
-from server.estimates import Estimates
-from server.jobs import Job
-from server.outlook import etas_s
+from server.engine.eta import Estimates, etas_s
+from server.job import Job
 
 EVERY_S = 2.0  # how often it is asked what it thinks
 WARM_UP_S = 1000.0  # until then a few jobs of each model taught it their times

@@ -14,7 +14,7 @@ class Outcome:
     policy: str
     started: dict[str, float] = field(default_factory=dict)  # job id → seconds
     ended: dict[str, float] = field(default_factory=dict)
-    loads: int = 0
+    load_times: int = 0
     evictions: int = 0
     busy_s: float = 0.0  # of the device, in forwards
     decision_s: list[float] = field(default_factory=list)
@@ -30,7 +30,7 @@ class Outcome:
 
     def swaps(self, trace: Trace) -> int:
         """Loads of a model that had been there before."""
-        return self.loads - len({job.model for job in trace.jobs})
+        return self.load_times - len({job.model for job in trace.jobs})
 
     def missed(self, trace: Trace) -> int:
         return sum(self.ended[job.id] > job.deadline for job in trace.jobs)
@@ -63,24 +63,24 @@ def fair_shares(trace: Trace) -> dict[str, float]:
     at_hand: dict[str, set[str]] = defaultdict(set)  # models, by key
     tight = sum(model.weight_bytes for model in trace.models.values()) > trace.capacity_bytes
     fair: dict[str, float] = {}
-    arrivals = list(trace.jobs)
+    model_loads = list(trace.jobs)
     now, i = 0.0, 0
-    while i < len(arrivals) or waiting:
+    while i < len(model_loads) or waiting:
         if not waiting:
-            now = max(now, arrivals[i].at)
-        while i < len(arrivals) and arrivals[i].at <= now:
-            waiting[arrivals[i].key].append(arrivals[i])
-            loaded = at_hand[arrivals[i].key]
-            model = trace.models[arrivals[i].model]
-            left[arrivals[i].id] = model.job_s + (model.load_s if model.name not in loaded else 0.0)
+            now = max(now, model_loads[i].at)
+        while i < len(model_loads) and model_loads[i].at <= now:
+            waiting[model_loads[i].key].append(model_loads[i])
+            loaded = at_hand[model_loads[i].key]
+            model = trace.models[model_loads[i].model]
+            left[model_loads[i].id] = model.job_s + (model.load_s if model.name not in loaded else 0.0)
             if tight:
                 loaded.clear()
             loaded.add(model.name)
             i += 1
         n = len(waiting)
         until = min(left[jobs[0].id] for jobs in waiting.values()) * n
-        if i < len(arrivals):
-            until = min(until, arrivals[i].at - now)
+        if i < len(model_loads):
+            until = min(until, model_loads[i].at - now)
         now += until
         for key, jobs in list(waiting.items()):
             job = jobs[0]

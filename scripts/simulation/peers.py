@@ -23,7 +23,7 @@ def one_at_a_time(trace: Trace, name: str, most_models: int) -> Outcome:
             if len(loaded) >= most_models:
                 loaded.popitem(last=False)
                 outcome.evictions += 1
-            outcome.loads += 1
+            outcome.load_times += 1
             now += model.load_s
         loaded[job.model] = None
         loaded.move_to_end(job.model)
@@ -58,14 +58,14 @@ class Ollama:
         self._used_at: dict[str, float] = {}
 
     def run(self) -> Outcome:
-        arrivals, i, now = self._trace.jobs, 0, 0.0
-        while i < len(arrivals) or self._pending or self._loading or any(self._queued.values()) or self._busy():
-            while i < len(arrivals) and arrivals[i].at <= now:
-                self._pending.append(arrivals[i])
+        model_loads, i, now = self._trace.jobs, 0, 0.0
+        while i < len(model_loads) or self._pending or self._loading or any(self._queued.values()) or self._busy():
+            while i < len(model_loads) and model_loads[i].at <= now:
+                self._pending.append(model_loads[i])
                 i += 1
             self._schedule(now)
             until = min(
-                [arrivals[i].at if i < len(arrivals) else float("inf"), self._next_end(now)]
+                [model_loads[i].at if i < len(model_loads) else float("inf"), self._next_end(now)]
                 + ([self._loading[1]] if self._loading else [])
             )
             self._advance(now, until)
@@ -87,7 +87,7 @@ class Ollama:
             elif not self._make_room(job.model):
                 break
             else:
-                self._outcome.loads += 1
+                self._outcome.load_times += 1
                 self._loading = (job.model, now + self._trace.models[job.model].load_s)
         for model, queue in self._queued.items():
             slots = OLLAMA_PARALLEL if self._trace.models[model].type == "chat" else 1

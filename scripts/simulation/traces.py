@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from server.jobs import JobType
+from server.job import JobType
 
 GB = 10**9
 

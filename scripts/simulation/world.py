@@ -8,14 +8,14 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from pipelines.interface import ChatRequest, DiffusionRequest, Quantum, Request, StepCost
+from pipelines.interface import ChatRequest, DiffusionRequest, NextStep, Request, StepCost
 from scripts.simulation.outcome import Outcome
 from scripts.simulation.traces import SimJob, SimModel, Trace
-from server.actions import Admit, Evict, Load, ModelFacts, Park, Read, ResizeCache, Step, Unpark, Wait
-from server.jobs import Job
-from server.learning import learn
-from server.memory import Ledger
-from server.scheduler import Scheduler
+from server.engine.executor import learn
+from server.job import Job
+from server.memory.ledger import Ledger
+from server.scheduling.actions import Admit, Evict, Load, ModelFacts, Park, Read, ResizeCache, Step, Unpark, Wait
+from server.scheduling.scheduler import Scheduler
 
 READ_SHARE = 0.5  # of the load time: reading the files, while the device goes on
 COPY_SHARE = 0.1  # of the load time: coming back from host memory
@@ -31,17 +31,17 @@ class SimLane:
     left_s: float = 0.0  # of a forward that gave way
     merged: tuple[str, ...] = ()  # who is in it
 
-    def next_quantum(self) -> Quantum | None:
+    def next_step(self) -> NextStep | None:
         if not self.waiting:
             return None
         first = self._stage(self.waiting[0])
         same = tuple(request_id for request_id in self.waiting if self._stage(request_id) == first)
         if first == "encoding":
-            return Quantum("model", "encode", "encoding", "77", 77, len(same), same)
+            return NextStep("model", "encode", "encoding", "77", 77, len(same), same)
         if first == "decoding":
-            return Quantum("model", "decode", "decoding", "512x512x1", 1, len(same), same)
+            return NextStep("model", "decode", "decoding", "512x512x1", 1, len(same), same)
         stage, shape = ("decode", "decode") if self.model.type == "chat" else ("denoising", "512x512x1")
-        return Quantum("model", "forward", stage, shape, 1, len(same), same)
+        return NextStep("model", "forward", stage, shape, 1, len(same), same)
 
     def _stage(self, request_id: str) -> str:
         done = self.done[request_id]
@@ -50,7 +50,7 @@ class SimLane:
 
 class World:
     def __init__(
-        self, trace: Trace, *, patience_s: float = 10.0, min_residency_s: float = 2.0, quantum_s: float = 4.0
+        self, trace: Trace, *, patience_s: float = 10.0, min_residency_s: float = 2.0, max_step_s: float = 4.0
     ) -> None:
         self.trace = trace
         self.scheduler = Scheduler(
@@ -58,7 +58,7 @@ class World:
             self._facts,
             patience_s=patience_s,
             min_residency_s=min_residency_s,
-            quantum_s=quantum_s,
+            max_step_s=max_step_s,
             reads_ahead=True,
         )
         self._read_at: float | None = None  # when the files of the model on its way are read
@@ -135,7 +135,7 @@ class World:
     def _load(self, name: str) -> None:
         model = self.trace.models[name]
         self.now += (1 - READ_SHARE) * model.load_s
-        self.outcome.loads += 1
+        self.outcome.load_times += 1
         self.lanes[name] = SimLane(model)
         self.scheduler.ledger.release(name)
         self.scheduler.loaded(name, self.now, model.load_s, READ_SHARE * model.load_s)
@@ -153,10 +153,10 @@ class World:
         lane, ledger = self.lanes[name], self.scheduler.ledger
         if reserve_bytes:
             ledger.book(name, "activations", reserve_bytes)
-        quantum = lane.next_quantum()
-        assert quantum is not None
+        next_step = lane.next_step()
+        assert next_step is not None
         if not lane.merged:
-            lane.merged = quantum.request_ids[: max_rows or quantum.rows]
+            lane.merged = next_step.request_ids[: max_rows or next_step.rows]
             lane.left_s = lane.model.forward_s(len(lane.merged))
         seconds = self._until_it_gives_way(lane)
         self.now += seconds
@@ -166,7 +166,7 @@ class World:
             self.scheduler.stepped(name, self.now, seconds)
             self._look(name)
             return
-        self._finish_quantum(name, lane, quantum, seconds)
+        self._finish_quantum(name, lane, next_step, seconds)
 
     def _until_it_gives_way(self, lane: SimLane) -> float:
         next_comes_in_s = self._arrivals[0].at - self.now if self._arrivals else math.inf
@@ -177,16 +177,16 @@ class World:
         blocks = max(1, math.ceil(asked_in_s / block_s))  # up to the first after somebody asks
         return min(blocks * block_s, lane.left_s)
 
-    def _finish_quantum(self, name: str, lane: SimLane, quantum: Quantum, seconds: float) -> None:
+    def _finish_quantum(self, name: str, lane: SimLane, next_step: NextStep, seconds: float) -> None:
         merged, lane.merged, lane.left_s = lane.merged, (), 0.0
         rows = len(merged)
         self.scheduler.ledger.release(name, "activations")
         cost = StepCost(
-            quantum.shape, rows, lane.model.forward_s(rows), merged, quantum.stage, quantum.component, quantum.entry,
-            quantum.units, lane.model.row_bytes * rows,
+            next_step.shape, rows, lane.model.forward_s(rows), merged, next_step.stage, next_step.component, next_step.entry,
+            next_step.units, lane.model.row_bytes * rows,
         )  # fmt: skip
         scheduler = self.scheduler
-        used = learn([cost], name, scheduler.ledger.free_bytes, scheduler.peaks, scheduler.widths)
+        used = learn([cost], name, scheduler.ledger.free_bytes, scheduler.peaks, scheduler.batch_sizes)
         shares = {request_id.split("/")[0]: its for request_id, its in used.items()}
         scheduler.stepped(name, self.now, seconds, shares)
         self.learned(name, cost)
@@ -207,7 +207,7 @@ class World:
 
     def _look(self, name: str) -> None:
         lane = self.lanes[name]
-        self.scheduler.expects(name, lane.next_quantum(), bool(lane.merged))
+        self.scheduler.expects(name, lane.next_step(), bool(lane.merged))
 
 
 def engine_job(job: SimJob, model: SimModel) -> Job:

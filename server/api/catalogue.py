@@ -15,12 +15,12 @@ from starlette.responses import JSONResponse, Response
 from models.catalogue import slug
 from models.spec import ModelSpec
 from server.api.deps import KeyDep, ServiceDep
+from server.api.model_control import ChangeModel, body_of, decide
 from server.api.models import model_json
-from server.api.residency import ChangeModel, body_of, decide
 from server.api.schemas import Strict, read_body, read_object
 from server.api.wire import JsonObject, Reply, errors, json_body
-from server.library import Library
-from server.pulls import Pull, Pulls
+from server.library.library import Library
+from server.library.pulls import Pull, Pulls
 
 router = APIRouter()
 

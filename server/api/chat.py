@@ -11,13 +11,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive
 
-from server.acceptance import Allowance
 from server.api.deps import KeyDep, ServiceDep, allowance_headers, counted
 from server.api.schemas import Chat, read_chat, read_object
-from server.api.sse import EventStream, disconnected, event, stop
 from server.api.wire import ChatReplyBody, JsonObject, errors, json_body, timestamp
-from server.conversation import ChatReply, Conversation
 from server.errors import ServerError
+from server.http.sse import EventStream, disconnected, event, stop
+from server.jobs.submission import Allowance
+from server.service.chat import ChatReply, Conversation
 
 router = APIRouter()
 

@@ -13,8 +13,8 @@ from starlette.responses import JSONResponse, Response
 from server.api.deps import KeyDep, ServiceDep
 from server.api.schemas import CONVERSATION_ID, PRINTABLE, Strict, read_body, read_object
 from server.api.wire import JsonObject, Reply, errors, json_body, timestamp
-from server.conversations import NO_SUCH_CONVERSATION
 from server.errors import BadRequest, NotFound
+from server.service.conversations import NO_SUCH_CONVERSATION
 from server.store.conversations import ConversationRow
 
 router = APIRouter()

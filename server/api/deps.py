@@ -13,12 +13,12 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.acceptance import Allowance
-from server.auth import ApiKey, Authenticator
+from server.accounts.auth import ApiKey, Authenticator
+from server.accounts.quotas import rate_limit_headers
 from server.errors import NotFound, ServerError, Unauthorized
-from server.guard import REPLY_HEADERS
-from server.quotas import rate_limit_headers
-from server.service import NO_SUCH_JOB, Service
+from server.http.guard import REPLY_HEADERS
+from server.jobs.submission import Allowance
+from server.service.service import NO_SUCH_JOB, Service
 from server.store.usage import Kind
 
 PUBLIC = frozenset({"/healthz", "/readyz"})

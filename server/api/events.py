@@ -12,14 +12,14 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server.accounts.auth import ApiKey
 from server.api.deps import JobId, KeyDep, ServiceDep
-from server.api.sse import COMMENT, EventStream, bookmark, event
 from server.api.wire import JsonObject, errors, job_json, timestamp
-from server.auth import ApiKey
-from server.encoding import jpeg
 from server.errors import BadRequest
-from server.events import Bookmark, JobEvent, KeepAlive
-from server.service import Service
+from server.http.sse import COMMENT, EventStream, bookmark, event
+from server.jobs.encoding import jpeg
+from server.jobs.event_stream import Bookmark, JobEvent, KeepAlive
+from server.service.service import Service
 
 router = APIRouter()
 

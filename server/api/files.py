@@ -11,10 +11,10 @@ from starlette.responses import FileResponse, Response
 
 from server.api.deps import KeyOrLink, ServiceDep
 from server.api.wire import errors
-from server.artifacts import FILE_NAME
-from server.encoding import MIME_TYPES
 from server.errors import NotFound
-from server.service import NO_SUCH_FILE
+from server.jobs.artifacts import FILE_NAME
+from server.jobs.encoding import MIME_TYPES
+from server.service.service import NO_SUCH_FILE
 from server.store.jobs import OutputRow
 
 router = APIRouter()

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from server.api.deps import JobId, KeyDep, ServiceDep
 from server.api.wire import JobsReply, StatusReply, errors, job_json
 from server.errors import BadRequest
-from server.jobs import State
+from server.job import State
 
 router = APIRouter()
 

@@ -12,12 +12,12 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from server.accounts import Account
+from server.accounts.quotas import Plan, seconds_to_reset
+from server.accounts.usage import Account
 from server.api.deps import KeyDep, ServiceDep
 from server.api.schemas import PRINTABLE, Strict, read_body, read_object
 from server.api.wire import JsonObject, Reply, errors, json_body, timestamp
 from server.errors import BadRequest, NotFound
-from server.quotas import Plan, seconds_to_reset
 from server.store.usage import KINDS, Kind
 
 router = APIRouter()

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.deps import KeyDep, ServiceDep
 from server.api.wire import errors
-from server.service import Service
+from server.service.service import Service
 
 router = APIRouter()
 

@@ -14,9 +14,9 @@ from models.spec import ModelType
 from pipelines.interface import Merging
 from server.api.deps import KeyDep, ServiceDep
 from server.api.wire import JsonObject, Reply, errors, timestamp
-from server.decisions import ModelView
-from server.jobs import DeviceStatus, ModelState
-from server.service import Service
+from server.protocol import DeviceStatus, ModelState
+from server.service.model_overrides import ModelView
+from server.service.service import Service
 
 router = APIRouter()
 

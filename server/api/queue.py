@@ -8,11 +8,11 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
 from pipelines.interface import Stage
+from server.accounts.auth import ApiKey
 from server.api.deps import KeyDep, ServiceDep
 from server.api.wire import JsonObject, Reply, errors
-from server.auth import ApiKey
-from server.jobs import QueueEntry, RunningEntry
-from server.service import Service
+from server.protocol import QueueEntry, RunningEntry
+from server.service.service import Service
 
 router = APIRouter()
 
@@ -62,12 +62,12 @@ class QueueView(Reply):
 @router.get("/api/queue", responses={200: {"model": QueueView}, **errors()})
 async def queue(service: ServiceDep, key: KeyDep) -> Response:
     """What runs and what waits and why, of all keys; only one's own jobs are told by their ids."""
-    running, waiting = service.board.under_way()
+    running, waiting = service.live_jobs.under_way()
     return JSONResponse(
         {
             "running": [_running_json(entry, service, key) for entry in running],
             "waiting": [_waiting_json(position, entry, service, key) for position, entry in enumerate(waiting[:SHOWN])],
-            "length": max(len(waiting), service.board.n_queued),
+            "length": max(len(waiting), service.live_jobs.n_queued),
             "reasons": Counter(entry.waiting_for for entry in waiting),
             "lanes": _lanes(service),
         }
@@ -75,10 +75,10 @@ async def queue(service: ServiceDep, key: KeyDep) -> Response:
 
 
 def _running_json(entry: RunningEntry, service: Service, key: ApiKey) -> JsonObject:
-    job = service.board.view(entry.job_id)
+    job = service.live_jobs.view(entry.job_id)
     told: JsonObject = {"stage": None, "step": 0, "totalSteps": 0, "progress": None}
     if job is not None:
-        stage = service.board.stage_of(job)
+        stage = service.live_jobs.stage_of(job)
         told = {"stage": stage, "step": job.step, "totalSteps": job.total_steps, "progress": round(job.progress, 4)}
     return {**_who(entry.job_id, service, key), **told, "etaSeconds": _seconds(entry.eta_s)}
 
@@ -95,7 +95,7 @@ def _waiting_json(position: int, entry: QueueEntry, service: Service, key: ApiKe
 
 def _who(job_id: str, service: Service, key: ApiKey) -> JsonObject:
     """A chat is no job: it has no id to ask for, and its model is the engine's to know."""
-    job = service.board.view(job_id)
+    job = service.live_jobs.view(job_id)
     if job is None:
         return {"jobId": None, "mine": False, "type": "chat" if job_id.startswith("chat_") else None, "model": None}
     mine = job.row.key_id == key.id
@@ -114,9 +114,9 @@ def _lanes(service: Service) -> list[JsonObject]:
             "running": status.running,
             "merging": status.merging,
             "bytes": status.weight_bytes + status.cache_bytes,
-            "stepSeconds": _seconds(service.board.step_s(status.model)),
+            "stepSeconds": _seconds(service.live_jobs.step_s(status.model)),
         }
-        for status, devices in ((picture.status, picture.devices) for picture in service.board.models())
+        for status, devices in ((picture.status, picture.devices) for picture in service.live_jobs.models())
     ]
 
 

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.interface import Message
-from server.conversation import ChatMessage
 from server.errors import BadRequest
-from server.resolving import MAX_SEED, GenerateRequest
-from server.shapes import AspectRatio
+from server.jobs.output_size import AspectRatio
+from server.jobs.request import MAX_SEED, GenerateRequest
+from server.service.chat import ChatMessage
 
 Body = TypeVar("Body", bound=BaseModel)
 

@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict
 
 from pipelines.interface import Stage
+from server.jobs.job_view import JobView
 from server.store.jobs import OutputRow
-from server.views import JobView
 
 JsonObject: TypeAlias = dict[str, Any]
 Link: TypeAlias = Callable[[OutputRow, datetime], str]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from server.cli import catalogue, chat, conversations, doctor, keys, look, residency, run, serve
+from server.cli import catalogue, chat, conversations, doctor, keys, model_control, run, serve, show_media
 
 app = typer.Typer(
     name="agentname",
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Images, videos and chat on your own machine.",
 )
-for group in (serve, run, chat, look, residency, catalogue, doctor):
+for group in (serve, run, chat, show_media, model_control, catalogue, doctor):
     app.add_typer(group.app)
 app.add_typer(conversations.app, name="conversations")
 app.add_typer(keys.app, name="keys")

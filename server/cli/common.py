@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from server.client import AgentName, AgentNameError
-    from server.settings import Settings
+    from server.process.settings import Settings
     from server.store.database import Database
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where jobs, keys and results live.")]
@@ -25,8 +25,8 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 
 def settings(**overrides: object) -> Settings:
-    from server.settings import SettingsError, load_settings
-    from server.supervisor import UNUSABLE
+    from server.process.settings import SettingsError, load_settings
+    from server.process.supervisor import UNUSABLE
 
     try:
         return load_settings(**overrides)

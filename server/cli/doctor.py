@@ -12,7 +12,7 @@ app = typer.Typer()
 @app.command()
 def doctor(port: Port = None, data_dir: DataDir = None) -> None:
     """Look for what would keep the server from working, and say how to mend it."""
-    from server.doctor import examine
+    from server.cli.doctor_checks import examine
 
     findings = examine(settings(port=port, data_dir=data_dir))
     marks = {True: "ok", False: "FAILED", None: "note"}

@@ -22,9 +22,9 @@ def serve(
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> None:
     """Start the server. It stays until Ctrl-C, and starts itself again when the device breaks."""
-    from server.heap import with_heap
-    from server.logs import configure_logging
-    from server.supervisor import Supervisor, listen
+    from server.process.logs import configure_logging
+    from server.process.malloc import with_heap
+    from server.process.supervisor import Supervisor, listen
 
     said = {"host": host, "port": port, "data_dir": data_dir, "device": device, "log_level": log_level}
     chosen = settings(**said)
@@ -64,13 +64,13 @@ def worker(
     """The server process itself, on a socket it inherits. `serve` starts it."""
     import socket
 
-    from server.supervisor import UNUSABLE, die_with_parent
+    from server.process.supervisor import UNUSABLE, die_with_parent
 
     if parent_pid is not None:
         die_with_parent(parent_pid)
     chosen = settings()
-    from server.logs import configure_logging
-    from server.main import run
+    from server.process.logs import configure_logging
+    from server.process.main import run
     from server.store.database import StoreUnusable
 
     configure_logging(chosen.log_format, chosen.log_level)

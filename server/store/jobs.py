@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import Connection, RowMapping, delete, exists, insert, select, update
 
-from server.jobs import State
+from server.job import State
 from server.store import events, schema, usage, webhooks
 from server.store.cursors import read_cursor, write_cursor
 

@@ -11,18 +11,18 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from server.acceptance import Allowance
 from server.api.chat import unless_gone
 from server.api.deps import KeyDep, ServiceDep, allowance_headers, counted
 from server.api.openai.schemas import ChatCompletion, read_chat
 from server.api.openai.wire import errors
 from server.api.schemas import read_object
-from server.api.sse import EventStream
 from server.api.wire import JsonObject, json_body
-from server.artifacts import new_id
-from server.conversation import ChatReply, Conversation
 from server.errors import ServerError
-from server.replies import openai_error
+from server.http.error_body import openai_error
+from server.http.sse import EventStream
+from server.jobs.artifacts import new_id
+from server.jobs.submission import Allowance
+from server.service.chat import ChatReply, Conversation
 
 router = APIRouter(tags=["OpenAI"])
 

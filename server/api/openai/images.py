@@ -8,16 +8,16 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from server.accounts.auth import ApiKey
 from server.api.deps import KeyDep, ServiceDep, allowance_headers, counted
 from server.api.openai.schemas import Picture, read_picture
 from server.api.openai.wire import errors, failure, seconds
 from server.api.schemas import read_object
-from server.api.waiting import base64_of, finished
+from server.api.wait_for_job import base64_of, finished
 from server.api.wire import JsonObject, json_body
-from server.auth import ApiKey
-from server.jobs import State
-from server.service import Service
-from server.views import JobView
+from server.job import State
+from server.jobs.job_view import JobView
+from server.service.service import Service
 
 router = APIRouter(tags=["OpenAI"])
 

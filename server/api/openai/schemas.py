@@ -9,9 +9,9 @@ from pydantic import Field
 
 from pipelines.interface import Message
 from server.api.schemas import NO_NUL, ModelName, Prompt, Seed, StopText, Strict, read_body
-from server.conversation import ChatMessage
 from server.errors import BadRequest
-from server.resolving import GenerateRequest
+from server.jobs.request import GenerateRequest
+from server.service.chat import ChatMessage
 
 # Accepted because clients send them unasked, and without effect here: who asks and what is noted about it.
 NOTES = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"})

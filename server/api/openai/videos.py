@@ -10,17 +10,17 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
+from server.accounts.auth import ApiKey
 from server.api.deps import JOB_ID, KeyDep, ServiceDep, allowance_headers, counted
 from server.api.files import BYTES, file_headers
 from server.api.openai.schemas import Clip, read_clip
 from server.api.openai.wire import errors, seconds
 from server.api.schemas import read_object
 from server.api.wire import JsonObject, json_body
-from server.auth import ApiKey
 from server.errors import BadRequest, NotFound
-from server.jobs import State
-from server.service import Service
-from server.views import JobView
+from server.job import State
+from server.jobs.job_view import JobView
+from server.service.service import Service
 
 router = APIRouter(tags=["OpenAI"])
 

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from server.errors import BadRequest, Internal, ServerError, Unavailable
-from server.jobs import State
-from server.views import JobView
+from server.job import State
+from server.jobs.job_view import JobView
 
 
 class OpenAIErrorReply(BaseModel):

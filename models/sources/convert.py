@@ -1,0 +1,51 @@
+"""A GGUF → a safetensors folder with tokenizer and chat template. Runs as a process of its own: python -m models.sources.convert.
+
+float32, because nothing smaller holds the dequantised values exactly: a Q4_1 weight is scale * q + minimum with both halves
+in float16, and only 75 % of the products fit float16 again (32 % bfloat16), counted on SmolLM2's attention layers.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+MAX_ADDRESS_BYTES = 16 << 30  # SmolLM2 peaks at 1.1 GiB resident; address space of torch alone is several GiB
+MAX_CPU_S = 600  # 15 s on one core for SmolLM2
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """Write config, weights, tokenizer and generation config to `folder`, which must not exist."""
+    import torch
+    from tokenizers import pre_tokenizers
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    from models.gguf_header import read_gguf_header
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
+    if read_gguf_header(gguf).metadata.get("tokenizer.ggml.pre") == "smollm":
+        # transformers does not read this field and leaves out the first half of SmolLM's own splitting: digits one by one.
+        # Without it the blank line before a numbered list becomes two tokens where the model was taught one.
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.float32,
+        trust_remote_code=False,
+    )
+    model.hf_quantizer = None  # else it refuses to be saved as the plain floats it now holds
+    vars(model.config).pop("quantization_config", None)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.config._name_or_path = ""  # else the folder would name where this ran
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_ADDRESS_BYTES, MAX_ADDRESS_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_S, MAX_CPU_S))
+    convert(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,73 @@
+"""Does a language model give in the paged batch what it gives by itself? Found out when it is loaded. Device thread only.
+
+Two sequences of different length, tokens all over the vocabulary, read and continued both ways with the same tokens forced;
+the logits must agree. A model that raises, or differs, is run plainly: slower among others, and right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pipelines import device
+from pipelines.batching.merging import difference
+from pipelines.chat.paged_batch import PagedBatch
+from pipelines.chat.unbatched import PlainBatch
+
+LENGTHS = (9, 37)  # the second crosses a page of 32
+N_STEPS = 3
+CACHE_BYTES = 8 << 20  # grown until a page fits
+# Largest difference relative to the largest logit; a batch rounds otherwise, and random weights spread it through every layer.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 3e-2}
+
+
+@torch.inference_mode()
+def batches(model: Any) -> bool:
+    """Raises what says nothing about the model: out of memory, a lost device."""
+    allowed = TOLERANCE.get(model.dtype, 0.0)
+    attention = model.config._attn_implementation
+    try:
+        alone = _logits(model, PlainBatch)
+        together = _logits(model, PagedBatch)
+    except Exception as error:  # whatever a model raises in the batch, it cannot be batched
+        if device.is_fatal(error) or device.is_out_of_memory(error):
+            raise
+        return False
+    finally:
+        model.set_attn_implementation(attention)  # the paged one does not run by itself
+    return alone.keys() == together.keys() and all(difference(alone[k], together[k]) <= allowed for k in alone)
+
+
+def _logits(model: Any, batch_class: Callable[..., Any]) -> dict[tuple[str, int], torch.Tensor]:
+    """(sequence, how many-th new token) → its logits."""
+    seen: dict[tuple[str, int], torch.Tensor] = {}
+    counts: dict[str, int] = {}
+    vocabulary = model.config.get_text_config().vocab_size
+
+    def choose(ids: Any, logits: torch.Tensor) -> None:
+        for row, name in enumerate(ids):
+            count = counts[name] = counts.get(name, -1) + 1
+            seen[name, count] = logits[row].clone()
+            logits[row, (count * 7919 + 5) % vocabulary] = torch.inf
+
+    batch = _smallest(model, batch_class, choose)
+    for length in LENGTHS:
+        batch.add(str(length), [(i * 104_729 + length) % vocabulary for i in range(length)])
+    while any(counts.get(str(length), -1) < N_STEPS for length in LENGTHS):
+        for name in batch.step().tokens:
+            if counts[name] == N_STEPS:
+                batch.remove(name)
+    return seen
+
+
+def _smallest(model: Any, batch_class: Callable[..., Any], choose: Any) -> Any:
+    n_bytes = CACHE_BYTES
+    while True:
+        try:
+            return batch_class(model, cache_bytes=n_bytes, max_rows=len(LENGTHS), choose=choose)
+        except ValueError:
+            n_bytes *= 4
+            if n_bytes > CACHE_BYTES << 10:
+                raise

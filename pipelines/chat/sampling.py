@@ -1,0 +1,168 @@
+"""Draws the next token of each row on its own: the same seed gives the same text, whoever shares the batch. Pure functions.
+
+Gumbel-max: argmax(logits + noise) is a draw from softmax(logits), and the noise of a token is a hash of
+(seed, position in the reply, token), so nothing is drawn from a stream that neighbours draw from too.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from pipelines.chat.sequence import Chat
+
+N_CANDIDATES = 1024  # a top-p nucleus is nearly always smaller; a wider one is found by sorting the whole vocabulary
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15  # constants of splitmix64: Steele, Lea, Flood 2014; the finaliser is Stafford's variant 13
+_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+
+
+def penalize(
+    logits: Tensor,
+    prompt: Sequence[int],
+    reply: Mapping[int, int],
+    *,
+    repetition: float = 1.0,
+    presence: float = 0.0,
+    frequency: float = 0.0,
+) -> Tensor:
+    """Logits with the tokens that were there already made less likely.
+
+    logits: (V,); prompt: its tokens, each once; reply: how often each token is in the reply so far. Returns (V,), a new tensor.
+    repetition divides positive and multiplies negative logits of prompt and reply (Keskar et al. 2019, arXiv:1909.05858);
+    presence and frequency are subtracted for tokens of the reply alone, as OpenAI's API defines them.
+    """
+    penalized = logits.clone()
+    if repetition != 1.0:
+        seen = torch.tensor(sorted({*prompt, *reply}), dtype=torch.long, device=logits.device)
+        scores = penalized[seen]
+        penalized[seen] = torch.where(scores < 0, scores * repetition, scores / repetition)
+    if reply and (presence or frequency):
+        tokens = torch.tensor(list(reply), dtype=torch.long, device=logits.device)
+        counts = torch.tensor(list(reply.values()), dtype=logits.dtype, device=logits.device)
+        penalized[tokens] -= presence + frequency * counts
+    return penalized
+
+
+def row_key(seed: int, position: int) -> int:
+    """The key of one draw, as a signed 64-bit integer: position is the number of tokens the reply has so far."""
+    return _signed(_mix(_mix(seed & _MASK) + position * _GOLDEN))
+
+
+def gumbel(keys: Tensor, tokens: Tensor) -> Tensor:
+    """Standard Gumbel noise, a pure function of key and token, the same on every device.
+
+    keys: (R,) int64; tokens: (V,) or (R, K) int64. Returns (R, V) or (R, K) float64.
+    """
+    bits = tokens * _signed(_GOLDEN) + keys[:, None]  # int64 wraps around, as meant
+    for shift, factor in _MIX:
+        bits ^= _shift_right(bits, shift)
+        bits *= _signed(factor)
+    bits ^= _shift_right(bits, 31)
+    uniform = _shift_right(bits, 11).double().add_(0.5).mul_(2.0**-53)  # in (0, 1), neither end
+    return uniform.log_().neg_().log_().neg_()
+
+
+def draw(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, keys: Tensor) -> Tensor:
+    """One token for each row, drawn from softmax(logits / temperature) cut to the top k, then to the top-p nucleus.
+
+    logits: (R, V); temperature: (R,) > 0; top_k: (R,) int64, 0 = all; top_p: (R,) in (0, 1]; keys: (R,) int64 of `row_key`.
+    Returns (R,) int64. Every row depends on its own values alone.
+    """
+    vocabulary = logits.shape[-1]
+    scaled = logits.double() / temperature.double()[:, None]
+    drawn = torch.empty(len(logits), dtype=torch.long, device=logits.device)
+    cut = (top_p < 1.0) | ((top_k > 0) & (top_k < vocabulary))
+    left = _draw_cut(drawn, cut.nonzero()[:, 0], logits, scaled, top_k, top_p, keys, min(N_CANDIDATES, vocabulary))
+    _draw_cut(drawn, left, logits, scaled, top_k, top_p, keys, vocabulary)
+    whole = (~cut).nonzero()[:, 0]
+    if len(whole):
+        tokens = torch.arange(vocabulary, device=logits.device)
+        drawn[whole] = (gumbel(keys[whole], tokens) + scaled[whole]).argmax(-1)
+    return drawn
+
+
+def _draw_cut(
+    drawn: Tensor,
+    rows: Tensor,
+    logits: Tensor,
+    scaled: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    keys: Tensor,
+    n_candidates: int,
+) -> Tensor:
+    """Draw into `drawn` for those of `rows` whose cut lies within their `n_candidates` likeliest tokens; returns the others.
+
+    drawn: (R,) int64, written; rows: (N,) int64; scaled: (R, V) float64, logits / temperature; the rest as in `draw`.
+    """
+    if not len(rows):
+        return rows
+    whole = scaled[rows]
+    tokens = logits[rows].topk(n_candidates).indices  # (N, K), likeliest first
+    scores = whole.gather(-1, tokens)
+    k = top_k[rows][:, None]
+    rank = torch.arange(n_candidates, device=scores.device)
+    scores = scores.masked_fill((k > 0) & (rank >= k), -torch.inf)
+    total = torch.where(k > 0, scores.logsumexp(-1, keepdim=True), whole.logsumexp(-1, keepdim=True))
+    mass = (scores - total).exp().cumsum(-1)
+    before = torch.cat([torch.zeros_like(mass[:, :1]), mass[:, :-1]], -1)
+    scores = scores.masked_fill(before >= top_p[rows].double()[:, None], -torch.inf)
+    winner = (scores + gumbel(keys[rows], tokens)).argmax(-1, keepdim=True)
+    found = tokens.gather(-1, winner)[:, 0]
+    inside = torch.where(k[:, 0] > 0, k[:, 0] <= n_candidates, mass[:, -1] >= top_p[rows])
+    inside |= n_candidates == logits.shape[-1]
+    drawn[rows[inside]] = found[inside]
+    return rows[~inside]
+
+
+def _mix(bits: int) -> int:
+    bits = (bits + _GOLDEN) & _MASK
+    for shift, factor in _MIX:
+        bits = ((bits ^ (bits >> shift)) * factor) & _MASK
+    return bits ^ (bits >> 31)
+
+
+def _signed(bits: int) -> int:
+    """The 64 bits as torch's int64 has them."""
+    bits &= _MASK
+    return bits - (1 << 64) if bits >> 63 else bits
+
+
+def _shift_right(bits: Tensor, n: int) -> Tensor:
+    """Logical shift: torch's own fills with the sign."""
+    return (bits >> n) & ((1 << (64 - n)) - 1)
+
+
+def choose(chats: Sequence[Chat], logits: Tensor) -> None:
+    """Write into each row what makes its argmax the next token. logits: (N, V) float32, one row for each of `chats`."""
+    for chat, sound in zip(chats, logits.amax(-1).isfinite().tolist(), strict=True):
+        chat.broken = not sound
+    for row, chat in enumerate(chats):
+        r = chat.request
+        if r.repetition_penalty != 1.0 or r.presence_penalty or r.frequency_penalty:
+            logits[row] = penalize(
+                logits[row],
+                chat.prompt,
+                chat.counts,
+                repetition=r.repetition_penalty,
+                presence=r.presence_penalty,
+                frequency=r.frequency_penalty,
+            )
+    sampled = [(row, chat) for row, chat in enumerate(chats) if chat.request.temperature > 0 and not chat.broken]
+    if not sampled:
+        return
+    tensor = functools.partial(torch.tensor, device=logits.device)
+    rows = tensor([row for row, _ in sampled])
+    requests = [chat.request for _, chat in sampled]
+    tokens = draw(
+        logits[rows],
+        tensor([r.temperature for r in requests]),
+        tensor([r.top_k for r in requests]),
+        tensor([r.top_p for r in requests], dtype=torch.float64),
+        tensor([row_key(chat.request.seed, chat.n_tokens) for _, chat in sampled]),
+    )
+    logits[rows, tokens] = torch.inf

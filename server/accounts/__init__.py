@@ -1,0 +1,1 @@
+"""Who asks and what they may: keys, plans and quotas, the usage of a day. Event loop only."""

@@ -1,0 +1,21 @@
+"""What a key chose by AUTOMATIC1111's options, for itself alone. Event loop only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from server.accounts.auth import ApiKey
+from server.store import a1111
+from server.store.database import Database
+
+
+class A1111Options:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def of(self, key: ApiKey) -> dict[str, Any]:
+        return await self._database.read(lambda conn: a1111.chosen(conn, key.id))
+
+    async def add(self, key: ApiKey, options: dict[str, Any]) -> None:
+        """Beside what was chosen before."""
+        await self._database.write(lambda conn: a1111.choose(conn, key.id, options))

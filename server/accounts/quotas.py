@@ -1,0 +1,91 @@
+"""What a plan allows: so many a day (charged in the store), so many a minute (a bucket in memory). Event loop only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from server.errors import TooMany
+
+if TYPE_CHECKING:  # the command line reads plans and must not wait for SQLAlchemy
+    from server.store.usage import Kind
+
+DAY_S = 86_400
+UNLIMITED = 999_999_999_999_999  # the largest integer a RateLimit header can carry (RFC 9651)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """None is without limit."""
+
+    images: int | None  # a UTC day
+    videos: int | None
+    chats: int | None
+    priority: int  # larger starts sooner
+    burst_per_minute: int | None  # counted requests, all kinds together
+    max_queued: int | None  # jobs waiting or running at once
+
+    def limit(self, kind: Kind) -> int | None:
+        return {"images": self.images, "videos": self.videos, "chats": self.chats}[kind]
+
+
+DEFAULT_PLANS = {
+    "free": Plan(images=10, videos=2, chats=50, priority=0, burst_per_minute=60, max_queued=10),
+    "pro": Plan(images=200, videos=50, chats=None, priority=1, burst_per_minute=600, max_queued=200),
+    "enterprise": Plan(images=None, videos=None, chats=None, priority=2, burst_per_minute=None, max_queued=None),
+}
+
+
+def today(now: datetime) -> str:
+    """The day a charge at `now` goes to: "2026-11-24", UTC."""
+    return now.astimezone(UTC).date().isoformat()
+
+
+def _midnight_after(now: datetime) -> datetime:
+    return now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+
+
+def seconds_to_reset(now: datetime) -> int:
+    """Whole seconds, at least 1, until the next UTC day; never early."""
+    return max(1, math.ceil((_midnight_after(now) - now).total_seconds()))
+
+
+def rate_limit_headers(kind: Kind, limit: int | None, used: int, now: datetime) -> dict[str, str]:
+    """The draft-ietf-httpapi-ratelimit-headers pair and the older X-RateLimit trio, whose Reset is in Unix seconds.
+
+    A plan without limit shows the largest number the headers can carry: a client that counts down needs no special case.
+    """
+    allowed = UNLIMITED if limit is None else limit
+    remaining = UNLIMITED if limit is None else max(0, limit - used)
+    return {
+        "RateLimit-Policy": f'"{kind}-day";q={allowed};w={DAY_S}',
+        "RateLimit": f'"{kind}-day";r={remaining};t={seconds_to_reset(now)}',
+        "X-RateLimit-Limit": str(allowed),
+        "X-RateLimit-Remaining": str(remaining),
+        "X-RateLimit-Reset": str(int(_midnight_after(now).timestamp())),
+    }
+
+
+class BurstLimiter:
+    """One token bucket a key: full it holds a minute's worth, and it fills evenly. `clock` is monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._levels: dict[str, tuple[float, float]] = {}  # key id → tokens, at
+
+    def take(self, key_id: str, plan: Plan) -> None:
+        """Raises `TooMany`, and takes nothing, when the bucket is empty."""
+        size = plan.burst_per_minute
+        if size is None:
+            return
+        now = self._clock()
+        tokens, at = self._levels.get(key_id, (float(size), now))
+        tokens = min(float(size), tokens + (now - at) * size / 60)
+        if tokens < 1:
+            self._levels[key_id] = (tokens, now)
+            wait_s = math.ceil((1 - tokens) * 60 / size) if size else 60
+            raise TooMany(f"This key's plan allows {size} requests a minute.", retry_after_s=max(1, wait_s))
+        self._levels[key_id] = (tokens - 1, now)

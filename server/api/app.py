@@ -1,0 +1,193 @@
+"""The application: routes behind the key check behind the guard. No globals: two apps may live in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+
+from server.accounts.auth import Authenticator
+from server.api import (
+    catalogue,
+    chat,
+    conversations,
+    events,
+    files,
+    generate,
+    health,
+    jobs,
+    keys,
+    metrics,
+    model_control,
+    models,
+    page,
+    queue,
+    status,
+    webhooks,
+)
+from server.api.deps import PUBLIC, KeyRequired
+from server.api.openai import chat as openai_chat
+from server.api.openai import images as openai_images
+from server.api.openai import models as openai_models
+from server.api.openai import videos as openai_videos
+from server.api.sdapi import routes as sdapi
+from server.api.wire import JsonObject, job_json
+from server.errors import Unavailable
+from server.http.error_body import error_body, text_of
+from server.http.guard import Guard
+from server.library.library import Library
+from server.library.pulls import Pulls
+from server.service.service import Service
+
+logger = logging.getLogger(__name__)
+
+TIDY_EVERY_S = 60.0
+METHODS = ("GET", "POST", "PATCH", "DELETE")
+
+# What the query of a route may say; the framework's own text would quote the input.
+QUERY_TEXTS = {
+    "status": "status must be one of queued, processing, completed, failed, canceled.",
+    "type": "type must be image or video.",
+    "limit": "limit must be a whole number from 1 to 100.",
+    "skip_current_image": "skip_current_image must be true or false.",
+    "cursor": "cursor must be the nextCursor of an earlier page.",
+}
+
+RESOURCES = (
+    generate,
+    status,
+    chat,
+    conversations,
+    jobs,
+    events,
+    files,
+    models,
+    model_control,
+    catalogue,
+    queue,
+    keys,
+    webhooks,
+    metrics,
+    sdapi,
+    health,
+    page,
+    openai_models,
+    openai_chat,
+    openai_images,
+    openai_videos,
+)
+
+
+def create_app(
+    *,
+    service: Service,
+    authenticator: Authenticator,
+    library: Library,
+    pulls: Pulls,
+    ready: Callable[[], str | None],
+    allowed_hosts: Collection[str] = (),
+    allowed_origins: Collection[str] = (),
+) -> FastAPI:
+    """`ready` tells why jobs are not accepted, None when they are. Origins like "https://app.example" turn CORS on."""
+    app = FastAPI(
+        title="AgentName API",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,  # a redirect would be built from the Host header
+        lifespan=lambda _: _recovery(service),
+        exception_handlers={HTTPException: _http_error, RequestValidationError: _query_error},
+    )
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's own way to change the document
+    app.state.service = service
+    app.state.ready = ready
+    app.state.page = page.read_page()
+    app.state.library = library
+    app.state.pulls = pulls
+    for resource in RESOURCES:
+        app.include_router(resource.router)
+    # The last one added is the first one asked.
+    app.add_middleware(KeyRequired, authenticator=authenticator, service=service, public=PUBLIC | app.state.page.keys())
+    if allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=[origin.rstrip("/") for origin in allowed_origins],
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id"],
+            expose_headers=["x-request-id", "retry-after", "ratelimit", "ratelimit-policy", "content-disposition"],
+        )
+    app.add_middleware(Guard, allowed_hosts=allowed_hosts, allowed_origins=allowed_origins)
+    app.add_middleware(metrics.Counted, service=service)
+    return app
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """What FastAPI cannot know: the key is asked for outside the router, and a fault of the query is a 400."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, operations in document["paths"].items():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
+                operation["security"] = [] if path in PUBLIC else [{"key": []}]
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+@asynccontextmanager
+async def _recovery(service: Service) -> AsyncIterator[None]:
+    async def describe(key_id: str, job_id: str) -> JsonObject:
+        return job_json(await service.status_of(key_id, job_id), service.link)
+
+    chores = [asyncio.create_task(_tidy_now_and_then(service)), asyncio.create_task(service.webhooks.run(describe))]
+    try:
+        yield
+    finally:
+        for chore in chores:
+            chore.cancel()
+        await asyncio.gather(*chores, return_exceptions=True)
+
+
+async def _tidy_now_and_then(service: Service) -> None:
+    while True:
+        try:
+            await service.recovery.tidy()
+        except (Unavailable, OSError):
+            logger.warning("tidying failed, next try in a minute", exc_info=True)
+        await asyncio.sleep(TIDY_EVERY_S)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    body = error_body(error.status_code, text_of(error.status_code), request.scope["path"])
+    headers = {"Allow": ", ".join(_methods_here(request))} if error.status_code == 405 else error.headers
+    return Response(body, error.status_code, headers, media_type="application/json")
+
+
+def _methods_here(request: Request) -> list[str]:
+    """Which methods are taken at this address: those of all routes that spell it as the first that matches does, where the router itself
+    would name that one's alone. "/api/models/pulls" is not a model of that name.
+    """
+    routes = [route for resource in RESOURCES for route in resource.router.routes if isinstance(route, APIRoute)]
+    path = next((route.path for route in routes if route.matches(request.scope)[0] is not Match.NONE), None)
+    return [m for m in METHODS if any(route.path == path and m in (route.methods or ()) for route in routes)]
+
+
+async def _query_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    name = str(error.errors()[0]["loc"][-1])
+    body = error_body(400, QUERY_TEXTS.get(name, text_of(400)), request.scope["path"])
+    return Response(body, 400, media_type="application/json")

@@ -1,0 +1,110 @@
+"""`ps`, `load`, `stop`, `pin`, `unpin`: which models are in memory, until when, and what a person wants there."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.cli.common import DataDir, Port, ask, connect, fail, print_table
+from server.units import size
+
+if TYPE_CHECKING:
+    from server.client.replies import Model
+
+app = typer.Typer()
+
+Name = Annotated[str, typer.Argument(help="A model's name: agentname list")]
+KeepAlive = Annotated[
+    str | None, typer.Option("--keep-alive", help="How long it stays when idle: 10m, 2h, 0, or -1 for ever.")
+]
+POLL_S = 0.25
+
+
+@app.command()
+def ps(port: Port = None, data_dir: DataDir = None) -> None:
+    """What is in memory, until when, and what runs and waits."""
+    with connect(port, data_dir) as client:
+        devices, models = client.gpu(), [model for model in client.models() if model.state != "available"]
+        live = [job for status in ("processing", "queued") for job in client.jobs(status).jobs]
+    if models:
+        now = datetime.now(UTC)
+        rows = [
+            [m.name, m.type, size(m.n_bytes), m.state, ", ".join(m.devices), until(m, now), f"{m.running}+{m.waiting}"]
+            for m in models
+        ]
+        print_table(["model", "type", "size", "state", "device", "until", "jobs"], rows)
+    else:
+        typer.echo("No model is in memory.")
+    for d in devices:
+        others = f" ({size(d.others)} by other programs)" if d.others else ""
+        typer.echo(f"{d.name}: {size(d.used)} of {size(d.total)} used{others}, {size(d.free)} free")
+    if live:
+        jobs = [[job.job_id, job.type, job.model, job.status, f"{job.progress:.0%}"] for job in live]
+        print_table(["job", "type", "model", "status", "progress"], jobs)
+
+
+@app.command()
+def load(name: Name, keep_alive: KeepAlive = None, port: Port = None, data_dir: DataDir = None) -> None:
+    """Bring a model into memory, and wait until it is there."""
+    ask(f"/api/models/{name}/load", port, data_dir, "POST", {} if keep_alive is None else {"keepAlive": keep_alive})
+    with connect(port, data_dir) as client:
+        asked_at, tried = time.monotonic(), False
+        while True:
+            model = next((model for model in client.models() if model.name == name), None)
+            if model is None:
+                fail(f"{name} was removed.")
+            if model.state == "resident":
+                break
+            if model.state == "failed":
+                fail(
+                    f"{name} failed to load: the server's log says why. It is tried again in {model.retry_in_seconds} s."
+                )
+            tried = tried or model.state == "loading"
+            if model.state == "available" and not tried and time.monotonic() - asked_at > 2:
+                typer.echo(
+                    "Not loading yet: the device is busy, or others hold its memory. Ctrl-C leaves it waiting.",
+                    err=True,
+                )
+                tried = True
+            time.sleep(POLL_S)
+    typer.echo(f"{name} is in memory: {size(model.n_bytes)} on {', '.join(model.devices)}.")
+
+
+@app.command()
+def stop(name: Name, port: Port = None, data_dir: DataDir = None) -> None:
+    """Put a model out of memory, once its running jobs are done."""
+    model = ask(f"/api/models/{name}/unload", port, data_dir, "POST")
+    running = model["running"]
+    typer.echo(f"{name} goes after {running} running job{'s' * (running != 1)}." if running else f"{name} goes.")
+
+
+@app.command()
+def pin(name: Name, port: Port = None, data_dir: DataDir = None) -> None:
+    """Keep a model in memory once it is there, also across restarts of the server."""
+    ask(f"/api/models/{name}/pin", port, data_dir, "POST")
+    typer.echo(f"{name} is pinned.")
+
+
+@app.command()
+def unpin(name: Name, port: Port = None, data_dir: DataDir = None) -> None:
+    """Let a model go like any other."""
+    ask(f"/api/models/{name}/unpin", port, data_dir, "POST")
+    typer.echo(f"{name} is no longer pinned.")
+
+
+def until(model: Model, now: datetime) -> str:
+    """When it goes if nobody asks for it: "4m 59s"."""
+    if model.state == "failed":
+        return f"tried again in {model.retry_in_seconds}s"
+    if model.state == "loading":
+        return ""
+    if model.pinned:
+        return "pinned"
+    if model.idle_unload_at is None:
+        return "in use" if model.running else "for ever"
+    left = max(0, round((model.idle_unload_at - now).total_seconds()))
+    hours, minutes, seconds = left // 3600, left // 60 % 60, left % 60
+    return f"{hours}h {minutes}m" if hours else f"{minutes}m {seconds}s" if minutes else f"{seconds}s"

@@ -1,0 +1,1 @@
+"""Several devices as one engine: placement of jobs, their reassignment, and one merged status. Event loop only."""

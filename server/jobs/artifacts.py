@@ -1,0 +1,171 @@
+"""Where results live: encoded and written whole or not at all, handed out by signed link, removed. Called on the event loop.
+
+Encoding, hashing and disk writes run on the worker pool. A file's name is its output's id: it tells nothing and comes from
+the store, never from a URL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import string
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.interface import Sound
+from server.jobs.encoding import EXTENSIONS, MIME_TYPES, Format, Provenance, encode, to_pixels
+
+T = TypeVar("T")
+
+BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
+FILE_NAME = re.compile(r"[0-9A-Za-z]{22}\.[a-z0-9]{3,4}")
+SIGNATURE_BYTES = 18  # 144 bits; 24 characters in the URL
+
+
+@dataclass(frozen=True, slots=True)
+class SavedFile:
+    file_name: str
+    mime_type: str
+    n_bytes: int
+    sha256: str  # hexadecimal
+    width: int
+    height: int
+    duration_s: float | None
+
+
+def new_id() -> str:
+    """22 characters of base62: 131 bits nobody guesses."""
+    number = secrets.randbelow(62**22)
+    digits = []
+    for _ in range(22):
+        number, digit = divmod(number, 62)
+        digits.append(BASE62[digit])
+    return "".join(digits)
+
+
+class Artifacts:
+    """One owner: the event loop. The pool's threads touch only the files they are given."""
+
+    def __init__(self, root: Path, pool: Executor, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        """`root` is made if it is not there, closed to others, and emptied of half-written files."""
+        self._outputs = root / "outputs"
+        self._unfinished = root / "unfinished"
+        self._pool = pool
+        self._clock = clock
+        for folder in (root, self._outputs, self._unfinished):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.chmod(0o700)
+        for left_over in self._unfinished.iterdir():
+            left_over.unlink()
+        self._secret = kept_secret(root / "link-secret")
+
+    async def save(
+        self,
+        output_id: str,
+        frames: NDArray[np.float32],
+        sound: Sound | None,
+        fmt: Format,
+        provenance: Provenance,
+        fps: int | None,
+    ) -> SavedFile:
+        """Encode and write to disk; when this returns the file survives a power cut.
+
+        frames: (F, H, W, 3) float32 in [0, 1]. Raises `InvalidFrames`, `EncodingFailed`, `OSError`; then there is no file.
+        """
+
+        def work() -> SavedFile:
+            pixels = to_pixels(frames)
+            count, height, width, _ = pixels.shape
+            file_name = f"{output_id}.{EXTENSIONS[fmt]}"
+            unfinished = self._unfinished / file_name
+            try:
+                os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL, 0o600))  # the encoders keep the mode it has
+                encode(pixels, fmt, provenance, fps or 1, unfinished, sound)
+                with open(unfinished, "rb+") as file:
+                    os.fsync(file.fileno())
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                    n_bytes = os.fstat(file.fileno()).st_size
+                unfinished.rename(self._outputs / file_name)
+                _sync_folder(self._outputs)
+            finally:
+                unfinished.unlink(missing_ok=True)
+            duration_s = count / fps if fps else None
+            return SavedFile(file_name, MIME_TYPES[fmt], n_bytes, digest, width, height, duration_s)
+
+        return await self._on_pool(work)
+
+    def path(self, file_name: str) -> Path | None:
+        """None when there is no such file (any more). `file_name` is from the store."""
+        assert FILE_NAME.fullmatch(file_name), "file names are made in save()"
+        path = self._outputs / file_name
+        return path if path.is_file() and not path.is_symlink() else None
+
+    async def delete(self, file_names: Sequence[str]) -> None:
+        """Remove the files; those that are not there are fine."""
+        if file_names:
+            await self._on_pool(lambda: self._delete(file_names))
+
+    def _delete(self, file_names: Sequence[str]) -> None:
+        for file_name in file_names:
+            assert FILE_NAME.fullmatch(file_name), "file names are made in save()"
+            (self._outputs / file_name).unlink(missing_ok=True)
+
+    async def sweep(self, known: Collection[str]) -> int:
+        """At start, before any job runs: remove what no row in the store knows. Returns how many files that were."""
+
+        def remove_unknown() -> int:
+            unknown = [path for path in self._outputs.iterdir() if path.name not in known]
+            for path in unknown:
+                path.unlink()
+            return len(unknown)
+
+        return await self._on_pool(remove_unknown)
+
+    def sign(self, output_id: str, expires_at: datetime) -> str:
+        """The query that opens this output to whoever has the link, until `expires_at`. The same each time it is asked for."""
+        expires = int(expires_at.timestamp())
+        return f"expires={expires}&signature={self._signature(output_id, expires)}"
+
+    def verify(self, output_id: str, expires: str, signature: str) -> bool:
+        if not re.fullmatch(r"[0-9]{1,12}", expires, re.ASCII) or int(expires) < self._clock().timestamp():
+            return False
+        return hmac.compare_digest(self._signature(output_id, int(expires)).encode(), signature.encode())
+
+    def _signature(self, output_id: str, expires: int) -> str:
+        digest = hmac.digest(self._secret, f"{output_id} {expires}".encode(), "sha256")
+        return base64.urlsafe_b64encode(digest[:SIGNATURE_BYTES]).decode()
+
+    async def _on_pool(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+
+def kept_secret(path: Path) -> bytes:
+    """32 random bytes, drawn at the first start."""
+    if not path.exists():
+        unfinished = path.with_suffix(".new")
+        unfinished.unlink(missing_ok=True)
+        with open(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(32))
+            os.fsync(file.fileno())
+        unfinished.rename(path)
+    return path.read_bytes()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

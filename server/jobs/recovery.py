@@ -1,0 +1,76 @@
+"""What is done for stored jobs without anybody asking: at start they are run again, later they are forgotten. Event loop only."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
+
+from server.accounts.quotas import today
+from server.jobs.artifacts import Artifacts
+from server.jobs.live_jobs import LiveJobs
+from server.jobs.results import Results
+from server.jobs.submission import Catalogue, Submission
+from server.store import idempotency, messages, usage
+from server.store import jobs as store
+from server.store.database import Database
+
+logger = logging.getLogger(__name__)
+
+
+class Recovery:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        catalogue: Catalogue,
+        artifacts: Artifacts,
+        live_jobs: LiveJobs,
+        submission: Submission,
+        results: Results,
+        clock: Callable[[], datetime],
+        job_retention: timedelta,
+    ) -> None:
+        self._database = database
+        self._catalogue = catalogue
+        self._artifacts = artifacts
+        self._live_jobs = live_jobs
+        self._submission = submission
+        self._results = results
+        self._clock = clock
+        self._job_retention = job_retention
+
+    async def recover(self) -> int:
+        """At start, before the first request: drop files no job knows, and run again what was not finished.
+
+        Returns how many jobs were handed back.
+        """
+        rows = await self._database.write(lambda conn: store.recover_jobs(conn, self._clock()))
+        swept = await self._artifacts.sweep(await self._database.read(store.file_names))
+        known = set(self._catalogue.names())
+        for row in rows:
+            if row.model in known:
+                self._submission.run(row)
+            else:
+                self._results.fail(
+                    self._live_jobs.add(row), "model_gone", f"{row.model} is no longer in the catalogue.", False
+                )
+        if rows or swept:
+            logger.info("recovered", extra={"jobs": len(rows), "files_swept": swept})
+        return len(rows)
+
+    async def tidy(self) -> None:
+        """Remove what has outlived its time: outputs, then jobs, conversations and books."""
+        now = self._clock()
+
+        def forget(conn: Connection) -> list[str]:
+            gone = [name for job_id in store.expired(conn, now) for name in store.forget_outputs(conn, job_id)]
+            gone += store.forget_jobs_before(conn, now - self._job_retention)
+            idempotency.forget_before(conn, now)
+            messages.forget_before(conn, now - self._job_retention)
+            usage.forget_days_before(conn, today(now - self._job_retention))
+            return gone
+
+        await self._artifacts.delete(await self._database.write(forget))

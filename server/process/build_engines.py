@@ -1,0 +1,217 @@
+"""The engines and what they may do with the machine: one of each per device, behind one fleet. Called once, at start.
+
+The only file of `server/` that knows of torch, by way of `models.loading` and `pipelines.device`, and it calls them on the device thread alone.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+from models.catalogue import Catalogue
+from models.loading.read_ahead import read_ahead
+from models.spec import ModelSpec
+from pipelines import dtype_lock
+from pipelines.interface import Lane
+from server.engine.engine import POISONED, Device, Engine
+from server.fleet.fleet import Fleet
+from server.memory.ledger import Ledger, Reading
+from server.memory.requirements import Requirements, Weights, cache_bytes
+from server.process.hardware import Machine
+from server.process.settings import Settings
+from server.protocol import Event
+from server.scheduling.scheduler import ModelFacts, Scheduler
+from server.service.learned import LearnedValues, knowledge_key
+
+
+def make_fleet(
+    settings: Settings,
+    machines: Sequence[Machine],
+    catalogue: Catalogue,
+    learned: LearnedValues,
+    deliver: Callable[[Event], None],
+) -> Fleet:
+    """One engine per device."""
+    import_turn = threading.Lock()  # imports of torch and its libraries are not made to run on two threads at once
+    threads = max(1, (settings.torch_threads or os.cpu_count() or 1) // len(machines))
+    make = [partial(_engine, settings, machine, catalogue, learned, import_turn, threads) for machine in machines]
+    return Fleet(
+        make,
+        deliver,
+        names=[machine.device for machine in machines],
+        device_of=lambda model: catalogue.recall(model).device,
+    )
+
+
+def _engine(
+    settings: Settings,
+    machine: Machine,
+    catalogue: Catalogue,
+    learned: LearnedValues,
+    import_turn: threading.Lock,
+    threads: int,
+    deliver: Callable[[Event], None],
+) -> Engine:
+    ledger, key_of = _ledger(settings, machine), _keys(machine)
+    weights = _weights(settings, machine, ledger.usable_bytes)
+
+    def cache_of(spec: ModelSpec) -> int:
+        return cache_bytes(spec.weight_bytes, ledger.usable_bytes) if spec.type == "chat" else 0
+
+    def facts(model: str) -> ModelFacts:
+        spec = catalogue.recall(model)  # the lane of a removed model lives until its jobs are done
+        return ModelFacts(
+            name=model,
+            type=spec.type,
+            need_bytes=weights.on_device(spec) + cache_of(spec),
+            cache_bytes=cache_of(spec),
+            max_running=spec.max_running,
+            keep_alive_s=settings.keep_alive if spec.keep_alive_s is None else spec.keep_alive_s,
+            pinned=spec.pinned,
+            fingerprint=key_of(spec),
+            shareable={} if weights.offloads(spec) else _shareable(spec, auto_dtype([machine])),
+        )
+
+    scheduler = Scheduler(
+        ledger,
+        facts,
+        chat_share=settings.chat_share,
+        min_residency_s=settings.min_residency_s,
+        max_step_s=settings.max_quantum_s,
+        reads_ahead=True,
+    )
+    scheduler.peaks.restore(learned.peaks_for_a_device())
+    device = _device(
+        machine,
+        catalogue,
+        cache_of,
+        weights.offloads,
+        import_turn,
+        threads,
+        lambda spec: learned.verdicts(key_of(spec)),
+    )
+    return Engine(scheduler, device, deliver, step_timeout_s=settings.step_timeout_s)
+
+
+def _shareable(spec: ModelSpec, auto: str) -> Mapping[str, tuple[str, int]]:
+    """Weights that another model may use with it: as they are in the files, and on the device."""
+    if spec.load.quantization is not None or spec.load.offload or spec.embedding_paths:
+        return {}
+    dtype = auto if spec.dtype == "auto" else spec.dtype
+    return {name: (f"{whose} {dtype}", n_bytes) for name, (whose, n_bytes) in spec.shareable.items()}
+
+
+def make_needs(settings: Settings, machines: Sequence[Machine], learned: LearnedValues) -> Requirements:
+    """What is refused before it is accepted, by the largest device and what all of them learned."""
+    machine = max(machines, key=lambda machine: machine.memory_bytes)
+    weights = _weights(settings, machine, _ledger(settings, machine).usable_bytes)
+    return Requirements(learned.peaks, _keys(machine), weights)
+
+
+def _ledger(settings: Settings, machine: Machine) -> Ledger:
+    reserve = min(settings.memory_reserve, machine.memory_bytes // 8)
+    return Ledger(
+        name=machine.name,
+        capacity_bytes=machine.memory_bytes,
+        reserve_bytes=reserve,
+        host_bytes=machine.parking_bytes,
+    )
+
+
+def _weights(settings: Settings, machine: Machine, usable_bytes: int) -> Weights:
+    float_bytes = {"float32": 4, "bfloat16": 2, "float16": 2}
+    return Weights(
+        usable_bytes,
+        allowed=settings.offload and machine.device != "cpu",  # where the host is the device nothing is gained
+        float_bytes=lambda spec: float_bytes[spec.dtype if spec.dtype != "auto" else auto_dtype([machine])],
+    )
+
+
+def _keys(machine: Machine) -> Callable[[ModelSpec], str]:
+    """Under which what is measured is kept: it holds for these files at this precision on this kind of device."""
+    keys: dict[str, tuple[ModelSpec, str]] = {}  # by name; a new spec means new files
+
+    def key_of(spec: ModelSpec) -> str:
+        known = keys.get(spec.name)
+        if known is None or known[0] is not spec:
+            precision = spec.dtype if spec.dtype != "auto" else auto_dtype([machine])
+            known = keys[spec.name] = spec, knowledge_key(spec.path, precision, machine.device)
+        return known[1]
+
+    return key_of
+
+
+def _device(
+    machine: Machine,
+    catalogue: Catalogue,
+    cache_of: Callable[[ModelSpec], int],
+    offloads: Callable[[ModelSpec], bool],
+    import_turn: threading.Lock,
+    threads: int,
+    verdicts: Callable[[ModelSpec], Mapping[str, bool]],
+) -> Device:
+    """What the engine may do with the machine. Torch is imported by `warm_up`, on the device thread."""
+
+    shared: list[Any] = []  # the weights that several of its models use; made on the device thread
+    proven: set[str] = set()  # checkpoints that passed their smoke run in this process; the device thread's alone
+
+    def warm_up() -> None:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read at import; measuring memory would make it warn
+        with import_turn:
+            from models.loading.load import quiet_libraries
+            from pipelines import device
+
+            quiet_libraries()
+            device.keep_what_is_imported()
+        device.use_threads(threads)
+
+    def load(model: str) -> Lane:
+        from models.loading.load import SharedWeights
+        from models.loading.load import load as load_lane
+
+        if not shared:
+            shared.append(SharedWeights())
+        spec = catalogue.get(model)
+        return load_lane(
+            spec,
+            device=machine.device,
+            cache_bytes=cache_of(spec),
+            verdicts=verdicts(spec),
+            offload=offloads(spec),
+            proven=proven,
+            shared=shared[0],
+        )
+
+    def read(model: str) -> None:
+        read_ahead(catalogue.get(model))
+
+    def read_memory() -> Reading | None:
+        if machine.device == "cpu":
+            return None
+        from pipelines import device
+
+        free, _ = device.memory(machine.device)
+        return Reading(free_bytes=free, ours_bytes=device.held_by_us(machine.device))
+
+    def is_fatal(error: BaseException) -> bool:
+        from pipelines import device
+
+        return device.is_fatal(error)
+
+    return Device(
+        load=load,
+        read=read,
+        read_memory=read_memory,
+        is_fatal=is_fatal,
+        die=lambda: os._exit(POISONED),
+        warm_up=warm_up,
+        working=dtype_lock.working,
+        others_wait=dtype_lock.others_wait,
+    )
+
+
+def auto_dtype(machines: Sequence[Machine]) -> Literal["float32", "bfloat16"]:
+    return "float32" if machines[0].device == "cpu" else "bfloat16"

@@ -1,0 +1,249 @@
+"""The composition root: settings → store → catalogue → engine → service → app → uvicorn, on a socket it is given.
+
+Main thread of the server process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+from sqlalchemy import Connection
+
+from models.catalogue import Catalogue
+from models.errors import ModelsError
+from models.lora_files import LoraFolder
+from server.accounts.auth import Authenticator, write_local_key
+from server.accounts.quotas import BurstLimiter
+from server.api.app import create_app
+from server.fleet.fleet import Fleet
+from server.http.http11 import Http11
+from server.jobs.artifacts import Artifacts, kept_secret
+from server.jobs.live_jobs import LiveJobs
+from server.jobs.webhooks import Webhooks
+from server.library.folder_watcher import FolderWatcher
+from server.library.library import Library
+from server.library.pulls import Pulls
+from server.process.banner import print_banner
+from server.process.build_engines import auto_dtype, make_fleet, make_needs
+from server.process.hardware import Machine, NoSuchDevice, find_machines
+from server.process.settings import Settings
+from server.service.learned import LearnedValues
+from server.service.service import Service
+from server.store.database import Database, StoreUnusable
+from server.store.keys import SCOPES, create_key, list_keys
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_S = 1.0
+ENGINE_DEAD = 1  # exit code: the device thread ended on a bug; the supervisor starts again
+WORKERS = 2  # threads that encode and write results
+SWITCH_S = 0.001  # the event loop waits at most this long for a device thread that computes in Python; by default 5 ms
+WORKER_NICENESS = 10
+KEEP_ALIVE_S = 75  # of an idle HTTP connection
+
+
+def run(settings: Settings, sock: socket.socket, heartbeat_fd: int | None) -> int:
+    """Serve until told to stop. Returns the exit code. Raises `StoreUnusable` when starting again will not help."""
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = open(settings.data_dir / "lock", "w")  # noqa: SIM115  # held open as long as the process lives
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StoreUnusable(f"Another server uses {settings.data_dir}. Stop it, or give this one --data-dir.") from None
+    try:
+        machines = find_machines(settings.device, settings.memory_budget, settings.parking_budget)
+    except NoSuchDevice as error:
+        raise StoreUnusable(str(error)) from None
+    database = Database(settings.store_url)
+    database.start()
+    try:
+        sys.setswitchinterval(SWITCH_S)
+        return asyncio.run(_serve(settings, machines, database, sock, heartbeat_fd))
+    finally:
+        database.close()
+
+
+async def _serve(
+    settings: Settings, machines: Sequence[Machine], database: Database, sock: socket.socket, heartbeat_fd: int | None
+) -> int:
+    catalogue = _catalogue(settings, machines)
+    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="artifacts", initializer=_let_others_go_first)
+    learned = LearnedValues(database, lambda: datetime.now(UTC))
+    learned.load()
+    fleet = make_fleet(settings, machines, catalogue, learned, lambda event: service.on_event(event))
+    loras = LoraFolder(settings.data_dir / "loras")
+    service = Service(
+        database=database,
+        catalogue=catalogue,
+        engine=fleet,
+        artifacts=Artifacts(settings.data_dir, pool),
+        live_jobs=LiveJobs(),
+        plans=settings.plans,
+        burst_limiter=BurstLimiter(time.monotonic),
+        clock=lambda: datetime.now(UTC),
+        webhooks=Webhooks(
+            database,
+            secret=kept_secret(settings.data_dir / "webhook-secret"),
+            clock=lambda: datetime.now(UTC),
+            allowed_networks=settings.webhook_networks,
+        ),
+        queue_size=settings.queue_size,
+        max_queued_per_key=settings.max_queued_per_key,
+        output_retention=timedelta(hours=settings.output_retention_h),
+        job_retention=timedelta(days=settings.job_retention_days),
+        system_prompt=settings.system_prompt,
+        auto_dtype=auto_dtype(machines),
+        keep_alive_s=settings.keep_alive,
+        learned=learned.take,
+        find_lora=loras.find,
+        lora_names=loras.names,
+        need_bytes=make_needs(settings, machines, learned).of,
+    )
+    toml = settings.data_dir / "models.toml"
+    library = Library(catalogue=catalogue, toml=toml, engine=fleet)
+    pulls = Pulls(
+        library=library,
+        folder=settings.data_dir / "pulls",
+        beside=settings.data_dir,
+        cache_dir=settings.cache_dir,
+        clock=service.clock,
+        private=settings.pull_private_urls,
+    )
+    app = create_app(
+        service=service,
+        library=library,
+        pulls=pulls,
+        authenticator=Authenticator(database, local_key=write_local_key(settings.data_dir)),
+        allowed_hosts=settings.allowed_hosts,
+        allowed_origins=settings.allowed_origins,
+        ready=lambda: fleet.not_ready_reason,
+    )
+    server = DrainingServer(
+        uvicorn_config(app, settings.trusted_proxies), fleet, settings.shutdown_grace_s, service.events.close
+    )
+    await service.model_overrides.restore()
+    fleet.start()
+    await service.recovery.recover()
+    first_key = await database.write(_first_key)
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    watcher = FolderWatcher([settings.data_dir / "models", *settings.models_dirs, toml], library.refresh)
+    beside = [asyncio.create_task(recovery) for recovery in (pulls.run(), watcher.run())]
+    for task in beside:
+        task.add_done_callback(_log_end)
+    print_banner(sock, machines, catalogue.specs(), first_key)
+    code = await _watch(fleet, server, serving, heartbeat_fd)
+    for task in beside:
+        task.cancel()
+    await asyncio.gather(*beside, return_exceptions=True)
+    await service.close(settings.shutdown_grace_s)
+    await learned.close()
+    pool.shutdown()
+    return code
+
+
+def _let_others_go_first() -> None:
+    """For a worker thread: encoding a clip takes whole cores for a while, which a chat on the CPU would feel. Linux: elsewhere it is the process's."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICENESS)
+
+
+def _log_end(task: asyncio.Task[None]) -> None:
+    """Pulls and the watched folders end with the server; sooner is a bug, and jobs are served all the same."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("upkeep of the catalogue ended", exc_info=error)
+
+
+async def _watch(engine: Fleet, server: DrainingServer, serving: asyncio.Task[None], heartbeat_fd: int | None) -> int:
+    """Beat while the engine turns; returns when the HTTP server has ended. A dead engine ends the server: 1."""
+    code = 0
+    while not serving.done():
+        if engine.alive:
+            if heartbeat_fd is not None:
+                os.write(heartbeat_fd, b".")
+        elif not engine.draining and not engine.stuck:
+            logger.error("the engine is dead, leaving", extra={"reason": engine.not_ready_reason})
+            server.should_exit, code = True, ENGINE_DEAD
+        await asyncio.wait([serving], timeout=HEARTBEAT_S)
+    serving.result()
+    return code
+
+
+class DrainingServer(uvicorn.Server):
+    """On the first signal the engine drains while HTTP goes on answering (new jobs get 502); the second ends at once."""
+
+    def __init__(
+        self, config: uvicorn.Config, engine: Fleet, grace_s: float, close_streams: Callable[[], None]
+    ) -> None:
+        super().__init__(config)
+        self._engine = engine
+        self._grace_s = grace_s
+        self._close_streams = close_streams
+        self._loop = asyncio.get_running_loop()
+        self._draining: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._draining is not None:
+            self.should_exit = self.force_exit = True
+            return
+        self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain_and_leave())
+
+    async def _drain_and_leave(self) -> None:
+        await self._engine.drain(self._grace_s)
+        self._close_streams()
+        self.should_exit = True
+
+
+def uvicorn_config(app: FastAPI, trusted_proxies: Sequence[str]) -> uvicorn.Config:
+    """`trusted_proxies`: addresses and networks whose word for the scheme of a request is taken."""
+    return uvicorn.Config(
+        app,
+        http=Http11,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(trusted_proxies),  # X-Forwarded-Proto is anybody's claim
+        forwarded_allow_ips=list(trusted_proxies),
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=3,  # without it one open stream keeps the process for ever
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+
+
+def _first_key(conn: Connection) -> str | None:
+    """An enterprise key with all scopes when there is none at all yet; shown once."""
+    if list_keys(conn):
+        return None
+    _, text = create_key(conn, "first", "enterprise", SCOPES, datetime.now(UTC))
+    return text
+
+
+def _catalogue(settings: Settings, machines: Sequence[Machine]) -> Catalogue:
+    try:
+        return Catalogue.open(
+            data_dir=settings.data_dir,
+            cache_dir=settings.cache_dir,
+            models_dirs=settings.models_dirs,
+            auto_dtype=auto_dtype(machines),
+            defaults={"image": settings.default_image, "video": settings.default_video, "chat": settings.default_chat},
+        )
+    except ModelsError as error:
+        raise StoreUnusable(f"{error}") from None

@@ -1,0 +1,373 @@
+"""Status, list, cancel, delete and files over HTTP: what an owner sees, and what nobody else does."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.interface import Sound
+from server.protocol import ModelStatus
+from tests.support.front import MORNING, VIDEO, Front, front
+
+pytestmark = pytest.mark.anyio
+
+STATUS_FIELDS = {
+    "jobId", "status", "type", "model", "prompt", "createdAt", "startedAt", "finishedAt", "expiresAt", "progress", "stage", "step",
+    "totalSteps", "queue", "etaSeconds", "params", "warnings", "outputs", "error", "attempt", "metrics",
+}  # fmt: skip
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.mark.parametrize(
+    ("output_format", "warned"), [("mp4", []), ("gif", ["A GIF has no sound: what the model made of it was left out."])]
+)
+async def test_a_clips_sound_goes_into_its_file_or_that_it_cannot_is_said(
+    tmp_path: Path, output_format: str, warned: list[str]
+) -> None:
+    sound = Sound(np.zeros((2, 4800), np.float32), 24_000)
+    async with front(tmp_path) as f:
+        job_id = await f.submit(**VIDEO, num_frames=9, output_format=output_format)
+        f.engine.start(job_id)
+        f.engine.render(job_id, sound=sound)
+        await f.settle()
+        done = await f.status(job_id)
+        clip = (await f.client.get(done["outputs"][0]["url"])).content
+
+    assert (done["status"], done["warnings"]) == ("completed", warned)
+    assert (b"mp4a" in clip) == (output_format == "mp4")
+
+
+async def test_a_job_from_the_queue_to_its_picture(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        job_id = await f.submit(seed=5)
+        waiting = await f.status(job_id)
+        f.engine.start(job_id)
+        f.engine.progress(job_id, "denoising", 2)
+        running = await f.status(job_id)
+        f.clock.forward(seconds=2)
+        f.engine.render(job_id)
+        await f.settle()
+        done = await f.status(job_id)
+
+    assert waiting.keys() == running.keys() == done.keys() == STATUS_FIELDS
+    assert waiting["createdAt"] == "2026-11-24T09:00:00.000Z"
+    assert (waiting["status"], waiting["stage"], waiting["progress"], waiting["totalSteps"]) == (
+        "queued",
+        "waiting",
+        0,
+        4,
+    )
+    assert waiting["queue"] == {"position": 0, "length": 1, "waitingFor": "turn", "needBytes": 0, "freeBytes": 0}
+    assert (running["status"], running["stage"], running["step"], running["queue"]) == (
+        "processing",
+        "denoising",
+        2,
+        None,
+    )
+    assert 0.4 < running["progress"] < 0.6
+    assert (done["status"], done["stage"], done["progress"], done["step"]) == ("completed", "done", 1, 4)
+    assert done["startedAt"] == "2026-11-24T09:00:00.000Z"
+    assert done["finishedAt"] == "2026-11-24T09:00:02.000Z"
+    assert done["expiresAt"] == "2026-11-25T09:00:02.000Z"
+    assert done["params"]["scheduler"] == "FlowMatchEulerDiscreteScheduler"
+    assert done["metrics"] == {"queueMs": 7, "loadMs": 3, "runMs": 2000, "batchPeak": 2, "peakBytes": None}
+    assert done["error"] is None
+    (output,) = done["outputs"]
+    assert (output["mimeType"], output["width"], output["height"], output["seed"]) == ("image/png", 64, 64, 5)
+
+
+async def test_a_waiting_job_tells_its_place_and_what_it_waits_for(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        first, second = await f.submit(), await f.submit()
+        f.engine.publish(queue=[(first, "turn", 3.0), (second, "model_load", None)])
+        statuses = [await f.status(job_id) for job_id in (first, second)]
+
+    assert [status["queue"]["position"] for status in statuses] == [0, 1]
+    assert statuses[1]["queue"] == {
+        "position": 1, "length": 2, "waitingFor": "model_load", "needBytes": 2**30, "freeBytes": 5 * 2**30,
+    }  # fmt: skip
+    assert statuses[1]["stage"] == "loading_model"
+    assert 2.5 < statuses[0]["etaSeconds"] <= 3.0
+    assert statuses[1]["etaSeconds"] is None
+
+
+async def test_a_poll_of_a_live_job_does_not_touch_the_store(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        job_id = await f.submit()
+        reads = f.database.read
+        f.database.read = None  # calling it would be an error
+        status = await f.status(job_id)
+        f.database.read = reads
+
+    assert status["status"] == "queued"
+
+
+async def test_completed_is_said_only_once_it_is_stored(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        job_id = await f.submit()
+        f.engine.run(job_id)
+        saving = await f.status(job_id)
+        await f.settle()
+
+    assert (saving["status"], saving["stage"]) == ("processing", "saving")
+
+
+async def test_a_failed_job_says_why_and_is_refunded(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        job_id = await f.submit("free", n=3)
+        f.engine.start(job_id)
+        f.engine.fail(job_id, "out_of_memory", "Not enough memory at 64x64.")
+        await f.settle()
+        status = await f.status(job_id, "free")
+
+        assert await f.used("images") == 0
+    assert status["status"] == "failed"
+    assert status["error"] == {"code": "out_of_memory", "message": "Not enough memory at 64x64.", "retryable": True}
+    assert status["progress"] < 1
+
+
+async def test_a_job_that_renders_nan_fails_and_leaves_no_file(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        job_id = await f.submit("free", n=2)
+        f.engine.start(job_id)
+        f.engine.render(job_id, 0)
+        await f.settle()
+        f.engine.render(job_id, 1, value=float("nan"))
+        await f.settle()
+        status = await f.status(job_id, "free")
+
+        assert await f.used("images") == 0
+        assert f.engine.canceled == [job_id]
+        assert not list((f.data_dir / "outputs").iterdir())
+    assert status["error"]["code"] == "invalid_output"
+    assert status["outputs"] == []
+
+
+async def test_a_queued_job_is_canceled_at_once_and_refunded_once(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        job_id = await f.submit("free")
+        first = await f.delete(f"/api/jobs/{job_id}", "free")
+        f.engine.confirm_cancel(job_id)
+        again = await f.post(f"/api/jobs/{job_id}/cancel", key="free")
+        await f.settle()
+
+        assert await f.used("images") == 0
+        assert f.engine.canceled == [job_id]
+        assert (await f.status(job_id, "free"))["status"] == "canceled"
+    assert (first.status_code, first.json()["status"]) == (200, "canceled")
+    assert (again.status_code, again.json()["status"]) == (200, "canceled")
+
+
+async def test_a_running_job_is_canceled_when_the_engine_says_so_and_stays_charged(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        job_id = await f.submit("free")
+        f.engine.start(job_id)
+        asked = await f.post(f"/api/jobs/{job_id}/cancel", key="free")
+        f.engine.confirm_cancel(job_id)
+        await f.settle()
+
+        assert (await f.status(job_id, "free"))["status"] == "canceled"
+        assert await f.used("images") == 1
+    assert (asked.status_code, asked.json()["status"]) == (200, "processing")
+
+
+async def test_a_cancel_that_comes_while_the_result_is_saved_removes_it(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        job_id = await f.submit()
+        f.engine.run(job_id)
+        await f.delete(f"/api/jobs/{job_id}")
+        await f.settle()
+
+        assert (await f.status(job_id))["status"] == "canceled"
+        assert not list((f.data_dir / "outputs").iterdir())
+
+
+async def test_deleting_a_finished_job_removes_its_files_and_its_memory(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        done = await f.complete()
+        url = done["outputs"][0]["url"]
+        deleted = await f.delete(f"/api/jobs/{done['jobId']}")
+        gone = [await f.get(f"/api/status/{done['jobId']}"), await f.delete(f"/api/jobs/{done['jobId']}")]
+        file = await f.client.get(url)
+
+        assert not list((f.data_dir / "outputs").iterdir())
+    assert (deleted.status_code, deleted.json()["outputs"]) == (200, [])
+    assert [reply.status_code for reply in gone] == [404, 404]
+    assert file.status_code == 404
+
+
+async def test_unknown_foreign_and_deleted_jobs_are_the_same_404(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        live, done, deleted = await f.submit(), await f.complete(), await f.complete()
+        await f.delete(f"/api/jobs/{deleted['jobId']}")
+        unknown = "job_1767225600_" + "0" * 22
+        ids = [live, done["jobId"], deleted["jobId"], unknown, "job_1", "x" * 5000, "%00", "%ED%A0%80", "..%2f..%2fetc"]
+        replies = []
+        for job_id in ids:
+            replies.append(await f.get(f"/api/status/{job_id}", "other"))
+            replies.append(await f.delete(f"/api/jobs/{job_id}", "other"))
+            replies.append(await f.post(f"/api/jobs/{job_id}/cancel", key="other"))
+
+        assert (await f.status(live))["status"] == "queued"
+        assert len((await f.status(done["jobId"]))["outputs"]) == 1
+    here = [reply for reply in replies if "etc" not in str(reply.url)]
+    assert {(reply.status_code, reply.content) for reply in here} == {
+        (404, b'{"error":"There is no such job.","code":404}')
+    }
+    assert {reply.status_code for reply in replies} == {404}
+
+
+async def test_a_list_is_ones_own_newest_first_in_pages(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        mine = [await f.submit() for _ in range(3)]
+        await f.submit("other")
+        f.engine.run(mine[0])
+        await f.settle()
+        first = (await f.get("/api/jobs?limit=2")).json()
+        second = (await f.get(f"/api/jobs?limit=2&cursor={first['nextCursor']}")).json()
+        queued = (await f.get("/api/jobs?status=queued")).json()
+
+    assert [job["jobId"] for job in first["jobs"] + second["jobs"]] == mine[::-1]
+    assert second["nextCursor"] is None
+    assert [job["jobId"] for job in queued["jobs"]] == [mine[2], mine[1]]
+    assert first["jobs"][0].keys() == STATUS_FIELDS
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["status=done", "limit=0", "limit=101", "limit=x", "cursor=zzz", "cursor=", "sort=up", "limit=5&status=queued&x"],
+)
+async def test_a_query_of_the_list_that_is_not_documented_is_refused(tmp_path: Path, query: str) -> None:
+    async with front(tmp_path) as f:
+        reply = await f.get(f"/api/jobs?{query}")
+
+    assert reply.status_code == 400
+    assert reply.json().keys() == {"error", "code"}
+
+
+async def output_of(f: Front, **body: Any) -> tuple[str, dict[str, Any]]:
+    """The address without its signature, and what the status says."""
+    (output,) = (await f.complete(**body))["outputs"]
+    return output["url"].partition("?")[0], output
+
+
+async def test_a_file_opens_to_its_owner_and_to_its_link(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        path, output = await output_of(f)
+        by_owner, by_link = await f.get(path), await f.client.get(output["url"])
+        head = await f.client.head(output["url"])
+        by_link_with_other_key = await f.get(output["url"], "other")
+
+    assert by_owner.status_code == by_link.status_code == by_link_with_other_key.status_code == 200
+    assert hashlib.sha256(by_link.content).hexdigest() == output["sha256"]
+    assert len(by_link.content) == output["bytes"]
+    assert Image.open(io.BytesIO(by_owner.content)).size == (64, 64)
+    assert head.headers["content-length"] == str(output["bytes"])
+    headers = by_link.headers
+    assert headers["content-type"] == "image/png"
+    assert headers["etag"] == f'"{output["sha256"]}"'
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["content-security-policy"] == "default-src 'none'; sandbox"
+    assert headers["cache-control"] == "private, no-store"
+    assert headers["content-disposition"].startswith('inline; filename="job_')
+
+
+async def test_a_clip_can_be_read_in_ranges(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        path, output = await output_of(f, **VIDEO)
+        part = await f.get(path, range="bytes=4-7")
+        past = await f.get(path, range=f"bytes={output['bytes']}-")
+        nonsense = await f.get(path, range="bytes=b-a")
+        same = await f.get(path, **{"if-none-match": f'"{output["sha256"]}"'})
+
+    assert (part.status_code, part.content) == (206, b"ftyp")
+    assert part.headers["content-range"] == f"bytes 4-7/{output['bytes']}"
+    assert (past.status_code, past.json()["code"]) == (416, 416)
+    assert past.headers["content-range"] == f"bytes */{output['bytes']}"
+    assert (nonsense.status_code, nonsense.json()["code"]) == (400, 400)
+    assert (same.status_code, same.content) == (304, b"")
+    assert (output["mimeType"], output["durationSeconds"]) == ("video/mp4", 2.25)
+
+
+async def test_a_foreign_key_gets_404_and_a_spoiled_link_401(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        path, output = await output_of(f)
+        foreign = await f.get(path, "other")
+        unknown = await f.get("/api/files/" + "0" * 22, "other")
+        query = output["url"].partition("?")[2]
+        spoiled = [
+            await f.client.get(f"{path}?{query[:-1]}"),
+            await f.client.get(f"{path}?{query}&signature=x"),
+            await f.client.get(f"{path}?expires=99999999999&signature=" + "A" * 24),
+            await f.client.get(f"/api/files/{'0' * 22}?{query}"),
+            await f.client.get(path),
+        ]
+        f.clock.forward(hours=25)
+        expired = await f.client.get(output["url"])
+
+    assert (foreign.status_code, foreign.content) == (404, unknown.content)
+    assert {reply.status_code for reply in [*spoiled, expired]} == {401}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "..",
+        "../agentname.db",
+        "%2e%2e%2fstore.db",
+        "%252e%252e%252f",
+        "..%5cstore.db",
+        "C:store.db",
+        "a%00b",
+        "x" * 22 + ".png",
+    ],
+)
+async def test_a_path_in_the_address_leads_nowhere(tmp_path: Path, name: str) -> None:
+    async with front(tmp_path) as f:
+        reply = await f.get(f"/api/files/{name}")
+
+    assert reply.status_code == 404
+
+
+async def test_outputs_end_after_their_time_and_the_job_stays(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        done = await f.complete()
+        f.clock.forward(hours=24, seconds=1)
+        await f.service.recovery.tidy()
+        status = await f.status(done["jobId"])
+
+        assert not list((f.data_dir / "outputs").iterdir())
+    assert (status["status"], status["outputs"]) == ("completed", [])
+    assert status["expiresAt"] == done["expiresAt"]
+
+
+async def test_models_and_memory_are_told_as_the_engine_sees_them(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        before = (await f.get("/api/gpu")).json()
+        f.engine.publish(models=[ModelStatus("painter", "resident", 2**30, 0, "on", 1, 60.0)])
+        models = {model["name"]: model for model in (await f.get("/api/models")).json()["models"]}
+        (device,) = (await f.get("/api/gpu")).json()["devices"]
+
+    assert before == {"devices": []}
+    painter = models["painter"]
+    assert (painter["state"], painter["merging"], painter["device"], painter["bytes"]) == (
+        "resident",
+        "on",
+        "cpu",
+        2**30,
+    )
+    assert painter["idleUnloadAt"].startswith(MORNING.strftime("%Y-%m-%dT09:0"))
+    assert painter["defaults"]["guidanceScale"] == 3.0
+    assert painter["limits"]["sizeMultiple"] == 8
+    assert (models["filmer"]["state"], models["filmer"]["device"]) == ("available", None)
+    assert sum(holder["bytes"] for holder in device["holders"]) == device["used"]

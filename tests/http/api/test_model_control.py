@@ -1,0 +1,151 @@
+"""People decide about models over HTTP: load, unload, pin, keep-alive."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from server.errors import Conflict
+from server.protocol import ModelStatus
+from server.store import model_overrides
+from server.store.model_overrides import ModelOverride
+from tests.support.front import IMAGE, Front, front
+
+pytestmark = pytest.mark.anyio
+FAILED = ModelStatus("painter", "failed", 0, 0, "unproven", 0, None, retry_in_s=12.0)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def patch(f: Front, name: str, body: object) -> object:
+    return await f.client.patch(f"/api/models/{name}", json=body, headers=f.auth("admin"))
+
+
+async def test_every_route_needs_the_admin_scope_and_a_known_model(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        for verb in ("load", "unload", "pin", "unpin"):
+            assert (await f.post(f"/api/models/painter/{verb}", key="enterprise")).status_code == 403
+            unknown = await f.post(f"/api/models/paintor/{verb}", key="admin")
+            assert unknown.status_code == 404
+            assert "painter" in unknown.json()["error"]
+        assert (await f.client.patch("/api/models/painter", json={}, headers=f.auth("pro"))).status_code == 403
+        assert (await patch(f, "paintor", {"pinned": True})).status_code == 404
+        assert f.engine.asked == []
+
+
+async def test_load_and_unload_are_handed_to_the_engine_and_answered_with_the_model(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        loaded = await f.post("/api/models/painter/load", key="admin")
+        gone = await f.post("/api/models/painter/unload", key="admin")
+
+        assert (loaded.status_code, loaded.json()["name"], loaded.json()["state"]) == (200, "painter", "available")
+        assert gone.status_code == 200
+        assert f.engine.asked == [("load", "painter", 2**30), ("unload", "painter", None)]
+
+
+async def test_a_load_that_cannot_be_is_refused_with_the_reason(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        assert (await f.post("/api/models/giant/load", key="admin")).status_code == 400
+
+        def all_pinned(model: str, need_bytes: int) -> None:
+            raise Conflict("pinned models hold too much")
+
+        f.engine.check_fits = all_pinned  # type: ignore[method-assign]  # as a fleet full of pinned models does
+        assert (await f.post("/api/models/painter/load", key="admin")).status_code == 409
+        assert (await f.post("/api/generate", IMAGE)).status_code == 409
+        assert f.engine.asked == []
+
+
+async def test_while_a_failed_load_cools_down_loads_and_jobs_of_that_model_are_told_when_to_come_back(
+    tmp_path: Path,
+) -> None:
+    async with front(tmp_path) as f:
+        f.engine.publish(models=[FAILED])
+        for refused in (await f.post("/api/models/painter/load", key="admin"), await f.post("/api/generate", IMAGE)):
+            assert refused.status_code == 502
+            assert 1 <= int(refused.headers["retry-after"]) <= 12
+        models = {model["name"]: model for model in (await f.get("/api/models")).json()["models"]}
+        f.engine.publish()
+
+        assert (models["painter"]["state"], models["filmer"]["state"]) == ("failed", "available")
+        assert models["painter"]["retryInSeconds"] <= 12
+        assert (await f.post("/api/generate", IMAGE)).status_code == 200
+
+
+async def test_a_pin_holds_a_model_against_unload_and_survives_a_restart(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        pinned = await f.post("/api/models/painter/pin", key="admin")
+        refused = await f.post("/api/models/painter/unload", key="admin")
+        keys = f.keys
+
+        assert pinned.json()["pinned"] is True
+        assert (refused.status_code, f.engine.asked) == (409, [("pin", "painter", True)])
+    async with front(tmp_path, keys=keys) as f:
+        await f.service.model_overrides.restore()
+        assert f.engine.asked == [("pin", "painter", True)]
+        assert (await f.post("/api/models/painter/unpin", key="admin")).json()["pinned"] is False
+        assert (await f.post("/api/models/painter/unload", key="admin")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"), [("10m", 600.0), ("300", 300.0), (2.5, 2.5), (0, 0.0), (-1, math.inf), ("-1", math.inf)]
+)
+async def test_keep_alive_is_spelt_as_in_the_settings(tmp_path: Path, said: object, seconds: float) -> None:
+    async with front(tmp_path) as f:
+        reply = await patch(f, "painter", {"keepAlive": said})
+
+        assert reply.json()["keepAliveSeconds"] == (-1 if math.isinf(seconds) else seconds)
+        assert f.engine.asked == [("keep_alive", "painter", seconds)]
+        assert await f.database.read(model_overrides.model_overrides) == {"painter": ModelOverride(None, seconds)}
+
+
+async def test_keep_alive_on_a_load_counts_and_null_goes_back_to_what_the_setting_says(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        await f.post("/api/models/painter/load", {"keepAlive": "1h"}, key="admin")
+        back = await patch(f, "painter", {"keepAlive": None})
+
+        assert back.json()["keepAliveSeconds"] == 300
+        assert [asked for asked in f.engine.asked if asked[0] == "keep_alive"] == [
+            ("keep_alive", "painter", 3600.0),
+            ("keep_alive", "painter", None),
+        ]
+        assert await f.database.read(model_overrides.model_overrides) == {"painter": ModelOverride(None, None)}
+
+
+@pytest.mark.parametrize(
+    "body", [{"keepAlive": "soon"}, {"keepAlive": True}, {"keepAlive": [1]}, {"pinned": "yes"}, {"keepalive": 1}]
+)
+async def test_a_wrong_field_is_named_and_changes_nothing(tmp_path: Path, body: dict) -> None:
+    async with front(tmp_path) as f:
+        refused = await patch(f, "painter", body)
+
+        assert refused.status_code == 400
+        assert next(iter(body)) in refused.json()["error"]
+        assert f.engine.asked == []
+
+
+async def test_a_resident_model_shows_its_bytes_by_component_and_until_when_it_stays(tmp_path: Path) -> None:
+    status = ModelStatus(
+        "painter",
+        "resident",
+        300,
+        20,
+        "on",
+        1,
+        60.0,
+        waiting=2,
+        parked_bytes=50,
+        components=(("unet", 200), ("vae", 100)),
+    )
+    async with front(tmp_path) as f:
+        f.engine.publish(models=[status])
+        model = next(m for m in (await f.get("/api/models")).json()["models"] if m["name"] == "painter")
+
+    assert (model["bytes"], model["components"], model["parkedBytes"]) == (320, {"unet": 200, "vae": 100}, 50)
+    assert (model["running"], model["waiting"], model["devices"]) == (1, 2, ["cpu"])
+    assert model["idleUnloadAt"].startswith("2026-11-24T09:0")

@@ -1,0 +1,324 @@
+"""AUTOMATIC1111's API as Open WebUI uses it, and its Basic authentication, there and only there."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save
+
+from models.lora_files import LoraFolder
+from models.spec import Defaults
+from pipelines.interface import DiffusionRequest
+from tests.fakes import FakeCatalogue, spec
+from tests.support.front import Front, front
+from tests.support.http_front import finish_jobs
+
+pytestmark = pytest.mark.anyio
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def basic(f: Front, key: str = "pro") -> dict[str, str]:
+    return {"authorization": f"Basic {base64.b64encode(f'anybody:{f.keys[key]}'.encode()).decode()}"}
+
+
+async def test_open_webui_makes_a_picture(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        finish_jobs(f)
+        said = basic(f)
+        models = (await f.client.get("/sdapi/v1/sd-models", headers=said)).json()
+        chosen = (await f.client.get("/sdapi/v1/options", headers=said)).json()["sd_model_checkpoint"]
+        body = {
+            "prompt": "A city", "negative_prompt": "", "batch_size": 2, "width": 64, "height": 64, "steps": 3, "seed": -1,
+            "sampler_name": "Euler", "restore_faces": False, "alwayson_scripts": {},
+        }  # fmt: skip
+        reply = (await f.client.post("/sdapi/v1/txt2img", json=body, headers=said)).json()
+
+    assert [model["title"] for model in models] == ["painter", "giant"]
+    assert chosen == "painter"
+    assert [base64.b64decode(image)[:8] for image in reply["images"]] == [PNG, PNG]
+    info = json.loads(reply["info"])
+    assert info["all_seeds"] == [info["seed"], info["seed"] + 1]
+    assert info["ignored"] == ["sampler_name"]
+
+
+async def test_progress_and_interrupt_are_of_ones_own_job(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        idle = (await f.get("/sdapi/v1/progress")).json()
+        job_id = await f.submit()
+        f.engine.start(job_id)
+        f.engine.progress(job_id, "denoising", 2)
+        mine = (await f.get("/sdapi/v1/progress")).json()
+        foreign = (await f.get("/sdapi/v1/progress", "other")).json()
+        await f.post("/sdapi/v1/interrupt", key="other")
+        left_alone = list(f.engine.canceled)
+        await f.post("/sdapi/v1/interrupt")
+
+    assert (idle["progress"], foreign["progress"]) == (0, 0)
+    assert (mine["state"]["sampling_step"], mine["state"]["sampling_steps"]) == (2, 4)
+    assert 0 < mine["progress"] < 1
+    assert (left_alone, f.engine.canceled) == ([], [job_id])
+
+
+async def test_progress_shows_what_the_picture_looks_like_by_now(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        asking = asyncio.create_task(f.post("/sdapi/v1/txt2img", {"prompt": "A city"}))
+        await f.engine.submitted.wait()
+        (job,) = f.engine.jobs.values()
+        f.engine.start(job.id)
+        nothing_yet = (await f.get("/sdapi/v1/progress")).json()["current_image"]
+        f.engine.preview(job.id, 200)
+        seen = (await f.get("/sdapi/v1/progress?skip_current_image=false")).json()["current_image"]
+        skipped = (await f.get("/sdapi/v1/progress?skip_current_image=true")).json()["current_image"]
+        nonsense = await f.get("/sdapi/v1/progress?skip_current_image=maybe")
+        foreign = (await f.get("/sdapi/v1/progress", "other")).json()["current_image"]
+        f.engine.render(job.id, 0)
+        assert (await asking).status_code == 200
+
+    assert (nothing_yet, skipped, foreign) == (None, None, None)
+    assert abs(np.asarray(Image.open(io.BytesIO(base64.b64decode(seen)))).astype(int) - 200).max() < 8
+    assert nonsense.json() == {"error": "skip_current_image must be true or false.", "code": 400}
+
+
+@pytest.mark.parametrize("said", [True, False])
+async def test_previews_are_made_unless_the_client_wants_none(tmp_path: Path, said: bool) -> None:
+    async with front(tmp_path) as f:
+        finish_jobs(f)
+        await f.post("/sdapi/v1/txt2img", {"prompt": "x", "override_settings": {"live_previews_enable": said}})
+        (job,) = f.engine.jobs.values()
+
+    assert job.requests[0].preview is said  # type: ignore[union-attr]  # of a picture
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"prompt": ""}, {"prompt": "x", "batch_size": 4, "n_iter": 4}, {"prompt": "x", "steps": "4"}, {"prompt": "x", "width": 63, "height": 64}, {"prompt": "x", "override_settings": {"sd_model_checkpoint": 1}}],
+)  # fmt: skip
+async def test_bad_input_is_a_400(tmp_path: Path, body: object) -> None:
+    async with front(tmp_path) as f:
+        assert (await f.post("/sdapi/v1/txt2img", body)).status_code == 400
+
+
+async def test_open_webui_chooses_a_model_once_and_gets_it_for_its_key_alone(tmp_path: Path) -> None:
+    """It reads the options, sends all of them back with another checkpoint, and then only asks for pictures."""
+    async with front(tmp_path, catalogue=two_painters()) as f:
+        finish_jobs(f)
+        told = (await f.client.get("/sdapi/v1/options", headers=basic(f))).json()
+        told["sd_model_checkpoint"] = "sketcher"
+        chosen = await f.client.post("/sdapi/v1/options", json=told, headers=basic(f))
+        now = (await f.client.get("/sdapi/v1/options", headers=basic(f))).json()["sd_model_checkpoint"]
+        body = {"prompt": "A city", "batch_size": 1, "width": 64, "height": 64, "steps": 4}
+        mine = (await f.client.post("/sdapi/v1/txt2img", json=body, headers=basic(f))).json()
+        foreign = (await f.post("/sdapi/v1/txt2img", body, "other")).json()
+        overridden = await f.post(
+            "/sdapi/v1/txt2img", body | {"override_settings": {"sd_model_checkpoint": "painter"}}, "pro"
+        )
+        unknown = await f.post("/sdapi/v1/options", {"sd_model_checkpoint": "nobody"})
+        no_painter = await f.post("/sdapi/v1/options", {"sd_model_checkpoint": "talker"})
+
+    assert (chosen.status_code, now) == (200, "sketcher")
+    assert json.loads(mine["info"])["sd_model_name"] == "sketcher"
+    assert json.loads(foreign["info"])["sd_model_name"] == "painter"
+    assert json.loads(overridden.json()["info"])["sd_model_name"] == "painter"
+    assert (unknown.status_code, no_painter.status_code) == (404, 400)
+
+
+async def test_a_chosen_model_that_was_removed_is_the_default_again(tmp_path: Path) -> None:
+    async with front(tmp_path, catalogue=two_painters()) as f:
+        await f.post("/sdapi/v1/options", {"sd_model_checkpoint": "sketcher"})
+    async with front(tmp_path, keys=f.keys) as f:
+        assert (await f.get("/sdapi/v1/options")).json()["sd_model_checkpoint"] == "painter"
+
+
+async def made(f: Front, **body: Any) -> tuple[DiffusionRequest, dict[str, Any]]:
+    """The request that the engine was handed, and `info` of the reply."""
+    reply = await f.post("/sdapi/v1/txt2img", {"prompt": "A city"} | body)
+    assert reply.status_code == 200, reply.text
+    request = f.engine.jobs.popitem()[1].requests[0]
+    assert isinstance(request, DiffusionRequest)
+    return request, json.loads(reply.json()["info"])
+
+
+@pytest.mark.parametrize(
+    ("said", "layers"),
+    [
+        ({}, None),
+        ({"clip_skip": 1}, None),
+        ({"clip_skip": 2}, 1),
+        ({"override_settings": {"CLIP_stop_at_last_layers": 1}}, None),
+        ({"override_settings": {"CLIP_stop_at_last_layers": 3}}, 2),
+        ({"clip_skip": 2, "override_settings": {"CLIP_stop_at_last_layers": 3}}, 2),
+    ],
+)
+async def test_clip_skip_counts_from_the_last_layer_as_one(
+    tmp_path: Path, said: dict[str, Any], layers: int | None
+) -> None:
+    async with front(tmp_path, catalogue=two_painters()) as f:
+        finish_jobs(f)
+        request, info = await made(f, **said)
+
+        assert (request.clip_skip, info["clip_skip"]) == (layers, (layers or 0) + 1)
+
+
+async def test_clip_skip_may_be_set_among_the_options(tmp_path: Path) -> None:
+    async with front(tmp_path, catalogue=two_painters()) as f:
+        finish_jobs(f)
+        await f.post("/sdapi/v1/options", {"CLIP_stop_at_last_layers": 2})
+
+        assert (await f.get("/sdapi/v1/options")).json()["CLIP_stop_at_last_layers"] == 2
+        assert (await made(f))[0].clip_skip == 1
+        assert (await made(f, clip_skip=1))[0].clip_skip is None
+
+
+async def test_loras_are_read_out_of_the_prompt(tmp_path: Path) -> None:
+    ink, wash = lora(tmp_path, "ink"), lora(tmp_path, "wash.v2")
+    folder = LoraFolder(tmp_path / "loras")
+    async with front(tmp_path, catalogue=two_painters(), find_lora=folder.find, lora_names=folder.names) as f:
+        finish_jobs(f)
+        listed = [one["name"] for one in (await f.get("/sdapi/v1/loras")).json()]
+        own = (await f.get("/api/loras")).json()
+        request, info = await made(f, prompt="A <lora:ink:0.8> city, <lora:wash.v2>night<hypernet:old:1>")
+        parts, _ = await made(f, prompt="A city <lora:ink:te=0.5:unet=0.5>")
+
+    assert (listed, own) == (["ink", "wash.v2"], {"loras": ["ink", "wash.v2"]})
+    assert request.prompt == "A  city, night"
+    assert [(one.name, one.path, one.weight) for one in request.loras] == [
+        ("ink", str(ink), 0.8),
+        ("wash.v2", str(wash), 1.0),
+    ]
+    assert info["loras"] == [{"name": "ink", "weight": 0.8}, {"name": "wash.v2", "weight": 1.0}]
+    assert info["ignored"] == ["prompt"]
+    assert [one.weight for one in parts.loras] == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("A city <lora:inc:1>", "loras: There is no LoRA of that name. Did you mean 'ink'?"),
+        ("A city <lora:ink:strong>", "prompt: a LoRA is <lora:NAME:WEIGHT>, its weight a number."),
+        ("A city <lora:ink:nan>", "prompt: the weight of a LoRA must be from -10 to 10."),
+        ("A city <lora:ink:1:0.5>", "prompt: a LoRA has one weight here"),
+        ("A city <lora:ink:1:1:1>", "prompt: a LoRA has one weight here"),
+        ("A city <lora:ink:1><lora:ink:1>", "loras: each may be named once."),
+        ("<lora:ink:1>", "prompt must say something besides its LoRAs."),
+        ("A city" + "<lora:ink:1>" * 9, "prompt: at most 8 LoRAs."),
+    ],
+)  # fmt: skip
+async def test_a_lora_that_cannot_be_is_a_400_that_says_why(tmp_path: Path, prompt: str, text: str) -> None:
+    lora(tmp_path, "ink")
+    async with front(tmp_path, catalogue=two_painters(), find_lora=LoraFolder(tmp_path / "loras").find) as f:
+        reply = await f.post("/sdapi/v1/txt2img", {"prompt": prompt})
+
+    assert reply.status_code == 400
+    assert reply.json()["error"].startswith(text)
+
+
+async def test_a_model_that_takes_no_loras_says_so(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        reply = await f.post("/sdapi/v1/txt2img", {"prompt": "A city <lora:ink:1>"})
+
+    assert reply.json() == {"error": "loras: painter takes none.", "code": 400}
+
+
+@pytest.mark.parametrize(
+    ("said", "scheduler", "ignored"),
+    [
+        ({}, None, []),
+        ({"sampler_name": "Euler a"}, "EulerAncestralDiscreteScheduler", []),
+        ({"sampler_index": "euler A"}, "EulerAncestralDiscreteScheduler", []),
+        ({"sampler_name": "DPM++ 2M Karras"}, "DPMSolverMultistepScheduler", ["scheduler"]),
+        ({"sampler_name": "DPM++ 2M", "scheduler": "Karras"}, "DPMSolverMultistepScheduler", ["scheduler"]),
+        ({"sampler_name": "DPM++ 2M", "scheduler": "Automatic"}, "DPMSolverMultistepScheduler", []),
+        ({"sampler_name": "Restart"}, None, ["sampler_name"]),
+        ({"sampler_name": "UniPC"}, None, ["sampler_name"]),
+    ],
+)
+async def test_samplers_go_by_their_names_there(
+    tmp_path: Path, said: dict[str, Any], scheduler: str | None, ignored: list[str]
+) -> None:
+    async with front(tmp_path, catalogue=two_painters()) as f:
+        finish_jobs(f)
+        request, info = await made(f, **said)
+
+    assert (request.scheduler, info["ignored"]) == (scheduler, ignored)
+
+
+async def test_only_samplers_that_a_model_takes_are_listed_and_an_unknown_one_is_a_400(tmp_path: Path) -> None:
+    async with front(tmp_path, catalogue=two_painters()) as f:
+        listed = [one["name"] for one in (await f.get("/sdapi/v1/samplers")).json()]
+        spacings = [one["label"] for one in (await f.get("/sdapi/v1/schedulers")).json()]
+        unknown = await f.post("/sdapi/v1/txt2img", {"prompt": "A city", "sampler_name": "Eular"})
+
+    assert (listed, spacings) == (["Euler a", "DPM++ 2M"], ["Automatic"])
+    assert unknown.json() == {"error": "sampler_name must be a name from GET /sdapi/v1/samplers.", "code": 400}
+
+
+async def test_a_batch_is_n_iter_times_batch_size_pictures_with_seeds_in_a_row(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        finish_jobs(f)
+        reply = (await f.post("/sdapi/v1/txt2img", {"prompt": "x", "n_iter": 2, "batch_size": 3, "seed": 5})).json()
+
+    assert len(set(reply["images"])) == len(reply["images"]) == 6
+    assert json.loads(reply["info"])["all_seeds"] == [5, 6, 7, 8, 9, 10]
+
+
+async def test_an_interrupted_picture_ends_its_request(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        asking = asyncio.create_task(f.post("/sdapi/v1/txt2img", {"prompt": "A city"}))
+        await f.engine.submitted.wait()
+        (job,) = f.engine.jobs.values()
+        f.engine.start(job.id)
+        interrupted = await f.post("/sdapi/v1/interrupt")
+        f.engine.confirm_cancel(job.id)
+
+        assert interrupted.json() == {}
+        assert (await asking).json() == {"error": "The job was canceled.", "code": 502}
+
+
+def two_painters() -> FakeCatalogue:
+    more = {"max_clip_skip": 4, "takes_loras": True, "defaults": Defaults(steps=2, width=64, height=64)}
+    schedulers = ("EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler")
+    return FakeCatalogue(
+        spec("painter", "image", schedulers=schedulers, **more),
+        spec("sketcher", "image", **more),
+        spec("talker", "chat"),
+    )
+
+
+def lora(folder: Path, name: str) -> Path:
+    path = folder / "loras" / f"{name}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(save({"unet.down.lora_A.weight": np.zeros((1, 1), np.float16)}))
+    return path
+
+
+async def test_a_failed_picture_is_an_error(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        asking = asyncio.create_task(f.post("/sdapi/v1/txt2img", {"prompt": "x"}))
+        await f.engine.submitted.wait()
+        f.engine.fail(next(iter(f.engine.jobs)))
+
+        assert (await asking).status_code == 502
+
+
+async def test_basic_authentication_is_taken_there_and_only_there(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        assert (await f.client.get("/sdapi/v1/options", headers=basic(f))).status_code == 200
+        assert (await f.client.get("/api/models", headers=basic(f))).status_code == 401
+        for wrong in ("Basic", "Basic !", "Basic YQ==", "Basic " + base64.b64encode(b"a:b").decode(), "Basic \xff"):
+            assert (
+                await f.client.get("/sdapi/v1/options", headers={"authorization": wrong.encode("latin-1")})
+            ).status_code == 401  # type: ignore[dict-item]  # bytes as they come

@@ -1,0 +1,227 @@
+"""Webhooks: whom they are told, how they are signed, how long they are tried, and where they never go."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import json
+import socket
+import threading
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.api.wire import job_json
+from server.jobs import safe_post
+from server.jobs.safe_post import Refused, Target
+from server.jobs.webhooks import BACK_OFF_S
+from server.store import webhooks as store
+from tests.support.front import Front, front
+
+pytestmark = pytest.mark.anyio
+
+URL = "https://hooks.example/jobs?x=1"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Receiver:
+    """Notes every call; answers with `statuses` in turn, then 200."""
+
+    def __init__(self, *statuses: int) -> None:
+        self.statuses = list(statuses)
+        self.called = threading.Event()
+        self.calls: list[tuple[Target, str, bytes, Mapping[str, str]]] = []
+
+    def post(self, target: Target, address: str, body: bytes, headers: Mapping[str, str]) -> int:
+        self.called.set()
+        self.calls.append((target, address, body, headers))
+        status = self.statuses.pop(0) if self.statuses else 200
+        if status == 0:
+            raise ConnectionRefusedError
+        return status
+
+    @property
+    def wiring(self) -> dict[str, Any]:
+        return {"post": self.post, "look_up": lambda host, port: ["93.184.216.34"]}
+
+
+async def deliver(f: Front) -> float:
+    async def describe(key_id: str, job_id: str) -> Any:
+        return job_json(await f.service.status_of(key_id, job_id), f.service.link)
+
+    return await f.service.webhooks.deliver(describe)
+
+
+async def pending(f: Front) -> int:
+    far = f.clock().replace(year=2030)
+    return len(await f.database.read(lambda conn: store.due(conn, far, 100)))
+
+
+@pytest.mark.parametrize("ended", ["completed", "failed", "canceled"])
+async def test_every_end_is_told_once_and_signed(tmp_path: Path, ended: str) -> None:
+    receiver = Receiver()
+    async with front(tmp_path, webhooks=receiver.wiring) as f:
+        job_id = await f.submit(webhook_url=URL)
+        await f.submit()
+        if ended == "canceled":
+            await f.delete(f"/api/jobs/{job_id}")
+        else:
+            f.engine.start(job_id)
+            f.engine.render(job_id) if ended == "completed" else f.engine.fail(job_id)
+        await f.settle()
+        await deliver(f)
+        await deliver(f)
+        status = await f.status(job_id)
+        secret = (await f.get("/api/webhooks/secret")).json()["secret"]
+        foreign = (await f.get("/api/webhooks/secret", "other")).json()["secret"]
+
+    ((target, address, body, headers),) = receiver.calls
+    told = json.loads(body)
+    assert (told["type"], told["id"], told["data"]) == (f"job.{ended}", headers["webhook-id"], status)
+    assert (target, address) == (Target("https", "hooks.example", 443, "/jobs?x=1"), "93.184.216.34")
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    assert headers["webhook-signature"] == f"v1,{base64.b64encode(hmac.digest(key, signed, 'sha256')).decode()}"
+    assert foreign != secret
+
+
+@pytest.mark.parametrize("fault", [500, 302, 404, 0])
+async def test_a_call_that_fails_is_made_again_later_with_the_same_id(tmp_path: Path, fault: int) -> None:
+    """A redirect is a failure: it is not followed."""
+    receiver = Receiver(fault)
+    async with front(tmp_path, webhooks=receiver.wiring) as f:
+        await f.complete(webhook_url=URL)
+        assert await deliver(f) == pytest.approx(BACK_OFF_S[0])
+        await deliver(f)
+        assert len(receiver.calls) == 1
+        f.clock.forward(seconds=BACK_OFF_S[0])
+        await deliver(f)
+
+        assert await pending(f) == 0
+    assert len({headers["webhook-id"] for *_, headers in receiver.calls}) == 1
+    assert len(receiver.calls) == 2
+
+
+async def test_after_a_day_of_failures_it_is_given_up(tmp_path: Path) -> None:
+    receiver = Receiver(*[503] * 100)
+    async with front(tmp_path, webhooks=receiver.wiring) as f:
+        await f.complete(webhook_url=URL)
+        while await pending(f):
+            await deliver(f)
+            f.clock.forward(hours=13)
+
+    assert len(receiver.calls) == len(BACK_OFF_S) + 1
+
+
+async def test_what_was_not_told_before_a_restart_is_told_after_it(tmp_path: Path) -> None:
+    before, after = Receiver(0), Receiver()
+    async with front(tmp_path, webhooks=before.wiring) as f:
+        await f.complete(webhook_url=URL)
+        await deliver(f)
+        await f.complete(webhook_url=URL)  # the server dies before it looks
+        keys = f.keys
+    async with front(tmp_path, keys=keys, webhooks=after.wiring) as f:
+        f.clock.forward(minutes=1)
+        await deliver(f)
+
+        assert await pending(f) == 0
+    assert len(after.calls) == 2
+    assert before.calls[0][3]["webhook-id"] in {headers["webhook-id"] for *_, headers in after.calls}
+
+
+async def test_the_end_of_a_job_wakes_the_one_who_tells_it(tmp_path: Path) -> None:
+    receiver = Receiver()
+    async with front(tmp_path, webhooks=receiver.wiring) as f:
+
+        async def describe(key_id: str, job_id: str) -> Any:
+            return {}
+
+        telling = asyncio.create_task(f.service.webhooks.run(describe))
+        await f.complete(webhook_url=URL)
+        assert await asyncio.to_thread(receiver.called.wait, 5)
+        telling.cancel()
+
+
+INSIDE = [
+    "127.0.0.1", "127.1.2.3", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1", "224.0.0.1",
+    "255.255.255.255", "::1", "::", "fe80::1", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", INSIDE)
+def test_addresses_of_the_inside_are_not_called(address: str) -> None:
+    assert not safe_post.may_call(ip_address(address), ())
+    with pytest.raises(Refused):
+        safe_post.resolve(Target("http", "x.example", 80, "/"), (), lambda host, port: ["93.184.216.34", address])
+
+
+SPELLINGS = [
+    "http://127.0.0.1/", "http://[::1]/", "http://[::ffff:7f00:1]/", "http://169.254.169.254/latest", "http://a@b.example/", "ftp://x.example/",
+    "http://127.0.0.1:6666\\@1.1.1.1", "http:///x", "http://x.example:0/", "http://x.example:99999/", "http://x.example/#a", "http://x.example/a b",
+    "http://x.example/\n", "http://é.example/", "//x.example", "x", "http://%31/", "http://x.example\r\nHost: y/", "HTTP://x.example",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", SPELLINGS)
+async def test_a_url_that_is_odd_or_leads_inside_is_a_400(tmp_path: Path, url: str) -> None:
+    async with front(tmp_path) as f:
+        reply = await f.post("/api/generate", {"prompt": "x", "type": "image", "webhook_url": url})
+
+    assert (reply.status_code, "webhook_url must be" in reply.json()["error"]) == (400, True)
+
+
+@pytest.mark.parametrize("host", ["localhost", "2130706433", "127.1", "0x7f.1", "0177.0.0.1"])
+async def test_a_name_for_this_machine_is_never_connected_to(tmp_path: Path, host: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.05)
+        async with front(tmp_path) as f:
+            await f.complete(webhook_url=f"http://{host}:{listener.getsockname()[1]}/")
+            await deliver(f)
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
+async def test_a_network_the_owner_allows_is_called_and_a_redirect_not_followed(tmp_path: Path) -> None:
+    """Over a real socket."""
+    seen: list[str] = []
+
+    class Redirecting(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            seen.append(f"{self.path} {self.headers['host']}")
+            self.send_response(307)
+            self.send_header("location", "/elsewhere")
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Redirecting) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        async with front(tmp_path, webhooks={"allowed_networks": ["127.0.0.0/8"]}) as f:
+            await f.complete(webhook_url=f"http://127.0.0.1:{server.server_port}/hook")
+            await deliver(f)
+
+            assert await pending(f) == 1
+        server.shutdown()
+
+    assert seen == [f"/hook 127.0.0.1:{server.server_port}"]
+
+
+async def test_who_deletes_a_job_takes_back_its_call(tmp_path: Path) -> None:
+    receiver = Receiver()
+    async with front(tmp_path, webhooks=receiver.wiring) as f:
+        job = await f.complete(webhook_url=URL)
+        await f.delete(f"/api/jobs/{job['jobId']}")
+        await deliver(f)
+
+    assert receiver.calls == []

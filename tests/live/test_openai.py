@@ -1,0 +1,129 @@
+"""OpenAI's own clients, unmodified, against the real server with its own models: what an app meets that changes its base URL."""
+
+from __future__ import annotations
+
+import base64
+import io
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import imageio_ffmpeg
+import openai
+import pytest
+from PIL import Image
+
+from tests.support.live_server import LiveServer
+from tests.support.node_client import node_client
+
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning"),  # the client's, about OpenAI's own service
+]
+
+MODELS = ("smollm2-135m", "tiny-scenes", "tiny-motion")
+TALKER, PAINTER, FILMER = MODELS
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    live = LiveServer(tmp_path_factory.mktemp("openai") / "data").start()
+    yield live
+    assert live.stop() == 0
+
+
+@pytest.fixture
+def ai(server: LiveServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key=server.key, max_retries=0) as client:
+        yield client
+
+
+def test_a_chat_says_the_same_whole_and_streamed(ai: openai.OpenAI) -> None:
+    said = {"model": TALKER, "messages": [{"role": "user", "content": "What is the sea?"}], "temperature": 0}
+    whole = ai.chat.completions.create(**said, max_tokens=24)  # type: ignore[call-overload]  # the same for both
+    chunks = list(
+        ai.chat.completions.create(**said, max_tokens=24, stream=True, stream_options={"include_usage": True})  # type: ignore[call-overload]  # as above
+    )
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+
+    assert "".join(pieces) == whole.choices[0].message.content
+    assert len([piece for piece in pieces if piece]) > 8  # as it was made, not in one piece
+    assert chunks[-1].usage == whole.usage
+    assert whole.usage.completion_tokens == 24
+    assert whole.choices[0].finish_reason == [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "length"
+
+
+def test_a_stop_string_ends_a_reply_and_is_not_part_of_it(ai: openai.OpenAI) -> None:
+    said = [{"role": "user", "content": "Count from one to ten."}]
+    free = ai.chat.completions.create(model=TALKER, messages=said, temperature=0, max_tokens=40)  # type: ignore[arg-type]  # a plain dict
+    text = str(free.choices[0].message.content)
+    stop = text[len(text) // 2 : len(text) // 2 + 3]
+    cut = ai.chat.completions.create(model=TALKER, messages=said, temperature=0, max_tokens=40, stop=[stop])  # type: ignore[arg-type]  # as above
+
+    assert cut.choices[0].message.content == text[: text.index(stop)]
+    assert cut.choices[0].finish_reason == "stop"
+
+
+def test_leaving_a_stream_frees_its_place(ai: openai.OpenAI, server: LiveServer) -> None:
+    stream = ai.chat.completions.create(
+        model=TALKER, messages=[{"role": "user", "content": "Write a long story."}], max_tokens=4000, stream=True
+    )
+    next(iter(stream))
+    stream.close()
+
+    again = ai.chat.completions.create(model=TALKER, messages=[{"role": "user", "content": "Hi"}], max_tokens=1)
+    assert again.choices[0].finish_reason == "length"
+    # The picture is a tenth of a second old at most; the story would have gone on for 516 tokens.
+    server.becomes("/api/queue", lambda queue: queue["running"] == [], timeout_s=3)
+
+
+def test_pictures_come_as_text_and_as_a_link_and_are_the_same_for_a_seed(ai: openai.OpenAI) -> None:
+    same = {"steps": 2, "seed": 6}  # fields of ours
+    as_text = ai.images.generate(prompt="A forest", model=PAINTER, n=2, response_format="b64_json", extra_body=same)
+    as_link = ai.images.generate(prompt="A forest", model=PAINTER, response_format="url", extra_body=same)
+    first, second = [open_png(base64.b64decode(str(made.b64_json))) for made in as_text.data or []]
+    linked = open_png(httpx.get(str((as_link.data or [])[0].url)).content)
+
+    assert linked.tobytes() != second.tobytes()
+    assert max(high for _, high in difference(first, linked)) <= 2  # of 255: two at a time may round otherwise
+
+
+def test_a_video_is_created_polled_downloaded_and_deleted(ai: openai.OpenAI, tmp_path: Path) -> None:
+    made = ai.videos.create(prompt="Ocean waves at sunset", model=FILMER, seconds="1")  # type: ignore[arg-type]  # lengths of OpenAI's models only
+    seen = [made.progress]
+    while made.status in ("queued", "in_progress"):
+        made = ai.videos.retrieve(made.id)
+        seen.append(made.progress)
+    ai.videos.download_content(made.id).write_to_file(tmp_path / "clip.mp4")
+    frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "clip.mp4"))
+
+    assert (made.status, made.error) == ("completed", None)
+    assert seen == sorted(seen)
+    assert seen[-1] == 100
+    assert frames == 8
+    assert seconds == pytest.approx(1, abs=0.2)
+    assert ai.videos.delete(made.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        ai.videos.retrieve(made.id)
+
+
+def test_the_node_client_does_all_of_it(server: LiveServer, tmp_path: Path) -> None:
+    command = node_client(tmp_path / "node", f"http://127.0.0.1:{server.port}/v1", server.key, *MODELS)
+    done = subprocess.run(command, cwd=tmp_path / "node", capture_output=True, text=True, timeout=120, check=False)
+
+    assert (done.stdout, done.stderr, done.returncode) == ("ok\n", "", 0)
+
+
+def open_png(content: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(content))
+    assert image.format == "PNG"
+    return image
+
+
+def difference(one: Image.Image, other: Image.Image) -> list[tuple[int, int]]:
+    """Smallest and largest difference of each channel."""
+    from PIL import ImageChops
+
+    return list(ImageChops.difference(one.convert("RGB"), other.convert("RGB")).getextrema())  # type: ignore[arg-type]  # pairs

@@ -1,0 +1,97 @@
+"""Driving a diffusion lane by hand, and the stock pipeline beside it. Shared by the tests of the lane."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipelines.diffusion.arguments import FRAMES_ARGUMENTS
+from pipelines.diffusion.lane import DiffusionLane
+from pipelines.interface import Canceled, DiffusionRequest, Failed, Rendered, Update
+from tests.support.stock_families import Family
+
+End = Rendered | Failed | Canceled
+
+
+def request(family: Family, name: str, **wanted: Any) -> DiffusionRequest:
+    """A small request of the family; `wanted` says what it asks for otherwise."""
+    usual: dict[str, Any] = {
+        "prompt": "a red circle on blue",
+        "negative_prompt": None,
+        "width": family.size,
+        "height": family.size,
+        "num_frames": family.num_frames,
+        "steps": 3,
+        "guidance_scale": 4.0,
+        "seed": 7,
+        "call": family.call,
+    }
+    return DiffusionRequest(id=name, **{**usual, **wanted})
+
+
+def mixed_four(family: Family) -> list[DiffusionRequest]:
+    """Four that differ in prompt, seed, steps and guidance."""
+    negative = "blurred" if family.takes_negative else None
+    return [
+        request(family, "a", prompt="a red circle", seed=1, steps=4, guidance_scale=3.0),
+        request(family, "b", prompt="ocean waves at sunset, wide", seed=2, steps=3, guidance_scale=5.5),
+        request(family, "c", prompt="a city", seed=2**40, steps=6, guidance_scale=4.0, negative_prompt=negative),
+        request(family, "d", prompt="a green star on the left", seed=4, steps=4, guidance_scale=7.0),
+    ]
+
+
+def direct(pipeline: Any, wanted: DiffusionRequest) -> NDArray[np.float32]:
+    """What the stock pipeline itself gives for the request: (F, H, W, 3)."""
+    arguments: dict[str, Any] = {
+        "prompt": wanted.prompt,
+        "negative_prompt": wanted.negative_prompt,
+        "width": wanted.width,
+        "height": wanted.height,
+        "num_inference_steps": wanted.steps,
+        "guidance_scale": wanted.guidance_scale,
+        **wanted.call,
+    }
+    takes = inspect.signature(type(pipeline).__call__).parameters
+    arguments[next((name for name in FRAMES_ARGUMENTS if name in takes), "num_frames")] = wanted.num_frames
+    given = {name: value for name, value in arguments.items() if value is not None and name in takes}
+    torch.manual_seed(wanted.seed)  # some write to themselves first, with torch's own generator
+    generator = torch.Generator("cpu").manual_seed(wanted.seed)
+    media = pipeline(**given, generator=generator, output_type="np")[0]
+    return np.asarray(media[0] if wanted.num_frames else media, dtype=np.float32)
+
+
+def play(lane: DiffusionLane, most_steps: int = 10_000) -> list[Update]:
+    """Step the lane until it has no work."""
+    updates: list[Update] = []
+    while lane.has_work():
+        updates += lane.step()
+        most_steps -= 1
+        assert most_steps, "the lane never comes to an end"
+    return updates
+
+
+def ends(updates: Iterable[Update]) -> dict[str, End]:
+    """How each request ended. One end each."""
+    found = [update for update in updates if isinstance(update, Rendered | Failed | Canceled)]
+    assert len({end.request_id for end in found}) == len(found)
+    return {end.request_id: end for end in found}
+
+
+def rendered(lane: DiffusionLane, requests: Iterable[DiffusionRequest]) -> dict[str, Rendered]:
+    """All requests at once through the lane; every one must succeed."""
+    for each in requests:
+        lane.admit(each)
+    done = ends(play(lane))
+    failed = [end for end in done.values() if not isinstance(end, Rendered)]
+    assert not failed, failed
+    return {name: end for name, end in done.items() if isinstance(end, Rendered)}
+
+
+def gap(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    assert one.shape == other.shape
+    return float(np.abs(one - other).max())

@@ -1,0 +1,112 @@
+"""Reads event streams from the application, called as a server calls it: piece by piece, by a client that may leave."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.support.front import Front
+
+PATIENCE_S = 5.0
+
+
+@dataclass
+class Event:
+    name: str
+    data: Any
+    id: str | None = None
+
+
+@dataclass
+class Reader:
+    """`wanted` bytes are taken; a reader who wants no more blocks the server's send, as a full socket does."""
+
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    last_id: str | None = None
+    comments: int = 0
+    parts: asyncio.Queue[bytes] = field(default_factory=asyncio.Queue)
+    reading: asyncio.Event = field(default_factory=asyncio.Event)
+    _text: str = ""
+
+    async def next(self) -> Event | None:
+        """The next event; None at the end of the stream."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                while "\n\n" not in self._text:
+                    part = await self.parts.get()
+                    if not part:
+                        return None
+                    self._text += part.decode()
+                block, _, self._text = self._text.partition("\n\n")
+                if (event := self._read(block)) is not None:
+                    return event
+
+    async def rest(self) -> list[Event]:
+        events = []
+        while (event := await self.next()) is not None:
+            events.append(event)
+        return events
+
+    async def until(self, name: str) -> list[Event]:
+        events = []
+        while not events or events[-1].name != name:
+            event = await self.next()
+            assert event is not None, f"the stream ended without {name}: {events}"
+            events.append(event)
+        return events
+
+    def _read(self, block: str) -> Event | None:
+        fields: dict[str, str] = {}
+        for line in block.split("\n"):
+            name, _, value = line.partition(": ")
+            fields[name] = value
+        self.last_id = fields.get("id", self.last_id)
+        self.comments += "" in fields
+        if "data" not in fields:
+            return None
+        return Event(fields["event"], json.loads(fields["data"]), fields.get("id"))
+
+
+@asynccontextmanager
+async def stream(f: Front, path: str, key: str = "enterprise", **headers: str) -> AsyncIterator[Reader]:
+    reader, gone = Reader(), asyncio.Event()
+    reader.reading.set()
+    said = {"host": "localhost", **f.auth(key), **headers}
+    path, _, query = path.partition("?")
+    scope = {
+        "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": query.encode(),
+        "headers": [(name.encode(), value.encode()) for name, value in said.items()], "http_version": "1.1",
+        "scheme": "http", "root_path": "", "client": None, "server": None, "asgi": {"version": "3.0", "spec_version": "2.3"},
+    }  # fmt: skip
+
+    async def receive() -> dict[str, Any]:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        await reader.reading.wait()
+        if message["type"] == "http.response.start":
+            reader.status = message["status"]
+            reader.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+            started.set()
+            return
+        if message.get("body"):
+            reader.parts.put_nowait(message["body"])
+        if not message.get("more_body"):
+            reader.parts.put_nowait(b"")
+
+    started = asyncio.Event()
+    serving = asyncio.create_task(f.app(scope, receive, send))  # type: ignore[arg-type]  # Starlette's types are mutable mappings
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await started.wait()
+        yield reader
+    finally:
+        gone.set()
+        reader.reading.set()
+        await serving

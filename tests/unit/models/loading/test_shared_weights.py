@@ -1,0 +1,135 @@
+"""One Qwen for the chat and for Flux 2 klein's text encoder: in memory once, booked once, and both give what they give alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from benchmarks.families import FAMILIES, parts
+from models.catalogue import Catalogue
+from models.loading.load import load
+from models.loading.shared_weights import SharedWeights
+from models.spec import ModelSpec
+from pipelines.diffusion.lane import DiffusionLane
+from pipelines.interface import ChatRequest, Lane, Message, Replied
+from server.memory.ledger import Ledger
+from tests.support.lane_play import rendered, request
+
+KLEIN = FAMILIES["Flux2KleinPipeline"]
+
+
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
+    """klein, qwen: the encoder of klein saved by itself; other: the same with one tensor trained on."""
+    folder = tmp_path_factory.mktemp("shared")
+    pipeline = KLEIN.build()
+    pipeline.save_pretrained(folder / "models/klein")
+    for name in ("qwen", "other"):
+        pipeline.text_encoder.save_pretrained(folder / "models" / name)
+        parts.qwen_tokenizer().save_pretrained(folder / "models" / name)
+    weights = load_file(folder / "models/other/model.safetensors")
+    last = max(weights)
+    save_file({**weights, last: weights[last] + 0.01}, folder / "models/other/model.safetensors", {"format": "pt"})
+    found = Catalogue.open(data_dir=folder, cache_dir=folder, builtin=folder / "none")
+    return {spec.name: spec for spec in found.specs()}
+
+
+def picture(lane: Lane) -> np.ndarray:
+    assert isinstance(lane, DiffusionLane)
+    return rendered(lane, [request(KLEIN, "1", guidance_scale=None)])["1"].frames
+
+
+def reply(lane: Lane) -> str:
+    lane.admit(ChatRequest(id="1", messages=(Message("user", "hello"),), max_tokens=6))
+    while lane.has_work():
+        for update in lane.step():
+            if isinstance(update, Replied):
+                return update.text
+    raise AssertionError("no reply")
+
+
+def pointers(module: torch.nn.Module) -> set[int]:
+    return {parameter.data_ptr() for parameter in module.parameters()}
+
+
+def test_the_same_weights_in_two_folders_are_known_as_such_and_a_tensor_that_differs_is_noticed(
+    specs: dict[str, ModelSpec],
+) -> None:
+    (whose, n_bytes) = specs["qwen"].shareable["model"]
+
+    assert specs["klein"].shareable == {"text_encoder": (whose, n_bytes)}
+    assert n_bytes == specs["qwen"].weight_bytes
+    assert specs["other"].shareable["model"][0] != whose
+
+
+@pytest.mark.parametrize("first", ["klein", "qwen"])
+def test_whoever_comes_second_uses_the_first_ones_memory_and_both_give_what_they_give_alone(
+    specs: dict[str, ModelSpec], first: str
+) -> None:
+    alone = picture(load(specs["klein"], device="cpu")), reply(load(specs["qwen"], device="cpu", cache_bytes=4 << 20))
+    shared, lanes = SharedWeights(), {}
+    for name in ("klein", "qwen") if first == "klein" else ("qwen", "klein"):
+        lanes[name] = load(specs[name], device="cpu", cache_bytes=4 << 20, shared=shared)
+    encoder = lanes["klein"].pipeline.text_encoder
+
+    assert pointers(encoder) == pointers(lanes["qwen"]._model)
+    np.testing.assert_allclose(picture(lanes["klein"]), alone[0], atol=1e-6)
+    assert reply(lanes["qwen"]) == alone[1]
+    np.testing.assert_allclose(picture(lanes["klein"]), alone[0], atol=1e-6)
+
+    lanes.pop(first).close()  # the one that is left keeps them
+    if first == "klein":
+        assert reply(lanes["qwen"]) == alone[1]
+    else:
+        np.testing.assert_allclose(picture(lanes["klein"]), alone[0], atol=1e-6)
+
+
+def test_another_precision_shares_nothing(specs: dict[str, ModelSpec]) -> None:
+    shared = SharedWeights()
+    klein = load(specs["klein"], device="cpu", shared=shared)
+    qwen = load(replace(specs["qwen"], dtype="bfloat16"), device="cpu", cache_bytes=4 << 20, shared=shared)
+
+    assert not pointers(klein.pipeline.text_encoder) & pointers(qwen._model)  # type: ignore[attr-defined]  # of its kind
+
+
+def booked(ledger: Ledger, name: str, **components: int) -> None:
+    """As the carrier books a model that was loaded."""
+    if "text_encoder" in components:
+        ledger.share(name, "text_encoder", "qwen3")
+    if "model" in components:
+        ledger.share(name, "model", "qwen3")
+    ledger.correct_weights(name, components, {})
+
+
+def test_shared_weights_are_booked_once_go_over_to_who_is_left_and_leave_with_the_last() -> None:
+    ledger = Ledger(name="gpu", capacity_bytes=100)
+    booked(ledger, "klein", transformer=30, text_encoder=40)
+    assert ledger.there_already({"model": ("qwen3", 40)}) == 40
+    booked(ledger, "chat", model=40)
+
+    assert ledger.booked_bytes == 70
+    assert (ledger.freed_by("klein"), ledger.freed_by("chat")) == (30, 0)
+    assert ledger.is_shared("klein")
+    assert ledger.is_shared("chat")
+
+    assert ledger.release("klein") == 30
+    assert (ledger.booked_bytes, ledger.held_by("chat"), ledger.freed_by("chat")) == (40, 40, 40)
+    assert not ledger.is_shared("chat")
+    assert ledger.release("chat") == 40
+    assert (ledger.booked_bytes, ledger.there_already({"model": ("qwen3", 40)})) == (0, 0)
+
+
+def test_what_was_parked_and_comes_back_is_memory_of_its_own() -> None:
+    ledger = Ledger(name="gpu", capacity_bytes=200, host_bytes=100)
+    booked(ledger, "klein", transformer=30, text_encoder=40)
+    ledger.correct_weights("klein", {}, {"transformer": 30, "text_encoder": 40})
+    assert ledger.there_already({"model": ("qwen3", 40)}) == 0
+
+    booked(ledger, "chat", model=40)
+    ledger.correct_weights("klein", {"transformer": 30, "text_encoder": 40}, {})
+
+    assert ledger.booked_bytes == 110

@@ -1,0 +1,68 @@
+"""The chat model that ships, as `make models` converted it: it answers, and its text is cut the way it was taught."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from models.catalogue import Catalogue
+from models.loading.load import load
+from models.spec import ModelSpec
+from pipelines.interface import ChatRequest, Message, Replied
+from server.process.settings import load_settings
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def spec() -> ModelSpec:
+    settings = load_settings()
+    found = Catalogue.open(data_dir=settings.data_dir, cache_dir=settings.cache_dir).get("smollm2-135m")
+    assert found.path is not None, "run `make models` first"
+    return found
+
+
+@pytest.fixture(scope="module")
+def tokenizer(spec: ModelSpec) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(spec.path, local_files_only=True)
+
+
+def test_the_catalogue_knows_its_size_and_context(spec: ModelSpec) -> None:
+    assert (spec.type, spec.default, spec.limits.context_tokens) == ("chat", True, 8192)
+    assert spec.weight_bytes == 4 * 134_515_008  # parameters of SmolLM2-135M, output tied to the embedding
+
+
+@pytest.mark.parametrize(
+    "text", ["Hello, world!", "  two  spaces\n\n\tand a tab", "日本語 🙂 naïve", "def f(x):\n    return x"]
+)
+def test_text_survives_the_tokenizer(tokenizer: Any, text: str) -> None:
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_digits_stand_alone_and_the_blank_line_before_a_number_is_one_token(tokenizer: Any) -> None:
+    assert [tokenizer.decode([token]) for token in tokenizer("a\n\n12")["input_ids"]] == ["a", "\n\n", "1", "2"]
+
+
+def test_turns_are_marked_as_the_model_was_taught(tokenizer: Any) -> None:
+    turns = [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]
+
+    prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+
+    assert prompt == "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n"
+    assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("<|im_end|>", 2)
+
+
+def test_it_answers_and_ends_its_answer_itself(spec: ModelSpec) -> None:
+    lane = load(spec, device="cpu", cache_bytes=32 << 20)
+    question = (Message("user", "What is the capital of France?"),)
+    lane.admit(ChatRequest(id="1", messages=question, max_tokens=40))
+
+    updates = [update for _ in range(50) for update in lane.step()]
+    lane.close()
+
+    (reply,) = [update for update in updates if isinstance(update, Replied)]
+    assert "Paris" in reply.text
+    assert reply.finish_reason == "stop"

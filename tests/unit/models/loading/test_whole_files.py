@@ -1,0 +1,244 @@
+"""Whole checkpoints in one file, as on Civitai: SD 1.5, SDXL and SD 3, and what a file that lacks something says.
+
+No picture of a whole Flux file: the library's converter knows its denoiser at full width only, gigabytes of it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    convert_sd3_transformer_checkpoint_to_diffusers,
+)
+from safetensors.torch import save_file
+from transformers import CLIPTextModelWithProjection
+
+from benchmarks.families import parts, vaes
+from models.catalogue import Catalogue
+from models.loading.load import load
+from models.single_file import FAMILIES as FAMILIES_OF_FILES
+from models.sources.clip_words import CONFIGS
+from pipelines.diffusion.lane import DiffusionLane
+from tests.support.original_layout import mmdit_of, unet_of, vae_of, write_whole_file
+from tests.unit.models.loading.test_single_file import catalogue, picture
+
+pytestmark = pytest.mark.slow
+
+WIDER = 48  # SDXL's second text encoder: the library tells the two apart by their widths
+
+
+def civitai(xl: bool) -> Any:
+    """SD 1.5's or SDXL's structure, block for block, a few thousand weights wide."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        levels = 3 if xl else 4
+        cross, plain = "CrossAttn{}Block2D", "{}Block2D"
+        names = [plain, cross, cross] if xl else [cross, cross, cross, plain]
+        added = {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 6 * 8 + WIDER,
+            "transformer_layers_per_block": [1, 1, 2],
+        }
+        unet = diffusers.UNet2DConditionModel(
+            sample_size=16,
+            block_out_channels=(8, 16, 16, 16)[:levels],
+            down_block_types=[name.format("Down") for name in names],
+            up_block_types=[name.format("Up") for name in reversed(names)],
+            cross_attention_dim=parts.TEXT_DIM + (WIDER if xl else 0),
+            attention_head_dim=2,
+            norm_num_groups=4,
+            use_linear_projection=xl,
+            **(added if xl else {}),
+        ).eval()
+        vae = vaes.small_vae(4, (8, 8, 8, 8)).eval()
+        scheduler = diffusers.EulerDiscreteScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+        )
+        texts = {"text_encoder": parts.clip_text().eval(), "tokenizer": parts.clip_tokenizer()}
+        if not xl:
+            return diffusers.StableDiffusionPipeline(
+                unet=unet,
+                vae=vae,
+                scheduler=scheduler,
+                **texts,
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+            )
+        second = parts.clip_text(CLIPTextModelWithProjection, WIDER, layers=10).eval()
+        return diffusers.StableDiffusionXLPipeline(
+            unet=unet,
+            vae=vae,
+            scheduler=scheduler,
+            **texts,
+            text_encoder_2=second,
+            tokenizer_2=parts.clip_tokenizer(),
+            force_zeros_for_empty_prompt=True,
+        )
+
+
+def as_folder_and_as_file(root: Path, pipeline: Any) -> Catalogue:
+    """`whole`, as it is saved, and `one`, a file in the original layout with a base of configs and vocabularies alone."""
+    pipeline.save_pretrained(root / "folder")
+    write_whole_file(root / "folder", root / "civitai.safetensors")
+    shutil.copytree(root / "folder", root / "base", ignore=shutil.ignore_patterns("*.safetensors"))
+    toml = '[models.whole]\nsource = "folder"\n[models.one]\nsource = "civitai.safetensors"\nload.base = "base"\n'
+    return catalogue(root, toml)
+
+
+@pytest.mark.parametrize("xl", [False, True], ids=["sd15", "sdxl"])
+def test_a_whole_file_in_the_original_layout_makes_the_picture_that_its_pipeline_makes(
+    tmp_path: Path, xl: bool
+) -> None:
+    found = as_folder_and_as_file(tmp_path, civitai(xl))
+
+    assert found.refused == ()
+    assert found.get("one").weight_bytes == pytest.approx(found.get("whole").weight_bytes, rel=0.01)
+    np.testing.assert_allclose(picture(found.get("one")), picture(found.get("whole")), atol=1e-4)
+
+
+def mmdit(newer: bool, t5: bool = False) -> Any:
+    """SD 3's structure, or SD 3.5's with norms and a second attention; its two CLIPs are told apart by their widths."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        wide = parts.TEXT_DIM + WIDER
+        transformer = diffusers.SD3Transformer2DModel(
+            sample_size=16,
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=4,
+            caption_projection_dim=32,
+            joint_attention_dim=wide,
+            pooled_projection_dim=wide,
+            pos_embed_max_size=32,
+            qk_norm="rms_norm" if newer else None,
+            dual_attention_layers=(0,) if newer else (),
+        ).eval()
+        first = parts.clip_text(CLIPTextModelWithProjection).eval()
+        # What these files leave out of the first CLIP is taken to change nothing.
+        first.text_projection.weight.data = torch.eye(parts.TEXT_DIM)
+        return diffusers.StableDiffusion3Pipeline(
+            transformer=transformer,
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+            vae=vaes.flow_vae(4, scaling_factor=1.5).eval(),
+            text_encoder=first,
+            tokenizer=parts.clip_tokenizer(),
+            text_encoder_2=parts.clip_text(CLIPTextModelWithProjection, WIDER, layers=10).eval(),
+            tokenizer_2=parts.clip_tokenizer(),
+            text_encoder_3=parts.t5_text(wide, layers=1).eval() if t5 else None,
+            tokenizer_3=parts.t5_tokenizer() if t5 else None,
+        )
+
+
+@pytest.mark.parametrize("newer", [False, True], ids=["sd3", "sd35"])
+def test_a_whole_file_of_sd_3_makes_the_picture_that_its_pipeline_makes(tmp_path: Path, newer: bool) -> None:
+    found = as_folder_and_as_file(tmp_path, mmdit(newer))
+
+    assert found.refused == ()
+    assert found.get("one").weight_bytes == pytest.approx(found.get("whole").weight_bytes, rel=0.05)
+    np.testing.assert_allclose(picture(found.get("one"), "sd3"), picture(found.get("whole"), "sd3"), atol=1e-4)
+
+
+@pytest.mark.parametrize("lends_weights", [True, False])
+def test_a_file_of_sd_3_without_t5_takes_its_bases_or_does_without(tmp_path: Path, lends_weights: bool) -> None:
+    mmdit(newer=False, t5=True).save_pretrained(tmp_path / "base")
+    write_whole_file(tmp_path / "base", tmp_path / "civitai.safetensors")
+    if not lends_weights:
+        (tmp_path / "base/text_encoder_3/model.safetensors").unlink()
+    toml = '[models.one]\nsource = "civitai.safetensors"\nload.base = "base"\n'
+    spec = catalogue(tmp_path, toml).get("one")
+
+    lane = load(spec, device="cpu", merging="off")
+
+    assert isinstance(lane, DiffusionLane)
+    assert (lane.pipeline.text_encoder_3 is not None) == lends_weights
+    assert lane.weight_bytes == pytest.approx(spec.weight_bytes, rel=0.05)
+
+
+DENOISER = "model.diffusion_model."
+SD3, SD35_MEDIUM, SD35_LARGE = (
+    "joint_blocks.0.context_block.adaLN_modulation.1.bias",
+    "joint_blocks.0.x_block.attn2.qkv.weight",
+    "joint_blocks.37.x_block.mlp.fc1.weight",
+)
+FLUX, GUIDED = "double_blocks.0.img_attn.norm.key_norm.scale", "guidance_in.in_layer.bias"
+CLIPS = ("text_encoders.clip_l.transformer.text_model.final_layer_norm.bias", "first_stage_model.encoder.conv_in.bias")
+WHOLE_T5 = ("text_encoders.t5xxl.transformer.shared.weight", "vae.encoder.conv_in.bias")
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ((SD3, *CLIPS), "agentname pull wheel:open-clip-torch==3.3.0"),
+        ((SD3, *CLIPS, *WHOLE_T5), "carries all weights, but configs and vocabularies come from a base; "),
+        ((SD3,), "carries no text encoder and no VAE: those come from a base; try: agentname pull stabilityai/stable-diffusion-3-m"),
+        ((SD3, SD35_MEDIUM), "agentname pull stabilityai/stable-diffusion-3.5-medium,"),
+        ((SD3, SD35_LARGE), "agentname pull stabilityai/stable-diffusion-3.5-large,"),
+        ((FLUX, GUIDED), "carries no text encoder and no VAE: those come from a base; try: agentname pull black-forest-labs/FLUX.1-dev,"),
+        ((FLUX,), "agentname pull black-forest-labs/FLUX.1-schnell, or name a folder of its family as load.base"),
+        ((FLUX, GUIDED, "vae.encoder.conv_in.bias"), "carries no text encoder: those come from"),
+        ((FLUX, *WHOLE_T5), "carries all weights, but configs and vocabularies come from a base; try: agentname pull black-forest-labs/FLUX.1-s"),
+    ],
+)  # fmt: skip
+def test_a_file_says_what_it_lacks_and_where_that_comes_from(tmp_path: Path, names: tuple[str, ...], says: str) -> None:
+    (tmp_path / "models").mkdir()
+    prefixed = [name if name.startswith(("text_", "vae.", "first_")) else DENOISER + name for name in names]
+    save_file({name: torch.zeros(2) for name in prefixed}, tmp_path / "models/civitai.safetensors")
+
+    (refused,) = catalogue(tmp_path).refused
+
+    assert says in refused.reason
+
+
+@pytest.mark.parametrize("name", ["sd3", "sd35-medium", "sd35-large"])
+def test_the_shipped_configs_of_sd_3_fit_its_layout_tensor_for_tensor(name: str) -> None:
+    folder = CONFIGS / name
+    with torch.device("meta"):
+        made = diffusers.SD3Transformer2DModel.from_config(diffusers.SD3Transformer2DModel.load_config(folder / "transformer"))  # fmt: skip
+    original = mmdit_of(made.state_dict())
+
+    as_ours = convert_sd3_transformer_checkpoint_to_diffusers(dict(original))
+
+    assert {n: t.shape for n, t in as_ours.items()} == {n: t.shape for n, t in made.state_dict().items()}
+    marked = next(family for family in FAMILIES_OF_FILES if family.marker in original)
+    assert marked.ships == name
+    # diffusers tells SD 3 and 3.5 medium apart by the table of positions
+    places = {"sd3": 36864, "sd35-medium": 147456}
+    assert original["pos_embed"].shape[1] == places.get(name, 36864)
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+def test_the_shipped_configs_fit_the_real_files_tensor_for_tensor(name: str) -> None:
+    """Nothing of real size is made: names and shapes are those of weights that take no memory."""
+    folder = CONFIGS / name
+    config = json.loads((folder / "unet/config.json").read_text())
+    with torch.device("meta"):
+        unet = diffusers.UNet2DConditionModel.from_config(diffusers.UNet2DConditionModel.load_config(folder / "unet"))
+        vae = diffusers.AutoencoderKL.from_config(diffusers.AutoencoderKL.load_config(folder / "vae"))
+    original = {
+        f"model.diffusion_model.{n}": t for n, t in unet_of(unet.state_dict(), config["layers_per_block"]).items()
+    }
+    original |= {f"first_stage_model.{n}": t for n, t in vae_of(vae.state_dict()).items()}
+
+    as_unet = convert_ldm_unet_checkpoint(dict(original), config=unet.config)
+    as_vae = convert_ldm_vae_checkpoint(dict(original), config=vae.config)
+
+    for model, found in ((unet, as_unet), (vae, as_vae)):
+        wanted = {n: t.numel() for n, t in model.state_dict().items()}
+        assert {n: t.numel() for n, t in found.items()} == wanted
+    marker = next(family.marker for family in FAMILIES_OF_FILES if family.ships == name)
+    n_tensors = {"sd15": 686 + 248, "sdxl": 1680 + 248}[name]  # of the published files, without their text encoders
+    assert len(original) == n_tensors
+    assert not any(other.marker in original for other in FAMILIES_OF_FILES if other.marker != marker)

@@ -1,0 +1,236 @@
+"""A pull goes on where it broke off, says why it cannot, and outlives the server. Against a hub of our own; no network."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.errors import BadConfig, FetchFailed
+from models.sources.url import _is_public, address_of, fetch_url
+from server.library.pulls import Pull
+from tests.http.api.test_library import library
+from tests.support.checkpoints import chat_folder, safetensors_bytes
+from tests.support.fake_hub import TOKEN, Hub, fake_hub
+
+pytestmark = pytest.mark.slow  # a process for each pull
+
+BIG = safetensors_bytes({"weight": ("F16", [9 << 20], 18 << 20)})  # over the size from which we download ourselves
+MIB = 1 << 20
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def repo(tmp_path: Path) -> dict[str, bytes]:
+    folder = chat_folder(tmp_path / "upstream")
+    return {"config.json": (folder / "config.json").read_bytes(), "model.safetensors": BIG, "run_me.py": b"boom"}
+
+
+def environment(hub: Hub, tmp_path: Path, **more: str) -> dict[str, str]:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    return plain | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"} | more
+
+
+def pull(source: str, tmp_path: Path, env: dict[str, str], *options: str) -> list[dict[str, Any]]:
+    """What the child said, line by line."""
+    command = [sys.executable, "-m", "models.sources.pull", source, str(tmp_path), str(tmp_path / "cache"), *options]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.stdout, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_repository_arrives_in_the_hubs_own_cache_without_its_code(tmp_path: Path) -> None:
+    with fake_hub({"owner/name": repo(tmp_path)}) as hub:
+        said = pull("owner/name", tmp_path, environment(hub, tmp_path))
+
+    folder = Path(said[-1]["path"])
+    assert folder.is_relative_to(tmp_path / "hf/hub/models--owner--name/snapshots")
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert (folder / "model.safetensors").read_bytes() == BIG
+    assert max(line.get("done", 0) for line in said) > MIB
+    assert not any("run_me" in path for path, _, _ in hub.asked)
+
+
+def test_a_download_that_broke_off_goes_on_with_the_rest_alone(tmp_path: Path) -> None:
+    with fake_hub({"owner/name": repo(tmp_path)}) as hub:
+        hub.break_at = 10 * MIB
+        said = pull("owner/name", tmp_path, environment(hub, tmp_path))
+
+    assert "path" in said[-1]
+    ranges = [part for path, part, _ in hub.asked if path.endswith("model.safetensors")]
+    assert ranges[0] is None
+    assert ranges[1] is not None
+    assert int(ranges[1].removeprefix("bytes=").rstrip("-")) >= 8 * MIB
+
+
+@pytest.mark.parametrize(
+    ("source", "token", "words"),
+    [
+        ("owner/gated", None, "is gated: accept its terms on the hub, then set HF_TOKEN"),
+        ("owner/gated", "hf_other", "the account of HF_TOKEN has not been let in"),
+        ("owner/nothing", None, "is not on the hub, or is private: set HF_TOKEN"),
+        ("owner/open:missing.gguf", None, "has no file missing.gguf"),
+    ],
+)
+def test_what_cannot_be_had_is_said_plainly(tmp_path: Path, source: str, token: str | None, words: str) -> None:
+    repos = {"owner/gated": repo(tmp_path), "owner/open": {"config.json": b"{}"}}
+    with fake_hub(repos, gated={"owner/gated"}) as hub:
+        env = environment(hub, tmp_path) | ({"HF_TOKEN": token} if token else {})
+        said = pull(source, tmp_path, env)
+
+    assert words in said[-1]["error"]
+
+
+def test_the_token_opens_what_is_gated(tmp_path: Path) -> None:
+    with fake_hub({"owner/gated": repo(tmp_path)}, gated={"owner/gated"}) as hub:
+        said = pull("owner/gated", tmp_path, environment(hub, tmp_path, HF_TOKEN=TOKEN))
+
+    assert "path" in said[-1]
+
+
+def test_no_network_and_offline_are_said_plainly(tmp_path: Path) -> None:
+    with fake_hub({}) as hub:
+        env = environment(hub, tmp_path)
+    gone = pull("owner/name", tmp_path, env)[-1]["error"]
+    offline = pull("owner/name", tmp_path, env | {"HF_HUB_OFFLINE": "1"})[-1]["error"]
+
+    assert "the model hub cannot be reached" in gone
+    assert "HF_HUB_OFFLINE forbids" in offline
+
+
+@pytest.mark.parametrize("name", ["../../escape.json", "a\\..\\..\\b.json", "/etc/x.json"])
+def test_a_repository_whose_file_names_leave_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with fake_hub({"owner/name": {**repo(tmp_path), name: b"{}"}}) as hub:
+        said = pull("owner/name", tmp_path, environment(hub, tmp_path))
+
+    assert "error" in said[-1]
+    assert not list(tmp_path.rglob("escape*"))
+
+
+# Addresses
+
+
+def silent(doing: str, done: int, total: int) -> None:
+    pass
+
+
+def test_a_file_at_an_address_is_verified_and_resumed(tmp_path: Path) -> None:
+    with fake_hub({"files/here": {"model.safetensors": BIG}}) as hub:
+        url = f"{hub.url}/files/here/model.safetensors"
+        hub.repos["files/here"]["/files/here/model.safetensors"] = BIG
+        hub.break_at = 3 * MIB
+        good = address_of(f"{url}#sha256={hashlib.sha256(BIG).hexdigest()}")
+        path = fetch_url(good, tmp_path, silent, private=True)
+        assert path.read_bytes() == BIG
+        assert [part for _, part, _ in hub.asked][1] == f"bytes={3 * MIB}-"
+
+        with pytest.raises(FetchFailed, match="wrong SHA-256"):
+            fetch_url(address_of(f"{url}#sha256={'0' * 64}"), tmp_path, silent, private=True)
+        assert list(tmp_path.rglob("*.part")) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://127.0.0.1/x.gguf",
+        "https://localhost/x.gguf",
+        "https://[::1]/x.gguf",
+        "https://169.254.169.254/x.gguf",
+        "http://1.1.1.1/x.gguf",
+    ],
+)
+def test_an_address_of_this_network_is_not_connected_to(tmp_path: Path, url: str) -> None:
+    with pytest.raises(FetchFailed, match=r"no public address|only https"):
+        fetch_url(address_of(f"{url}#sha256={'0' * 64}"), tmp_path, silent)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "10.0.0.1",
+        "192.168.1.1",
+        "100.64.0.1",
+        "0.0.0.0",
+        "::ffff:127.0.0.1",
+        "fe80::1%eth0",
+        "fc00::1",
+        "224.0.0.1",
+        "2002:7f00:1::",
+    ],
+)
+def test_private_addresses_under_every_spelling(address: str) -> None:
+    assert not _is_public(address)
+    assert _is_public("1.1.1.1")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "https://x/y.safetensors",
+        "https://x/y.bin#sha256=" + "0" * 64,
+        "https://u:p@x/y.gguf#sha256=" + "0" * 64,
+        "https://x/..%2fy.gguf#sha256=1",
+    ],
+)
+def test_an_address_without_checksum_or_of_another_file_is_no_source(source: str) -> None:
+    with pytest.raises(BadConfig):
+        address_of(source)
+
+
+# In the server
+
+
+@pytest.mark.anyio
+async def test_a_pull_becomes_a_model_and_its_progress_can_be_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    with fake_hub({"files/here": {"/files/here/tiny.safetensors": BIG}}) as hub:
+        async with library(tmp_path) as f:
+            pulls = f.app.state.pulls
+            pulls._arguments.append("--private")  # the hub of this test is on this machine
+            running = asyncio.create_task(pulls.run())
+            url = f"{hub.url}/files/here/tiny.safetensors#sha256={hashlib.sha256(BIG).hexdigest()}"
+            begun = (await f.post("/api/models/pull", {"source": url, "name": "tiny"}, "admin")).json()
+            assert (begun["state"], begun["model"]) == ("queued", "tiny")
+            shown = begun
+            async with asyncio.timeout(60):  # the child imports a library first
+                while shown["state"] in ("queued", "downloading"):
+                    shown = (await f.get(f"/api/models/pulls/{begun['id']}", "admin")).json()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    # It arrived; that it is of no known family is the catalogue's word.
+    assert shown["state"] == "failed"
+    assert shown["error"].startswith("it was downloaded, but: ")
+
+
+@pytest.mark.anyio
+async def test_pulls_under_way_go_on_after_a_restart_and_a_canceled_one_does_not(tmp_path: Path) -> None:
+    async with library(tmp_path) as f:
+        first = (await f.post("/api/models/pull", {"source": "owner/one"}, "admin")).json()
+        again = (await f.post("/api/models/pull", {"source": "owner/one"}, "admin")).json()
+        second = (await f.post("/api/models/pull", {"source": "owner/two"}, "admin")).json()
+        assert again["id"] == first["id"]
+        canceled = await f.post(f"/api/models/pulls/{second['id']}/cancel", {}, "admin")
+        assert canceled.json()["state"] == "canceled"
+        assert (await f.post("/api/models/pull", {"source": "/a/folder"}, "admin")).status_code == 400
+
+    async with library(tmp_path) as f:
+        pulls = f.app.state.pulls
+        pulls._read_back()
+        states = {pull.source: pull.state for pull in pulls.all()}
+
+    assert states == {"owner/one": "queued", "owner/two": "canceled"}
+    assert all(isinstance(pull, Pull) for pull in pulls.all())

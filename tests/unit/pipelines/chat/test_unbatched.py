@@ -1,0 +1,94 @@
+"""Which language models share forwards, and that those which cannot are served all the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.conformance_chat import compare
+from benchmarks.families.decoders import decoder
+from pipelines.chat.lane import ChatLane
+from pipelines.chat.proof import batches
+from pipelines.interface import Canceled, ChatRequest, Message, Replied, Update
+from tests.support.tiny_chat import tiny_model, tiny_tokenizer
+
+
+def ask(name: str, **wanted: Any) -> ChatRequest:
+    return ChatRequest(id=name, messages=(Message("user", "hello"),), **{"max_tokens": 6, **wanted})
+
+
+def play(lane: ChatLane) -> list[Update]:
+    updates: list[Update] = []
+    while lane.has_work():
+        updates += lane.step()
+    return updates
+
+
+@pytest.mark.parametrize("name", ["Llama", "Gemma2", "Qwen3Moe", "GPTNeoX", "GPT2"])
+def test_greedy_tokens_are_those_of_generate_alone_and_among_others(name: str) -> None:
+    row = compare(name)
+
+    assert row.equal, row.note
+
+
+def test_a_model_that_the_paged_batch_takes_is_told_from_one_that_it_does_not() -> None:
+    assert batches(decoder("Qwen2"))
+    assert not batches(decoder("Mamba"))
+
+
+def test_a_model_that_differs_in_the_batch_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    forward = model.forward
+    # What it gives depends on how many rows of tokens it is handed at once, as a model that mixes its rows does.
+    shifted = lambda *args, **kwargs: _shift(forward(*args, **kwargs), kwargs)  # noqa: E731 - named to be read
+    monkeypatch.setattr(model, "forward", shifted)
+
+    assert not batches(model)
+
+
+def _shift(output: Any, kwargs: Any) -> Any:
+    if "cu_seq_lens_q" in kwargs or "read_index" in kwargs:
+        output.logits = output.logits.flip(-1)
+    return output
+
+
+def test_a_plain_lane_takes_turns_and_says_so() -> None:
+    lane = ChatLane(tiny_model(), tiny_tokenizer(), cache_bytes=4 << 20, merging="off")
+    for name in "ab":
+        lane.admit(ask(name))
+
+    updates = play(lane)
+
+    assert {update.request_id for update in updates if isinstance(update, Replied)} == {"a", "b"}
+    assert lane.merging == "off"
+    assert "take turns" in lane.warnings[0]
+    assert all(len(cost.request_ids) == 1 for cost in lane.take_costs() if hasattr(cost, "request_ids"))
+
+
+def test_a_plain_chat_is_canceled_between_two_tokens_and_the_other_goes_on() -> None:
+    lane = ChatLane(tiny_model(), tiny_tokenizer(), cache_bytes=4 << 20, merging="off")
+    for name in "ab":
+        lane.admit(ask(name))
+    updates = [*lane.step(), *lane.step()]
+
+    lane.cancel("a")
+    updates += play(lane)
+
+    assert Canceled("a") in updates
+    assert [update.request_id for update in updates if isinstance(update, Replied)] == ["b"]
+    lane.close()
+
+
+@torch.inference_mode()
+def test_a_plain_chat_samples_by_its_own_seed() -> None:
+    texts = []
+    for others in (0, 2):
+        lane = ChatLane(tiny_model(), tiny_tokenizer(), cache_bytes=4 << 20, merging="off")
+        for i in range(others):
+            lane.admit(ask(f"other {i}", temperature=1.0, seed=i))
+        lane.admit(ask("mine", temperature=1.0, seed=7, max_tokens=12))
+        texts += [u.text for u in play(lane) if isinstance(u, Replied) and u.request_id == "mine"]
+
+    assert texts[0] == texts[1]

@@ -1,0 +1,434 @@
+"""Stock pipelines of eight families through the lane: what comes out is what the pipeline called directly gives.
+
+Tolerances are on pixels in [0, 1] before they are rounded to 8 bits. Seen: alone 0, merged at most 4e-6.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.batching.preemption import repeated_blocks
+from pipelines.diffusion.lane import DiffusionLane
+from pipelines.interface import Canceled, Failed, OutOfMemory, Progressed, Rendered, StepCost, Update
+from tests.support.faults import out_of_memory
+from tests.support.lane_play import direct, ends, gap, mixed_four, play, rendered, request
+from tests.support.stock_families import FAMILIES, Family
+
+MERGED = 1e-4
+SD = FAMILIES["sd15"]
+WAN = FAMILIES["wan"]
+
+# A stock model that will run only once more says so; nothing of ours.
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Models this small lose time to a second thread, much of it when the machine is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+QUICK = ("sd15", "wan")  # a picture's and a clip's stand for all in `make check`
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(f, id=name, marks=() if name in QUICK else pytest.mark.slow) for name, f in FAMILIES.items()],
+)
+def each(request: pytest.FixtureRequest) -> tuple[Family, Any]:
+    return request.param, quiet(request.param.build())
+
+
+@pytest.fixture(scope="module")
+def sd() -> Any:
+    return quiet(SD.build())
+
+
+def quiet(pipeline: Any) -> Any:
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture
+def lane(sd: Any) -> Iterator[DiffusionLane]:
+    lane = DiffusionLane(sd, kind="image")
+    yield lane
+    lane.close()
+
+
+def test_alone_it_is_the_direct_call_bit_for_bit_and_in_a_mixed_four_all_but_rounding(each: tuple[Family, Any]) -> None:
+    family, pipeline = each
+    four = mixed_four(family)
+    expected = {wanted.id: direct(pipeline, wanted) for wanted in four}
+    lane = DiffusionLane(pipeline, kind=family.kind)
+
+    by_itself = rendered(lane, four[:1])["a"]
+    proving, trusting = rendered(lane, four), rendered(lane, four)
+
+    assert np.array_equal(by_itself.frames, expected["a"])
+    assert by_itself.batch_peak == 1
+    for name, frames in expected.items():
+        assert gap(proving[name].frames, frames) <= MERGED
+        assert gap(trusting[name].frames, frames) <= MERGED
+        assert trusting[name].batch_peak == 4
+        assert trusting[name].scheduler == type(pipeline.scheduler).__name__
+    assert lane.merging == "on"
+    lane.close()
+
+
+def test_other_sizes_and_a_joiner_midway_change_nothing(each: tuple[Family, Any]) -> None:
+    family, pipeline = each
+    a, b, wide, late = (
+        request(family, "a", seed=1, steps=12),
+        request(family, "b", seed=2, steps=14, prompt="a mountain"),
+        request(family, "wide", seed=3, steps=4, width=family.other_size),
+        request(family, "late", seed=4, steps=4, prompt="a forest at night"),
+    )
+    lane = DiffusionLane(pipeline, kind=family.kind)
+    for wanted in (a, b, wide):
+        lane.admit(wanted)
+    updates = []
+    while not any(isinstance(update, Progressed) and update.step == 2 for update in updates):
+        updates += lane.step()
+    lane.admit(late)
+    done = ends([*updates, *play(lane)])
+    lane.close()
+
+    for wanted in (a, b, wide, late):
+        end = done[wanted.id]
+        assert isinstance(end, Rendered), end
+        assert gap(end.frames, direct(pipeline, wanted)) <= MERGED
+        assert end.frames.shape == (family.num_frames or 1, wanted.height, wanted.width, 3)
+    assert done["late"].batch_peak > 1  # type: ignore[union-attr]  # it is Rendered, see above
+
+
+def test_deterministic_is_bit_identical_to_the_direct_call_among_others(each: tuple[Family, Any]) -> None:
+    family, pipeline = each
+    pinned = request(family, "pinned", seed=9, deterministic=True)
+    lane = DiffusionLane(pipeline, kind=family.kind)
+    results = rendered(lane, [request(family, "x", seed=1), pinned, request(family, "y", seed=2)])
+    lane.close()
+
+    assert np.array_equal(results["pinned"].frames, direct(pipeline, pinned))
+    assert results["pinned"].batch_peak == 1
+
+
+def test_the_same_request_gives_the_same_output_whoever_runs_beside_it(lane: DiffusionLane) -> None:
+    wanted = request(SD, "same", seed=5)
+    one = rendered(lane, [wanted])["same"].frames
+    for neighbours in (1, 3, 6):
+        others = [request(SD, f"n{i}", seed=100 + i, prompt="a desert", steps=2 + i % 3) for i in range(neighbours)]
+        assert gap(rendered(lane, [*others, wanted])["same"].frames, one) <= MERGED
+
+
+def test_at_one_width_the_neighbours_do_not_show_in_a_single_bit(lane: DiffusionLane) -> None:
+    rendered(lane, [request(SD, "same", seed=5), request(SD, "first", seed=1)])  # proved
+    outputs = []
+    for seed, prompt in ((1, "a city"), (2, "a red star"), (5, "a red circle on blue")):
+        # Of another owner each time: who finds the prompt read already is a step ahead of its neighbour.
+        two = request(SD, "same", seed=5, owner=prompt), request(SD, "beside", seed=seed, prompt=prompt, owner=prompt)
+        outputs.append(rendered(lane, two)["same"])
+
+    assert {output.batch_peak for output in outputs} == {2}
+    assert all(np.array_equal(output.frames, outputs[0].frames) for output in outputs)
+
+
+def test_a_schedule_or_a_noise_of_one_job_never_reaches_another(sd: Any, lane: DiffusionLane) -> None:
+    before = dict(vars(sd.scheduler))
+    rendered(lane, [request(SD, "a", steps=3), request(SD, "b", steps=9)])
+
+    assert vars(sd.scheduler) == before
+
+
+def test_cancel_midway_frees_the_job_at_once_and_leaves_the_others_as_they_were(sd: Any, lane: DiffusionLane) -> None:
+    latents: list[weakref.ref[torch.Tensor]] = []
+
+    def keep(pipeline: Any, step: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        latents.append(weakref.ref(tensors["latents"]))
+        return tensors
+
+    doomed = request(SD, "doomed", steps=50, call={"callback_on_step_end": keep})
+    others = [request(SD, "a", seed=1, steps=8), request(SD, "b", seed=2, steps=9)]
+    for wanted in (others[0], doomed, others[1]):
+        lane.admit(wanted)
+    updates = []
+    while len(latents) < 3:
+        updates += lane.step()
+    lane.cancel("doomed")
+    lane.cancel("nobody")
+    gc.disable()
+    try:
+        at_once = lane.step()
+        assert latents[-1]() is None, "freed by unwinding, not by the garbage collector"
+    finally:
+        gc.enable()
+
+    assert Canceled("doomed") in at_once
+    done = ends([*updates, *at_once, *play(lane)])
+    assert isinstance(done["doomed"], Canceled)
+    for wanted in others:
+        end = done[wanted.id]
+        assert isinstance(end, Rendered)
+        assert gap(end.frames, direct(sd, wanted)) <= MERGED
+
+
+def test_a_request_canceled_before_it_starts_never_starts(lane: DiffusionLane) -> None:
+    lane.admit(request(SD, "early"))
+    lane.cancel("early")
+
+    assert play(lane) == [Canceled("early")]
+
+
+def test_progress_counts_every_step_once_then_decodes(each: tuple[Family, Any]) -> None:
+    family, pipeline = each
+    lane = DiffusionLane(pipeline, kind=family.kind)
+    lane.admit(request(family, "x", steps=4))
+    told = [(u.stage, u.step, u.total_steps) for u in play(lane) if isinstance(u, Progressed)]
+    lane.close()
+
+    steps = [("denoising", step, 4) for step in range(4)]
+    assert told == [("encoding", 0, 4), *steps, ("decoding", 4, 4)]
+
+
+def test_an_argument_the_pipeline_does_not_take_is_a_bad_request_that_names_it(lane: DiffusionLane) -> None:
+    lane.admit(request(SD, "x", call={"sharpness": 3}))
+    lane.admit(request(SD, "y", call={"kwargs": 3}))
+    done = ends(play(lane))
+
+    for name, argument in (("x", "sharpness"), ("y", "kwargs")):
+        end = done[name]
+        assert isinstance(end, Failed)
+        assert (end.code, f"'{argument}'" in end.message) == ("bad_request", True)
+
+
+def test_a_value_the_pipeline_refuses_is_a_bad_request_without_its_words(lane: DiffusionLane) -> None:
+    lane.admit(request(SD, "x", width=33))
+    end = ends(play(lane))["x"]
+
+    assert isinstance(end, Failed)
+    assert end.code == "bad_request"
+    assert "33" in end.detail
+    assert "33" not in end.message
+
+
+def test_a_job_cannot_take_over_its_generator_or_its_output(lane: DiffusionLane, sd: Any) -> None:
+    wanted = request(SD, "x", call={"generator": None, "output_type": "latent"})
+
+    assert np.array_equal(rendered(lane, [wanted])["x"].frames, direct(sd, request(SD, "x")))
+
+
+def test_a_job_that_breaks_midway_fails_alone(sd: Any, lane: DiffusionLane) -> None:
+    def explode(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if step == 1:
+            raise ValueError("a secret")
+        return tensors
+
+    lane.admit(request(SD, "bad", call={"callback_on_step_end": explode}))
+    lane.admit(good := request(SD, "good"))
+    done = ends(play(lane))
+
+    bad, end = done["bad"], done["good"]
+    assert isinstance(bad, Failed)
+    assert (bad.code, "secret" in bad.message, "secret" in bad.detail) == ("model_error", False, True)
+    assert isinstance(end, Rendered)
+    assert gap(end.frames, direct(sd, good)) <= MERGED
+
+
+def test_values_that_are_not_numbers_fail_the_job() -> None:
+    pipeline = quiet(SD.build())
+    with torch.no_grad():
+        pipeline.vae.decoder.conv_out.bias.fill_(float("nan"))
+    lane = DiffusionLane(pipeline, kind="image")
+    lane.admit(request(SD, "x"))
+    end = ends(play(lane))["x"]
+
+    assert isinstance(end, Failed)
+    assert end.code == "invalid_output"
+
+
+@pytest.mark.slow
+def test_a_decode_that_runs_out_of_memory_is_split_then_tiled_then_fails_its_own_job() -> None:
+    pipeline = quiet(SD.build())
+    four = mixed_four(SD)
+    expected = {wanted.id: direct(pipeline, wanted) for wanted in four}
+    decode, room = pipeline.vae.decode, {"rows": 2, "rows in tiles": 1}
+
+    def tight(vae: Any, latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if len(latents) > room["rows in tiles" if vae.use_tiling else "rows"]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(latents, *args, **kwargs)
+
+    pipeline.vae.decode = MethodType(tight, pipeline.vae)
+    lane = DiffusionLane(pipeline, kind="image")
+    split = rendered(lane, four)
+    room["rows"] = 0
+    tiled = rendered(lane, four)
+    for name, frames in expected.items():
+        assert gap(split[name].frames, frames) <= MERGED
+        assert gap(tiled[name].frames, frames) <= MERGED
+    assert not pipeline.vae.use_tiling
+    room["rows in tiles"] = 0
+    lane.admit(four[0])
+    end = ends(play(lane))["a"]
+    assert isinstance(end, Failed)
+    assert end.code == "out_of_memory"
+
+
+def test_frames_are_float32_in_range_and_rows_first() -> None:
+    pipeline = quiet(WAN.build())
+    lane = DiffusionLane(pipeline, kind="video")
+    clip = rendered(lane, [request(WAN, "x", steps=2)])["x"].frames
+
+    assert clip.shape == (5, 32, 32, 3)
+    assert clip.dtype == np.float32
+    assert clip.flags.c_contiguous
+    assert 0 <= clip.min() <= clip.max() <= 1
+
+
+def test_what_was_measured_names_the_shape_the_rows_and_who_shared_it(lane: DiffusionLane) -> None:
+    rendered(lane, [request(SD, "a"), request(SD, "b")])
+    costs = lane.take_costs()
+
+    assert {cost.stage for cost in costs} == {"encoding", "denoising", "decoding"}
+    assert {(cost.shape, cost.units) for cost in costs} == {("32x32x1", 1024)}
+    assert {cost.component for cost in costs} == {"text_encoder", "unet", "vae"}
+    assert {cost.rows for cost in costs} == {2}
+    assert all(cost.seconds > 0 and set(cost.request_ids) == {"a", "b"} for cost in costs)
+    assert lane.take_costs() == []
+
+
+def test_closing_takes_the_wrappers_off_the_modules(sd: Any) -> None:
+    lane = DiffusionLane(sd, kind="image")
+    assert "forward" in vars(sd.unet)
+    assert lane.weight_bytes == sum(
+        p.numel() * p.element_size()
+        for module in (sd.unet, sd.vae, sd.text_encoder)
+        for p in (*module.parameters(), *module.buffers())
+    )
+    lane.close()
+
+    assert "forward" not in vars(sd.unet)
+    assert not {"encode", "decode"} & vars(sd.vae).keys()
+
+
+def peaks(lane: DiffusionLane, component: str) -> list[int | None]:
+    return [cost.peak_bytes for cost in lane.take_costs() if isinstance(cost, StepCost) and cost.component == component]
+
+
+def test_peaks_are_measured_once_for_each_shape_and_width_and_never_of_a_proof(lane: DiffusionLane) -> None:
+    rendered(lane, [request(SD, "a", steps=2), request(SD, "b", steps=2)])
+    proof, two_rows, *_ = peaks(lane, "unet")
+    assert proof is None, "its calls ran more than once"
+    assert two_rows is not None
+    rendered(lane, [request(SD, "c", steps=3)])
+    one_row, *again = peaks(lane, "unet")
+    assert one_row is not None
+    assert one_row < two_rows < 3 * one_row
+    assert again
+    assert all(peak is None for peak in again)
+
+
+def test_a_forward_that_gives_way_at_every_block_gives_the_same_picture_and_one_cost(lane: DiffusionLane) -> None:
+    expected = rendered(lane, [request(SD, "a")])["a"].frames
+    n_costs = len(lane.take_costs())
+    lane.admit(request(SD, "b", owner="another"))
+    updates: list[Update] = []
+    n_midway = 0
+    while lane.has_work():
+        updates += lane.step(should_yield=lambda: True)
+        n_midway += lane.mid_forward
+    (end,) = ends(updates).values()
+    assert isinstance(end, Rendered)
+    assert np.array_equal(end.frames, expected)
+    assert n_midway > 20
+    assert len(lane.take_costs()) == n_costs
+
+
+def test_canceled_midway_a_request_ends_at_once_and_the_lane_goes_on(lane: DiffusionLane) -> None:
+    lane.admit(request(SD, "a"))
+    while not lane.mid_forward:
+        lane.step(should_yield=lambda: True)
+    assert lane.park(["text_encoder"]) == 0, "on a CPU the host is the device"
+    lane.cancel("a")
+    assert ends(lane.step()) == {"a": Canceled("a")}
+    assert not lane.mid_forward
+    assert not lane.has_work()
+    rendered(lane, [request(SD, "b")])
+
+
+def test_next_quantum_says_what_the_next_step_will_run(lane: DiffusionLane) -> None:
+    rendered(lane, [request(SD, "a"), request(SD, "b")])
+    for name in "cd":
+        lane.admit(request(SD, name))
+    assert lane.next_step() is None, "they have to start first"
+    lane.take_costs()
+    while lane.has_work():
+        next_step = lane.next_step()
+        lane.step(max_rows=1)
+        if next_step is None:
+            continue
+        (cost,) = lane.take_costs()
+        assert isinstance(cost, StepCost)
+        assert (next_step.component, next_step.entry, next_step.stage) == (cost.component, cost.entry, cost.stage)
+        assert (next_step.shape, next_step.units) == (cost.shape, cost.units)
+        assert cost.request_ids == next_step.request_ids[:1]
+
+
+def refusals(lane: DiffusionLane) -> list[tuple[str, int]]:
+    return [(note.component, note.rows) for note in lane.take_costs() if isinstance(note, OutOfMemory)]
+
+
+def test_width_that_ran_out_of_memory_is_told_and_not_tried_again_at_once(lane: DiffusionLane, sd: Any) -> None:
+    rendered(lane, [request(SD, name) for name in "abcd"])
+    expected = rendered(lane, [request(SD, "a")])["a"].frames
+    lane.take_costs()
+    with out_of_memory(sd.unet, above_rows=4) as failed:  # guidance makes two rows of each request
+        four = rendered(lane, [request(SD, name) for name in "abcd"])
+    assert failed == [8]
+    assert refusals(lane) == [("unet", 4)]
+    assert all(gap(end.frames, expected) <= MERGED for end in four.values())
+
+
+@pytest.mark.parametrize("component", ["text_encoder", "unet", "vae"])
+def test_out_of_memory_once_harms_nobody_even_alone(lane: DiffusionLane, sd: Any, component: str) -> None:
+    expected = rendered(lane, [request(SD, "a")])["a"].frames
+    lane.take_costs()
+    with out_of_memory(sd.vae.decoder if component == "vae" else getattr(sd, component), times=1):
+        assert np.array_equal(rendered(lane, [request(SD, "b", owner="another")])["b"].frames, expected)
+    assert refusals(lane) == [(component, 1)]
+
+
+def test_out_of_memory_always_fails_that_job_alone_and_the_next_is_fine(lane: DiffusionLane, sd: Any) -> None:
+    lane.admit(request(SD, "small"))
+    lane.admit(request(SD, "large", guidance_scale=1.0, width=64, height=64))
+
+    def large_only(block: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        if args[0].shape[-1] > 8:  # half of a latent
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = next(repeated_blocks(sd.unet)).register_forward_pre_hook(large_only)
+    done = ends(play(lane))
+    hook.remove()
+
+    assert isinstance(done["small"], Rendered)
+    assert isinstance(done["large"], Failed)
+    assert done["large"].code == "out_of_memory"
+    rendered(lane, [request(SD, "next", width=64, height=64)])
+
+
+def test_decode_out_of_memory_falls_back_to_tiles(lane: DiffusionLane, sd: Any) -> None:
+    with out_of_memory(sd.vae.decoder, times=2) as failed:
+        rendered(lane, [request(SD, "a")])
+    assert failed == [1, 1]
+    assert not sd.vae.use_tiling

@@ -1,0 +1,99 @@
+"""Previews: what is shown of latents, that asking changes nothing of the result, and what it costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from pipelines.diffusion import preview
+from pipelines.diffusion.lane import DiffusionLane
+from pipelines.interface import Previewed
+from tests.support.lane_play import ends, play, request
+from tests.support.paths import ROOT
+from tests.support.stock_families import FAMILIES, Family
+
+BUILTIN = ROOT / "models" / "builtin"
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def each_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(preview, "INTERVAL_S", 0.0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", params=["sd15", "flux", "wan"])
+def each(request: pytest.FixtureRequest) -> tuple[Family, Any]:
+    family = FAMILIES[request.param]
+    pipeline = family.build()
+    pipeline.set_progress_bar_config(disable=True)
+    return family, pipeline
+
+
+def test_a_preview_a_step_and_the_result_is_the_same(each: tuple[Family, Any]) -> None:
+    """Latents as pictures, as packed patches and as clips."""
+    family, pipeline = each
+    lane = DiffusionLane(pipeline, kind=family.kind)
+    lane.admit(request(family, "plain"))
+    plain = ends(play(lane))["plain"]
+    lane.admit(request(family, "shown", preview=True))
+    updates = play(lane)
+    shown = ends(updates)["shown"]
+    colours = [update.colours for update in updates if isinstance(update, Previewed)]
+    lane.close()
+
+    assert len(colours) >= 1
+    assert {(array.dtype, array.ndim, array.shape[2]) for array in colours} == {(np.dtype(np.uint8), 3, 3)}
+    assert np.array_equal(plain.frames, shown.frames)  # type: ignore[union-attr]  # both are rendered
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny-scenes", "tiny-motion"])
+def test_colours_of_a_trained_vaes_latents_are_those_of_the_picture(name: str) -> None:
+    """A red and a blue half stay red and blue: the matrix is fitted on other pictures."""
+    folder = BUILTIN / name / "vae"
+    config = json.loads((folder / "config.json").read_text())
+    vae = getattr(diffusers, config["_class_name"]).from_pretrained(folder)
+    projection = preview.fit(vae)
+    assert projection is not None
+    picture = torch.full((1, 3, 128, 128), -0.8)
+    picture[:, 0, :, :64] = picture[:, 2, :, 64:] = 0.8
+    clips = preview._is_for_clips(vae)
+    with torch.no_grad():
+        encoded = vae.encode(picture[:, :, None] if clips else picture)
+    found = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
+    colours = projection.colours(preview._as_denoised(vae, found[:, :, 0] if clips else found)[0])
+
+    left, right = colours[:, : colours.shape[1] // 2].mean((0, 1)), colours[:, colours.shape[1] // 2 :].mean((0, 1))
+    assert left[0] - left[2] > 80
+    assert right[2] - right[0] > 80
+
+
+@pytest.mark.parametrize(
+    ("shape", "frame"),
+    [((2, 4, 6, 8), (4, 6, 8)), ((1, 4, 5, 6, 8), (4, 6, 8)), ((1, 5, 4, 6, 8), (4, 6, 8)), ((1, 12, 16), (4, 6, 8))],
+)
+def test_known_layouts_give_one_frame(shape: tuple[int, ...], frame: tuple[int, ...]) -> None:
+    found = preview.one_frame(torch.zeros(shape), 4, 8 / 6)
+
+    assert found is not None
+    assert found.shape == frame
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 6, 8), (1, 12, 4), (5,)])
+def test_a_layout_that_is_not_known_gives_none(shape: tuple[int, ...]) -> None:
+    assert preview.one_frame(torch.zeros(shape), 4, 1.0) is None
+
+
+def test_a_vae_that_cannot_be_asked_gives_no_previews() -> None:
+    assert preview.fit(torch.nn.Linear(2, 2)) is None

@@ -1,0 +1,123 @@
+"""A prompt that was read for one job is not read again for the next that differs in its seed alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.diffusion.lane import DiffusionLane
+from pipelines.diffusion.prompt_cache import PromptCache
+from pipelines.interface import DiffusionRequest, StepCost
+from tests.support.lane_play import direct, gap, rendered, request
+from tests.support.stock_families import FAMILIES
+
+SD = FAMILIES["sd15"]
+
+
+@pytest.fixture(scope="module")
+def sd() -> Any:
+    return SD.build()
+
+
+@pytest.fixture
+def lane(sd: Any) -> Iterator[DiffusionLane]:
+    lane = DiffusionLane(sd, kind="image")
+    yield lane
+    lane.close()
+
+
+def encodings(lane: DiffusionLane) -> int:
+    """Forwards of the text encoder since the last call."""
+    return sum(isinstance(note, StepCost) and note.component == "text_encoder" for note in lane.take_costs())
+
+
+def test_the_same_words_with_another_seed_run_no_text_encoder_and_give_what_they_give_alone(
+    sd: Any, lane: DiffusionLane
+) -> None:
+    first = request(SD, "a", deterministic=True, owner="me")
+    rendered(lane, [first])
+    assert encodings(lane) == 2  # the prompt, and what to leave out
+
+    again = replace(first, id="b", seed=first.seed + 1)
+    picture = rendered(lane, [again])["b"].frames
+
+    assert encodings(lane) == 0
+    assert gap(picture, direct(sd, again)) == 0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"owner": "you"}, {"prompt": "another"}, {"guidance_scale": 1.5}, {"deterministic": False}, {"clip_skip": 1}],
+    ids=lambda other: next(iter(other)),
+)
+def test_what_differs_in_anything_else_or_is_somebody_elses_is_read_anew(
+    lane: DiffusionLane, other: dict[str, Any]
+) -> None:
+    first = request(SD, "a", deterministic=True, owner="me")
+    rendered(lane, [first])
+    encodings(lane)
+
+    rendered(lane, [replace(first, id="b", **other)])
+
+    assert encodings(lane) > 0
+
+
+class Reader:
+    """As much of a pipeline as the cache sees."""
+
+    def __init__(self, random: bool = False) -> None:
+        self.random = random
+        self.calls = 0
+
+    def encode_prompt(self, prompt: Any, n: int = 4) -> tuple[torch.Tensor, None]:
+        self.calls += 1
+        return (torch.rand(n) if self.random else torch.ones(n)), None
+
+
+def dressed(cache: PromptCache, wanted: DiffusionRequest, **how: Any) -> Any:
+    own = Reader(**how)
+    cache.dress(own, wanted)
+    return own
+
+
+def test_what_stock_code_writes_to_is_its_own_copy() -> None:
+    own = dressed(PromptCache(), request(SD, "a"))
+    for _ in range(3):
+        encoded, _ = own.encode_prompt("x")
+        assert torch.equal(encoded, torch.ones(4))
+        encoded.mul_(2)
+    assert own.calls == 1
+
+
+def test_a_prompt_that_chance_had_a_part_in_and_one_given_as_numbers_are_never_kept() -> None:
+    rewriting = dressed(PromptCache(), request(SD, "a"), random=True)
+    given = dressed(PromptCache(), request(SD, "a"))
+    for _ in range(2):
+        rewriting.encode_prompt("x")
+        given.encode_prompt(torch.zeros(2))
+    assert (rewriting.calls, given.calls) == (2, 2)
+
+
+def test_it_holds_no_more_than_its_limit_and_lets_the_least_used_go() -> None:
+    cache = PromptCache(limit_bytes=40)
+    own = dressed(cache, request(SD, "a"))
+    for prompt in ("old", "used", "used", "old", "new"):
+        own.encode_prompt(prompt)
+    assert (own.calls, cache.n_bytes) == (3, 32)
+    own.encode_prompt("old")
+    assert own.calls == 3
+    own.encode_prompt("used")
+    assert own.calls == 4
+    own.encode_prompt("too large", n=100)
+    assert cache.n_bytes == 32
+
+
+def test_a_pipeline_that_reads_its_prompts_in_another_way_is_left_as_it_is() -> None:
+    own = SimpleNamespace()
+    PromptCache().dress(own, request(SD, "a"))
+    assert vars(own) == {}

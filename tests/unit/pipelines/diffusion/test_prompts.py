@@ -1,0 +1,203 @@
+"""Weighted words and long prompts: read by CLIP's families, said where the end is lost; plain prompts go the stock way."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from transformers import ProcessorMixin
+
+from benchmarks.families import FAMILIES as ALL
+from benchmarks.families import parts
+from pipelines.diffusion.lane import DiffusionLane
+from pipelines.diffusion.prompt_weights import fragments
+from pipelines.diffusion.prompts import Clip, read_prompts
+from tests.support.lane_play import direct, gap, rendered, request
+from tests.support.stock_families import FAMILIES
+
+pytestmark = pytest.mark.slow
+
+LONG = "a red circle, " * 20  # the tests' tokenizer takes a token for each letter
+MERGED = 1e-4
+OUTDATED = pytest.mark.filterwarnings("ignore:The configuration file of this scheduler")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "pieces"),
+    [
+        ("a red circle", [("a red circle", 1.0)]),
+        ("a (red:1.3) circle", [("a ", 1.0), ("red", 1.3), (" circle", 1.0)]),
+        ("(a (red:1.5) circle:0.5)", [("a ", 0.5), ("red", 0.75), (" circle", 0.5)]),
+        ("(a) (b:2)", [("(a) ", 1.0), ("b", 2.0)]),
+        ("in (brackets) at 12:30) and \\(so on\\)", [("in (brackets) at 12:30) and \\(so on\\)", 1.0)]),
+        ("\\(x\\) (y:0.5)", [("(x) ", 1.0), ("y", 0.5)]),
+        ("((red:1.2)", [("(", 1.0), ("red", 1.2)]),
+        ("(red:x) (blue: .5 )", [("(red:x) ", 1.0), ("blue", 0.5)]),
+        ("a (red:1) circle", [("a red circle", 1.0)]),
+        ("", []),
+    ],
+)
+def test_only_a_number_said_is_a_weight(prompt: str, pieces: list[tuple[str, float]]) -> None:
+    found = [(piece.text, piece.weight) for piece in fragments(prompt) if piece.text]
+
+    assert found == [(text, pytest.approx(weight)) for text, weight in pieces]
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_a_plain_prompt_goes_the_stock_way_bit_by_bit(family: str) -> None:
+    one = request(FAMILIES[family], "a", prompt="a (red) circle", negative_prompt="blurred")
+    lane = DiffusionLane(FAMILIES[family].build(), kind="image")
+
+    done = rendered(lane, [one])["a"]
+
+    assert gap(done.frames, direct(FAMILIES[family].build(), one)) == 0.0
+    assert done.warnings == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "StableDiffusionPipeline",
+        "StableDiffusionXLPipeline",
+        *(
+            pytest.param(name, marks=OUTDATED)
+            for name in (
+                "StableDiffusionPAGPipeline",
+                "StableDiffusionXLPAGPipeline",
+                "LatentConsistencyModelPipeline",
+                "AnimateDiffPipeline",
+            )
+        ),
+    ],
+)
+def test_a_weight_is_seen_and_a_weight_of_one_changes_nothing(name: str) -> None:
+    family = ALL[name]
+    ask = functools.partial(request, family, seed=3)
+    lane = DiffusionLane(family.build(), kind=family.kind)
+    requests = [
+        ask("plain", prompt="a red circle"),
+        ask("one", prompt="a (red:1.0) circle"),
+        ask("more", prompt="a (red:1.4) circle"),
+        ask("less", prompt="a (red:0.5) circle"),
+        ask("long", prompt=LONG),
+        ask("short", prompt=LONG[:70]),
+    ]
+    if family.takes_negative:
+        requests.append(ask("negative", prompt="a red circle", negative_prompt="(blurred:1.4)"))
+
+    done = {each.id: rendered(lane, [each])[each.id] for each in requests}
+
+    assert gap(done["plain"].frames, done["one"].frames) == 0.0
+    for other in done.keys() - {"plain", "one", "short", "long"}:
+        assert gap(done["plain"].frames, done[other].frames) > MERGED, other
+    assert gap(done["short"].frames, done["long"].frames) > MERGED, "what is past CLIP's 77 tokens is read"
+    assert [end.warnings for name, end in done.items() if name != "long"] == [()] * (len(done) - 1)
+    (warning,) = done["long"].warnings
+    assert warning == f"The prompt has {20 * 11} tokens, 75 are read at once: it was read in parts."
+    lane.close()
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_weighted_and_long_jobs_share_forwards_and_are_what_they_are_alone(family: str) -> None:
+    ask = functools.partial(request, FAMILIES[family])
+    four = [
+        ask("a", prompt="a (red:1.4) circle", seed=1),
+        ask("b", prompt="a (green:0.7) star", seed=2, steps=4),
+        ask("c", prompt=LONG, negative_prompt="blurred", seed=3),
+        ask("d", prompt="a city", negative_prompt=LONG, seed=4),
+    ]
+    lane = DiffusionLane(FAMILIES[family].build(), kind="image")
+    alone = {each.id: rendered(lane, [each])[each.id].frames for each in four}
+    rendered(lane, four)
+
+    done = rendered(lane, four)
+
+    assert all(gap(done[name].frames, frames) <= MERGED for name, frames in alone.items())
+    assert done["a"].batch_peak > 1
+    lane.close()
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_a_weight_that_scales_nothing_gives_the_stock_embeddings(family: str) -> None:
+    """The library's reading of a text in one piece is the pipeline's own, so that all that differs is the weight."""
+    pipeline = FAMILIES[family].build()
+    vars(pipeline)["text_encoder"] = Clip(pipeline.text_encoder)
+    with torch.no_grad():
+        ours, _ = read_prompts(
+            pipeline, {"prompt": "a (red:1.00001) circle", "negative_prompt": "blurred", "clip_skip": 1}
+        )
+        stock = pipeline.encode_prompt(
+            "a red circle", device=torch.device("cpu"), num_images_per_prompt=1, do_classifier_free_guidance=True,
+            negative_prompt="blurred", clip_skip=1,
+        )  # fmt: skip
+
+    assert "prompt" not in ours
+    names = ["prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"]
+    for name, wanted in zip(names, stock, strict=False):
+        assert ours[name].shape == wanted.shape
+        assert float((ours[name] - wanted).abs().max()) < 1e-3, name
+
+
+def test_jobs_with_different_clip_skips_at_once_are_each_what_diffusers_gives() -> None:
+    ask = functools.partial(request, FAMILIES["sd15"])
+    lane = DiffusionLane(FAMILIES["sd15"].build(), kind="image")
+    layers = lane.pipeline.text_encoder.config.num_hidden_layers
+    assert layers >= 2
+    requests = [ask("plain"), ask("one", clip_skip=1), ask("two", clip_skip=2), ask("also one", clip_skip=1, seed=9)]
+    rendered(lane, requests)
+
+    done = rendered(lane, requests)
+
+    for wanted in requests:
+        pipeline = FAMILIES["sd15"].build()
+        vars(pipeline)["text_encoder"] = Clip(pipeline.text_encoder)  # else the stock call itself fails
+        skipping = functools.partial(type(pipeline).__call__, pipeline, clip_skip=wanted.clip_skip)
+        stock = skipping(
+            wanted.prompt, width=wanted.width, height=wanted.height, num_inference_steps=wanted.steps,
+            guidance_scale=wanted.guidance_scale, generator=torch.Generator("cpu").manual_seed(wanted.seed),
+            output_type="np",
+        ).images  # fmt: skip
+        assert gap(done[wanted.id].frames, stock) <= MERGED, wanted.id
+    assert gap(done["plain"].frames, done["one"].frames) > MERGED
+    lane.close()
+
+
+def test_where_a_processor_stands_for_the_tokenizer_its_own_tokenizer_counts_the_words() -> None:
+    class Seeing(ProcessorMixin):
+        def __init__(self, tokenizer: Any) -> None:
+            self.tokenizer = tokenizer
+
+        def __call__(self, images: Any = None, text: Any = None) -> Any:
+            raise AssertionError("its first argument is a picture")
+
+    class Flux2Like:
+        tokenizer = text_encoder = None
+
+        def __call__(self, prompt: str, max_sequence_length: int = 16) -> None: ...
+
+    pipeline = Flux2Like()
+    pipeline.__dict__ |= {"tokenizer": Seeing(parts.llama_tokenizer()), "text_encoder": torch.nn.Identity()}
+    _, warnings = read_prompts(pipeline, {"prompt": LONG})
+
+    assert warnings[0].endswith("tokens, this model reads 16: the end was cut off.")
+
+
+@pytest.mark.parametrize("family", ["pixart", "flux", "wan"])
+def test_where_the_end_of_a_prompt_is_cut_off_the_job_says_so(family: str) -> None:
+    chosen = FAMILIES[family]
+    call = {**chosen.call, "max_sequence_length": 16}
+    lane = DiffusionLane(chosen.build(), kind=chosen.kind)
+    short, cut = (
+        request(chosen, "s", prompt="a cat", call=call),
+        request(chosen, "c", prompt="(a:1.5) " + LONG, call=call),
+    )
+
+    done = rendered(lane, [short, cut])
+
+    assert done["s"].warnings == ()
+    weights, lost = done["c"].warnings
+    assert weights == "This model reads no weights: the prompt went to it as it is."
+    assert lost.endswith("tokens, this model reads 16: the end was cut off.")
+    lane.close()

@@ -1,0 +1,79 @@
+"""Components leave the device and come back whole; what they share leaves with the last of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pipelines.host_offload import HostOffload
+
+
+def two_that_share() -> tuple[nn.Linear, nn.Linear]:
+    """An encoder of 4 x 4 and a denoiser of 4 x 4 with one weight between them, and a bias of 4 each. 4 bytes a number."""
+    encoder, denoiser = nn.Linear(4, 4), nn.Linear(4, 4)
+    denoiser.weight = encoder.weight
+    return encoder, denoiser
+
+
+def parking_of(encoder: nn.Module, denoiser: nn.Module) -> HostOffload:
+    return HostOffload([("encoder", encoder), ("denoiser", denoiser)], "cpu", elsewhere=True)
+
+
+def test_what_two_components_share_is_counted_once_and_leaves_with_the_last() -> None:
+    parking = parking_of(*two_that_share())
+    assert parking.components == {"encoder": 80, "denoiser": 16}
+
+    assert parking.park(["encoder"]) == 16, "its bias; the weight is still needed"
+    assert (parking.components, parking.parked) == ({"denoiser": 80}, {"encoder": 16})
+    assert parking.park(["denoiser"]) == 80
+    assert (parking.components, parking.parked) == ({}, {"encoder": 80, "denoiser": 16})
+
+    assert parking.unpark(["denoiser"]) == 80
+    assert parking.unpark(["encoder"]) == 16
+    assert parking.components == {"encoder": 80, "denoiser": 16}
+    assert parking.parked == {}
+
+
+def test_a_component_comes_back_as_it_was_and_still_shares() -> None:
+    encoder, denoiser = two_that_share()
+    parking = parking_of(encoder, denoiser)
+    x = torch.randn(2, 4)
+    before = encoder(x), denoiser(x)
+    parking.park(["encoder", "denoiser"])
+    parking.unpark(["encoder", "denoiser"])
+
+    assert torch.equal(encoder(x), before[0])
+    assert torch.equal(denoiser(x), before[1])
+    assert denoiser.weight.data_ptr() == encoder.weight.data_ptr()
+
+
+def test_parking_twice_and_names_nobody_has_change_nothing() -> None:
+    parking = parking_of(*two_that_share())
+    assert parking.park(["nobody"]) == 0
+    parking.park(["encoder"])
+    assert parking.park(["encoder"]) == 0
+    assert parking.unpark(["denoiser", "nobody"]) == 0
+
+
+def test_where_the_host_is_the_device_nothing_moves() -> None:
+    encoder, denoiser = two_that_share()
+    parking = HostOffload([("encoder", encoder), ("denoiser", denoiser)], "cpu")
+    assert parking.park(["encoder", "denoiser"]) == 0
+    assert parking.parked == {}
+
+
+def test_no_room_on_the_way_back_leaves_all_parked(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, denoiser = two_that_share()
+    parking = parking_of(encoder, denoiser)
+    parking.park(["encoder", "denoiser"])
+
+    def full(self: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.Tensor, "to", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            parking.unpark(["encoder"])
+    assert parking.components == {}
+    assert parking.unpark(["encoder", "denoiser"]) == 96

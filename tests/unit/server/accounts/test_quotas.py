@@ -1,0 +1,123 @@
+"""Plans, the headers that tell them, and bursts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from server.accounts.quotas import DEFAULT_PLANS, BurstLimiter, Plan, rate_limit_headers, seconds_to_reset, today
+from server.errors import TooMany
+
+EVENING = datetime(2026, 11, 24, 23, 0, tzinfo=UTC)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def plan(burst_per_minute: int | None) -> Plan:
+    return replace(DEFAULT_PLANS["free"], burst_per_minute=burst_per_minute)
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "videos", "chats"),
+    [("free", 10, 2, 50), ("pro", 200, 50, None), ("enterprise", None, None, None)],
+)
+def test_the_plans_are_those_of_the_documentation(
+    name: str, images: int | None, videos: int | None, chats: int | None
+) -> None:
+    found = DEFAULT_PLANS[name]
+
+    assert (found.limit("images"), found.limit("videos"), found.limit("chats")) == (images, videos, chats)
+
+
+def test_the_headers_tell_what_is_left_and_when_the_day_ends() -> None:
+    assert rate_limit_headers("images", 10, 4, EVENING) == {
+        "RateLimit-Policy": '"images-day";q=10;w=86400',
+        "RateLimit": '"images-day";r=6;t=3600',
+        "X-RateLimit-Limit": "10",
+        "X-RateLimit-Remaining": "6",
+        "X-RateLimit-Reset": str(int(datetime(2026, 11, 25, tzinfo=UTC).timestamp())),
+    }
+
+
+def test_a_limit_lowered_below_what_is_used_leaves_nothing_and_not_less() -> None:
+    assert rate_limit_headers("images", 3, 7, EVENING)["X-RateLimit-Remaining"] == "0"
+
+
+def test_without_limit_the_headers_are_still_numbers() -> None:
+    headers = rate_limit_headers("chats", None, 123, EVENING)
+
+    assert int(headers["X-RateLimit-Limit"]) == int(headers["X-RateLimit-Remaining"]) == 999_999_999_999_999
+
+
+@pytest.mark.parametrize(
+    ("now", "day", "seconds"),
+    [
+        (datetime(2026, 11, 24, 23, 59, 59, 900_000, tzinfo=UTC), "2026-11-24", 1),
+        (datetime(2026, 11, 25, 0, 0, 0, 100_000, tzinfo=UTC), "2026-11-25", 86_400),
+        (datetime(2026, 12, 31, 23, 59, tzinfo=UTC), "2026-12-31", 60),
+        (datetime(2026, 11, 25, 1, 0, tzinfo=timezone(timedelta(hours=2))), "2026-11-24", 3600),
+    ],
+)
+def test_a_day_is_a_utc_day(now: datetime, day: str, seconds: int) -> None:
+    assert (today(now), seconds_to_reset(now)) == (day, seconds)
+
+
+def test_a_burst_is_a_minutes_worth_and_fills_evenly() -> None:
+    clock = Clock()
+    burst_limiter = BurstLimiter(clock)
+    for _ in range(30):
+        burst_limiter.take("anna", plan(30))
+    with pytest.raises(TooMany, match="30 requests a minute") as raised:
+        burst_limiter.take("anna", plan(30))
+    assert raised.value.retry_after_s == 2
+
+    clock.now += 2
+    burst_limiter.take("anna", plan(30))
+    with pytest.raises(TooMany):
+        burst_limiter.take("anna", plan(30))
+
+
+def test_waiting_as_long_as_told_is_enough() -> None:
+    clock = Clock()
+    burst_limiter = BurstLimiter(clock)
+    for size in (1, 7, 60, 600):
+        key_id = f"key_{size}"
+        for _ in range(size):
+            burst_limiter.take(key_id, plan(size))
+        with pytest.raises(TooMany) as raised:
+            burst_limiter.take(key_id, plan(size))
+        assert raised.value.retry_after_s is not None
+        clock.now += raised.value.retry_after_s
+        burst_limiter.take(key_id, plan(size))
+
+
+def test_an_idle_key_saves_up_no_more_than_a_minutes_worth() -> None:
+    clock = Clock()
+    burst_limiter = BurstLimiter(clock)
+    burst_limiter.take("anna", plan(2))
+    clock.now += 86_400
+    burst_limiter.take("anna", plan(2))
+    burst_limiter.take("anna", plan(2))
+    with pytest.raises(TooMany):
+        burst_limiter.take("anna", plan(2))
+
+
+def test_keys_do_not_share_a_bucket_and_no_limit_is_no_limit() -> None:
+    burst_limiter = BurstLimiter(Clock())
+    burst_limiter.take("anna", plan(1))
+    burst_limiter.take("bob", plan(1))
+    for _ in range(1000):
+        burst_limiter.take("carla", plan(None))
+
+
+def test_a_plan_of_no_requests_refuses_all() -> None:
+    with pytest.raises(TooMany):
+        BurstLimiter(Clock()).take("anna", plan(0))

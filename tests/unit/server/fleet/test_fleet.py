@@ -1,0 +1,328 @@
+"""Two devices behind one face: engines that only take notes, and two real ones with lanes that compute nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+
+from pipelines.interface import DiffusionRequest, Update
+from server.engine.engine import Device, Engine
+from server.errors import Conflict, NeverFits, Unavailable
+from server.fleet.fleet import Fleet
+from server.job import Job
+from server.memory.ledger import Ledger
+from server.protocol import (
+    DeviceStatus,
+    EngineStatus,
+    Event,
+    JobCanceled,
+    JobFailed,
+    JobReturned,
+    JobStarted,
+    ModelStatus,
+    OutputReady,
+    QueueEntry,
+)
+from server.scheduling.scheduler import ModelFacts, Scheduler
+from tests.support.by_hand import Hand
+from tests.support.fake_lane import FakeLane
+
+pytestmark = pytest.mark.anyio
+GIB = 2**30
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@dataclass
+class NotingEngine:
+    deliver: Callable[[Event], None]
+    usable_bytes: int = 10 * GIB
+    not_ready_reason: str | None = None
+    alive: bool = True
+    stuck: bool = False
+    draining: bool = False
+    jobs: list[str] = field(default_factory=list)
+    ages: dict[str, float | None] = field(default_factory=dict)
+    notes: list[tuple] = field(default_factory=list)
+
+    def start(self) -> None:
+        self.notes.append(("start",))
+
+    def submit(self, job: Job, need_bytes: int = 0, at: float | None = None) -> None:
+        if self.not_ready_reason:
+            raise Unavailable("no")
+        self.jobs.append(job.id)
+        self.ages[job.id] = at
+
+    def cancel(self, job_id: str) -> None:
+        self.notes.append(("cancel", job_id))
+
+    def recall(self, job_id: str) -> None:
+        self.notes.append(("recall", job_id))
+
+    def load_model(self, model: str) -> None:
+        self.notes.append(("load", model))
+
+    def unload_model(self, model: str) -> None:
+        self.notes.append(("unload", model))
+
+    def forget(self, model: str) -> None:
+        self.notes.append(("forget", model))
+
+    def pin(self, model: str, pinned: bool) -> None:
+        self.notes.append(("pin", model, pinned))
+
+    def keep_alive(self, model: str, seconds: float | None) -> None:
+        self.notes.append(("keep_alive", model, seconds))
+
+    async def drain(self, timeout_s: float) -> None:
+        self.notes.append(("drain", timeout_s))
+
+
+class Two:
+    """A fleet of two noting engines and what came out of it."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.told: list[Event] = []
+        self.engines: list[NotingEngine] = []
+        self.fleet = Fleet([self.make, self.make], self.told.append, clock=lambda: self.now)
+
+    def make(self, deliver: Callable[[Event], None]) -> NotingEngine:
+        self.engines.append(NotingEngine(deliver))
+        return self.engines[-1]
+
+    def submit(self, *job_ids: str, model: str = "a") -> None:
+        for job_id in job_ids:
+            self.fleet.submit(job(job_id, model), 4 * GIB)
+
+    def status(self, device: int, *waiting: str, models: tuple[ModelStatus, ...] = (), free: int = 10) -> None:
+        queue = tuple(QueueEntry(job_id, "turn", 0, None) for job_id in waiting)
+        of_device = DeviceStatus(f"cpu {device}", 10 * GIB, 0, 0, 0, free * GIB, ())
+        self.engines[device].deliver(EngineStatus(queue, (), models, of_device))
+
+
+def job(job_id: str, model: str = "a", steps: int = 2) -> Job:
+    request = DiffusionRequest(
+        id=f"{job_id}/0", prompt="p", negative_prompt=None, width=8, height=8, num_frames=None, steps=steps,
+        guidance_scale=None, seed=0,
+    )  # fmt: skip
+    return Job(id=job_id, owner="anna", type="image", model=model, requests=(request,))
+
+
+def resident(model: str, pinned: bool = False) -> ModelStatus:
+    return ModelStatus(model, "resident", 4 * GIB, 0, "on", 0, None, pinned=pinned)
+
+
+def test_jobs_of_one_model_stay_together_and_another_models_go_to_the_free_device() -> None:
+    two = Two()
+    two.submit("1", "2")
+    two.submit("3", model="b")
+    two.submit("4")
+
+    assert [engine.jobs for engine in two.engines] == [["1", "2", "4"], ["3"]]
+
+
+def test_a_waiting_job_moves_to_the_device_that_has_nothing_to_do_and_keeps_its_age() -> None:
+    two = Two()
+    two.submit("1", "2", "3")
+    two.engines[0].deliver(JobStarted("1", 0, 0))
+    two.now = 130.0
+    two.status(1, models=(resident("a"),))
+    two.status(0, "2", "3", models=(resident("a"),))
+    assert two.engines[0].notes == [("recall", "2")]
+    two.status(0, "2", "3", models=(resident("a"),))  # it has not come back yet: not asked twice
+    assert two.engines[0].notes == [("recall", "2")]
+
+    two.engines[0].deliver(JobReturned(job("2")))
+
+    assert two.engines[1].jobs == ["2"]
+    assert two.engines[1].ages == {"2": 100.0}
+    assert not any(isinstance(event, JobReturned) for event in two.told)
+
+
+def test_a_job_canceled_on_its_way_is_canceled_and_runs_nowhere() -> None:
+    two = Two()
+    two.submit("1", "2")
+    two.status(1, models=(resident("a"),))
+    two.status(0, "1", "2", models=(resident("a"),))
+    (_, moving), *_ = two.engines[0].notes
+    two.fleet.cancel(moving)
+    two.engines[0].deliver(JobReturned(job(moving)))
+
+    assert JobCanceled(moving) in two.told
+    assert two.engines[1].jobs == []
+    assert two.engines[0].notes[-1] == ("cancel", moving)
+
+
+def test_a_job_that_started_before_the_recall_came_stays() -> None:
+    two = Two()
+    two.submit("1", "2")
+    two.status(1, models=(resident("a"),))
+    two.status(0, "1", "2", models=(resident("a"),))
+    two.engines[0].deliver(JobStarted("1", 0, 0))
+    two.engines[0].deliver(OutputReady("1", 0, None, 1, "S"))  # type: ignore[arg-type]  # no frames needed
+
+    two.submit("3", model="b")  # the device it was promised to is free again
+    assert two.engines[1].jobs == ["3"]
+
+
+def test_a_chat_that_comes_back_while_the_server_drains_is_told_so() -> None:
+    two = Two()
+    two.submit("1", "2")
+    two.status(1, models=(resident("a"),))
+    two.status(0, "1", "2", models=(resident("a"),))
+    two.engines[1].not_ready_reason = "it drains"
+    two.engines[0].deliver(JobReturned(job("1")))
+
+    assert [event.code for event in two.told if isinstance(event, JobFailed)] == ["engine_stopped"]
+
+
+def test_one_dead_or_stuck_engine_is_a_dead_or_stuck_fleet() -> None:
+    two = Two()
+    assert two.fleet.alive
+    two.engines[1].alive, two.engines[1].stuck = False, True
+    assert (two.fleet.alive, two.fleet.stuck) == (False, True)
+    two.engines[1].not_ready_reason = "it broke"
+    assert two.fleet.not_ready_reason == "it broke"
+
+
+def test_what_can_never_run_is_refused_with_the_figures() -> None:
+    two = Two()
+    with pytest.raises(NeverFits, match=r"11\.0 GiB, the largest device here has 10\.0 GiB"):
+        two.fleet.check_fits("a", 11 * GIB)
+    for device in (0, 1):
+        two.status(device, models=(resident("p", pinned=True),))
+    two.fleet.check_fits("a", 6 * GIB)
+    two.fleet.check_fits("p", 9 * GIB)  # it is there
+    with pytest.raises(Conflict, match="Unpin"):
+        two.fleet.check_fits("a", 7 * GIB)
+
+
+def test_a_model_bound_to_a_device_runs_and_loads_there_alone_and_a_device_that_is_not_here_is_refused() -> None:
+    engines: list[NotingEngine] = []
+
+    def make(deliver: Callable[[Event], None]) -> NotingEngine:
+        engines.append(NotingEngine(deliver))
+        return engines[-1]
+
+    bound = {"a": "cuda:1", "b": "cuda", "c": "cuda:7"}
+    fleet = Fleet([make, make], lambda event: None, names=["cuda:0", "cuda:1"], device_of=bound.get)
+
+    for number in range(4):
+        fleet.submit(job(f"a{number}", "a"), GIB)
+        fleet.submit(job(f"b{number}", "b"), GIB)
+    fleet.load_model("a", GIB)
+
+    assert engines[1].jobs == ["a0", "a1", "a2", "a3"]
+    assert engines[0].jobs == ["b0", "b1", "b2", "b3"]
+    assert engines[1].notes == [("load", "a")]
+    fleet.check_fits("b", GIB)
+    with pytest.raises(NeverFits, match="bound to cuda:7, which is not among the devices here: cuda:0, cuda:1"):
+        fleet.check_fits("c", GIB)
+
+
+def test_people_are_heard_by_the_device_that_has_the_model_or_by_all() -> None:
+    two = Two()
+    two.status(0, free=2)
+    two.status(1, models=(resident("a"),), free=6)
+    two.fleet.load_model("a", 4 * GIB)
+    two.fleet.unload_model("a")
+    two.fleet.pin("a", True)
+    two.fleet.keep_alive("a", 5.0)
+    common = [("unload", "a"), ("pin", "a", True), ("keep_alive", "a", 5.0)]
+
+    assert two.engines[0].notes == common
+    assert two.engines[1].notes == [("load", "a"), *common]
+
+
+FLOOD = 60  # jobs of 20 steps
+
+
+async def flood(load_s: float, *step_s: float) -> Hand:
+    """One model, `FLOOD` jobs at once, devices of such speeds; no thread and no clock but theirs."""
+    told: list[Event] = []
+    facts = ModelFacts("a", "image", need_bytes=100, max_running=1, keep_alive_s=float("inf"))
+    hand = Hand(lambda _: facts, capacity=150, load_s=load_s, step_s=step_s)
+    fleet = Fleet([hand.make for _ in step_s], told.append, clock=hand.clock)
+    fleet.start()
+    for i in range(FLOOD):
+        fleet.submit(job(f"j{i}", steps=20), 100)
+    await hand.work()
+    assert sorted(event.job_id for event in told if isinstance(event, OutputReady)) == sorted(
+        f"j{i}" for i in range(FLOOD)
+    )
+    return hand
+
+
+@pytest.mark.parametrize("load_s", [0.0, 5.0, 50.0])
+async def test_two_devices_that_keep_step_share_a_flood_of_one_model_evenly(load_s: float) -> None:
+    hand = await flood(load_s, 1.0, 1.0)
+
+    assert len(hand.lanes) == 2
+    assert hand.steps(0) + hand.steps(1) == FLOOD * 20
+    assert abs(hand.steps(0) - hand.steps(1)) <= 0.1 * FLOOD * 20
+
+
+async def test_a_device_that_is_slower_is_relieved_of_what_it_cannot_do_in_time() -> None:
+    hand = await flood(0.0, 1.0, 10.0)
+
+    assert 0 < hand.steps(1) <= 0.15 * FLOOD * 20  # an eleventh is its part
+    assert (
+        max(engine.clock.now for engine in hand.engines) <= 1.2 * FLOOD * 20 * 10 / 11
+    )  # both are done at about the same time
+
+
+async def test_two_real_engines_share_a_flood_of_one_model() -> None:
+    """Two device threads, two ledgers: the second one loads a copy once the queue is worth it, and no job runs twice."""
+    told: list[Event] = []
+    loads: list[int] = []
+    lanes: list[FakeLane] = []
+    facts = ModelFacts("a", "image", need_bytes=100, max_running=1, keep_alive_s=float("inf"))
+
+    both = (
+        threading.Event()
+    )  # the first lane's steps wait for the second one: however quick they are, the queue is worth it
+
+    class Lane(FakeLane):
+        def step(self, *args: Any, **kwargs: Any) -> Sequence[Update]:
+            assert both.wait(30)
+            return super().step(*args, **kwargs)
+
+    def load(device: int, _: str) -> FakeLane:
+        loads.append(device)
+        lanes.append(Lane())
+        if len(lanes) == 2:
+            both.set()
+        return lanes[-1]
+
+    def make(device: int, deliver: Callable[[Event], None]) -> Engine:
+        ledger = Ledger(name=f"cpu {device}", capacity_bytes=150)
+        tools = Device(partial(load, device), lambda: None, lambda _: False, lambda: None, lambda: None)
+        return Engine(Scheduler(ledger, lambda _: facts), tools, deliver)
+
+    fleet = Fleet([partial(make, 0), partial(make, 1)], told.append)
+    fleet.start()
+    for i in range(200):
+        fleet.submit(job(f"j{i}", steps=20), 100)
+    rendered: list[str] = []
+    for _ in range(2000):
+        await asyncio.sleep(0.01)
+        rendered = [event.job_id for event in told if isinstance(event, OutputReady)]
+        if len(rendered) == 200:
+            break
+    await fleet.drain(5)
+
+    assert sorted(rendered) == sorted({f"j{i}" for i in range(200)})
+    assert sorted(loads) == [0, 1]
+    assert sum(len(lane.step_log) for lane in lanes) == 200 * 20
+    assert all(lane.step_log for lane in lanes)

@@ -1,0 +1,85 @@
+"""The ledger: it never promises what is not there, and its rows add up."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.memory.ledger import DoesNotFit, Ledger, Reading
+
+
+def test_a_booking_that_does_not_fit_books_nothing() -> None:
+    ledger = Ledger(name="cpu", capacity_bytes=100, reserve_bytes=10)
+    ledger.book("a", "weights", 60)
+
+    with pytest.raises(DoesNotFit):
+        ledger.book("b", "weights", 31)
+
+    assert ledger.held_by("b") == 0
+    assert ledger.free_bytes == 30
+
+
+def test_what_other_programs_hold_is_the_difference_to_the_drivers_figure() -> None:
+    ledger = Ledger(name="gpu", capacity_bytes=100)
+    ledger.book("a", "weights", 30)
+    ledger.observe(Reading(free_bytes=50, ours_bytes=30))
+
+    assert ledger.others_bytes == 20
+    assert ledger.free_bytes == 50
+
+
+def test_release_frees_weights_and_cache_together() -> None:
+    ledger = Ledger(name="cpu", capacity_bytes=100)
+    ledger.book("a", "weights", 30)
+    ledger.book("a", "kv_cache", 20)
+
+    assert ledger.release("a") == 50
+    assert ledger.free_bytes == 100
+
+
+names = st.sampled_from("abcd")
+
+
+@given(st.lists(st.one_of(st.tuples(names, st.integers(0, 60)), names), max_size=50), st.integers(0, 120))
+def test_the_ledger_never_exceeds_the_device_never_goes_negative_and_adds_up(moves: list, others: int) -> None:
+    ledger = Ledger(name="gpu", capacity_bytes=100, reserve_bytes=5)
+    for move in moves:
+        if isinstance(move, str):
+            ledger.release(move)
+        else:
+            with contextlib.suppress(DoesNotFit):
+                ledger.book(move[0], "weights", move[1])
+        ours = ledger.booked_bytes
+        assert 0 <= ours <= ledger.capacity_bytes - ledger.reserve_bytes
+        ledger.observe(Reading(free_bytes=max(0, 100 - ours - others), ours_bytes=ours))
+        status = ledger.status()
+        assert status.free_bytes >= 0
+        assert sum(holder.n_bytes for holder in status.holders) == status.used_bytes
+    for name in "abcd":
+        ledger.release(name)
+    assert ledger.booked_bytes == 0
+
+
+def test_what_leaked_stays_booked_until_the_driver_has_it_back() -> None:
+    ledger = Ledger(name="gpu", capacity_bytes=100)
+    ledger.leaked("a", 30)
+    ledger.observe(Reading(free_bytes=70, ours_bytes=30))
+    assert ledger.free_bytes == 70
+    assert ledger.status().holders[0].kind == "leaked"
+
+    ledger.observe(Reading(free_bytes=90, ours_bytes=10))
+    assert ledger.held_by("a", "leaked") == 10
+
+    ledger.observe(Reading(free_bytes=100, ours_bytes=0))
+    assert ledger.booked_bytes == 0
+
+
+def test_parked_weights_are_booked_of_the_host_and_no_longer_of_the_device() -> None:
+    ledger = Ledger(name="gpu", capacity_bytes=100, host_bytes=50)
+    ledger.correct_weights("a", {"model": 40, "text_encoder": 20}, {})
+    ledger.correct_weights("a", {"model": 40}, {"text_encoder": 20})
+
+    assert (ledger.free_bytes, ledger.host_free_bytes, ledger.parked_of("a")) == (60, 30, 20)
+    ledger.release("a")
+    assert (ledger.free_bytes, ledger.host_free_bytes) == (100, 50)

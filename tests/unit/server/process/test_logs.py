@@ -1,0 +1,114 @@
+"""What is logged can be read by people and machines, and never holds what was said or what opens doors."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from server.process.logs import HIDDEN, PRIVATE_FIELDS, configure_logging
+from server.store.keys import new_key
+
+logger = logging.getLogger("server.test")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def lines_of(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_line_of_json_has_the_phrase_the_fields_and_where_it_came_from() -> None:
+    stream = io.StringIO()
+    configure_logging("json", "info", stream=stream)
+    with structlog.contextvars.bound_contextvars(request_id="r1"):
+        logger.info("model loaded", extra={"model": "tiny-scenes", "bytes": 5, "took": [1, 2.5, None]})
+    logger.debug("not this one")
+    (line,) = lines_of(stream)
+
+    assert line.pop("timestamp")
+    assert line == {
+        "msg": "model loaded",
+        "model": "tiny-scenes",
+        "bytes": 5,
+        "took": [1, 2.5, None],
+        "level": "info",
+        "logger": "server.test",
+        "request_id": "r1",
+    }
+
+
+@pytest.mark.parametrize(("stream", "for_people"), [(Terminal(), True), (io.StringIO(), False)])
+def test_auto_is_for_people_on_a_terminal_and_json_elsewhere(stream: io.StringIO, for_people: bool) -> None:
+    configure_logging("auto", "info", stream=stream)
+    logger.warning("the server process ended", extra={"wait_s": 0.5})
+
+    assert ("{" not in stream.getvalue()) == for_people
+    assert "the server process ended" in stream.getvalue()
+    assert "wait_s" in stream.getvalue()
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+@pytest.mark.parametrize("field", sorted(PRIVATE_FIELDS - {"message"}))  # the standard library refuses that one
+def test_private_fields_are_hidden_at_any_depth(log_format: str, field: str) -> None:
+    stream = io.StringIO()
+    configure_logging(log_format, "debug", stream=stream)  # type: ignore[arg-type]  # one of the two
+    logger.info("seen", extra={field: "a red circle", "inside": {"list": [{field: "a red circle"}]}})
+
+    assert "a red circle" not in stream.getvalue()
+    assert stream.getvalue().count(HIDDEN) == 2
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_keys_and_passwords_are_hidden_wherever_they_stand(log_format: str) -> None:
+    stream = io.StringIO()
+    configure_logging(log_format, "debug", stream=stream)  # type: ignore[arg-type]  # one of the two
+    key = new_key()
+    logger.info(f"asked with {key}", extra={"header": f"Bearer {key[:-1]}", "url": "postgresql://me:hunter2@db/x"})
+    try:
+        raise ValueError(f"bad key {key} for postgresql://me:hunter2@db/x")
+    except ValueError:
+        logger.exception("failed", extra={"object": {"nested": ValueError(key)}})
+
+    assert key[3:20] not in stream.getvalue()
+    assert "hunter2" not in stream.getvalue()
+    assert "ValueError: bad key" in stream.getvalue()
+    assert "@db/x" in stream.getvalue()
+
+
+def test_a_trace_shows_no_values_of_variables() -> None:
+    stream = io.StringIO()
+    configure_logging("console", "info", stream=stream)
+    prompt = "".join(["a red", " circle"])
+    try:
+        raise KeyError("seed")
+    except KeyError:
+        logger.exception("failed")
+
+    assert "KeyError: 'seed'" in stream.getvalue()
+    assert prompt not in stream.getvalue()
+
+
+def test_configuring_twice_logs_once() -> None:
+    stream = io.StringIO()
+    configure_logging("json", "info", stream=stream)
+    configure_logging("json", "info", stream=stream)
+    logger.info("once")
+
+    assert len(lines_of(stream)) == 1

@@ -1,0 +1,70 @@
+"""The waiting line: keys take turns, priority and age decide within a key."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.interface import ChatRequest
+from server.job import Job
+from server.scheduling.fair_queue import FairQueue
+
+
+def job(job_id: str, owner: str = "a", priority: int = 0, model: str = "m") -> Job:
+    request = ChatRequest(id=job_id, messages=(), max_tokens=1)
+    return Job(id=job_id, owner=owner, type="chat", model=model, requests=(request,), priority=priority)
+
+
+def order(queue: FairQueue) -> list[str]:
+    return [waiting.job.id for waiting in queue.in_order()]
+
+
+def test_a_key_that_floods_the_queue_delays_only_itself() -> None:
+    queue = FairQueue()
+    for i in range(5):
+        queue.add(job(f"a{i}", "a"), now=i)
+    queue.add(job("b0", "b"), now=9)
+
+    assert order(queue)[:3] == ["a0", "b0", "a1"]
+
+
+def test_within_a_key_higher_priority_goes_first_then_the_older() -> None:
+    queue = FairQueue()
+    for job_id, priority in (("old", 0), ("urgent", 5), ("young", 0)):
+        queue.add(job(job_id, priority=priority), now=0)
+
+    assert order(queue) == ["urgent", "old", "young"]
+
+
+def test_a_key_whose_job_started_goes_to_the_end_of_the_turn() -> None:
+    queue = FairQueue()
+    for job_id, owner in (("a0", "a"), ("a1", "a"), ("b0", "b")):
+        queue.add(job(job_id, owner), now=0)
+
+    queue.take("a0")
+
+    assert order(queue) == ["b0", "a1"]
+
+
+def test_a_removed_job_does_not_cost_its_key_a_turn() -> None:
+    queue = FairQueue()
+    for job_id, owner in (("a0", "a"), ("a1", "a"), ("b0", "b")):
+        queue.add(job(job_id, owner), now=0)
+
+    queue.remove("a0")
+
+    assert order(queue) == ["a1", "b0"]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2), st.booleans()), max_size=40))
+def test_every_job_added_and_not_taken_is_in_the_order_exactly_once(moves: list[tuple[str, int, bool]]) -> None:
+    queue = FairQueue()
+    expected: set[str] = set()
+    for i, (owner, priority, take) in enumerate(moves):
+        queue.add(job(f"j{i}", owner, priority), now=i)
+        expected.add(f"j{i}")
+        if take:
+            first = order(queue)[0]
+            queue.take(first)
+            expected.discard(first)
+
+    assert sorted(order(queue)) == sorted(expected)
+    assert len(queue) == len(expected)

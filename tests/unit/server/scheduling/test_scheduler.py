@@ -1,0 +1,449 @@
+"""The policy, driven by hand with a clock of our own: no threads, no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from pipelines.interface import ChatRequest, DiffusionRequest, Lora, NextStep, Request
+from server.job import Job, JobType
+from server.memory.ledger import Ledger
+from server.scheduling.scheduler import (
+    Action,
+    Admit,
+    Evict,
+    Load,
+    ModelFacts,
+    Read,
+    ResizeCache,
+    Scheduler,
+    Step,
+    Unpark,
+    Wait,
+)
+
+FACTS = {
+    "image": ModelFacts("image", "image", need_bytes=60, max_running=4, keep_alive_s=100),
+    "video": ModelFacts("video", "video", need_bytes=60, max_running=4, keep_alive_s=100),
+    "chat": ModelFacts("chat", "chat", need_bytes=30, max_running=8, keep_alive_s=100),
+}
+
+
+def scheduler(capacity: int = 100, **facts: ModelFacts) -> Scheduler:
+    table = FACTS | facts
+    return Scheduler(Ledger(name="cpu", capacity_bytes=capacity), table.__getitem__, min_residency_s=2, patience_s=10)
+
+
+def job(job_id: str, model: JobType = "image", owner: str = "a", n: int = 1) -> Job:
+    requests: list[Request] = [
+        ChatRequest(id=f"{job_id}/{i}", messages=(), max_tokens=1)
+        if model == "chat"
+        else DiffusionRequest(
+            id=f"{job_id}/{i}", prompt="", negative_prompt=None, width=8, height=8, num_frames=None, steps=3,
+            guidance_scale=None, seed=i,
+        )
+        for i in range(n)
+    ]  # fmt: skip
+    return Job(id=job_id, owner=owner, type=model, model=model, requests=tuple(requests))
+
+
+def carry_out(s: Scheduler, action: Action, now: float, step_s: float = 1.0) -> None:
+    """What the engine would do, without a device."""
+    match action:
+        case Load(model):
+            s.ledger.book(model, "weights", s.residency.bytes_to_load(model))
+            s.loaded(model, now, load_s=1.0)
+        case Evict(model):
+            s.ledger.release(model)
+            s.evicted(model)
+        case Admit(admitted):
+            s.admitted(admitted, now)
+        case Step(model):
+            s.stepped(model, now, step_s)
+        case Wait():
+            pass
+
+
+def play(s: Scheduler, now: float, most: int = 20) -> list[Action]:
+    """Actions until the first step or wait, which is included."""
+    actions: list[Action] = []
+    while len(actions) < most:
+        action = s.next_action(now)
+        actions.append(action)
+        if isinstance(action, (Step, Wait)):
+            return actions
+        carry_out(s, action, now)
+    raise AssertionError(f"no end in {actions}")
+
+
+def finish(s: Scheduler, job_: Job) -> None:
+    for _ in job_.requests:
+        s.request_ended(job_.id, job_.model)
+
+
+def test_a_job_whose_model_is_not_there_loads_it_is_admitted_and_steps() -> None:
+    s, first = scheduler(), job("j")
+    s.add(first, 0)
+
+    assert play(s, 0) == [Load("image"), Admit(first), Step("image")]
+
+
+def test_nothing_to_do_waits_for_a_message() -> None:
+    assert scheduler().next_action(0) == Wait(None)
+
+
+def test_a_model_that_does_not_fit_waits_for_the_running_one_then_evicts_it() -> None:
+    s, image, video = scheduler(), job("i"), job("v", "video")
+    s.add(image, 0)
+    play(s, 0)
+    s.add(video, 3)
+
+    assert play(s, 3) == [Step("image")]
+    assert s.model_loads.waiting_for("video", 3) == "gpu_memory"
+
+    finish(s, image)
+
+    assert play(s, 4) == [Evict("image"), Load("video"), Admit(video), Step("video")]
+
+
+def test_models_that_fit_together_stay_together() -> None:
+    s, image, chat = scheduler(), job("i"), job("c", "chat")
+    s.add(image, 0)
+    play(s, 0)
+    s.add(chat, 1)
+
+    assert play(s, 1) == [Load("chat"), Admit(chat), Step("chat")]
+
+
+def wearing(plain: Job, lora: Lora) -> Job:
+    requests = tuple(
+        dataclasses.replace(it, loras=(lora,)) for it in plain.requests if isinstance(it, DiffusionRequest)
+    )
+    return dataclasses.replace(plain, requests=requests)
+
+
+def test_an_idle_model_goes_for_adapters_that_do_not_fit_beside_it_and_for_no_others() -> None:
+    s, chat, image = scheduler(), job("c", "chat"), job("i")
+    s.add(chat, 0)
+    play(s, 0)
+    finish(s, chat)
+    s.add(image, 1)
+    play(s, 1)
+    ink = Lora("ink", "ink", 1.0, n_bytes=11)  # beside 60 and 30 of 100
+    small = wearing(job("small"), dataclasses.replace(ink, path="small", n_bytes=10))
+    large, again = wearing(job("large"), ink), wearing(job("again"), dataclasses.replace(ink, weight=0.5))
+    s.add(small, 5)
+    assert play(s, 5) == [Admit(small), Step("image")]
+    s.add(large, 5)
+    assert play(s, 5) == [Evict("chat"), Admit(large), Step("image")]
+
+    s.ledger.book("image", "weights", 11, "ink")
+    s.ledger.book("video", "weights", 29)
+    s.add(again, 6)
+    assert play(s, 6) == [Admit(again), Step("image")], "it is there already"
+
+
+def test_a_model_just_loaded_is_not_evicted_before_its_minimum_residency() -> None:
+    s, image, video = scheduler(), job("i"), job("v", "video")
+    s.add(image, 0)
+    play(s, 0)
+    finish(s, image)
+    s.add(video, 1)
+
+    assert s.next_action(1) == Wait(2.0)
+    assert s.next_action(2) == Evict("image")
+
+
+def test_eviction_is_planned_whole_a_set_that_does_not_suffice_is_left_alone() -> None:
+    pinned = dataclasses.replace(FACTS["image"], pinned=True)
+    s, image, chat, video = scheduler(image=pinned), job("i"), job("c", "chat"), job("v", "video")
+    for one in (image, chat):
+        s.add(one, 0)
+    play(s, 0)
+    for one in (image, chat):
+        if one.id in s.residents[one.model].running:
+            finish(s, one)
+    s.add(video, 50)
+
+    # Evicting chat alone (30) would not make room for video (60) beside the pinned image model.
+    assert isinstance(s.next_action(50), (Wait, Step))
+    assert set(s.residents) == {"image", "chat"}
+
+
+def test_a_job_that_lost_patience_closes_the_door_so_that_it_does_not_starve() -> None:
+    s = scheduler()
+    running = [job(f"i{n}") for n in range(2)]
+    for one in running:
+        s.add(one, 0)
+    play(s, 0)
+    s.add(job("v", "video", owner="b"), 1)
+    s.add(job("late"), 2)
+
+    assert s.next_action(5) == Admit(job("late"))  # before patience ran out: resident first
+    assert s.next_action(12) == Step("image")  # after: the late one waits at the door
+
+    for one in running:
+        finish(s, one)
+
+    assert play(s, 12)[:2] == [Evict("image"), Load("video")]
+
+
+def test_a_lane_takes_no_more_requests_than_it_may_run() -> None:
+    s, big, small = scheduler(), job("big", n=3), job("small", n=2)
+    for one in (big, small):
+        s.add(one, 0)
+
+    assert play(s, 0) == [Load("image"), Admit(big), Step("image")]
+    finish(s, big)
+    assert play(s, 1) == [Admit(small), Step("image")]
+
+
+def test_a_job_with_more_outputs_than_the_lane_runs_at_once_is_still_admitted_alone() -> None:
+    s, huge = scheduler(), job("huge", n=8)
+    s.add(huge, 0)
+
+    assert play(s, 0) == [Load("image"), Admit(huge), Step("image")]
+
+
+def test_chat_gets_its_share_of_the_device_and_no_more() -> None:
+    s = scheduler()
+    for one in (job("i"), job("c", "chat")):
+        s.add(one, 0)
+    spent = {"image": 0.0, "chat": 0.0}
+    now = 0.0
+    for _ in range(200):
+        action = s.next_action(now)
+        step_s = 0.02 if action == Step("chat") else 0.2
+        carry_out(s, action, now, step_s)
+        if isinstance(action, Step):
+            spent[action.model] += step_s
+            now += step_s
+
+    assert abs(spent["chat"] / (spent["chat"] + spent["image"]) - 0.5) < 0.05
+
+
+def test_a_lane_that_was_idle_gets_no_credit_for_it() -> None:
+    s = scheduler(200)
+    s.add(job("i"), 0)
+    play(s, 0)
+    for now in range(50):
+        s.stepped("image", now, 1.0)
+    s.add(job("v", "video", owner="b"), 50)
+    play(s, 50)
+    turns = []
+    for now in range(50, 60):
+        action = s.next_action(now)
+        carry_out(s, action, now)
+        turns.append(action)
+
+    assert turns.count(Step("image")) == 5
+
+
+def test_an_idle_model_is_evicted_when_its_keep_alive_is_over() -> None:
+    s, one = scheduler(), job("i")
+    s.add(one, 0)
+    play(s, 0)
+    finish(s, one)
+
+    assert s.next_action(50) == Wait(100.0)
+    assert s.next_action(100) == Evict("image")
+
+
+def test_a_model_that_failed_to_load_cools_down_twice_as_long_each_time_and_others_go_on() -> None:
+    s = scheduler()
+    assert s.load_failed("image", 0, "x").seconds == 10
+    s.add(job("i"), 1)
+    s.add(job("c", "chat"), 1)
+
+    assert play(s, 1)[0] == Load("chat")
+
+    assert s.load_failed("image", 20, "x").seconds == 20
+    for now in range(100, 2000, 100):
+        s.load_failed("image", now, "x")
+    assert s.cooldowns["image"].seconds == 300
+
+
+def test_a_draining_scheduler_starts_nothing_and_finishes_what_runs() -> None:
+    s, one = scheduler(), job("i")
+    s.add(one, 0)
+    play(s, 0)
+    s.draining = True
+    s.add(job("next"), 1)
+
+    assert s.next_action(1) == Step("image")
+    finish(s, one)
+    assert isinstance(s.next_action(1), Wait)
+
+
+def test_the_same_events_give_the_same_decisions() -> None:
+    def model_overrides() -> list[Action]:
+        s = scheduler()
+        for i in range(6):
+            s.add(job(f"j{i}", ("image", "chat", "video")[i % 3], owner="ab"[i % 2]), i)  # type: ignore[arg-type]  # a literal
+        out = []
+        for now in range(6, 40):
+            action = s.next_action(now)
+            carry_out(s, action, now)
+            out.append(action)
+        return out
+
+    assert model_overrides() == model_overrides()
+
+
+def test_a_model_asked_for_whose_last_part_comes_back_is_there_and_is_not_loaded_again() -> None:
+    s = scheduler()
+    s.add(job("j"), 0)
+    play(s, 0)
+    finish(s, job("j"))
+    s.placed("image", {"model": 30}, {"text_encoder": 30})
+    s.ask_load("image", 5)
+
+    assert s.next_action(5) == Unpark("image", ("text_encoder",))
+
+    s.placed("image", {"model": 30, "text_encoder": 30}, {})
+
+    assert isinstance(s.next_action(5), Wait)
+
+
+def test_two_models_that_wait_for_each_others_place_each_take_a_job_before_they_go() -> None:
+    """A load that takes no time gives no slice: without this they would come and go for ever."""
+    s = scheduler()
+    for name in ("image", "video"):
+        s.add(job(name, name), 0.0)
+    now, seen = 100.0, []  # both lost patience
+    for _ in range(12):
+        action = s.next_action(now)
+        match action:
+            case Load(model):
+                s.ledger.book(model, "weights", 60)
+                s.loaded(model, now, load_s=0.0)
+            case Step(model):
+                s.request_ended(model, model)
+            case _:
+                carry_out(s, action, now)
+        seen.append(type(action))
+        now += 0.01
+
+    assert seen.count(Admit) == 2
+
+
+def reading_ahead() -> Scheduler:
+    """A picture runs; a chat's files are being read, its bytes booked."""
+    s = Scheduler(Ledger(name="cpu", capacity_bytes=100), FACTS.__getitem__, reads_ahead=True)
+    for model in ("image", "chat"):
+        s.add(job(model, model), 0.0)
+        assert s.next_action(0.0) == Read(model)
+        s.ledger.book(model, "weights", s.residency.bytes_to_load(model))
+        s.reading(model)
+        if model == "image":
+            s.was_read()
+            assert s.next_action(0.0) == Load("image")
+            s.loaded("image", 0.0, 1.0)
+            carry_out(s, s.next_action(0.0), 0.0)
+            assert s.residents["image"].running
+    return s
+
+
+def test_steps_go_on_while_the_files_of_another_model_are_read() -> None:
+    s = reading_ahead()
+
+    assert s.next_action(0.1) == Step("image")
+    assert s.model_loads.waiting_for("chat", 0.1) == "model_load"
+    s.was_read()
+    assert s.next_action(0.2) == Load("chat")
+    s.loaded("chat", 0.2, 1.0)
+    assert isinstance(s.next_action(0.3), Admit)
+
+
+def test_one_model_at_a_time_is_on_its_way() -> None:
+    s = reading_ahead()
+    s.add(job("clip", "video"), 0.2)
+
+    assert s.next_action(500.0) == Step("image")  # however impatient
+
+
+def test_a_model_unloaded_while_its_files_are_read_leaves_once_its_jobs_are_done() -> None:
+    s = reading_ahead()
+    s.withdraw("chat")
+    s.ask_unload("chat")
+    s.was_read()
+    s.loaded("chat", 1.0, 1.0)
+
+    assert s.next_action(1.1) == Evict("chat")
+
+
+def test_a_load_that_fails_after_its_files_were_read_lets_the_next_one_come() -> None:
+    s = reading_ahead()
+    s.was_read()
+    s.ledger.release("chat")
+    s.withdraw("chat")
+    assert s.load_failed("chat", 1.0, "no").seconds == 10.0
+    s.add(job("again", "chat"), 1.0)
+
+    assert s.next_action(1.0) == Step("image")  # it cools down
+    assert s.next_action(11.1) == Read("chat")
+
+
+def next_step(rows: int) -> NextStep:
+    return NextStep("model", "forward", "denoising", "8x8x1", 64, rows, tuple(f"j/{i}" for i in range(rows)))
+
+
+def test_a_merged_call_takes_a_bounded_time_while_another_lane_has_work() -> None:
+    s = Scheduler(Ledger(name="cpu", capacity_bytes=100), FACTS.__getitem__, max_step_s=4.0)
+    for name in ("image", "chat"):
+        s.loaded(name, 0.0, 1.0)
+        s.add(job(name, name, n=4 if name == "image" else 1), 0.0)  # type: ignore[arg-type]  # names of types
+    for rows, seconds in ((1, 2.0), (2, 3.5), (4, 6.0)):
+        for _ in range(5):
+            s.batch_sizes.note("image", "denoising 8x8x1", rows, seconds)
+    for _ in range(2):
+        carry_out(s, s.next_action(0.0), 0.0)
+    s.expects("image", next_step(4))
+    s.stepped("chat", 0.0, 100.0)  # chat had its share
+
+    assert s.next_action(0.0) == Step("image", 2)
+    s.request_ended("chat", "chat")
+    assert s.next_action(0.0) == Step("image", 4)
+
+
+def test_of_the_lanes_in_a_chats_way_one_that_closes_goes_before_the_others() -> None:
+    s = scheduler(capacity=150)
+    for name in ("image", "video"):
+        s.ledger.book(name, "weights", 60)
+        s.loaded(name, 0.0, 1.0)
+        s.add(job(name, name), 0.0)  # type: ignore[arg-type]  # names of types
+        carry_out(s, s.next_action(0.0), 0.0)
+    s.stepped("image", 50.0, 5.0)  # it would be the other one's turn
+    s.add(job("chat", "chat"), 1.0)
+    s.ledger.book("other", "weights", 20)
+
+    assert s.next_action(60.0) == Step("image")
+
+
+def test_a_cache_that_shrank_for_others_grows_back_while_its_chats_run_once_the_room_has_come_back() -> None:
+    facts = ModelFacts("chat", "chat", need_bytes=50, max_running=8, keep_alive_s=100, cache_bytes=20)
+    s, chat = scheduler(100, chat=facts), job("c", "chat")
+    s.add(chat, 0)
+    play(s, 0)
+    s.ledger.correct("chat", "weights", 30)
+    s.ledger.book("other", "weights", 55)
+    s.cache_resized("chat", 0, 10, 10)
+
+    assert play(s, 1) == [Step("chat")]
+    assert play(s, 11) == [Step("chat")], "there is no room"
+    s.ledger.release("other")
+    s.keep_alive("chat", 100)  # any message: what is free has changed
+    assert s.next_action(12) == ResizeCache("chat", 20)
+    s.cache_resized("chat", 12, 20, 19)
+    assert play(s, 30) == [Step("chat")], "as large as it gets"
+
+
+def test_a_cache_that_shrank_a_moment_ago_does_not_grow_yet() -> None:
+    facts = ModelFacts("chat", "chat", need_bytes=50, max_running=8, keep_alive_s=100, cache_bytes=20)
+    s, chat = scheduler(100, chat=facts), job("c", "chat")
+    s.add(chat, 0)
+    play(s, 0)
+    s.ledger.correct("chat", "weights", 30)
+    s.cache_resized("chat", 5, 10, 10)
+
+    assert play(s, 14) == [Step("chat")]
+    assert s.next_action(15) == ResizeCache("chat", 20)

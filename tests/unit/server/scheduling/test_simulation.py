@@ -1,0 +1,96 @@
+"""The simulator's bars, on smaller traces than `scripts/simulate.py` runs: against peers, between keys, and the cost of a decision."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from pipelines.interface import NextStep
+from scripts.simulation.outcome import Outcome, by_key, fair_shares
+from scripts.simulation.peers import PEERS, fifo
+from scripts.simulation.traces import TRACES, Trace, hot_and_cold
+from scripts.simulation.world import World
+from server.memory.ledger import Ledger
+from server.scheduling.actions import Admit, Load, ModelFacts, Step
+from server.scheduling.scheduler import Scheduler
+from tests.unit.server.scheduling.test_fair_queue import job
+
+MIXED = ("steady", "cold")  # models that do not all fit
+
+
+@pytest.fixture(scope="module")
+def played() -> dict[str, tuple[Trace, Outcome, list[Outcome]]]:
+    traces = {name: make(400) for name, make in TRACES.items()}
+    return {name: (trace, World(trace).run(), [peer(trace) for peer in PEERS]) for name, trace in traces.items()}
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_no_peer_is_done_sooner_and_where_models_compete_we_take_a_fifth_less(played: dict, name: str) -> None:
+    _, ours, peers = played[name]
+
+    best = min(outcome.makespan_s for outcome in peers)
+
+    assert ours.makespan_s <= best * (0.8 if name in MIXED else 1.0)
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_no_key_waits_more_than_twice_its_fair_share_and_no_job_starves(played: dict, name: str) -> None:
+    trace, ours, _ = played[name]
+    fair = fair_shares(trace)
+    fair_of_key = by_key(trace, fair)
+
+    assert ours.ended.keys() == {job.id for job in trace.jobs}
+    for key, wait in ours.waits(trace).items():
+        assert wait <= 2 * fair_of_key[key]
+    slowest = max(ours.ended[job.id] - job.at for job in trace.jobs)
+    assert slowest <= 2 * max(fair.values())
+
+
+def test_where_ten_models_share_room_for_two_we_load_a_third_as_often_as_first_come_first_served() -> None:
+    trace = hot_and_cold(400)
+
+    assert World(trace).run().load_times <= fifo(trace).load_times / 3
+
+
+def test_the_same_trace_gives_the_same_schedule() -> None:
+    trace = hot_and_cold(150)
+
+    assert World(trace).run().ended == World(trace).run().ended
+
+
+def decision_s(n_jobs: int, model_overrides: int = 400) -> float:
+    """Process seconds of a decision with so many jobs waiting for four models, of which two fit; the quickest of five rounds."""
+    ledger = Ledger(name="d", capacity_bytes=100)
+    scheduler = Scheduler(ledger, lambda model: ModelFacts(model, "image", 50, 8, 1000.0))
+    for i in range(n_jobs):
+        scheduler.add(job(f"j{i}", owner=f"key{i % 50}", model=f"m{i % 4}"), i * 1e-3)
+    now, rounds = n_jobs * 1e-3, []
+    for _ in range(5):
+        spent = 0.0
+        for _ in range(model_overrides):
+            began = time.process_time()
+            action = scheduler.next_action(now)
+            spent += time.process_time() - began
+            now += 0.01
+            match action:
+                case Load(model):
+                    ledger.book(model, "weights", 50)
+                    scheduler.loaded(model, now, 1.0)
+                case Admit(admitted):
+                    scheduler.admitted(admitted, now)
+                    next_step = NextStep("model", "forward", "denoising", "8x8x1", 64, 1, (f"{admitted.id}",))
+                    scheduler.expects(admitted.model, next_step)
+                case Step(model):
+                    scheduler.stepped(model, now, 0.01)
+                    scheduler.request_ended(next(iter(scheduler.residents[model].running)), model)
+        rounds.append(spent / model_overrides)
+    return min(rounds)
+
+
+@pytest.mark.slow
+def test_a_decision_costs_the_same_with_a_hundred_times_as_many_jobs_waiting() -> None:
+    few, many = decision_s(2_500), decision_s(100_000)
+
+    assert many <= 2 * few
+    assert many <= 200e-6  # 50 µs on a quiet machine: `scripts/simulate.py` prints it; the rest is for busy ones

@@ -1,0 +1,221 @@
+"""What is promised whatever happens between the engine and the store: nothing accepted is lost, nothing counts twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.errors import Unavailable
+from server.jobs import results
+from server.jobs.encoding import EncodingFailed
+from server.jobs.request import engine_job
+from server.store import jobs as store
+from tests.fakes import FakeCatalogue, small_catalogue
+from tests.support.front import IMAGE, VIDEO, Front, front
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Hiccups:
+    """A store that fails its next `n` writes."""
+
+    def __init__(self, f: Front, n: int) -> None:
+        self.left = n
+        self._write = f.database.write
+        f.database.write = self.write
+
+    async def write(self, work: Callable[[Any], Any]) -> Any:
+        if self.left > 0:
+            self.left -= 1
+            raise Unavailable("The job store cannot be reached at the moment.", retry_after_s=5)
+        return await self._write(work)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "RETRY_S", (0.001,))
+
+
+async def test_a_restart_runs_what_was_not_finished_with_the_same_seeds(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        queued = await f.submit("free", n=2)
+        running = await f.submit("free", **VIDEO)
+        f.engine.start(running)
+        await f.settle()
+        before = dict(f.engine.jobs)
+        keys = f.keys
+    async with front(tmp_path, keys=keys) as f:
+        assert await f.service.recovery.recover() == 2
+        after = f.engine.jobs
+        assert list(after) == [queued, running]
+        assert after[queued] == before[queued]
+        assert after[running].requests == before[running].requests
+        assert [job.attempt for job in after.values()] == [1, 2]
+        f.engine.run(running)
+        f.engine.run(queued)
+        await f.settle()
+        statuses = [await f.status(job_id, "free") for job_id in (queued, running)]
+
+        assert [await f.used("images"), await f.used("videos")] == [2, 1]
+    assert [status["status"] for status in statuses] == ["completed", "completed"]
+    assert [output["seed"] - statuses[0]["params"]["seed"] for output in statuses[0]["outputs"]] == [0, 1]
+    assert [status["attempt"] for status in statuses] == [1, 2]
+
+
+async def test_a_job_whose_model_is_gone_after_a_restart_fails_and_is_refunded(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        job_id, keys = await f.submit("free"), f.keys
+    async with front(tmp_path, keys=keys, catalogue=FakeCatalogue(small_catalogue().get("talker"))) as f:
+        await f.service.recovery.recover()
+        await f.settle()
+
+        assert (await f.status(job_id, "free"))["error"]["code"] == "model_gone"
+        assert await f.used("images") == 0
+
+
+async def test_an_engine_that_stops_does_not_fail_its_jobs_for_good(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        job_id, keys = await f.submit(), f.keys
+        f.engine.start(job_id)
+        f.engine.fail(job_id, "engine_stopped")
+        await f.settle()
+        assert (await f.status(job_id))["status"] == "processing"
+    async with front(tmp_path, keys=keys) as f:
+        assert await f.service.recovery.recover() == 1
+
+
+@pytest.mark.parametrize("end", ["completed", "failed", "canceled"])
+async def test_an_end_is_written_however_often_the_store_hiccups(tmp_path: Path, end: str) -> None:
+    async with front(tmp_path) as f:
+        job_id = await f.submit("free")
+        f.engine.start(job_id)
+        await f.settle()
+        hiccups = Hiccups(f, 5)
+        if end == "completed":
+            f.engine.render(job_id)
+        elif end == "failed":
+            f.engine.fail(job_id)
+        else:
+            f.engine.confirm_cancel(job_id)
+        await f.settle()
+
+        assert hiccups.left == 0
+        assert (await f.status(job_id, "free"))["status"] == end
+
+
+async def test_a_job_that_could_not_be_stored_was_not_accepted(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        Hiccups(f, 1)
+        refused = await f.post("/api/generate", IMAGE, "free")
+
+        assert f.engine.jobs == {}
+        assert await f.used("images") == 0
+    assert (refused.status_code, refused.headers["retry-after"]) == (502, "5")
+
+
+async def test_a_client_that_hangs_up_at_the_worst_moment_leaves_a_job_that_runs(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        writing, write = asyncio.Event(), f.database.write
+
+        async def noted_write(work: Callable[[Any], Any]) -> Any:
+            writing.set()
+            return await write(work)
+
+        f.database.write = noted_write
+        asking = asyncio.create_task(f.post("/api/generate", IMAGE))
+        await writing.wait()
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await f.settle()
+
+        (row,) = (await f.get("/api/jobs")).json()["jobs"]
+        assert row["jobId"] in f.engine.jobs
+
+
+async def test_two_hundred_at_once_get_exactly_what_the_plan_allows(tmp_path: Path) -> None:
+    async with front(tmp_path, plans=_plan_of(50)) as f:
+        replies = await asyncio.gather(*(f.post("/api/generate", IMAGE, "free") for _ in range(200)))
+        ids = {reply.json()["jobId"] for reply in replies if reply.status_code == 200}
+
+        assert await f.used("images") == 50
+    assert sorted(reply.status_code for reply in replies) == [200] * 50 + [429] * 150
+    assert len(ids) == 50
+
+
+def _plan_of(images: int) -> dict[str, Any]:
+    from dataclasses import replace
+
+    from server.accounts.quotas import DEFAULT_PLANS
+
+    wide = replace(DEFAULT_PLANS["free"], images=images, burst_per_minute=None, max_queued=None)
+    return {**DEFAULT_PLANS, "free": wide}
+
+
+async def test_a_result_that_cannot_be_written_fails_the_job_and_is_refunded(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        job_id = await f.submit("free")
+        f.artifacts.save = _fail  # type: ignore[method-assign]  # the disk
+        f.engine.run(job_id)
+        await f.settle()
+        status = await f.status(job_id, "free")
+
+        assert await f.used("images") == 0
+    assert status["error"] == {
+        "code": "output_not_saved", "message": "The result could not be written to disk.", "retryable": True,
+    }  # fmt: skip
+
+
+async def _fail(*_: object) -> None:
+    raise EncodingFailed("ffmpeg ended with code 1")
+
+
+async def test_an_end_that_comes_after_a_cancellation_changes_nothing(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        job_id = await f.submit("free")
+        await f.delete(f"/api/jobs/{job_id}", "free")
+        f.engine.run(job_id)
+        f.engine.fail(job_id)
+        f.engine.confirm_cancel(job_id)
+        await f.settle()
+
+        assert (await f.status(job_id, "free"))["status"] == "canceled"
+        assert await f.used("images") == 0
+        assert not list((f.data_dir / "outputs").iterdir())
+
+
+async def test_an_attempt_that_lost_its_row_removes_its_files(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        job_id = await f.submit()
+        f.engine.start(job_id)
+        await f.settle()
+        await f.database.write(lambda conn: store.recover_jobs(conn, f.clock()))  # another attempt owns it now
+        f.engine.render(job_id)
+        await f.settle()
+
+        assert not list((f.data_dir / "outputs").iterdir())
+
+
+async def test_events_of_jobs_nobody_knows_are_ignored(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        for event in (f.engine.start, f.engine.fail, f.engine.confirm_cancel):
+            event("job_of_another_life")
+        f.engine.say("chat_of_another_life", "x")
+        await f.settle()
+
+
+async def test_two_jobs_of_one_row_are_equal(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        job_id = await f.submit(n=2, deterministic=True)
+        key_id = f.engine.jobs[job_id].owner
+        row = await f.database.read(lambda conn: store.get_job(conn, job_id, key_id))
+
+    assert engine_job(row) == f.engine.jobs[job_id]

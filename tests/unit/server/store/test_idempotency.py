@@ -1,0 +1,70 @@
+"""An Idempotency-Key stands for one request of one API key, for a day."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from server.errors import Conflict
+from server.store import idempotency
+from server.store.database import Database
+from tests.support.stores import NOW, open_store
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    with open_store(tmp_path) as opened:
+        yield opened
+
+
+def claim(database: Database, job_id: str, fingerprint: str = "body", key_id: str = "anna", at: datetime = NOW):
+    return database.write_now(lambda conn: idempotency.claim(conn, key_id, "retry-1", fingerprint, job_id, at))
+
+
+def test_the_same_request_again_is_the_same_job(database: Database) -> None:
+    assert claim(database, "job_1") is None
+    assert claim(database, "job_2") == "job_1"
+    assert claim(database, "job_3") == "job_1"
+
+
+def test_another_request_under_the_same_key_conflicts(database: Database) -> None:
+    claim(database, "job_1")
+
+    with pytest.raises(Conflict):
+        claim(database, "job_2", fingerprint="other body")
+
+
+def test_two_api_keys_may_use_the_same_text(database: Database) -> None:
+    assert claim(database, "job_1") is None
+    assert claim(database, "job_2", key_id="bob") is None
+
+
+def test_after_a_day_the_text_is_free_again(database: Database) -> None:
+    claim(database, "job_1")
+
+    assert claim(database, "job_2", at=NOW + timedelta(hours=24, seconds=-1)) == "job_1"
+    assert claim(database, "job_3", fingerprint="other body", at=NOW + timedelta(hours=24)) is None
+    assert claim(database, "job_4", fingerprint="other body", at=NOW + timedelta(hours=25)) == "job_3"
+
+
+def test_a_claim_of_a_request_that_was_then_refused_is_undone_with_it(database: Database) -> None:
+    def accept(conn) -> None:
+        idempotency.claim(conn, "anna", "retry-1", "body", "job_1", NOW)
+        raise ValueError("quota used up")
+
+    with pytest.raises(ValueError, match="quota"):
+        database.write_now(accept)
+
+    assert claim(database, "job_2") is None
+
+
+def test_forgetting_drops_claims_past_their_day_only(database: Database) -> None:
+    claim(database, "job_1")
+    database.write_now(lambda conn: idempotency.forget_before(conn, NOW + timedelta(hours=23)))
+    assert claim(database, "job_2") == "job_1"
+
+    database.write_now(lambda conn: idempotency.forget_before(conn, NOW + timedelta(hours=24)))
+    assert claim(database, "job_3") is None

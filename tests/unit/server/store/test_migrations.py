@@ -1,0 +1,86 @@
+"""The revisions build the schema that the code expects, and a store is never left half way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, create_engine, inspect, text
+
+from server.store import migrations, schema
+from tests.support.stores import open_store, url_of
+
+
+def revision(conn: Connection) -> str | None:
+    return MigrationContext.configure(conn).get_current_revision()
+
+
+def test_the_revisions_build_exactly_the_tables_of_the_schema(tmp_path: Path) -> None:
+    with open_store(tmp_path) as database:
+        difference = database.read_now(lambda conn: compare_metadata(MigrationContext.configure(conn), schema.metadata))
+
+        assert difference == []
+        assert database.read_now(revision) == migrations.head()
+
+
+def test_constraints_are_built_too(tmp_path: Path) -> None:
+    """`compare_metadata` does not look at them."""
+    declared = create_engine(f"sqlite:///{tmp_path / 'declared.db'}")
+    schema.metadata.create_all(declared)
+
+    def constraints(conn: Connection) -> dict[str, object]:
+        seen = inspect(conn)
+        return {
+            table: (
+                seen.get_pk_constraint(table)["constrained_columns"],
+                seen.get_unique_constraints(table),
+                seen.get_check_constraints(table),
+                seen.get_foreign_keys(table),
+            )
+            for table in schema.metadata.tables
+        }
+
+    with open_store(tmp_path) as database, declared.connect() as conn:
+        assert database.read_now(constraints) == constraints(conn)
+    declared.dispose()
+
+
+def test_starting_again_changes_nothing(tmp_path: Path) -> None:
+    def tables(conn: Connection) -> list[str]:
+        return list(conn.execute(text("SELECT sql FROM sqlite_master ORDER BY name")).scalars())
+
+    with open_store(tmp_path) as database:
+        before = database.read_now(tables)
+    with open_store(tmp_path) as database:
+        assert database.read_now(tables) == before
+
+
+def test_a_migration_that_is_cut_off_leaves_nothing_behind(tmp_path: Path) -> None:
+    engine = create_engine(url_of(tmp_path))
+    with engine.connect() as conn:
+        conn.connection.driver_connection.isolation_level = None
+        conn.exec_driver_sql("BEGIN IMMEDIATE")
+        migrations.upgrade(conn)
+        assert revision(conn) == migrations.head()
+        conn.connection.driver_connection.rollback()
+        conn.rollback()
+    with engine.connect() as conn:
+        assert inspect(conn).get_table_names() == []
+    engine.dispose()
+
+    with open_store(tmp_path) as database:
+        assert database.read_now(revision) == migrations.head()
+
+
+def test_a_store_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    with open_store(tmp_path) as database:
+        database.write_now(lambda conn: conn.execute(text("UPDATE alembic_version SET version_num = '9999'")))
+
+    from server.store.database import Database, StoreUnusable
+
+    database = Database(url_of(tmp_path))
+    with pytest.raises(StoreUnusable, match="newer"):
+        database.start()
+    database.close()
