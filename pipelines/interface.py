@@ -260,6 +260,7 @@ class Lane(Protocol):
     def step(self, max_rows: int | None = None, should_yield: Callable[[], bool] = never_yield) -> Sequence[Update]:
         """Run one quantum: one forward of at most `max_rows` merged calls, and what it sets free. Ends of requests included, exactly one per request.
 
+        With `max_rows` 0 no forward runs: only the ends of canceled requests are returned, and no weights need to be on the device.
         Inside a long forward `should_yield` is asked at every repeated block; when it is true, the step ends there (`mid_forward`).
         """
 

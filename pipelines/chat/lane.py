@@ -158,7 +158,8 @@ class ChatLane:
         self._end_canceled()
         failure: tuple[bool, str] | None = None
         try:
-            self._run(max_rows, should_yield)
+            if max_rows != 0:  # 0: only the ends of canceled requests are wanted: the weights may be parked
+                self._run(max_rows, should_yield)
         except Exception as error:
             if device.is_fatal(error):
                 raise

@@ -175,7 +175,9 @@ class DiffusionLane:
     @torch.no_grad()  # as the stock pipelines run; tensors made in inference mode would not tell that they were written to
     def step(self, max_rows: int | None = None, should_yield: Callable[[], bool] = never_yield) -> Sequence[Update]:
         self._end_canceled()
-        if self._starts_new:
+        if max_rows == 0:
+            pass  # only the ends of canceled requests are wanted: the weights may be parked
+        elif self._starts_new:
             self._start_new()
         elif self._rendezvous.busy:
             self._run(max_rows, should_yield)

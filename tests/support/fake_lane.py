@@ -107,7 +107,7 @@ class FakeLane:
         updates: list[Update] = [Canceled(request_id) for request_id in self._canceled]
         self._canceled.clear()
         next_step = self.next_step()
-        if next_step is None:
+        if next_step is None or max_rows == 0:
             return updates
         assert next_step.component not in self._parked, "a parked component cannot run"
         self.mid_forward = False
