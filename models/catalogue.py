@@ -2,7 +2,7 @@
 
 Three places, later ones over earlier ones: models/builtin/models.toml, every checkpoint found in the models folders,
 <data_dir>/models.toml. A broken folder is left out with its reason; a broken models.toml ends the start, and later changes
-nothing. `reload` reads all three again and swaps the snapshot: that is all there is to add, change and remove a model.
+nothing. `read` reads all three again and `take` swaps the snapshot: that adds, changes and removes models.
 """
 
 from __future__ import annotations
@@ -107,9 +107,6 @@ class Catalogue:
             removed=tuple(name for name in before.specs if name not in self._now.specs),
             described=tuple(name for name in changed if name not in heavy),
         )
-
-    def reload(self) -> Changes:
-        return self.take(self.read())
 
     def get(self, name: str) -> ModelSpec:
         """By name or alias. Raises `UnknownModel`."""

@@ -55,7 +55,7 @@ def pipeline_builder(
     def build() -> Any:
         parts: dict[str, Any] = {}
         if spec.vae_path is not None:
-            parts["vae"] = _vae(classes["vae"], spec.vae_path, dtype)
+            parts["vae"] = _vae(classes["vae"], spec.vae_path, configs, dtype)
         # An embedding gives the encoder words of its own, offload takes its weights elsewhere: neither is another's too.
         own = offload or bool(spec.embedding_paths)
         sharing = {} if own else {name: whose for name, (whose, _) in spec.shareable.items()}
@@ -136,9 +136,9 @@ def _denoiser_of_file(file: Path, cls: Any, configs: Path, name: str, dtype: tor
     return cls.from_single_file(str(file), config=str(configs), subfolder=name, dtype=dtype, **how, **SAFE)
 
 
-def _vae(cls: Any, path: Path, dtype: torch.dtype) -> Any:
-    if path.is_file():
-        return cls.from_single_file(str(path), dtype=dtype, **SAFE)
+def _vae(cls: Any, path: Path, configs: Path, dtype: torch.dtype) -> Any:
+    if path.is_file():  # a file has no config; without one diffusers looks for it on the hub
+        return cls.from_single_file(str(path), config=str(configs), subfolder="vae", dtype=dtype, **SAFE)
     return cls.from_pretrained(path, dtype=dtype, use_safetensors=True, **SAFE)
 
 

@@ -219,7 +219,7 @@ def test_readers_see_one_whole_snapshot_while_it_is_swapped(tmp_path: Path) -> N
             chat_folder(tmp_path / "models/b")
         else:
             shutil.rmtree(tmp_path / "models/b")
-        catalogue.reload()
+        catalogue.take(catalogue.read())
     over.set()
     thread.join()
 

@@ -12,17 +12,20 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from models import knobs
 from models.catalogue import Catalogue
 from models.loading.load import load
 from models.spec import ModelSpec
+from pipelines.diffusion.lane import DiffusionLane
 from tests.support.checkpoints import chat_folder, write_json
 from tests.support.lane_play import direct, gap, rendered, request
+from tests.support.original_layout import vae_of
 from tests.support.stock_families import FAMILIES
 
-MERGED = 1e-4
+MERGED = 1e-4  # largest difference that batched kernels cause in a pixel of 0 … 1
+FAMILY_OF_MODEL = {"sd": "sd15", "xl": "sdxl", "flux": "flux"}
 
 
 def catalogue(folder: Path, toml: str = "") -> Catalogue:
@@ -108,34 +111,58 @@ def test_a_checkpoint_without_the_part_that_a_knob_is_for_is_refused(tmp_path: P
             knobs.check_knobs(model, on_cpu=True)
 
 
-def made(folder: Path, name: str, toml: str, prompt: str = "a red circle") -> Any:
-    """The picture of a lane that is loaded with the knob."""
+def load_lane(folder: Path, name: str, toml: str = "") -> DiffusionLane:
+    """Loads the model with the given models.toml."""
     lane = load(catalogue(folder, toml).get(name), device="cpu")
-    family = FAMILIES[{"sd": "sd15", "xl": "sdxl"}.get(name, name)]
-    frames = rendered(lane, [request(family, "a", prompt=prompt, steps=2)])["a"].frames
+    assert isinstance(lane, DiffusionLane)
+    return lane
+
+
+def render(lane: DiffusionLane, name: str, prompt: str = "a red circle") -> Any:
+    family = FAMILIES[FAMILY_OF_MODEL[name]]
+    return rendered(lane, [request(family, "a", prompt=prompt, steps=2)])["a"].frames
+
+
+def load_and_render(folder: Path, name: str, toml: str = "", prompt: str = "a red circle") -> Any:
+    lane = load_lane(folder, name, toml)
+    frames = render(lane, name, prompt)
     lane.close()
     return frames
 
 
-def stock(folder: Path, name: str, turn: Callable[[Any], object] = lambda p: None, prompt: str = "a red circle", **how: Any) -> Any:  # fmt: skip
-    """diffusers' own picture with the same knob."""
-    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder / "models" / name, use_safetensors=True, **how)
-    turn(pipeline)
-    family = FAMILIES[{"sd": "sd15", "xl": "sdxl"}.get(name, name)]
-    return direct(pipeline, request(family, "a", prompt=prompt, steps=2))
+def stock_picture(
+    folder: Path,
+    name: str,
+    prepare: Callable[[Any], object] = lambda pipeline: None,
+    prompt: str = "a red circle",
+    **from_pretrained: Any,
+) -> Any:
+    """Renders with diffusers alone, after `prepare` has set the same option on the pipeline."""
+    path = folder / "models" / name
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(path, use_safetensors=True, **from_pretrained)
+    prepare(pipeline)
+    return direct(pipeline, request(FAMILIES[FAMILY_OF_MODEL[name]], "a", prompt=prompt, steps=2))
+
+
+def denoiser_of(pipeline: Any) -> Any:
+    return getattr(pipeline, "unet", None) or pipeline.transformer
+
+
+def parameter_bytes(module: torch.nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in module.parameters())
 
 
 @pytest.mark.slow
 def test_a_textual_inversion_is_called_by_its_files_name(saved: Path) -> None:
     toml = "[models.sd.load]\nembeddings = ['moody.safetensors']\n"
 
-    def turn(pipeline: Any) -> None:
+    def load_inversion(pipeline: Any) -> None:
         pipeline.load_textual_inversion(str(saved), weight_name="moody.safetensors", token="moody")
 
-    ours = made(saved, "sd", toml, "a moody circle")
-    assert gap(ours, stock(saved, "sd", turn, "a moody circle")) <= MERGED
-    assert gap(ours, made(saved, "sd", "", "a moody circle")) > MERGED
-    weighted = made(saved, "sd", toml, "a (moody:1.3) circle")
+    ours = load_and_render(saved, "sd", toml, "a moody circle")
+    assert gap(ours, stock_picture(saved, "sd", load_inversion, "a moody circle")) <= MERGED
+    assert gap(ours, load_and_render(saved, "sd", "", "a moody circle")) > MERGED
+    weighted = load_and_render(saved, "sd", toml, "a (moody:1.3) circle")
     assert gap(weighted, ours) > MERGED
 
 
@@ -143,69 +170,89 @@ def test_a_textual_inversion_is_called_by_its_files_name(saved: Path) -> None:
 def test_a_textual_inversion_of_xl_goes_into_both_text_encoders(saved: Path) -> None:
     toml = "[models.xl.load]\nembeddings = ['grim.safetensors']\n"
 
-    def turn(pipeline: Any) -> None:
-        from safetensors.torch import load_file
+    def load_inversion(pipeline: Any) -> None:
+        tensors = load_file(saved / "grim.safetensors")
+        for key, suffix in (("clip_l", ""), ("clip_g", "_2")):
+            parts = {name: getattr(pipeline, f"{name}{suffix}") for name in ("tokenizer", "text_encoder")}
+            pipeline.load_textual_inversion({"emb_params": tensors[key]}, token="grim", **parts)
 
-        state = load_file(saved / "grim.safetensors")
-        for key, place in (("clip_l", ""), ("clip_g", "_2")):
-            parts = {name: getattr(pipeline, f"{name}{place}") for name in ("tokenizer", "text_encoder")}
-            pipeline.load_textual_inversion({"emb_params": state[key]}, token="grim", **parts)
-
-    ours = made(saved, "xl", toml, "a grim circle")
-    assert gap(ours, stock(saved, "xl", turn, "a grim circle")) <= MERGED
-    assert gap(ours, made(saved, "xl", "", "a grim circle")) > MERGED
+    ours = load_and_render(saved, "xl", toml, "a grim circle")
+    assert gap(ours, stock_picture(saved, "xl", load_inversion, "a grim circle")) <= MERGED
+    assert gap(ours, load_and_render(saved, "xl", "", "a grim circle")) > MERGED
 
 
 @pytest.mark.slow
-def test_another_vae_takes_the_place_of_the_checkpoints(saved: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["./other-vae", "./other-vae.safetensors"])
+def test_another_vae_takes_the_place_of_the_checkpoints(saved: Path, source: str) -> None:
+    """The folder is in diffusers' layout, the file in the original one that people share."""
     other = FAMILIES["sd15"].build().vae
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.mul_(0.9)
     other.save_pretrained(saved / "other-vae")
+    save_file(vae_of(other.state_dict()), saved / "other-vae.safetensors")
 
-    ours = made(saved, "sd", "[models.sd.load]\nvae = './other-vae'\n")
+    ours = load_and_render(saved, "sd", f"[models.sd.load]\nvae = '{source}'\n")
 
-    assert gap(ours, stock(saved, "sd", vae=other)) <= MERGED
-    assert gap(ours, made(saved, "sd", "")) > MERGED
+    assert gap(ours, stock_picture(saved, "sd", vae=other)) <= MERGED
+    assert gap(ours, load_and_render(saved, "sd")) > MERGED
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd", "flux"])
-def test_fp8_layerwise_casting_is_diffusers_own(saved: Path, name: str) -> None:
-    def turn(pipeline: Any) -> None:
-        denoiser = pipeline.unet if name == "sd" else pipeline.transformer
-        denoiser.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+def test_fp8_layerwise_halves_the_denoiser_and_makes_the_picture_that_diffusers_makes_with_it(
+    saved: Path, name: str
+) -> None:
+    def cast(pipeline: Any) -> None:
+        denoiser_of(pipeline).enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
 
-    ours = made(saved, name, f"[models.{name}.load]\nquantization = 'fp8-layerwise'\n")
-    assert gap(ours, stock(saved, name, turn)) <= MERGED
-    assert gap(ours, made(saved, name, "")) > 0
+    plain = load_lane(saved, name)
+    lane = load_lane(saved, name, f"[models.{name}.load]\nquantization = 'fp8-layerwise'\n")
+
+    assert parameter_bytes(denoiser_of(lane.pipeline)) < parameter_bytes(denoiser_of(plain.pipeline)) / 2
+    ours = render(lane, name)
+    assert gap(ours, stock_picture(saved, name, cast)) <= MERGED
+    assert gap(ours, render(plain, name)) > 0
 
 
 @pytest.mark.slow
-def test_an_attention_backend_is_that_models_alone(saved: Path) -> None:
+def test_an_attention_backend_is_set_on_every_layer_of_that_model_and_on_no_other_model(saved: Path) -> None:
     usual = _AttentionBackendRegistry._active_backend
-    ours = made(saved, "flux", "[models.flux.load]\nattention = '_native_math'\n")
+    other = load_lane(saved, "flux")
 
+    lane = load_lane(saved, "flux", "[models.flux.load]\nattention = '_native_math'\n")
+
+    assert attention_backends(lane.pipeline.transformer) == {AttentionBackendName._NATIVE_MATH}
+    assert attention_backends(other.pipeline.transformer) == {None}
     assert _AttentionBackendRegistry._active_backend is usual
     assert usual is not AttentionBackendName._NATIVE_MATH
-    assert gap(ours, stock(saved, "flux")) <= MERGED
+    assert gap(render(lane, "flux"), stock_picture(saved, "flux")) <= MERGED
+
+
+def attention_backends(transformer: torch.nn.Module) -> set[Any]:
+    return {layer.processor._attention_backend for layer in transformer.modules() if hasattr(layer, "processor")}
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of the compiler, of many kinds
+@pytest.mark.filterwarnings("ignore")  # the compiler warns about many things
 @pytest.mark.parametrize("name", ["sd", "flux"])
 def test_compiled_blocks_give_the_same_picture(saved: Path, name: str) -> None:
-    ours = made(saved, name, f"[models.{name}.load]\ncompile = true\n")
+    lane = load_lane(saved, name, f"[models.{name}.load]\ncompile = true\n")
 
-    assert gap(ours, stock(saved, name)) <= 1e-3
+    denoiser = denoiser_of(lane.pipeline)
+    repeated = [block for block in denoiser.modules() if type(block).__name__ in denoiser._repeated_blocks]
+    assert repeated
+    assert all(block._compiled_call_impl is not None for block in repeated)
+    assert gap(render(lane, name), stock_picture(saved, name)) <= 1e-3
     torch._dynamo.reset()
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of the libraries, of many kinds
+@pytest.mark.filterwarnings("ignore")  # the libraries warn about many things
 @pytest.mark.parametrize(("kind", "library"), [("quanto-int8", "optimum"), ("torchao-int8", "torchao")])
-def test_a_quantized_denoiser_is_diffusers_own(saved: Path, kind: str, library: str) -> None:
+def test_a_quantized_denoiser_makes_the_picture_that_diffusers_makes_with_it(
+    saved: Path, kind: str, library: str
+) -> None:
     if find_spec(library) is None:
         pytest.skip(f"{library} is not installed")
     from diffusers.quantizers import PipelineQuantizationConfig
@@ -213,9 +260,9 @@ def test_a_quantized_denoiser_is_diffusers_own(saved: Path, kind: str, library: 
     from models.loading.building import _config_of
 
     config = PipelineQuantizationConfig(quant_mapping={"transformer": _config_of(kind, diffusers)})
-    ours = made(saved, "flux", f"[models.flux.load]\nquantization = '{kind}'\n")
+    ours = load_and_render(saved, "flux", f"[models.flux.load]\nquantization = '{kind}'\n")
 
-    assert gap(ours, stock(saved, "flux", quantization_config=config, dtype=torch.float32)) <= MERGED
-    difference = gap(ours, made(saved, "flux", ""))
+    assert gap(ours, stock_picture(saved, "flux", quantization_config=config, dtype=torch.float32)) <= MERGED
+    difference = gap(ours, load_and_render(saved, "flux"))
     assert 0 < difference < 0.2
     assert np.isfinite(ours).all()
