@@ -1,1 +1,1 @@
-"""The HTTP front end, the engine behind it and what they keep."""
+"""The server: HTTP front end, job queue, scheduler, device threads and store."""

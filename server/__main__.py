@@ -1,4 +1,4 @@
-"""`python -m server` is the command line."""
+"""Runs the command line as `python -m server`."""
 
 from server.cli import main
 

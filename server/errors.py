@@ -1,18 +1,19 @@
-"""The errors raised on purpose. Their message is shown to the client: facts with units, no input echoed.
+"""The errors that become HTTP replies. The client sees their message: facts with units, nothing echoed from the
+request.
 
 ServerError
   BadRequest          400  a field is wrong; the message names it and the allowed values
-    NeverFits         400  the job is larger than the device even when empty
-  Unauthorized        401  any key fault, one text
-  Forbidden           403  a valid key without the scope; a foreign origin
-  NotFound            404  unknown path, job, file; foreign ones alike
-    UnknownModel      404  no such name in the catalogue
+    NeverFits         400  the job needs more memory than the device has when it is empty
+  Unauthorized        401  the key is missing or invalid; one text for all cases
+  Forbidden           403  the key is valid but lacks the scope; or the origin is not allowed
+  NotFound            404  the path, job or file is unknown, or belongs to another key
+    UnknownModel      404  the catalogue has no model of that name
   MethodNotAllowed    405
-  Conflict            409  idempotency conflict, all models pinned
-  TooLarge            413  body over the limit
-  TooMany             429  a day's plan used up, a burst, a full queue; the text says which
-  Internal            500  a bug; its request id is in the log
-  Unavailable         502  engine starting, draining or dead; a model failed to load
+  Conflict            409  an idempotency key with another request; all models are pinned
+  TooLarge            413  the body is larger than the limit
+  TooMany             429  the plan's daily limit, too many requests at once, a full queue; the text says which
+  Internal            500  a bug; the log has the request id
+  Unavailable         502  the engine is starting, stopping or dead; a model failed to load
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Where things lie on this machine unless a setting says otherwise. Shared by the settings and the client; reads nothing at import."""
+"""Default folders, shared by the settings and the client. Reads nothing at import. Pure functions."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-LOCAL_KEY_FILE = "local-key"  # in the data directory: the key of the running server, for its own machine
+LOCAL_KEY_FILE = "local-key"  # in the data directory: the running server's key for clients on the same machine
 
 
 def data_home() -> Path:

@@ -1,4 +1,4 @@
-"""Numbers of bytes as people read them."""
+"""Parses and prints sizes and durations. Pure functions."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0
 
 
 def size(n_bytes: int) -> str:
-    """ "1.5 GiB" """
+    """Returns a number of bytes with a binary unit, as in "1.5 GiB"."""
     power = max(0, min(4, (n_bytes.bit_length() - 1) // 10))
     return f"{n_bytes / 1024**power:.{1 if power else 0}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
 def parse_bytes(value: object) -> object:
-    """ "8GiB", "8G" and 8589934592 are the same; "8GB" is 8·10^9."""
+    """Returns a size in bytes: "8GiB", "8G" and 8589934592 are the same; "8GB" is 8·10^9. Raises `ValueError`.
+
+    A value that is not text is returned unchanged, for the validator that runs next.
+    """
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?\s*", value, re.IGNORECASE)
@@ -27,7 +30,10 @@ def parse_bytes(value: object) -> object:
 
 
 def parse_seconds(value: object) -> object:
-    """ "5m", "300" and 300 are the same; negative is for ever."""
+    """Returns a duration in seconds: "5m", "300" and 300 are the same; a negative one is infinite. Raises `ValueError`.
+
+    Any other value is returned unchanged, for the validator that runs next.
+    """
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*", value)
         if match is None:

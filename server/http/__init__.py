@@ -1,1 +1,1 @@
-"""What every request passes before a route: HTTP parsing, limits, headers, error bodies, event streams. Event loop only."""
+"""HTTP below the routes: parsing, limits, headers, error bodies and event streams."""

@@ -1,6 +1,7 @@
-"""The door, before any route: who may knock (Host, Origin), how much they may carry, and how the server answers. Pure ASGI.
+"""Outer ASGI middleware: checks Host, Origin and body size, and gives every reply its id, safe headers and error shape.
 
-Nothing here depends on the address the server is bound to: a page in a browser reaches localhost, too.
+The checks do not depend on the address that the server listens on, since a page in a browser can reach localhost too.
+Event loop only.
 """
 
 from __future__ import annotations
@@ -24,17 +25,15 @@ logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 64 * 1024
 BODY_TIMEOUT_S = 10.0
-MAX_AT_ONCE = 2000  # requests under way; each holds a socket, and a process has some thousands
-LINGER_S = 2.0  # how long an over-long body is read and thrown away, so that its sender gets to read the reply
+MAX_AT_ONCE = 2000  # concurrent requests; each holds a socket, and a process has a few thousand file descriptors
+LINGER_S = 2.0  # how long the rest of a too large body is discarded, so that its sender gets to read the reply
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 HOST = re.compile(r"(?P<name>\[[0-9a-f:.]{2,45}\]|[a-z0-9.-]{1,253})(:(?P<port>[0-9]{1,5}))?")
-FORMS = frozenset({"/v1/videos"})  # where OpenAI's clients send a form
+FORMS = frozenset({"/v1/videos"})  # paths where OpenAI's clients send a form
 FORM_TYPE = re.compile(r"multipart/form-data\s*;", re.IGNORECASE)
 JSON_TYPE = re.compile(r"application/json\s*(;\s*charset\s*=\s*\"?utf-8\"?\s*)?", re.IGNORECASE)
-
-
-REPLY_HEADERS = "reply_headers"  # in scope["state"]: what a route wants on its reply should it raise
-KEPT = ("allow", "content-range", "retry-after")  # of a framework's error that is put in our shape
+REPLY_HEADERS = "reply_headers"  # key in scope["state"]: headers for the reply in case the route raises an error
+KEPT = ("allow", "content-range", "retry-after")  # headers that survive when a framework's error gets our shape
 
 
 class BodyTooLarge(TooLarge):
@@ -43,7 +42,7 @@ class BodyTooLarge(TooLarge):
 
 
 class Guard:
-    """One for the whole application; of a request it keeps nothing but the count."""
+    """One instance serves the whole application. Its only state is the number of concurrent requests."""
 
     def __init__(
         self,
@@ -54,7 +53,7 @@ class Guard:
         body_timeout_s: float = BODY_TIMEOUT_S,
         max_at_once: int = MAX_AT_ONCE,
     ) -> None:
-        """`allowed_hosts` besides this machine's own names, without port; `allowed_origins` like "https://app.example"."""
+        """`allowed_hosts`: host names without port, besides localhost. `allowed_origins`: "https://app.example"."""
         self._app = app
         self._hosts = LOCAL_HOSTS | {host.lower() for host in allowed_hosts}
         self._origins = frozenset(origin.lower().rstrip("/") for origin in allowed_origins)
@@ -78,7 +77,7 @@ class Guard:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         reply = _Reply(send, structlog.contextvars.get_contextvars()["request_id"], scope["path"])
         state = scope.setdefault("state", {})
-        unread = True  # of an unread body the rest would be taken for the next request: such a connection is closed
+        unread = True  # the connection is then closed: the rest of the body would be parsed as the next request
         try:
             if self._at_once > self._max_at_once:
                 raise TooMany("Too many requests are under way at once.", retry_after_s=1)
@@ -110,17 +109,17 @@ class Guard:
             raise BadRequest("This server does not answer to that Host. Add the name to the setting allowed_hosts.")
 
     def _check_origin(self, method: str, headers: Headers) -> None:
-        """A browser says where a request comes from. Our own pages and the configured ones are welcome, no others."""
+        """Rejects a browser's request that was sent by a page of another origin, unless that origin is allowed."""
         origins = headers.getlist("origin")
         if origins:
             origin = origins[0].lower()
             if len(origins) > 1 or not (origin in self._origins or _host_of(origin) == headers["host"].lower()):
                 raise Forbidden("Requests from that Origin are refused. Add it to the setting allowed_origins.")
-        elif headers.get("sec-fetch-site") == "cross-site" and not _follows_a_link(method, headers):
+        elif headers.get("sec-fetch-site") == "cross-site" and not _is_link_navigation(method, headers):
             raise Forbidden("Requests from other sites are refused. Add their origin to the setting allowed_origins.")
 
     async def _read_body(self, headers: Headers, receive: Receive, path: str) -> bytes | None:
-        """The whole body; None when the client went away first. Every body here is small JSON, so it is read at once."""
+        """Returns the whole body, or None when the client disconnected. All bodies are small, so none is streamed."""
         length = headers.get("content-length", "0")
         chunked = "transfer-encoding" in headers
         if length == "0" and not chunked:
@@ -155,21 +154,23 @@ async def _collect(receive: Receive) -> bytes | None:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """The body once, then what the server has to say, which is that the client went away."""
-    given = False
+    """Returns a `receive` that gives the body first, and then the server's own messages, i.e. the disconnect."""
+    replayed = False
 
     async def replay() -> Message:
-        nonlocal given
-        if given:
+        nonlocal replayed
+        if replayed:
             return await receive()
-        given = True
+        replayed = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay
 
 
 async def _linger(receive: Receive) -> None:
-    """Take what the client still sends for a moment: closing on unread bytes resets the connection and loses our reply."""
+    """Reads what the client still sends, for a moment: closing with unread bytes resets the connection, and the client
+    never sees the reply.
+    """
     try:
         async with asyncio.timeout(LINGER_S):
             while (message := await receive())["type"] == "http.request" and message.get("more_body", False):
@@ -179,7 +180,7 @@ async def _linger(receive: Receive) -> None:
 
 
 def _host_of(origin: str) -> str | None:
-    """Host and port of an origin as a Host header says it; None for "null" and nonsense."""
+    """Returns host and port of an origin in the form of a Host header, or None for "null" and invalid origins."""
     try:
         parts = urlsplit(origin)
     except ValueError:
@@ -187,8 +188,8 @@ def _host_of(origin: str) -> str | None:
     return parts.netloc if parts.scheme in ("http", "https") and not (parts.path or parts.query) else None
 
 
-def _follows_a_link(method: str, headers: Headers) -> bool:
-    """Somebody clicked on a link to us elsewhere: that opens a page, and sends no key."""
+def _is_link_navigation(method: str, headers: Headers) -> bool:
+    """Whether a user followed a link from another site. That opens a page, and the browser sends no key."""
     return (
         method == "GET" and headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
     )
@@ -206,7 +207,9 @@ def _headers_of(error: ServerError) -> dict[str, str]:
 
 
 class _Reply:
-    """`send` of one request: every reply gets its id and safe headers, every error our shape, whoever made it."""
+    """The `send` of one request: adds the request id and safe headers, and gives every error, also the framework's,
+    our shape.
+    """
 
     def __init__(self, send: Send, request_id: str, path: str) -> None:
         self._send = send
@@ -214,7 +217,7 @@ class _Reply:
         self.request_id = request_id
         self.started = False
         self._finished = False
-        self._replaced = False  # an error that is not ours was replaced; what follows of it is dropped
+        self._replaced = False  # a framework's error was replaced, and its remaining messages are dropped
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -232,7 +235,7 @@ class _Reply:
             await self._send(message)
 
     async def error(self, status: int, message: str, extra: Mapping[str, str] = {}, *, close: bool = False) -> None:
-        """Start the reply and say everything, but leave it open until `finish`. Nothing when a reply is under way."""
+        """Sends an error, but leaves the reply open until `finish`. Does nothing when a reply has started."""
         if self.started:
             return
         self.started = True

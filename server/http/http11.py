@@ -1,4 +1,4 @@
-"""HTTP/1.1 as uvicorn speaks it, but that it never waits to send, and that what is no HTTP gets an error in our shape, too."""
+"""uvicorn's HTTP/1.1 protocol with TCP_NODELAY, and our error body for bytes that are not HTTP. Event loop only."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from server.http.error_body import error_body, text_of
 
 class Http11(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
-        # asyncio does this only for sockets made with the protocol named; without it head and body, written apart, cost
-        # 40 ms a reply (Nagle waits for an acknowledgement that the client delays).
+        # asyncio sets TCP_NODELAY only on sockets that were created with an explicit protocol. Without it, a reply
+        # whose head and body are written separately takes 40 ms: Nagle's algorithm waits for a delayed
+        # acknowledgement.
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

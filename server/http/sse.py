@@ -1,4 +1,7 @@
-"""Server-sent events: how one is written, and a reply that ends when its events do or its reader leaves."""
+"""Server-sent events: their encoding, and a response that streams them until they end or the client disconnects.
+
+Event loop only.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,18 @@ COMMENT = b": keep-alive\n\n"
 
 
 def event(name: str, content: Mapping[str, Any], event_id: int | None = None) -> bytes:
-    """The data is one line: JSON has no line ends of its own."""
+    """Encodes one event. Its data is one line, because JSON text without indentation has no line breaks."""
     numbered = "" if event_id is None else f"id: {event_id}\n"
     return f"{numbered}event: {name}\ndata: {json.dumps(content, ensure_ascii=False)}\n\n".encode()
 
 
 def bookmark(event_id: int) -> bytes:
-    """Sets the reader's last event id without an event."""
+    """Encodes a message that sets the client's last event id without dispatching an event."""
     return f"id: {event_id}\n\n".encode()
 
 
 class EventStream(Response):
-    """Sends events until they end or the client goes away, whichever is first."""
+    """Sends events until they end or the client disconnects, whichever comes first."""
 
     media_type = "text/event-stream"
 
@@ -40,13 +43,13 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.ensure_future(self._send_all(send))
-        leaving = asyncio.ensure_future(disconnected(receive))
+        disconnecting = asyncio.ensure_future(disconnected(receive))
         try:
-            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({sending, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
                 await sending
         finally:
-            await stop(sending, leaving)
+            await stop(sending, disconnecting)
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -57,11 +60,13 @@ class EventStream(Response):
 
 
 async def disconnected(receive: Receive) -> None:
+    """Returns when the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 async def stop(*tasks: asyncio.Future[Any]) -> None:
+    """Cancels the tasks and waits until they have ended."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
