@@ -1,6 +1,6 @@
 """Writes docs/page/*.png from the screenshots that the page's tests take:
 
-PAGE_PICTURES=DIR python -m pytest tests/live/test_page.py && python scripts/make_page_pictures.py DIR
+PAGE_PICTURES=DIR python -m pytest tests/live/page && python scripts/make_page_pictures.py DIR
 """
 
 from __future__ import annotations
