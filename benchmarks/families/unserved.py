@@ -1,7 +1,7 @@
 """Why the other classes that make pictures or clips from a prompt are not in the table of families."""
 
-GUARDED = "its safety checker, which it insists on, is a package of its own that fetches models (cosmos_guardrail)"
-DEPRECATED = "deprecated: diffusers keeps it and mends it no more"
+GUARDED = "requires a safety checker from a package that fetches models (cosmos_guardrail)"
+DEPRECATED = "deprecated: diffusers no longer maintains it"
 
 REASONS = {
     "AltDiffusionPipeline": DEPRECATED,
@@ -11,12 +11,12 @@ REASONS = {
     "CosmosTextToWorldPipeline": GUARDED,
     "StableDiffusionGLIGENPipeline": "needs other input: phrases and boxes",
     "StableDiffusionGLIGENTextImagePipeline": "needs other input: phrases, pictures and boxes",
-    "StableDiffusionParadigmsPipeline": f"{DEPRECATED}; needs a scheduler of its own kind, and denoises many steps in one call",
+    "StableDiffusionParadigmsPipeline": "deprecated; needs a scheduler of its own kind and denoises many steps in one call",
     "TextToVideoZeroPipeline": DEPRECATED,
     "TextToVideoZeroSDXLPipeline": DEPRECATED,
     "UnCLIPPipeline": DEPRECATED,
     "UniDiffuserPipeline": DEPRECATED,
     "VQDiffusionPipeline": DEPRECATED,
     "VersatileDiffusionTextToImagePipeline": DEPRECATED,
-    "WuerstchenCombinedPipeline": f"{DEPRECATED}; StableCascadeCombinedPipeline is its successor",
+    "WuerstchenCombinedPipeline": f"{DEPRECATED}; successor: StableCascadeCombinedPipeline",
 }
