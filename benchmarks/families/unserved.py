@@ -11,7 +11,7 @@ REASONS = {
     "CosmosTextToWorldPipeline": GUARDED,
     "StableDiffusionGLIGENPipeline": "needs other input: phrases and boxes",
     "StableDiffusionGLIGENTextImagePipeline": "needs other input: phrases, pictures and boxes",
-    "StableDiffusionParadigmsPipeline": "deprecated; needs a scheduler of its own kind and denoises many steps in one call",
+    "StableDiffusionParadigmsPipeline": "deprecated; needs its own kind of scheduler, denoises many steps in one call",
     "TextToVideoZeroPipeline": DEPRECATED,
     "TextToVideoZeroSDXLPipeline": DEPRECATED,
     "UnCLIPPipeline": DEPRECATED,
