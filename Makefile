@@ -2,7 +2,7 @@
 # make test    every test that needs no GPU (< 10 min on two cores)
 # make check   what to run before each commit (< 2 min)
 #
-# TORCH   what to install as torch, with any pip options it needs; the default takes the build pip would choose.
+# TORCH   the requirement that pip installs as torch, with pip options if needed; by default the build that pip chooses.
 #         Another build: make serve TORCH="torch==2.13.0 --index-url <the index of that build>"
 
 SHELL := /bin/bash
@@ -17,7 +17,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-# A process a core, and one thread of torch's in each, also in the servers that tests start: two that share a core wait for each other.
+# One process per core with one torch thread each, also in the servers that tests start: threads that share a core wait
+# for each other.
 PYTEST := OMP_NUM_THREADS=1 AGENTNAME_TORCH_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
 
 .PHONY: help serve test check format models install clean
@@ -42,16 +43,17 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Weights that are not in the checkout: fetched, verified and converted once into the cache shared by all checkouts.
+# Fetches and verifies the weights that are not in the checkout, and converts them once into a cache for all checkouts.
 models: install
 	@$(BIN)/python scripts/fetch_models.py
 
 install: $(INSTALLED)
 
-# torch first and alone: resolved together with the rest, pip may prefer another build of it, gigabytes larger.
+# torch is installed first and alone: together with the rest, pip may choose another build of it, gigabytes larger.
 $(INSTALLED): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (or: make PYTHON=/path/to/python)"; exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11"; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PYTHON) is older than Python 3.11"; exit 1; }
 	@test -x $(BIN)/python || { echo "creating $(VENV)"; "$(PYTHON)" -m venv $(VENV); }
 	@echo "installing torch (once)"
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on $(TORCH)
