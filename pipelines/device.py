@@ -22,6 +22,14 @@ def name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
 
 
+def uuids() -> list[str]:
+    """The UUID of every CUDA device that torch sees, in torch's order. Starts CUDA."""
+    if not torch.cuda.is_available():
+        return []
+    torch.cuda.init()  # before that torch counts by the driver's list, not by CUDA's
+    return [str(torch.cuda.get_device_properties(index).uuid) for index in range(torch.cuda.device_count())]
+
+
 def memory(device: str) -> tuple[int, int]:
     """(free, total) bytes as the driver reports them, other programs' use included."""
     if device.startswith("cuda"):
@@ -43,20 +51,29 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
+# How failed allocations are worded that torch does not raise as `OutOfMemoryError`.
+_ALLOCATION_FAILED = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",  # the driver's, e.g. for pinned host memory
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for an allocation that failed and left the device usable."""
+    """Whether an allocation failed and left the device usable."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _ALLOCATION_FAILED)
 
 
 def is_fatal(error: BaseException) -> bool:
-    """True for an error after which this process cannot use the device again (a poisoned CUDA context)."""
-    accelerator_error = getattr(torch, "AcceleratorError", ())
-    if isinstance(error, accelerator_error):
-        return not isinstance(error, torch.OutOfMemoryError)
-    text = str(error)
-    return isinstance(error, RuntimeError) and "CUDA error" in text and "out of memory" not in text
+    """Whether this process cannot use the device again after this error (a poisoned CUDA context)."""
+    if is_out_of_memory(error):
+        return False
+    if isinstance(error, getattr(torch, "AcceleratorError", ())):
+        return True
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error)
 
 
 def release_cache() -> None:

@@ -61,7 +61,7 @@ class HostOffload:
         return away
 
     def park(self, names: Sequence[str]) -> int:
-        """Returns the bytes freed. Nothing moves when the host lacks the room."""
+        """Move components to host memory; returns the bytes freed. Nothing moves when the host lacks the memory."""
         going = {name for name in names if name in self._names and name not in self._parked}
         if not self._elsewhere or not going:
             return 0
@@ -70,8 +70,15 @@ class HostOffload:
         n_bytes = sum(piece.n_bytes for piece in leaving)
         if n_bytes + HOST_MARGIN_BYTES > device.host_free_bytes():
             return 0
-        for piece in leaving:
-            _move(piece, device.to_host(piece.tensors[0]))
+        try:
+            copies = [device.to_host(piece.tensors[0]) for piece in leaving]
+        except Exception as error:  # e.g. the system's limit on pinned memory
+            if not device.is_out_of_memory(error):
+                raise
+            return 0
+        for piece, copy in zip(leaving, copies, strict=True):
+            _move(piece, copy)
+        del copies
         self._parked |= going
         device.release_cache()
         return n_bytes

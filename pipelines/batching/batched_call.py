@@ -179,7 +179,9 @@ def _run_tiled(call: Call, failure: BaseException) -> Result:
     try:
         vae.enable_tiling()
         result = _attempt(call)
-    except NotImplementedError:  # not every VAE that has the method can
+    except Exception as error:  # not every VAE that has the method can
+        if device.is_fatal(error):
+            raise
         return Result(error=failure)
     finally:
         with contextlib.suppress(NotImplementedError):

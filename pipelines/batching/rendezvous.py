@@ -10,8 +10,8 @@ The forward runs in a greenlet too, and may give way at each of its blocks or la
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import logging
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +29,8 @@ from pipelines.batching.rng_state import RngState
 from pipelines.interface import Merging, never_yield
 
 VAE_ENTRIES = ("encode", "decode")
+
+logger = logging.getLogger(__name__)
 
 
 class TaskCanceled(BaseException):
@@ -60,6 +62,7 @@ class Task(greenlet.greenlet):
         self.dice = dice or RngState(0)
         self.fitted = Fitted()
         self.parked: Call | None = None
+        self.canceled = False  # takes part in no further forward; `Rendezvous.cancel` is still to unwind it
         self.calls = 0  # that have parked so far
         self.batch_peak = 1  # widest forward this task had a part in
         self._form: Form | None = None
@@ -76,9 +79,18 @@ class Task(greenlet.greenlet):
     def form(self) -> Form | None:
         """Of the parked call; None where it cannot share a forward. Worked out when asked for: with one task running nobody asks."""
         if self._form is None and self.parked is not None and self.mergeable and not self.fitted:
-            form = form_of(self.parked)
+            form = _form_of(self.parked)
             self._form = form and replace(form, key=(self.variant, form.key))
         return self._form
+
+
+def _form_of(call: Call) -> Form | None:
+    try:
+        return form_of(call)
+    except Exception as error:  # arguments of any kind, and no memory to compare them: such a call runs alone
+        if device.is_fatal(error):
+            raise
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +165,13 @@ class Rendezvous:
 
     @property
     def busy(self) -> bool:
-        return bool(self._waiting or self._mid_forward)
+        """Whether any task that is not canceled waits for a forward."""
+        return self.mid_forward or any(not task.canceled for task in self._waiting)
 
     @property
     def mid_forward(self) -> bool:
-        return self._mid_forward is not None
+        """Whether a forward that gave way is to go on for a task that is not canceled."""
+        return self._mid_forward is not None and any(not task.canceled for task in self._mid_forward.forward.tasks)
 
     def wrap(self, component: str, owner: Any, entry: str) -> None:
         """Make `owner.entry` a meeting point for tasks. Undone by `unwrap`."""
@@ -193,6 +207,7 @@ class Rendezvous:
             for place in places.values():
                 place.remove()
         self._places.clear()
+        self._fittings = ModuleState()  # the old one holds the modules
 
     def start(self, task: Task) -> Outcome | None:
         """Run `task` to its first parked call, or to its end."""
@@ -202,18 +217,27 @@ class Rendezvous:
         """Unwind a parked task's frames; what they held is free when this returns, or when the forward they share is over."""
         if task in self._waiting:
             self._waiting.remove(task)
+        task.canceled = True
         task.park(None)
         home = torch_modes.current()
         while not task.dead:  # a `finally` in stock code may call a module, and so park once more
-            with contextlib.suppress(TaskCanceled), self._fittings.changed(task.fitted):
-                task.throw(TaskCanceled())
-        home.restore()
-        if self._mid_forward is not None and all(task.dead for task in self._mid_forward.forward.tasks):
+            try:
+                with self._fittings.changed(task.fitted):
+                    task.throw(TaskCanceled())
+            except TaskCanceled:
+                pass
+            except Exception as error:  # stock code's own cleanup failed: the task has ended all the same
+                if device.is_fatal(error):
+                    raise
+                logger.warning("cleanup of a canceled task failed", extra={"task": task.name}, exc_info=error)
+            finally:
+                home.restore()
+        if self._mid_forward is not None and not self.mid_forward:
             self._abandon(self._mid_forward.greenlet)
 
     def peek(self, max_calls: int | None = None) -> Forward:
         """What the next `step` runs or goes on with. Needs `busy`."""
-        if self._mid_forward is not None:
+        if self._mid_forward is not None and self.mid_forward:
             return self._mid_forward.forward
         group, _ = self._pick(max_calls)
         call = group[0].parked
@@ -272,24 +296,32 @@ class Rendezvous:
         return results
 
     def _abandon(self, forward: LongForward) -> None:
-        """Everybody who wanted the forward has gone."""
+        """End a forward whose tasks have all been canceled."""
+        forward.should_yield = _always_yield  # what goes on in spite of the exception gets it again at its next block
         home = torch_modes.current()
         while not forward.dead:
-            with contextlib.suppress(TaskCanceled):
+            try:
                 forward.throw(TaskCanceled())
-        home.restore()
+            except TaskCanceled:
+                pass
+            except Exception as error:  # a module's own cleanup failed
+                if device.is_fatal(error):
+                    raise
+            finally:
+                home.restore()
         self._mid_forward = None
 
     def _pick(self, max_calls: int | None) -> tuple[list[Task], int]:
         """The longest parked task with those that can share its forward, and the width to run them at."""
-        first = self._waiting[0]
-        if not self._joint.enabled or len(self._waiting) == 1:
+        waiting = [task for task in self._waiting if not task.canceled]
+        first = waiting[0]
+        if not self._joint.enabled or len(waiting) == 1:
             return [first], 1
-        if first.parked is not None and any(task.waits_where(first) for task in self._waiting[1:]):
+        if first.parked is not None and any(task.waits_where(first) for task in waiting[1:]):
             self._joint.meet(first.parked)
         if first.form is None:
             return [first], 1
-        alike = [task for task in self._waiting if task.form is not None and task.form.key == first.form.key]
+        alike = [task for task in waiting if task.form is not None and task.form.key == first.form.key]
         take, width = self._joint.width(first.form, len(alike), max_calls)
         return alike[:take], width
 
@@ -317,3 +349,7 @@ class Rendezvous:
         task.park(handed)
         self._waiting.append(task)
         return None
+
+
+def _always_yield() -> bool:
+    return True

@@ -5,7 +5,6 @@ A chat enters the batch only when the cache holds it to its last token, in order
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import traceback
 from collections import deque
@@ -125,15 +124,15 @@ class ChatLane:
         return self._costs.take()
 
     def next_step(self) -> NextStep | None:
-        if not self._waiting and not self._running:
+        running = [chat for name, chat in self._running.items() if name not in self._to_cancel]
+        chats = [*running, *(chat for chat in self._waiting if chat.request.id not in self._to_cancel)]
+        if not chats:
             return None
-        reading = [chat.request.id for chat in self._running.values() if not chat.n_tokens]
-        together = [*self._running, *(chat.request.id for chat in self._waiting)][: self._max_running]
-        stage: LaneStage = "prefill" if reading or len(together) > len(self._running) else "decode"
-        tokens = (
-            max(len(chat.prompt) for chat in (*self._running.values(), *self._waiting)) if stage == "prefill" else 1
-        )
-        return NextStep(COMPONENT, "forward", stage, stage, min(tokens, MOST_UNITS), len(together), tuple(together))
+        together = tuple(chat.request.id for chat in chats[: self._max_running])
+        reading = any(not chat.n_tokens for chat in running) or len(together) > len(running)
+        stage: LaneStage = "prefill" if reading else "decode"
+        tokens = max(len(chat.prompt) for chat in chats) if reading else 1
+        return NextStep(COMPONENT, "forward", stage, stage, min(tokens, MOST_UNITS), len(together), together)
 
     def park(self, names: Sequence[str]) -> int:
         return 0 if self._running else self._parking.park(names)
@@ -142,15 +141,19 @@ class ChatLane:
         return self._parking.unpark(names)
 
     def resize_cache(self, n_bytes: int) -> int:
-        """Chats that run go on: their tokens are read in again. Out of memory, it becomes as large as it can."""
+        """Make the cache anew; chats that run go on, after their tokens were read in again.
+
+        Out of memory it becomes as large as it can. Where none can be made there is none, and the next step with chats tries again.
+        """
         n_bytes = max(n_bytes, self._least_bytes() if self._running else 0)
-        if self._running or n_bytes:
-            self._put_back()
-            self._room.give_back(n_bytes)
-            with contextlib.suppress(ValueError):  # not one page: as good as none
+        self._put_back()
+        self._room.give_back(n_bytes)
+        if n_bytes:
+            try:
                 self._room.open(self._least_bytes())
-        else:
-            self._room.give_back(n_bytes)
+            except Exception as error:  # of any kind: the next step tells the chats, if it comes again
+                if device.is_fatal(error):
+                    raise
         return self.cache_bytes
 
     @torch.inference_mode()
@@ -253,7 +256,13 @@ class ChatLane:
                 batch, chat, Failed(request.id, "invalid_output", "The model produced values that are not numbers.")
             )
             return
-        delta, finish = chat.take(token)
+        try:
+            delta, finish = chat.take(token)
+        except Exception as error:  # noqa: BLE001  # the tokenizer may raise anything; the other chats go on
+            detail = "".join(traceback.format_exception(error))
+            message = "The model's tokenizer failed on this reply."
+            self._remove(batch, chat, Failed(request.id, "model_error", message, detail))
+            return
         if delta:
             self._updates.append(TextDelta(request.id, delta))
         if finish is not None:
@@ -267,18 +276,35 @@ class ChatLane:
         self._updates.append(end)
 
     def _end_canceled(self) -> None:
-        for request_id in self._to_cancel:
-            if self._running.pop(request_id, None) is not None and self._room.batch is not None:
-                self._room.batch.remove(request_id)
-            self._updates.append(Canceled(request_id))
-        self._waiting = deque(chat for chat in self._waiting if chat.request.id not in self._to_cancel)
-        self._to_cancel.clear()
+        canceled, self._to_cancel = self._to_cancel, set()
+        ran = [request_id for request_id in canceled if self._running.pop(request_id, None) is not None]
+        self._waiting = deque(chat for chat in self._waiting if chat.request.id not in canceled)
+        self._updates += [Canceled(request_id) for request_id in canceled]
+        if self._room.batch is not None and not self._removed(self._room.batch, ran):
+            self._put_back()
+            self._room.give_back()
+
+    def _removed(self, batch: Batch, ids: Sequence[str]) -> bool:
+        """False when the batch failed to let go of them, and so is of no further use."""
+        try:
+            for request_id in ids:
+                batch.remove(request_id)
+        except Exception as error:  # the library's own, of any kind
+            if device.is_fatal(error):
+                raise
+            return False
+        return True
 
     def _start_over(self, detail: str) -> None:
-        """Fail those that shared the failed forward; a new batch is made in the next step. Those who wait stay."""
-        self._fail(
-            list(self._running.values()), "model_error", "The model failed while it generated this reply.", detail
-        )
+        """Fail the chats that shared the failed forward, and make a new batch in the next step.
+
+        With none running it was the cache that could not be made: it would fail again, so all that wait for it fail.
+        """
+        if self._running:
+            message = "The model failed while it generated this reply."
+            self._fail(list(self._running.values()), "model_error", message, detail)
+        else:
+            self._fail(list(self._waiting), "model_error", "The model's KV cache could not be made.", detail)
         self._room.give_back()
 
     def _retreat(self, detail: str) -> None:

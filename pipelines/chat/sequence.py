@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,6 +53,9 @@ def begin(request: ChatRequest, tokenizer: Any, ends: frozenset[int], longest_to
     except PromptRefused as error:
         message = "This model's chat template does not take these messages."
         return Failed(request.id, "bad_request", message, str(error))
+    except Exception as error:  # noqa: BLE001  # the tokenizer may raise anything
+        message = "The model's tokenizer failed on these messages."
+        return Failed(request.id, "model_error", message, "".join(traceback.format_exception(error)))
     if request.max_tokens < 1:
         return Failed(request.id, "bad_request", "max_tokens must be at least 1.")
     n_tokens = len(prompt) + request.max_tokens

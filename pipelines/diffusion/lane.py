@@ -142,6 +142,9 @@ class DiffusionLane:
     def cancel(self, request_id: str) -> None:
         if request_id in self._requests:
             self._to_cancel.add(request_id)
+            if request_id in self._running:
+                self._running[request_id].canceled = True
+            self._new = [task for task in self._new if task.name != request_id]
 
     def has_work(self) -> bool:
         return bool(self._requests)
@@ -168,7 +171,7 @@ class DiffusionLane:
         assert not self._requests, "a lane is closed when nothing runs on it"
         self._rendezvous.unwrap()
         self._pipeline = None
-        del self._call  # it has the pipeline too
+        del self._call, self._adapters  # they hold the pipeline too
         self._parking = HostOffload((), self._device_name)
         device.release_cache()
 
@@ -222,7 +225,6 @@ class DiffusionLane:
             task = self._running.pop(request_id, None)
             if task is not None:
                 self._rendezvous.cancel(task)
-            self._new = [new for new in self._new if new.name != request_id]
             self._forget(request_id)
             self._updates.append(Canceled(request_id))
         self._to_cancel.clear()
@@ -263,7 +265,7 @@ class DiffusionLane:
         self._costs.stepped(cost, _key(q), None if other else hand.meter.peak_bytes)
 
     def _next_step(self, forward: Forward) -> NextStep:
-        names = tuple(task.name for task in forward.tasks if not task.dead)  # canceled midway
+        names = tuple(task.name for task in forward.tasks if not task.canceled)
         request = self._requests[names[0]]
         if forward.entry == "decode":
             stage: LaneStage = "decoding"

@@ -47,9 +47,18 @@ class Adapters:
 
     def load(self, loras: tuple[Lora, ...], in_use: Collection[Lora] = ()) -> list[str]:
         """Bring in what is not there yet, for which others than those of `in_use` may go. Raises `BadAdapter`; returns warnings."""
-        new = [lora for lora in loras if _key(lora) not in self._loaded]
-        for lora in new:
-            self._load(lora)
+        before = set(self._loaded)
+        try:
+            self._bring_in(loras, in_use)
+        finally:
+            if self._loaded.keys() != before:  # also where the second of two does not fit
+                self._changed()
+        return [self._partly[_key(lora)] for lora in loras if _key(lora) in self._partly]
+
+    def _bring_in(self, loras: tuple[Lora, ...], in_use: Collection[Lora]) -> None:
+        for lora in loras:
+            if _key(lora) not in self._loaded:
+                self._load(lora)
         for lora in loras:
             self._loaded[_key(lora)] = self._loaded.pop(_key(lora))
         wanted = {_key(lora) for lora in (*loras, *in_use)}
@@ -59,9 +68,6 @@ class Adapters:
         for key in gone:
             self._drop(self._loaded.pop(key))
             self._partly.pop(key, None)
-        if new or gone:
-            self._changed()
-        return [self._partly[_key(lora)] for lora in loras if _key(lora) in self._partly]
 
     def _load(self, lora: Lora) -> None:
         if not hasattr(self._pipeline, "load_lora_weights"):

@@ -7,6 +7,7 @@ Layouts that are not recognised give no preview; the job itself is never touched
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import time
 from collections.abc import Callable
@@ -130,13 +131,15 @@ def watch(scheduler: Any, projection: Projection, ratio: float, show: Callable[[
     shown_at = -INTERVAL_S
 
     @functools.wraps(step)  # pipelines look at its signature
-    def watched(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def watched(*args: Any, **kwargs: Any) -> Any:
         nonlocal shown_at
-        result = step(model_output, timestep, sample, *args, **kwargs)
+        result = step(*args, **kwargs)
         if time.monotonic() - shown_at >= INTERVAL_S:
             shown_at = time.monotonic()
             try:
-                frame = one_frame(_clean(scheduler, model_output, sample, result), len(projection.matrix), ratio)
+                given = inspect.signature(step).bind(*args, **kwargs).arguments
+                clean = _clean(scheduler, given["model_output"], given["sample"], result)
+                frame = one_frame(clean, len(projection.matrix), ratio)
                 if frame is not None:
                     show(projection.colours(frame))
             except Exception as error:  # a layout that only looked known; the job goes on without previews

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from pipelines import device
 from pipelines.batching.rng_state import generators
 from pipelines.interface import DiffusionRequest
 
@@ -42,9 +43,9 @@ class PromptCache:
             if not all(isinstance(leaf, _PLAIN) for leaf in pytree.tree_leaves((args, kwargs))):
                 return encode(*args, **kwargs)  # pictures, embeddings
             key = asked, repr((args, kwargs))
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return _copied(self._kept[key][0])
+            found = self._find(key)
+            if found is not None:
+                return found
             dice = [generator.get_state() for generator in self._generators]
             output = encode(*args, **kwargs)
             if all(map(torch.equal, dice, (generator.get_state() for generator in self._generators))):
@@ -53,6 +54,12 @@ class PromptCache:
 
         vars(own)["encode_prompt"] = encode_prompt
 
+    def _find(self, key: tuple[str, str]) -> Any | None:
+        if key not in self._kept:
+            return None
+        self._kept.move_to_end(key)
+        return _copied(self._kept[key][0])
+
     def _keep(self, key: tuple[str, str], output: Any) -> None:
         leaves = pytree.tree_leaves(output)
         if not all(isinstance(leaf, (torch.Tensor, *_PLAIN)) for leaf in leaves):
@@ -60,13 +67,25 @@ class PromptCache:
         n_bytes = sum(leaf.nbytes for leaf in leaves if isinstance(leaf, torch.Tensor))
         if n_bytes > self._limit_bytes:
             return
-        self._kept[key] = _copied(output), n_bytes
-        self.n_bytes += n_bytes
+        copy = _copied(output)
+        if copy is None:
+            return
+        _, before = self._kept.pop(key, (None, 0))
+        self._kept[key] = copy, n_bytes
+        self.n_bytes += n_bytes - before
         while self.n_bytes > self._limit_bytes:
             _, (_, gone) = self._kept.popitem(last=False)
             self.n_bytes -= gone
 
 
-def _copied(output: Any) -> Any:
-    """Stock code may write to what it is given, and a row of a merged forward holds the others' memory."""
-    return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.clone(), output)
+def _copied(output: Any) -> Any | None:
+    """Stock code may write to what it is given, and a row of a merged forward holds the others' memory.
+
+    None when there is no memory for a copy: a job must not fail for what is kept for others.
+    """
+    try:
+        return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.clone(), output)
+    except Exception as error:
+        if not device.is_out_of_memory(error):
+            raise
+        return None

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from pipelines import device
 from pipelines.host_offload import HostOffload
 
 
@@ -77,3 +78,26 @@ def test_no_room_on_the_way_back_leaves_all_parked(monkeypatch: pytest.MonkeyPat
             parking.unpark(["encoder"])
     assert parking.components == {}
     assert parking.unpark(["encoder", "denoiser"]) == 96
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_no_host_memory_halfway_leaves_all_on_the_device(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    encoder, denoiser = two_that_share()
+    parking = parking_of(encoder, denoiser)
+    before = [tensor.data_ptr() for tensor in (encoder.weight, encoder.bias, denoiser.bias)]
+    copy, n_copied = device.to_host, 0
+
+    def limited(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal n_copied
+        n_copied += 1
+        if n_copied == 3:
+            raise error
+        return copy(tensor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(device, "to_host", limited)
+        assert parking.park(["encoder", "denoiser"]) == 0
+    assert n_copied == 3
+    assert [tensor.data_ptr() for tensor in (encoder.weight, encoder.bias, denoiser.bias)] == before
+    assert (parking.components, parking.parked) == ({"encoder": 80, "denoiser": 16}, {})
+    assert parking.park(["encoder", "denoiser"]) == 96

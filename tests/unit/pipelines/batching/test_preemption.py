@@ -120,6 +120,34 @@ def test_canceled_midway_the_forward_of_one_is_dropped_and_that_of_two_goes_on(d
     assert torch.allclose(outcomes[0].result, deep(x), atol=1e-6)
 
 
+def test_a_module_that_raises_while_its_forward_is_dropped_is_not_run_again(deep: Deep) -> None:
+    """Stock modules have `except` blocks too: what they raise is no failed merge, to be run once more in parts."""
+    x = torch.randn(1, 4)
+    inner = deep.blocks[3].forward
+
+    def untidy(x: torch.Tensor) -> torch.Tensor:
+        try:
+            return deep.blocks[4](inner(x))
+        except BaseException as error:
+            raise RuntimeError("an inner block failed") from error
+
+    deep.blocks[3].forward = untidy
+    meeting = meeting_at(deep)
+    finish(meeting, [Task(name, lambda: deep(x)) for name in "ab"])  # the proof
+    for block in deep.blocks:
+        block.seen.clear()
+    tasks = [Task(name, lambda: deep(x)) for name in "cd"]
+    for task in tasks:
+        meeting.start(task)
+    meeting.step(should_yield=asker(False, False, False, False, True))
+    assert [len(block.seen) for block in deep.blocks] == [1, 1, 1, 1, 0]
+    for task in tasks:
+        meeting.cancel(task)
+
+    assert not meeting.busy
+    assert [len(block.seen) for block in deep.blocks] == [1, 1, 1, 1, 0]
+
+
 def test_called_outside_of_tasks_a_module_never_gives_way(deep: Deep) -> None:
     meeting = meeting_at(deep)
     meeting.start(Task("a", lambda: deep(torch.randn(1, 4))))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipelines.batching import rendezvous
 from pipelines.batching.rendezvous import Outcome, Rendezvous, Task
 from pipelines.batching.rng_state import RngState
 
@@ -355,6 +356,77 @@ def test_stock_code_that_calls_a_module_while_it_is_unwound_still_ends() -> None
     assert not meeting.busy
 
 
+class Unwound(Exception):
+    """What a cleanup of stock code raises."""
+
+
+@pytest.mark.parametrize("error", [Unwound("a callback that is gone"), torch.OutOfMemoryError("CUDA out of memory")])
+def test_cleanup_that_raises_while_a_task_is_canceled_harms_nobody(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = Doubler()
+    meeting = meeting_at(module)
+
+    def untidy() -> None:
+        try:
+            loop(module, 1, 5)()
+        finally:
+            raise error
+
+    canceled, other = Task("canceled", untidy), Task("other", loop(module, 3, 4))
+    for task in (canceled, other):
+        meeting.start(task)
+    meeting.step()
+    meeting.cancel(canceled)
+
+    assert canceled.dead
+    (record,) = caplog.records
+    assert (record.getMessage(), record.task) == ("cleanup of a canceled task failed", "canceled")  # type: ignore[attr-defined]
+    assert torch.equal(finish(meeting, [other])["other"].result, alone(Doubler, 3, 4))
+
+
+def test_cleanup_that_calls_a_module_and_then_raises_still_ends() -> None:
+    module = Doubler()
+    meeting = meeting_at(module)
+
+    def untidy() -> None:
+        try:
+            loop(module, 1, 5)()
+        except BaseException as error:
+            module.forward(torch.zeros(1, 2), torch.tensor(1))
+            raise Unwound from error
+
+    def stubborn() -> None:
+        try:
+            loop(module, 1, 5)()
+        finally:
+            try:
+                module.forward(torch.zeros(1, 2), torch.tensor(1))
+            except BaseException:  # noqa: BLE001 - as stock code may
+                raise Unwound from None
+
+    for body in (untidy, stubborn):
+        meeting.start(task := Task("untidy", body))
+        meeting.cancel(task)
+        assert task.dead
+    assert not meeting.busy
+
+
+def test_a_lost_device_that_shows_while_a_task_is_unwound_is_let_through() -> None:
+    module = Doubler()
+    meeting = meeting_at(module)
+
+    def poisoned() -> None:
+        try:
+            loop(module, 1, 5)()
+        finally:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    meeting.start(task := Task("poisoned", poisoned))
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        meeting.cancel(task)
+
+
 def test_an_entry_point_runs_as_ever_outside_a_task_and_keeps_its_signature() -> None:
     module = Doubler()
     before = inspect.signature(module.forward)
@@ -433,3 +505,29 @@ def test_a_single_call_out_of_memory_is_tried_once_more_with_the_cache_given_bac
     outcome = finish(meeting, [Task("a", loop(module, 1, 1))])["a"]
     assert (outcome.error is None) == ends_well
     assert meeting.refused == [1]
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("of a sparse tensor"), torch.OutOfMemoryError("no room")])
+def test_calls_that_cannot_be_compared_are_not_merged(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(call: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(rendezvous, "form_of", fail)
+    module = Doubler()
+    outcomes = finish(meeting_at(module), [Task(str(i), loop(module, i, 3)) for i in range(2)])
+
+    for i in range(2):
+        assert torch.equal(outcomes[str(i)].result, alone(Doubler, i, 3))
+    assert module.seen == [1] * 6
+
+
+def test_tiling_that_fails_leaves_the_job_with_its_first_error() -> None:
+    class Untileable(Small):
+        def enable_tiling(self) -> None:
+            raise AttributeError("no tile_sample_min_size")
+
+    module = Untileable(1)
+    meeting = meeting_at(module, "decode")
+    outcome = finish(meeting, [Task("a", lambda: module.decode(torch.zeros(1, 2)))])["a"]
+
+    assert isinstance(outcome.error, torch.OutOfMemoryError)

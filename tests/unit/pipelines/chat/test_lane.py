@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from pipelines.interface import (
     Canceled,
     ChatRequest,
     Failed,
+    Merging,
     Message,
     OutOfMemory,
     Replied,
@@ -489,12 +491,18 @@ def test_cache_takes_no_more_than_it_was_given_and_the_global_generator_is_left_
         tiny_lane(model, cache_bytes=1_000)
 
 
-def test_closed_lane_lets_go_of_the_model() -> None:
-    lane = tiny_lane()
+@pytest.mark.parametrize("merging", ["on", "off"])
+def test_closed_lane_lets_go_of_the_model(merging: Merging) -> None:
+    model = tiny_model()
+    lane = tiny_lane(model, merging=merging)
     reply(lane, chat("a"))
+    weights = weakref.ref(model.lm_head.weight)
+    del model
     lane.close()
-    assert lane._model is None
-    assert lane._room.batch is None
+
+    assert weights() is None
+    assert (lane.components, lane.parked, lane.weight_bytes, lane.cache_bytes) == ({}, {}, 0, 0)
+    assert lane.next_step() is None
 
 
 def test_no_more_chats_come_in_than_the_step_allows_and_those_who_run_go_on(lane: ChatLane) -> None:
@@ -507,3 +515,186 @@ def test_no_more_chats_come_in_than_the_step_allows_and_those_who_run_go_on(lane
     notes = [(note.rows, note.request_ids) for note in lane.take_costs() if isinstance(note, StepCost)]
     assert notes == [(2, ("a", "b")), (3, ("a", "b", "c"))]
     play(lane)
+
+
+# Failures of the device and of the library: the lane stays usable, and every chat ends exactly once.
+
+
+def start_four(lane: ChatLane, n_steps: int = 4) -> list[Update]:
+    for request in four_chats():
+        lane.admit(request)
+    return [update for _ in range(n_steps) for update in lane.step()]
+
+
+def fail_making_the_cache(
+    lane: ChatLane, monkeypatch: pytest.MonkeyPatch, error: Exception, *, times: int | None = None, above: int = 0
+) -> list[int]:
+    """The first `times` (None: all) caches larger than `above` bytes cannot be made. Returns their sizes, as they come."""
+    make, failed = lane._room._make, []
+
+    def limited(n_bytes: int) -> Any:
+        if n_bytes > above and (times is None or len(failed) < times):
+            failed.append(n_bytes)
+            raise error
+        return make(n_bytes)
+
+    monkeypatch.setattr(lane._room, "_make", limited)
+    return failed
+
+
+NO_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize("wanted", [8 << 20, 0])
+def test_resizing_the_cache_out_of_memory_holds_nothing_and_the_chats_go_on(
+    monkeypatch: pytest.MonkeyPatch, model: Any, wanted: int
+) -> None:
+    expected = {name: end.text for name, end in replies(tiny_lane(model), four_chats()).items()}
+    lane = tiny_lane(model)
+    updates = start_four(lane)
+    with monkeypatch.context() as patched:
+        assert fail_making_the_cache(lane, patched, NO_MEMORY) == []
+        assert lane.resize_cache(wanted) == lane.cache_bytes == 0
+    updates += play(lane)
+
+    assert {u.request_id: u.text for u in updates if isinstance(u, Replied)} == expected
+
+
+def test_growing_the_cache_with_memory_for_half_of_it_holds_half(monkeypatch: pytest.MonkeyPatch, model: Any) -> None:
+    expected = {name: end.text for name, end in replies(tiny_lane(model), four_chats()).items()}
+    lane = tiny_lane(model)
+    updates = start_four(lane)
+    assert lane.cache_bytes < 4 << 20
+    failed = fail_making_the_cache(lane, monkeypatch, NO_MEMORY, above=5 << 20)
+    assert 0 < lane.resize_cache(8 << 20) <= 4 << 20
+    assert failed == [8 << 20]
+    updates += play(lane)
+
+    assert {u.request_id: u.text for u in updates if isinstance(u, Replied)} == expected
+
+
+def test_resizing_the_cache_of_an_idle_lane_out_of_memory_holds_nothing_and_the_next_chat_works(
+    monkeypatch: pytest.MonkeyPatch, lane: ChatLane
+) -> None:
+    with monkeypatch.context() as patched:
+        fail_making_the_cache(lane, patched, NO_MEMORY)
+        assert lane.resize_cache(8 << 20) == lane.cache_bytes == 0
+    assert reply(lane, chat("next")).completion_tokens > 0
+
+
+def test_a_cache_that_cannot_be_resized_for_another_reason_fails_the_chats_with_it(
+    monkeypatch: pytest.MonkeyPatch, lane: ChatLane
+) -> None:
+    updates = start_four(lane)
+    with monkeypatch.context() as patched:
+        fail_making_the_cache(lane, patched, RuntimeError("no kernel for pages of 32"))
+        assert lane.resize_cache(8 << 20) == 0
+        updates += play(lane, at_most=10)
+    assert ends(updates) == [(name, "Failed") for name in "abcd"]
+    assert reply(lane, chat("next")).completion_tokens > 0
+
+
+def test_an_error_while_the_cache_is_made_fails_who_waits_for_it_with_a_reason(
+    monkeypatch: pytest.MonkeyPatch, lane: ChatLane
+) -> None:
+    lane.resize_cache(0)
+    with monkeypatch.context() as patched:
+        fail_making_the_cache(lane, patched, RuntimeError("no kernel for pages of 32"))
+        updates = play(lane, four_chats(), at_most=10)
+
+    assert ends(updates) == [(name, "Failed") for name in "abcd"]
+    for update in updates:
+        assert isinstance(update, Failed)
+        assert update.code == "model_error"
+        assert "KV cache" in update.message
+        assert "kernel" not in update.message
+        assert "no kernel for pages of 32" in update.detail
+    assert reply(lane, chat("next")).completion_tokens > 0
+
+
+def test_a_lost_device_is_not_taken_for_a_failed_cache(monkeypatch: pytest.MonkeyPatch, lane: ChatLane) -> None:
+    fail_making_the_cache(lane, monkeypatch, RuntimeError("CUDA error: an illegal memory access was encountered"))
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        lane.resize_cache(8 << 20)
+    lane.admit(chat("a"))
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        lane.step()
+
+
+def test_a_cancel_that_the_library_fails_ends_the_chat_once_and_the_others_lose_no_word(
+    monkeypatch: pytest.MonkeyPatch, model: Any
+) -> None:
+    expected = {name: end.text for name, end in replies(tiny_lane(model), four_chats()).items()}
+    lane = tiny_lane(model)
+    updates = start_four(lane)
+    assert lane._room.batch is not None
+
+    def fail(sequence_id: str) -> None:
+        raise KeyError(sequence_id)
+
+    monkeypatch.setattr(lane._room.batch, "remove", fail)
+    lane.cancel("b")
+    updates += play(lane)
+
+    assert [end for end in ends(updates) if end[0] == "b"] == [("b", "Canceled")]
+    del expected["b"]
+    assert {u.request_id: u.text for u in updates if isinstance(u, Replied)} == expected
+
+
+@pytest.mark.parametrize("error", [RuntimeError("already borrowed"), OverflowError("token 2**40")])
+def test_a_tokenizer_that_fails_on_one_chat_fails_it_alone(model: Any, error: Exception) -> None:
+    class Broken:
+        """Fails on what the chat "bad" says, and on the second token of the chat "worse"."""
+
+        def __init__(self, own: Any) -> None:
+            self._own = own
+            self.n_bad_decodes = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._own, name)
+
+        def encode(self, text: str, **options: Any) -> list[int]:
+            if "BAD" in text:
+                raise error
+            return list(self._own.encode(text, **options))
+
+        def decode(self, tokens: list[int], **options: Any) -> str:
+            if worse and tokens[-1] == worse[1]:
+                raise error
+            return str(self._own.decode(tokens, **options))
+
+    worse: list[int] = []
+    tokenizer = Broken(tiny_tokenizer())
+    lane = ChatLane(model, tokenizer, cache_bytes=4 << 20)
+    good, other = chat("good", max_tokens=6), chat("worse", "quite another", max_tokens=6, temperature=2.0, seed=3)
+    expected = reply(lane, good).text
+    worse += [token for token in tokenizer.encode(reply(lane, other).text) if tokenizer.decode([token]) not in expected]
+    updates = play(lane, [good, other, chat("bad", "BAD")])
+
+    assert sorted(ends(updates)) == [("bad", "Failed"), ("good", "Replied"), ("worse", "Failed")]
+    for update in updates:
+        if isinstance(update, Failed):
+            assert (update.code, str(error) in update.detail, str(error) in update.message) == (
+                "model_error",
+                True,
+                False,
+            )
+    assert next(u.text for u in updates if isinstance(u, Replied)) == expected
+    free, total = free_units(lane)
+    assert free == total
+
+
+def test_a_canceled_chat_is_no_part_of_the_next_step(lane: ChatLane) -> None:
+    for name in "ab":
+        lane.admit(chat(name, max_tokens=20))
+    lane.step()
+    lane.admit(chat("c"))
+    for name in "ac":
+        lane.cancel(name)
+    next_step = lane.next_step()
+    assert next_step is not None
+    assert (next_step.stage, next_step.request_ids) == ("decode", ("b",))
+    lane.cancel("b")
+    assert lane.next_step() is None, "no forward, and no weights on the device, are needed for these"
+    assert sorted(ends(lane.step())) == [(name, "Canceled") for name in "abc"]
+    assert not lane.has_work()

@@ -432,3 +432,74 @@ def test_decode_out_of_memory_falls_back_to_tiles(lane: DiffusionLane, sd: Any) 
         rendered(lane, [request(SD, "a")])
     assert failed == [1, 1]
     assert not sd.vae.use_tiling
+
+
+def test_a_job_whose_cleanup_raises_when_it_is_canceled_is_canceled_and_the_others_go_on(
+    lane: DiffusionLane, sd: Any
+) -> None:
+    began: list[int] = []
+
+    def untidy(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Calls a module, and fails when that call is canceled."""
+        began.append(step)
+        try:
+            pipeline.unet.forward(torch.zeros(1, 4, 8, 8), 1, torch.zeros(1, 7, 32), return_dict=False)
+        finally:
+            raise ValueError("the callback is gone")
+
+    lane.admit(good := request(SD, "good"))
+    lane.admit(request(SD, "bad", call={"callback_on_step_end": untidy}))
+    while not began:
+        lane.step()
+    lane.cancel("bad")
+    done = ends(play(lane))
+    assert isinstance(done["bad"], Canceled)
+    assert isinstance(done["good"], Rendered)
+    assert gap(done["good"].frames, direct(sd, good)) <= MERGED
+
+
+def test_a_closed_lane_holds_nothing_of_the_model() -> None:
+    pipeline = quiet(SD.build())
+    lane = DiffusionLane(pipeline, kind="image")
+    rendered(lane, [request(SD, "a", preview=True), request(SD, "b")])
+    weights = weakref.ref(pipeline.unet.conv_in.weight)
+    del pipeline
+    lane.close()
+
+    assert weights() is None, "freed by the lane's own collection, while the lane itself is still there"
+    assert (lane.components, lane.parked, lane.weight_bytes, lane.next_step()) == ({}, {}, 0, None)
+
+
+def test_a_canceled_request_is_no_part_of_the_next_step(lane: DiffusionLane) -> None:
+    for name in "ab":
+        lane.admit(request(SD, name))
+    lane.step()
+    lane.cancel("a")
+    next_step = lane.next_step()
+    assert next_step is not None
+    assert next_step.request_ids == ("b",)
+    while not lane.mid_forward:
+        lane.step(should_yield=lambda: True)
+    lane.admit(request(SD, "c"))
+    for name in "bc":
+        lane.cancel(name)
+    assert (lane.next_step(), lane.mid_forward) == (None, False), "no forward is needed for these"
+    assert sorted(ends(lane.step())) == ["b", "c"]
+    assert not lane.has_work()
+
+
+def test_a_forward_that_gave_way_goes_on_for_those_who_still_want_it(lane: DiffusionLane, sd: Any) -> None:
+    rendered(lane, [request(SD, "a"), request(SD, "b")])  # proved
+    for name in "ab":
+        lane.admit(request(SD, name))
+    while not (lane.mid_forward and (next_step := lane.next_step()) and next_step.rows == 2):
+        lane.step(should_yield=lambda: True)
+    lane.cancel("a")
+    next_step = lane.next_step()
+    assert lane.mid_forward
+    assert next_step is not None
+    assert next_step.request_ids == ("b",)
+    done = ends(play(lane))
+    assert isinstance(done["a"], Canceled)
+    assert isinstance(done["b"], Rendered)
+    assert gap(done["b"].frames, direct(sd, request(SD, "b"))) <= MERGED

@@ -206,6 +206,21 @@ def test_a_lora_is_counted_with_its_component_as_long_as_it_is_there(
     lane.close()
 
 
+def test_a_lora_beside_one_that_does_not_fit_is_counted_though_the_job_failed(
+    tmp_path: Path, loras: tuple[Lora, Lora]
+) -> None:
+    save_file({"unet.nowhere.lora_A.weight": torch.zeros(2, 8)}, tmp_path / "alien.safetensors")
+    lane = DiffusionLane(SD.build(), kind="image")
+    bare, size = lane.weight_bytes, sum(t.nbytes for t in load_file(loras[0].path).values())
+
+    lane.admit(ask("a", loras=(loras[0], Lora("alien", str(tmp_path / "alien.safetensors"), 1.0))))
+    assert isinstance(ends(play(lane))["a"], Failed)
+
+    assert lane.weight_bytes == bare + size
+    assert lane.take_costs() == [WeightsChanged()]
+    lane.close()
+
+
 def test_a_lora_that_was_trained_further_is_read_again(tmp_path: Path, loras: tuple[Lora, Lora]) -> None:
     path = tmp_path / "ink.safetensors"
     shutil.copy(loras[0].path, path)

@@ -97,3 +97,31 @@ def test_a_layout_that_is_not_known_gives_none(shape: tuple[int, ...]) -> None:
 
 def test_a_vae_that_cannot_be_asked_gives_no_previews() -> None:
     assert preview.fit(torch.nn.Linear(2, 2)) is None
+
+
+def test_a_scheduler_that_is_called_in_another_way_gives_no_previews_and_works() -> None:
+    class Unusual:
+        def step(self, logits: torch.Tensor) -> tuple[torch.Tensor]:
+            return (logits + 1,)
+
+    shown: list[Any] = []
+    scheduler = Unusual()
+    preview.watch(scheduler, preview.Projection(torch.zeros(4, 3), torch.zeros(3)), 1.0, shown.append)
+    for _ in range(2):
+        assert torch.equal(scheduler.step(torch.zeros(1, 4, 2, 2))[0], torch.ones(1, 4, 2, 2))
+    assert shown == []
+
+
+def test_a_sample_that_is_not_the_third_argument_is_still_found() -> None:
+    class FlowMatchLike:
+        step_index = 1
+        sigmas = torch.tensor([0.5, 0.25])
+
+        def step(self, model_output: Any, earlier: Any, timestep: Any, sample: Any) -> tuple[torch.Tensor]:
+            return (sample * torch.nan,)
+
+    shown: list[Any] = []
+    scheduler = FlowMatchLike()
+    preview.watch(scheduler, preview.Projection(torch.eye(4, 3), torch.zeros(3)), 1.0, shown.append)
+    scheduler.step(torch.zeros(1, 4, 2, 2), None, 3, torch.ones(1, 4, 2, 2))
+    assert [int(colours.min()) for colours in shown] == [255]

@@ -121,3 +121,26 @@ def test_a_pipeline_that_reads_its_prompts_in_another_way_is_left_as_it_is() -> 
     own = SimpleNamespace()
     PromptCache().dress(own, request(SD, "a"))
     assert vars(own) == {}
+
+
+def test_no_memory_for_a_copy_fails_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept for others is not worth a job: where there is no room, the prompt is read again."""
+    own = dressed(PromptCache(), request(SD, "a"))
+    clone, full = torch.Tensor.clone, True
+
+    def limited(tensor: torch.Tensor) -> torch.Tensor:
+        if full:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return clone(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "clone", limited)
+    for _ in range(2):
+        assert torch.equal(own.encode_prompt("x")[0], torch.ones(4))
+    assert own.calls == 2, "nothing could be kept"
+    full = False
+    own.encode_prompt("x")
+    own.encode_prompt("x")
+    assert own.calls == 3
+    full = True
+    assert torch.equal(own.encode_prompt("x")[0], torch.ones(4))
+    assert own.calls == 4, "what was kept could not be handed out"
