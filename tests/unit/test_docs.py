@@ -1,4 +1,4 @@
-"""What the documents claim is what the program says: the references are made again, links lead somewhere, metrics exist."""
+"""The documents match the program: the references are up to date, links and paths exist, and no line is too long."""
 
 from __future__ import annotations
 
@@ -15,8 +15,16 @@ from server.service.metrics import Metrics
 from tests.support.front import front
 from tests.support.paths import ROOT
 
-DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [
+    *(path for name in ("README", "CHANGELOG", "CONTRIBUTING") if (path := ROOT / f"{name}.md").exists()),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+CODE_FOLDERS = ("server", "models", "pipelines", "scripts", "tests", "benchmarks", "examples")
 LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)")
+URL_OR_IMAGE = re.compile(r"\s*(?:[-*|]\s*)?(?:<?https?://\S+|!\[[^\]]*\]\(\S+\)|<img [^>]*>)\s*")
+# A file or folder from the root of the checkout, such as server/job.py or tests/live/; not a part of an address.
+PATH = re.compile(rf"(?<![\w./<*-])(?:docs|{'|'.join(CODE_FOLDERS)})(?:/[\w-]+)+(?:(?:\.\w+)+|/)")
+LONGEST_LINE = 120  # columns
 
 
 @pytest.fixture
@@ -24,25 +32,28 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def test_the_api_reference_is_that_of_the_routes() -> None:
-    made = make_api_reference.reference(make_api_reference.document())
+def test_the_api_reference_matches_the_routes() -> None:
+    generated = make_api_reference.reference(make_api_reference.document())
 
-    assert made == make_api_reference.PATH.read_text(), "run: python scripts/make_api_reference.py"
+    assert generated == make_api_reference.PATH.read_text(), "run: python scripts/make_api_reference.py"
 
 
-def test_every_route_and_field_of_the_document_is_in_the_reference() -> None:
+def test_the_api_reference_contains_every_route_parameter_and_field() -> None:
     document, text = make_api_reference.document(), make_api_reference.PATH.read_text()
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             assert f"## {method.upper()} {path}\n" in text
             for parameter in operation.get("parameters", ()):
-                assert f"| `{parameter['name']}` |" in text
+                assert f"\n- `{parameter['name']}` in {parameter['in']}, " in text
     for name in fields(document):
-        assert f"| `{name}` |" in text, name
+        assert f"\n- `{name}`" in text, name
 
 
 def fields(node: object) -> set[str]:
-    """Of all bodies and replies, wherever they nest; the framework's own error types are used by no route."""
+    """Returns the names of all fields of bodies and replies, nested ones included.
+
+    The framework's own error types are left out, because no route uses them.
+    """
     if isinstance(node, list):
         return set().union(*map(fields, node)) if node else set()
     if not isinstance(node, dict):
@@ -52,16 +63,16 @@ def fields(node: object) -> set[str]:
     return set().union(*inner) | (set(own) if isinstance(own, dict) and "type" in node else set())
 
 
-def test_the_command_line_reference_is_that_of_the_commands() -> None:
+def test_the_command_line_reference_matches_the_commands() -> None:
     assert make_cli_reference.reference() == make_cli_reference.PATH.read_text(), (
         "run: python scripts/make_cli_reference.py"
     )
 
 
-def test_the_dashboard_shows_the_metrics_of_the_server_and_no_others() -> None:
+def test_the_dashboard_shows_exactly_the_metrics_of_the_server() -> None:
     dashboard = make_grafana_dashboard.PATH.read_text()
-    told = Metrics(LiveJobs()).text().decode()
-    known = {name for name in re.findall(r"^# TYPE (\w+)", told, re.MULTILINE) if not name.endswith("_created")}
+    exported = Metrics(LiveJobs()).text().decode()
+    known = {name for name in re.findall(r"^# TYPE (\w+)", exported, re.MULTILINE) if not name.endswith("_created")}
     shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"agentname_\w+", dashboard)}
 
     assert dashboard == make_grafana_dashboard.dashboard(), "run: python scripts/make_grafana_dashboard.py"
@@ -69,7 +80,7 @@ def test_the_dashboard_shows_the_metrics_of_the_server_and_no_others() -> None:
 
 
 @pytest.mark.anyio
-async def test_models_and_memory_and_queue_say_what_is_documented(tmp_path: Path) -> None:
+async def test_replies_about_models_memory_and_queue_have_the_documented_fields(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         f.engine.publish(running=[(await f.submit(), 1.0)], queue=[(await f.submit(), "turn", None)])
         model = (await f.get("/api/models")).json()["models"][0]
@@ -94,3 +105,26 @@ def test_links_between_the_documents_lead_somewhere(path: Path) -> None:
             if anchor:
                 headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
                 assert anchor in [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings], link
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_no_line_of_the_documents_is_too_long(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    too_long = [n for n, line in enumerate(lines, 1) if len(line) > LONGEST_LINE and not URL_OR_IMAGE.fullmatch(line)]
+
+    assert too_long == [], f"lines of more than {LONGEST_LINE} columns"
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_every_path_that_a_document_names_exists(path: Path) -> None:
+    named = PATH.findall(path.read_text())
+
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_file_that_the_code_names_exists() -> None:
+    sources = [path for folder in CODE_FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    named = {(str(path), name) for path in sources for name in PATH.findall(path.read_text())}
+    missing = {(path, name) for path, name in named if name.endswith((".py", ".md")) and not (ROOT / name).exists()}
+
+    assert missing == set()
