@@ -1,1 +1,1 @@
-"""The real scheduler and ledger with a fake clock and fake lanes, beside the policies of peers, on the same traces."""
+"""A discrete-event simulation of the real scheduler and ledger, and baseline policies on the same traces."""

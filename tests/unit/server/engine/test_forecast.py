@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.simulation.foresight import errors, mixed_jobs, small_jobs
+from scripts.simulation.eta_errors import eta_errors, mixed_jobs, small_jobs
 from server.engine.forecast import Forecast, ForecastModel, Work
 
 
@@ -91,7 +91,7 @@ def test_a_model_comes_only_when_those_in_its_way_have_left() -> None:
 
 
 def test_of_two_hundred_small_jobs_at_once_the_estimates_prove_right() -> None:
-    at_submission, half_way, n = errors(small_jobs(200), every_s=0.25)
+    at_submission, half_way, n = eta_errors(small_jobs(200), every_s=0.25)
 
     assert n == 200
     assert at_submission <= 0.25
@@ -99,7 +99,7 @@ def test_of_two_hundred_small_jobs_at_once_the_estimates_prove_right() -> None:
 
 
 def test_over_two_hundred_mixed_jobs_the_estimates_prove_right() -> None:
-    at_submission, half_way, n = errors(mixed_jobs(200))
+    at_submission, half_way, n = eta_errors(mixed_jobs(200))
 
     assert n > 100
     assert at_submission <= 0.25

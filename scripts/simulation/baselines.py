@@ -1,4 +1,4 @@
-"""What peers do with the same jobs, implemented in their favour: their loads cost what ours do, their evictions nothing."""
+"""Scheduling policies of other servers, as baselines. In their favor, loads cost what ours do and evictions nothing."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections import OrderedDict, deque
 from scripts.simulation.outcome import Outcome
 from scripts.simulation.traces import SimJob, Trace
 
-OLLAMA_FIT = 0.8  # a model loads when it needs at most this much of what is free
-OLLAMA_PARALLEL = 4  # chats of one model at a time; pictures: one
+OLLAMA_FIT = 0.8  # a model is loaded if it needs at most this share of the free memory
+OLLAMA_PARALLEL = 4  # concurrent chats of one model; images and videos run one at a time
 OLLAMA_KEEP_ALIVE_S = 300.0
 
 
 def one_at_a_time(trace: Trace, name: str, most_models: int) -> Outcome:
-    """Jobs in the order they came, each alone. Models stay until more than `most_models` are there; the least recently used leaves."""
+    """Runs the jobs one at a time in order of arrival. Keeps the `most_models` most recently used models loaded."""
     outcome, now = Outcome(name), 0.0
     loaded: OrderedDict[str, None] = OrderedDict()
     for job in trace.jobs:
@@ -23,7 +23,7 @@ def one_at_a_time(trace: Trace, name: str, most_models: int) -> Outcome:
             if len(loaded) >= most_models:
                 loaded.popitem(last=False)
                 outcome.evictions += 1
-            outcome.load_times += 1
+            outcome.loads += 1
             now += model.load_s
         loaded[job.model] = None
         loaded.move_to_end(job.model)
@@ -39,33 +39,36 @@ def fifo(trace: Trace) -> Outcome:
 
 
 def lru_by_count(trace: Trace) -> Outcome:
-    """As many models as fit whichever they are."""
+    """Keeps as many models as fit whichever they are: a cache that counts models and not bytes."""
     sizes = sorted((model.weight_bytes + model.row_bytes for model in trace.models.values()), reverse=True)
     most = next((n for n in range(len(sizes), 0, -1) if sum(sizes[:n]) <= trace.capacity_bytes), 1)
     return one_at_a_time(trace, "LRU", most)
 
 
 class Ollama:
-    """A process per model, run side by side. A model that does not fit waits, and all behind it, until one is idle and unloaded."""
+    """One process per model, all sharing the device evenly.
+
+    A job whose model does not fit blocks all jobs behind it until a model is idle and has been unloaded.
+    """
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
         self._outcome = Outcome("Ollama")
         self._pending: deque[SimJob] = deque()
-        self._queued: dict[str, deque[SimJob]] = {}  # by loaded model: handed to its process, waiting there
-        self._active: dict[str, dict[str, float]] = {}  # by loaded model: job id → device seconds left
-        self._loading: tuple[str, float] | None = None  # one load at a time
+        self._queued: dict[str, deque[SimJob]] = {}  # loaded model → jobs waiting in its process
+        self._active: dict[str, dict[str, float]] = {}  # loaded model → job id → remaining device seconds
+        self._loading: tuple[str, float] | None = None  # (model, when it is loaded); one load at a time
         self._used_at: dict[str, float] = {}
 
     def run(self) -> Outcome:
-        model_loads, i, now = self._trace.jobs, 0, 0.0
-        while i < len(model_loads) or self._pending or self._loading or any(self._queued.values()) or self._busy():
-            while i < len(model_loads) and model_loads[i].at <= now:
-                self._pending.append(model_loads[i])
+        arrivals, i, now = self._trace.jobs, 0, 0.0
+        while i < len(arrivals) or self._pending or self._loading or any(self._queued.values()) or self._busy():
+            while i < len(arrivals) and arrivals[i].at <= now:
+                self._pending.append(arrivals[i])
                 i += 1
             self._schedule(now)
             until = min(
-                [model_loads[i].at if i < len(model_loads) else float("inf"), self._next_end(now)]
+                [arrivals[i].at if i < len(arrivals) else float("inf"), self._next_end(now)]
                 + ([self._loading[1]] if self._loading else [])
             )
             self._advance(now, until)
@@ -87,7 +90,7 @@ class Ollama:
             elif not self._make_room(job.model):
                 break
             else:
-                self._outcome.load_times += 1
+                self._outcome.loads += 1
                 self._loading = (job.model, now + self._trace.models[job.model].load_s)
         for model, queue in self._queued.items():
             slots = OLLAMA_PARALLEL if self._trace.models[model].type == "chat" else 1
@@ -97,7 +100,7 @@ class Ollama:
                 self._active[model][job.id] = self._trace.models[model].job_s
 
     def _make_room(self, model: str) -> bool:
-        """True when it fits. Unloads the idle one whose keep-alive ends first, one at a time, as it does."""
+        """Returns whether the model fits, after unloading idle models in the order in which their keep-alive ends."""
         while True:
             held = sum(self._trace.models[name].weight_bytes for name in self._queued)
             free = self._trace.capacity_bytes - held
@@ -111,7 +114,7 @@ class Ollama:
             self._outcome.evictions += 1
 
     def _rates(self) -> dict[str, float]:
-        """Device seconds of one job's own work that pass in a second, by model: processes share evenly, chats of one merge."""
+        """Returns by model how fast one job advances: processes share the device evenly, and chats of a model batch."""
         working = [name for name, jobs in self._active.items() if jobs]
         rates = {}
         for name in working:
@@ -142,4 +145,4 @@ def ollama(trace: Trace) -> Outcome:
     return Ollama(trace).run()
 
 
-PEERS = (fifo, ollama, lru_by_count)
+BASELINES = (fifo, ollama, lru_by_count)

@@ -1,4 +1,4 @@
-"""The real scheduler, driven through a trace by a clock that jumps. What the engine does, without a thread or a device."""
+"""Runs a trace through the real scheduler with fake lanes and a simulated clock, without a thread or a device."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ from server.memory.ledger import Ledger
 from server.scheduling.actions import Admit, Evict, Load, ModelFacts, Park, Read, ResizeCache, Step, Unpark, Wait
 from server.scheduling.scheduler import Scheduler
 
-READ_SHARE = 0.5  # of the load time: reading the files, while the device goes on
-COPY_SHARE = 0.1  # of the load time: coming back from host memory
+READ_SHARE = 0.5  # share of the load time spent reading files, while the device runs other models
+COPY_SHARE = 0.1  # time to unpark (copy back from host memory), as a share of the load time
 
 
 @dataclass(slots=True)
 class SimLane:
-    """Requests that encode, denoise (or answer) step by step, and decode; the longest waiting goes on with all at its stage."""
+    """A fake lane. Each request encodes, takes its steps and decodes; all requests at one stage share a forward.
+
+    The stage of the request that has waited longest runs next.
+    """
 
     model: SimModel
-    waiting: deque[str] = field(default_factory=deque)  # request ids, the one longest not stepped first
-    done: dict[str, int] = field(default_factory=dict)  # quanta, by request
-    left_s: float = 0.0  # of a forward that gave way
-    merged: tuple[str, ...] = ()  # who is in it
+    waiting: deque[str] = field(default_factory=deque)  # request ids; the first has waited longest
+    done: dict[str, int] = field(default_factory=dict)  # request id → finished forwards
+    left_s: float = 0.0  # rest of a forward that was preempted
+    merged: tuple[str, ...] = ()  # request ids in the current forward
 
     def next_step(self) -> NextStep | None:
         if not self.waiting:
@@ -48,7 +51,7 @@ class SimLane:
         return "encoding" if done == 0 else "decoding" if done > self.model.steps else "denoising"
 
 
-class World:
+class Simulator:
     def __init__(
         self, trace: Trace, *, patience_s: float = 10.0, min_residency_s: float = 2.0, max_step_s: float = 4.0
     ) -> None:
@@ -61,7 +64,7 @@ class World:
             max_step_s=max_step_s,
             reads_ahead=True,
         )
-        self._read_at: float | None = None  # when the files of the model on its way are read
+        self._read_at: float | None = None  # when the files of the loading model have been read
         self.lanes: dict[str, SimLane] = {}
         self.outcome = Outcome("ours")
         self.now = 0.0
@@ -82,7 +85,7 @@ class World:
             self.arrived(job)
 
     def arrived(self, job: SimJob) -> None:
-        """For those who watch."""
+        """Hook for subclasses: a job was added to the scheduler."""
 
     def ended(self, job_id: str) -> None:
         self.outcome.ended[job_id] = self.now
@@ -122,7 +125,7 @@ class World:
             case Wait(until):
                 arrival = self._arrivals[0].at if self._arrivals else None
                 moments = [moment for moment in (until, arrival, self._read_at) if moment is not None]
-                assert moments, "jobs are left and nothing will ever change"
+                assert moments, "the scheduler waits for ever although jobs are left"
                 self.now = max(self.now, min(moments))
             case _:
                 assert_never(action)
@@ -135,7 +138,7 @@ class World:
     def _load(self, name: str) -> None:
         model = self.trace.models[name]
         self.now += (1 - READ_SHARE) * model.load_s
-        self.outcome.load_times += 1
+        self.outcome.loads += 1
         self.lanes[name] = SimLane(model)
         self.scheduler.ledger.release(name)
         self.scheduler.loaded(name, self.now, model.load_s, READ_SHARE * model.load_s)
@@ -158,7 +161,7 @@ class World:
         if not lane.merged:
             lane.merged = next_step.request_ids[: max_rows or next_step.rows]
             lane.left_s = lane.model.forward_s(len(lane.merged))
-        seconds = self._until_it_gives_way(lane)
+        seconds = self._until_preempted(lane)
         self.now += seconds
         lane.left_s -= seconds
         self.outcome.busy_s += seconds
@@ -166,24 +169,25 @@ class World:
             self.scheduler.stepped(name, self.now, seconds)
             self._look(name)
             return
-        self._finish_quantum(name, lane, next_step, seconds)
+        self._finish_forward(name, lane, next_step, seconds)
 
-    def _until_it_gives_way(self, lane: SimLane) -> float:
-        next_comes_in_s = self._arrivals[0].at - self.now if self._arrivals else math.inf
-        asked_in_s = min(self.scheduler.chat_due_in_s, next_comes_in_s)
-        if lane.model.blocks == 1 or asked_in_s == math.inf:
+    def _until_preempted(self, lane: SimLane) -> float:
+        """Returns the seconds for which the forward runs: to its end, or to the first block after a chat is due."""
+        next_arrival_in_s = self._arrivals[0].at - self.now if self._arrivals else math.inf
+        preempt_in_s = min(self.scheduler.chat_due_in_s, next_arrival_in_s)
+        if lane.model.blocks == 1 or preempt_in_s == math.inf:
             return lane.left_s
         block_s = lane.model.forward_s(len(lane.merged)) / lane.model.blocks
-        blocks = max(1, math.ceil(asked_in_s / block_s))  # up to the first after somebody asks
+        blocks = max(1, math.ceil(preempt_in_s / block_s))
         return min(blocks * block_s, lane.left_s)
 
-    def _finish_quantum(self, name: str, lane: SimLane, next_step: NextStep, seconds: float) -> None:
+    def _finish_forward(self, name: str, lane: SimLane, next_step: NextStep, seconds: float) -> None:
         merged, lane.merged, lane.left_s = lane.merged, (), 0.0
         rows = len(merged)
         self.scheduler.ledger.release(name, "activations")
         cost = StepCost(
-            next_step.shape, rows, lane.model.forward_s(rows), merged, next_step.stage, next_step.component, next_step.entry,
-            next_step.units, lane.model.row_bytes * rows,
+            next_step.shape, rows, lane.model.forward_s(rows), merged, next_step.stage, next_step.component,
+            next_step.entry, next_step.units, lane.model.row_bytes * rows,
         )  # fmt: skip
         scheduler = self.scheduler
         used = learn([cost], name, scheduler.ledger.free_bytes, scheduler.peaks, scheduler.batch_sizes)
@@ -203,7 +207,7 @@ class World:
         self._look(name)
 
     def learned(self, name: str, cost: StepCost) -> None:
-        """For those who watch."""
+        """Hook for subclasses: a forward finished with this cost."""
 
     def _look(self, name: str) -> None:
         lane = self.lanes[name]
