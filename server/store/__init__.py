@@ -1,1 +1,4 @@
-"""What must survive a crash: keys, jobs, charges. Plain functions over a SQLAlchemy Core connection; rows are frozen dataclasses."""
+"""The database: keys, jobs, charges, conversations and learned values, all of which survive a crash.
+
+The modules are plain functions over a SQLAlchemy Core connection; rows are frozen dataclasses.
+"""

@@ -1,4 +1,4 @@
-"""Where a page of a list ends, as its reader gives it back: opaque, and never anything but a number to us."""
+"""Cursors of paged lists: an opaque text for the client, the sequence number of a row for the store. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def write_cursor(seq: int) -> str:
 
 
 def read_cursor(cursor: str) -> int:
-    """Raises `BadRequest`."""
+    """Returns the sequence number in a cursor. Raises `BadRequest`."""
     if not re.fullmatch(r"c[0-9a-f]{1,15}", cursor):
         raise BadRequest("cursor must be one that an earlier page of this list returned")
     return int(cursor[1:], 16)

@@ -1,7 +1,8 @@
-"""The store's one door: a single writer thread with group commit, and short reads on a few threads beside it.
+"""Opens the database and runs all reads and writes: one writer thread with group commit, and a few reader threads.
 
-All writes that wait when the writer comes round share one transaction, each in its own savepoint, and one sync to disk:
-that is what makes full durability cheap. SQLite (WAL, synchronous=FULL) by default, Postgres by URL with the same statements.
+All writes that wait when the writer becomes free share one transaction, each in its own savepoint, and one sync to
+disk, which makes full durability cheap. SQLite (WAL, synchronous=FULL) is the default; a URL selects Postgres, with the
+same statements.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MAX_BATCH = 256  # works in one commit: bounds how long the first one waits for the last one
+MAX_BATCH = 256  # writes in one commit; bounds how long the first one waits for the last
 READERS = 4  # threads; a read takes well under a millisecond
 PRAGMAS = (
     "journal_mode=WAL",
-    "synchronous=FULL",  # a commit is on the disk when it returns, also if the power fails
+    "synchronous=FULL",  # a commit survives a power failure from the moment it returns
     "foreign_keys=ON",
     "journal_size_limit=67108864",  # bytes
 )
 
 
 class StoreUnusable(Exception):
-    """The store cannot be opened, and starting again will not help. The message says what to do."""
+    """The store cannot be opened, and a restart will not help. The message says what to do."""
 
 
 class _Cursor(Protocol):
@@ -49,7 +50,7 @@ class _Cursor(Protocol):
 
 
 class _Work:
-    """One caller's function and the future it waits on."""
+    """One caller's function, and the future that the caller waits for."""
 
     def __init__(self, run: Callable[[Connection], Any]) -> None:
         self.run = run
@@ -65,13 +66,13 @@ class _Work:
 
 
 class Database:
-    """`write` and `read` from the event loop, `write_now` and `read_now` from anywhere else.
+    """Use `write` and `read` on the event loop, `write_now` and `read_now` on any other thread.
 
-    What is handed in runs on the store's threads: it may touch the connection and its own arguments, nothing else.
+    The functions passed in run on the store's threads, so they may use only the connection and their own arguments.
     """
 
     def __init__(self, url: str, *, busy_timeout_s: float = 5.0) -> None:
-        """busy_timeout_s: how long to wait for another program (the command line) that holds SQLite's write lock."""
+        """`busy_timeout_s`: how long to wait for SQLite's write lock when another process (the CLI) holds it."""
         self._url = _readable_url(url)
         self._busy_timeout_s = busy_timeout_s
         self._engine: Engine | None = None
@@ -81,10 +82,10 @@ class Database:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
 
     def start(self) -> None:
-        """Open, check and migrate. Raises `StoreUnusable`; a damaged file is left as it is."""
+        """Opens, checks and migrates the store. Raises `StoreUnusable`; a damaged file is not modified."""
         if self._url.get_backend_name() == "sqlite":
             _make_private_file(Path(self._url.database or ""))
-        with _made_plain(self._url):
+        with _explained(self._url):
             self._engine = _create_engine(self._url, self._busy_timeout_s)
             with self._begin(writing=False) as conn:
                 _check(conn, self._url)
@@ -93,7 +94,7 @@ class Database:
         self._writer.start()
 
     def close(self) -> None:
-        """Finish what was handed in, then let go. Idempotent."""
+        """Finishes the writes that are queued, then closes all connections. Idempotent."""
         self._closed = True
         if self._writer.is_alive():
             self._inbox.put(None)
@@ -103,21 +104,23 @@ class Database:
             self._engine.dispose()
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` on the writer thread; returns when it is on the disk. What it raises undoes it alone.
+        """Runs `work` on the writer thread and returns once it is durable. An exception in it rolls back only this
+        work.
 
-        Raises `Unavailable` when the store itself fails (disk full, locked by another program): then nothing was written.
+        Raises `Unavailable`, with nothing written, when the store itself fails: disk full, locked by another process.
         """
         return cast(T, await asyncio.wrap_future(self._put(work)))
 
     def write_now(self, work: Callable[[Connection], T]) -> T:
-        """As `write`, blocking. For the command line and for start-up."""
+        """As `write`, but blocks. For the command line and for the start."""
         return cast(T, self._put(work).result())
 
     async def read(self, work: Callable[[Connection], T]) -> T:
+        """Runs `work` in a read transaction on a reader thread. Raises `Unavailable` when the store fails."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_now, work)
 
     def read_now(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` in a read transaction of its own, on this thread."""
+        """As `read`, but runs on the calling thread and blocks."""
         try:
             with self._begin(writing=False) as conn:
                 return work(conn)
@@ -139,7 +142,7 @@ class Database:
                 return
 
     def _drain(self, first: _Work) -> tuple[list[_Work], bool]:
-        """What waits now, up to a full batch; True when the order to stop was among it."""
+        """Returns the queued writes, up to a full batch, and True when the signal to stop was among them."""
         batch = [first]
         while len(batch) < MAX_BATCH:
             try:
@@ -154,18 +157,18 @@ class Database:
     def _commit(self, batch: Sequence[_Work]) -> None:
         try:
             with self._begin(writing=True) as conn:
-                if len(batch) == 1:  # alone it needs no savepoint: the transaction undoes it
+                if len(batch) == 1:  # needs no savepoint: a rollback of the transaction is enough
                     batch[0].result = batch[0].run(conn)
                 else:
                     for item in batch:
                         _run(item, conn)
-        except Exception as error:  # noqa: BLE001  # the thread must outlive anything: everybody waits for it
-            # The transaction as a whole is lost, and with it every work in it.
+        except Exception as error:  # noqa: BLE001  # the thread must survive any error: all writers depend on it
+            # The whole transaction is lost, and with it every write of the batch.
             failure = _for_callers(error)
             for item in batch:
                 item.error = failure
         for item in batch:
-            item.resolve()  # wakes the caller's event loop by call_soon_threadsafe
+            item.resolve()  # wakes the caller's event loop through call_soon_threadsafe
 
     @contextmanager
     def _begin(self, *, writing: bool) -> Iterator[Connection]:
@@ -175,11 +178,11 @@ class Database:
 
 
 def check(url: str) -> str:
-    """Look at a store without making or changing one; says what is there. Raises `StoreUnusable`."""
+    """Checks a store without creating or changing it, and returns a line about it. Raises `StoreUnusable`."""
     parsed = _readable_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
-        return f"{_shown(parsed)} is not there yet; the first start makes it"
-    with _made_plain(parsed):
+        return f"{_shown(parsed)} does not exist yet; the first start creates it"
+    with _explained(parsed):
         engine = _create_engine(parsed, busy_timeout_s=5.0)
         try:
             with engine.connect() as conn:
@@ -190,42 +193,40 @@ def check(url: str) -> str:
 
 
 @contextmanager
-def _made_plain(url: URL) -> Iterator[None]:
-    """Turns what a driver raises into a line for the owner."""
+def _explained(url: URL) -> Iterator[None]:
+    """Turns an exception of a driver into a `StoreUnusable` whose message says what to do."""
     try:
         yield
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         text = f"No driver for this database URL: {error}. For Postgres: pip install 'agentname[postgres]'"
         raise StoreUnusable(text) from error
     except CommandError as error:
-        text = (
-            f"The job store {_shown(url)} was made by a newer version of this program ({error}). It is left untouched."
-        )
-        raise StoreUnusable(text) from error
+        text = f"The job store {_shown(url)} was written by a newer version of this program ({error})"
+        raise StoreUnusable(f"{text}. It is left untouched.") from error
     except DatabaseError as error:
-        raise StoreUnusable(
-            f"The job store {_shown(url)} cannot be used: {error.orig}. It is left untouched."
-        ) from error
+        text = f"The job store {_shown(url)} cannot be used: {error.orig}. It is left untouched."
+        raise StoreUnusable(text) from error
 
 
 def _run(item: _Work, conn: Connection) -> None:
     savepoint = conn.begin_nested()
     try:
         item.result = item.run(conn)
-    except Exception as error:  # noqa: BLE001  # whatever it is goes to the one who waits for it
+    except Exception as error:  # noqa: BLE001  # any error goes to the caller that waits for this write
         item.error = _for_callers(error)
     if item.error is None:
         savepoint.commit()
     else:
-        # On a full disk SQLite ends the whole transaction by itself; then this raises and nobody is told "done".
+        # On a full disk, SQLite itself rolls back the whole transaction. This line then raises, so that no write of the
+        # batch is reported as done.
         savepoint.rollback()
 
 
 def _for_callers(error: Exception) -> Exception:
-    """The store's own failures (disk full, locked, gone) are `Unavailable`; anything else is as it was raised."""
+    """Returns `Unavailable` for a failure of the store itself (disk full, locked, gone), else the error unchanged."""
     if not isinstance(error, OperationalError | InterfaceError):
         return error
-    logger.error("the job store failed", extra={"cause": str(error.orig)})  # not the statement: it carries prompts
+    logger.error("the job store failed", extra={"cause": str(error.orig)})  # not the statement: it contains prompts
     failure = Unavailable("The job store cannot be reached at the moment.", retry_after_s=5)
     failure.__cause__ = error
     return failure
@@ -247,7 +248,7 @@ def _shown(url: URL) -> str:
 
 
 def _make_private_file(path: Path) -> None:
-    """SQLite gives its journal files the mode of the main file: one call decides for all three."""
+    """Creates the file with mode 0600; SQLite gives its two journal files the mode of the main file."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
@@ -263,7 +264,7 @@ def _create_engine(url: URL, busy_timeout_s: float) -> Engine:
 
 
 def _prepare_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # the driver begins nothing by itself; `_begin_sqlite` does
+    connection.isolation_level = None  # the driver begins no transactions by itself; `_begin_sqlite` does
     cursor: _Cursor = connection.cursor()
     for pragma in PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}")
@@ -271,8 +272,8 @@ def _prepare_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
 
 
 def _begin_sqlite(conn: Connection) -> None:
-    # A transaction that reads first and writes later fails at once when another one wrote in between, whatever the
-    # busy_timeout: so a writer takes the lock at its beginning.
+    # A transaction that reads first and writes later fails at once when another one has written in between, whatever
+    # the busy_timeout is. A writing transaction therefore takes the lock when it begins.
     conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get("writing") else "BEGIN")
 
 
@@ -283,5 +284,5 @@ def _check(conn: Connection, url: URL) -> None:
     if findings != ["ok"]:
         raise StoreUnusable(
             f"The job store {_shown(url)} is damaged ({'; '.join(findings)}). It is left untouched: restore a backup, "
-            "or move it away to begin with an empty one."
+            "or move the file away to start with an empty store."
         )

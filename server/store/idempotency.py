@@ -1,4 +1,4 @@
-"""Which job an Idempotency-Key stands for: the same request sent twice is accepted and charged once. Writer thread."""
+"""Maps Idempotency-Keys to jobs, so that a request that is sent twice is accepted and charged once. Writer thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEPT = timedelta(hours=24)
 def claim(
     conn: Connection, key_id: str, idempotency_key: str, fingerprint: str, job_id: str, at: datetime
 ) -> str | None:
-    """None: `job_id` holds the key now. Else the id of the earlier job with the same request.
+    """Claims the key for `job_id` and returns None, or returns the id of the earlier job with the same request.
 
     Raises `Conflict` when the key was used for another request in the last 24 hours.
     """
@@ -33,6 +33,6 @@ def claim(
 
 
 def forget_before(conn: Connection, at: datetime) -> None:
-    """Drop the claims that are past their 24 hours at the moment `at`."""
+    """Deletes the claims that are older than 24 hours at the time `at`."""
     table = schema.idempotency_keys
     conn.execute(delete(table).where(table.c.created_at <= at - KEPT))

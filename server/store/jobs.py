@@ -1,6 +1,7 @@
-"""Job rows and their transitions. Every transition is one UPDATE fenced by state (and attempt); its row count is the answer.
+"""Job rows and their state changes. Runs on the store's writer thread; functions that only read run on a reader thread.
 
-Runs on the store's writer thread, or on a read thread for what only looks.
+Every state change is one UPDATE with the expected state, and attempt, in its WHERE clause. Its row count tells whether
+the change took place.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ LIVE = (State.QUEUED, State.PROCESSING)
 TERMINAL = tuple(state for state in State if state.terminal)
 GAVE_UP = {
     "code": "engine_stopped",
-    "message": "The server stopped while running this job, each time it tried.",
+    "message": "The server stopped while it ran this job, at every attempt.",
     "retryable": True,
 }
 
@@ -34,7 +35,7 @@ class JobRow:
     type: Literal["image", "video"]
     model: str
     state: State
-    request: JsonObject  # what is needed to run it again
+    request: JsonObject  # all that is needed to run the job again
     params: JsonObject
     warnings: list[str]
     charged_day: str | None  # "2026-11-24"
@@ -83,7 +84,7 @@ def insert_job(conn: Connection, row: JobRow) -> None:
 
 
 def get_job(conn: Connection, job_id: str, key_id: str) -> JobRow | None:
-    """None for an unknown id and for another key's alike."""
+    """Returns None for an unknown id and for a job of another key."""
     jobs = schema.jobs
     row = (
         conn.execute(select(*_job_columns).where(jobs.c.id == job_id, jobs.c.key_id == key_id)).mappings().one_or_none()
@@ -97,9 +98,12 @@ def outputs_of(conn: Connection, job_id: str) -> list[OutputRow]:
     return [_output(row) for row in rows]
 
 
-def _move(conn: Connection, job_id: str, frm: Sequence[State], to: State, attempt: int | None, **values: Any) -> bool:
+def _move(
+    conn: Connection, job_id: str, states: Sequence[State], to: State, attempt: int | None, **values: Any
+) -> bool:
+    """Moves a job to the state `to` if it is in one of `states`, and on `attempt` unless that is None."""
     jobs = schema.jobs
-    statement = update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(frm)).values(state=to, **values)
+    statement = update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(states)).values(state=to, **values)
     if attempt is not None:
         statement = statement.where(jobs.c.attempt == attempt)
     moved = conn.execute(statement).rowcount == 1
@@ -123,7 +127,10 @@ def complete_job(
     expires_at: datetime | None,
     warnings: Sequence[str] | None = None,
 ) -> bool:
-    """False, and nothing written, when the job has ended or another attempt owns it: the files are then the caller's to remove."""
+    """Stores the outputs of a job and completes it.
+
+    Returns False and writes nothing when the job has ended or another attempt owns it; the caller removes the files.
+    """
     values: dict[str, object] = {"metrics": metrics, "finished_at": at, "expires_at": expires_at}
     if warnings is not None:
         values["warnings"] = list(warnings)
@@ -149,9 +156,9 @@ def cancel_job(conn: Connection, job_id: str, at: datetime, refund: bool) -> boo
 
 
 def delete_job(conn: Connection, job_id: str, key_id: str) -> list[str]:
-    """Forget a finished job: from now on its id is unknown. Returns the names of the files to remove.
+    """Deletes a finished job, so that its id becomes unknown. Returns the names of the files to remove.
 
-    A live, foreign or unknown job is left alone.
+    Does nothing for a live job, an unknown one and one of another key.
     """
     jobs = schema.jobs
     mine = select(jobs.c.id).where(jobs.c.id == job_id, jobs.c.key_id == key_id, jobs.c.state.in_(TERMINAL))
@@ -159,7 +166,7 @@ def delete_job(conn: Connection, job_id: str, key_id: str) -> list[str]:
 
 
 def forget_jobs_before(conn: Connection, at: datetime) -> list[str]:
-    """Delete the jobs that ended before `at`. Returns the names of the files to remove."""
+    """Deletes the jobs that ended before `at`, at most 500 of them. Returns the names of the files to remove."""
     jobs = schema.jobs
     old = select(jobs.c.id).where(jobs.c.state.in_(TERMINAL), jobs.c.finished_at < at).limit(500)  # bounds the write
     return _delete(conn, conn.execute(old).scalars().all())
@@ -177,7 +184,7 @@ def _delete(conn: Connection, job_ids: Iterable[str]) -> list[str]:
 def list_jobs(
     conn: Connection, key_id: str, status: State | str | None, limit: int, cursor: str | None, kind: str | None = None
 ) -> tuple[list[JobRow], str | None]:
-    """Newest first. The second value is the cursor of the next page, None on the last."""
+    """Returns a page of the key's jobs, newest first, and the cursor of the next page, None on the last one."""
     jobs = schema.jobs
     statement = select(jobs.c.seq, *_job_columns).where(jobs.c.key_id == key_id)
     if status is not None:
@@ -192,21 +199,22 @@ def list_jobs(
 
 
 def cursor_after(conn: Connection, key_id: str, job_id: str) -> str | None:
-    """The cursor of the page that begins after this job; None for an unknown and a foreign one."""
+    """Returns the cursor of the page after this job, or None for an unknown job and for one of another key."""
     jobs = schema.jobs
     seq = conn.execute(select(jobs.c.seq).where(jobs.c.id == job_id, jobs.c.key_id == key_id)).scalar()
     return None if seq is None else write_cursor(seq)
 
 
 def recover_jobs(conn: Connection, at: datetime, max_attempts: int = 3) -> list[JobRow]:
-    """At start, when nobody runs anything: what was processing is queued again, or failed and refunded when it had its attempts.
+    """Recovers the jobs at the start of the server, before anything runs.
 
-    Returns all queued jobs in the order they were accepted.
+    A job that was processing is queued again, or failed and refunded when it has used all its attempts. Returns all
+    queued jobs in the order of their acceptance.
     """
     jobs = schema.jobs
     processing = jobs.c.state == State.PROCESSING
-    spent = select(jobs.c.id, jobs.c.attempt).where(processing, jobs.c.attempt >= max_attempts)
-    for job_id, attempt in conn.execute(spent).all():
+    exhausted = select(jobs.c.id, jobs.c.attempt).where(processing, jobs.c.attempt >= max_attempts)
+    for job_id, attempt in conn.execute(exhausted).all():
         fail_job(conn, job_id, attempt, GAVE_UP, at)
     events.append(conn, State.QUEUED, processing)
     conn.execute(update(jobs).where(processing).values(state=State.QUEUED, attempt=jobs.c.attempt + 1, started_at=None))
@@ -215,7 +223,7 @@ def recover_jobs(conn: Connection, at: datetime, max_attempts: int = 3) -> list[
 
 
 def get_output(conn: Connection, output_id: str) -> tuple[OutputRow, str] | None:
-    """The output and the id of the key that owns it."""
+    """Returns the output and the id of the key that owns it, or None when the id is unknown."""
     outputs, jobs = schema.outputs, schema.jobs
     joined = outputs.join(jobs, jobs.c.id == outputs.c.job_id)
     statement = select(jobs.c.key_id, *_output_columns).select_from(joined).where(outputs.c.id == output_id)
@@ -224,7 +232,7 @@ def get_output(conn: Connection, output_id: str) -> tuple[OutputRow, str] | None
 
 
 def expired(conn: Connection, at: datetime) -> list[str]:
-    """Ids of the jobs whose outputs have outlived their time and still exist."""
+    """Returns the ids of jobs that have expired and still have outputs."""
     jobs, outputs = schema.jobs, schema.outputs
     has_outputs = exists().where(outputs.c.job_id == jobs.c.id)
     statement = select(jobs.c.id).where(jobs.c.expires_at <= at, has_outputs).order_by(jobs.c.expires_at)
@@ -232,7 +240,7 @@ def expired(conn: Connection, at: datetime) -> list[str]:
 
 
 def forget_outputs(conn: Connection, job_id: str) -> list[str]:
-    """Drop a finished job's outputs and its prompt; the row stays. Returns the names of the files to remove."""
+    """Deletes a finished job's outputs and its prompt; its row stays. Returns the names of the files to remove."""
     jobs, outputs = schema.jobs, schema.outputs
     file_names = [output.file_name for output in outputs_of(conn, job_id)]
     conn.execute(delete(outputs).where(outputs.c.job_id == job_id))
@@ -241,5 +249,5 @@ def forget_outputs(conn: Connection, job_id: str) -> list[str]:
 
 
 def file_names(conn: Connection) -> set[str]:
-    """Of every output there is: what the sweep at start must not delete."""
+    """Returns the file names of all outputs; the sweep at the start must not delete these."""
     return set(conn.execute(select(schema.outputs.c.file_name)).scalars())

@@ -1,7 +1,8 @@
-"""API keys: how one looks, and the rows that know one again. A key is shown when it is made; kept is its SHA-256 digest.
+"""API keys: their format, and the rows that store their SHA-256 digests. A key itself is shown once, when it is
+created.
 
-A key is `an_`, 22 base62 characters of randomness (131 bits), `_`, and 6 base62 characters of checksum, so that a typing
-error or a truncated paste is seen without a look at the store, and a scanner can tell a real key from a lookalike.
+A key is `an_`, 22 random base62 characters (131 bits), `_`, and a checksum of 6 base62 characters. The checksum detects
+a typing error or a truncated paste without a query, and lets a secret scanner tell real keys from lookalikes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from server.store import schema
 
 SCOPES = frozenset({"use", "admin"})
 BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
-HINT_LENGTH = 9  # "an_" and six characters: enough to tell keys apart, 95 bits stay unknown
+HINT_LENGTH = 9  # "an_" and six characters: enough to tell keys apart, while 95 bits stay secret
 _PATTERN = re.compile(r"(an_[0-9A-Za-z]{22,64})_([0-9A-Za-z]{6})", re.ASCII)
 
 
@@ -38,7 +39,7 @@ class KeyRow:
 
 
 def random_base62(length: int = 22) -> str:
-    """22 characters carry 131 bits."""
+    """Returns random base62 characters; 22 of them hold 131 bits."""
     return "".join(secrets.choice(BASE62) for _ in range(length))
 
 
@@ -56,13 +57,13 @@ def new_key() -> str:
 
 
 def well_formed(key: str) -> bool:
-    """Whether `key` could be one of ours: its shape and its checksum are right."""
+    """Whether the format and the checksum of `key` are right."""
     match = _PATTERN.fullmatch(key)
     return match is not None and _checksum(match[1]) == match[2]
 
 
 def digest_of(key: str) -> bytes:
-    return hashlib.sha256(key.encode("ascii")).digest()  # no slow hash: there is nothing to guess in 131 random bits
+    return hashlib.sha256(key.encode("ascii")).digest()  # a slow hash is not needed: 131 random bits cannot be guessed
 
 
 _columns = [schema.api_keys.c[field.name] for field in fields(KeyRow)]
@@ -74,7 +75,9 @@ def _row(row: Row[tuple[object, ...]]) -> KeyRow:
 
 
 def create_key(conn: Connection, name: str, plan: str, scopes: Iterable[str], at: datetime) -> tuple[KeyRow, str]:
-    """Returns the row and the key itself, which can never be had again. Raises `Conflict` when a live key has that name."""
+    """Creates a key and returns its row and the key itself, which is not stored. Raises `Conflict` when a live key has
+    that name.
+    """
     table = schema.api_keys
     assert SCOPES.issuperset(scopes), "unknown scope"
     taken = select(table.c.id).where(table.c.name == name, table.c.revoked_at.is_(None))
@@ -96,38 +99,38 @@ def create_key(conn: Connection, name: str, plan: str, scopes: Iterable[str], at
 
 
 def by_digest(conn: Connection, digest: bytes) -> KeyRow | None:
-    """The live key of that digest; a revoked one is as unknown as any other."""
+    """Returns the live key with that digest, or None, also for a revoked one."""
     table = schema.api_keys
     found = conn.execute(select(*_columns).where(table.c.digest == digest, table.c.revoked_at.is_(None))).one_or_none()
     return None if found is None else _row(found)
 
 
 def list_keys(conn: Connection) -> list[KeyRow]:
-    """All, revoked ones too, oldest first."""
+    """Returns all keys, also revoked ones, oldest first."""
     table = schema.api_keys
     return [_row(row) for row in conn.execute(select(*_columns).order_by(table.c.created_at, table.c.id))]
 
 
 def revoke_key(conn: Connection, id_or_name_or_prefix: str, at: datetime) -> KeyRow:
-    """Raises `NotFound` when no live key matches, `Conflict` when more than one does."""
+    """Revokes the live key that matches. Raises `NotFound` when none does, `Conflict` when more than one does."""
     table = schema.api_keys
-    wanted = id_or_name_or_prefix
-    named = or_(table.c.id == wanted, table.c.name == wanted)
-    if well_formed(wanted):
-        named = table.c.digest == digest_of(wanted)
-    elif len(wanted) >= len("an_") + 3:
-        named = or_(named, table.c.hint.startswith(wanted, autoescape=True))
-    rows = [_row(row) for row in conn.execute(select(*_columns).where(named, table.c.revoked_at.is_(None)))]
+    text = id_or_name_or_prefix
+    matches = or_(table.c.id == text, table.c.name == text)
+    if well_formed(text):
+        matches = table.c.digest == digest_of(text)
+    elif len(text) >= len("an_") + 3:
+        matches = or_(matches, table.c.hint.startswith(text, autoescape=True))
+    rows = [_row(row) for row in conn.execute(select(*_columns).where(matches, table.c.revoked_at.is_(None)))]
     if not rows:
-        raise NotFound("No live key has that id, name or beginning. See: agentname keys list")
+        raise NotFound("No live key has that id, name or prefix. See: agentname keys list")
     if len(rows) > 1:
-        raise Conflict(f"{len(rows)} keys match. Name one by its id: {', '.join(row.id for row in rows)}")
+        raise Conflict(f"{len(rows)} keys match. Choose one by its id: {', '.join(row.id for row in rows)}")
     conn.execute(update(table).where(table.c.id == rows[0].id).values(revoked_at=at))
     return rows[0]
 
 
 def revoke_id(conn: Connection, key_id: str, at: datetime) -> KeyRow | None:
-    """The key of exactly that id, revoked now or already before; None when there is none."""
+    """Revokes the key with exactly that id and returns it, also when it was revoked before; None when there is none."""
     table = schema.api_keys
     live = (table.c.id == key_id) & table.c.revoked_at.is_(None)
     conn.execute(update(table).where(live).values(revoked_at=at))

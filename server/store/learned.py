@@ -1,6 +1,6 @@
-"""What was measured of each checkpoint and outlives the process: activation peaks and merge verdicts.
+"""Measurements per checkpoint that survive a restart: activation peaks and merge verdicts.
 
-Rows are replaced whole: the newest measurement counts. Writer thread for what writes.
+A new measurement replaces the row of the old one. Functions that write run on the store's writer thread.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Outcome: TypeAlias = Literal["peak", "out_of_memory"]
 
 @dataclass(frozen=True, slots=True)
 class PeakRow:
-    """What a merged call of that shape took, or the free bytes that were too few for it."""
+    """The bytes that a merged call of that shape took, or the free bytes with which it ran out of memory."""
 
     fingerprint: str
     entry: str  # "transformer.forward"
@@ -60,12 +60,12 @@ def save_verdict(conn: Connection, fingerprint: str, verdict: Mapping[str, Any],
 
 
 def all_verdicts(conn: Connection) -> dict[str, dict[str, Any]]:
-    """By fingerprint."""
+    """Returns the verdicts by fingerprint."""
     table = schema.verdicts
     return {row.fingerprint: row.verdict for row in conn.execute(select(table.c.fingerprint, table.c.verdict))}
 
 
 def forget_before(conn: Connection, at: datetime) -> None:
-    """Drop what was last measured before `at`: its checkpoint has likely changed or gone."""
+    """Deletes measurements older than `at`: their checkpoints have probably changed or gone."""
     for table in (schema.peaks, schema.verdicts):
         conn.execute(delete(table).where(table.c.seen_at < at))

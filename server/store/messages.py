@@ -1,6 +1,6 @@
-"""The turns of conversations that the server keeps, per key. Writer thread for `append`.
+"""The messages of conversations, in exchanges of a user's message and its reply. `append` runs on the writer thread.
 
-Another key's conversation of the same id is another conversation. Their list is in `conversations.py`.
+Two keys can use the same conversation id for two conversations. Titles and models are in `conversations.py`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from server.store import conversations, schema
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What was said in one go, and when it had been."""
+    """The messages that were added together."""
 
     messages: tuple[Message, ...]
-    at: datetime
+    at: datetime  # when they were added
 
 
 def append(
@@ -34,9 +34,10 @@ def append(
     system: str | None = None,
     goes_on: bool = False,
 ) -> bool:
-    """Add what was said in one exchange, in order.
+    """Adds the messages of one exchange, in order.
 
-    goes_on: to a conversation that was there when the reply began. Returns False when it was deleted meanwhile: it stays so.
+    `goes_on`: the conversation existed when the reply began. If it has been deleted since then, it stays deleted, and
+    the result is False.
     """
     at = at or datetime.now(UTC)
     if goes_on and conversations.get(conn, key_id, conversation_id) is None:
@@ -44,13 +45,13 @@ def append(
     row = {"key_id": key_id, "conversation_id": conversation_id, "messages": [asdict(message) for message in messages]}
     adding = insert(schema.turns).returning(schema.turns.c.seq)
     seq = conn.execute(adding, row | {"created_at": at}).scalar_one()
-    said = next((message.content for message in messages if message.role == "user"), "")
-    conversations.note(conn, key_id, conversation_id, said, at, seq, model=model, system=system)
+    user_message = next((message.content for message in messages if message.role == "user"), "")
+    conversations.note(conn, key_id, conversation_id, user_message, at, seq, model=model, system=system)
     return True
 
 
 def exchanges(conn: Connection, key_id: str, conversation_id: str) -> list[Exchange]:
-    """Oldest first; empty for an unknown or foreign conversation."""
+    """Returns the exchanges, oldest first; none for an unknown conversation and for one of another key."""
     turns = schema.turns
     mine = (turns.c.key_id == key_id) & (turns.c.conversation_id == conversation_id)
     rows = conn.execute(select(turns.c.messages, turns.c.created_at).where(mine).order_by(turns.c.seq))
@@ -58,11 +59,11 @@ def exchanges(conn: Connection, key_id: str, conversation_id: str) -> list[Excha
 
 
 def history(conn: Connection, key_id: str, conversation_id: str) -> list[Message]:
-    """All messages, oldest first."""
+    """Returns all messages, oldest first."""
     return [message for exchange in exchanges(conn, key_id, conversation_id) for message in exchange.messages]
 
 
 def forget_before(conn: Connection, at: datetime) -> None:
-    """Drop the exchanges older than `at`, and the conversations of which nothing is left."""
+    """Deletes exchanges older than `at`, and conversations whose latest exchange is older than `at`."""
     conn.execute(delete(schema.turns).where(schema.turns.c.created_at < at))
     conn.execute(delete(schema.conversations).where(schema.conversations.c.updated_at < at))

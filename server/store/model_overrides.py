@@ -1,4 +1,4 @@
-"""What people decided about models while the server ran: pins and keep-alives, kept across restarts. Writer thread for `decide`."""
+"""Pins and keep-alives that admins set while the server runs. `decide` runs on the store's writer thread."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from sqlalchemy import Connection, insert, select, update
 
 from server.store import schema
 
-FOR_EVER = -1.0  # as the setting spells it: not every store keeps infinity
+FOR_EVER = -1.0  # stored instead of infinity, which not every database can hold; the setting is written the same way
 
 
 @dataclass(frozen=True, slots=True)
 class ModelOverride:
-    """None: nothing was decided, the model's entry or the setting counts."""
+    """A value of None means that the model's entry or the setting applies."""
 
     pinned: bool | None = None
-    keep_alive_s: float | None = None  # inf: for ever
+    keep_alive_s: float | None = None  # inf: never unload
 
 
 def decide(conn: Connection, model: str, **values: bool | float | None) -> None:
-    """Note `pinned`, `keep_alive_s` or both; what was decided of the other stays."""
+    """Stores `pinned`, `keep_alive_s` or both; a value that is not passed stays as it is."""
     assert set(values) <= {"pinned", "keep_alive_s"}
     table = schema.residency
     if conn.execute(select(table.c.model).where(table.c.model == model)).first() is None:
@@ -32,7 +32,7 @@ def decide(conn: Connection, model: str, **values: bool | float | None) -> None:
 
 
 def model_overrides(conn: Connection) -> dict[str, ModelOverride]:
-    """By model."""
+    """Returns the overrides by model name."""
     return {
         row.model: ModelOverride(row.pinned, _seconds(row.keep_alive_s))
         for row in conn.execute(select(schema.residency))

@@ -1,6 +1,6 @@
-"""The tables. Pure data: the same statements run on SQLite and on Postgres.
+"""The tables. The same statements run on SQLite and on Postgres.
 
-A change here needs a revision in `migrations/versions`; a test compares the two.
+A change here needs a new revision in `migrations/versions`; a test compares the two.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sqlalchemy.types import TypeDecorator
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Aware in, aware out, UTC in between. SQLite has no zones: it gets and gives naive UTC, which sorts as text."""
+    """Accepts and returns aware datetimes and stores UTC. SQLite has no time zones, so it holds naive UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -37,7 +37,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
-        assert value.tzinfo is not None, "a naive datetime names no moment"
+        assert value.tzinfo is not None, "a naive datetime is ambiguous"
         utc = value.astimezone(UTC)
         return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
 
@@ -48,7 +48,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-# SQLite numbers rows by itself only in a column of exactly the type INTEGER.
+# SQLite generates row numbers only for a column whose type is exactly INTEGER.
 Sequence = BigInteger().with_variant(Integer(), "sqlite")
 
 metadata = MetaData(
@@ -67,9 +67,7 @@ api_keys = Table(
     Column("id", String(40), primary_key=True),
     Column("name", String(100), nullable=False),
     Column("hint", String(16), nullable=False),  # first characters of the key, for lists and for `keys revoke`
-    Column(
-        "digest", LargeBinary(32), nullable=False, unique=True
-    ),  # SHA-256 of the whole key; the key itself is nowhere
+    Column("digest", LargeBinary(32), nullable=False, unique=True),  # SHA-256 of the key, which is not stored itself
     Column("plan", String(64), nullable=False),
     Column("scopes", String(100), nullable=False),  # sorted, separated by spaces
     Column("created_at", UtcDateTime, nullable=False),
@@ -81,17 +79,17 @@ jobs = Table(
     metadata,
     Column("seq", Sequence, primary_key=True, autoincrement=True),  # order of acceptance
     Column("id", String(64), nullable=False, unique=True),
-    Column("key_id", String(40), nullable=False),  # no foreign key: the key of this machine is never in the store
+    Column("key_id", String(40), nullable=False),  # no foreign key: the local key is never stored
     Column("type", String(8), nullable=False),
     Column("model", String(64), nullable=False),
     Column("state", String(12), nullable=False),
-    Column("request", JSON, nullable=False),  # what is needed to run it again; emptied when its outputs expire
+    Column("request", JSON, nullable=False),  # all that is needed to run the job again; emptied when its outputs expire
     Column("params", JSON, nullable=False),
     Column("warnings", JSON, nullable=False),
-    Column("charged_day", String(10)),  # the UTC day a refund goes back to
+    Column("charged_day", String(10)),  # the UTC day that a refund is booked on
     Column("charged_kind", String(8)),
     Column("charged_units", Integer, nullable=False),
-    Column("attempt", Integer, nullable=False),  # the fence: a report of an earlier attempt changes nothing
+    Column("attempt", Integer, nullable=False),  # a report of an earlier attempt is ignored
     Column("created_at", UtcDateTime, nullable=False),
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
@@ -132,7 +130,7 @@ usage = Table(
 refunds = Table(
     "refunds",
     metadata,
-    Column("id", String(64), primary_key=True),  # of the job or the chat: a second refund of it cannot be written
+    Column("id", String(64), primary_key=True),  # id of the job or chat, so that a second refund cannot be written
     Column("key_id", String(40), nullable=False),
     Column("day", String(10), nullable=False),
     Column("kind", String(8), nullable=False),
@@ -144,7 +142,7 @@ idempotency_keys = Table(
     metadata,
     Column("key_id", String(40), primary_key=True),
     Column("idempotency_key", String(255), primary_key=True),
-    Column("fingerprint", String(64), nullable=False),  # of the request's body
+    Column("fingerprint", String(64), nullable=False),  # hash of the request's body
     Column("job_id", String(64), nullable=False),
     Column("created_at", UtcDateTime, nullable=False, index=True),
 )
@@ -155,7 +153,7 @@ turns = Table(
     Column("seq", Sequence, primary_key=True, autoincrement=True),
     Column("key_id", String(40), nullable=False),
     Column("conversation_id", String(64), nullable=False),
-    Column("messages", JSON, nullable=False),  # JSON, not text: Postgres text cannot hold the character NUL
+    Column("messages", JSON, nullable=False),  # not Text: Postgres text cannot hold the character NUL, escaped JSON can
     Column("created_at", UtcDateTime, nullable=False, index=True),
 )
 Index("ix_turns_key_id_conversation_id_seq", turns.c.key_id, turns.c.conversation_id, turns.c.seq)
@@ -165,12 +163,12 @@ conversations = Table(
     metadata,
     Column("key_id", String(40), primary_key=True),
     Column("id", String(64), primary_key=True),
-    Column("title", JSON, nullable=False),  # JSON: as `turns.messages`
-    Column("model", String(64)),  # that replied last; None: before this was kept
-    Column("system", JSON(none_as_null=True)),  # the system prompt of that reply
+    Column("title", JSON, nullable=False),  # JSON for the same reason as `turns.messages`
+    Column("model", String(64)),  # of the latest reply; None in rows written before this column existed
+    Column("system", JSON(none_as_null=True)),  # the system prompt of the latest reply
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
-    Column("last_seq", Sequence, nullable=False),  # of its latest turn: the order of the list, and the cursor in it
+    Column("last_seq", Sequence, nullable=False),  # of its latest turn; the list is ordered by it, and cursors hold it
 )
 Index("ix_conversations_key_id_last_seq", conversations.c.key_id, conversations.c.last_seq)
 
@@ -178,17 +176,17 @@ a1111_options = Table(
     "a1111_options",
     metadata,
     Column("key_id", String(40), primary_key=True),
-    Column("options", JSON, nullable=False),  # as POST /sdapi/v1/options said them
+    Column("options", JSON, nullable=False),  # as received by POST /sdapi/v1/options
 )
 
 peaks = Table(
     "peaks",
     metadata,
-    Column("fingerprint", String(64), primary_key=True),  # of the checkpoint, its dtype and the kind of device
+    Column("fingerprint", String(64), primary_key=True),  # hash of the checkpoint, its dtype and the kind of device
     Column("entry", String(128), primary_key=True),  # "transformer.forward"
     Column("shape", String(64), primary_key=True),  # "128x128x1"
     Column("rows", Integer, primary_key=True, autoincrement=False),
-    Column("outcome", String(16), primary_key=True),  # "peak": it took n_bytes; "out_of_memory": n_bytes were too few
+    Column("outcome", String(16), primary_key=True),  # "peak": took n_bytes; "out_of_memory": n_bytes were not enough
     Column("units", BigInteger, nullable=False),  # pixels times frames, or tokens
     Column("n_bytes", BigInteger, nullable=False),
     Column("seen_at", UtcDateTime, nullable=False),
@@ -198,7 +196,7 @@ verdicts = Table(
     "verdicts",
     metadata,
     Column("fingerprint", String(64), primary_key=True),
-    Column("verdict", JSON, nullable=False),  # as the lane gives and takes it
+    Column("verdict", JSON, nullable=False),  # in the lane's own format
     Column("seen_at", UtcDateTime, nullable=False),
 )
 
@@ -206,14 +204,14 @@ residency = Table(
     "residency",
     metadata,
     Column("model", String(64), primary_key=True),
-    Column("pinned", Boolean),  # None: as its entry says
-    Column("keep_alive_s", Float),  # None: as its entry or the setting says; -1: for ever
+    Column("pinned", Boolean),  # None: the model's entry applies
+    Column("keep_alive_s", Float),  # None: the model's entry or the setting applies; -1: never unload
 )
 
 job_events = Table(
     "job_events",
     metadata,
-    Column("id", Sequence, primary_key=True, autoincrement=True),  # order of commit; never used twice
+    Column("id", Sequence, primary_key=True, autoincrement=True),  # in the order of commits; never reused
     Column("key_id", String(40), nullable=False),
     Column("job_id", String(64), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("name", String(12), nullable=False),  # queued, completed, failed, canceled

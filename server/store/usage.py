@@ -1,6 +1,6 @@
-"""Daily charges and refunds. A charge is one UPDATE that cannot pass the limit; a refund is one row that cannot be written twice.
+"""Daily charges and refunds. Writer thread, inside the transaction that stores the job or the chat.
 
-Writer thread, inside the transaction that stores what is charged.
+A charge is one UPDATE that cannot exceed the limit. A refund is one row whose primary key prevents a second one.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ def charge(
     *,
     retry_after_s: int | None = None,
 ) -> int:
-    """Book `units` on `day` (UTC, "2026-11-24") and return what is used then. Raises `QuotaUsedUp` and books nothing past `limit`.
+    """Charges `units` to `day` (UTC, "2026-11-24") and returns the day's new total.
 
-    `limit` None is no limit. `retry_after_s`, seconds to the end of the day, goes into the error.
+    Raises `QuotaUsedUp` and charges nothing when the total would exceed `limit`; None is unlimited. `retry_after_s`,
+    the seconds until the day ends, becomes part of the error.
     """
     usage = schema.usage
     mine = (usage.c.key_id == key_id) & (usage.c.day == day) & (usage.c.kind == kind)
@@ -49,14 +50,14 @@ def charge(
         booking = booking.where(usage.c.used + units <= limit)
     used = conn.execute(booking.returning(usage.c.used)).scalar_one_or_none()
     if used is None:
-        assert limit is not None, "only a limit keeps the row from matching"
+        assert limit is not None, "without a limit the row always matches"
         already = conn.execute(select(usage.c.used).where(mine)).scalar_one()
         raise QuotaUsedUp(kind, limit, already, units, retry_after_s=retry_after_s)
     return int(used)
 
 
 def refund(conn: Connection, job_id: str) -> bool:
-    """Give a job's charge back to the day that paid it. False when it was given back before, or nothing was charged."""
+    """Refunds a job on the day it was charged to. Returns False when it was refunded before or nothing was charged."""
     jobs = schema.jobs
     columns = (jobs.c.key_id, jobs.c.charged_day, jobs.c.charged_kind, jobs.c.charged_units)
     row = conn.execute(select(*columns).where(jobs.c.id == job_id)).one_or_none()
@@ -66,12 +67,12 @@ def refund(conn: Connection, job_id: str) -> bool:
 
 
 def refund_units(conn: Connection, refund_id: str, key_id: str, day: str, kind: Kind, units: int) -> bool:
-    """As `refund`, for what has no job row (a chat): `refund_id` names the thing charged, once."""
+    """As `refund`, for a chat, which has no job row. `refund_id`, the id of the chat, can be refunded once."""
     usage, refunds = schema.usage, schema.refunds
     values = (literal(refund_id), literal(key_id), literal(day), literal(kind), literal(units))
     once = select(*values).where(~exists().where(refunds.c.id == refund_id))
     booking = insert(refunds).from_select(["id", "key_id", "day", "kind", "units"], once).returning(refunds.c.id)
-    if conn.execute(booking).one_or_none() is None:  # not `rowcount`: Postgres' driver tells none of an INSERT … SELECT
+    if conn.execute(booking).one_or_none() is None:  # Postgres' driver returns no `rowcount` for INSERT … SELECT
         return False
     mine = (usage.c.key_id == key_id) & (usage.c.day == day) & (usage.c.kind == kind)
     conn.execute(update(usage).where(mine).values(used=usage.c.used - units))
@@ -79,7 +80,7 @@ def refund_units(conn: Connection, refund_id: str, key_id: str, day: str, kind: 
 
 
 def used_today(conn: Connection, key_id: str, day: str) -> dict[Kind, int]:
-    """Of every kind, 0 where nothing was charged."""
+    """Returns the key's charges of that day by kind, 0 where nothing was charged."""
     usage = schema.usage
     statement = select(usage.c.kind, usage.c.used).where(usage.c.key_id == key_id, usage.c.day == day)
     used = {row.kind: int(row.used) for row in conn.execute(statement)}
@@ -87,7 +88,7 @@ def used_today(conn: Connection, key_id: str, day: str) -> dict[Kind, int]:
 
 
 def used_by_all(conn: Connection, day: str) -> dict[str, dict[Kind, int]]:
-    """Of every key that was charged on `day`, by its id; every kind, 0 where nothing was."""
+    """Returns the charges by kind for every key that was charged on `day`, 0 where nothing was charged."""
     usage = schema.usage
     used: dict[str, dict[Kind, int]] = {}
     for row in conn.execute(select(usage.c.key_id, usage.c.kind, usage.c.used).where(usage.c.day == day)):
@@ -96,6 +97,6 @@ def used_by_all(conn: Connection, day: str) -> dict[str, dict[Kind, int]]:
 
 
 def forget_days_before(conn: Connection, day: str) -> None:
-    """Drop the books of days nobody can be charged for or refunded to any more."""
+    """Deletes charges and refunds of days before `day`, which can no longer change."""
     for table in (schema.usage, schema.refunds):
         conn.execute(delete(table).where(table.c.day < day))

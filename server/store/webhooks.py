@@ -1,4 +1,7 @@
-"""The calls that are still to be made: written with the end of the job they tell of, removed when one got through. Writer thread."""
+"""Webhook calls that are still to be made. Functions that write run on the store's writer thread.
+
+A call is written in the transaction that ends its job, and deleted when it has been delivered.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from server.store import schema
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    event_id: int  # of the end in `job_events`
+    event_id: int  # of the job's final event in `job_events`
     key_id: str
     job_id: str
     name: str  # completed, failed, canceled
@@ -21,7 +24,7 @@ class Call:
 
 
 def append(conn: Connection, job_id: str, at: datetime) -> None:
-    """The job has just ended: tell it to the address its request names, if it names one."""
+    """Adds a call for a job that has just ended, if its request has a webhook URL."""
     jobs, events = schema.jobs, schema.job_events
     url = (conn.execute(select(jobs.c.request).where(jobs.c.id == job_id)).scalar_one() or {}).get("webhook_url")
     if url is not None:
@@ -30,6 +33,7 @@ def append(conn: Connection, job_id: str, at: datetime) -> None:
 
 
 def due(conn: Connection, at: datetime, limit: int) -> list[Call]:
+    """Returns the calls that are due at `at`, the longest overdue first."""
     calls, events = schema.webhooks, schema.job_events
     joined = calls.join(events, events.c.id == calls.c.event_id)
     columns = (events.c.id, events.c.key_id, events.c.job_id, events.c.name, calls.c.url, calls.c.tries)
@@ -38,7 +42,7 @@ def due(conn: Connection, at: datetime, limit: int) -> list[Call]:
 
 
 def next_at(conn: Connection) -> datetime | None:
-    """When the next call is due; None when there is none."""
+    """Returns when the next call is due, or None when there is no call."""
     return conn.execute(select(schema.webhooks.c.next_at).order_by(schema.webhooks.c.next_at).limit(1)).scalar()
 
 

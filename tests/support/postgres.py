@@ -1,4 +1,4 @@
-"""A Postgres of our own for the tests of the store: its own cluster on a free port, gone afterwards. None where it is not installed."""
+"""A temporary Postgres cluster on a free port for the tests of the store. Those tests are skipped without Postgres."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 
 from sqlalchemy import create_engine, text
 
-INSTALLED = Path("/usr/lib/postgresql")  # Debian's place, one folder a version
+INSTALLED = Path("/usr/lib/postgresql")  # where Debian installs it, one folder per version
 
 
 def find_programs() -> Path | None:
-    """The folder of initdb and pg_ctl."""
+    """Returns the folder of initdb and pg_ctl, or None when Postgres is not installed."""
     if found := shutil.which("initdb"):
         return Path(found).parent
     return max((path.parent for path in INSTALLED.glob("*/bin/initdb")), default=None)
@@ -25,13 +25,15 @@ def find_programs() -> Path | None:
 
 @contextmanager
 def cluster(programs: Path) -> Iterator[str]:
-    """URL of its database `postgres`. It refuses to run as root: then it runs as the user that Debian makes for it."""
+    """Yields the URL of the database `postgres` in a new cluster. Postgres refuses to run as root, so that root runs it
+    as the user `postgres`, which Debian creates.
+    """
     as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         if as_user:
             shutil.chown(folder, "postgres")
 
@@ -49,7 +51,7 @@ def cluster(programs: Path) -> Iterator[str]:
 
 
 def new_database(url: str, name: str) -> str:
-    """URL of an empty database beside the one named."""
+    """Creates an empty database in the cluster of `url` and returns its URL."""
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT")
     with engine.connect() as conn:
         conn.execute(text(f"CREATE DATABASE {name}"))

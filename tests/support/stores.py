@@ -1,4 +1,4 @@
-"""A store in a temporary folder, and rows to put into it."""
+"""A store in a temporary folder, and rows for it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Brings a store to the newest schema, in the caller's transaction: it is there as a whole or not at all.
+"""Upgrades a store to the newest schema inside the caller's transaction, so that an upgrade is complete or undone.
 
-A new revision is a file in `versions/`, written by hand after the last one; `test_store_migrations.py` compares what the
-revisions build with `schema.metadata`.
+A new revision is a file in `versions/`, written by hand; `test_migrations.py` compares the tables that the revisions
+create with `schema.metadata`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def upgrade(conn: Connection) -> None:
 
 
 def head() -> str:
-    """The newest revision there is."""
+    """Returns the newest revision."""
     revision = ScriptDirectory.from_config(_config()).get_current_head()
     assert revision is not None
     return revision

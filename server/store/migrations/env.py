@@ -1,4 +1,4 @@
-"""Run by alembic for each command: hands it the connection that `upgrade` was given."""
+"""Executed by alembic for each command; passes it the connection that `upgrade` received."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from server.store.schema import metadata
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
-    render_as_batch=True,  # SQLite alters a table by copying it
+    render_as_batch=True,  # SQLite can alter a table only by copying it
 )
 with context.begin_transaction():
     context.run_migrations()

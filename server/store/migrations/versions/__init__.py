@@ -1,1 +1,1 @@
-"""One file a revision, in order; a released one is never edited."""
+"""One file per schema revision, in order. A released revision never changes what it does."""

@@ -1,4 +1,4 @@
-"""The first schema: keys, jobs and their outputs, usage and refunds, idempotency keys, conversations."""
+"""Creates the first schema: keys, jobs and outputs, usage and refunds, idempotency keys, conversation turns."""
 
 from __future__ import annotations
 

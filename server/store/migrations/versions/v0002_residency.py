@@ -1,4 +1,4 @@
-"""What the scheduler has learned and what people decided: activation peaks, merge verdicts, pins and keep-alives."""
+"""Adds activation peaks and merge verdicts that the scheduler learns, and pins and keep-alives that admins set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The transitions of jobs, numbered: what event streams replay."""
+"""Adds the numbered state changes of jobs, which event streams replay."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_job_events_job_id", "job_events", ["job_id"])
     op.create_index("ix_job_events_key_id_id", "job_events", ["key_id", "id"])
-    # Jobs of before get theirs now, so that a stream of theirs begins and ends as any other.
+    # Existing jobs get their events now, so that their streams begin and end like any other.
     for states, name in (("'queued','processing'", "'queued'"), ("'completed','failed','canceled'", "state")):
-        op.execute(
-            f"INSERT INTO job_events (key_id, job_id, name) SELECT key_id, id, {name} FROM jobs WHERE state IN ({states}) ORDER BY seq"  # noqa: S608  # constants
-        )
+        rows = f"SELECT key_id, id, {name} FROM jobs WHERE state IN ({states}) ORDER BY seq"  # noqa: S608  # constants
+        op.execute(f"INSERT INTO job_events (key_id, job_id, name) {rows}")

@@ -1,4 +1,4 @@
-"""Calls to other people's servers that are still to be made."""
+"""Adds the webhook calls that are still to be made."""
 
 from __future__ import annotations
 

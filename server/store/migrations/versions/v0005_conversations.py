@@ -1,4 +1,4 @@
-"""Conversations as things of their own, to list and to name; what clients of AUTOMATIC1111's API chose, per key."""
+"""Adds conversations with titles, and the options that clients of AUTOMATIC1111's API set per key."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def upgrade() -> None:
         sa.Column("options", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("key_id", name="pk_a1111_options"),
     )
-    op.bulk_insert(conversations, _of_before())
+    op.bulk_insert(conversations, _from_turns())
 
 
-def _of_before() -> list[dict[str, object]]:
-    """What was said so far, each conversation named by its first words."""
+def _from_turns() -> list[dict[str, object]]:
+    """Returns a row for each conversation in `turns`, with the beginning of its first message as title."""
     turns = sa.table(
         "turns",
         sa.column("seq", sa.Integer),
@@ -49,15 +49,15 @@ def _of_before() -> list[dict[str, object]]:
         sa.column("messages", sa.JSON),
         sa.column("created_at", UtcDateTime),
     )
-    found: dict[tuple[str, str], dict[str, object]] = {}
+    rows: dict[tuple[str, str], dict[str, object]] = {}
     for turn in op.get_bind().execute(sa.select(turns).order_by(turns.c.seq)):
-        said = next((message["content"] for message in turn.messages if message["role"] == "user"), "")
-        first = {
+        user_message = next((message["content"] for message in turn.messages if message["role"] == "user"), "")
+        new = {
             "key_id": turn.key_id,
             "id": turn.conversation_id,
-            "title": " ".join(said.split())[:TITLE_CHARS] or "Untitled",
+            "title": " ".join(user_message.split())[:TITLE_CHARS] or "Untitled",
             "created_at": turn.created_at,
         }
-        conversation = found.setdefault((turn.key_id, turn.conversation_id), first)
-        conversation |= {"updated_at": turn.created_at, "last_seq": turn.seq}
-    return list(found.values())
+        row = rows.setdefault((turn.key_id, turn.conversation_id), new)
+        row |= {"updated_at": turn.created_at, "last_seq": turn.seq}
+    return list(rows.values())

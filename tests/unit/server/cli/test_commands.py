@@ -108,7 +108,7 @@ def test_keys_are_listed_without_themselves_and_revoked_by_how_they_begin() -> N
     again = run("keys", "revoke", key[:9])
     assert (again.exit_code, again.stderr.strip()) == (
         1,
-        "No live key has that id, name or beginning. See: agentname keys list",
+        "No live key has that id, name or prefix. See: agentname keys list",
     )
 
 

@@ -1,4 +1,4 @@
-"""A process that stores jobs is killed at no particular moment: whatever it said was stored is there, whole."""
+"""A process that accepts jobs is killed at an arbitrary moment: every job that it reported as stored is complete."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def test_every_accepted_job_survives_kill_9_with_its_charge(tmp_path: Path, line
     assert process.stdout is not None
     accepted = [process.stdout.readline().strip() for _ in range(lines_before_the_kill)]
     process.kill()
-    accepted += [line.strip() for line in process.stdout if line.endswith("\n")]  # what the pipe still held
+    accepted += [line.strip() for line in process.stdout if line.endswith("\n")]  # lines that are left in the pipe
     process.stdout.close()
     assert process.wait() == -signal.SIGKILL
 
     in_order = select(schema.jobs.c.id).order_by(schema.jobs.c.seq)
     claimed = select(schema.idempotency_keys.c.job_id)
-    with open_store(tmp_path) as database:  # which also checks the file
+    with open_store(tmp_path) as database:  # opening also checks the file
         stored = database.read_now(lambda conn: list(conn.execute(in_order).scalars()))
         claims = database.read_now(lambda conn: list(conn.execute(claimed).scalars()))
         used = database.read_now(lambda conn: usage.used_today(conn, "anna", DAY))

@@ -1,4 +1,4 @@
-"""The writer thread: group commit, isolation of one work from another, and what it does when the disk does not."""
+"""The writer thread: group commit, isolation of one write from another, and failures of the disk or the file."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def ids(conn: Connection) -> list[str]:
     return list(conn.execute(text("SELECT id FROM jobs ORDER BY seq")).scalars())
 
 
-def test_works_that_wait_together_share_one_commit_in_the_order_they_came(tmp_path: Path) -> None:
+def test_writes_that_wait_together_share_one_commit_in_their_order(tmp_path: Path) -> None:
     transactions: list[object] = []
 
-    def note_and_insert(job_id: str):
+    def record_and_insert(job_id: str):
         def work(conn: Connection) -> None:
             transactions.append(conn.get_transaction())
             jobs.insert_job(conn, job_row(job_id))
@@ -37,17 +37,17 @@ def test_works_that_wait_together_share_one_commit_in_the_order_they_came(tmp_pa
         return work
 
     async def scenario(database: Database) -> None:
-        loop, at_work, free = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+        loop, blocked, unblock = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
 
-        def hold_up(conn: Connection) -> None:
-            loop.call_soon_threadsafe(at_work.set)
-            free.wait(10)
+        def block(conn: Connection) -> None:
+            loop.call_soon_threadsafe(blocked.set)
+            unblock.wait(10)
 
-        first = asyncio.create_task(database.write(hold_up))
-        await at_work.wait()
-        waiting = [asyncio.create_task(database.write(note_and_insert(f"job_{n}"))) for n in range(100)]
-        await asyncio.sleep(0)  # lets the hundred tasks hand in their work
-        free.set()
+        first = asyncio.create_task(database.write(block))
+        await blocked.wait()
+        waiting = [asyncio.create_task(database.write(record_and_insert(f"job_{n}"))) for n in range(100)]
+        await asyncio.sleep(0)  # lets the hundred tasks queue their writes
+        unblock.set()
         await asyncio.gather(first, *waiting)
 
     with open_store(tmp_path) as database:
@@ -58,7 +58,7 @@ def test_works_that_wait_together_share_one_commit_in_the_order_they_came(tmp_pa
         assert database.read_now(ids) == [f"job_{n}" for n in range(100)]
 
 
-def test_a_work_that_raises_is_undone_alone(tmp_path: Path) -> None:
+def test_only_the_write_that_raises_is_rolled_back(tmp_path: Path) -> None:
     def fail(conn: Connection) -> None:
         jobs.insert_job(conn, job_row("job_bad"))
         raise KeyError("mine")
@@ -80,7 +80,7 @@ def test_a_work_that_raises_is_undone_alone(tmp_path: Path) -> None:
         assert database.read_now(ids) == ["job_1", "job_2", "job_3"]
 
 
-def test_a_write_is_seen_by_the_next_read_and_by_other_programs(tmp_path: Path) -> None:
+def test_a_write_is_visible_to_the_next_read_and_to_other_processes(tmp_path: Path) -> None:
     with open_store(tmp_path) as database:
         database.write_now(insert("job_1"))
 
@@ -90,7 +90,7 @@ def test_a_write_is_seen_by_the_next_read_and_by_other_programs(tmp_path: Path) 
         other.close()
 
 
-def test_every_connection_syncs_fully_to_a_write_ahead_log_and_minds_foreign_keys(tmp_path: Path) -> None:
+def test_every_connection_syncs_fully_to_a_write_ahead_log_and_enforces_foreign_keys(tmp_path: Path) -> None:
     def pragmas(conn: Connection) -> list[object]:
         return [
             conn.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous", "foreign_keys")
@@ -101,7 +101,7 @@ def test_every_connection_syncs_fully_to_a_write_ahead_log_and_minds_foreign_key
         assert database.read_now(pragmas) == ["wal", 2, 1]
 
 
-def test_the_files_can_be_read_by_their_owner_only(tmp_path: Path) -> None:
+def test_only_their_owner_can_read_the_files(tmp_path: Path) -> None:
     with open_store(tmp_path / "data") as database:
         database.write_now(insert("job_1"))
 
@@ -110,7 +110,7 @@ def test_the_files_can_be_read_by_their_owner_only(tmp_path: Path) -> None:
         assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_full_disk_is_unavailable_stores_nothing_and_passes(tmp_path: Path) -> None:
+def test_a_full_disk_raises_unavailable_and_the_store_works_again_once_there_is_space(tmp_path: Path) -> None:
     def allow_pages(number: int):
         return lambda conn: conn.exec_driver_sql(f"PRAGMA max_page_count={number}").scalar()
 
@@ -118,7 +118,7 @@ def test_a_full_disk_is_unavailable_stores_nothing_and_passes(tmp_path: Path) ->
         jobs.insert_job(conn, job_row("job_large", request={"prompt": "x" * 200_000}))
 
     with open_store(tmp_path) as database:
-        database.write_now(allow_pages(1))  # SQLite takes it as "no more than there are now"
+        database.write_now(allow_pages(1))  # SQLite reads 1 as "no more pages than the file has now"
         with pytest.raises(Unavailable) as raised:
             database.write_now(large)
         assert raised.value.retry_after_s == 5
@@ -129,8 +129,8 @@ def test_a_full_disk_is_unavailable_stores_nothing_and_passes(tmp_path: Path) ->
         assert database.read_now(ids) == ["job_large"]
 
 
-def test_when_sqlite_ends_the_transaction_by_itself_nobody_in_it_is_told_done(tmp_path: Path) -> None:
-    """As it does on some I/O errors: what came after would else be committed statement by statement."""
+def test_when_sqlite_rolls_back_by_itself_no_write_of_the_batch_is_reported_as_done(tmp_path: Path) -> None:
+    """SQLite rolls back on some I/O errors. Later statements would otherwise be committed one by one."""
 
     def lose_the_transaction(conn: Connection) -> None:
         conn.exec_driver_sql("ROLLBACK")
@@ -145,18 +145,18 @@ def test_when_sqlite_ends_the_transaction_by_itself_nobody_in_it_is_told_done(tm
 
         done = [f"job_{n}" for n, result in ((1, results[0]), (2, results[2])) if result is None]
         assert isinstance(results[1], Unavailable)
-        assert database.read_now(ids) == done  # which ones shared its transaction is up to the threads
+        assert database.read_now(ids) == done  # which writes share the transaction depends on thread timing
         database.write_now(insert("job_3"))
         assert database.read_now(ids) == [*done, "job_3"]
 
 
-def test_a_lock_held_by_another_program_is_unavailable_and_not_a_hang(tmp_path: Path) -> None:
+def test_a_lock_held_by_another_process_raises_unavailable_instead_of_hanging(tmp_path: Path) -> None:
     with open_store(tmp_path, busy_timeout_s=0.05) as database:
         other = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable):
             database.write_now(insert("job_1"))
-        assert database.read_now(ids) == []  # readers do not mind
+        assert database.read_now(ids) == []  # the lock does not stop readers
 
         other.execute("COMMIT")
         other.close()
@@ -164,10 +164,10 @@ def test_a_lock_held_by_another_program_is_unavailable_and_not_a_hang(tmp_path: 
         assert database.read_now(ids) == ["job_2"]
 
 
-def test_closing_finishes_what_was_handed_in_and_takes_no_more(tmp_path: Path) -> None:
+def test_closing_finishes_queued_writes_and_accepts_no_more(tmp_path: Path) -> None:
     async def scenario(database: Database) -> None:
         tasks = [asyncio.create_task(database.write(insert(f"job_{n}"))) for n in range(20)]
-        await asyncio.sleep(0)  # lets the tasks hand in their work
+        await asyncio.sleep(0)  # lets the tasks queue their writes
         database.close()
         await asyncio.gather(*tasks)
         with pytest.raises(Unavailable):
@@ -179,7 +179,7 @@ def test_closing_finishes_what_was_handed_in_and_takes_no_more(tmp_path: Path) -
         assert len(database.read_now(ids)) == 20
 
 
-def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused_and_not_modified(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     path.write_bytes(b"this is not a database" * 1000)
     before = path.read_bytes()
@@ -192,7 +192,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path)
     assert path.read_bytes() == before
 
 
-def test_a_damaged_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_damaged_database_is_refused_and_not_modified(tmp_path: Path) -> None:
     with open_store(tmp_path) as database:
         for n in range(200):
             database.write_now(insert(f"job_{n}"))
@@ -211,8 +211,8 @@ def test_a_damaged_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None
     assert path.read_bytes() == bytes(content)
 
 
-def test_checking_a_store_makes_none(tmp_path: Path) -> None:
-    assert "not there yet" in check(url_of(tmp_path))
+def test_checking_a_store_creates_no_file(tmp_path: Path) -> None:
+    assert "does not exist yet" in check(url_of(tmp_path))
     assert list(tmp_path.iterdir()) == []
     with open_store(tmp_path):
         pass
@@ -220,12 +220,12 @@ def test_checking_a_store_makes_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "mysql://localhost/x"])
-def test_a_store_that_cannot_keep_anything_is_refused(url: str) -> None:
+def test_an_in_memory_or_unsupported_database_is_refused(url: str) -> None:
     with pytest.raises(StoreUnusable):
         Database(url)
 
 
-def test_every_table_can_be_made_on_postgres_too() -> None:
+def test_every_table_compiles_for_postgres() -> None:
     statements = [
         str(CreateTable(table).compile(dialect=postgresql.dialect())) for table in schema.metadata.sorted_tables
     ]
@@ -235,7 +235,7 @@ def test_every_table_can_be_made_on_postgres_too() -> None:
     assert any("TIMESTAMP WITH TIME ZONE" in statement for statement in statements)
 
 
-def test_times_come_back_aware_and_in_utc(tmp_path: Path) -> None:
+def test_times_are_read_back_aware_and_in_utc(tmp_path: Path) -> None:
     with open_store(tmp_path) as database:
         database.write_now(insert("job_1"))
         row = database.read_now(lambda conn: jobs.get_job(conn, "job_1", "anna"))

@@ -1,4 +1,4 @@
-"""An Idempotency-Key stands for one request of one API key, for a day."""
+"""An Idempotency-Key identifies one request of one API key for 24 hours."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def claim(database: Database, job_id: str, fingerprint: str = "body", key_id: st
     return database.write_now(lambda conn: idempotency.claim(conn, key_id, "retry-1", fingerprint, job_id, at))
 
 
-def test_the_same_request_again_is_the_same_job(database: Database) -> None:
+def test_a_repeated_request_returns_the_first_job(database: Database) -> None:
     assert claim(database, "job_1") is None
     assert claim(database, "job_2") == "job_1"
     assert claim(database, "job_3") == "job_1"
@@ -37,12 +37,12 @@ def test_another_request_under_the_same_key_conflicts(database: Database) -> Non
         claim(database, "job_2", fingerprint="other body")
 
 
-def test_two_api_keys_may_use_the_same_text(database: Database) -> None:
+def test_two_api_keys_can_use_the_same_idempotency_key(database: Database) -> None:
     assert claim(database, "job_1") is None
     assert claim(database, "job_2", key_id="bob") is None
 
 
-def test_after_a_day_the_text_is_free_again(database: Database) -> None:
+def test_an_idempotency_key_can_be_used_again_after_a_day(database: Database) -> None:
     claim(database, "job_1")
 
     assert claim(database, "job_2", at=NOW + timedelta(hours=24, seconds=-1)) == "job_1"
@@ -50,7 +50,7 @@ def test_after_a_day_the_text_is_free_again(database: Database) -> None:
     assert claim(database, "job_4", fingerprint="other body", at=NOW + timedelta(hours=25)) == "job_3"
 
 
-def test_a_claim_of_a_request_that_was_then_refused_is_undone_with_it(database: Database) -> None:
+def test_the_claim_of_a_refused_request_is_rolled_back_with_it(database: Database) -> None:
     def accept(conn) -> None:
         idempotency.claim(conn, "anna", "retry-1", "body", "job_1", NOW)
         raise ValueError("quota used up")
@@ -61,7 +61,7 @@ def test_a_claim_of_a_request_that_was_then_refused_is_undone_with_it(database: 
     assert claim(database, "job_2") is None
 
 
-def test_forgetting_drops_claims_past_their_day_only(database: Database) -> None:
+def test_only_claims_older_than_a_day_are_deleted(database: Database) -> None:
     claim(database, "job_1")
     database.write_now(lambda conn: idempotency.forget_before(conn, NOW + timedelta(hours=23)))
     assert claim(database, "job_2") == "job_1"

@@ -1,4 +1,4 @@
-"""Transitions of a job: each happens once, in one direction, and only for the attempt that owns it."""
+"""State changes of a job: each happens once, in one direction, and only for the attempt that owns the job."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ERROR = {"code": "model_error", "message": "The model failed.", "retryable": Fal
 
 
 class Store:
-    """The functions under test, each in a transaction of its own."""
+    """Calls the functions under test, each in its own transaction."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -73,7 +73,7 @@ def test_a_job_comes_back_as_it_was_stored(store: Store) -> None:
     assert store(jobs.get_job, "job_1", "anna") == row
 
 
-def test_another_keys_job_is_as_unknown_as_none(store: Store) -> None:
+def test_a_job_of_another_key_is_unknown(store: Store) -> None:
     store.accept("job_1")
 
     assert store(jobs.get_job, "job_1", "bob") is None
@@ -111,7 +111,7 @@ END = {
 
 @pytest.mark.parametrize("first", END)
 @pytest.mark.parametrize("second", END)
-def test_the_first_end_of_a_job_stands(store: Store, first: str, second: str) -> None:
+def test_a_job_that_has_ended_cannot_end_again(store: Store, first: str, second: str) -> None:
     store.accept("job_1")
     store(jobs.start_job, "job_1", 1, NOW)
 
@@ -136,7 +136,7 @@ def test_a_report_of_an_earlier_attempt_changes_nothing(store: Store, end: str) 
     assert END[end](store, 2)
 
 
-def test_a_failed_job_is_refunded_unless_told_otherwise(store: Store) -> None:
+def test_a_failed_job_is_refunded_unless_refund_is_false(store: Store) -> None:
     store.accept("job_1", "job_2")
 
     assert store(jobs.fail_job, "job_1", 1, ERROR, LATER)
@@ -146,7 +146,7 @@ def test_a_failed_job_is_refunded_unless_told_otherwise(store: Store) -> None:
     assert store(jobs.get_job, "job_1", "anna").error == ERROR
 
 
-def test_a_canceled_job_is_refunded_when_it_had_not_begun(store: Store) -> None:
+def test_a_canceled_job_is_refunded_only_when_refund_is_true(store: Store) -> None:
     store.accept("job_1", "job_2")
     store(jobs.start_job, "job_2", 1, NOW)
 
@@ -172,7 +172,7 @@ def test_recovery_queues_what_was_running_in_the_order_it_was_accepted(store: St
     assert rows[1].request == job_row().request
 
 
-def test_a_job_that_ended_the_server_each_time_fails_and_is_refunded(store: Store) -> None:
+def test_a_job_that_was_interrupted_at_every_attempt_fails_and_is_refunded(store: Store) -> None:
     store.accept("job_1")
     for attempt in (1, 2, 3):
         assert store(jobs.start_job, "job_1", attempt, NOW)
@@ -184,7 +184,7 @@ def test_a_job_that_ended_the_server_each_time_fails_and_is_refunded(store: Stor
     assert store.used() == 0
 
 
-def test_deleting_forgets_a_finished_job_of_ones_own_only(store: Store) -> None:
+def test_only_a_finished_job_of_the_same_key_is_deleted(store: Store) -> None:
     store.accept("job_1")
     assert store(jobs.delete_job, "job_1", "anna") == []
     assert store.state("job_1") is State.QUEUED
@@ -199,7 +199,7 @@ def test_deleting_forgets_a_finished_job_of_ones_own_only(store: Store) -> None:
     assert store(jobs.delete_job, "job_1", "anna") == []
 
 
-def test_pages_go_from_new_to_old_and_miss_nothing_that_is_added_meanwhile(store: Store) -> None:
+def test_pages_go_from_new_to_old_and_skip_no_job_when_jobs_are_added(store: Store) -> None:
     store.accept(*(f"job_{n}" for n in range(7)))
     store.accept("job_foreign", key_id="bob")
 
@@ -212,7 +212,7 @@ def test_pages_go_from_new_to_old_and_miss_nothing_that_is_added_meanwhile(store
     assert [row.id for row in seen] == [f"job_{n}" for n in reversed(range(7))]
 
 
-def test_a_page_that_ends_exactly_at_the_last_job_has_no_cursor(store: Store) -> None:
+def test_a_page_that_ends_with_the_last_job_has_no_cursor(store: Store) -> None:
     store.accept("job_1", "job_2")
 
     rows, cursor = store(jobs.list_jobs, "anna", None, 2, None)
@@ -233,7 +233,7 @@ def test_a_cursor_that_no_page_returned_is_a_bad_request(store: Store, cursor: s
         store(jobs.list_jobs, "anna", None, 10, cursor)
 
 
-def test_outputs_expire_with_the_prompt_and_the_job_stays(store: Store) -> None:
+def test_expired_outputs_are_deleted_with_the_prompt_and_the_job_stays(store: Store) -> None:
     store.accept("job_1", "job_2", "job_3")
     store(jobs.complete_job, "job_1", 1, [output_row("job_1")], None, NOW, LATER)
     store(jobs.complete_job, "job_2", 1, [output_row("job_2")], None, NOW, LATER + timedelta(hours=1))
@@ -248,7 +248,7 @@ def test_outputs_expire_with_the_prompt_and_the_job_stays(store: Store) -> None:
     assert (row.state, row.request) == (State.COMPLETED, {})
 
 
-def test_old_jobs_are_forgotten_once_they_have_ended(store: Store) -> None:
+def test_old_jobs_are_deleted_only_when_they_have_ended(store: Store) -> None:
     store.accept("job_1", "job_2", "job_3")
     store(jobs.complete_job, "job_1", 1, [output_row("job_1")], None, NOW, None)
     store(jobs.cancel_job, "job_2", LATER, refund=True)

@@ -1,4 +1,4 @@
-"""The server keeps the turns of a conversation, per key, in order."""
+"""The store keeps the messages of conversations per key and in order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from server.store import conversations, messages
 from tests.support.stores import NOW, open_store
 
 
-def test_a_conversation_comes_back_in_order_whatever_was_said_in_it(tmp_path: Path) -> None:
+def test_a_conversation_is_read_back_unchanged_and_in_order(tmp_path: Path) -> None:
     first = [Message("user", "Hello\x00, {{7*7}} 🧑‍🚀"), Message("assistant", "' OR 1=1 --")]
     second = [Message("user", "And then?"), Message("assistant", "")]
     with open_store(tmp_path) as database:
@@ -23,7 +23,7 @@ def test_a_conversation_comes_back_in_order_whatever_was_said_in_it(tmp_path: Pa
         assert database.read_now(lambda conn: messages.history(conn, "bob", "c2")) == []
 
 
-def test_old_exchanges_are_forgotten(tmp_path: Path) -> None:
+def test_old_exchanges_are_deleted(tmp_path: Path) -> None:
     with open_store(tmp_path) as database:
         database.write_now(lambda conn: messages.append(conn, "anna", "c1", [Message("user", "old")], NOW))
         new = [Message("user", "new")]
@@ -33,7 +33,7 @@ def test_old_exchanges_are_forgotten(tmp_path: Path) -> None:
         assert database.read_now(lambda conn: messages.history(conn, "anna", "c1")) == new
 
 
-def test_a_conversation_of_which_nothing_is_left_is_forgotten(tmp_path: Path) -> None:
+def test_a_conversation_without_messages_is_deleted(tmp_path: Path) -> None:
     with open_store(tmp_path) as database:
         database.write_now(lambda conn: messages.append(conn, "anna", "c1", [Message("user", "old")], NOW))
         database.write_now(

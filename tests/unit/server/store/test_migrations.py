@@ -1,4 +1,4 @@
-"""The revisions build the schema that the code expects, and a store is never left half way."""
+"""The revisions create the schema that the code expects, and an interrupted upgrade leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def revision(conn: Connection) -> str | None:
     return MigrationContext.configure(conn).get_current_revision()
 
 
-def test_the_revisions_build_exactly_the_tables_of_the_schema(tmp_path: Path) -> None:
+def test_the_revisions_create_exactly_the_tables_of_the_schema(tmp_path: Path) -> None:
     with open_store(tmp_path) as database:
         difference = database.read_now(lambda conn: compare_metadata(MigrationContext.configure(conn), schema.metadata))
 
@@ -25,19 +25,19 @@ def test_the_revisions_build_exactly_the_tables_of_the_schema(tmp_path: Path) ->
         assert database.read_now(revision) == migrations.head()
 
 
-def test_constraints_are_built_too(tmp_path: Path) -> None:
-    """`compare_metadata` does not look at them."""
+def test_the_revisions_create_the_constraints_of_the_schema(tmp_path: Path) -> None:
+    """`compare_metadata` does not compare constraints."""
     declared = create_engine(f"sqlite:///{tmp_path / 'declared.db'}")
     schema.metadata.create_all(declared)
 
     def constraints(conn: Connection) -> dict[str, object]:
-        seen = inspect(conn)
+        inspector = inspect(conn)
         return {
             table: (
-                seen.get_pk_constraint(table)["constrained_columns"],
-                seen.get_unique_constraints(table),
-                seen.get_check_constraints(table),
-                seen.get_foreign_keys(table),
+                inspector.get_pk_constraint(table)["constrained_columns"],
+                inspector.get_unique_constraints(table),
+                inspector.get_check_constraints(table),
+                inspector.get_foreign_keys(table),
             )
             for table in schema.metadata.tables
         }
@@ -47,7 +47,7 @@ def test_constraints_are_built_too(tmp_path: Path) -> None:
     declared.dispose()
 
 
-def test_starting_again_changes_nothing(tmp_path: Path) -> None:
+def test_a_second_start_changes_no_table(tmp_path: Path) -> None:
     def tables(conn: Connection) -> list[str]:
         return list(conn.execute(text("SELECT sql FROM sqlite_master ORDER BY name")).scalars())
 
@@ -57,7 +57,7 @@ def test_starting_again_changes_nothing(tmp_path: Path) -> None:
         assert database.read_now(tables) == before
 
 
-def test_a_migration_that_is_cut_off_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_an_interrupted_upgrade_leaves_nothing_behind(tmp_path: Path) -> None:
     engine = create_engine(url_of(tmp_path))
     with engine.connect() as conn:
         conn.connection.driver_connection.isolation_level = None

@@ -1,4 +1,4 @@
-"""Charges never pass the limit and refunds never repeat, whoever else is at it."""
+"""Charges never exceed the limit and refunds never repeat, also with concurrent writers."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def used(database: Database, day: str = DAY) -> dict[str, int]:
     return database.read_now(lambda conn: usage.used_today(conn, "anna", day))
 
 
-def test_two_hundred_at_once_at_a_limit_of_fifty_are_exactly_fifty(tmp_path: Path, database: Database) -> None:
-    """Half of them through another connection to the same file, as another program would."""
+def test_of_two_hundred_concurrent_charges_a_limit_of_fifty_admits_fifty(tmp_path: Path, database: Database) -> None:
+    """Half of the charges use another connection to the same file, as another process would."""
 
     def accept(number: int):
         def work(conn) -> None:
@@ -48,7 +48,7 @@ def test_two_hundred_at_once_at_a_limit_of_fifty_are_exactly_fifty(tmp_path: Pat
     assert len(rows) == 50
 
 
-def test_a_charge_that_does_not_fit_whole_books_nothing_and_says_what_is_left(database: Database) -> None:
+def test_a_charge_above_the_limit_books_nothing_and_reports_what_is_used(database: Database) -> None:
     assert database.write_now(lambda conn: usage.charge(conn, "anna", DAY, "images", 8, 10)) == 8
     with pytest.raises(QuotaUsedUp, match=r"allows 10 images a day \(UTC\): 8 used, 3 more asked for") as raised:
         database.write_now(lambda conn: usage.charge(conn, "anna", DAY, "images", 3, 10, retry_after_s=77))
@@ -58,7 +58,7 @@ def test_a_charge_that_does_not_fit_whole_books_nothing_and_says_what_is_left(da
     assert database.write_now(lambda conn: usage.charge(conn, "anna", DAY, "images", 2, 10)) == 10
 
 
-def test_kinds_days_and_keys_are_counted_apart(database: Database) -> None:
+def test_kinds_days_and_keys_are_counted_separately(database: Database) -> None:
     def work(conn) -> None:
         usage.charge(conn, "anna", DAY, "images", 1, 1)
         usage.charge(conn, "anna", DAY, "videos", 1, 1)
@@ -71,18 +71,18 @@ def test_kinds_days_and_keys_are_counted_apart(database: Database) -> None:
     assert used(database, "2026-11-25") == {"images": 1, "videos": 0, "chats": 0}
 
 
-def test_a_plan_that_allows_none_refuses_the_first(database: Database) -> None:
+def test_a_limit_of_zero_refuses_the_first_charge(database: Database) -> None:
     with pytest.raises(QuotaUsedUp):
         database.write_now(lambda conn: usage.charge(conn, "anna", DAY, "videos", 1, 0))
 
 
-def test_no_limit_still_counts(database: Database) -> None:
+def test_usage_without_a_limit_is_counted(database: Database) -> None:
     database.write_now(lambda conn: usage.charge(conn, "anna", DAY, "chats", 5000, None))
 
     assert used(database)["chats"] == 5000
 
 
-def test_a_job_is_refunded_once_and_to_the_day_that_paid(database: Database) -> None:
+def test_a_job_is_refunded_once_and_on_the_day_it_was_charged_to(database: Database) -> None:
     def accept(conn) -> None:
         usage.charge(conn, "anna", "2026-11-23", "images", 4, 10)
         usage.charge(conn, "anna", DAY, "images", 2, 10)
@@ -96,7 +96,7 @@ def test_a_job_is_refunded_once_and_to_the_day_that_paid(database: Database) -> 
     assert used(database)["images"] == 2
 
 
-def test_what_was_not_charged_is_not_refunded(database: Database) -> None:
+def test_a_job_that_was_not_charged_is_not_refunded(database: Database) -> None:
     database.write_now(
         lambda conn: jobs.insert_job(conn, job_row(charged_day=None, charged_kind=None, charged_units=0))
     )
@@ -113,7 +113,7 @@ def test_a_chat_is_refunded_once(database: Database) -> None:
     assert used(database)["chats"] == 0
 
 
-def test_old_days_are_forgotten(database: Database) -> None:
+def test_charges_of_old_days_are_deleted(database: Database) -> None:
     def work(conn) -> None:
         usage.charge(conn, "anna", "2026-11-23", "images", 1, None)
         usage.charge(conn, "anna", DAY, "images", 1, None)
