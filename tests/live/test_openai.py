@@ -1,4 +1,4 @@
-"""OpenAI's own clients, unmodified, against the real server with its own models: what an app meets that changes its base URL."""
+"""OpenAI's own clients, unmodified, against the real server and its models: what an app sees after changing its URL."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import io
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import imageio_ffmpeg
 import openai
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 from tests.support.live_server import LiveServer
 from tests.support.node_client import node_client
@@ -20,11 +21,11 @@ from tests.support.node_client import node_client
 pytestmark = [
     pytest.mark.live,
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning"),  # the client's, about OpenAI's own service
+    pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning"),  # the client warns about OpenAI's own service
 ]
 
 MODELS = ("smollm2-135m", "tiny-scenes", "tiny-motion")
-TALKER, PAINTER, FILMER = MODELS
+CHAT_MODEL, IMAGE_MODEL, VIDEO_MODEL = MODELS
 
 
 @pytest.fixture(scope="module")
@@ -40,58 +41,61 @@ def ai(server: LiveServer) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def test_a_chat_says_the_same_whole_and_streamed(ai: openai.OpenAI) -> None:
-    said = {"model": TALKER, "messages": [{"role": "user", "content": "What is the sea?"}], "temperature": 0}
-    whole = ai.chat.completions.create(**said, max_tokens=24)  # type: ignore[call-overload]  # the same for both
-    chunks = list(
-        ai.chat.completions.create(**said, max_tokens=24, stream=True, stream_options={"include_usage": True})  # type: ignore[call-overload]  # as above
-    )
+def test_a_chat_gives_the_same_text_streamed_and_not(ai: openai.OpenAI) -> None:
+    question = [{"role": "user", "content": "What is the sea?"}]
+    request: Any = {"model": CHAT_MODEL, "messages": question, "temperature": 0, "max_tokens": 24}
+    whole = ai.chat.completions.create(**request)
+    chunks = list(ai.chat.completions.create(**request, stream=True, stream_options={"include_usage": True}))
     pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
 
     assert "".join(pieces) == whole.choices[0].message.content
-    assert len([piece for piece in pieces if piece]) > 8  # as it was made, not in one piece
+    assert len([piece for piece in pieces if piece]) > 8  # streamed as it was generated, not in one piece
     assert chunks[-1].usage == whole.usage
     assert whole.usage.completion_tokens == 24
     assert whole.choices[0].finish_reason == [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "length"
 
 
 def test_a_stop_string_ends_a_reply_and_is_not_part_of_it(ai: openai.OpenAI) -> None:
-    said = [{"role": "user", "content": "Count from one to ten."}]
-    free = ai.chat.completions.create(model=TALKER, messages=said, temperature=0, max_tokens=40)  # type: ignore[arg-type]  # a plain dict
-    text = str(free.choices[0].message.content)
+    messages: list[Any] = [{"role": "user", "content": "Count from one to ten."}]
+    full = ai.chat.completions.create(model=CHAT_MODEL, messages=messages, temperature=0, max_tokens=40)
+    text = str(full.choices[0].message.content)
     stop = text[len(text) // 2 : len(text) // 2 + 3]
-    cut = ai.chat.completions.create(model=TALKER, messages=said, temperature=0, max_tokens=40, stop=[stop])  # type: ignore[arg-type]  # as above
+    cut = ai.chat.completions.create(model=CHAT_MODEL, messages=messages, temperature=0, max_tokens=40, stop=[stop])
 
     assert cut.choices[0].message.content == text[: text.index(stop)]
     assert cut.choices[0].finish_reason == "stop"
 
 
-def test_leaving_a_stream_frees_its_place(ai: openai.OpenAI, server: LiveServer) -> None:
+def test_closing_a_stream_cancels_the_reply(ai: openai.OpenAI, server: LiveServer) -> None:
     stream = ai.chat.completions.create(
-        model=TALKER, messages=[{"role": "user", "content": "Write a long story."}], max_tokens=4000, stream=True
+        model=CHAT_MODEL, messages=[{"role": "user", "content": "Write a long story."}], max_tokens=4000, stream=True
     )
     next(iter(stream))
     stream.close()
 
-    again = ai.chat.completions.create(model=TALKER, messages=[{"role": "user", "content": "Hi"}], max_tokens=1)
+    again = ai.chat.completions.create(model=CHAT_MODEL, messages=[{"role": "user", "content": "Hi"}], max_tokens=1)
     assert again.choices[0].finish_reason == "length"
-    # The picture is a tenth of a second old at most; the story would have gone on for 516 tokens.
-    server.becomes("/api/queue", lambda queue: queue["running"] == [], timeout_s=3)
+    # The snapshot is at most a tenth of a second old; without the cancellation the reply would have 516 tokens more.
+    server.wait_until("/api/queue", lambda queue: queue["running"] == [], timeout_s=3)
 
 
-def test_pictures_come_as_text_and_as_a_link_and_are_the_same_for_a_seed(ai: openai.OpenAI) -> None:
-    same = {"steps": 2, "seed": 6}  # fields of ours
-    as_text = ai.images.generate(prompt="A forest", model=PAINTER, n=2, response_format="b64_json", extra_body=same)
-    as_link = ai.images.generate(prompt="A forest", model=PAINTER, response_format="url", extra_body=same)
+def test_images_come_as_base64_and_as_links_and_are_the_same_for_a_seed(ai: openai.OpenAI) -> None:
+    own_fields = {"steps": 2, "seed": 6}
+    as_text = ai.images.generate(
+        prompt="A forest", model=IMAGE_MODEL, n=2, response_format="b64_json", extra_body=own_fields
+    )
+    as_link = ai.images.generate(prompt="A forest", model=IMAGE_MODEL, response_format="url", extra_body=own_fields)
     first, second = [open_png(base64.b64decode(str(made.b64_json))) for made in as_text.data or []]
     linked = open_png(httpx.get(str((as_link.data or [])[0].url)).content)
 
     assert linked.tobytes() != second.tobytes()
-    assert max(high for _, high in difference(first, linked)) <= 2  # of 255: two at a time may round otherwise
+    # Of 255: a batch of two rounds otherwise than one alone.
+    assert max(high for _, high in difference(first, linked)) <= 2
 
 
 def test_a_video_is_created_polled_downloaded_and_deleted(ai: openai.OpenAI, tmp_path: Path) -> None:
-    made = ai.videos.create(prompt="Ocean waves at sunset", model=FILMER, seconds="1")  # type: ignore[arg-type]  # lengths of OpenAI's models only
+    length: Any = "1"  # the client's type allows only the lengths that OpenAI's models can make
+    made = ai.videos.create(prompt="Ocean waves at sunset", model=VIDEO_MODEL, seconds=length)
     seen = [made.progress]
     while made.status in ("queued", "in_progress"):
         made = ai.videos.retrieve(made.id)
@@ -123,7 +127,6 @@ def open_png(content: bytes) -> Image.Image:
 
 
 def difference(one: Image.Image, other: Image.Image) -> list[tuple[int, int]]:
-    """Smallest and largest difference of each channel."""
-    from PIL import ImageChops
-
-    return list(ImageChops.difference(one.convert("RGB"), other.convert("RGB")).getextrema())  # type: ignore[arg-type]  # pairs
+    """Returns the smallest and the largest difference of each channel."""
+    extrema: Any = ImageChops.difference(one.convert("RGB"), other.convert("RGB")).getextrema()
+    return list(extrema)

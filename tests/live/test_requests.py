@@ -1,4 +1,4 @@
-"""The server as its user meets it: its own process, real models, HTTP. The three requests of the document and what they promise."""
+"""The real server with real models over HTTP: the three requests of the API document, and the guarantees about jobs."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     assert live.stop() == 0
 
 
-def picture(server: LiveServer, status: dict) -> Image.Image:
+def image_of(server: LiveServer, status: dict) -> Image.Image:
     return Image.open(io.BytesIO(server.fetch(status["outputs"][0]["url"]).body))
 
 
-def test_the_documents_image_request_becomes_a_png_that_says_how_it_was_made(server: LiveServer) -> None:
+def test_the_documents_image_request_gives_a_png_with_its_parameters_as_metadata(server: LiveServer) -> None:
     reply = server.post(
         "/api/generate", {"prompt": "A futuristic city at night", "type": "image", "aspect_ratio": "16:9"}
     )
@@ -47,7 +47,7 @@ def test_the_documents_image_request_becomes_a_png_that_says_how_it_was_made(ser
     assert status["progress"] == 1
     assert status["stage"] == "done"
     assert status["step"] == status["totalSteps"] == status["params"]["steps"]
-    image = picture(server, status)
+    image = image_of(server, status)
     assert image.format == "PNG"
     assert image.size == (status["params"]["width"], status["params"]["height"])
     assert abs(image.width / image.height - 16 / 9) < 0.1
@@ -56,7 +56,7 @@ def test_the_documents_image_request_becomes_a_png_that_says_how_it_was_made(ser
     assert np.asarray(image).std() > 10  # not a flat field
 
 
-def test_the_documents_video_request_becomes_an_mp4_of_ten_seconds_that_moves(server: LiveServer) -> None:
+def test_the_documents_video_request_gives_an_mp4_of_ten_seconds_that_moves(server: LiveServer) -> None:
     body = {"prompt": "Ocean waves at sunset", "type": "video", "duration": 10, "aspect_ratio": "16:9", "steps": 6}
     status = server.wait(server.submit(**body))
     assert status["status"] == "completed", status
@@ -71,12 +71,12 @@ def test_the_documents_video_request_becomes_an_mp4_of_ten_seconds_that_moves(se
 
 
 def decoded(mp4: bytes) -> tuple[list[np.ndarray], float]:
-    """Frames and seconds of a clip."""
+    """Decodes a clip with ffmpeg: its frames, and its length in seconds."""
     probe = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", "-", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     ended = subprocess.run(probe, input=mp4, capture_output=True, check=True)
-    width, height = map(int, re.search(rb", (\d+)x(\d+)", ended.stderr).groups())  # type: ignore[union-attr]  # ffmpeg always says
-    fps = float(re.search(rb"([\d.]+) fps", ended.stderr)[1])  # type: ignore[index]  # likewise
-    frames = np.frombuffer(ended.stdout, np.uint8).reshape(-1, height, width, 3)
+    [(width, height)] = re.findall(rb", (\d+)x(\d+)", ended.stderr)[:1]
+    fps = float(re.findall(rb"([\d.]+) fps", ended.stderr)[0])
+    frames = np.frombuffer(ended.stdout, np.uint8).reshape(-1, int(height), int(width), 3)
     return list(frames), len(frames) / fps
 
 
@@ -88,24 +88,25 @@ def test_the_documents_chat_request_gets_a_reply_and_a_timestamp(server: LiveSer
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", reply.json["timestamp"])
 
 
-def test_the_same_seed_gives_the_same_picture_alone_and_beside_others(server: LiveServer) -> None:
+def test_the_same_seed_gives_the_same_image_alone_and_in_a_batch(server: LiveServer) -> None:
     body = {"prompt": "a red circle at the left on a blue background", "type": "image", "seed": 7}
-    alone = np.asarray(picture(server, server.wait(server.submit(**body)))).astype(int)
+    alone = np.asarray(image_of(server, server.wait(server.submit(**body)))).astype(int)
     others = [server.submit(prompt="a forest at noon", type="image", seed=i) for i in range(3)]
-    beside = server.wait(server.submit(**body))
+    with_others = server.wait(server.submit(**body))
 
-    assert np.abs(np.asarray(picture(server, beside)).astype(int) - alone).max() <= 1  # one step of 8-bit rounding
+    difference = np.abs(np.asarray(image_of(server, with_others)).astype(int) - alone)
+    assert difference.max() <= 1  # one step of 8-bit rounding
     assert all(server.wait(job)["status"] == "completed" for job in others)
 
 
-def test_a_deterministic_picture_is_the_same_bytes_whoever_runs_beside_it(server: LiveServer) -> None:
+def test_a_deterministic_image_has_the_same_pixels_alone_and_in_a_batch(server: LiveServer) -> None:
     body = {"prompt": "a desert at sunrise", "type": "image", "seed": 3, "deterministic": True, "output_format": "png"}
     first = server.wait(server.submit(**body))
     other = server.submit(prompt="mountains", type="image")
     second = server.wait(server.submit(**body))
     server.wait(other)
 
-    assert np.array_equal(np.asarray(picture(server, first)), np.asarray(picture(server, second)))
+    assert np.array_equal(np.asarray(image_of(server, first)), np.asarray(image_of(server, second)))
 
 
 def test_a_canceled_video_ends_and_the_next_job_runs(server: LiveServer) -> None:
@@ -116,10 +117,9 @@ def test_a_canceled_video_ends_and_the_next_job_runs(server: LiveServer) -> None
     assert server.wait(server.submit(prompt="a forest", type="image"))["status"] == "completed"
 
 
-def test_every_noise_scheduler_that_is_offered_makes_a_picture(server: LiveServer) -> None:
-    offered = next(one for one in server.get("/api/models").json["models"] if one["name"] == "tiny-scenes")[
-        "schedulers"
-    ]
+def test_every_noise_scheduler_that_is_offered_makes_an_image(server: LiveServer) -> None:
+    models = {model["name"]: model for model in server.get("/api/models").json["models"]}
+    offered = models["tiny-scenes"]["schedulers"]
     jobs = {name: server.submit(prompt="A forest", type="image", scheduler=name, steps=8, seed=6) for name in offered}
     ended = {name: server.wait(job) for name, job in jobs.items()}
 
@@ -128,7 +128,7 @@ def test_every_noise_scheduler_that_is_offered_makes_a_picture(server: LiveServe
         name: ("completed", name) for name in offered
     }
     assert len({end["outputs"][0]["sha256"] for end in ended.values()}) == len(offered)
-    assert all(np.asarray(picture(server, end)).std() > 10 for end in ended.values())  # no flat field
+    assert all(np.asarray(image_of(server, end)).std() > 10 for end in ended.values())  # not a flat field
 
 
 def test_outputs_of_one_job_have_consecutive_seeds(server: LiveServer) -> None:
@@ -138,7 +138,7 @@ def test_outputs_of_one_job_have_consecutive_seeds(server: LiveServer) -> None:
     assert len({output["sha256"] for output in status["outputs"]}) == 3
 
 
-def test_a_file_comes_in_ranges_and_not_without_its_link_or_key(server: LiveServer) -> None:
+def test_a_file_is_served_in_ranges_and_only_with_its_signed_link_or_a_key(server: LiveServer) -> None:
     status = server.wait(server.submit(prompt="a city", type="image"))
     url = status["outputs"][0]["url"]
 
@@ -157,10 +157,10 @@ def test_models_and_device_show_what_is_resident_and_the_bytes_add_up(server: Li
     assert sum(holder["bytes"] for holder in device["holders"]) == device["used"]
 
 
-def test_a_server_killed_at_work_finishes_every_accepted_job_after_its_restart(tmp_path: Path) -> None:
+def test_a_killed_server_finishes_every_accepted_job_after_its_restart(tmp_path: Path) -> None:
     live = LiveServer(tmp_path / "data").start()
     jobs = [live.submit(prompt="a forest at night", type="image", seed=i) for i in range(6)]
-    os.kill(live.server_pid(), signal.SIGKILL)  # the supervisor stays and starts it again on the same socket
+    os.kill(live.server_pid(), signal.SIGKILL)  # the supervisor starts it again on the same socket
 
     ends = [live.wait(job) for job in jobs]
 
@@ -168,7 +168,7 @@ def test_a_server_killed_at_work_finishes_every_accepted_job_after_its_restart(t
     assert live.stop() == 0
 
 
-def test_a_second_server_on_the_same_data_leaves_at_once_and_the_first_goes_on(server: LiveServer) -> None:
+def test_a_second_server_on_the_same_data_exits_at_once_and_the_first_goes_on(server: LiveServer) -> None:
     second = subprocess.run(
         [sys.executable, "-m", "server", "serve", "--data-dir", str(server.data_dir), "--port", "0"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""The server with four models where two fit, and with two devices: its own process, real weights, HTTP."""
+"""The real server with four models where two fit into memory, and with two devices."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 from tests.support.live_server import LiveServer
 from tests.support.paths import ROOT
 
-sys.path.append(str(ROOT / "benchmarks"))  # scripts that import one another by name
+sys.path.append(str(ROOT / "benchmarks"))  # the benchmarks import one another by name
 
 pytestmark = [
     pytest.mark.live,
     pytest.mark.slow,
-    # diffusers' own, in the direct call a picture is compared with
+    # raised by diffusers in the direct call that an image is compared with
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 
@@ -33,13 +33,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     assert live.stop() == 0
 
 
-def test_jobs_over_four_models_where_two_fit_all_end_right_with_few_loads(small: LiveServer) -> None:
+def test_jobs_of_four_models_where_two_fit_give_the_right_images_with_few_loads(small: LiveServer) -> None:
     import residency
 
     samples: list[tuple[int, int]] = []
     jobs: list[residency.Watched] = []
-    with ThreadPoolExecutor(1) as aside:
-        residency.watch(small, jobs, aside.submit(residency.submit_all, small, 24, jobs), samples)
+    with ThreadPoolExecutor(1) as pool:
+        residency.watch(small, jobs, pool.submit(residency.submit_all, small, 24, jobs), samples)
 
     assert [job.end["status"] for job in jobs] == ["completed"] * 24
     assert residency.loads(small) <= 8
@@ -49,7 +49,7 @@ def test_jobs_over_four_models_where_two_fit_all_end_right_with_few_loads(small:
         assert residency.difference(small, small.data_dir, job) <= 1  # one step of 8-bit rounding
 
 
-def test_a_pinned_model_stays_and_what_no_longer_fits_beside_it_and_what_never_fits_is_refused(
+def test_a_pinned_model_stays_loaded_and_models_that_do_not_fit_beside_it_are_refused(
     small: LiveServer,
 ) -> None:
     for name in ("amber", "birch"):
@@ -69,7 +69,7 @@ def test_a_pinned_model_stays_and_what_no_longer_fits_beside_it_and_what_never_f
     assert "GiB" in never.json["error"]
 
 
-def test_two_devices_share_a_flood_and_each_has_its_row(tmp_path: Path) -> None:
+def test_two_devices_share_many_jobs_and_each_is_reported(tmp_path: Path) -> None:
     live = LiveServer(tmp_path / "data", env={"AGENTNAME_DEVICE": "cpu,cpu", "AGENTNAME_MEMORY_BUDGET": "2GiB"}).start()
     jobs = [live.submit(prompt="a red circle", type="image", steps=8, seed=i) for i in range(24)]
     ends = [live.wait(job) for job in jobs]

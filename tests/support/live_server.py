@@ -1,4 +1,4 @@
-"""The whole server as its own process, as `make serve` starts it, and a small client for it. For tests and benchmarks."""
+"""Runs the whole server in its own process, as `make serve` does, with a small client. For tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Reply:
 
 @dataclass
 class LiveServer:
-    """`start` returns when `readyz` says 200. The data directory outlives the process, so it can be started again."""
+    """A server process and its data directory, which stays: `start` works again after `stop` or `kill`."""
 
     data_dir: Path
     env: dict[str, str] = field(default_factory=dict)
@@ -41,6 +41,7 @@ class LiveServer:
     process: subprocess.Popen[str] | None = None
 
     def start(self) -> LiveServer:
+        """Returns once /readyz answers 200. The log goes to a file beside the data directory."""
         env = os.environ | {"AGENTNAME_LOG_FORMAT": "json", "PYTHONUNBUFFERED": "1"} | self.env
         command = [sys.executable, "-m", "server", "serve", "--data-dir", str(self.data_dir), "--port", str(self.port)]
         self.log = (self.data_dir.parent / f"{self.data_dir.name}.log").open("a")
@@ -53,22 +54,22 @@ class LiveServer:
                 self.key = found[0]
             if line.startswith("curl"):
                 break
-        assert self.port, f"the server did not start: {self.errors()}"
+        assert self.port, f"the server did not start: {self.log_tail()}"
         self.wait_ready()
         return self
 
     def wait_ready(self) -> None:
         deadline = time.monotonic() + START_S
         while self.get("/readyz", key=None).status != 200:
-            assert time.monotonic() < deadline, self.errors()
+            assert time.monotonic() < deadline, self.log_tail()
             time.sleep(POLL_S)
 
-    def errors(self) -> str:
+    def log_tail(self) -> str:
         self.log.flush()
         return Path(self.log.name).read_text()[-4000:]
 
     def server_pid(self) -> int:
-        """Of the process that serves, the supervisor's child."""
+        """The id of the process that serves: the supervisor's child."""
         assert self.process is not None
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return int(children[0])
@@ -85,7 +86,7 @@ class LiveServer:
         return code
 
     def kill(self, everything: bool) -> None:
-        """As the kernel does when memory runs out: the process that serves, and the supervisor before it if `everything`."""
+        """Sends SIGKILL to the serving process, and to its supervisor first if `everything`."""
         assert self.process is not None
         pid = self.server_pid()
         if everything:
@@ -101,17 +102,17 @@ class LiveServer:
         self.log.close()
 
     def request(self, method: str, path: str, body: Any = None, key: str | None = "", **headers: str) -> Reply:
-        """`key` None sends none; the default is the server's first key."""
+        """Sends one request. `key`: "" is the server's first key, None sends no key."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
-        said = dict(headers)
+        headers = dict(headers)
         if key is not None:
-            said["Authorization"] = f"Bearer {key or self.key}"
+            headers["Authorization"] = f"Bearer {key or self.key}"
         data = None
         if body is not None:
             data = body if isinstance(body, bytes) else json.dumps(body).encode()
-            said.setdefault("Content-Type", "application/json")
+            headers.setdefault("Content-Type", "application/json")
         try:
-            connection.request(method, path, data, said)
+            connection.request(method, path, data, headers)
             response = connection.getresponse()
             return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
         finally:
@@ -129,18 +130,18 @@ class LiveServer:
         return str(reply.json["jobId"])
 
     def wait(self, job_id: str, timeout_s: float = 180.0) -> dict[str, Any]:
-        """The job's status once it has ended."""
+        """Waits for the end of the job and returns its status."""
         ends = ("completed", "failed", "canceled")
-        return dict(self.becomes(f"/api/status/{job_id}", lambda told: told["status"] in ends, timeout_s))
+        return dict(self.wait_until(f"/api/status/{job_id}", lambda status: status["status"] in ends, timeout_s))
 
-    def becomes(self, path: str, so: Callable[[Any], bool], timeout_s: float = 20.0) -> Any:
-        """What `path` says once it says `so`: what is told of the engine is a moment old."""
+    def wait_until(self, path: str, condition: Callable[[Any], bool], timeout_s: float = 20.0) -> Any:
+        """Polls `path` until its JSON meets the condition, and returns it. The engine's snapshot is a moment old."""
         deadline = time.monotonic() + timeout_s
-        while not so(told := self.get(path).json):
-            assert time.monotonic() < deadline, told
+        while not condition(reply := self.get(path).json):
+            assert time.monotonic() < deadline, reply
             time.sleep(POLL_S)
-        return told
+        return reply
 
     def fetch(self, url: str, **headers: str) -> Reply:
-        """An output by the link a status gave, without a key."""
+        """Gets an output by the link in a job's status, without a key."""
         return self.get(re.sub(r"^https?://[^/]+", "", url), key=None, **headers)

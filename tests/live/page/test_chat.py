@@ -81,7 +81,7 @@ def test_conversations_are_kept_by_the_server_renamed_and_deleted(page: Page, se
 
 def expect_message_count(server: LiveServer, conversation: str, n_messages: int) -> None:
     """Waits until the conversation has this many messages: the server notices a disconnected browser with a delay."""
-    server.becomes(f"/api/conversations/{conversation}", lambda found: len(found["messages"]) == n_messages)
+    server.wait_until(f"/api/conversations/{conversation}", lambda found: len(found["messages"]) == n_messages)
 
 
 def test_a_conversation_survives_a_reload_and_continues(page: Page) -> None:
