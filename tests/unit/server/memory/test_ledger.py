@@ -83,3 +83,40 @@ def test_parked_weights_are_booked_of_the_host_and_no_longer_of_the_device() -> 
     assert (ledger.free_bytes, ledger.host_free_bytes, ledger.parked_of("a")) == (60, 30, 20)
     ledger.release("a")
     assert (ledger.free_bytes, ledger.host_free_bytes) == (100, 50)
+
+
+def test_weights_are_parked_only_in_host_memory_that_is_available_now() -> None:
+    ledger = Ledger(name="gpu", capacity_bytes=100, host_bytes=50)
+    ledger.observe(Reading(free_bytes=100, ours_bytes=0, host_free_bytes=30))
+    assert ledger.host_free_bytes == 30
+
+    ledger.observe(Reading(free_bytes=100, ours_bytes=0, host_free_bytes=80))
+    assert ledger.host_free_bytes == 50  # the budget stays a bound
+
+    ledger.observe(Reading(free_bytes=100, ours_bytes=0, host_free_bytes=0))
+    assert ledger.host_free_bytes == 0
+
+
+def test_what_was_parked_since_the_newest_figure_of_host_memory_is_no_longer_available() -> None:
+    ledger = Ledger(name="gpu", capacity_bytes=100, host_bytes=500)
+    old, new = (Reading(free_bytes=100, ours_bytes=0, host_free_bytes=n) for n in (30, 5))
+    ledger.observe(old)
+    ledger.correct_weights("a", {}, {"model": 20})
+    assert ledger.host_free_bytes == 10
+
+    ledger.observe(old)  # figures are reused for a moment
+    assert ledger.host_free_bytes == 10
+
+    ledger.observe(new)
+    assert ledger.host_free_bytes == 5
+    ledger.release("a")
+    assert ledger.host_free_bytes == 5
+
+
+def test_a_system_that_keeps_freed_memory_is_no_driver() -> None:
+    ledger = Ledger(name="cpu", capacity_bytes=100)
+    ledger.observe(Reading(free_bytes=50, ours_bytes=30, exact=False))
+
+    assert (ledger.others_bytes, ledger.has_driver) == (20, False)
+    ledger.observe(Reading(free_bytes=50, ours_bytes=30))
+    assert ledger.has_driver
