@@ -1,4 +1,7 @@
-"""Fetch what the built-in models need into the cache that the server's settings name. Used by the Makefile."""
+"""Fetches the weights of built-in models that are not in the checkout into the cache of the server's settings.
+
+python scripts/fetch_models.py        `make models`; about a minute the first time, then nothing to do
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Does the engine keep its promises on this device, at real sizes? Equality, merge verdicts, throughput, memory, giving way, switching.
+"""Checks the lanes on this device at real model sizes: equality, batching, throughput, memory, preemption, switching.
 
-    python scripts/gpu_check.py --out gpu.json            under ten minutes on one large GPU; nothing is downloaded
-    python scripts/gpu_check.py --out tiny.json --tiny    the same on tiny models, also without a GPU
+    python scripts/gpu_check.py --out gpu.json            under ten minutes on one large GPU; downloads nothing
+    python scripts/gpu_check.py --out tiny.json --tiny    tiny models, also without a GPU; two minutes on a CPU
 
-The models are of real size with random weights, made on the device from their configurations; text encoders of billions
-of weights are cut to one layer of their width, since the denoiser is what is measured. Each part runs in a process
-of its own under a time limit and writes what it has found as it goes, so one failure loses nothing of the rest.
+The models have their real size and random weights, built on the device from their configurations. Text encoders of
+billions of weights are cut to one layer of their width, because the denoiser is what is measured. Each part runs in its
+own process under a time limit and writes its results as it goes, so that a failure loses no results of other parts.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from scripts import gpu_memory, gpu_models, gpu_switching  # noqa: E402
 from tests.support.lane_play import direct, gap, rendered, request  # noqa: E402
 from tests.support.stock_families import FAMILIES  # noqa: E402
 
-PART_S = 105.0  # a part takes half of it or less: nine parts and their starts stay under ten minutes
+PART_S = 105.0  # limit of a part, which takes half of it or less: nine parts and their starts take under ten minutes
 JOBS = (1, 4, 8)
 CHATS = (1, 8, 32)
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}  # on pixels in [0, 1]: a random net amplifies half-precision rounding
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}  # of pixels in [0, 1]; random weights amplify half-precision rounding
 
 Record = Callable[..., None]
 
@@ -48,8 +48,8 @@ Record = Callable[..., None]
 @dataclass(frozen=True, slots=True)
 class Part:
     name: str
-    family: str  # of tests/support/stock_families.py: what a request looks like, and the model of --tiny
-    build: Callable[[], Any] | None  # real size; None: a part of its own kind
+    family: str  # key in tests/support/stock_families.py: shape of a request, and the model for --tiny
+    build: Callable[[], Any] | None  # builds the model at real size; None for parts that check something else
     width: int = 0
     height: int = 0
     num_frames: int | None = None
@@ -72,15 +72,18 @@ PARTS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
-    parser.add_argument("--tiny", action="store_true", help="tiny models, all in this process")
-    parser.add_argument("--parts", nargs="+", choices=[part.name for part in PARTS], default=[p.name for p in PARTS])
-    parser.add_argument("--device", default=device_module.default_device())
-    parser.add_argument("--part-seconds", type=float, default=PART_S)
-    parser.add_argument("--in-this-process", action="store_true", help="run the parts without a process for each")
+    parser.add_argument("--tiny", action="store_true", help="check tiny models, all in this process")
+    names = [part.name for part in PARTS]
+    parser.add_argument("--parts", nargs="+", choices=names, default=names, help="default: all")
+    parser.add_argument("--device", default=device_module.default_device(), help="default: %(default)s")
+    parser.add_argument(
+        "--part-seconds", type=float, default=PART_S, help="time limit of a part (default: %(default)s)"
+    )
+    parser.add_argument("--in-this-process", action="store_true", help="do not start a process for each part")
     arguments = parser.parse_args()
 
     if arguments.tiny:
-        torch.set_num_threads(1)  # models this small lose time to a second one
+        torch.set_num_threads(1)  # models this small are slower with two
     found: dict[str, Any] = {
         "device": device_module.name(arguments.device),
         "torch": torch.__version__,
@@ -112,7 +115,7 @@ def run_in_child(part: Part, device: str, limit_s: float) -> Any:
 
 
 def run_part(part: Part, tiny: bool, device: str, out: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """What the part found, also written to `out` at each finding."""
+    """Returns the results of the part. Also writes them to `out` whenever there is a new one."""
     results: dict[str, Any] = {}
 
     def record(**facts: Any) -> None:
@@ -132,7 +135,7 @@ def run_part(part: Part, tiny: bool, device: str, out: Path, found: dict[str, An
                 check_chat(tiny, device, record)
             case _:
                 check_diffusion(part, tiny, device, record)
-    except Exception as error:  # noqa: BLE001  # the other parts still run; the error is in the file
+    except Exception as error:  # noqa: BLE001  # the other parts must run; the file records the error
         record(error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc()[-3000:])
     gc.collect()
     device_module.release_cache()
@@ -152,11 +155,12 @@ def check_diffusion(part: Part, tiny: bool, device: str, record: Record) -> None
     pipeline, build_s = timed(device, lambda: family.build() if tiny else gpu_models.on(device, dtype, part.build))
     pipeline = pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
+    modules = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
     record(
         dtype=str(dtype).removeprefix("torch."),
-        weights=sum(p.numel() for m in pipeline.components.values() if isinstance(m, torch.nn.Module) for p in m.parameters()),
+        weights=sum(parameter.numel() for module in modules for parameter in module.parameters()),
         build_s=round(build_s, 2),
-    )  # fmt: skip
+    )
     size: dict[str, Any] = {"steps": 3 if tiny else part.steps}
     if not tiny:
         size |= {"width": part.width, "height": part.height, "num_frames": part.num_frames}
@@ -166,14 +170,14 @@ def check_diffusion(part: Part, tiny: bool, device: str, record: Record) -> None
     for check in (check_equality, check_throughput):
         try:
             check(pipeline, lane, make, device, record)
-        except Exception as error:  # noqa: BLE001  # an out-of-memory in one check leaves the other standing
+        except Exception as error:  # noqa: BLE001  # after out of memory in one check the other must run
             record(**{f"{check.__name__}_error": f"{type(error).__name__}: {error}"})
         device_module.release_cache()
     record(merging=lane.merging, verdicts=verdicts(lane))
 
 
 def check_equality(pipeline: Any, lane: DiffusionLane, make: Any, device: str, record: Record) -> None:
-    """Alone, pinned and in a mixed four, against the stock pipeline called directly."""
+    """Compares jobs alone, deterministic and in a mixed batch of four with direct calls of the stock pipeline."""
     four = [
         make("a", seed=1, prompt="a red circle"),
         make("b", seed=2, prompt="ocean waves", guidance_scale=5.5),
@@ -189,7 +193,7 @@ def check_equality(pipeline: Any, lane: DiffusionLane, make: Any, device: str, r
     mixed_gap = max(gap(mixed[name].frames, frames) for name, frames in expected.items())
     record(
         agrees=gap(alone.frames, expected["a"]) <= again and mixed_gap <= allowed,
-        stock_twice_gap=again,  # what the device itself does not repeat
+        stock_twice_gap=again,  # two equal calls of the stock pipeline may differ on some devices
         alone_gap=gap(alone.frames, expected["a"]),
         deterministic_gap=gap(pinned.frames, expected["a"]),
         mixed_gap=mixed_gap,
@@ -200,7 +204,7 @@ def check_equality(pipeline: Any, lane: DiffusionLane, make: Any, device: str, r
 
 
 def check_throughput(pipeline: Any, lane: DiffusionLane, make: Any, device: str, record: Record) -> None:
-    """Jobs at once through the lane against direct calls one after another, after one of each to warm up."""
+    """Compares concurrent jobs in the lane with direct calls one after another, after a warm-up of each."""
     wanted = make("warm")
     direct(pipeline, wanted)
     _, one_s = timed(device, lambda: direct(pipeline, wanted))
@@ -216,7 +220,7 @@ def check_throughput(pipeline: Any, lane: DiffusionLane, make: Any, device: str,
             **{
                 f"jobs_{n_jobs}": {
                     "seconds": round(seconds, 3),
-                    "times_direct": round(n_jobs * one_s / seconds, 3),  # > 1: faster than one after another
+                    "times_direct": round(n_jobs * one_s / seconds, 3),  # above 1: faster than one after another
                     "median_forward_s": round(statistics.median(steps), 4),
                     "batch_peak": max(end.batch_peak for end in done.values()),
                     "peak_bytes": peak_bytes(device),
@@ -244,8 +248,8 @@ def check_chat(tiny: bool, device: str, record: Record) -> None:
     n_tokens = 8 if tiny else 128
 
     def chats(count: int) -> list[ChatRequest]:
-        said = [Message("user", f"{i}: what can you help me with?") for i in range(count)]
-        return [ChatRequest(id=f"chat {i}", messages=(said[i],), max_tokens=n_tokens) for i in range(count)]
+        questions = [Message("user", f"{i}: what can you help me with?") for i in range(count)]
+        return [ChatRequest(id=f"chat {i}", messages=(questions[i],), max_tokens=n_tokens) for i in range(count)]
 
     def reply_all(requests: list[ChatRequest]) -> dict[str, Replied]:
         for each in requests:
@@ -255,8 +259,8 @@ def check_chat(tiny: bool, device: str, record: Record) -> None:
             updates += lane.step()
         return {update.request_id: update for update in updates if isinstance(update, Replied)}
 
-    alone, among = reply_all(chats(1))["chat 0"].text, reply_all(chats(8))["chat 0"].text
-    record(alone_equals_among_8=alone == among)  # in bfloat16 a tie may fall the other way
+    alone, batched = reply_all(chats(1))["chat 0"].text, reply_all(chats(8))["chat 0"].text
+    record(alone_equals_among_8=alone == batched)  # bfloat16 rounding may break a tie between tokens differently
     one_s = 0.0
     for count in CHATS:
         reply_all(chats(count))

@@ -1,4 +1,4 @@
-"""The parts of the device check that are about memory and about giving way. Called by `gpu_check.py`, which says what they run on."""
+"""Memory and preemption parts of the device check. `gpu_check.py` runs them and describes the models."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tests.support.stock_families import FAMILIES
 from tests.support.tiny_chat import tiny_model, tiny_tokenizer
 
 MIB = 1 << 20
-SWAPS = {False: 100, True: 10}  # tiny → how often a model comes and goes
-SWAPS_S = 60.0  # longest that all of them may take
+SWAPS = {False: 100, True: 10}  # with --tiny or not → how often a model is loaded and unloaded
+SWAPS_S = 60.0  # time limit of all swaps together
 REPLY_TOKENS = {False: 128, True: 24}
 
 Record = Callable[..., None]
@@ -54,7 +54,7 @@ def stable_diffusion(tiny: bool, device: str) -> Any:
 
 
 def _check_peaks(lane: DiffusionLane, make: Any, device: str, record: Record) -> None:
-    """What the lane measured of a denoising step beside the allocator's figure for the same call made directly, and what is predicted."""
+    """Compares the peak bytes that the lane measures for a denoising step with a direct call and a prediction."""
     measured: dict[int, int] = {}
     peaks = Peaks()
     for rows in (8, 1, 2, 4, 8):  # the first run proves merging
@@ -97,7 +97,7 @@ def _direct_peak(pipeline: Any, wanted: Any, device: str) -> int:
 
 
 def _check_out_of_memory(lane: DiffusionLane, make: Any, device: str, record: Record) -> None:
-    """Eight jobs where not all fit at once; one job where nothing fits; then one with all the room again."""
+    """Runs eight jobs where only some fit at once, one job where nothing fits, then one with all memory free again."""
     rendered(lane, [make("warm")])
     lane.take_costs()
     baseline = _allocated(device)
@@ -129,7 +129,7 @@ def _peak_of(lane: DiffusionLane, make: Any, rows: int) -> int:
 
 @contextlib.contextmanager
 def _only_free(pipeline: Any, device: str, n_bytes: int, *, above_rows: int) -> Iterator[None]:
-    """A ballast that leaves so many bytes; without a GPU, a fault of the same effect."""
+    """Allocates all but `n_bytes` of the GPU. Without a GPU, injects out of memory above `above_rows` rows."""
     if not device.startswith("cuda"):
         with out_of_memory(pipeline.unet, above_rows=above_rows):
             yield
@@ -149,7 +149,7 @@ def play_all(lane: DiffusionLane, requests: list[Any]) -> list[Any]:
 
 
 def _check_swaps(build: Callable[[], Any], make: Any, tiny: bool, device: str, record: Record) -> None:
-    """A model comes, works and goes, again and again; every other time its parts are parked and brought back first."""
+    """Loads a model, runs a job and unloads it, many times. Every other time it also parks and unparks the model."""
     device_module.release_cache()
     baseline, held, began = _allocated(device), [], time.perf_counter()
     for i in range(SWAPS[tiny]):
@@ -178,7 +178,7 @@ def _allocated(device: str) -> int:
 
 
 def check_latency(tiny: bool, device: str, record: Record) -> None:
-    """Time between a chat's tokens with the device to itself, and while a clip is made that gives way at every block."""
+    """Measures the time between a chat's tokens alone, and beside a video that yields at blocks or only at steps."""
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     family = FAMILIES["wan"]
     pipeline = family.build() if tiny else gpu_models.on(device, dtype, gpu_models.wan)
@@ -190,16 +190,18 @@ def check_latency(tiny: bool, device: str, record: Record) -> None:
     make = functools.partial(request, family, steps=3, **size)
     names = (f"clip {i}" for i in itertools.count())
 
-    def talk(*, beside: bool, should_yield: bool) -> dict[str, Any]:
-        said = ChatRequest(id="c", messages=(Message("user", "hello"),), max_tokens=REPLY_TOKENS[tiny], temperature=1.0)
-        chat.admit(said)
+    def talk(*, with_video: bool, should_yield: bool) -> dict[str, Any]:
+        request_ = ChatRequest(
+            id="c", messages=(Message("user", "hello"),), max_tokens=REPLY_TOKENS[tiny], temperature=1.0
+        )
+        chat.admit(request_)
         at, steps, mid_forward = [time.perf_counter()], 0, 0
         while chat.has_work():
-            if beside and not video.has_work():
+            if with_video and not video.has_work():
                 video.admit(make(next(names)))
             if any(isinstance(update, TextDelta) for update in chat.step()):
                 at.append(time.perf_counter())
-            if beside:  # one turn of the video: to the next block, or the whole step
+            if with_video:  # the video runs to its next block, or for a whole step
                 video.step(should_yield=lambda: should_yield)
                 steps, mid_forward = steps + 1, mid_forward + video.mid_forward
         gaps = sorted(b - a for a, b in itertools.pairwise(at[1:]))
@@ -211,15 +213,15 @@ def check_latency(tiny: bool, device: str, record: Record) -> None:
             "of_them_midway": mid_forward,
         }
 
-    talk(beside=True, should_yield=True)
+    talk(with_video=True, should_yield=True)
     play(video)
     video.take_costs()
     rendered(video, [make("alone")])
     steps = [cost.seconds for cost in video.take_costs() if isinstance(cost, StepCost) and cost.stage == "denoising"]
-    idle = talk(beside=False, should_yield=True)
-    blocks = talk(beside=True, should_yield=True)
+    idle = talk(with_video=False, should_yield=True)
+    blocks = talk(with_video=True, should_yield=True)
     play(video)
-    whole = talk(beside=True, should_yield=False)
+    whole = talk(with_video=True, should_yield=False)
     play(video)
     record(
         video_step_s=round(statistics.median(steps), 4),

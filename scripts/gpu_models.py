@@ -1,6 +1,6 @@
-"""Pipelines of real size with random weights, from their published configurations. Built on the device; nothing is downloaded.
+"""Pipelines of real size with random weights, built on the device from published configurations, without downloads.
 
-Text encoders of billions of weights (T5-XXL, UMT5-XXL, OpenCLIP bigG) are one layer of the true width.
+Text encoders of billions of weights (T5-XXL, UMT5-XXL, OpenCLIP bigG) have one layer of the true width.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ XXL = {"vocab_size": 64, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers
 
 
 def on(device: str, dtype: torch.dtype, build: Callable[[], Any]) -> Any:
-    """What `build` makes, its weights created on the device: no minutes of random numbers on the CPU, no copy."""
+    """Builds a model with its weights created on the device: random numbers on the CPU would take minutes."""
     torch.manual_seed(0)
     with torch.device(device):
         made = build()
@@ -56,7 +56,7 @@ def on(device: str, dtype: torch.dtype, build: Callable[[], Any]) -> Any:
 
 
 def on_cpu(cls: type, **options: Any) -> Any:
-    """A scheduler: it does its sums in numpy, which reads no tensor of a GPU."""
+    """Builds a noise scheduler on the CPU: it calculates with numpy, which cannot read tensors of a GPU."""
     with torch.device("cpu"):
         return cls(**options)
 
@@ -111,7 +111,7 @@ def stable_diffusion() -> StableDiffusionPipeline:
 
 
 def stable_diffusion_xl(blocks: tuple[int, ...] = (1, 2, 10)) -> StableDiffusionXLPipeline:
-    """blocks: transformer blocks at each resolution; the published 1, 2, 10 are 2.6 billion weights."""
+    """`blocks`: transformer blocks at each resolution. The published 1, 2 and 10 make 2.6 billion weights."""
     unet = UNet2DConditionModel(
         sample_size=128,
         block_out_channels=(320, 640, 1280),
@@ -186,7 +186,7 @@ def wan() -> WanPipeline:
 
 
 def llama_1b() -> LlamaForCausalLM:
-    """Llama 3.2 1B. Of its vocabulary it says only what the tiny tokenizer can write, and no reply ends early."""
+    """Llama 3.2 1B. It generates only tokens that the tiny tokenizer can decode, and never an end of text."""
     config = LlamaConfig(
         vocab_size=128_256,
         hidden_size=2048,

@@ -1,6 +1,7 @@
-"""The part of the device check that is about switching: back from host memory against the bare copy, a load against the library's own.
+"""Switching part of the device check. `gpu_check.py` runs it and describes the models.
 
-Called by `gpu_check.py`, which says what it runs on. Both sides take turns, and the medians are compared; files come from the page cache.
+Compares unparking with a bare copy from host memory, and our load with diffusers' own. The two sides alternate and
+their medians are compared. Files come from the page cache.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pipelines import device as device_module
 from pipelines.diffusion.lane import DiffusionLane
 from scripts.gpu_memory import stable_diffusion
 
-ROUNDS = {False: 7, True: 5}  # tiny → how often
+ROUNDS = {False: 7, True: 5}  # with --tiny or not → how often
 
 Record = Callable[..., None]
 
@@ -41,7 +42,7 @@ def _parking(pipeline: Any, tiny: bool, device: str) -> dict[str, Any]:
     lane = DiffusionLane(pipeline, kind="image", device_name=device)
     if not lane.park(list(lane.components)):
         lane.close()
-        return {"moves": False, "why": "host memory is the device's here: there is no way back to time"}
+        return {"moves": False, "why": "the device has no memory of its own, so there is no copy to measure"}
     host = [device_module.to_host(tensor) for tensor in _tensors(pipeline)]
     ours, bare = [], []
     for _ in range(ROUNDS[tiny]):
@@ -61,26 +62,26 @@ def _tensors(pipeline: Any) -> list[torch.Tensor]:
 def _loading(folder: Path, tiny: bool, device: str) -> dict[str, Any]:
     spec = Catalogue.open(data_dir=folder, cache_dir=folder / "cache", builtin=folder / "none").get("sd")
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    proven = {spec.fingerprint}  # its trial is a matter of the first load alone
+    proven = {spec.fingerprint}  # only a first load includes a trial run
 
-    def served() -> None:
+    def ours() -> None:
         read_ahead(spec)
         load(spec, device=device, proven=proven).close()
 
-    def alone() -> None:
-        made = diffusers.DiffusionPipeline.from_pretrained(
+    def stock() -> None:
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(
             spec.path, dtype=dtype, use_safetensors=True, local_files_only=True
         )
-        made.to(device)
+        pipeline.to(device)
 
-    served(), alone()  # what is imported with the first
-    ours, library = [], []
+    ours(), stock()  # the first call of each includes imports
+    ours_s, stock_s = [], []
     for _ in range(ROUNDS[tiny]):
-        ours.append(_timed(device, served))
+        ours_s.append(_timed(device, ours))
         device_module.release_cache()
-        library.append(_timed(device, alone))
+        stock_s.append(_timed(device, stock))
         device_module.release_cache()
-    return _compared(ours, library)
+    return _compared(ours_s, stock_s)
 
 
 def _timed(device: str, work: Callable[[], Any]) -> float:

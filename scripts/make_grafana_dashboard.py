@@ -1,6 +1,8 @@
-"""Writes docs/grafana-dashboard.json, to be imported into Grafana: `python scripts/make_grafana_dashboard.py`.
+"""Writes docs/grafana-dashboard.json, a dashboard of the server's metrics to import into Grafana.
 
-A test makes it again and looks each metric up in the server's registry.
+    python scripts/make_grafana_dashboard.py        less than a second
+
+A test makes the dashboard again, compares it, and looks up each metric in the server's registry.
 """
 
 from __future__ import annotations
@@ -12,55 +14,64 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PATH = ROOT / "docs" / "grafana-dashboard.json"
 SOURCE = {"type": "prometheus", "uid": "${source}"}
-WIDTH, HEIGHT, COLUMNS = 8, 8, 3  # of a panel on Grafana's grid of 24
+WIDTH, HEIGHT, COLUMNS = 8, 8, 3  # size of a panel in units of Grafana's grid, which is 24 wide; panels per row
+
+
+def rate(by: str, metric: str) -> str:
+    return f"sum by ({by}) (rate({metric}[$__rate_interval]))"
+
+
+def increase(by: str, metric: str, interval: str = "$__rate_interval") -> str:
+    return f"sum by ({by}) (increase({metric}[{interval}]))"
+
+
+def quantile(share: float, by: str, histogram: str) -> str:
+    return f"histogram_quantile({share:g}, {rate(f'le, {by}', f'{histogram}_bucket')})"
+
+
+def median_and_p95(by: str, histogram: str) -> list[tuple[str, str]]:
+    return [
+        (quantile(0.5, by, histogram), f"{{{{{by}}}}} median"),
+        (quantile(0.95, by, histogram), f"{{{{{by}}}}} p95"),
+    ]
+
 
 # title, unit, stacked, then (query, legend) of each line
 PANELS: list[tuple[str, str, bool, list[tuple[str, str]]]] = [
-    ("Jobs that wait, and why", "short", True, [("sum by (type, reason) (agentname_queue_jobs)", "{{type}}: {{reason}}")]),
-    ("Jobs that run", "short", True, [("sum by (type) (agentname_running_jobs)", "{{type}}")]),
-    ("Jobs ended a minute", "short", True, [
-        ("sum by (type, status) (rate(agentname_jobs_ended_total[$__rate_interval])) * 60", "{{type}} {{status}}"),
+    ("Waiting jobs by reason", "short", True, [
+        ("sum by (type, reason) (agentname_queue_jobs)", "{{type}}: {{reason}}"),
     ]),
-    ("Wait before the start", "s", False, [
-        ("histogram_quantile(0.5, sum by (le, type) (rate(agentname_queue_wait_seconds_bucket[$__rate_interval])))", "{{type}} half"),
-        ("histogram_quantile(0.95, sum by (le, type) (rate(agentname_queue_wait_seconds_bucket[$__rate_interval])))", "{{type}} 95 %"),
+    ("Running jobs", "short", True, [("sum by (type) (agentname_running_jobs)", "{{type}}")]),
+    ("Ended jobs per minute", "short", True, [
+        (rate("type, status", "agentname_jobs_ended_total") + " * 60", "{{type}} {{status}}"),
     ]),
-    ("Step time", "s", False, [
-        ("histogram_quantile(0.5, sum by (le, model) (rate(agentname_step_seconds_bucket[$__rate_interval])))", "{{model}} half"),
-        ("histogram_quantile(0.95, sum by (le, model) (rate(agentname_step_seconds_bucket[$__rate_interval])))", "{{model}} 95 %"),
-    ]),
-    ("Rows of a batch, mean", "short", False, [
-        (
-            "sum by (model) (rate(agentname_batch_rows_sum[$__rate_interval])) / sum by (model) (rate(agentname_batch_rows_count[$__rate_interval]))",
-            "{{model}}",
-        ),
+    ("Wait from submission to start", "s", False, median_and_p95("type", "agentname_queue_wait_seconds")),
+    ("Step time", "s", False, median_and_p95("model", "agentname_step_seconds")),
+    ("Mean batch size (rows)", "short", False, [
+        (rate("model", "agentname_batch_rows_sum") + " / " + rate("model", "agentname_batch_rows_count"), "{{model}}"),
     ]),
     ("Memory by holder", "bytes", True, [("agentname_memory_bytes", "{{device}} {{holder}} {{kind}}")]),
-    ("Memory free for models", "bytes", False, [
-        ("agentname_memory_free_bytes", "{{device}} free"), ("agentname_memory_total_bytes", "{{device}} in all"),
+    ("Free memory for models", "bytes", False, [
+        ("agentname_memory_free_bytes", "{{device}} free"), ("agentname_memory_total_bytes", "{{device}} total"),
     ]),
-    ("Loads and evictions an hour", "short", False, [
-        ("sum by (model) (increase(agentname_model_loads_total[1h]))", "{{model}} in"),
-        ("sum by (model) (increase(agentname_model_evictions_total[1h]))", "{{model}} out"),
+    ("Model loads and evictions per hour", "short", False, [
+        (increase("model", "agentname_model_loads_total", "1h"), "{{model}} loads"),
+        (increase("model", "agentname_model_evictions_total", "1h"), "{{model}} evictions"),
     ]),
-    ("Tokens a second", "short", True, [("sum by (kind) (rate(agentname_tokens_total[$__rate_interval]))", "{{kind}}")]),
-    ("From a token's step to its going out, 95 %", "s", False, [
-        ("histogram_quantile(0.95, sum by (le, text) (rate(agentname_text_seconds_bucket[$__rate_interval])))", "{{text}} text"),
+    ("Tokens per second", "short", True, [(rate("kind", "agentname_tokens_total"), "{{kind}}")]),
+    ("Delay from a chat step to the sent text, p95", "s", False, [
+        (quantile(0.95, "text", "agentname_text_seconds"), "{{text}} text"),
     ]),
-    ("Pictures and clips a minute", "short", True, [
-        ("sum by (model) (rate(agentname_outputs_total[$__rate_interval])) * 60", "{{model}}"),
+    ("Images and videos per minute", "short", True, [
+        (rate("model", "agentname_outputs_total") + " * 60", "{{model}}"),
     ]),
     ("Forwards that ran out of memory", "short", True, [
-        ("sum by (model) (increase(agentname_out_of_memory_total[$__rate_interval]))", "{{model}}"),
+        (increase("model", "agentname_out_of_memory_total"), "{{model}}"),
     ]),
-    ("Failures, out of memory among them", "short", True, [
-        ("sum by (code) (increase(agentname_jobs_failed_total[$__rate_interval]))", "{{code}}"),
-    ]),
-    ("HTTP requests a second", "reqps", True, [
-        ("sum by (status) (rate(agentname_http_requests_total[$__rate_interval]))", "{{status}}"),
-    ]),
-    ("HTTP: until the reply begins, 95 %", "s", False, [
-        ("histogram_quantile(0.95, sum by (le, route) (rate(agentname_http_seconds_bucket[$__rate_interval])))", "{{route}}"),
+    ("Failed jobs by error code", "short", True, [(increase("code", "agentname_jobs_failed_total"), "{{code}}")]),
+    ("HTTP requests per second", "reqps", True, [(rate("status", "agentname_http_requests_total"), "{{status}}")]),
+    ("HTTP time to the first byte of the reply, p95", "s", False, [
+        (quantile(0.95, "route", "agentname_http_seconds"), "{{route}}"),
     ]),
 ]  # fmt: skip
 

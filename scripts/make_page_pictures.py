@@ -1,6 +1,8 @@
-"""Writes docs/page/*.png from the screenshots that the page's tests take:
+"""Writes docs/page/*.png from the screenshots that the page's tests take.
 
-PAGE_PICTURES=DIR python -m pytest tests/live/page && python scripts/make_page_pictures.py DIR
+    PAGE_PICTURES=DIR python -m pytest tests/live/page && python scripts/make_page_pictures.py DIR
+
+The tests need Chromium and take about two minutes, this script a few seconds.
 """
 
 from __future__ import annotations
@@ -12,12 +14,12 @@ from PIL import Image
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "page"
 DESKTOP = {
-    "create": "create-desktop", "preview": "preview-desktop", "chat": "chat-desktop", "gallery": "gallery-desktop", "queue": "queue-dark",
-    "models": "models-desktop", "keys": "keys-desktop", "api": "docs-desktop",
+    "create": "create-desktop", "preview": "preview-desktop", "chat": "chat-desktop", "gallery": "gallery-desktop",
+    "queue": "queue-dark", "models": "models-desktop", "keys": "keys-desktop", "api": "docs-desktop",
 }  # fmt: skip
 PHONES = {"phone": ("create", "chat", "gallery", "queue"), "phone-2": ("preview", "models", "keys", "docs")}
 GAP = 24  # pixels between phones
-COLOURS = 128  # a screenshot has few, and is a third of the size then
+COLOURS = 128  # enough for a screenshot, and a third of the file size
 
 
 def main(folder: Path) -> None:

@@ -1,1 +1,1 @@
-"""Drawings made by code, and the captions that describe them: the training data of the built-in models."""
+"""Drawings made by code and captions that describe them: the training data of the built-in models."""

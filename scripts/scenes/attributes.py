@@ -1,7 +1,7 @@
-"""What a drawing can show: the attributes, how they are drawn at random, and which combinations are held out.
+"""The attributes of a drawing, how they are chosen at random, and which combinations training leaves out.
 
 A combination of (shape, colour, background, place) or (shape, colour, background, motion) whose stable hash falls in
-one slot of eight never appears in training: the benchmark asks only for those.
+one slot of eight never appears in training: the benchmark uses only those.
 """
 
 import zlib
@@ -26,7 +26,7 @@ COLOURS = {  # red, green, blue in 0..255, chosen far apart
     "white": (248, 248, 248),
     "black": (18, 18, 22),
 }
-ATTRIBUTES = {  # name → values; "none" (not mentioned) comes on top wherever these are predicted
+ATTRIBUTES = {  # name → values; classifiers add "none" for an attribute that a caption does not name
     "type": ("scene", "shape"),
     "kind": KINDS,
     "time": TIMES,
@@ -59,7 +59,7 @@ def _slot(*words: str) -> int:
 
 
 def is_held_out(drawing: Drawing) -> bool:
-    """True for shape drawings whose combination is reserved for the benchmark."""
+    """Returns whether this is a shape whose combination is reserved for the benchmark."""
     if drawing.type != "shape":
         return False
     words = (drawing.shape, drawing.colour, drawing.background)
@@ -69,10 +69,10 @@ def is_held_out(drawing: Drawing) -> bool:
 
 
 def random_drawing(rng: np.random.Generator, video: bool, held_out: bool = False, shape_share: float = 0.5) -> Drawing:
-    """A random drawing, from the training combinations or (for shapes only) from the held-out ones.
+    """Returns a random drawing from the training combinations or, for shapes, from the held-out ones.
 
-    A shape that moves does so along the middle: where captions leave the line open, the guess of it costs a model as small
-    as tiny-motion the shape itself (2,000 batches with lines of all heights gave patches that come and go).
+    A moving shape always moves along the middle. Captions do not name the line, and a model as small as tiny-motion that
+    has to guess it loses the shape itself (after 2,000 batches with lines at all heights, patches came and went).
     """
     seed = int(rng.integers(2**31))
     if rng.random() >= shape_share:

@@ -17,9 +17,9 @@ class Light:
     sky_middle: Colour
     sky_horizon: Colour
     disc: Colour
-    disc_place: tuple[float, float]  # of the width, and of the height above the horizon
+    disc_place: tuple[float, float]  # as shares of the width and of the height above the horizon
     tint: tuple[float, float, float]
-    haze: Colour  # what distance fades into
+    haze: Colour  # distant things fade into this color
     cloud: Colour
 
 
@@ -44,17 +44,17 @@ LIGHTS = {
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
-    """Colour `share` of the way from a to b."""
+    """Returns the color `share` of the way from a to b."""
     return tuple(round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
 
 
 def lit(colour: Colour, light: Light, distance: float = 0.0) -> Colour:
-    """A thing's colour under this light, faded into the haze by `distance` (0 near … 1 gone)."""
+    """Returns a color under this light, faded into the haze by `distance` (0 near … 1 invisible)."""
     return mix(tuple(round(c * t) for c, t in zip(colour, light.tint, strict=True)), light.haze, distance)
 
 
 def gradient(width: int, height: int, stops: list[Colour]) -> Image.Image:
-    """A vertical gradient through evenly spaced colours."""
+    """Draws a vertical gradient through evenly spaced colors."""
     rows = np.linspace(0, len(stops) - 1, max(height, 1))
     channels = [np.interp(rows, range(len(stops)), [stop[i] for stop in stops]) for i in range(3)]
     column = np.stack(channels, -1)[:, None].round().astype(np.uint8)
@@ -62,7 +62,7 @@ def gradient(width: int, height: int, stops: list[Colour]) -> Image.Image:
 
 
 class Sky:
-    """The sky above a horizon: gradient, stars or none, sun or moon, and clouds that drift with time."""
+    """The sky above a horizon: gradient, stars at night, sun or moon, and drifting clouds."""
 
     def __init__(self, time: str, width: int, height: int, horizon: float, rng: np.random.Generator):
         self.width, self.height, self.light = width, height, LIGHTS[time]
@@ -99,7 +99,7 @@ class Sky:
         self.image = Image.fromarray((pixels + (np.float32(self.light.disc) - pixels) * share).astype(np.uint8))
 
     def draw_clouds(self, draw: ImageDraw.ImageDraw, seconds: float) -> None:
-        """Clouds drift to the right and come back on the left."""
+        """Draws the clouds, which drift to the right and reappear on the left."""
         for x, y, size in self.clouds:
             reach = 18 * self.unit * size
             left = (x * self.width + seconds * 0.06 * self.width) % (self.width + 2 * reach) - reach
@@ -110,12 +110,12 @@ class Sky:
 
 
 def finish(image: Image.Image) -> np.ndarray:
-    """The canvas shrunk to the picture: (height, width, 3) bytes."""
+    """Shrinks the canvas to the picture: (height, width, 3) bytes."""
     return np.asarray(image.reduce(SUPERSAMPLE))
 
 
 def curve(width: int, base: float, waves: list[tuple[float, float, float]], step: int = 4) -> list[tuple[float, float]]:
-    """Points of a smooth outline: base + Σ height·sin(2π·frequency·x/width + phase), left to right."""
+    """Returns the points of a smooth outline, left to right: base + Σ height·sin(2π·frequency·x/width + phase)."""
     xs = np.append(np.arange(0, width, step), width)
     ys = np.full(len(xs), float(base))
     for height, frequency, phase in waves:
@@ -124,5 +124,5 @@ def curve(width: int, base: float, waves: list[tuple[float, float, float]], step
 
 
 def fill_below(draw: ImageDraw.ImageDraw, points: list[tuple[float, float]], height: int, colour: Colour) -> None:
-    """Fill everything between an outline and the bottom of the canvas."""
+    """Fills everything between an outline and the bottom of the canvas."""
     draw.polygon([*points, (points[-1][0], height), (points[0][0], height)], fill=colour)

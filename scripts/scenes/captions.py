@@ -1,7 +1,7 @@
-"""Captions for drawings: many wordings, synonyms, filler, missing attributes; some wordings held out for the benchmark.
+"""Captions for drawings, with synonyms, filler words and missing attributes. Some wordings are kept for the benchmark.
 
-A caption names only some attributes of its drawing; `caption` returns which, so that the text encoder can be taught to
-recognise exactly those.
+A caption names only some attributes of its drawing. `caption` also returns which, so that the text encoder can learn to
+recognize exactly those.
 """
 
 import re
@@ -62,25 +62,25 @@ DROP = 0.12  # chance that an attribute is left out of the caption
 
 
 def is_held_out_pair(kind_phrase: str, time_phrase: str) -> bool:
-    """True for one in eight pairs of scene wording and time wording; training never puts the two together."""
+    """Returns whether the pair is one of the eighth of scene and time wordings that training never combines."""
     return zlib.crc32(f"{kind_phrase}|{time_phrase}".encode()) % 8 == 0
 
 
 def caption(drawing: Drawing, rng: np.random.Generator) -> tuple[str, dict[str, str]]:
-    """A training caption and the attributes it names (name → value)."""
+    """Returns a training caption and the attributes that it names (name → value)."""
     text, named = _scene(drawing, rng) if drawing.type == "scene" else _shape(drawing, rng)
     return _decorate(text, rng), named
 
 
 def filler(rng: np.random.Generator) -> str:
-    """A caption about nothing these drawings show (it names no attribute); often empty."""
+    """Returns a caption that names no attribute, often an empty one."""
     if rng.random() < 0.3:
         return ""
     return " ".join(_unknown(rng) for _ in range(rng.integers(1, 9)))
 
 
 def held_out_scene(drawing: Drawing, rng: np.random.Generator) -> str:
-    """A benchmark prompt for a scene: a sentence and a pair of wordings that training never used."""
+    """Returns a benchmark prompt for a scene: a sentence and a pair of wordings that training never used."""
     while True:
         kind_phrase, time_phrase = (
             _pick(rng, words.KIND_WORDS[drawing.kind]),
@@ -92,7 +92,7 @@ def held_out_scene(drawing: Drawing, rng: np.random.Generator) -> str:
 
 
 def plain_shape(drawing: Drawing) -> str:
-    """A benchmark prompt for a shape, in the plainest words."""
+    """Returns a benchmark prompt for a shape, in the plainest words."""
     text = f"a {drawing.colour} {drawing.shape}"
     if drawing.motion:
         text += " growing" if drawing.motion == "grow" else f" moving {drawing.motion}"
@@ -108,7 +108,7 @@ def _pick(rng: np.random.Generator, table: str) -> str:
 
 def _scene(drawing: Drawing, rng: np.random.Generator) -> tuple[str, dict[str, str]]:
     named = {"type": "scene", "kind": drawing.kind, "time": drawing.time}
-    if rng.random() < DROP:  # one of the two alone
+    if rng.random() < DROP:  # name only one of the two
         if rng.random() < 0.5:
             del named["time"]
             return _pick(rng, words.KIND_WORDS[drawing.kind]), named
@@ -134,7 +134,7 @@ def _shape(drawing: Drawing, rng: np.random.Generator) -> tuple[str, dict[str, s
     named = {"type": "shape"}
     for name in ("shape", "colour", "background", "place", "motion"):
         value = getattr(drawing, name)
-        rare = name == "place" and drawing.motion  # places matter less where the shape moves
+        rare = name == "place" and drawing.motion  # the place matters less for a moving shape
         if value and rng.random() > (0.7 if rare else DROP):
             named[name] = value
     fields = dict.fromkeys(("shape", "colour", "background", "place", "motion"), "")
@@ -147,7 +147,7 @@ def _shape(drawing: Drawing, rng: np.random.Generator) -> tuple[str, dict[str, s
     fields["place"] = _pick(rng, words.PLACE_WORDS[named["place"]]) if "place" in named else ""
     if "motion" in named:
         fields["motion"] = _pick(rng, words.MOTION_WORDS[named["motion"]])
-    elif not drawing.motion and rng.random() < 0.05:  # a still picture of something that moves is just a picture
+    elif not drawing.motion and rng.random() < 0.05:  # a caption of a still image may name a motion
         named["motion"] = str(rng.choice(list(words.MOTION_WORDS)))
         fields["motion"] = _pick(rng, words.MOTION_WORDS[named["motion"]])
     text = str(rng.choice(SHAPE_TEMPLATES)).format(adjective=_pick(rng, words.ADJECTIVES), **fields)
@@ -164,7 +164,7 @@ def _unknown(rng: np.random.Generator) -> str:
 def _decorate(text: str, rng: np.random.Generator) -> str:
     if rng.random() < 0.25:
         text = f"{text}, {_pick(rng, words.SUFFIXES)}"
-    if rng.random() < 0.15:  # unknown words here and there must not matter
+    if rng.random() < 0.15:  # teaches the text encoder to ignore unknown words
         parts = text.split(" ")
         for _ in range(rng.integers(1, 4)):
             parts.insert(int(rng.integers(len(parts) + 1)), _unknown(rng))

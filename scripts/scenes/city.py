@@ -1,4 +1,4 @@
-"""A city of towers behind a road: windows light up in the dark, cars pass."""
+"""A city of towers behind a road with cars. Windows light up in the dark."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -78,7 +78,7 @@ class City:
         return finish(image)
 
     def _cars(self, draw, seconds, y, speed, gap, offset, paint) -> None:
-        count = int(np.ceil(self.width / gap)) + 1  # cars leave on one side and come back on the other
+        count = int(np.ceil(self.width / gap)) + 1  # cars leave on one side and reappear on the other
         for i in range(count):
             x = (offset + i * gap + speed * seconds) % (count * gap) - gap / 2
             base, unit = self.height * y, self.unit

@@ -1,4 +1,4 @@
-"""Pictures and clips of a drawing."""
+"""Renders a drawing as a picture or as a clip."""
 
 import numpy as np
 
@@ -13,12 +13,12 @@ SCENES = {"city": City, "ocean": Ocean, "mountains": Mountains, "forest": Forest
 
 
 def picture(drawing: Drawing, width: int, height: int) -> np.ndarray:
-    """One picture, (height, width, 3) bytes."""
+    """Renders one picture: (height, width, 3) bytes."""
     return clip(drawing, width, height, 1)[0]
 
 
 def clip(drawing: Drawing, width: int, height: int, frames: int) -> np.ndarray:
-    """Consecutive frames at FPS frames a second, (frames, height, width, 3) bytes."""
+    """Renders consecutive frames at FPS frames per second: (frames, height, width, 3) bytes."""
     if drawing.type == "shape":
         scene = ShapeScene(drawing, width, height, duration=(frames - 1) / FPS)
     else:

@@ -1,4 +1,4 @@
-"""Mountains, forests and deserts: a still landscape under drifting clouds (trees also sway)."""
+"""Mountains, forests and deserts: a still landscape under drifting clouds. The nearest trees sway."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -8,7 +8,7 @@ from .canvas import SUPERSAMPLE, Sky, curve, fill_below, finish, lit, mix
 
 
 class Land:
-    """A sky with clouds, and a foreground painted once that covers it."""
+    """A sky with clouds behind a foreground that is painted once."""
 
     horizon = 0.7
 
@@ -24,7 +24,7 @@ class Land:
         raise NotImplementedError
 
     def animate(self, draw: ImageDraw.ImageDraw, seconds: float) -> None:
-        """Draw what moves in front of the landscape; nothing by default."""
+        """Draws what moves in front of the landscape. Nothing by default."""
 
     def frame(self, seconds: float) -> np.ndarray:
         image = self.sky.image.copy()

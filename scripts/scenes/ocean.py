@@ -1,4 +1,4 @@
-"""Rows of waves that roll under the sun or the moon, whose light lies on the water."""
+"""Rows of rolling waves that reflect the sun or the moon."""
 
 import numpy as np
 from PIL import ImageDraw

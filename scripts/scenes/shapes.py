@@ -10,7 +10,7 @@ ANCHORS = {"left": (0.24, 0.5), "right": (0.76, 0.5), "top": (0.5, 0.26), "botto
 
 
 class ShapeScene:
-    """Draws the shape at a moment of the clip; it crosses the canvas once in a clip, however long the clip is."""
+    """Draws the shape at a moment of the clip. A moving shape crosses the canvas once per clip of any length."""
 
     def __init__(self, drawing: Drawing, width: int, height: int, duration: float = 0.0):
         rng = np.random.default_rng(drawing.seed)

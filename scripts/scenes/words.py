@@ -1,4 +1,4 @@
-"""The words people use for each attribute: synonyms and phrases the captions are made of."""
+"""The words for each attribute: synonyms and phrases that captions are made of."""
 
 from functools import cache
 
@@ -75,10 +75,12 @@ MOTION_WORDS = {
         growing bigger|swelling|coming closer|that grows""",
 }
 ADJECTIVES = """beautiful|calm|quiet|misty|vast|old|peaceful|lonely|magical|stunning|colourful|dreamy|epic|cinematic|
-    detailed|simple|minimalist|flat|vibrant|lovely|nice|great|wonderful|soft|warm|cold|clear|empty|small|large|big|tiny"""
+    detailed|simple|minimalist|flat|vibrant|lovely|nice|great|wonderful|soft|warm|cold|clear|empty|small|large|big|
+    tiny"""
 SUFFIXES = """highly detailed|4k|8k|digital art|flat illustration|cinematic lighting|masterpiece|wallpaper|poster|
     concept art|vector art|trending|beautiful colours|minimal|sharp focus|wide angle|drone shot|best quality|
     slow motion|timelapse|with clouds|with clouds drifting by|smooth animation|in motion|vivid|dramatic"""
+# One string, because a list of 200 literals reads worse.
 FILLER = """dog cat bird car house tree person man woman child robot dragon castle ship boat plane train table chair
     book cup apple banana flower garden street road bridge river lake field farm horse cow fish whale lion tiger bear
     running walking sitting eating flying jumping reading playing wearing holding looking smiling with without and or
@@ -89,10 +91,10 @@ FILLER = """dog cat bird car house tree person man woman child robot dragon cast
     show create generate give me picture scene something anything music guitar piano phone computer space planet
     rocket galaxy astronaut knight wizard king queen princess monster alien spaceship pirate treasure island volcano
     storm rain snow wind fog fire ice lava smoke cloud rainbow market shop school kitchen bedroom pizza coffee cake
-    bread wine cheese soup hat shoe shirt dress jacket watch ring clock lamp door window wall floor roof""".split()  # noqa: SIM905 (a list of 200 literals reads worse)
+    bread wine cheese soup hat shoe shirt dress jacket watch ring clock lamp door window wall floor roof""".split()  # noqa: SIM905
 
 
 @cache
 def split(words: str) -> tuple[str, ...]:
-    """The phrases of one of the tables above."""
+    """Returns the phrases of one of the tables above."""
     return tuple(" ".join(phrase.split()) for phrase in words.split("|"))

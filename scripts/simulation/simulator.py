@@ -11,9 +11,10 @@ from typing import assert_never
 from pipelines.interface import ChatRequest, DiffusionRequest, NextStep, Request, StepCost
 from scripts.simulation.outcome import Outcome
 from scripts.simulation.traces import SimJob, SimModel, Trace
-from server.engine.executor import learn
+from server.engine.learning import learn
 from server.job import Job
 from server.memory.ledger import Ledger
+from server.protocol import FilesRead
 from server.scheduling.actions import Admit, Evict, Load, ModelFacts, Park, Read, ResizeCache, Step, Unpark, Wait
 from server.scheduling.scheduler import Scheduler
 
@@ -52,6 +53,8 @@ class SimLane:
 
 
 class Simulator:
+    """Carries out the scheduler's actions as the engine does, reports the results, and advances the clock `now`."""
+
     def __init__(
         self, trace: Trace, *, patience_s: float = 10.0, min_residency_s: float = 2.0, max_step_s: float = 4.0
     ) -> None:
@@ -64,12 +67,12 @@ class Simulator:
             max_step_s=max_step_s,
             reads_ahead=True,
         )
-        self._read_at: float | None = None  # when the files of the loading model have been read
+        self._reading: FilesRead | None = None  # sent when the files of the loading model have been read
+        self._read_at: float | None = None
         self.lanes: dict[str, SimLane] = {}
         self.outcome = Outcome("ours")
         self.now = 0.0
         self._arrivals = deque(trace.jobs)
-        self._jobs: dict[str, SimJob] = {}
 
     def run(self) -> Outcome:
         while len(self.outcome.ended) < len(self.trace.jobs):
@@ -80,7 +83,6 @@ class Simulator:
     def take_arrivals(self) -> None:
         while self._arrivals and self._arrivals[0].at <= self.now:
             job = self._arrivals.popleft()
-            self._jobs[job.id] = job
             self.scheduler.add(engine_job(job, self.trace.models[job.model]), job.at)
             self.arrived(job)
 
@@ -91,17 +93,18 @@ class Simulator:
         self.outcome.ended[job_id] = self.now
 
     def turn(self) -> None:
-        if self._read_at is not None and self._read_at <= self.now:
-            self._read_at = None
-            self.scheduler.was_read()
+        if self._reading is not None and self._read_at is not None and self._read_at <= self.now:
+            self.scheduler.handle(self._reading, self.now)
+            self._reading = self._read_at = None
         began = time.perf_counter()
         action = self.scheduler.next_action(self.now)
         self.outcome.decision_s.append(time.perf_counter() - began)
         match action:
             case Read(model):
                 self.scheduler.ledger.book(model, "weights", self.trace.models[model].weight_bytes)
-                self.scheduler.reading(model)
-                self._read_at = self.now + READ_SHARE * self.trace.models[model].load_s
+                self.scheduler.load_started(model)
+                self._reading = FilesRead(model, READ_SHARE * self.trace.models[model].load_s)
+                self._read_at = self.now + self._reading.seconds
             case Load(model):
                 self._load(model)
             case Evict(model):
@@ -115,7 +118,7 @@ class Simulator:
             case Unpark(model, _):
                 self.now += COPY_SHARE * self.trace.models[model].load_s
                 self.scheduler.placed(model, {"model": self.trace.models[model].weight_bytes}, {})
-                self.scheduler.came_back(model, self.now, COPY_SHARE * self.trace.models[model].load_s)
+                self.scheduler.unparked(model, self.now, COPY_SHARE * self.trace.models[model].load_s)
             case ResizeCache(model, n_bytes):
                 self.scheduler.cache_resized(model, self.now, n_bytes, n_bytes)
             case Admit(job):
@@ -141,7 +144,7 @@ class Simulator:
         self.outcome.loads += 1
         self.lanes[name] = SimLane(model)
         self.scheduler.ledger.release(name)
-        self.scheduler.loaded(name, self.now, model.load_s, READ_SHARE * model.load_s)
+        self.scheduler.loaded(name, self.now, model.load_s)
         self.scheduler.placed(name, {"model": model.weight_bytes}, {})
 
     def _admit(self, job: Job) -> None:

@@ -63,7 +63,7 @@ def test_the_same_trace_gives_the_same_schedule() -> None:
 
 
 def decision_s(n_jobs: int, n_decisions: int = 400) -> float:
-    """Returns the CPU seconds of one decision while jobs wait for four models, two of which fit. Best of five rounds."""
+    """Returns the CPU seconds of a decision while jobs wait for four models where two fit: the best of five rounds."""
     ledger = Ledger(name="d", capacity_bytes=100)
     scheduler = Scheduler(ledger, lambda model: ModelFacts(model, "image", 50, 8, 1000.0))
     for i in range(n_jobs):
