@@ -110,12 +110,37 @@ def test_an_idle_key_saves_up_no_more_than_a_minutes_worth() -> None:
         burst_limiter.take("anna", plan(2))
 
 
-def test_keys_do_not_share_a_bucket_and_no_limit_is_no_limit() -> None:
+def test_each_key_has_a_bucket_of_its_own() -> None:
+    clock = Clock()
+    burst_limiter = BurstLimiter(clock)
+    for _ in range(2):
+        burst_limiter.take("anna", plan(2))
+    for _ in range(2):
+        burst_limiter.take("bob", plan(2))
+    for key_id in ("anna", "bob", "anna"):  # what one key takes fills no other key's bucket
+        with pytest.raises(TooMany):
+            burst_limiter.take(key_id, plan(2))
+
+    clock.now += 30
+    for key_id in ("anna", "bob"):
+        burst_limiter.take(key_id, plan(2))
+        with pytest.raises(TooMany):
+            burst_limiter.take(key_id, plan(2))
+
+
+def test_a_key_without_a_limit_is_never_refused_and_its_requests_count_for_nobody() -> None:
     burst_limiter = BurstLimiter(Clock())
-    burst_limiter.take("anna", plan(1))
-    burst_limiter.take("bob", plan(1))
+    burst_limiter.take("anna", plan(2))
     for _ in range(1000):
         burst_limiter.take("carla", plan(None))
+    burst_limiter.take("anna", plan(2))
+    with pytest.raises(TooMany):
+        burst_limiter.take("anna", plan(2))
+
+    for _ in range(2):  # once its plan has a limit, its bucket is full
+        burst_limiter.take("carla", plan(2))
+    with pytest.raises(TooMany):
+        burst_limiter.take("carla", plan(2))
 
 
 def test_a_plan_of_no_requests_refuses_all() -> None:
