@@ -1,4 +1,4 @@
-"""The Python client: `AgentName` for plain code, `AsyncAgentName` for asyncio. The command line stands on it, too.
+"""The Python client: `AgentName` for blocking code, `AsyncAgentName` for asyncio. The command line uses it too.
 
     from server.client import AgentName
 
@@ -6,8 +6,8 @@
         job = client.wait(client.generate("A futuristic city at night", aspect_ratio="16:9").job_id)
         client.save(job.outputs[0], "city.png")
 
-What is said to the server and in which order is written once, in `calls.py`, and which methods there are in `methods.py`;
-the two classes only do the talking.
+The requests, their order and the retries are written once, in `calls.py`, and `methods.py` lists the methods. The two
+classes only do the network I/O.
 """
 
 from server.client.address import url_of
@@ -37,6 +37,7 @@ from server.client.replies import (
     ChatReply,
     Conversation,
     ConversationInfo,
+    ConversationMessage,
     ConversationsPage,
     Device,
     Forgotten,
@@ -45,7 +46,6 @@ from server.client.replies import (
     JobsPage,
     Model,
     Output,
-    Said,
 )
 from server.client.sync import AgentName
 
@@ -60,6 +60,7 @@ __all__ = [
     "Conflict",
     "Conversation",
     "ConversationInfo",
+    "ConversationMessage",
     "ConversationsPage",
     "Device",
     "Forbidden",
@@ -77,7 +78,6 @@ __all__ = [
     "NotThisServer",
     "Output",
     "Refused",
-    "Said",
     "ServerFault",
     "TooLarge",
     "TooManyRequests",

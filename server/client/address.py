@@ -1,4 +1,7 @@
-"""Which server, and with which key: what the caller says, then the environment, then what the server of this machine left."""
+"""Finds the server's URL and the key: from the arguments, then the environment, then the local server's data directory.
+
+Any thread.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ URL = "AGENTNAME_URL"
 API_KEY = "AGENTNAME_API_KEY"
 DATA_DIR = "AGENTNAME_DATA_DIR"
 DEFAULT_URL = "http://localhost:3001"
-EVERY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  # not bound: replaced
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  # only replaced, never bound
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -23,7 +26,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 class Address:
     base_url: str
     key: str = field(repr=False)
-    local: bool  # on this machine: no proxy of the environment is asked
+    local: bool  # on this machine: the environment's proxy settings are not used
 
     @property
     def headers(self) -> dict[str, str]:
@@ -31,26 +34,29 @@ class Address:
 
 
 def find(base_url: str | None, api_key: str | None, data_dir: Path | None = None) -> Address:
-    """The key that a server leaves in its data directory is admin of this machine: unless `data_dir` says whose it is, it is
-    sent to this machine only. Raises `NoKey`.
+    """Returns the server's address and the key to use. Raises `AgentNameError` for an invalid URL, `NoKey` without a
+    key.
+
+    The key in a server's data directory has admin rights. Without an explicit `data_dir`, that key is sent to a server
+    on this machine only.
     """
     text = (base_url or os.environ.get(URL) or DEFAULT_URL).rstrip("/").removesuffix("/api")
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL as error:
-        raise AgentNameError(f"Not an address of a server: {error}") from None
+        raise AgentNameError(f"Not a server's URL: {error}") from None
     if url.scheme not in ("http", "https") or not url.host:
-        raise AgentNameError(f"Not an address of a server: {text}. It looks like {DEFAULT_URL}")
+        raise AgentNameError(f"Not a server's URL: {text}. An example is {DEFAULT_URL}")
     local = url.host in LOOPBACK
     key = api_key or os.environ.get(API_KEY) or (_local_key(data_dir) if local or data_dir else None)
     if key is None:
-        raise NoKey(f"A key is needed: set {API_KEY}, or make one: agentname keys create --plan free --name NAME")
+        raise NoKey(f"A key is needed: set {API_KEY}, or create one: agentname keys create --plan free --name NAME")
     return Address(text, key.strip(), local)
 
 
 def url_of(host: str, port: int) -> str:
-    """Of a server of this machine that listens on `host`, which may be every address."""
-    host = EVERY.get(host, host)
+    """Returns the URL of a server on this machine that listens on `host`, which may be a wildcard address."""
+    host = WILDCARDS.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -61,5 +67,5 @@ def _local_key(data_dir: Path | None) -> str:
     except OSError:
         raise NoKey(
             f"No server has run with the data directory {folder}. Start one: agentname serve. "
-            f"Or set {API_KEY} to a key of the server that runs."
+            f"Or set {API_KEY} to a key of the running server."
         ) from None

@@ -1,4 +1,4 @@
-"""The client for asyncio: does what a call says. Its methods are in `methods.py`."""
+"""The client for asyncio: executes the steps of a call. Its methods are in `methods.py`. Event loop only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class AsyncAgentName(Methods):
-    """`AgentName` for asyncio: the same methods, awaited. Use it in an `async with`, or `close` it."""
+    """`AgentName` for asyncio, with the same methods. Use it in an `async with`, or call `close`."""
 
     def __init__(
         self,
@@ -32,12 +32,12 @@ class AsyncAgentName(Methods):
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        where = address.find(base_url, api_key, data_dir)
-        self.base_url = where.base_url
+        server = address.find(base_url, api_key, data_dir)
+        self.base_url = server.base_url
         self.calls = Calls(retries)
         self._sleep = sleep
         self._http = httpx.AsyncClient(
-            base_url=where.base_url, headers=where.headers, trust_env=not where.local, transport=transport
+            base_url=server.base_url, headers=server.headers, trust_env=not server.local, transport=transport
         )
 
     async def __aenter__(self) -> Self:
@@ -52,7 +52,7 @@ class AsyncAgentName(Methods):
         await self._http.aclose()
 
     async def one(self, call: Call[T]) -> T:
-        """The last value that `call` emits."""
+        """Executes `call` and returns the last value that it emits."""
         async with aclosing(self.all(call)) as values:
             last = await anext(values)
             async for value in values:
@@ -60,7 +60,7 @@ class AsyncAgentName(Methods):
             return last
 
     async def all(self, call: Call[T]) -> AsyncGenerator[T, None]:
-        """Drive `call`: do what it says, tell it what came of it, hand out what it emits."""
+        """Executes the steps of `call`, sends it their outcomes, and yields the values that it emits."""
         streamed: httpx.Response | None = None
         chunks: AsyncIterator[bytes] | None = None
         answer: httpx.Response | bytes | None = None

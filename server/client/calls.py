@@ -1,4 +1,7 @@
-"""What the client says to the server: each call once, with its name and its arguments. See `talk.py` for how a call is written."""
+"""The client's calls to the server, each written once as a generator of steps; `talk.py` explains the steps.
+
+Nothing here does network I/O.
+"""
 
 from __future__ import annotations
 
@@ -42,14 +45,16 @@ from server.client.talk import Call, Emit, Send, Sleep, Step, next_bytes, parse,
 
 R = TypeVar("R", bound=Reply)
 
-CHAT_TIMEOUT_S = 600.0  # a message may wait behind others, and a long reply is one reply
-SILENCE_S = 45.0  # of an event stream: three keep-alives missed
+CHAT_TIMEOUT_S = 600.0  # a message may wait in the queue, and a reply may be long
+SILENCE_S = 45.0  # an event stream counts as broken after three missed keep-alives
 STATUS_EVENTS = frozenset({"position", "loading", "progress", "completed", "failed", "canceled"})
 FIRST_POLL_S, LONGEST_POLL_S = 0.1, 1.0
 
 
 class Calls:
-    """One method a call; `methods.py` makes them methods of both clients. Each may raise what `errors.py` lists."""
+    """One method per call; `methods.py` turns them into methods of both clients. Each can raise the errors in
+    `errors.py`.
+    """
 
     def __init__(self, retries: int) -> None:
         self._retries = retries
@@ -57,47 +62,46 @@ class Calls:
     def generate(
         self, prompt: str, *, idempotency_key: str | None = None, **options: Unpack[GenerateOptions]
     ) -> Call[Accepted]:
-        """Hand a picture (or `type="video"`) in; it is made while you `wait`."""
-        # With a key of its own when none is given: tried again after a broken connection, it is still one job.
+        """Submits an image job, or a video job with `type="video"`, and returns its id; `wait` waits for the result."""
+        # Every request has an idempotency key, so that a retry after a broken connection does not create a second job.
         headers = {"Idempotency-Key": idempotency_key or secrets.token_urlsafe(16)}
         body = {"prompt": prompt, "type": "image", **options}
         yield from self._result(Send("POST", "/api/generate", body, headers=headers), Accepted)
 
     def status(self, job_id: str) -> Call[Job]:
-        """How it stands."""
+        """Returns the job's current state."""
         yield from self._result(Send("GET", f"/api/status/{job_id}"), Job)
 
     def watch(self, job_id: str) -> Call[Job]:
-        """The job now and each time it changes; the last one has ended, well or not."""
+        """Yields the job now and after each change, until it has completed, failed or been canceled."""
         yield from self._until_ended(job_id, lambda job: None)
 
     def wait(self, job_id: str, on_change: Callable[[Job], object] = lambda job: None) -> Call[Job]:
-        """The completed job. Raises `JobFailed` and `JobCanceled`."""
+        """Waits until the job has completed and returns it. Raises `JobFailed` and `JobCanceled`."""
         completed((yield from self._until_ended(job_id, on_change)))
 
     def jobs(self, status: str | None = None, limit: int | None = None, cursor: str | None = None) -> Call[JobsPage]:
-        """One's own, newest first; `next_cursor` of a page is the `cursor` of the next."""
-        said = {"status": status, "limit": limit, "cursor": cursor}
-        params = {name: value for name, value in said.items() if value is not None}
-        yield from self._result(Send("GET", "/api/jobs", params=params), JobsPage)
+        """Lists the key's jobs, newest first. Pass a page's `next_cursor` as `cursor` for the next page."""
+        query = {"status": status, "limit": limit, "cursor": cursor}
+        yield from self._result(Send("GET", "/api/jobs", params=_without_none(query)), JobsPage)
 
     def cancel(self, job_id: str) -> Call[Job]:
-        """Waiting: at once. Running: before its next step."""
+        """Cancels a waiting job at once, a running one before its next step. Deletes the files of a finished one."""
         yield from self._result(Send("POST", f"/api/jobs/{job_id}/cancel"), Job)
 
     def delete(self, job_id: str) -> Call[Job]:
-        """Cancels what has not ended, and deletes the files of what has."""
+        """Cancels a job that has not ended, and deletes the files of one that has."""
         yield from self._result(Send("DELETE", f"/api/jobs/{job_id}"), Job)
 
     def download(self, output: Output) -> Call[bytes]:
-        """The bytes, checked against their SHA-256."""
+        """Returns the bytes of an output, checked against their SHA-256."""
         response = yield from send(Send("GET", output.url), self._retries)
         content = response.content
         _check(output, hashlib.sha256(content).hexdigest())
         yield Emit(content)
 
     def save(self, output: Output, path: str | Path) -> Call[Path]:
-        """Into a file, which is whole or not there."""
+        """Saves an output to a file, checked against its SHA-256. An incomplete download leaves no file."""
         path = Path(path)
         part = path.with_name(f".{path.name}.part")
         digest = hashlib.sha256()
@@ -114,14 +118,14 @@ class Calls:
         yield Emit(path)
 
     def chat(self, message: str, **options: Unpack[ChatOptions]) -> Call[ChatReply]:
-        """The whole reply."""
-        body = {"message": message} | _spelled(options)
+        """Sends a message and returns the whole reply."""
+        body = {"message": message} | _field_names(options)
         sending = Send("POST", "/api/chat", body, repeatable=False, read_timeout_s=CHAT_TIMEOUT_S)
         yield from self._result(sending, ChatReply)
 
     def stream_chat(self, message: str, **options: Unpack[ChatOptions]) -> Call[ChatDelta | ChatReply]:
-        """The pieces as they are made, and the whole reply last. Leaving the loop stops the model."""
-        body = {"message": message, "stream": True} | _spelled(options)
+        """Yields the pieces of the reply as they are generated, then the whole reply. Leaving the loop cancels it."""
+        body = {"message": message, "stream": True} | _field_names(options)
         opening = Send("POST", "/api/chat", body, stream=True, repeatable=False, read_timeout_s=CHAT_TIMEOUT_S)
         yield from send(opening, self._retries)
         reader = EventReader()
@@ -137,63 +141,66 @@ class Calls:
         raise NotReachable("the stream ended before the reply did")
 
     def conversations(self, limit: int | None = None, cursor: str | None = None) -> Call[ConversationsPage]:
-        """One's own, the one spoken in last first; `next_cursor` of a page is the `cursor` of the next."""
-        said = {"limit": limit, "cursor": cursor}
-        params = {name: value for name, value in said.items() if value is not None}
-        yield from self._result(Send("GET", "/api/conversations", params=params), ConversationsPage)
+        """Lists the key's conversations, the most recent reply first. Pass a page's `next_cursor` as `cursor` for the
+        next page.
+        """
+        query = {"limit": limit, "cursor": cursor}
+        yield from self._result(Send("GET", "/api/conversations", params=_without_none(query)), ConversationsPage)
 
     def conversation(self, conversation_id: str) -> Call[Conversation]:
-        """With all that was said in it and is still kept, oldest first."""
+        """Returns a conversation with all messages that are still stored, oldest first."""
         yield from self._result(Send("GET", f"/api/conversations/{conversation_id}"), Conversation)
 
     def rename_conversation(self, conversation_id: str, title: str) -> Call[ConversationInfo]:
-        """Until then it is called by its first words."""
+        """Renames a conversation. Until then, its title is the beginning of its first message."""
         sending = Send("PATCH", f"/api/conversations/{conversation_id}", {"title": title})
         yield from self._result(sending, ConversationInfo)
 
     def forget_conversation(self, conversation_id: str) -> Call[Forgotten]:
-        """With all that was said in it."""
+        """Deletes a conversation with all its messages."""
         yield from self._result(Send("DELETE", f"/api/conversations/{conversation_id}"), Forgotten)
 
     def models(self) -> Call[list[Model]]:
-        """What there is."""
+        """Lists all models."""
         yield Emit(read((yield from send(Send("GET", "/api/models"), self._retries)), ModelList).models)
 
     def gpu(self) -> Call[list[Device]]:
-        """Who holds how many bytes."""
+        """Returns the memory of each device and who holds it."""
         yield Emit(read((yield from send(Send("GET", "/api/gpu"), self._retries)), DeviceList).devices)
 
     def load(self, model: str) -> Call[Model]:
-        """Asked for, not waited for: its state becomes `loading`, then `resident` or `failed`. These four want an admin key."""
-        yield from self._decide(model, "load")
+        """Requests that a model be loaded and returns at once: its state becomes `loading`, then `resident` or
+        `failed`. Needs an admin key, as do `unload`, `pin` and `unpin`.
+        """
+        yield from self._control(model, "load")
 
     def unload(self, model: str) -> Call[Model]:
-        """It goes once its running jobs are done."""
-        yield from self._decide(model, "unload")
+        """Unloads a model once its running jobs have finished."""
+        yield from self._control(model, "unload")
 
     def pin(self, model: str) -> Call[Model]:
-        """Once in memory it stays, also across restarts."""
-        yield from self._decide(model, "pin")
+        """Pins a model: once loaded, it is never evicted. The pin survives a restart of the server."""
+        yield from self._control(model, "pin")
 
     def unpin(self, model: str) -> Call[Model]:
-        """It may leave memory again."""
-        yield from self._decide(model, "unpin")
+        """Removes the pin, so that the model can be evicted again."""
+        yield from self._control(model, "unpin")
 
     def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Call[Any]:
-        """The JSON of a route that has no method here."""
+        """Calls a route that has no method here, and returns its JSON."""
         response = yield from send(Send(method, path, body, repeatable=method != "POST"), self._retries)
         yield Emit(response.json())
 
-    def _decide(self, model: str, verb: str) -> Call[Model]:
+    def _control(self, model: str, verb: str) -> Call[Model]:
         yield from self._result(Send("POST", f"/api/models/{model}/{verb}"), Model)
 
     def _until_ended(self, job_id: str, on_change: Callable[[Job], object]) -> Generator[Step[Job], Any, Job]:
-        """Emits the job now, and each time something about it changes, until it has ended.
+        """Emits the job now and after each change, until it has ended.
 
-        By the server's events; where it refuses to stream them, by asking again and again. A stream that breaks is no
-        harm: a status says everything that was missed.
+        Follows the server's events, and polls the status when the server refuses to stream. A stream that breaks does
+        no harm, because the next status contains everything that was missed.
         """
-        retries = 3 * self._retries  # a server that starts again takes longer than a hiccup
+        retries = 3 * self._retries  # a restart of the server takes longer than a broken connection
         streams, pause_s = True, FIRST_POLL_S
         job: Job | None = None
         while True:
@@ -217,7 +224,7 @@ class Calls:
             pause_s = min(1.3 * pause_s, LONGEST_POLL_S)
 
     def _follow(self, job: Job, on_change: Callable[[Job], object]) -> Generator[Step[Job], Any, Job]:
-        """Emits `job` as events change it. Returns it as it was when the stream ended."""
+        """Emits the job after each event that changes it. Returns its state at the end of the stream."""
         path = f"/api/jobs/{job.job_id}/events"
         yield from send(Send("GET", path, stream=True, read_timeout_s=SILENCE_S), 0)
         reader = EventReader()
@@ -233,24 +240,28 @@ class Calls:
         yield Emit(read((yield from send(sending, self._retries)), kind))
 
 
-def _spelled(options: ChatOptions) -> dict[str, Any]:
-    """The one field of a request that the contract writes like those of replies."""
+def _without_none(query: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in query.items() if value is not None}
+
+
+def _field_names(options: ChatOptions) -> dict[str, Any]:
+    """Renames `conversation_id`, the only field of a request body that the API spells in camel case."""
     return {"conversationId" if name == "conversation_id" else name: value for name, value in options.items()}
 
 
 def _check(output: Output, sha256: str) -> None:
     if sha256 != output.sha256:
-        raise NotThisServer(f"What came for {output.url.partition('?')[0]} is not what the server has: try again.")
+        raise NotThisServer(f"The download of {output.url.partition('?')[0]} has a wrong SHA-256: try again.")
 
 
 def _changed(job: Job, event: Event) -> Job:
-    """An event tells some fields of the status, its last one all. What waits no more has no place in the queue."""
-    said = json.loads(event.data)
-    if not isinstance(said, dict):
-        raise NotThisServer(f"An event that this client cannot read: {event.name}")
-    if said.get("status") != "queued":
-        said = {"queue": None} | said
-    return parse(json.dumps(job.as_json() | said), Job)
+    """Returns the job with the fields that the event contains. A job that no longer waits has no place in the queue."""
+    fields = json.loads(event.data)
+    if not isinstance(fields, dict):
+        raise NotThisServer(f"The client cannot read an event: {event.name}")
+    if fields.get("status") != "queued":
+        fields = {"queue": None} | fields
+    return parse(json.dumps(job.as_json() | fields), Job)
 
 
 def _code(event: Event) -> int:
@@ -261,7 +272,7 @@ def _code(event: Event) -> int:
 
 
 def completed(job: Job) -> Job:
-    """Raises `JobFailed`, `JobCanceled`."""
+    """Returns the job if it has completed. Raises `JobFailed` and `JobCanceled`."""
     if job.status == "failed":
         raise JobFailed(job)
     if job.status == "canceled":

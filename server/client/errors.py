@@ -1,21 +1,21 @@
-"""What can go wrong, as a tree to catch from.
+"""The errors of the client.
 
 AgentNameError
-  NoKey                    no key was given, and no server of this machine left one
-  NotReachable             nothing answers there, or the connection broke
-  NotThisServer            something else answers there
-  Refused                  the server says no: `code`, `retry_after_s`, `request_id`
+  NoKey                    no key was given, and no local server has left one in its data directory
+  NotReachable             no server answers, or the connection broke
+  NotThisServer            another program answers, or the reply is damaged
+  Refused                  the server replied with an error: `code`, `retry_after_s`, `request_id`
     BadRequest        400  a field is wrong; the message names it
     Unauthorized      401
     Forbidden         403  the key lacks the scope
-    NotFound          404  no such job, model or path
+    NotFound          404  the job, model or path does not exist
     Conflict          409
     TooLarge          413
-    TooManyRequests   429  the day's plan is used up, a burst, a full queue; the message says which
+    TooManyRequests   429  the plan's daily limit, too many requests at once, a full queue; the message says which
     ServerFault       500
-    Unavailable       502  starting, draining, or the model does not load
+    Unavailable       502  the server is starting or stopping, or the model does not load
   JobDidNotComplete        `job` has the whole status
-    JobFailed              `job.error` says why
+    JobFailed              `job.error` has the reason
     JobCanceled
 """
 
@@ -29,7 +29,7 @@ from server.client.replies import Job
 
 
 class AgentNameError(Exception):
-    """All errors of this package."""
+    """Base class of all errors of this package."""
 
 
 class NoKey(AgentNameError):
@@ -119,17 +119,17 @@ BY_CODE: dict[int, type[Refused]] = {
 
 
 def refusal(code: int, body: bytes, headers: httpx.Headers) -> AgentNameError:
-    """What a reply of that status means; a body in another shape than ours comes from somebody else."""
+    """Returns the error for an HTTP error reply. A body in another shape means that another program has answered."""
     try:
         message = json.loads(body)["error"]
     except (ValueError, TypeError, KeyError):
         message = None
     if not isinstance(message, str):
         return NotThisServer(
-            f"A reply {code} that is not of this server: is a proxy in between, or is it another program?"
+            f"The reply {code} did not come from this server: is there a proxy, or another program at this URL?"
         )
-    said = headers.get("retry-after", "")
-    retry_after_s = float(said) if said.isdecimal() and len(said) < 10 else None
+    retry_after = headers.get("retry-after", "")
+    retry_after_s = float(retry_after) if retry_after.isdecimal() and len(retry_after) < 10 else None
     return BY_CODE.get(code, Refused)(
         message, code=code, retry_after_s=retry_after_s, request_id=headers.get("x-request-id")
     )

@@ -1,4 +1,4 @@
-"""Server-sent events out of bytes as they come, wherever the network cut them. Pure: it reads nothing itself.
+"""Parses server-sent events from chunks of bytes that are cut at arbitrary places. Does no I/O itself.
 
 Source: WHATWG HTML, "Server-sent events", interpretation of an event stream.
 """
@@ -9,14 +9,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-LINE_END = re.compile(rb"\r\n|\n|\r(?!$)")  # a CR at the very end may be half of a CR LF: wait for what follows
+LINE_END = re.compile(rb"\r\n|\n|\r(?!$)")  # a CR at the end of the chunk may be the first half of a CR LF
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     name: str
     data: str
-    id: str  # the last one seen, as Last-Event-ID wants it; empty before the first
+    id: str  # the last id seen, for Last-Event-ID; empty before the first
 
 
 class EventReader:
@@ -27,7 +27,7 @@ class EventReader:
         self._data: list[str] = []
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
-        """The events that `chunk` completes; an unfinished one waits, and is dropped with the reader."""
+        """Yields the events that `chunk` completes, and keeps the bytes of an incomplete one for the next call."""
         *lines, self._rest = LINE_END.split(self._rest + chunk)
         for line in lines:
             if line:

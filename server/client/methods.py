@@ -1,4 +1,7 @@
-"""The calls as methods: of the plain client they return, of the other they are awaited. Which there are is said here, once."""
+"""Turns the calls into methods: on `AgentName` they return values, on `AsyncAgentName` they are awaited.
+
+`Methods` lists the methods of both clients.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Plain(Protocol):
-    """Drives a call to its end on the thread that asks."""
+class BlockingClient(Protocol):
+    """Executes a call on the calling thread."""
 
     calls: Calls
 
@@ -21,8 +24,8 @@ class Plain(Protocol):
     def all(self, call: Call[T]) -> Generator[T, None, None]: ...
 
 
-class Awaited(Protocol):
-    """Drives it on the event loop."""
+class AsyncClient(Protocol):
+    """Executes a call on the event loop."""
 
     calls: Calls
 
@@ -31,7 +34,7 @@ class Awaited(Protocol):
 
 
 class One(Generic[P, T]):
-    """A call with one result: the last that it emits."""
+    """A method for a call with one result, the last value that it emits."""
 
     def __init__(self, call: Callable[Concatenate[Calls, P], Call[T]]) -> None:
         self._call = call
@@ -40,9 +43,9 @@ class One(Generic[P, T]):
     @overload
     def __get__(self, client: None, owner: type) -> Self: ...
     @overload
-    def __get__(self, client: Plain, owner: type) -> Callable[P, T]: ...
+    def __get__(self, client: BlockingClient, owner: type) -> Callable[P, T]: ...
     @overload
-    def __get__(self, client: Awaited, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, client: AsyncClient, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
     def __get__(self, client: Any, owner: type) -> Any:
         if client is None:
             return self
@@ -50,7 +53,7 @@ class One(Generic[P, T]):
 
 
 class Many(Generic[P, T]):
-    """A call with results one after another."""
+    """A method for a call with several results, one after another."""
 
     def __init__(self, call: Callable[Concatenate[Calls, P], Call[T]]) -> None:
         self._call = call
@@ -59,9 +62,9 @@ class Many(Generic[P, T]):
     @overload
     def __get__(self, client: None, owner: type) -> Self: ...
     @overload
-    def __get__(self, client: Plain, owner: type) -> Callable[P, Generator[T, None, None]]: ...
+    def __get__(self, client: BlockingClient, owner: type) -> Callable[P, Generator[T, None, None]]: ...
     @overload
-    def __get__(self, client: Awaited, owner: type) -> Callable[P, AsyncGenerator[T, None]]: ...
+    def __get__(self, client: AsyncClient, owner: type) -> Callable[P, AsyncGenerator[T, None]]: ...
     def __get__(self, client: Any, owner: type) -> Any:
         if client is None:
             return self
@@ -69,7 +72,7 @@ class Many(Generic[P, T]):
 
 
 def _named(call: Callable[..., Any], method: Callable[..., Any]) -> Callable[..., Any]:
-    """So that `help` tells it as it is written."""
+    """Copies name and docstring of the call to the method, for `help`."""
     method.__name__, method.__qualname__, method.__doc__ = call.__name__, call.__qualname__, call.__doc__
     return method
 

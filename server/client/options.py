@@ -1,4 +1,4 @@
-"""What may be asked for, as keyword arguments; the server's own limits and defaults apply to what is not said."""
+"""The keyword arguments of `generate` and `chat`. The server checks them, and its defaults apply to those left out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Literal, TypedDict
 
 
 class GenerateOptions(TypedDict, total=False):
-    """As POST /api/generate documents them; those of the other type are refused by the server, by name."""
+    """The fields of POST /api/generate. The server rejects a field that does not belong to the job's type."""
 
     type: Literal["image", "video"]  # default image
     aspect_ratio: Literal["16:9", "1:1", "9:16"]
@@ -19,8 +19,8 @@ class GenerateOptions(TypedDict, total=False):
     height: int
     deterministic: bool
     webhook_url: str
-    loras: list[dict[str, Any]]  # {"name", "weight"} each
-    scheduler: str  # one of those the model lists
+    loras: list[dict[str, Any]]  # each {"name": …, "weight": …}
+    scheduler: str  # one that the model lists
     clip_skip: int
     preview: bool
     n: int

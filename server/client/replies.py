@@ -1,4 +1,4 @@
-"""The server's replies, read into types. A field this version does not know is kept, not refused: replies may grow."""
+"""Types for the server's replies. A field that this version does not know is kept, since replies may gain fields."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Reply(BaseModel):
     )
 
     @field_serializer("*", when_used="json", check_fields=False)
-    def _as_the_server_says(self, value: Any) -> Any:
-        """Moments with milliseconds and Z."""
+    def _server_format(self, value: Any) -> Any:
+        """Writes times like the server, with milliseconds and Z."""
         if not isinstance(value, datetime):
             return value
         return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     def as_json(self) -> dict[str, Any]:
-        """With the server's names, what this version does not know included."""
+        """Returns the reply with the server's field names, including fields that this version does not know."""
         return self.model_dump(mode="json", by_alias=True)
 
 
@@ -35,7 +35,7 @@ class Accepted(Reply):
 
 
 class Place(Reply):
-    """`position` 0 starts next. `waiting_for`: turn, gpu_memory or model_load."""
+    """A job's place in the queue; the job at `position` 0 is next. `waiting_for`: turn, gpu_memory or model_load."""
 
     position: int
     length: int
@@ -45,7 +45,7 @@ class Place(Reply):
 
 
 class Output(Reply):
-    """`url` opens without a key until the job's `expires_at`."""
+    """A result; `url` needs no key and is valid until the job's `expires_at`."""
 
     url: str
     mime_type: str
@@ -64,7 +64,7 @@ class Fault(Reply):
 
 
 class Job(Reply):
-    """GET /api/status. `progress` goes from 0 to 1 and never back."""
+    """The state of a job. `progress` goes from 0 to 1 and never decreases."""
 
     job_id: str
     status: Literal["queued", "processing", "completed", "failed", "canceled"]
@@ -103,13 +103,13 @@ class Usage(Reply):
 
 
 class ChatDelta(Reply):
-    """A piece of the reply, as it is made."""
+    """A piece of the reply."""
 
     text: str
 
 
 class ChatReply(Reply):
-    """Give `conversation_id` with the next message, and the server remembers this one."""
+    """A reply. Pass its `conversation_id` with the next message to continue the conversation."""
 
     reply: str
     timestamp: datetime
@@ -120,7 +120,7 @@ class ChatReply(Reply):
 
 
 class ConversationInfo(Reply):
-    """`model` and `system` are those of its latest reply."""
+    """A conversation without its messages; `model` and `system` are those of its latest reply."""
 
     conversation_id: str
     title: str
@@ -135,14 +135,14 @@ class ConversationsPage(Reply):
     next_cursor: str | None
 
 
-class Said(Reply):
+class ConversationMessage(Reply):
     role: str
     content: str
     timestamp: datetime
 
 
 class Conversation(ConversationInfo):
-    messages: list[Said]
+    messages: list[ConversationMessage]
 
 
 class Forgotten(Reply):
@@ -151,7 +151,7 @@ class Forgotten(Reply):
 
 
 class Model(Reply):
-    """`state`: available, loading, resident, parked or failed. `running` and `waiting` count jobs."""
+    """A model. `state`: available, loading, resident, parked or failed. `running` and `waiting` count jobs."""
 
     name: str
     type: str
@@ -183,7 +183,7 @@ class Holder(Reply):
 
 
 class Device(Reply):
-    """Memory in bytes. `holders` sum to `used`; `others` is what programs besides this server hold."""
+    """A device's memory in bytes. The `holders` sum to `used`; other programs hold `others`."""
 
     name: str
     total: int

@@ -1,4 +1,4 @@
-"""The client for plain code: does what a call says, one thread at a time. Its methods are in `methods.py`."""
+"""The client for blocking code: executes the steps of a call. Its methods are in `methods.py`. One thread at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class AgentName(Methods):
-    """Every method may raise what `server.client.errors` lists. Use it in a `with`, or `close` it."""
+    """Every method can raise the errors in `server.client.errors`. Use it in a `with`, or call `close`."""
 
     def __init__(
         self,
@@ -31,14 +31,15 @@ class AgentName(Methods):
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`base_url`: else AGENTNAME_URL, else http://localhost:3001. `api_key`: else AGENTNAME_API_KEY, else what the
-        server of this machine left in its data directory. `transport` takes the place of the network."""
-        where = address.find(base_url, api_key, data_dir)
-        self.base_url = where.base_url
+        """`base_url`: by default AGENTNAME_URL, else http://localhost:3001. `api_key`: by default AGENTNAME_API_KEY,
+        else the key in the data directory of the server on this machine. `transport` replaces the network.
+        """
+        server = address.find(base_url, api_key, data_dir)
+        self.base_url = server.base_url
         self.calls = Calls(retries)
         self._sleep = sleep
         self._http = httpx.Client(
-            base_url=where.base_url, headers=where.headers, trust_env=not where.local, transport=transport
+            base_url=server.base_url, headers=server.headers, trust_env=not server.local, transport=transport
         )
 
     def __enter__(self) -> Self:
@@ -51,7 +52,7 @@ class AgentName(Methods):
         self._http.close()
 
     def one(self, call: Call[T]) -> T:
-        """The last value that `call` emits."""
+        """Executes `call` and returns the last value that it emits."""
         values = self.all(call)
         last = next(values)
         for value in values:
@@ -59,7 +60,7 @@ class AgentName(Methods):
         return last
 
     def all(self, call: Call[T]) -> Generator[T, None, None]:
-        """Drive `call`: do what it says, tell it what came of it, hand out what it emits."""
+        """Executes the steps of `call`, sends it their outcomes, and yields the values that it emits."""
         streamed: httpx.Response | None = None
         chunks: Iterator[bytes] | None = None
         answer: httpx.Response | bytes | None = None

@@ -1,7 +1,8 @@
-"""A call is a generator that says what to do next and is given the outcome: written once, driven by plain code or by asyncio.
+"""The steps of a call. A call is a generator that yields the next step and receives its outcome, so that blocking and
+asyncio clients can execute the same calls. Nothing here does network I/O.
 
-Retrying is decided here. What reached nobody, or may be repeated without harm, is tried again; so is what the server turned away
-for a moment (429 and 502 with a short Retry-After): nothing was accepted then.
+`send` decides about retries. It repeats a request that did not reach the server or is safe to repeat, and one that the
+server refused for a moment, with 429 or 502 and a short Retry-After: the server has not accepted anything then.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ T = TypeVar("T")
 R = TypeVar("R", bound=Reply)
 
 CONNECT_S = 5.0
-FIRST_PAUSE_S = 0.25  # doubled from try to try
-LONGEST_PAUSE_S = 10.0  # who is told to wait longer is told so at once
+FIRST_PAUSE_S = 0.25  # doubles with each retry
+LONGEST_PAUSE_S = 10.0  # a longer Retry-After is raised as an error at once
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Answered with the `httpx.Response`; when `stream`, its body is still to be `Read` unless it is an error."""
+    """Sends a request. The outcome is the `httpx.Response`; with `stream`, the body of a success follows by `Read`."""
 
     method: str
     path: str
@@ -34,7 +35,7 @@ class Send:
     params: Mapping[str, str | int] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     stream: bool = False
-    repeatable: bool = True  # the server does it once however often it is told
+    repeatable: bool = True  # repeating the request has no further effect on the server
     read_timeout_s: float | None = 60.0
 
     @property
@@ -44,7 +45,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Answered with the next bytes of the streamed reply, none at its end."""
+    """Reads the streamed reply. The outcome is its next bytes, and none at its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Sleep:
 
 @dataclass(frozen=True, slots=True)
 class Emit(Generic[T]):
-    """Hands a value to the caller. A call that has one result emits it once, last."""
+    """Hands a value to the caller. A call with one result emits it last."""
 
     value: T
 
@@ -64,31 +65,31 @@ Call: TypeAlias = Generator[Step[T], Any, None]
 
 
 def send(message: Send, retries: int) -> Generator[Step[Any], Any, httpx.Response]:
-    """The reply, when it is a success. Raises `Refused`, `NotReachable`, `NotThisServer`."""
+    """Returns a successful reply. Raises `Refused`, `NotReachable` and `NotThisServer`."""
     pause_s = FIRST_PAUSE_S
     for tries_left in range(retries, -1, -1):
         try:
             response: httpx.Response = yield message
         except httpx.TransportError as error:
-            harmless = message.repeatable or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-            if not tries_left or not harmless:
+            may_retry = message.repeatable or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            if not tries_left or not may_retry:
                 raise NotReachable(_reason(error)) from error
         else:
             if response.is_success:
                 return response
             refused = refusal(response.status_code, response.content, response.headers)
-            momentary = isinstance(refused, Refused) and refused.code in (429, 502)
-            wanted_s = getattr(refused, "retry_after_s", None) or pause_s
-            if not tries_left or not momentary or wanted_s > LONGEST_PAUSE_S:
+            temporary = isinstance(refused, Refused) and refused.code in (429, 502)
+            retry_after_s = getattr(refused, "retry_after_s", None) or pause_s
+            if not tries_left or not temporary or retry_after_s > LONGEST_PAUSE_S:
                 raise refused
-            pause_s = max(pause_s, wanted_s)
+            pause_s = max(pause_s, retry_after_s)
         yield Sleep(pause_s)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
     raise AssertionError("the last try returns or raises")
 
 
 def next_bytes() -> Generator[Step[Any], Any, bytes]:
-    """Of the reply that is being streamed; empty at its end. Raises `NotReachable`."""
+    """Returns the next bytes of the streamed reply, and none at its end. Raises `NotReachable`."""
     try:
         chunk: bytes = yield Read()
     except httpx.TransportError as error:
@@ -104,7 +105,7 @@ def parse(text: bytes | str, kind: type[R]) -> R:
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        raise NotThisServer(f"A reply that this client cannot read: {error}") from error
+        raise NotThisServer(f"The client cannot read the reply: {error}") from error
 
 
 def _reason(error: httpx.TransportError) -> str:
