@@ -103,12 +103,6 @@ class PagedBatch:
             for allocator in allocators
         )
 
-    def free_units(self) -> int:
-        """Parts of the cache that no sequence holds; drops what was kept for prompts with the same beginning."""
-        self._cache.evict_cached_blocks()
-        self._cache.pool.try_to_free_sectors()
-        return int(self._cache.pool.num_free_sectors)
-
     def add(self, sequence_id: str, prompt: list[int], owner: str = "") -> None:
         """owner: sequences share what the cache holds of equal prompts with those of the same owner only."""
         digest = hashlib.blake2b(owner.encode(), digest_size=32).digest()

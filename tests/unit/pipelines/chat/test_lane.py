@@ -76,8 +76,12 @@ def ends(updates: Iterable[Update]) -> list[tuple[str, str]]:
 
 
 def free_units(lane: ChatLane) -> tuple[int, int]:
-    assert lane._room.batch is not None
-    return lane._room.batch.free_units(), lane._room.batch.n_units
+    """Units of the KV cache that no sequence holds, and all of them. What was kept for equal prompts is dropped."""
+    batch = lane._room.batch
+    assert batch is not None
+    batch._cache.evict_cached_blocks()
+    batch._cache.pool.try_to_free_sectors()
+    return int(batch._cache.pool.num_free_sectors), batch.n_units
 
 
 def test_greedy_reply_is_that_of_generate_alone_and_among_eight(model: Any, lane: ChatLane) -> None:
