@@ -71,8 +71,9 @@ def is_held_out(drawing: Drawing) -> bool:
 def random_drawing(rng: np.random.Generator, video: bool, held_out: bool = False, shape_share: float = 0.5) -> Drawing:
     """Returns a random drawing from the training combinations or, for shapes, from the held-out ones.
 
-    A moving shape always moves along the middle. Captions do not name the line, and a model as small as tiny-motion that
-    has to guess it loses the shape itself (after 2,000 batches with lines at all heights, patches came and went).
+    A moving shape always moves along the middle. Captions do not name its height or column, and a model as small as
+    tiny-motion that has to guess it loses the shape itself: after 2,000 batches with lines at all heights, patches came
+    and went.
     """
     seed = int(rng.integers(2**31))
     if rng.random() >= shape_share:

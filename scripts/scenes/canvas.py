@@ -19,7 +19,7 @@ class Light:
     disc: Colour
     disc_place: tuple[float, float]  # as shares of the width and of the height above the horizon
     tint: tuple[float, float, float]
-    haze: Colour  # distant things fade into this color
+    haze: Colour  # distant things fade into this colour
     cloud: Colour
 
 
@@ -44,17 +44,17 @@ LIGHTS = {
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
-    """Returns the color `share` of the way from a to b."""
+    """Returns the colour `share` of the way from a to b."""
     return tuple(round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
 
 
 def lit(colour: Colour, light: Light, distance: float = 0.0) -> Colour:
-    """Returns a color under this light, faded into the haze by `distance` (0 near … 1 invisible)."""
+    """Returns a colour under this light, faded into the haze by `distance` (0 near … 1 invisible)."""
     return mix(tuple(round(c * t) for c, t in zip(colour, light.tint, strict=True)), light.haze, distance)
 
 
 def gradient(width: int, height: int, stops: list[Colour]) -> Image.Image:
-    """Draws a vertical gradient through evenly spaced colors."""
+    """Draws a vertical gradient through evenly spaced colours."""
     rows = np.linspace(0, len(stops) - 1, max(height, 1))
     channels = [np.interp(rows, range(len(stops)), [stop[i] for stop in stops]) for i in range(3)]
     column = np.stack(channels, -1)[:, None].round().astype(np.uint8)

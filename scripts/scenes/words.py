@@ -91,7 +91,8 @@ FILLER = """dog cat bird car house tree person man woman child robot dragon cast
     show create generate give me picture scene something anything music guitar piano phone computer space planet
     rocket galaxy astronaut knight wizard king queen princess monster alien spaceship pirate treasure island volcano
     storm rain snow wind fog fire ice lava smoke cloud rainbow market shop school kitchen bedroom pizza coffee cake
-    bread wine cheese soup hat shoe shirt dress jacket watch ring clock lamp door window wall floor roof""".split()  # noqa: SIM905
+    bread wine cheese soup hat shoe shirt dress jacket watch ring clock lamp door window wall floor
+    roof""".split()  # noqa: SIM905
 
 
 @cache

@@ -1,1 +1,1 @@
-"""How the built-in models are trained: one module per stage, run in order by scripts/train_builtin.py."""
+"""Training of the built-in models: one module per stage. scripts/train_builtin.py runs them in order."""

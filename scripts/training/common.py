@@ -1,4 +1,4 @@
-"""What every training stage shares: where its files go, the device, the time budget, a running average of weights."""
+"""Shared by all training stages: the cache folder, the device, the time budget and a running average of weights."""
 
 import copy
 import functools
@@ -15,7 +15,7 @@ LATENT_FACTOR = 8  # pixels per latent cell
 
 
 def cache_dir() -> Path:
-    """The folder for training data and unfinished weights; outside the repository."""
+    """Returns the folder outside the repository for training data and unfinished weights."""
     base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     folder = base / "tiny-generation" / "train"
     folder.mkdir(parents=True, exist_ok=True)
@@ -27,12 +27,12 @@ def device() -> torch.device:
 
 
 def mixed_precision() -> torch.autocast:
-    """bfloat16 where this device multiplies it faster than float32, which many CPUs don't by far."""
-    return torch.autocast(device().type, torch.bfloat16, enabled=_bfloat16_pays())
+    """Enables bfloat16 if this device multiplies it faster than float32. On many CPUs it is far slower."""
+    return torch.autocast(device().type, torch.bfloat16, enabled=_bfloat16_is_faster())
 
 
 @functools.cache
-def _bfloat16_pays() -> bool:
+def _bfloat16_is_faster() -> bool:
     def seconds(dtype: torch.dtype) -> float:
         matrix = torch.ones(512, 512, dtype=dtype, device=device())
         times = []
@@ -46,23 +46,23 @@ def _bfloat16_pays() -> bool:
 
 
 class Progress:
-    """Says when the time is up, how far along training is (0..1), and prints a line now and then.
+    """Measures how much of its time a stage has used (0..1), and prints mean values every `every` steps.
 
-    Minutes are of work: while the process is stopped, or waits for a core, the clock stands still.
+    On a CPU, minutes are CPU time: while the process is stopped or waits for a core, the clock stands still.
     """
 
     def __init__(self, name: str, minutes: float, every: int = 50):
         self.name, self.seconds, self.every = name, minutes * 60, every
-        self.start, self.step = self._worked(), 0
+        self.start, self.step = self._seconds_used(), 0
         self.sums: dict[str, float] = {}
 
     @property
     def fraction(self) -> float:
-        return min(1.0, (self._worked() - self.start) / self.seconds)
+        return min(1.0, (self._seconds_used() - self.start) / self.seconds)
 
     @staticmethod
-    def _worked() -> float:
-        if torch.cuda.is_available():  # there the CPU mostly waits
+    def _seconds_used() -> float:
+        if torch.cuda.is_available():  # the CPU mostly waits for the GPU
             return time.monotonic()
         return time.process_time() / torch.get_num_threads()
 
@@ -77,7 +77,7 @@ class Progress:
 
 
 class Average:
-    """Exponential moving average of a model's weights; the average is what gets exported."""
+    """Exponential moving average of a model's weights. The average is exported."""
 
     def __init__(self, model: torch.nn.Module, decay: float = 0.999):
         self.model, self.decay, self.steps = copy.deepcopy(model).eval().requires_grad_(False), decay, 0

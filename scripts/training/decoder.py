@@ -1,6 +1,6 @@
-"""Decoder stage: sharper pictures from the same latents.
+"""Decoder stage: trains the decoder further, for sharper pictures from the same latents.
 
-The encoder stays as it is, so the latents made with it, and the denoisers trained on those, stay valid.
+The encoder does not change, so that its latents and the denoisers trained on them stay valid.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from .vae import crops, differences, make_optimizers, set_rate
 
 
 def train(minutes: float, seed: int = 0, batch_size: int = 12) -> None:
-    """Train the decoder in the cache's folder `vae` further."""
+    """Trains the decoder in the cache folder `vae` further and saves it there."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed + 5)
     model = AutoencoderKL.from_pretrained(cache_dir() / "vae").to(device(), memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Export stage: what the cache holds, as two standard diffusers folders in half precision below models/builtin."""
+"""Export stage: writes the trained weights as two diffusers folders in half precision below models/builtin."""
 
 import shutil
 from pathlib import Path
@@ -29,7 +29,7 @@ def scheduler() -> DPMSolverMultistepScheduler:
 
 
 def pipelines() -> dict[str, DiffusionPipeline]:
-    """The two pipelines as trained so far, float32; one of them is left out while its denoiser is not there."""
+    """Returns the pipelines trained so far, in float32. A pipeline without a trained denoiser is left out."""
     cache = cache_dir()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(cache / "tokenizer")
     encoder = T5EncoderModel.from_pretrained(cache / "text_encoder")
@@ -51,7 +51,7 @@ def train(_minutes: float = 0, seed: int = 0) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         for part in pipeline.components.values():
             if isinstance(part, ModelMixin):
-                part.register_to_config(_name_or_path=name)  # and not where it lay on this machine
+                part.register_to_config(_name_or_path=name)  # and not its path on this machine
         pipeline.to(torch.float16).save_pretrained(folder)
         if card is not None:
             (folder / "README.md").write_bytes(card)

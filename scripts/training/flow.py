@@ -1,7 +1,8 @@
-"""What both denoisers' training shares: rectified flow on latents, fresh captions, Muon with AdamW, an average.
+"""Training of both denoisers: rectified flow on latents, new captions for every batch, Muon with AdamW, an average.
 
-The network predicts the velocity noise − data at x_s = (1 − s)·data + s·noise (Liu et al. 2022, arXiv:2209.03003), with s
-drawn logit-normally (Esser et al. 2024, arXiv:2403.03206); timestep = 1000·s, as the flow schedulers of diffusers give it.
+The network predicts the velocity noise − data at x_s = (1 − s)·data + s·noise (Liu et al. 2022, arXiv:2209.03003).
+The level s is drawn logit-normally (Esser et al. 2024, arXiv:2403.03206); timestep = 1000·s, as in the flow schedulers
+of diffusers.
 """
 
 from collections.abc import Callable
@@ -17,9 +18,9 @@ from .common import Average, Progress, cache_dir, device, mixed_precision
 from .muon import Muon
 from .text import tokenize
 
-# Mean and spread of the levels' logit. What the prompt decides (colours, places, motion) is settled while there is much
-# noise, and the more numbers a thing has, the longer noise leaves it readable: clips learn nothing from their captions
-# below a level of about 0.95, so they get far more of those than pictures do.
+# Mean and standard deviation of the logit of the noise level. What the prompt decides (colours, places, motion) is
+# settled at high noise levels. The more values a sample has, the more noise still leaves its content readable: clips
+# learn nothing from their captions below a level of about 0.95, so they get far more high levels than pictures do.
 Levels = tuple[float, float]
 PICTURE_LEVELS: Levels = (0.6, 1.0)
 CLIP_LEVELS: Levels = (1.6, 1.3)
@@ -31,7 +32,7 @@ Draw = Callable[[float], tuple[torch.Tensor, list]]
 
 
 class Text:
-    """The frozen text encoder over fresh captions."""
+    """The frozen text encoder, and random captions for it to encode."""
 
     def __init__(self, masked: bool) -> None:
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(cache_dir() / "tokenizer")
@@ -46,7 +47,7 @@ class Text:
 
 
 def optimizers(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the blocks, AdamW for all else."""
+    """Returns Muon for the matrices inside the transformer blocks and AdamW for all other weights."""
     hidden = {
         id(p)
         for name, p in model.named_parameters()
@@ -71,7 +72,7 @@ def fit(
     seed: int,
     rate: float = 2e-3,
 ) -> nn.Module:
-    """Train for so long; returns the averaged model. Goes on from `<name>-raw.pt` and saves it now and then."""
+    """Trains for `minutes` and returns the averaged model. Continues from `<name>-raw.pt` and saves every 200 steps."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed + 2)
     raw: Path = cache_dir() / f"{name}-raw.pt"
@@ -82,9 +83,10 @@ def fit(
     progress = Progress(name, minutes, every=50)
     while progress.fraction < 1:
         warm = min(1.0, (progress.step + 1) / 40)
+        decay = min(1.0, (1 - progress.fraction) / 0.5 + 0.01)  # constant for half of the time, then linear to 1 %
         for optimizer in chosen:
             for group in optimizer.param_groups:
-                group["lr"] = rate * warm * min(1.0, (1 - progress.fraction) / 0.5 + 0.01)  # flat, then down to nothing
+                group["lr"] = rate * warm * decay
         latents, drawings = draw(progress.fraction)
         hidden, mask = text.encode(drawings, rng)
         latents = latents.to(device()).float()

@@ -1,4 +1,4 @@
-"""Image stage: the text-to-picture denoiser, a PixArt transformer over 64 tokens."""
+"""Image stage: trains the text-to-image denoiser, a PixArt transformer over 64 tokens."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from .flow import PICTURE_LEVELS, Text, fit
 from .latents import read
 
 BATCH = 32
-SHAPE_SHARE = 0.7  # of a batch: there are far more shapes to tell apart than scenes
+SHAPE_SHARE = 0.7  # of a batch; there are far more kinds of shape than of scene to learn
 BUCKETS = ("1x1", "16x9", "9x16")
 
 
@@ -29,8 +29,7 @@ def make() -> PixArtTransformer2DModel:
         interpolation_scale=1.0,
         use_additional_conditions=False,
     )
-    nought = (model.proj_out, model.adaln_single.linear)  # every block starts as the identity
-    for layer in nought:
+    for layer in (model.proj_out, model.adaln_single.linear):  # every block starts as the identity
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
     return model

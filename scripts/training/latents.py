@@ -1,4 +1,4 @@
-"""Drawings are made, encoded and kept as latents, so that the denoisers' training reads no pixels.
+"""Makes drawings, encodes them and saves the latents, so that the denoisers' training needs no pixels.
 
 Files `<name>.pt` in the cache: {"drawings": [fields of a Drawing],
 "latents": (count, frames, channels, height, width) float16}.
@@ -26,7 +26,7 @@ def encode(vae: AutoencoderKL, frames: np.ndarray) -> torch.Tensor:
 
 
 def make(prefix: str, counts: dict[str, int], n_frames: int, rng: np.random.Generator, shape_share: float) -> None:
-    """Draw and encode so many of each aspect ratio, into `<prefix>-<aspect>.pt`."""
+    """Draws and encodes `counts` drawings of each aspect ratio, into `<prefix>-<aspect>.pt`."""
     vae = AutoencoderKL.from_pretrained(cache_dir() / "vae").to(device(), memory_format=torch.channels_last)
     for aspect, count in counts.items():
         width, height = SIZES[aspect]
@@ -46,6 +46,6 @@ def make(prefix: str, counts: dict[str, int], n_frames: int, rng: np.random.Gene
 
 
 def read(name: str) -> tuple[torch.Tensor, list[Drawing]]:
-    """Latents (count, frames, channels, height, width) float16 and what they show."""
+    """Returns latents, (count, frames, channels, height, width) float16, and their drawings."""
     kept = torch.load(cache_dir() / f"{name}.pt", weights_only=True)
     return kept["latents"], [Drawing(**fields) for fields in kept["drawings"]]

@@ -1,13 +1,13 @@
 """Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) in float32, for matrices and for convolutions.
 
-torch.optim.Muon turns its matrices in bfloat16, which many CPUs only emulate: there it took 4 of the 5 s of a step.
+torch.optim.Muon orthogonalizes its matrices in bfloat16, which many CPUs only emulate: that took 4 of a step's 5 s.
 """
 
 import torch
 
 
 class Muon(torch.optim.Optimizer):
-    """A weight is taken as a matrix (out, in·taps). The rate is scaled as Moonlight does (arXiv:2502.16982), to AdamW's."""
+    """Treats a weight as a matrix (out, in·taps). Scales the rate to AdamW's as Moonlight does (arXiv:2502.16982)."""
 
     def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -25,11 +25,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def _orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """All singular values moved towards one, by five Newton-Schulz steps."""
-    turned = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if turned else matrix
+    """Moves all singular values towards one by five Newton-Schulz steps."""
+    transposed = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if transposed else matrix
     x = x / (x.norm() + 1e-8)
     for _ in range(5):
         gram = x @ x.T
         x = 3.4445 * x + (-4.775 * gram + 2.0315 * gram @ gram) @ x
-    return x.T if turned else x
+    return x.T if transposed else x

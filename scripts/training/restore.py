@@ -1,7 +1,7 @@
-"""Restore stage: the models that are committed become what the cache holds, so that any later stage can go on from them.
+"""Restore stage: fills the cache from the models in the repository, so that any later stage can continue from them.
 
-For a machine that has not trained before: the tokenizer, the text encoder, the autoencoder and both denoisers are taken
-as they were shipped (half precision), in place of whatever the cache held.
+For a machine that has not trained before. It replaces the tokenizer, text encoder, autoencoder and both denoisers in
+the cache with the shipped weights (half precision).
 """
 
 import shutil
@@ -26,4 +26,4 @@ def train(_minutes: float = 0, seed: int = 0) -> None:
         denoiser = cls.from_pretrained(folder / "transformer", torch_dtype=torch.float32)
         denoiser.save_pretrained(cache / name)
         torch.save(denoiser.state_dict(), cache / f"{name}-raw.pt")
-    print(f"restore: {cache} holds what is shipped", flush=True)
+    print(f"restore: {cache} holds the shipped weights", flush=True)

@@ -1,9 +1,9 @@
-"""Text stage: a small tokenizer, and a T5 encoder taught to find a caption's attributes.
+"""Text stage: trains a small tokenizer, and a T5 encoder that recognizes the attributes of a caption.
 
 The encoder is trained as a classifier: one linear head per attribute must read its value (or "none") both from the mean
-of the caption's token embeddings and from any single one of them. Afterwards every token carries everything a denoiser
-needs to know, which makes conditioning easy for a network this small. Half of the batches hide the padding by the
-attention mask (as PixArt does), half leave it visible (as CogVideoX does).
+of the caption's token embeddings and from any single one of them. Every token then carries all that a denoiser needs to
+know, which makes conditioning easy for a network this small. Half of the batches hide the padding with the attention
+mask (as PixArt does), half leave it visible (as CogVideoX does).
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ VOCABULARY = 1500
 
 
 def samples(rng: np.random.Generator, count: int) -> list[tuple[str, dict[str, str]]]:
-    """Captions with the attributes they name: drawings of both kinds, and some filler about nothing."""
+    """Returns captions with the attributes they name: of scenes, of shapes, and some that name none."""
     result = []
     for _ in range(count):
         if rng.random() < 0.08:
@@ -30,8 +30,8 @@ def samples(rng: np.random.Generator, count: int) -> list[tuple[str, dict[str, s
 
 
 def make_tokenizer(rng: np.random.Generator) -> PreTrainedTokenizerFast:
-    """A lower-case BPE tokenizer over letters and digits; any text works, other characters are dropped."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))  # noqa: S106 (a token of text)
+    """Trains a lower-case BPE tokenizer over letters and digits. It drops all other characters."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))  # noqa: S106
     tokenizer.normalizer = normalizers.Sequence(
         [
             normalizers.NFKD(),
@@ -77,8 +77,8 @@ def make_encoder() -> T5EncoderModel:
         eos_token_id=1,
     )
     encoder = T5EncoderModel(config)
-    # Start with heads that look at the neighbours. From the usual start, the encoder stays a bag of words for far too
-    # long: "red circle on blue" and "blue circle on red" come out the same. Bucket d is d words back, 8 + d ahead.
+    # Initialize the heads to attend to neighboring words. With the usual initialization the encoder stays a bag of
+    # words for too long: "red circle on blue" equals "blue circle on red". Bucket d is d words back, 8 + d is d ahead.
     with torch.no_grad():
         bias = encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
         bias[1, 0] += 4.0
@@ -88,7 +88,7 @@ def make_encoder() -> T5EncoderModel:
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, each (batch, MAX_TOKENS), padded as the pipelines pad."""
+    """Returns token ids and attention mask, each (batch, MAX_TOKENS), padded as the pipelines do."""
     batch = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
     return batch.input_ids, batch.attention_mask
 
@@ -102,7 +102,7 @@ def _targets(batch: list[tuple[str, dict[str, str]]]) -> dict[str, torch.Tensor]
 
 
 def train(minutes: float, seed: int = 0, batch_size: int = 192) -> None:
-    """Train and save to the cache: folders `tokenizer` and `text_encoder`."""
+    """Trains both and saves them to the cache folders `tokenizer` and `text_encoder`."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     tokenizer = make_tokenizer(rng)

@@ -1,8 +1,8 @@
-"""Autoencoder stage: pictures to latents eight times smaller each way, one network for pictures and for video frames.
+"""Autoencoder stage: trains one network for pictures and video frames, with latents eight times smaller each way.
 
-It is trained as a 2-D `AutoencoderKL` on crops of drawings. `to_video` copies the very same weights into the class the
-video pipeline wants: its causal 3-D convolutions get zeros for every tap but the last one (the present frame), and its
-spatially conditioned norms get a constant condition, so that it decodes frame by frame what the 2-D network does.
+It is trained as a 2-D `AutoencoderKL` on crops of drawings. `to_video` copies the same weights into the class that the
+video pipeline needs. The causal 3-D convolutions there get zeros for every tap but the last (the present frame), and
+the spatially conditioned norms get a constant condition, so that each frame is decoded as by the 2-D network.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ RATE = 2.5e-3
 
 
 def make() -> AutoencoderKL:
-    """A new network, ready for flat colours: see `anchor`."""
+    """Returns an untrained network that can represent flat colours: see `anchor`."""
     model = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -41,10 +41,10 @@ def make() -> AutoencoderKL:
 
 @torch.no_grad()
 def anchor(model: torch.nn.Module) -> None:
-    """Start every norm next to constant channels.
+    """Initializes the network so that every norm sees some constant channels.
 
-    A norm over a flat colour wipes the colour out: its statistics are the colour. With one group for all channels and
-    some channels that are constant from the start, a colour becomes a direction among the channels, which passes.
+    A norm over a flat colour removes the colour, because the statistics are the colour. With one group for all channels
+    and some constant channels, a colour becomes a direction among the channels, which a norm preserves.
     """
     for name, layer in model.named_modules():
         if isinstance(layer, torch.nn.Conv2d):
@@ -62,7 +62,7 @@ def to_pixels(frames: np.ndarray) -> torch.Tensor:
 
 
 def crops(rng: np.random.Generator, count: int) -> torch.Tensor:
-    """Random crops of random drawings at random moments."""
+    """Returns random crops of random drawings at random moments."""
     result = []
     while len(result) < count:
         width, height = SIZES[str(rng.choice(list(SIZES)))]
@@ -74,13 +74,13 @@ def crops(rng: np.random.Generator, count: int) -> torch.Tensor:
 
 
 def differences(output: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean absolute error of the pixels, and of the steps from each pixel to the next ones (the edges)."""
+    """Returns the mean absolute error of the pixels, and of the differences between neighboring pixels (the edges)."""
     edges = sum((output.diff(dim=side) - pixels.diff(dim=side)).abs().mean() for side in (-1, -2))
     return (output - pixels).abs().mean(), edges
 
 
 def make_optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
-    """Muon for the convolutions between features, AdamW for all else."""
+    """Returns Muon for the convolutions between features and AdamW for all other weights."""
     filters = {id(p) for p in model.parameters() if p.ndim == 4 and min(p.shape[:2]) > 3}
     return [
         Muon([p for p in model.parameters() if id(p) in filters], RATE),
@@ -89,7 +89,7 @@ def make_optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
 
 
 def set_rate(optimizers: list[torch.optim.Optimizer], progress: Progress) -> None:
-    """Warm up, stay, and from 40 % of the time on go down to nothing."""
+    """Warms the rate up, keeps it, and from 40 % of the time on lowers it to 0.5 %."""
     rate = RATE * min(1, (progress.step + 1) / 50) * min(1.0, (1 - progress.fraction) / 0.6 + 0.005)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -97,10 +97,10 @@ def set_rate(optimizers: list[torch.optim.Optimizer], progress: Progress) -> Non
 
 
 def train(minutes: float, seed: int = 0, batch_size: int = 12) -> None:
-    """Train and save to the cache, folder `vae`, with the scaling factor that gives the latents unit variance."""
+    """Trains and saves to the cache folder `vae`, with the scaling factor that gives latents of unit variance."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    saved = cache_dir() / "vae"  # an earlier run's weights are gone on with
+    saved = cache_dir() / "vae"  # training continues from the weights of an earlier run
     model = AutoencoderKL.from_pretrained(saved) if saved.is_dir() else make()
     model = model.to(device(), memory_format=torch.channels_last)
     average = Average(model, 0.995)
@@ -132,7 +132,7 @@ def train(minutes: float, seed: int = 0, batch_size: int = 12) -> None:
 
 
 def to_video(vae: AutoencoderKL) -> AutoencoderKLCogVideoX:
-    """The same autoencoder as a `AutoencoderKLCogVideoX` that treats frames one by one."""
+    """Returns the same autoencoder as an `AutoencoderKLCogVideoX` that treats frames one by one."""
     video = AutoencoderKLCogVideoX(
         down_block_types=("CogVideoXDownBlock3D",) * 4,
         up_block_types=("CogVideoXUpBlock3D",) * 4,

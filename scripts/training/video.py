@@ -1,7 +1,7 @@
-"""Video stage: the text-to-clip denoiser, a CogVideoX transformer whose tokens are 4 frames × 16 × 16 pixels.
+"""Video stage: trains the text-to-video denoiser, a CogVideoX transformer whose tokens are 4 frames × 16 × 16 pixels.
 
-Short pieces of four frames come first, 64 tokens like a picture and as cheap; then whole clips of two seconds; then
-some of ten, so that every position in time has been seen.
+Training starts with pieces of four frames, which have about as many tokens as a picture and cost as little. It goes on
+with clips of two seconds and ends with some of ten seconds, so that every position in time has been trained.
 """
 
 import numpy as np
@@ -15,8 +15,8 @@ from .latents import read
 FRAMES_PER_TOKEN = 4
 PIECES_UNTIL, LONG_FROM = 0.1, 0.9  # of the training time
 BATCH = {4: 32, 16: 12, 80: 3}  # by number of frames
-SHAPE_SHARE = 0.75  # of a batch: there are far more shapes to tell apart than scenes
-LONG_SHARE = 0.25  # of the batches, once long clips take part
+SHAPE_SHARE = 0.75  # of a batch; there are far more kinds of shape than of scene to learn
+LONG_SHARE = 0.25  # of the batches after LONG_FROM
 
 
 def make() -> CogVideoXTransformer3DModel:
@@ -46,7 +46,7 @@ def make() -> CogVideoXTransformer3DModel:
 
 
 def positions(model: CogVideoXTransformer3DModel, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rotary table the pipeline itself would make. latents: (batch, frames, channels, height, width)."""
+    """Returns the pipeline's own rotary table for latents (batch, frames, channels, height, width)."""
     pipeline = CogVideoXPipeline.__new__(CogVideoXPipeline)
     pipeline.__dict__.update(transformer=model, vae_scale_factor_spatial=LATENT_FACTOR)
     height, width = (side * LATENT_FACTOR for side in latents.shape[-2:])
