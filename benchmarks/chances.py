@@ -25,7 +25,17 @@ from server.engine.model_loader import Device
 from server.job import Job
 from server.memory.ledger import Ledger
 from server.process.settings import Settings
-from server.protocol import Event, JobCanceled, JobFailed, JobProgressed, JobReplied, JobText, OutputReady
+from server.protocol import (
+    Cancel,
+    Event,
+    JobCanceled,
+    JobFailed,
+    JobProgressed,
+    JobReplied,
+    JobText,
+    OutputReady,
+    Submit,
+)
 from server.scheduling.actions import ModelFacts, Step, Wait
 from server.scheduling.scheduler import Scheduler
 
@@ -85,7 +95,12 @@ class Engine:
         )
         self.chances = Chances()
         self.executor = Executor(
-            self.scheduler, device, self._told, lambda force: None, self._pressed, step_timeout_s=1e9, clock=clock
+            self.scheduler,
+            device,
+            self,
+            self,
+            step_timeout_s=1e9,
+            clock=clock,  # it is its own inbox and outbox
         )
         self.arrives: tuple[float, Job] | None = None  # from when on
         self.came: dict[str, list[float]] = defaultdict(list)
@@ -94,7 +109,7 @@ class Engine:
         self.steps: dict[str, int] = defaultdict(int)
 
     def submit(self, job: Job) -> None:
-        self.executor.take(job, clock())
+        self.executor.handle(Submit(job, clock()))
 
     def turn(self) -> bool:
         """False when there is nothing to do."""
@@ -121,11 +136,13 @@ class Engine:
         while not self.ended.issuperset(job.id for job in jobs):
             assert self.turn()
 
-    def _pressed(self) -> bool:
+    def empty(self) -> bool:
+        """As the inbox: whether no message waits. A long forward asks this at each place where it can be suspended."""
         self.chances.chance()
-        return self.arrives is not None and self.arrives[0] <= clock()
+        return self.arrives is None or self.arrives[0] > clock()
 
-    def _told(self, event: Event) -> None:
+    def put(self, event: Event) -> None:
+        """As the outbox: takes an event."""
         match event:
             case JobText(job_id):
                 self.came[job_id].append(clock())
@@ -197,7 +214,7 @@ def main() -> None:
     compare(report, alone, beside, f"{CLIPS} denoising clips")
     decoding = []
     for i in range(CLIPS):
-        engine.executor.cancel(f"long {i}")
+        engine.executor.handle(Cancel(f"long {i}"))
     for i in range(said.chats):
         clip = engine.clip(f"short {i}", i, said.seconds, 1)
         engine.submit(clip)

@@ -1,4 +1,8 @@
-"""A job, its states, and the events the device thread tells about it. Immutable data; crosses threads by message."""
+"""Everything that crosses between the event loop and a device thread: messages in, events out. Immutable data; any thread.
+
+Messages go into an engine's inbox and are handled between two actions. Events are delivered on the event loop, in the order in which they
+happened; each job has exactly one end (JobReplied, JobFailed, JobCanceled, or all of its outputs ready).
+"""
 
 from __future__ import annotations
 
@@ -212,7 +216,7 @@ Event: TypeAlias = (
 @dataclass(frozen=True, slots=True)
 class Submit:
     job: Job
-    at: float  # the engine's clock when it was submitted, seconds
+    at: float  # when the job was accepted, seconds on the engine's clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,35 +226,36 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """Give a job that still waits back as `JobReturned`. One that runs or has ended stays: nothing is told."""
+    """Take a waiting job back: it is returned as `JobReturned`. A job that runs or has ended stays, and nothing is reported."""
 
     job_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class LoadModel:
-    """A person asks for the model: as urgent as a job that has waited longest. Loaded already: its idle time starts anew."""
+    """A person asks for the model, which is more urgent than any waiting job. If it is loaded, its idle time starts anew."""
 
     model: str
+    need_bytes: int = 0  # on the device; a fleet chooses a device by it
 
 
 @dataclass(frozen=True, slots=True)
 class UnloadModel:
-    """Once its running jobs are done; until then it takes no new ones: they wait. A pinned model stays."""
+    """Evict the model once its running jobs are done; until then it admits no new ones. A pinned model stays."""
 
     model: str
 
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """The catalogue lost it: its waiting jobs fail, its running ones end, then it is evicted. No pin holds it."""
+    """The model left the catalogue: its waiting jobs fail, its running jobs end, then it is evicted, pinned or not."""
 
     model: str
 
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """A pinned model is never evicted, whatever waits."""
+    """A pinned model is never evicted."""
 
     model: str
     pinned: bool
@@ -258,27 +263,30 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class KeepAlive:
-    """Idle seconds until the model is evicted, instead of what its entry says: 0 at once, inf never; None as the entry says."""
+    """Idle seconds after which the model is evicted: 0 at once, inf never, None as its catalogue entry says."""
 
     model: str
     seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class WasRead:
-    """The files of the model on its way are in memory, as far as reading them helps."""
+class FilesRead:
+    """The files of the model that is being loaded are in the page cache, as far as reading ahead helps. Sent by the reading thread."""
+
+    model: str
+    seconds: float  # spent reading
 
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Start nothing more; go on with what runs."""
+    """Start nothing more; finish what runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    pass
+    """End the device thread now."""
 
 
-Message: TypeAlias = (
-    Submit | Cancel | Recall | LoadModel | UnloadModel | Forget | Pin | KeepAlive | WasRead | Drain | Stop
-)
+ModelMessage: TypeAlias = LoadModel | UnloadModel | Forget | Pin | KeepAlive
+PolicyMessage: TypeAlias = ModelMessage | FilesRead | Drain  # those that change only what the scheduler knows
+Message: TypeAlias = Submit | Cancel | Recall | PolicyMessage | Stop

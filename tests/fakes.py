@@ -11,10 +11,11 @@ import numpy as np
 
 import models.errors
 from models.spec import Defaults, Limits, ModelSpec, ModelType
-from pipelines.interface import ChatRequest, DiffusionRequest, Sound
+from pipelines.interface import ChatRequest, DiffusionRequest, Request, Sound
 from server.errors import NeverFits, Unavailable
 from server.job import Job
 from server.protocol import (
+    Cancel,
     DeviceStatus,
     EngineStatus,
     Event,
@@ -26,9 +27,11 @@ from server.protocol import (
     JobStarted,
     JobText,
     MemoryHolder,
+    ModelMessage,
     ModelStatus,
     OutputReady,
     QueueEntry,
+    Recall,
     RunningEntry,
     WaitingFor,
 )
@@ -84,6 +87,13 @@ def small_catalogue() -> FakeCatalogue:
     )
 
 
+class FakeRequirements:
+    """Every model needs as much memory as its weights."""
+
+    def of(self, spec: ModelSpec, requests: Sequence[Request] = ()) -> int:
+        return spec.weight_bytes
+
+
 class FakeEngine:
     """Holds what it was handed. Chats are answered by `reply`, when it is set, as soon as they are submitted."""
 
@@ -92,48 +102,46 @@ class FakeEngine:
         self.not_ready_reason: str | None = None
         self.jobs: dict[str, Job] = {}
         self.submitted = asyncio.Event()
-        self.canceled: list[str] = []
-        self.asked: list[tuple[str, str, Any]] = []  # what was asked about models
+        self.sent: list[Cancel | Recall | ModelMessage] = []
+        self.draining = False
+        self.alive, self.stuck = True, False
         self.reply: Callable[[ChatRequest], str] | None = lambda request: f"You said: {request.messages[-1].content}"
-        self._capacity_bytes = capacity_bytes
+        self.usable_bytes = capacity_bytes
 
     # What the service calls
 
     def check_fits(self, model: str, need_bytes: int) -> None:
-        if model == "giant" or need_bytes > self._capacity_bytes:
-            raise NeverFits(f"{model} needs 99.0 GiB, this device has {self._capacity_bytes / GIB:.1f} GiB for models.")
+        if model == "giant" or need_bytes > self.usable_bytes:
+            raise NeverFits(f"{model} needs 99.0 GiB, this device has {self.usable_bytes / GIB:.1f} GiB for models.")
 
-    def submit(self, job: Job, need_bytes: int = 0) -> None:
+    def submit(self, job: Job, need_bytes: int = 0, at: float | None = None) -> None:
         if self.not_ready_reason is not None:
             raise Unavailable(f"Not accepting jobs: {self.not_ready_reason}.", retry_after_s=5)
         self.jobs[job.id] = job
         self.submitted.set()
         request = job.requests[0]
         if isinstance(request, ChatRequest) and self.reply is not None:
-            self.start(job.id)
+            self.start_job(job.id)
             self.finish_chat(job.id, self.reply(request))
 
-    def cancel(self, job_id: str) -> None:
-        self.canceled.append(job_id)
+    def send(self, message: Cancel | Recall | ModelMessage) -> None:
+        self.sent.append(message)
 
-    def forget(self, model: str) -> None:
-        self.asked.append(("forget", model, None))
+    def start(self) -> None:
+        """Nothing to start: events happen when a test makes them happen."""
 
-    def load_model(self, model: str, need_bytes: int = 0) -> None:
-        self.asked.append(("load", model, need_bytes))
+    async def drain(self, timeout_s: float) -> None:
+        self.draining = True
+        self.not_ready_reason = "the server is shutting down"
 
-    def unload_model(self, model: str) -> None:
-        self.asked.append(("unload", model, None))
-
-    def pin(self, model: str, pinned: bool) -> None:
-        self.asked.append(("pin", model, pinned))
-
-    def keep_alive(self, model: str, seconds: float | None) -> None:
-        self.asked.append(("keep_alive", model, seconds))
+    @property
+    def canceled(self) -> list[str]:
+        """Ids of the jobs whose cancellation was requested, in order."""
+        return [message.job_id for message in self.sent if isinstance(message, Cancel)]
 
     # What a test makes happen
 
-    def start(self, job_id: str, queue_ms: int = 7, load_ms: int = 3) -> None:
+    def start_job(self, job_id: str, queue_ms: int = 7, load_ms: int = 3) -> None:
         self.deliver(JobStarted(job_id, queue_ms, load_ms))
 
     def progress(self, job_id: str, stage: Any, step: int = 0, total: int = 4) -> None:
@@ -153,7 +161,7 @@ class FakeEngine:
 
     def run(self, job_id: str) -> None:
         """From the queue to the last output."""
-        self.start(job_id)
+        self.start_job(job_id)
         for index in range(len(self.jobs[job_id].requests)):
             self.render(job_id, index)
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from server.accounts.auth import ApiKey
 from server.accounts.quotas import Plan, today
-from server.errors import BadRequest, Conflict, NotFound
+from server.errors import BadRequest, Conflict, NotFound, Unavailable
 from server.store import keys, usage
 from server.store.database import Database
 from server.store.keys import KeyRow
@@ -26,11 +26,31 @@ class Account:
     plan: Plan | None  # None: it is no longer among the configured ones, and the key cannot start anything
 
 
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a key has used today of one kind, for the RateLimit headers."""
+
+    kind: Kind
+    limit: int | None
+    used: int
+
+
 class Accounts:
     def __init__(self, *, database: Database, plans: Mapping[str, Plan], clock: Callable[[], datetime]) -> None:
         self._database = database
         self._clock = clock
         self.plans = plans
+
+    def plan_of(self, key: ApiKey) -> Plan:
+        """Raises `Unavailable` when the settings no longer have the key's plan."""
+        plan = self.plans.get(key.plan)
+        if plan is None:
+            raise Unavailable("This key's plan is not among the configured ones.")
+        return plan
+
+    async def allowance(self, key: ApiKey, kind: Kind) -> Allowance:
+        used = await self.used(key)
+        return Allowance(kind, self.plan_of(key).limit(kind), used[kind])
 
     async def used(self, key: ApiKey) -> Mapping[Kind, int]:
         day = today(self._clock())

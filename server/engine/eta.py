@@ -48,7 +48,7 @@ class Estimates:
             for request_id in cost.request_ids:
                 self._spent.setdefault(request_id, Spent()).forwards[f"{cost.stage} {cost.shape}"] += 1
 
-    def turned(self, model: str, seconds: float, forward_s: float) -> None:
+    def turn_ended(self, model: str, seconds: float, forward_s: float) -> None:
         """A turn of `model` took `seconds`, decision and news included; its forwards took `forward_s` of them."""
         turns, forwards = self._turns.get(model, (0.0, 0.0))
         self._turns[model] = FADING * turns + seconds, FADING * forwards + forward_s
@@ -151,8 +151,8 @@ def etas_s(
     to_come: list[Work] = [
         work for work in takewhile(lambda work: work is not None, map(coming, islice(waiting, FORESEEN))) if work
     ] if len(begun) == len(running) else []  # fmt: skip
-    arriving = scheduler.residency.arriving
-    models = {work.model for work in (*begun, *to_come)} | {*scheduler.residents, *filter(None, [arriving])}
+    loading = scheduler.residency.loading
+    models = {work.model for work in (*begun, *to_come)} | {*scheduler.residents, *([loading.model] if loading else [])}
     tags = {work.key: queue.tag(work.key) for work in to_come}
 
     @cache
@@ -164,11 +164,11 @@ def etas_s(
     forecast = Forecast(
         {model: _prospect(scheduler, model, now) for model in sorted(models)},
         scheduler.ledger.usable_bytes,
-        scheduler.turns.chat_share,
+        scheduler.time_slices.chat_share,
         row_s,
         tags,
         leave_s=scheduler.residency.load_times.leave_s,
-        coming=arriving,
+        loading=loading.model if loading else "",
     )
     ends = forecast.ends(begun, to_come)
     if len(to_come) == FORESEEN and len(ends) == len(begun) + FORESEEN:

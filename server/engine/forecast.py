@@ -66,30 +66,30 @@ class _Lane:
 class Forecast:
     def __init__(
         self,
-        prospects: Mapping[str, ForecastModel],
+        models: Mapping[str, ForecastModel],
         usable_bytes: int,
         chat_share: float,
         row_s: Callable[[str, str, int], float],
         tags: Mapping[str, float],
         leave_s: float = 0.0,
-        coming: str = "",
+        loading: str = "",
     ) -> None:
         """`row_s`: seconds of one row of a forward, by model, stage and shape, and how many requests are at it; `tags`: of the keys, as
-        the queue has them; `leave_s`: seconds in which an idle model leaves; `coming`: the model
+        the queue has them; `leave_s`: seconds in which an idle model leaves; `loading`: the model
         whose files are being read.
         """
         self._tags = defaultdict(float, tags)
-        self._models = prospects
+        self._models = models
         self._usable = usable_bytes
         self._chat_share = chat_share
         self._row_s = row_s
         self._leave_s = leave_s
         self._lanes: dict[str, _Lane] = {}
         self._left: dict[str, int] = {}  # requests, by job
-        self._closed: set[str] = set()
+        self._admission_closed: set[str] = set()
         self._promised = ""
-        self._coming = coming
-        self._read_at = prospects[coming].read_s if coming else 0.0
+        self._loading = loading
+        self._read_at = models[loading].read_s if loading else 0.0
         self._now = 0.0
         self._ends: dict[str, float] = {}
 
@@ -111,7 +111,7 @@ class Forecast:
     def _admit(self) -> None:
         for model, lane in self._lanes.items():
             prospect = self._models[model]
-            if prospect.since is None or model in self._closed:
+            if prospect.since is None or model in self._admission_closed:
                 continue
             while lane.waiting:
                 key = min(lane.waiting, key=lambda key: self._due(lane.waiting[key][0]))
@@ -127,26 +127,26 @@ class Forecast:
     def _bring_the_next(self) -> float:
         """Bring what can come; returns the moment at which its files are read, or one that cannot yet will close the doors in its way."""
         while True:
-            if self._coming:
+            if self._loading:
                 if self._now < self._read_at - EPSILON:
                     return self._read_at
-                self._now += self._models[self._coming].load_s
-                self._models[self._coming].since = self._now
-                self._coming = ""
+                self._now += self._models[self._loading].load_s
+                self._models[self._loading].since = self._now
+                self._loading = ""
                 self._admit()
             missing = [m for m, lane in self._lanes.items() if lane.waiting and self._models[m].since is None]
             missing.sort(key=lambda m: (m != self._promised, self._due_of(m), m))
             until = math.inf
             for model in missing:
                 if self._make_room(model):
-                    self._coming, self._read_at = model, self._now + self._models[model].read_s
+                    self._loading, self._read_at = model, self._now + self._models[model].read_s
                     self._promised = ""
-                    self._closed.clear()
+                    self._admission_closed.clear()
                     self._admit()
                     break
-                closes_at = self._close_doors(model)
+                closes_at = self._close_admission(model)
                 until = min(until, closes_at)
-                if self._closed:
+                if self._admission_closed:
                     self._promised = model
                     return math.inf
             else:
@@ -156,7 +156,7 @@ class Forecast:
         """Send idle models away, the longest there first, when that suffices."""
         need, free = self._need(model), self._free()
         idle = [m for m, p in self._models.items() if p.since is not None and not p.pinned and not self._runs(m)]
-        idle = [m for m in idle if m in self._closed or not self._waits(m)]
+        idle = [m for m in idle if m in self._admission_closed or not self._waits(m)]
         idle.sort(key=lambda m: (self._models[m].since, m))
         if need > free + sum(self._models[m].n_bytes for m in idle):
             return False
@@ -176,10 +176,10 @@ class Forecast:
 
     def _free(self) -> int:
         return self._usable - sum(
-            p.n_bytes for m, p in self._models.items() if p.since is not None or m == self._coming
+            p.n_bytes for m, p in self._models.items() if p.since is not None or m == self._loading
         )
 
-    def _close_doors(self, model: str) -> float:
+    def _close_admission(self, model: str) -> float:
         """Once `model` has lost patience and enough of those in its way have had their slices; returns when, inf when they are closed."""
         need, free = self._need(model), self._free()
         there = [(m, p) for m, p in self._models.items() if p.since is not None and not p.pinned]
@@ -194,7 +194,7 @@ class Forecast:
             chosen.append(victim)
         if free < need or self._now < due:
             return due if free >= need else math.inf
-        self._closed.update(chosen)
+        self._admission_closed.update(chosen)
         return math.inf
 
     def _advance(self, until: float) -> bool:

@@ -1,9 +1,8 @@
-"""What comes out of a lane's step, told as events of its jobs. Device thread only."""
+"""Turns what comes out of a lane's step into events of its jobs. Device thread only."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import assert_never
 
 from pipelines.interface import (
@@ -18,11 +17,10 @@ from pipelines.interface import (
     Update,
 )
 from server.engine.eta import Estimates
+from server.engine.outbox import Outbox
 from server.engine.running_jobs import RunningJobs
-from server.engine.snapshot import SnapshotPublisher
 from server.job import Job
 from server.protocol import (
-    Event,
     JobCanceled,
     JobFailed,
     JobPreviewed,
@@ -38,66 +36,61 @@ logger = logging.getLogger(__name__)
 
 
 class LaneOutput:
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        jobs: RunningJobs,
-        estimates: Estimates,
-        snapshot: SnapshotPublisher,
-        tell: Callable[[Event], None],
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, jobs: RunningJobs, estimates: Estimates, outbox: Outbox) -> None:
         self._scheduler = scheduler
         self._jobs = jobs
         self._estimates = estimates
-        self._picture = snapshot
-        self._tell = tell
-        self._verdicts: dict[str, dict[str, bool]] = {}  # by fingerprint, as last told
+        self._outbox = outbox
+        self._verdicts: dict[str, dict[str, bool]] = {}  # by fingerprint, as last reported
 
-    def take(self, lane: Lane, model: str, update: Update, at: float) -> None:
-        """at: the engine's clock when the step ended that it came out of."""
-        job = self._jobs.of_request(update.request_id)
+    def take(self, lane: Lane, model: str, update: Update, at: float) -> bool:
+        """True when requests of the same job were canceled, so that their ends come out of the lane's next step.
+
+        at: the engine's clock when the step ended.
+        """
+        job, put = self._jobs.of_request(update.request_id), self._outbox.put
         match update:
             case Progressed(request_id, stage, step, total):
-                self._tell(JobProgressed(job.id, *self._jobs.progress(request_id, stage, step, total)))
-                self._picture.moved = True
+                put(JobProgressed(job.id, *self._jobs.progress(request_id, stage, step, total)))
             case Previewed(request_id, colours):
                 if self._jobs.find(request_id)[0] == 0:
-                    self._tell(JobPreviewed(job.id, colours))
+                    put(JobPreviewed(job.id, colours))
             case TextDelta(_, text):
-                self._tell(JobText(job.id, text, at))
+                put(JobText(job.id, text, at))
             case Rendered(request_id, frames, batch_peak, scheduler, warnings, sound):
                 index, request = self._jobs.find(request_id)
                 peak_bytes = self._estimates.peak_bytes(request_id)
                 self._estimates.finished(model, request)
-                said = (*lane.warnings, *warnings)
-                self._tell(OutputReady(job.id, index, frames, batch_peak, scheduler, peak_bytes, said, sound))
-                self._tell_verdicts(lane, model)
+                all_warnings = (*lane.warnings, *warnings)
+                put(OutputReady(job.id, index, frames, batch_peak, scheduler, peak_bytes, all_warnings, sound))
+                self._report_verdicts(lane, model)
                 self._end_request(job, request_id)
             case Replied(request_id, text, prompt_tokens, completion_tokens, finish_reason):
                 self._estimates.finished(model, self._jobs.find(request_id)[1])
-                self._tell(JobReplied(job.id, text, prompt_tokens, completion_tokens, finish_reason))
+                put(JobReplied(job.id, text, prompt_tokens, completion_tokens, finish_reason))
                 self._end_request(job, request_id)
             case Failed(request_id, code, message, detail):
                 logger.error("job failed", extra={"job": job.id, "code": code, "detail": detail})
-                if self._jobs.fail(job.id):
-                    self._tell(JobFailed(job.id, code, message, code in ("out_of_memory", "model_error")))
+                first = self._jobs.fail(job.id)
+                if first:
+                    put(JobFailed(job.id, code, message, code in ("out_of_memory", "model_error")))
                     for request in job.requests:
                         lane.cancel(request.id)
                 self._end_request(job, request_id)
+                return first
             case Canceled(request_id):
                 self._end_request(job, request_id)
             case _:
                 assert_never(update)
+        return False
 
-    def _tell_verdicts(self, lane: Lane, model: str) -> None:
+    def _report_verdicts(self, lane: Lane, model: str) -> None:
         key, verdicts = self._scheduler.residents[model].key, dict(lane.verdicts)
         if verdicts and verdicts != self._verdicts.get(key):
             self._verdicts[key] = verdicts
-            self._tell(VerdictsReached(key, verdicts))
+            self._outbox.put(VerdictsReached(key, verdicts))
 
     def _end_request(self, job: Job, request_id: str) -> None:
         self._estimates.forget(request_id)
-        if self._scheduler.request_ended(job.id, job.model):
-            if self._jobs.end(job.id) == "canceled":
-                self._tell(JobCanceled(job.id))
-            self._picture.changed = True
+        if self._scheduler.request_ended(job.id, job.model) and self._jobs.end(job.id) == "canceled":
+            self._outbox.put(JobCanceled(job.id))

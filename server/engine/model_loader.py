@@ -1,11 +1,13 @@
-"""Models come onto the device and leave it, and the ledger is told what that really changed. Device thread only.
+"""Brings models onto the device and takes them off it, and books in the ledger what that really changed. Device thread only.
 
-What the carrier is told to do of this comes here; what becomes of the jobs is its own business.
+The jobs of those models are the executor's business.
 """
 
 from __future__ import annotations
 
 import logging
+import queue
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -14,16 +16,21 @@ from dataclasses import dataclass
 from models.errors import ModelsError
 from pipelines.interface import Lane
 from server.memory.ledger import DoesNotFit, Reading
+from server.protocol import FilesRead, Message
 from server.scheduling.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
-RELEASE_WAIT_S = 1.0  # an allocator gives memory back a moment after it was let go; longer: it leaked
-RELEASED = 0.95  # of what was booked, at least this much must come back: allocators round
+RELEASE_WAIT_S = 1.0  # an allocator returns memory a moment after its release; what is missing after that has leaked
+RELEASED = 0.95  # share of the booked bytes that must come back: allocators round
 
 
 def _is_memory_error(error: BaseException) -> bool:
     return isinstance(error, MemoryError)
+
+
+def _start_thread(work: Callable[[], None]) -> None:
+    threading.Thread(target=work, name="reader", daemon=True).start()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +41,14 @@ class Device:
     read_memory: Callable[[], Reading | None]
     is_fatal: Callable[[BaseException], bool]
     die: Callable[[], None]  # ends the process with POISONED, now
-    warm_up: Callable[[], None]  # slow imports, done on the device thread before the first job
+    warm_up: Callable[[], None]  # slow imports, on the device thread, before the first job
     is_out_of_memory: Callable[[BaseException], bool] = _is_memory_error
     read: Callable[[str], None] = lambda model: (
         None
-    )  # its files into memory, so that `load` is short; on a thread of its own
-    working: Callable[[], AbstractContextManager[None]] = nullcontext  # around what this thread does with the machine
-    others_wait: Callable[[], bool] = lambda: False  # whether another device's thread waits for that to end
+    )  # reads the model's files into the page cache, so that `load` is short
+    in_background: Callable[[Callable[[], None]], None] = _start_thread  # runs `read` beside the device thread
+    working: Callable[[], AbstractContextManager[None]] = nullcontext  # held around each action on the device
+    others_wait: Callable[[], bool] = lambda: False  # whether another device's thread waits for `working` to end
 
 
 class ModelLoader:
@@ -49,29 +57,34 @@ class ModelLoader:
         scheduler: Scheduler,
         device: Device,
         lanes: dict[str, Lane],
-        begin_reading: Callable[[str], None],
+        inbox: queue.SimpleQueue[Message],
         clock: Callable[[], float],
     ) -> None:
-        """`lanes`: by model, those on the device; they come and go here. `begin_reading`: see `Executor`."""
+        """lanes: the lanes of the resident models by name; added and removed here. inbox: receives `FilesRead`."""
         self._scheduler = scheduler
         self._device = device
         self._lanes = lanes
-        self._begin_reading = begin_reading
+        self._inbox = inbox
         self._clock = clock
-        self._reading_since = self._read_s = 0.0
 
     def read(self, model: str) -> None:
+        """Book the model's bytes and start reading its files; `FilesRead` follows when that is over."""
         self._scheduler.ledger.book(model, "weights", self._scheduler.residency.bytes_to_load(model))
-        self._scheduler.reading(model)
-        self._reading_since = self._clock()
-        self._begin_reading(model)
+        self._scheduler.load_started(model)
+        self._device.in_background(lambda: self._read(model))
 
-    def was_read(self) -> None:
-        self._read_s = self._clock() - self._reading_since
-        self._scheduler.was_read()
+    def _read(self, model: str) -> None:
+        """The reading thread. A file that cannot be read here fails the load, which says why."""
+        began = self._clock()
+        try:
+            self._device.read(model)
+        except Exception:
+            logger.exception("reading ahead failed", extra={"model": model})
+        finally:
+            self._inbox.put(FilesRead(model, self._clock() - began))
 
     def load(self, model: str) -> str | None:
-        """Why it failed, for the jobs that wait for it; None when it is there, or will be tried again with more room."""
+        """The reason for a failure, for the jobs that wait; None when the model is loaded, or will be tried again with more memory."""
         began, ledger = self._clock(), self._scheduler.ledger
         free = ledger.free_bytes + ledger.held_by(model, "weights")
         lane, ran_out, reason = None, False, f"The model {model} failed to load."
@@ -83,20 +96,20 @@ class ModelLoader:
             if self._device.is_fatal(error):
                 raise
             ran_out = self._device.is_out_of_memory(error)
-            reason = error.message if isinstance(error, ModelsError) else reason  # theirs may be shown to a client
+            reason = error.message if isinstance(error, ModelsError) else reason  # made to be shown to clients
             logger.exception("model load failed", extra={"model": model})
         ledger.release(model)
         if lane is not None:
-            self._arrived(model, lane, began)
+            self._loaded(model, lane, began)
             return None
-        return None if ran_out and self._scheduler.load_ran_out(model, free) else self._failed(model, reason)
+        return None if ran_out and self._scheduler.ran_out_of_memory(model, free) else self._failed(model, reason)
 
-    def _arrived(self, model: str, lane: Lane, began: float) -> None:
-        scheduler = self._scheduler
+    def _loaded(self, model: str, lane: Lane, began: float) -> None:
+        scheduler, loading = self._scheduler, self._scheduler.residency.loading
         self._lanes[model] = lane
-        seconds = self._clock() - began + self._read_s
-        scheduler.loaded(model, self._clock(), seconds, self._read_s)
-        self._read_s = 0.0
+        read_s = (loading.read_s or 0.0) if loading is not None else 0.0
+        seconds = self._clock() - began + read_s
+        scheduler.loaded(model, self._clock(), seconds)
         scheduler.ledger.correct(model, "kv_cache", lane.cache_bytes)
         for component, (whose, _) in scheduler.residents[model].facts.shareable.items():
             scheduler.ledger.share(model, component, whose)
@@ -110,7 +123,7 @@ class ModelLoader:
         before, began = self._device.read_memory(), self._clock()
         self._lanes.pop(model).close()
         freed = self._scheduler.ledger.release(model)
-        if before is not None:
+        if before is not None and before.exact:
             self._verify_release(model, before, freed)
         self._scheduler.evicted(model, self._clock() - began)
         logger.info("model evicted", extra={"model": model, "bytes": freed})
@@ -137,9 +150,10 @@ class ModelLoader:
         logger.info("weights parked", extra={"model": model, "bytes": freed})
 
     def unpark(self, model: str, components: tuple[str, ...]) -> bool:
-        """False when its weights do not fit back."""
+        """False when the weights do not fit back, even with all the memory that can be had."""
         lane, scheduler = self._lanes[model], self._scheduler
         began, was_away, fits = self._clock(), not lane.components, True
+        free = scheduler.ledger.free_bytes
         try:
             for name in components:
                 scheduler.ledger.book(model, "weights", lane.parked[name], name)
@@ -149,10 +163,13 @@ class ModelLoader:
                 raise
             logger.warning("weights do not fit back", extra={"model": model})
             fits = False
+        if not fits:
+            scheduler.placed(model, lane.components, lane.parked)
+            return scheduler.ran_out_of_memory(model, free)
         cache = scheduler.residents[model].facts.cache_bytes - lane.cache_bytes
         if was_away and 0 < cache <= scheduler.ledger.free_bytes:
             scheduler.cache_resized(model, self._clock(), 0, lane.resize_cache(lane.cache_bytes + cache))
         scheduler.placed(model, lane.components, lane.parked)
         if was_away:
-            scheduler.came_back(model, self._clock(), self._clock() - began)
-        return fits
+            scheduler.unparked(model, self._clock(), self._clock() - began)
+        return True

@@ -32,6 +32,7 @@ class RunningJobs:
     def __init__(self) -> None:
         self._by_id: dict[str, Running] = {}
         self._by_request: dict[str, Running] = {}
+        self.revision = 0  # counts reports of progress
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -62,6 +63,7 @@ class RunningJobs:
         """Note one request's progress; returns the job's: that of its slowest request."""
         running = self._by_request[request_id]
         running.progress[request_id] = Progress(stage, step, total)
+        self.revision += 1
         slowest = min(running.progress.values(), key=lambda p: (STAGES.index(p.stage), p.step / max(1, p.total_steps)))
         if len(running.progress) < len(running.job.requests):
             return "encoding", 0, total

@@ -1,6 +1,7 @@
-"""The engine's whole picture for the status endpoints: queue, running jobs, models, device. Device thread only.
+"""Snapshots of the engine for the status endpoints: queue, running jobs, models, device. Device thread only.
 
-Made at most ten times a second, and less often when the queue is so long that making it takes long.
+A snapshot is made when something has changed since the last one, at most ten times a second, and less often while the queue is so long that
+making one takes long.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from server.protocol import EngineStatus, ModelStatus, QueueEntry, RunningEntry
 from server.scheduling.scheduler import Scheduler
 
 INTERVAL_S = 0.1
-SHARE = 0.05  # of the device thread's time that may go into pictures
-SHOWN = 2_000  # waiting jobs with a place and an estimate of their own; those behind are counted
+SHARE = 0.05  # of the device thread's time that snapshots may take
+LISTED_JOBS = 2_000  # waiting jobs with a position and an estimate of their own; those behind are only counted
 
 
 class SnapshotPublisher:
@@ -33,27 +34,27 @@ class SnapshotPublisher:
         self._lanes = lanes
         self._clock = clock
         self._next_at = 0.0
-        self.changed = True  # a job, a model or a holder came or went
-        self.moved = False  # only progress
-        self.loading: str | None = None
+        self._published: tuple[int, int] | None = None  # revisions of the scheduler and of the jobs' progress
 
     def due(self, now: float, force: bool) -> EngineStatus | None:
-        if not (self.changed or self.moved or self.loading) or (now < self._next_at and not force):
+        """A snapshot, when one is due. force: although the last one is less than `INTERVAL_S` old."""
+        revision = self._scheduler.revision, self._jobs.revision
+        if revision == self._published or (now < self._next_at and not force):
             return None
-        self.changed = self.moved = False
+        self._published = revision
         began = self._clock()
-        status = self._draw(now)
+        status = self._make(now)
         self._next_at = now + INTERVAL_S + (self._clock() - began) / SHARE
         return status
 
-    def _draw(self, now: float) -> EngineStatus:
+    def _make(self, now: float) -> EngineStatus:
         scheduler = self._scheduler
         running = self._jobs.all()
-        waiting = [entry.job for entry in scheduler.queue.in_order(SHOWN)]
+        waiting = [entry.job for entry in scheduler.queue.in_order(LISTED_JOBS)]
         etas = etas_s(scheduler, self._estimates, running, waiting, now)
         reasons = {
             model: (scheduler.model_loads.waiting_for(model, now), scheduler.residency.missing_bytes(model))
-            for model in {j.model for j in waiting}
+            for model in {job.model for job in waiting}
         }
         return EngineStatus(
             queue=tuple(QueueEntry(job.id, *reasons[job.model], etas.get(job.id)) for job in waiting),
@@ -64,36 +65,34 @@ class SnapshotPublisher:
 
     def _models(self, now: float) -> list[ModelStatus]:
         scheduler = self._scheduler
-        shown = []
-        steps: dict[str, list[tuple[str, int, float]]] = {}
-        for key, shape, rows, seconds in scheduler.batch_sizes.all():
-            steps.setdefault(key, []).append((shape, rows, seconds))
-        for name, resident in scheduler.residents.items():
-            shown.append(
-                ModelStatus(
-                    model=name,
-                    state="parked" if resident.parked and not resident.components else "resident",
-                    weight_bytes=scheduler.ledger.held_by(name, "weights"),
-                    cache_bytes=scheduler.ledger.held_by(name, "kv_cache"),
-                    merging=self._lanes[name].merging,
-                    running=len(resident.running),
-                    idle_unload_in_s=None if resident.running else scheduler.expires_in_s(name, now),
-                    requests=resident.requests,
-                    waiting=scheduler.queue.n_of_model(name),
-                    pinned=scheduler.residency.is_pinned(name),
-                    keep_alive_s=scheduler.residency.keep_alive_s(name),
-                    parked_bytes=sum(resident.parked.values()),
-                    components=tuple(sorted(resident.components.items())),
-                    step_s=tuple(steps.get(resident.key, ())),
-                )
-            )
-        if self.loading is not None:
-            shown.append(
-                ModelStatus(
-                    self.loading, "loading", scheduler.residency.bytes_to_load(self.loading), 0, "unproven", 0, None
-                )
-            )
+        models = [self._resident_status(name, now) for name in scheduler.residents]
+        if (loading := scheduler.residency.loading) is not None:
+            n_bytes = scheduler.residency.bytes_to_load(loading.model)
+            models.append(ModelStatus(loading.model, "loading", n_bytes, 0, "unproven", 0, None))
         for name, cooldown in scheduler.cooldowns.items():
             if cooldown.until > now and name not in scheduler.residents:
-                shown.append(ModelStatus(name, "failed", 0, 0, "unproven", 0, None, retry_in_s=cooldown.until - now))
-        return shown
+                models.append(ModelStatus(name, "failed", 0, 0, "unproven", 0, None, retry_in_s=cooldown.until - now))
+        return models
+
+    def _resident_status(self, name: str, now: float) -> ModelStatus:
+        scheduler, resident = self._scheduler, self._scheduler.residents[name]
+        return ModelStatus(
+            model=name,
+            state="parked" if resident.parked and not resident.components else "resident",
+            weight_bytes=scheduler.ledger.held_by(name, "weights"),
+            cache_bytes=scheduler.ledger.held_by(name, "kv_cache"),
+            merging=self._lanes[name].merging,
+            running=len(resident.running),
+            idle_unload_in_s=None if resident.running else scheduler.expires_in_s(name, now),
+            requests=resident.requests,
+            waiting=scheduler.queue.n_of_model(name),
+            pinned=scheduler.residency.is_pinned(name),
+            keep_alive_s=scheduler.residency.keep_alive_s(name),
+            parked_bytes=sum(resident.parked.values()),
+            components=tuple(sorted(resident.components.items())),
+            step_s=tuple(
+                (shape, rows, seconds)
+                for key, shape, rows, seconds in scheduler.batch_sizes.all()
+                if key == resident.key
+            ),
+        )

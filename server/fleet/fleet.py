@@ -11,55 +11,40 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import assert_never
 
 from server.errors import Conflict, NeverFits, Unavailable
 from server.fleet.assignments import Assignment, Assignments
-from server.fleet.placement import DeviceView, Pace, place, rebalance
+from server.fleet.job_times import JobTimes
+from server.fleet.placement import DeviceView, place, rebalance
+from server.fleet.port import Engine
 from server.job import Job
 from server.protocol import (
+    Cancel,
     EngineStatus,
     Event,
+    Forget,
     JobCanceled,
     JobFailed,
     JobReplied,
     JobReturned,
     JobStarted,
+    KeepAlive,
+    LoadModel,
+    ModelMessage,
     OutputReady,
+    Pin,
+    Recall,
+    UnloadModel,
 )
 
 logger = logging.getLogger(__name__)
 
 
-class DeviceEngine(Protocol):
-    """What the fleet needs of one engine."""
-
-    draining: bool
-
-    @property
-    def not_ready_reason(self) -> str | None: ...
-    @property
-    def alive(self) -> bool: ...
-    @property
-    def stuck(self) -> bool: ...
-    @property
-    def usable_bytes(self) -> int: ...
-    def start(self) -> None: ...
-    def submit(self, job: Job, need_bytes: int = 0, at: float | None = None) -> None: ...
-    def cancel(self, job_id: str) -> None: ...
-    def recall(self, job_id: str) -> None: ...
-    def load_model(self, model: str) -> None: ...
-    def unload_model(self, model: str) -> None: ...
-    def forget(self, model: str) -> None: ...
-    def pin(self, model: str, pinned: bool) -> None: ...
-    def keep_alive(self, model: str, seconds: float | None) -> None: ...
-    async def drain(self, timeout_s: float) -> None: ...
-
-
 class Fleet:
     def __init__(
         self,
-        engines: Sequence[Callable[[Callable[[Event], None]], DeviceEngine]],
+        engines: Sequence[Callable[[Callable[[Event], None]], Engine]],
         deliver: Callable[[Event], None],
         *,
         names: Sequence[str] = (),
@@ -75,7 +60,7 @@ class Fleet:
         self._assignments = Assignments(len(engines))
         self._statuses: list[EngineStatus | None] = [None for _ in self._engines]
         self._need_bytes: dict[str, int] = {}  # by model, as last said
-        self._pace = Pace()
+        self._job_times = JobTimes()
         self.draining = False
 
     # As one engine
@@ -124,43 +109,34 @@ class Fleet:
         pinned = sum(it.weight_bytes + it.cache_bytes for it in status.models if it.pinned)
         return pinned > 0 and need_bytes > self._engines[device].usable_bytes - pinned
 
-    def submit(self, job: Job, need_bytes: int = 0) -> None:
-        """Raises `Unavailable` when nothing more is taken, `NeverFits` when the job is larger than every device."""
-        at, device = self._clock(), 0
+    @property
+    def usable_bytes(self) -> int:
+        return max(engine.usable_bytes for engine in self._engines)
+
+    def submit(self, job: Job, need_bytes: int = 0, at: float | None = None) -> None:
+        at, device = self._clock() if at is None else at, 0
         if len(self._engines) > 1:
-            placed = place(job.model, need_bytes, self._views(job.model), self._pace)
-            device = placed if placed is not None else 0  # the engine says what does not fit
+            placed = place(job.model, need_bytes, self._views(job.model), self._job_times)
+            device = placed if placed is not None else 0  # the engine raises `NeverFits` with the figures
         self._engines[device].submit(job, need_bytes, at)
         self._need_bytes[job.model] = need_bytes
         self._assignments.add(Assignment(job, need_bytes, device, at, left=len(job.requests)))
 
-    def cancel(self, job_id: str) -> None:
-        placed = self._assignments.get(job_id)
-        if placed is not None:
-            placed.cancel_asked = True
-            self._engines[placed.device].cancel(job_id)
-
-    # Models
-
-    def load_model(self, model: str, need_bytes: int = 0) -> None:
-        device = place(model, need_bytes, self._views(model), self._pace)
-        self._engines[device or 0].load_model(model)
-
-    def unload_model(self, model: str) -> None:
-        for engine in self._engines:
-            engine.unload_model(model)
-
-    def forget(self, model: str) -> None:
-        for engine in self._engines:
-            engine.forget(model)
-
-    def pin(self, model: str, pinned: bool) -> None:
-        for engine in self._engines:
-            engine.pin(model, pinned)
-
-    def keep_alive(self, model: str, seconds: float | None) -> None:
-        for engine in self._engines:
-            engine.keep_alive(model, seconds)
+    def send(self, message: Cancel | Recall | ModelMessage) -> None:
+        match message:
+            case Cancel(job_id) | Recall(job_id):
+                assignment = self._assignments.get(job_id)
+                if assignment is not None:
+                    assignment.cancel_asked |= isinstance(message, Cancel)
+                    self._engines[assignment.device].send(message)
+            case LoadModel(model, need_bytes):
+                device = place(model, need_bytes, self._views(model), self._job_times)
+                self._engines[device or 0].send(message)
+            case UnloadModel() | Forget() | Pin() | KeepAlive():
+                for engine in self._engines:
+                    engine.send(message)
+            case _:
+                assert_never(message)
 
     # What the engines tell
 
@@ -182,7 +158,7 @@ class Fleet:
                 if placed is not None:
                     # By the device's own account: this loop may hear of start and end at once.
                     self._assignments.started(placed, placed.at + queue_ms / 1000)
-                    self._pace.loaded(placed.job.model, event.load_ms / 1000)
+                    self._job_times.loaded(placed.job.model, event.load_ms / 1000)
             case OutputReady(job_id):
                 placed = self._assignments.get(job_id)
                 if placed is not None:
@@ -198,9 +174,14 @@ class Fleet:
     def _ended(self, job_id: str) -> None:
         placed = self._assignments.remove(job_id)
         if placed is not None and placed.started_at is not None:
-            self._pace.ended(placed.device, placed.job.model, placed.started_at, self._clock())
+            self._job_times.ended(placed.device, placed.job.model, placed.started_at, self._clock())
 
     def _returned(self, job: Job) -> None:
+        recalled = self._assignments.get(job.id)
+        if recalled is None or recalled.moving_to is None:  # the service asked for it, not the fleet
+            self._assignments.remove(job.id)
+            self._deliver(JobReturned(job))
+            return
         placed = self._assignments.moved(job.id)
         if placed.cancel_asked:
             self._take(placed.device, JobCanceled(job.id))
@@ -219,9 +200,9 @@ class Fleet:
             return
         queues = [status.queue if status else () for status in self._statuses]
         waiting = [self._assignments.movable(entry.job_id for entry in queue) for queue in queues]
-        for move in rebalance(self._views(), waiting, self._need_bytes, self._pace):
+        for move in rebalance(self._views(), waiting, self._need_bytes, self._job_times):
             self._assignments.move(move.job_id, move.target)
-            self._engines[move.source].recall(move.job_id)
+            self._engines[move.source].send(Recall(move.job_id))
             logger.info("job moved", extra={"job": move.job_id, "from": move.source, "to": move.target})
 
     def _allows(self, device: int, model: str) -> bool:

@@ -15,49 +15,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-FADING = 0.9  # weight of what was known when another job ends: a mean over about the last ten
-UNKNOWN_S = 1.0  # of a job or a load while nothing at all was measured
-LEAST_S = 1e-6
-
-
-class Pace:
-    def __init__(self, job_s: Mapping[str, float] | None = None, load_s: Mapping[str, float] | None = None) -> None:
-        """By model: seconds a job adds to its device's queue, seconds to load it."""
-        self._job_s = dict(job_s or {})
-        self._load_s = dict(load_s or {})
-        self._sums: dict[str, tuple[float, float]] = {}  # model → (seconds, jobs), both fading
-        self._last_end: dict[int, float] = {}  # by device
-
-    def of_job(self, model: str) -> float:
-        return _known(self._job_s, model)
-
-    def of_load(self, model: str) -> float:
-        return _known(self._load_s, model)
-
-    def of_jobs(self, jobs: Mapping[str, int]) -> float:
-        """Seconds for so many jobs of each model."""
-        return sum(count * self.of_job(model) for model, count in jobs.items())
-
-    def loaded(self, model: str, seconds: float) -> None:
-        if seconds > 0:
-            self._load_s[model] = seconds
-
-    def ended(self, device: int, model: str, started_at: float, now: float) -> None:
-        """The device worked on it since it started or, if that is later, since another job ended: merged jobs share the time."""
-        seconds, count = self._sums.get(model, (0.0, 0.0))
-        seconds = FADING * seconds + now - max(started_at, self._last_end.get(device, started_at))
-        count = FADING * count + 1
-        self._last_end[device] = now
-        self._sums[model] = seconds, count
-        self._job_s[model] = seconds / count
-
-
-def _known(values: Mapping[str, float], model: str) -> float:
-    """A model never measured counts as the mean of those that were."""
-    if model in values:
-        return max(values[model], LEAST_S)
-    return max(sum(values.values()) / len(values), LEAST_S) if values else UNKNOWN_S
-
+from server.fleet.job_times import JobTimes
 
 REPLICA_WORTH = (
     2.0  # a wait this many times the load starts a second copy of a model: loading too takes the device's time
@@ -90,9 +48,9 @@ class Move:
     target: int
 
 
-def place(model: str, need_bytes: int, devices: Sequence[DeviceView], pace: Pace) -> int | None:
+def place(model: str, need_bytes: int, devices: Sequence[DeviceView], times: JobTimes) -> int | None:
     """The index of the device for one more job of `model`; None when it can never fit."""
-    backlog = [pace.of_jobs(device.jobs) for device in devices]
+    backlog = [times.of_jobs(device.jobs) for device in devices]
     able = [i for i, device in enumerate(devices) if device.usable_bytes >= need_bytes and model not in device.barred]
     if not able:
         return None  # 1
@@ -100,7 +58,7 @@ def place(model: str, need_bytes: int, devices: Sequence[DeviceView], pace: Pace
     if homes:
         home = min(homes, key=lambda i: backlog[i])
         spare = [i for i in able if i not in homes and not devices[i].n_jobs and devices[i].has_room(need_bytes)]
-        if spare and backlog[home] > REPLICA_WORTH * pace.of_load(model):
+        if spare and backlog[home] > REPLICA_WORTH * times.of_load(model):
             return max(spare, key=lambda i: devices[i].free_bytes)  # 3
         return home  # 2
     roomy = [i for i in able if devices[i].has_room(need_bytes)]
@@ -114,7 +72,7 @@ def rebalance(
     devices: Sequence[DeviceView],
     waiting: Sequence[Sequence[tuple[str, str]]],
     need_bytes: Mapping[str, int],
-    pace: Pace,
+    times: JobTimes,
 ) -> list[Move]:
     """Waiting jobs that should change to a device with nothing to do, until both would be done at about the same time.
 
@@ -123,15 +81,19 @@ def rebalance(
     """
     moves: list[Move] = []
     idle = [i for i, device in enumerate(devices) if not device.n_jobs]
-    donors = sorted((i for i, jobs in enumerate(waiting) if jobs), key=lambda i: -pace.of_jobs(devices[i].jobs))
+    donors = sorted((i for i, jobs in enumerate(waiting) if jobs), key=lambda i: -times.of_jobs(devices[i].jobs))
     for target, source in zip(idle, donors, strict=False):
-        job_ids = _worth_moving(devices[source], waiting[source], devices[target], need_bytes, pace)
+        job_ids = _worth_moving(devices[source], waiting[source], devices[target], need_bytes, times)
         moves += [Move(job_id, source, target) for job_id in job_ids]
     return moves
 
 
 def _worth_moving(
-    busy: DeviceView, waiting: Sequence[tuple[str, str]], idle: DeviceView, need_bytes: Mapping[str, int], pace: Pace
+    busy: DeviceView,
+    waiting: Sequence[tuple[str, str]],
+    idle: DeviceView,
+    need_bytes: Mapping[str, int],
+    times: JobTimes,
 ) -> list[str]:
     """Jobs of one model: the one with most to gain."""
     best_gain_s, best_model, its_load_s = 0.0, "", 0.0
@@ -141,12 +103,12 @@ def _worth_moving(
         room = idle.free_bytes if model in busy.models else idle.free_bytes + idle.idle_bytes  # a copy evicts nobody
         if model not in idle.models and (idle.usable_bytes < need_bytes[model] or room < need_bytes[model]):
             continue
-        load_s = 0.0 if model in idle.models else REPLICA_WORTH * pace.of_load(model)
-        gain_s = min(count * pace.of_job(model), pace.of_jobs(busy.jobs)) - load_s
+        load_s = 0.0 if model in idle.models else REPLICA_WORTH * times.of_load(model)
+        gain_s = min(count * times.of_job(model), times.of_jobs(busy.jobs)) - load_s
         if gain_s > best_gain_s:
             best_gain_s, best_model, its_load_s = gain_s, model, load_s
     if not best_model:
         return []
-    fair = int((pace.of_jobs(busy.jobs) - its_load_s) / (2 * pace.of_job(best_model)))
+    fair = int((times.of_jobs(busy.jobs) - its_load_s) / (2 * times.of_job(best_model)))
     of_model = [job_id for job_id, model in waiting if model == best_model]
     return of_model[::2][: max(1, fair)]  # every second one: both devices then go through them in the order they came

@@ -75,8 +75,6 @@ class LiveJobs:
         self._jobs: dict[str, LiveJob] = {}
         self._of_key: dict[str, dict[str, LiveJob]] = {}
         self.watchers = Watchers()
-        self.on_step: Callable[[str, float], None] = lambda model, seconds: None  # told of every denoising step
-        self.on_webhook: Callable[[], None] = lambda: None  # told when a job has ended that names one
         self._n_queued = 0
         self._clock = clock
         self._statuses = FleetStatus(clock)
@@ -103,8 +101,6 @@ class LiveJobs:
         if job.state is State.QUEUED:
             self._n_queued -= 1
         self.watchers.committed(job.row.key_id, job_id)
-        if job.row.request.get("webhook_url"):
-            self.on_webhook()
 
     def show(self, job_id: str, colours: NDArray[np.uint8]) -> None:
         job = self._jobs.get(job_id)
@@ -115,24 +111,29 @@ class LiveJobs:
     def view(self, job_id: str) -> LiveJob | None:
         return self._jobs.get(job_id)
 
-    def apply(self, event: JobStarted | JobProgressed | EngineStatus, at: datetime | None = None) -> None:
-        if isinstance(event, EngineStatus):
-            self._statuses.take(event)
-            self._note_places()
-            return
+    def update_status(self, status: EngineStatus) -> None:
+        """Replace what is known of one device: its queue, running jobs, models and memory."""
+        self._statuses.take(status)
+        self._note_positions()
+
+    def start(self, event: JobStarted, at: datetime) -> None:
         job = self._jobs.get(event.job_id)
         if job is None:
             return
-        if isinstance(event, JobStarted):
-            if job.state is State.QUEUED:
-                self._n_queued -= 1
-            job.state, job.started_at = State.PROCESSING, at
-            job.queue_ms, job.load_ms = event.queue_ms, event.load_ms
-            self.advance(job, "encoding")
-        else:
-            before = job.step
-            self.advance(job, event.stage, event.step, event.total_steps)
-            self._time_step(job, job.step - before)
+        if job.state is State.QUEUED:
+            self._n_queued -= 1
+        job.state, job.started_at = State.PROCESSING, at
+        job.queue_ms, job.load_ms = event.queue_ms, event.load_ms
+        self.advance(job, "encoding")
+
+    def progress(self, event: JobProgressed) -> float | None:
+        """Apply one report of progress; returns the seconds that a denoising step took, None when no step was timed."""
+        job = self._jobs.get(event.job_id)
+        if job is None:
+            return None
+        before = job.step
+        self.advance(job, event.stage, event.step, event.total_steps)
+        return self._time_step(job, job.step - before)
 
     def advance(self, job: LiveJob, stage: Stage, step: int | None = None, total_steps: int | None = None) -> None:
         """`progress`, `stage` and `step` never go back, whatever order parts of a job report in."""
@@ -148,7 +149,7 @@ class LiveJobs:
         job.progress = max(job.progress, STAGE_BEGINS[stage] + share * span)
         self.watchers.moved(job.row.key_id, job.row.id)
 
-    def _note_places(self) -> None:
+    def _note_positions(self) -> None:
         """Waiting jobs may stand elsewhere now. Those behind the list are told only when their own stream asks."""
         for watch in self.watchers.all():
             for job_id in (watch.job_id,) if watch.job_id is not None else self._of_key.get(watch.key_id, ()):
@@ -160,16 +161,16 @@ class LiveJobs:
                 ):
                     watch.note_moved(job_id)
 
-    def _time_step(self, job: LiveJob, n_steps: int) -> None:
+    def _time_step(self, job: LiveJob, n_steps: int) -> float | None:
         if n_steps <= 0:
-            return
-        now, model = self._clock(), job.row.model
-        if job.step > n_steps:  # the first one may include waiting for the encoder
-            new = (now - job.stepped_at) / n_steps
-            old = self._step_s.get(model, new)
-            self._step_s[model] = old + STEP_MEMORY * (new - old)
-            self.on_step(model, new)
+            return None
+        now, model, seconds = self._clock(), job.row.model, None
+        if job.step > n_steps:  # the first step is not timed: it may include a wait for the text encoder
+            seconds = (now - job.stepped_at) / n_steps
+            old = self._step_s.get(model, seconds)
+            self._step_s[model] = old + STEP_MEMORY * (seconds - old)
         job.stepped_at = now
+        return seconds
 
     def step_s(self, model: str) -> float | None:
         """Seconds from one denoising step of a job to its next, others' turns included: what who waits sees. None: none seen."""

@@ -10,9 +10,10 @@ from sqlalchemy import Connection
 
 from server.accounts.quotas import today
 from server.jobs.artifacts import Artifacts
+from server.jobs.limits import Catalogue
 from server.jobs.live_jobs import LiveJobs
 from server.jobs.results import Results
-from server.jobs.submission import Catalogue, Submission
+from server.jobs.submission import Submission
 from server.store import idempotency, messages, usage
 from server.store import jobs as store
 from server.store.database import Database

@@ -14,12 +14,14 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from server.errors import ServerError, Unavailable
+from server.fleet.port import Engine
 from server.job import State
 from server.jobs.artifacts import Artifacts, SavedFile, new_id
 from server.jobs.encoding import EncodingFailed, InvalidFrames
 from server.jobs.live_jobs import LiveJob, LiveJobs
 from server.jobs.metadata import provenance
-from server.protocol import JobCanceled, JobFailed, JobStarted, OutputReady
+from server.jobs.webhooks import Webhooks
+from server.protocol import Cancel, JobCanceled, JobFailed, JobStarted, OutputReady
 from server.store import jobs as store
 from server.store.database import Database
 from server.store.jobs import OutputRow
@@ -41,7 +43,8 @@ class Results:
         live_jobs: LiveJobs,
         clock: Callable[[], datetime],
         output_retention: timedelta,
-        cancel_in_engine: Callable[[str], None],
+        engine: Engine,
+        webhooks: Webhooks,
         on_end: Callable[[str, State], None],
     ) -> None:
         self._database = database
@@ -49,13 +52,14 @@ class Results:
         self._live_jobs = live_jobs
         self._clock = clock
         self._output_retention = output_retention
-        self._cancel_in_engine = cancel_in_engine
+        self._engine = engine
+        self._webhooks = webhooks
         self._on_end = on_end  # told the type of a job and how it ended
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def started(self, event: JobStarted) -> None:
         at = self._clock()
-        self._live_jobs.apply(event, at)
+        self._live_jobs.start(event, at)
         job = self._live_jobs.view(event.job_id)
         if job is not None and job.end is None:
             row = job.row
@@ -95,12 +99,12 @@ class Results:
                 row.request["fps"],
             )
         except InvalidFrames:
-            self._cancel_in_engine(row.id)
+            self._engine.send(Cancel(row.id))
             self.fail(job, "invalid_output", "The model produced no valid picture (NaN or infinite values).", False)
             return
         except (EncodingFailed, OSError):
             logger.exception("output not saved", extra={"job": row.id, "index": event.index})
-            self._cancel_in_engine(row.id)
+            self._engine.send(Cancel(row.id))
             self.fail(job, "output_not_saved", "The result could not be written to disk.", True)
             return
         if job.end is not None:  # it failed or was canceled meanwhile
@@ -163,6 +167,8 @@ class Results:
     ) -> None:
         ours = await self.persist(write)
         self._live_jobs.remove(job.row.id)
+        if job.row.request.get("webhook_url"):
+            self._webhooks.wake()
         if not (ours and keep_files):
             await self._artifacts.delete([output.file_name for output in job.saved.values()])
         if ours:

@@ -1,66 +1,48 @@
-"""Whether a request is taken, and taking it: rules, then charge + store + submit. Event loop only.
+"""Accepts jobs: resolves and checks a request, stores it with its charge in one transaction, hands it to the engine. Event loop only.
 
-A job row and its charge are one transaction, committed before the client is told; what is told is never lost.
+A job is accepted in the order check → store and charge → live view → engine. Its id goes to the client only after the store has it, so an
+accepted job survives a crash: the next start submits it again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import difflib
 import hashlib
 import json
 import logging
 import secrets
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol
 
 from sqlalchemy import Connection
 
-from models.errors import UnknownModel as NoSuchModel
-from models.spec import ModelSpec, ModelType
-from pipelines.interface import Request
 from server.accounts.auth import ApiKey
-from server.accounts.quotas import BurstLimiter, Plan, seconds_to_reset, today
-from server.errors import BadRequest, TooMany, Unavailable, UnknownModel
+from server.accounts.quotas import Plan, seconds_to_reset, today
+from server.accounts.usage import Accounts, Allowance
+from server.errors import ServerError, Unavailable
+from server.fleet.port import Engine
 from server.job import State
 from server.jobs.artifacts import new_id
+from server.jobs.limits import Catalogue, JobLimits
 from server.jobs.live_jobs import LiveJobs
-from server.jobs.request import DRAWN_SEEDS, FindLora, GenerateRequest, engine_job, resolve
+from server.jobs.request import DRAWN_SEEDS, GenerateRequest, engine_job, resolve
 from server.jobs.results import Results
-from server.service.chat import ChatEngine
-from server.service.model_overrides import ModelsEngine
+from server.jobs.webhooks import Webhooks
 from server.store import idempotency, usage
 from server.store import jobs as store
 from server.store.database import Database
 from server.store.jobs import JobRow
-from server.store.usage import Kind
 
 logger = logging.getLogger(__name__)
 
 
-class Catalogue(Protocol):
-    def get(self, name: str, /) -> ModelSpec: ...
-    def recall(self, name: str, /) -> ModelSpec: ...
-    def names(self) -> Sequence[str]: ...
-    def specs(self) -> Sequence[ModelSpec]: ...
-    def default_for(self, kind: ModelType, /) -> str | None: ...
-
-
-class Engine(ChatEngine, ModelsEngine, Protocol):
-    @property
-    def not_ready_reason(self) -> str | None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """What a key has used of its day, for the RateLimit headers."""
-
-    kind: Kind
-    limit: int | None
-    used: int
+class Loras(Protocol):
+    def names(self) -> list[str]: ...
+    def find(self, name: str) -> Path:
+        """Raises `models.errors.UnknownModel` or `BadModel`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,55 +58,46 @@ class Submission:
         database: Database,
         catalogue: Catalogue,
         engine: Engine,
+        accounts: Accounts,
+        limits: JobLimits,
         live_jobs: LiveJobs,
         results: Results,
-        plans: Mapping[str, Plan],
-        burst_limiter: BurstLimiter,
+        webhooks: Webhooks,
+        loras: Loras,
         clock: Callable[[], datetime],
-        queue_size: int,
-        max_queued_per_key: int | None,
         auto_dtype: str,
-        find_lora: FindLora | None = None,
-        check_cooling: Callable[[str], None],
-        check_webhook: Callable[[str], None],
-        need_bytes: Callable[[ModelSpec, Sequence[Request]], int],
     ) -> None:
-        """`check_cooling` raises while a model whose load failed is not tried again. `need_bytes`: of a device, for these requests."""
+        """auto_dtype: the precision of models that leave theirs open, on this machine's devices."""
         self._database = database
         self._catalogue = catalogue
         self._engine = engine
+        self._accounts = accounts
+        self._limits = limits
         self._live_jobs = live_jobs
         self._results = results
-        self._plans = plans
-        self._burst_limiter = burst_limiter
+        self._webhooks = webhooks
+        self._loras = loras
         self._clock = clock
-        self._queue_size = queue_size
-        self._max_queued_per_key = max_queued_per_key
         self._auto_dtype = auto_dtype
-        self._find_lora = find_lora
-        self._check_cooling = check_cooling
-        self._need_bytes = need_bytes
-        self._check_webhook = check_webhook  # raises `BadRequest`
-        self._accepting: Counter[str] = Counter()  # by key: on the way into the store, not yet on the board
 
     async def accept(self, key: ApiKey, request: GenerateRequest, idempotency_key: str | None = None) -> Accepted:
-        """Charge, store and submit; when this returns, a power cut loses nothing.
+        """Check, charge, store and submit. When this returns, a power cut loses nothing.
 
         Raises BadRequest, UnknownModel, NeverFits, Conflict, TooMany, Unavailable; then nothing was charged.
         """
-        plan = self.plan(key)
-        spec = self.model(request.model, request.type)
+        plan = self._accounts.plan_of(key)
+        spec = self._limits.model(request.model, request.type)
         if request.webhook_url is not None:
-            self._check_webhook(request.webhook_url)
+            self._webhooks.check(request.webhook_url)
         resolved = resolve(
             request,
             spec,
             drawn_seed=secrets.randbelow(DRAWN_SEEDS),
             auto_dtype=self._auto_dtype,
             priority=plan.priority,
-            find_lora=self._find_lora,
+            find_lora=self._loras.find,
         )
-        self.check(key, plan, spec, self._live_jobs.n_of_key(key.id) + self._accepting[key.id])
+        self._limits.check_job(key, plan, spec)
         now = self._clock()
         row = JobRow(
             id=f"job_{int(now.timestamp())}_{new_id()}",
@@ -141,13 +114,13 @@ class Submission:
             attempt=1,
             created_at=now,
         )
-        self._engine.check_fits(spec.name, self._need_bytes(spec, engine_job(row).requests))
+        self._limits.check_fits(spec, engine_job(row).requests)
         claim = None if idempotency_key is None else (idempotency_key, _fingerprint(request))
-        self._accepting[key.id] += 1
-        # In a task of its own: a client that hangs up now must not leave a stored job that nobody runs.
-        return await asyncio.shield(self._results.spawn(self._store_and_submit(row, plan, claim)))
+        self._limits.storing(key.id)
+        # A task of its own: a client that disconnects now must not leave a stored job that nobody runs.
+        return await asyncio.shield(self._results.spawn(self._store_and_run(row, plan, claim)))
 
-    async def _store_and_submit(self, row: JobRow, plan: Plan, claim: tuple[str, str] | None) -> Accepted:
+    async def _store_and_run(self, row: JobRow, plan: Plan, claim: tuple[str, str] | None) -> Accepted:
         kind, day = row.charged_kind, row.charged_day
         assert kind is not None
         assert day is not None
@@ -165,70 +138,33 @@ class Submission:
         try:
             earlier, used = await self._database.write(charge_and_insert)
         finally:
-            self._accepting[row.key_id] -= 1
-            if not self._accepting[row.key_id]:
-                del self._accepting[row.key_id]
+            self._limits.stored(row.key_id)
         if earlier is None:
             self.run(row)
         return Accepted(earlier or row.id, Allowance(kind, limit, used))
 
     def run(self, row: JobRow) -> None:
-        """Onto the board and into the engine: a job just stored, or one handed back at start."""
-        self._live_jobs.add(row)
-        said = {"job": row.id, "key_id": row.key_id, "type": row.type, "model": row.model, "attempt": row.attempt}
-        logger.info("job queued", extra=said)
-        try:
-            self._engine.submit(engine_job(row), self._catalogue.recall(row.model).weight_bytes)
-        except Unavailable:
-            # It drains or died since we asked. The job is stored: the next start hands it back.
-            logger.warning("job waits for the next start", extra={"job": row.id})
+        """Show a stored job among the live jobs and hand it to the engine: one just accepted, or one recovered at start.
 
-    def plan(self, key: ApiKey) -> Plan:
-        plan = self._plans.get(key.plan)
-        if plan is None:
-            raise Unavailable("This key's plan is not among the configured ones.")
-        return plan
-
-    def model(self, name: str | None, kind: ModelType) -> ModelSpec:
-        """Raises `UnknownModel`, and `BadRequest` for a model of another type."""
-        wanted = name or self._catalogue.default_for(kind)
-        if wanted is None:
-            raise UnknownModel(f"There is no {kind} model here; try: pull NAME")
-        try:
-            spec = self._catalogue.get(wanted)
-        except NoSuchModel:
-            near = difflib.get_close_matches(wanted, self._catalogue.names(), 1)
-            hint = f" The nearest name is {near[0]}." if near else ""
-            raise UnknownModel(f"There is no model {wanted} here; try: pull {wanted}.{hint}") from None
-        if spec.type != kind:
-            raise BadRequest(f"model {wanted} is for {spec.type}, not for {kind}. GET /api/models lists them all.")
-        return spec
-
-    def check(self, key: ApiKey, plan: Plan, spec: ModelSpec, n_of_key: int, n_chats: int = 0) -> None:
-        """Raises when this key may not start one more now: NeverFits, Conflict, TooMany, Unavailable.
-
-        n_of_key: what it has under way; n_chats: chats under way, of all keys.
+        Never raises. A job that this server cannot run any more fails with the reason and is refunded; its client is not asked to retry.
         """
-        reason = self._engine.not_ready_reason
-        if reason is not None:
-            raise Unavailable(f"Not accepting work: {reason}.", retry_after_s=5)
-        self._check_cooling(spec.name)
-        self._engine.check_fits(spec.name, self._need_bytes(spec, ()))
-        self._burst_limiter.take(key.id, plan)
-        limits = [limit for limit in (plan.max_queued, self._max_queued_per_key) if limit is not None]
-        if limits and n_of_key >= min(limits):
-            raise TooMany(
-                f"This key has {n_of_key} jobs that are not finished, the most it may have.", retry_after_s=_soon()
-            )
-        if self._live_jobs.n_queued + self._accepting.total() + n_chats >= self._queue_size:
-            raise TooMany(f"The queue is full: {self._queue_size} jobs are waiting.", retry_after_s=_soon())
+        job = self._live_jobs.add(row)
+        fields = {"job": row.id, "key_id": row.key_id, "type": row.type, "model": row.model, "attempt": row.attempt}
+        logger.info("job queued", extra=fields)
+        try:
+            engine_row = engine_job(row)
+            need_bytes = self._limits.need_bytes(self._catalogue.recall(row.model), engine_row.requests)
+            self._engine.submit(engine_row, need_bytes)
+        except Unavailable:
+            # The engine drains or has died since the check. The job is stored: the next start submits it again.
+            logger.warning("job waits for the next start", extra={"job": row.id})
+        except Exception as error:
+            logger.exception("stored job cannot run", extra={"job": row.id})
+            known = isinstance(error, ServerError)
+            reason = str(error) if known else "This server can no longer run the job as it was stored."
+            self._results.fail(job, "does_not_fit" if known else "not_runnable", reason, False)
 
 
 def _fingerprint(request: GenerateRequest) -> str:
-    """Of what the client said, not of what it became: a drawn seed must not make two of one request."""
+    """Of what the client sent, before the seed is drawn: the same request sent twice has the same fingerprint."""
     return hashlib.sha256(json.dumps(asdict(request), sort_keys=True).encode()).hexdigest()
-
-
-def _soon() -> int:
-    """Seconds, drawn: clients turned away together must not all come back together."""
-    return 4 + secrets.randbelow(5)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from models.catalogue import Catalogue, Changes
 from models.entries import parse_entry
@@ -18,13 +18,10 @@ from models.errors import BadConfig, BadModel, ModelsError
 from models.models_toml import TomlFile
 from models.spec import ModelSpec
 from server.errors import BadRequest, Conflict, UnknownModel
+from server.fleet.port import Engine
+from server.protocol import Forget, UnloadModel
 
 logger = logging.getLogger(__name__)
-
-
-class Engine(Protocol):
-    def forget(self, model: str) -> None: ...
-    def unload_model(self, model: str) -> None: ...
 
 
 class Library:
@@ -117,9 +114,9 @@ class Library:
             raise BadModel(f"{must_have}: {reason}")
         changes = self._catalogue.take(reader)
         for name in changes.removed:
-            self._engine.forget(name)
+            self._engine.send(Forget(name))
         for name in changes.changed:
-            self._engine.unload_model(name)  # its running jobs finish on what they started with
+            self._engine.send(UnloadModel(name))  # its running jobs finish on what they started with
         if changes:
             logger.info(
                 "catalogue changed",

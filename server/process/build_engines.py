@@ -5,6 +5,7 @@ The only file of `server/` that knows of torch, by way of `models.loading` and `
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -16,15 +17,26 @@ from models.loading.read_ahead import read_ahead
 from models.spec import ModelSpec
 from pipelines import dtype_lock
 from pipelines.interface import Lane
-from server.engine.engine import POISONED, Device, Engine
+from server.engine.engine import POISONED, Engine
+from server.engine.model_loader import Device
 from server.fleet.fleet import Fleet
 from server.memory.ledger import Ledger, Reading
 from server.memory.requirements import Requirements, Weights, cache_bytes
-from server.process.hardware import Machine
+from server.process.hardware import Machine, NoSuchDevice, torch_device
+from server.process.host_memory import HostMemory
 from server.process.settings import Settings
+from server.process.supervisor import UNUSABLE
 from server.protocol import Event
-from server.scheduling.scheduler import ModelFacts, Scheduler
+from server.scheduling.actions import ModelFacts
+from server.scheduling.scheduler import Scheduler
 from server.service.learned import LearnedValues, knowledge_key
+
+logger = logging.getLogger(__name__)
+
+TORCH_ENVIRONMENT = {  # read when torch or CUDA starts; what the user has set stays
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # measuring memory would make torch warn
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # cuda:N is then the driver's N-th GPU; by default CUDA puts the fastest first
+}
 
 
 def make_fleet(
@@ -37,7 +49,8 @@ def make_fleet(
     """One engine per device."""
     import_turn = threading.Lock()  # imports of torch and its libraries are not made to run on two threads at once
     threads = max(1, (settings.torch_threads or os.cpu_count() or 1) // len(machines))
-    make = [partial(_engine, settings, machine, catalogue, learned, import_turn, threads) for machine in machines]
+    host = HostMemory()
+    make = [partial(_engine, settings, machine, host, catalogue, learned, import_turn, threads) for machine in machines]
     return Fleet(
         make,
         deliver,
@@ -49,6 +62,7 @@ def make_fleet(
 def _engine(
     settings: Settings,
     machine: Machine,
+    host: HostMemory,
     catalogue: Catalogue,
     learned: LearnedValues,
     import_turn: threading.Lock,
@@ -86,6 +100,7 @@ def _engine(
     scheduler.peaks.restore(learned.peaks_for_a_device())
     device = _device(
         machine,
+        host,
         catalogue,
         cache_of,
         weights.offloads,
@@ -104,7 +119,7 @@ def _shareable(spec: ModelSpec, auto: str) -> Mapping[str, tuple[str, int]]:
     return {name: (f"{whose} {dtype}", n_bytes) for name, (whose, n_bytes) in spec.shareable.items()}
 
 
-def make_needs(settings: Settings, machines: Sequence[Machine], learned: LearnedValues) -> Requirements:
+def memory_requirements(settings: Settings, machines: Sequence[Machine], learned: LearnedValues) -> Requirements:
     """What is refused before it is accepted, by the largest device and what all of them learned."""
     machine = max(machines, key=lambda machine: machine.memory_bytes)
     weights = _weights(settings, machine, _ledger(settings, machine).usable_bytes)
@@ -146,6 +161,7 @@ def _keys(machine: Machine) -> Callable[[ModelSpec], str]:
 
 def _device(
     machine: Machine,
+    host: HostMemory,
     catalogue: Catalogue,
     cache_of: Callable[[ModelSpec], int],
     offloads: Callable[[ModelSpec], bool],
@@ -158,14 +174,19 @@ def _device(
     shared: list[Any] = []  # the weights that several of its models use; made on the device thread
     proven: set[str] = set()  # checkpoints that passed their smoke run in this process; the device thread's alone
 
+    torch_name = machine.device  # what torch calls the device; `warm_up` corrects it
+
     def warm_up() -> None:
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read at import; measuring memory would make it warn
+        nonlocal torch_name
         with import_turn:
+            for variable, value in TORCH_ENVIRONMENT.items():
+                os.environ.setdefault(variable, value)
             from models.loading.load import quiet_libraries
             from pipelines import device
 
             quiet_libraries()
             device.keep_what_is_imported()
+            torch_name = _torch_name(machine, device.uuids)
         device.use_threads(threads)
 
     def load(model: str) -> Lane:
@@ -177,7 +198,7 @@ def _device(
         spec = catalogue.get(model)
         return load_lane(
             spec,
-            device=machine.device,
+            device=torch_name,
             cache_bytes=cache_of(spec),
             verdicts=verdicts(spec),
             offload=offloads(spec),
@@ -190,11 +211,16 @@ def _device(
 
     def read_memory() -> Reading | None:
         if machine.device == "cpu":
-            return None
+            return host.reading()
         from pipelines import device
+        from pipelines.host_offload import HOST_MARGIN_BYTES
 
-        free, _ = device.memory(machine.device)
-        return Reading(free_bytes=free, ours_bytes=device.held_by_us(machine.device))
+        free, _ = device.memory(torch_name)
+        return Reading(
+            free_bytes=free,
+            ours_bytes=device.held_by_us(torch_name),
+            host_free_bytes=max(0, host.available_bytes() - HOST_MARGIN_BYTES),
+        )
 
     def is_fatal(error: BaseException) -> bool:
         from pipelines import device
@@ -211,6 +237,20 @@ def _device(
         working=dtype_lock.working,
         others_wait=dtype_lock.others_wait,
     )
+
+
+def _torch_name(machine: Machine, torch_uuids: Callable[[], Sequence[str]]) -> str:
+    """Torch's name for the device. Ends the process when torch does not see it: another card must not stand in for it."""
+    if machine.device == "cpu":
+        return "cpu"
+    try:
+        name = torch_device(machine, torch_uuids())
+    except NoSuchDevice as error:
+        logger.critical("torch does not see the device, leaving", extra={"reason": str(error)})
+        os._exit(UNUSABLE)
+    if name != machine.device:
+        logger.warning("torch orders the GPUs otherwise", extra={"device": machine.device, "torch_device": name})
+    return name
 
 
 def auto_dtype(machines: Sequence[Machine]) -> Literal["float32", "bfloat16"]:

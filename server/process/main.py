@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import functools
 import logging
 import os
 import socket
@@ -18,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from types import FrameType
 
+import pynvml
 import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import Connection
@@ -31,17 +33,18 @@ from server.api.app import create_app
 from server.fleet.fleet import Fleet
 from server.http.http11 import Http11
 from server.jobs.artifacts import Artifacts, kept_secret
-from server.jobs.live_jobs import LiveJobs
 from server.jobs.webhooks import Webhooks
 from server.library.folder_watcher import FolderWatcher
 from server.library.library import Library
 from server.library.pulls import Pulls
 from server.process.banner import print_banner
-from server.process.build_engines import auto_dtype, make_fleet, make_needs
+from server.process.build_engines import auto_dtype, make_fleet, memory_requirements
+from server.process.build_service import ServiceOptions, build_service
 from server.process.hardware import Machine, NoSuchDevice, find_machines
+from server.process.host_memory import HostMemory
 from server.process.settings import Settings
+from server.process.visible_gpus import visible_gpus
 from server.service.learned import LearnedValues
-from server.service.service import Service
 from server.store.database import Database, StoreUnusable
 from server.store.keys import SCOPES, create_key, list_keys
 
@@ -64,7 +67,13 @@ def run(settings: Settings, sock: socket.socket, heartbeat_fd: int | None) -> in
     except BlockingIOError:
         raise StoreUnusable(f"Another server uses {settings.data_dir}. Stop it, or give this one --data-dir.") from None
     try:
-        machines = find_machines(settings.device, settings.memory_budget, settings.parking_budget)
+        machines = find_machines(
+            settings.device,
+            settings.memory_budget,
+            settings.parking_budget,
+            gpus=visible_gpus(pynvml, os.environ),
+            host_bytes=HostMemory().total_bytes,
+        )
     except NoSuchDevice as error:
         raise StoreUnusable(str(error)) from None
     database = Database(settings.store_url)
@@ -80,37 +89,37 @@ async def _serve(
     settings: Settings, machines: Sequence[Machine], database: Database, sock: socket.socket, heartbeat_fd: int | None
 ) -> int:
     catalogue = _catalogue(settings, machines)
+    clock = functools.partial(datetime.now, UTC)
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="artifacts", initializer=_let_others_go_first)
-    learned = LearnedValues(database, lambda: datetime.now(UTC))
+    learned = LearnedValues(database, clock)
     learned.load()
-    fleet = make_fleet(settings, machines, catalogue, learned, lambda event: service.on_event(event))
-    loras = LoraFolder(settings.data_dir / "loras")
-    service = Service(
+    fleet = make_fleet(settings, machines, catalogue, learned, lambda event: service.dispatch.take(event))
+    service = build_service(
+        ServiceOptions(
+            plans=settings.plans,
+            queue_size=settings.queue_size,
+            max_queued_per_key=settings.max_queued_per_key,
+            output_retention=timedelta(hours=settings.output_retention_h),
+            job_retention=timedelta(days=settings.job_retention_days),
+            system_prompt=settings.system_prompt,
+            keep_alive_s=settings.keep_alive,
+            auto_dtype=auto_dtype(machines),
+        ),
         database=database,
         catalogue=catalogue,
         engine=fleet,
+        requirements=memory_requirements(settings, machines, learned),
+        learned=learned,
         artifacts=Artifacts(settings.data_dir, pool),
-        live_jobs=LiveJobs(),
-        plans=settings.plans,
-        burst_limiter=BurstLimiter(time.monotonic),
-        clock=lambda: datetime.now(UTC),
         webhooks=Webhooks(
             database,
             secret=kept_secret(settings.data_dir / "webhook-secret"),
-            clock=lambda: datetime.now(UTC),
+            clock=clock,
             allowed_networks=settings.webhook_networks,
         ),
-        queue_size=settings.queue_size,
-        max_queued_per_key=settings.max_queued_per_key,
-        output_retention=timedelta(hours=settings.output_retention_h),
-        job_retention=timedelta(days=settings.job_retention_days),
-        system_prompt=settings.system_prompt,
-        auto_dtype=auto_dtype(machines),
-        keep_alive_s=settings.keep_alive,
-        learned=learned.take,
-        find_lora=loras.find,
-        lora_names=loras.names,
-        need_bytes=make_needs(settings, machines, learned).of,
+        loras=LoraFolder(settings.data_dir / "loras"),
+        burst_limiter=BurstLimiter(time.monotonic),
+        clock=clock,
     )
     toml = settings.data_dir / "models.toml"
     library = Library(catalogue=catalogue, toml=toml, engine=fleet)
@@ -119,7 +128,7 @@ async def _serve(
         folder=settings.data_dir / "pulls",
         beside=settings.data_dir,
         cache_dir=settings.cache_dir,
-        clock=service.clock,
+        clock=clock,
         private=settings.pull_private_urls,
     )
     app = create_app(
@@ -148,7 +157,7 @@ async def _serve(
     for task in beside:
         task.cancel()
     await asyncio.gather(*beside, return_exceptions=True)
-    await service.close(settings.shutdown_grace_s)
+    await service.results.close(settings.shutdown_grace_s)
     await learned.close()
     pool.shutdown()
     return code

@@ -1,4 +1,4 @@
-"""What the device may do next, and what the policy must know of a model to decide. Plain data, any thread."""
+"""What the device may do next, and what the scheduler must know of a model to decide. Plain data, any thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from server.job import Job, JobType
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Book the model's bytes and have its files read, aside from the device thread; a `Load` follows."""
+    """Book the model's bytes and read its files into the page cache, beside the device thread; a `Load` follows."""
 
     model: str
 
@@ -23,14 +23,14 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """Drop the model, what it has parked included."""
+    """Drop the model, its parked components included."""
 
     model: str
 
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Move components to host memory; coming back costs a copy, not a read from disk."""
+    """Move components to host memory. Bringing them back costs a copy, not a read from disk."""
 
     model: str
     components: tuple[str, ...]
@@ -38,13 +38,15 @@ class Park:
 
 @dataclass(frozen=True, slots=True)
 class Unpark:
+    """Bring parked components back to the device."""
+
     model: str
     components: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ResizeCache:
-    """Shrink or grow a chat's KV cache towards `n_bytes`, as far as its running chats allow."""
+    """Shrink or grow a chat model's KV cache towards `n_bytes`, as far as its running chats allow."""
 
     model: str
     n_bytes: int
@@ -52,34 +54,39 @@ class ResizeCache:
 
 @dataclass(frozen=True, slots=True)
 class Admit:
+    """Start the job on its model's lane."""
+
     job: Job
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
+    """Run one forward of the model's lane, or go on with the one that it is suspended in."""
+
     model: str
-    max_rows: int | None = None  # None: as many as the lane will merge
-    reserve_bytes: int = 0  # booked as activations while the quantum is under way
+    max_rows: int | None = None  # None: as many as the lane merges
+    reserve_bytes: int = 0  # booked as activations during the step
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    until: float | None  # None: until a message comes
+    """Nothing can be done before `until`; None: before a message comes."""
+
+    until: float | None
 
 
-Action: TypeAlias = Read | Load | Evict | Park | Unpark | ResizeCache | Admit | Step | Wait
+DeviceAction: TypeAlias = Read | Load | Evict | Park | Unpark | ResizeCache | Admit | Step
+Action: TypeAlias = DeviceAction | Wait
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What the policy needs to know of a model."""
-
     name: str
     type: JobType
-    need_bytes: int  # weights and cache, from the file headers
-    max_running: int  # requests in its lane at once
+    need_bytes: int  # weights and KV cache, from the file headers
+    max_running: int  # most requests in its lane at once
     keep_alive_s: float  # idle seconds until it is evicted; inf: never
     pinned: bool = False
-    cache_bytes: int = 0  # of `need_bytes`, what a KV cache takes
-    shareable: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # component → whose weights, bytes
-    fingerprint: str = ""  # of the checkpoint: what was measured of it holds as long as this does; empty: its name
+    cache_bytes: int = 0  # the KV cache's part of `need_bytes`
+    shareable: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # component → (weight identity, bytes)
+    fingerprint: str = ""  # of the checkpoint: the key of what was measured of it; empty: its name is the key

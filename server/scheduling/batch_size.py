@@ -127,7 +127,7 @@ def bucket_of(rows: int) -> int:
     return 1 << max(0, rows - 1).bit_length()
 
 
-class Stepping:
+class StepSizer:
     def __init__(self, ledger: Ledger, peaks: Peaks, batch_sizes: BatchSizes, *, max_step_s: float) -> None:
         """`max_step_s`: most that a merged call of pictures or clips should take while others wait."""
         self._ledger = ledger

@@ -1,52 +1,40 @@
 """Decides the next thing the device does. Device thread only: no torch, no locks, no I/O, no clock of its own.
 
-`next_action` reads the state and the time and returns data; the engine carries it out and tells the outcome back.
+`next_action` reads the state and the time and returns an action; the engine carries it out and reports the outcome back.
 
-The decision, first that applies:
+The decision, the first that applies:
   1. a model that was told to leave and is idle is evicted
-  2. a waiting job whose model is there and has room is admitted, fairest first
-  3. a model that work waits for is brought onto the device, once it fits beside what the running jobs need (`arrivals.py`)
-  4. what stands in its way leaves: the whole set is planned first (`residency.py`), and only if the set suffices;
-     where nobody waits to come, a KV cache that had to shrink grows back
-  5. a lane with work takes a step (`turns.py`), as wide as is useful and fits (`stepping.py`)
+  2. a waiting job whose model is ready and has room is admitted, fairest first
+  3. a model that work waits for is loaded or unparked, once it fits beside the activations of the running jobs (`model_loads.py`)
+  4. models in its way leave: the whole set is planned first, and evicted only if it suffices (`eviction.py`);
+     while no model waits, a KV cache that was cut grows back
+  5. a lane with work takes a step (`time_slices.py`), as wide as pays and fits (`batch_size.py`)
   6. a model idle past its keep-alive is evicted
-  7. wait, until something can change by itself
-A model that waits longer than is worth its load closes the doors of those in its way, so that they drain. Nothing but a message, an
-outcome or a moment foreseen changes 1 to 4, so between those a decision is only 5: its cost does not grow with the queue.
+  7. wait, until something may change by itself
+After `patience_s`, a waiting model stops admission to the models that occupy its memory, so that they drain. Only a message, an outcome or a
+moment that is known in advance changes 1 to 4, so between those a decision is 5 alone, and its cost does not grow with the queue.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import assert_never
 
 from pipelines.interface import NextStep
 from server.job import Job
 from server.memory.activations import Peaks
 from server.memory.ledger import Ledger, Reading
-from server.scheduling.actions import (
-    Action,
-    Admit,
-    Evict,
-    Load,
-    ModelFacts,
-    Park,
-    Read,
-    ResizeCache,
-    Step,
-    Unpark,
-    Wait,
-)
-from server.scheduling.batch_size import BatchSizes, Stepping
+from server.protocol import Drain, FilesRead, Forget, KeepAlive, LoadModel, Pin, PolicyMessage, UnloadModel
+from server.scheduling.actions import Action, Admit, Evict, ModelFacts, Step, Wait
+from server.scheduling.batch_size import BatchSizes, StepSizer
 from server.scheduling.fair_queue import FairQueue, Waiting
 from server.scheduling.model_loads import ModelLoads
-from server.scheduling.residency import Cooldown, Residency
+from server.scheduling.residency import Cooldown, LoadInProgress, Residency
 from server.scheduling.resident import Resident
 from server.scheduling.time_slices import TimeSlices
 
-__all__ = [
-    "Action", "Admit", "Evict", "Load", "ModelFacts", "Park", "Read", "ResizeCache", "Scheduler", "Step", "Unpark", "Wait",
-]  # fmt: skip
+OTHERS_POLL_S = 1.0  # how often work that waits for memory of other programs looks at it
 
 
 class Scheduler:
@@ -61,25 +49,21 @@ class Scheduler:
         max_step_s: float = math.inf,
         reads_ahead: bool = False,
     ) -> None:
-        """`max_step_s`: most that a merged call should take while another lane has work. `reads_ahead`: a `Read` goes before every `Load`."""
+        """max_step_s: most that a merged forward should take while another lane has work. reads_ahead: `Read` precedes every `Load`."""
         self.ledger = ledger
         self.queue = FairQueue()
         self.peaks = Peaks()
         self.batch_sizes = BatchSizes()
-        self.residency = Residency(
-            ledger,
-            facts,
-            lambda model: not self._draining and self.queue.n_of_model(model) > 0,
-            min_residency_s=min_residency_s,
-        )
-        self.turns = TimeSlices(chat_share)
-        self._draining = False
+        self.residency = Residency(ledger, facts, self._is_wanted, min_residency_s=min_residency_s)
+        self.time_slices = TimeSlices(chat_share)
         self.model_loads = ModelLoads(
             ledger, self.queue, self.residency, self.peaks, patience_s=patience_s, reads_ahead=reads_ahead
         )
-        self._stepping = Stepping(ledger, self.peaks, self.batch_sizes, max_step_s=max_step_s)
+        self.draining = False
+        self.revision = 0  # counts changes of the state: a snapshot of an older revision is out of date
+        self._step_sizer = StepSizer(ledger, self.peaks, self.batch_sizes, max_step_s=max_step_s)
         self._jobs: dict[str, tuple[Job, float]] = {}  # running jobs and the device seconds they used
-        self._settled_until = -math.inf  # before this moment, 1 to 4 apply only if something is told
+        self._settled_until = -math.inf  # before this moment, 1 to 4 need not be decided again
 
     @property
     def residents(self) -> Mapping[str, Resident]:
@@ -89,30 +73,33 @@ class Scheduler:
     def cooldowns(self) -> Mapping[str, Cooldown]:
         return self.residency.cooldowns
 
-    @property
-    def draining(self) -> bool:
-        return self._draining
+    # Messages and outcomes, reported by the engine
 
-    @draining.setter
-    def draining(self, draining: bool) -> None:
-        self._draining = draining
+    def handle(self, message: PolicyMessage, now: float) -> None:
+        match message:
+            case LoadModel() | UnloadModel() | Forget() | Pin() | KeepAlive():
+                self.residency.handle(message, now)
+            case FilesRead(model, seconds):
+                self.residency.files_read(model, seconds)
+            case Drain():
+                self.draining = True
+            case _:
+                assert_never(message)
         self._invalidate()
-
-    # Told by the engine
 
     def add(self, job: Job, now: float) -> None:
         self.queue.add(job, now)
         self._invalidate()
 
     def withdraw(self, job_id: str) -> Waiting:
-        """Take a waiting job out that will not run. Raises KeyError."""
+        """Remove a waiting job that will not run. Raises KeyError."""
         self._invalidate()
         return self.queue.remove(job_id)
 
     def admitted(self, job: Job, now: float) -> Waiting:
         resident = self.residents[job.model]
         if not resident.running:
-            self.turns.rejoin(resident, self.residents.values())
+            self.time_slices.rejoin(resident, self.residents.values())
         resident.running[job.id] = len(job.requests)
         resident.requests += len(job.requests)
         resident.last_used = now
@@ -123,55 +110,52 @@ class Scheduler:
         return self.queue.take(job.id)
 
     def expects(self, model: str, next_step: NextStep | None, mid_forward: bool = False) -> None:
-        """What the lane's next step would run: told whenever it may have changed."""
+        """What the lane's next step would run; reported whenever it may have changed."""
         resident = self.residents[model]
         if (next_step and next_step.component) != (resident.next_step and resident.next_step.component):
             self._invalidate()
         resident.next_step, resident.mid_forward = next_step, mid_forward
 
     def placed(self, model: str, components: Mapping[str, int], parked: Mapping[str, int]) -> None:
-        """Where the lane's weights are now."""
+        """Where the lane's weights are now: bytes by component, on the device and in host memory."""
         resident = self.residents[model]
         resident.components, resident.parked = dict(components), dict(parked)
         self.ledger.correct_weights(model, dict(components), dict(parked))
         if not resident.away:
-            self.residency.load_requests.pop(model, None)
+            self.residency.ready(model)
         self._invalidate()
 
-    def loaded(self, model: str, now: float, load_s: float, read_s: float = 0.0) -> None:
-        self.residency.loaded(model, now, load_s, read_s)
-        self.model_loads.arrived()
+    def load_started(self, model: str) -> None:
+        """The model's bytes are booked; where files are read ahead, that has begun."""
+        if not self.residency.is_loading(model):
+            self.residency.loading = LoadInProgress(model)
         self._invalidate()
 
-    def came_back(self, model: str, now: float, seconds: float) -> None:
-        self.residency.came_back(model, now, seconds)
-        self.model_loads.arrived()
+    def loaded(self, model: str, now: float, load_s: float) -> None:
+        """load_s: all of it, the reading of the files included."""
+        self.residency.loaded(model, now, load_s)
+        self.model_loads.ended()
         self._invalidate()
 
-    def reading(self, model: str) -> None:
-        """Its bytes are booked and its files are being read."""
-        self.residency.arriving = model
+    def unparked(self, model: str, now: float, seconds: float) -> None:
+        self.residency.unparked(model, now, seconds)
+        self.model_loads.ended()
         self._invalidate()
 
-    def was_read(self) -> None:
-        """The files of the model on its way are in memory, or will not get there by reading: it may load."""
-        self.model_loads.read = True
+    def ran_out_of_memory(self, model: str, free_bytes: int) -> bool:
+        """A load or unpark did not fit into `free_bytes`. True: it is tried once more, with all the memory that can be had."""
+        self.model_loads.ended()
         self._invalidate()
-
-    def load_ran_out(self, model: str, free_bytes: int) -> bool:
-        """A load did not fit into what was free. True when it will be tried again, once, with all that can be had."""
-        self.model_loads.arrived()
-        self._invalidate()
-        return self.residency.load_ran_out(model, free_bytes)
+        return self.residency.ran_out_of_memory(model, free_bytes)
 
     def load_failed(self, model: str, now: float, reason: str) -> Cooldown:
-        """Raises the model's cool-down; its waiting jobs are the engine's to end."""
-        self.model_loads.arrived()
+        """Starts the model's cooldown. The engine fails the jobs that wait for it."""
+        self.model_loads.ended()
         self._invalidate()
         return self.residency.load_failed(model, now, reason)
 
     def evicted(self, model: str, seconds: float = 0.0) -> None:
-        """`seconds`: what it took to let go of it."""
+        """seconds: how long the eviction took."""
         self.residency.evicted(model, seconds)
         self._invalidate()
 
@@ -183,10 +167,10 @@ class Scheduler:
         self._invalidate()
 
     def stepped(self, model: str, now: float, seconds: float, shares: Mapping[str, float] | None = None) -> None:
-        """`shares`: of those seconds, what each job used."""
+        """shares: job id → its part of those seconds."""
         resident = self.residents[model]
         resident.last_used = now
-        self.turns.took(resident, seconds)
+        self.time_slices.used(resident, seconds)
         for job_id, used in (shares or {}).items():
             if job_id in self._jobs:
                 job, before = self._jobs[job_id]
@@ -206,37 +190,19 @@ class Scheduler:
         self.queue.ended(job, used)
         return True
 
+    def unload(self, model: str) -> None:
+        """Evict the model once it is idle, unless it is pinned."""
+        self.residency.unload(model)
+        self._invalidate()
+
     def observe(self, reading: Reading | None) -> None:
-        """The driver's figures."""
+        """Take in what the driver reports of the device's memory."""
         others = self.ledger.others_bytes
         self.ledger.observe(reading)
         if self.ledger.others_bytes != others:
             self._invalidate()
 
-    def ask_load(self, model: str, now: float) -> None:
-        """A person wants the model there, more urgently than any job."""
-        self.residency.ask_load(model, now)
-        self._invalidate()
-
-    def ask_unload(self, model: str) -> None:
-        """Evict the model once it is idle; a pinned one stays."""
-        self.residency.ask_unload(model)
-        self._invalidate()
-
-    def forget(self, model: str) -> None:
-        """Evict the model once it is idle, pinned or not, with what was said of it. Its waiting jobs are the engine's to end."""
-        self.residency.forget(model)
-        self._invalidate()
-
-    def pin(self, model: str, pinned: bool) -> None:
-        self.residency.pin(model, pinned)
-        self._invalidate()
-
-    def keep_alive(self, model: str, seconds: float | None) -> None:
-        self.residency.keep_alive(model, seconds)
-        self._invalidate()
-
-    # Asked by the engine
+    # Decisions, asked for by the engine
 
     def next_action(self, now: float) -> Action:
         if now >= self._settled_until:
@@ -246,48 +212,55 @@ class Scheduler:
             self._settled_until = self.model_loads.next_change(now)
         working = [r for r in self.residents.values() if r.running and not r.away]
         if working:
-            return self._step(self.turns.next_of(working, self.model_loads.in_the_way_of_a_chat), now)  # 5
+            return self._step(self.time_slices.next_of(working, self.model_loads.in_the_way_of_a_chat), now)  # 5
         stale = min(self.residents.values(), key=self.residency.expires_at, default=None)
         if stale is not None and self.residency.expires_at(stale) <= now:
             return Evict(stale.name)  # 6
         until = min(self._settled_until, self.residency.expires_at(stale) if stale is not None else math.inf)
+        work_waits = len(self.queue) or self.residency.load_requests or self.model_loads.parked_with_work()
+        if work_waits and self.ledger.others_bytes:  # other programs do not report when they free memory
+            until = min(until, now + OTHERS_POLL_S)
         return Wait(None if until == math.inf else until)  # 7
 
     def decided_until(self, model: str) -> float:
-        """Until when, where nothing is told, equal steps of this lane follow each other: nobody else has work. -inf: ask after each.
+        """Until when equal steps of this lane follow each other unless something is reported; -inf: decide after each step.
 
-        A chat's words go out one by one.
+        A chat is decided after each step, because its words go out one by one.
         """
         resident = self.residents[model]
         return -math.inf if resident.is_chat or self._others_wait(resident) else self._settled_until
 
     @property
     def chat_due_in_s(self) -> float:
-        """How long the step of another lane that begins now may take until a chat has its turn; inf: no chat runs."""
-        waits = any(r.is_chat and r.running and not r.away for r in self.residents.values())
-        return self.turns.chat_due_in_s if waits else math.inf
+        """Seconds that a step of another lane may take, beginning now, before a chat's turn comes; inf: no chat runs."""
+        chat_waits = any(r.is_chat and r.running and not r.away for r in self.residents.values())
+        return self.time_slices.chat_due_in_s if chat_waits else math.inf
 
     def expires_in_s(self, model: str, now: float) -> float | None:
         """Idle seconds until the model is evicted; None: never."""
         left = self.residency.expires_at(self.residents[model]) - now
         return None if left == math.inf else max(0.0, left)
 
-    # The parts of the decision
+    # The parts of a decision
 
     def _invalidate(self) -> None:
         self._settled_until = -math.inf
+        self.revision += 1
+
+    def _is_wanted(self, model: str) -> bool:
+        return not self.draining and self.queue.n_of_model(model) > 0
 
     def _change(self, now: float) -> Action | None:
-        """1 to 4: who comes and who goes."""
+        """1 to 4: admissions, loads and evictions."""
         for model in self.residency.leaving:
             if model in self.residents and not self.residents[model].running:
                 return Evict(model)  # 1
-        coming, urgent = self.model_loads.next(now, self._draining)  # 3, 4
-        # While the doors of those in the way are closed, the others go on taking jobs.
-        hurry = urgent and coming is not None
-        if not hurry and not self._draining and (admit := self._admission()) is not None:
-            return self._room_for_adapters(admit.job, now) or admit  # 2
-        return coming or self.model_loads.cache_to_grow(now, self._draining)
+        load, urgent = self.model_loads.next(now, self.draining)  # 3, 4
+        # While the models in an urgent claim's way drain, the others go on admitting jobs.
+        load_first = urgent and load is not None
+        if not load_first and not self.draining and (admit := self._admission()) is not None:
+            return self._make_room_for_adapters(admit.job, now) or admit  # 2
+        return load or self.model_loads.cache_to_grow(now, self.draining)
 
     def _admission(self) -> Admit | None:
         best: tuple[float, Job] | None = None
@@ -295,7 +268,7 @@ class Scheduler:
             if (
                 model in self.model_loads.admission_closed
                 or model in self.residency.leaving
-                or not self.residency.is_there(model)
+                or not self.residency.is_ready(model)
             ):
                 continue
             head = self.queue.head(model)
@@ -305,24 +278,24 @@ class Scheduler:
                     best = (due, head.job)
         return None if best is None else Admit(best[1])
 
-    def _room_for_adapters(self, job: Job, now: float) -> Action | None:
-        """What goes before they come; None when nothing has to or nothing can."""
+    def _make_room_for_adapters(self, job: Job, now: float) -> Action | None:
+        """Frees memory for the job's adapters; None when there is enough or nothing can be freed."""
         need = self.residents[job.model].bytes_to_bring(job)
         if need <= self.ledger.free_bytes:
             return None
-        return self.residency.plan(need, now, but=job.model).action
+        return self.residency.plan_eviction(need, now, keep=job.model).action
 
     def _step(self, resident: Resident, now: float) -> Action:
         next_step = resident.next_step
         if next_step is None or resident.mid_forward:
             return Step(resident.name)
-        rows, need = self._stepping.rows_and_bytes(resident, next_step, self._others_wait(resident))
+        rows, need = self._step_sizer.rows_and_bytes(resident, next_step, self._others_wait(resident))
         if need > self.ledger.free_bytes:
-            plan = self.residency.plan(need, now, but=resident.name)
+            plan = self.residency.plan_eviction(need, now, keep=resident.name)
             if plan.action is not None:
                 return plan.action
         return Step(resident.name, rows, min(need, self.ledger.free_bytes))
 
     def _others_wait(self, resident: Resident) -> bool:
-        """Whether somebody else's work would run sooner if this step were short."""
+        """Whether another lane's work would run sooner if this step were short."""
         return any(r.running and not r.away and r is not resident for r in self.residents.values())

@@ -1,7 +1,7 @@
-"""Whose lane takes the next step. Device thread only; pure.
+"""Decides whose lane takes the next step. Device thread only; pure.
 
-Chat goes first, up to its share of the device's seconds; within a class the lane that used least. A lane that gave way inside a
-forward keeps its place: among its class it goes on before the others start anything.
+Chat lanes go first, up to their share of the device's seconds. Among the lanes of a class (chat or not) the one that has used the fewest
+seconds goes first. A lane that is suspended inside a forward goes on before the others of its class start anything.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ from server.scheduling.resident import Resident
 
 class TimeSlices:
     def __init__(self, chat_share: float) -> None:
+        """chat_share: of the device's seconds, while both chats and other jobs run."""
         self.chat_share = chat_share
-        self._share = {True: chat_share, False: 1 - chat_share}
-        self._used = {True: 0.0, False: 0.0}  # device seconds of chat and of the rest, divided by their share
+        self._share = {True: chat_share, False: 1 - chat_share}  # by class: is it chat?
+        self._used = {True: 0.0, False: 0.0}  # device seconds of each class, divided by its share
 
     @property
     def chat_due_in_s(self) -> float:
-        """Seconds of the rest's work until chat may go before it; 0: now."""
+        """Seconds that other lanes may still use before a chat lane goes first; 0: now."""
         return max(0.0, self._used[True] - self._used[False]) * self._share[False]
 
-    def next_of(self, working: Collection[Resident], closing: Collection[str] = ()) -> Resident:
-        """`closing`: lanes that go before the others of their class."""
+    def next_of(self, working: Collection[Resident], first: Collection[str] = ()) -> Resident:
+        """first: models whose lanes go before the others of their class."""
         chats = [r for r in working if r.is_chat]
         others = [r for r in working if not r.is_chat]
-        among = (chats if not self.chat_due_in_s else others) if chats and others else chats or others
-        return min(among, key=lambda r: (r.name not in closing, not r.mid_forward, r.device_s))
+        group = (chats if not self.chat_due_in_s else others) if chats and others else chats or others
+        return min(group, key=lambda r: (r.name not in first, not r.mid_forward, r.device_s))
 
-    def took(self, resident: Resident, seconds: float) -> None:
+    def used(self, resident: Resident, seconds: float) -> None:
         resident.device_s += seconds
         share = self._share[resident.is_chat]
         self._used[resident.is_chat] += seconds / share if share else 0.0
@@ -38,7 +39,7 @@ class TimeSlices:
         """A lane or class that was idle starts level with the others: idle time is not credit."""
         working = [r for r in residents if r.running and r is not resident]
         resident.device_s = max(resident.device_s, min((r.device_s for r in working), default=0.0))
-        mine = resident.is_chat
-        if not any(r.is_chat == mine for r in working):
-            floor = self._used[not mine] if any(r.is_chat != mine for r in working) else 0.0
-            self._used[mine] = max(self._used[mine], floor)
+        chat = resident.is_chat
+        if not any(r.is_chat == chat for r in working):
+            floor = self._used[not chat] if any(r.is_chat != chat for r in working) else 0.0
+            self._used[chat] = max(self._used[chat], floor)

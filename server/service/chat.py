@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from sqlalchemy import Connection
 
@@ -21,23 +21,22 @@ from models.spec import ModelSpec
 from pipelines.interface import ChatRequest, FinishReason, Message
 from server.accounts.auth import ApiKey
 from server.accounts.quotas import Plan, seconds_to_reset, today
+from server.accounts.usage import Accounts
 from server.errors import BadRequest, Internal, ServerError, Unavailable
+from server.fleet.port import Engine
 from server.job import Job
 from server.jobs.artifacts import new_id
+from server.jobs.limits import JobLimits
 from server.jobs.request import DRAWN_SEEDS
 from server.jobs.results import Results
-from server.protocol import JobCanceled, JobFailed, JobReplied, JobStarted, JobText
+from server.protocol import Cancel, JobCanceled, JobFailed, JobReplied, JobStarted, JobText
+from server.service.metrics import Metrics
 from server.store import messages, usage
 from server.store.database import Database
 
 logger = logging.getLogger(__name__)
 
 ChatEvent: TypeAlias = JobStarted | JobText | JobReplied | JobFailed | JobCanceled
-
-
-class ChatEngine(Protocol):
-    def submit(self, job: Job, need_bytes: int = 0) -> None: ...
-    def cancel(self, job_id: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,18 +76,21 @@ class Chats:
         self,
         *,
         database: Database,
-        engine: ChatEngine,
+        engine: Engine,
+        accounts: Accounts,
+        limits: JobLimits,
         results: Results,
+        metrics: Metrics,
         clock: Callable[[], datetime],
         system_prompt: str | None,
-        on_sent: Callable[[float, bool], None],
     ) -> None:
-        """`on_sent` is told when a text went out on a stream: when its step had ended, and whether it was the reply's first."""
         self.database = database
         self.engine = engine
         self.results = results
         self.clock = clock
-        self.on_sent = on_sent
+        self.limits = limits
+        self.metrics = metrics
+        self._accounts = accounts
         self._system_prompt = system_prompt
         self.inboxes: dict[str, asyncio.Queue[ChatEvent]] = {}
         self.of_key: Counter[str] = Counter()
@@ -100,8 +102,14 @@ class Chats:
             inbox.put_nowait(event)
         return inbox is not None
 
-    async def open(self, key: ApiKey, plan: Plan, message: ChatMessage, spec: ModelSpec) -> Conversation:
-        """Charge the message and read what was said before. Raises `QuotaUsedUp`, `Unavailable`."""
+    async def open(self, key: ApiKey, message: ChatMessage) -> Conversation:
+        """Charge the message and read the conversation so far; the reply is made as the conversation's `deltas` are read.
+
+        Raises BadRequest, UnknownModel, NeverFits, TooMany, Unavailable; then nothing was charged.
+        """
+        plan = self._accounts.plan_of(key)
+        spec = self.limits.model(message.model, "chat")
+        self.limits.check_chat(key, plan, spec, self.of_key[key.id], len(self.inboxes))
         now = self.clock()
         day, conversation_id = today(now), message.conversation_id or f"conv_{new_id()}"
         known = message.conversation_id is not None
@@ -169,7 +177,7 @@ class Conversation:
                         if isinstance(event, JobText):
                             yield event.text
                             if streamed:
-                                self._chats.on_sent(event.at, first)
+                                self._chats.metrics.text_sent(event.at, first)
                                 first = False
                                 self._made += event.text
                         else:
@@ -205,7 +213,7 @@ class Conversation:
         inbox = self._chats.inboxes[job.id] = asyncio.Queue()
         ended = False
         try:
-            self._chats.engine.submit(job, self._spec.weight_bytes)
+            self._chats.engine.submit(job, self._chats.limits.need_bytes(self._spec))
             while not ended:
                 event = await inbox.get()
                 if isinstance(event, JobStarted):
@@ -216,7 +224,7 @@ class Conversation:
         finally:
             del self._chats.inboxes[job.id]
             if not ended:
-                self._chats.engine.cancel(job.id)
+                self._chats.engine.send(Cancel(job.id))
 
     def _job(self) -> Job:
         said, defaults = self._message, self._spec.defaults

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import assert_never
 
 from server.jobs.live_jobs import LiveJobs
@@ -24,6 +23,7 @@ from server.protocol import (
     VerdictsReached,
 )
 from server.service.chat import Chats
+from server.service.learned import LearnedValues
 from server.service.metrics import Metrics
 
 
@@ -35,7 +35,7 @@ class Dispatch:
         results: Results,
         chats: Chats,
         metrics: Metrics,
-        learned: Callable[[PeaksLearned | VerdictsReached], None],
+        learned: LearnedValues,
     ) -> None:
         self._live_jobs = live_jobs
         self._results = results
@@ -46,8 +46,10 @@ class Dispatch:
     def take(self, event: Event) -> None:
         self._metrics.take(event)
         match event:
-            case EngineStatus() | JobProgressed():
-                self._live_jobs.apply(event)
+            case EngineStatus():
+                self._live_jobs.update_status(event)
+            case JobProgressed():
+                self._metrics.stepped(event.job_id, self._live_jobs.progress(event))
             case JobPreviewed():
                 self._live_jobs.show(event.job_id, event.colours)
             case OutputReady():
@@ -64,7 +66,7 @@ class Dispatch:
                 if not self._chats.deliver(event):
                     self._results.canceled(event)
             case PeaksLearned() | VerdictsReached():
-                self._learned(event)
+                self._learned.take(event)
             case JobReturned() | RanOutOfMemory():
                 pass  # the fleet's own; what is only counted
             case _:

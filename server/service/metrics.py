@@ -112,8 +112,11 @@ class Metrics:
             case JobProgressed() | JobText() | _:
                 pass
 
-    def stepped(self, model: str, seconds: float) -> None:
-        self._step_s.labels(model).observe(seconds)
+    def stepped(self, job_id: str, seconds: float | None) -> None:
+        """seconds: None when no step was timed."""
+        job = self._live_jobs.view(job_id)
+        if job is not None and seconds is not None:
+            self._step_s.labels(job.row.model).observe(seconds)
 
     def text_sent(self, step_ended_at: float, first: bool) -> None:
         """On a stream of a chat. step_ended_at: of the engine's clock, which is that of this process."""

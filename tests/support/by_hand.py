@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.interface import Update
-from server.engine.engine import Device, Engine
+from server.engine.engine import Engine
+from server.engine.model_loader import Device
 from server.memory.ledger import Ledger
 from server.protocol import Event
-from server.scheduling.scheduler import ModelFacts, Scheduler
+from server.scheduling.actions import ModelFacts
+from server.scheduling.scheduler import Scheduler
 from tests.support.fake_lane import FakeLane
 
 
@@ -47,21 +49,23 @@ class HandEngine(Engine):
         self.resting = True
 
     def start(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._dead_of = None
+        self._outbox.bind(asyncio.get_running_loop())
+        self._not_ready_reason = None
 
     def turn(self) -> None:
         self.resting = False
-        self._take_messages(block=False)
+        self._handle_messages(block=False)
         self._turn()
 
     @property
     def has_mail(self) -> bool:
         return not self._inbox.empty()
 
-    def _rest(self, until: float | None) -> bool:
-        self.resting = True
-        return True
+    def _handle_messages(self, *, block: bool, until: float | None = None) -> bool:
+        if block:
+            self.resting = True
+            return True
+        return super()._handle_messages(block=False)
 
 
 class Hand:

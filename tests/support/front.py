@@ -1,4 +1,4 @@
-"""The whole front end over a real store, with a fake engine: what the HTTP tests stand on."""
+"""The whole front end with a real store and a fake engine, for tests over HTTP."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
+from models.lora_files import LoraFolder
 from server.accounts.auth import Authenticator
-from server.accounts.quotas import DEFAULT_PLANS, BurstLimiter, Plan
+from server.accounts.quotas import BurstLimiter
 from server.api.app import create_app
 from server.jobs.artifacts import Artifacts
-from server.jobs.live_jobs import LiveJobs
 from server.jobs.webhooks import Webhooks
 from server.library.library import Library
 from server.library.pulls import Pulls
+from server.process.build_service import ServiceOptions, build_service
+from server.service.learned import LearnedValues
 from server.service.service import Service
 from server.store import usage
 from server.store.keys import create_key
-from tests.fakes import FakeEngine, small_catalogue
+from tests.fakes import FakeEngine, FakeRequirements, small_catalogue
 from tests.support.stores import open_store
 
 MORNING = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
@@ -66,8 +68,8 @@ class Front:
 
     async def post(self, path: str, body: Any = None, key: str = "enterprise", **headers: str) -> httpx.Response:
         if isinstance(body, bytes):
-            said = self.auth(key) | {"content-type": "application/json"} | headers
-            return await self.client.post(path, content=body, headers=said)
+            all_headers = self.auth(key) | {"content-type": "application/json"} | headers
+            return await self.client.post(path, content=body, headers=all_headers)
         return await self.client.post(path, json=body, headers=self.auth(key) | headers)
 
     async def delete(self, path: str, key: str = "enterprise") -> httpx.Response:
@@ -87,9 +89,9 @@ class Front:
         return reply.json()
 
     async def settle(self) -> None:
-        """Until everything set off by events is on the disk and in the store."""
-        while self.service._results._tasks:
-            await asyncio.wait(self.service._results._tasks)
+        """Waits until the effects of all events are on disk and in the store."""
+        while self.service.results._tasks:
+            await asyncio.wait(self.service.results._tasks)
 
     async def complete(self, key: str = "enterprise", **body: Any) -> Any:
         job_id = await self.submit(key, **body)
@@ -100,8 +102,8 @@ class Front:
     async def used(self, kind: str, plan: str = "free") -> int:
         key = await Authenticator(self.database, local_key=None).identify(f"Bearer {self.keys[plan]}")
         day = self.clock().date().isoformat()
-        found = await self.database.read(lambda conn: usage.used_today(conn, key.id, day))
-        return int(found[kind])
+        used = await self.database.read(lambda conn: usage.used_today(conn, key.id, day))
+        return int(used[kind])
 
 
 @asynccontextmanager
@@ -109,7 +111,6 @@ async def front(
     folder: Path,
     *,
     catalogue: Any = None,
-    plans: Mapping[str, Plan] = DEFAULT_PLANS,
     ready: Callable[[], str | None] = lambda: None,
     allowed_hosts: tuple[str, ...] = (),
     allowed_origins: tuple[str, ...] = (),
@@ -118,31 +119,32 @@ async def front(
     private_pulls: bool = False,
     **options: Any,
 ) -> AsyncIterator[Front]:
-    """`folder` given again with the same `keys` is a restart."""
+    """Yields a front end. The same `folder` and `keys` again simulate a restart."""
     clock, engine = Clock(), FakeEngine()
     if keys is None:
         _put_empty_store(folder)
     with open_store(folder) as database, ThreadPoolExecutor(2) as pool:
         artifacts = Artifacts(folder / "data", pool, clock)
         catalogue = catalogue or small_catalogue()
-        service = Service(
+        service = build_service(
+            ServiceOptions(**options),
             database=database,
             catalogue=catalogue,
             engine=engine,
+            requirements=FakeRequirements(),
+            learned=LearnedValues(database, clock),
             artifacts=artifacts,
-            live_jobs=LiveJobs(),
-            plans=plans,
+            webhooks=Webhooks(database, secret=bytes(32), clock=clock, **webhooks),
+            loras=LoraFolder(folder / "loras"),
             burst_limiter=BurstLimiter(time.monotonic),
             clock=clock,
-            webhooks=Webhooks(database, secret=bytes(32), clock=clock, **webhooks),
-            **options,
         )
-        engine.deliver = service.on_event
+        engine.deliver = service.dispatch.take
         if keys is None:
             keys = {plan: (await database.write(_new_key(plan, plan))) for plan in ("free", "pro", "enterprise")}
             keys["admin"] = await database.write(_new_key("admin", "enterprise", "admin"))
             keys["other"] = await database.write(_new_key("other", "enterprise"))
-        library = Library(catalogue=catalogue, toml=folder / "models.toml", engine=engine)  # type: ignore[arg-type]  # a fake one
+        library = Library(catalogue=catalogue, toml=folder / "models.toml", engine=engine)
         pulls = Pulls(
             library=library,
             folder=folder / "pulls",
@@ -163,7 +165,7 @@ async def front(
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost:3001") as client:
             yield Front(app, service, engine, artifacts, database, clock, client, keys, folder / "data")
-            await service.close(2)
+            await service.results.close(2)
 
 
 def _put_empty_store(folder: Path) -> None:
@@ -173,7 +175,7 @@ def _put_empty_store(folder: Path) -> None:
 
 @functools.cache
 def _empty_store() -> Path:
-    """A migrated store, made once: migrating takes longer than most tests."""
+    """Returns a migrated store that is created once, because the migration takes longer than most tests."""
     folder = Path(tempfile.mkdtemp(prefix="agentname-test-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with open_store(folder):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import Conflict
-from server.protocol import ModelStatus
+from server.protocol import KeepAlive, LoadModel, ModelStatus, Pin, UnloadModel
 from server.store import model_overrides
 from server.store.model_overrides import ModelOverride
 from tests.support.front import IMAGE, Front, front
@@ -35,7 +35,7 @@ async def test_every_route_needs_the_admin_scope_and_a_known_model(tmp_path: Pat
             assert "painter" in unknown.json()["error"]
         assert (await f.client.patch("/api/models/painter", json={}, headers=f.auth("pro"))).status_code == 403
         assert (await patch(f, "paintor", {"pinned": True})).status_code == 404
-        assert f.engine.asked == []
+        assert f.engine.sent == []
 
 
 async def test_load_and_unload_are_handed_to_the_engine_and_answered_with_the_model(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ async def test_load_and_unload_are_handed_to_the_engine_and_answered_with_the_mo
 
         assert (loaded.status_code, loaded.json()["name"], loaded.json()["state"]) == (200, "painter", "available")
         assert gone.status_code == 200
-        assert f.engine.asked == [("load", "painter", 2**30), ("unload", "painter", None)]
+        assert f.engine.sent == [LoadModel("painter", 2**30), UnloadModel("painter")]
 
 
 async def test_a_load_that_cannot_be_is_refused_with_the_reason(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ async def test_a_load_that_cannot_be_is_refused_with_the_reason(tmp_path: Path) 
         f.engine.check_fits = all_pinned  # type: ignore[method-assign]  # as a fleet full of pinned models does
         assert (await f.post("/api/models/painter/load", key="admin")).status_code == 409
         assert (await f.post("/api/generate", IMAGE)).status_code == 409
-        assert f.engine.asked == []
+        assert f.engine.sent == []
 
 
 async def test_while_a_failed_load_cools_down_loads_and_jobs_of_that_model_are_told_when_to_come_back(
@@ -84,10 +84,10 @@ async def test_a_pin_holds_a_model_against_unload_and_survives_a_restart(tmp_pat
         keys = f.keys
 
         assert pinned.json()["pinned"] is True
-        assert (refused.status_code, f.engine.asked) == (409, [("pin", "painter", True)])
+        assert (refused.status_code, f.engine.sent) == (409, [Pin("painter", True)])
     async with front(tmp_path, keys=keys) as f:
         await f.service.model_overrides.restore()
-        assert f.engine.asked == [("pin", "painter", True)]
+        assert f.engine.sent == [Pin("painter", True)]
         assert (await f.post("/api/models/painter/unpin", key="admin")).json()["pinned"] is False
         assert (await f.post("/api/models/painter/unload", key="admin")).status_code == 200
 
@@ -100,7 +100,7 @@ async def test_keep_alive_is_spelt_as_in_the_settings(tmp_path: Path, said: obje
         reply = await patch(f, "painter", {"keepAlive": said})
 
         assert reply.json()["keepAliveSeconds"] == (-1 if math.isinf(seconds) else seconds)
-        assert f.engine.asked == [("keep_alive", "painter", seconds)]
+        assert f.engine.sent == [KeepAlive("painter", seconds)]
         assert await f.database.read(model_overrides.model_overrides) == {"painter": ModelOverride(None, seconds)}
 
 
@@ -110,9 +110,9 @@ async def test_keep_alive_on_a_load_counts_and_null_goes_back_to_what_the_settin
         back = await patch(f, "painter", {"keepAlive": None})
 
         assert back.json()["keepAliveSeconds"] == 300
-        assert [asked for asked in f.engine.asked if asked[0] == "keep_alive"] == [
-            ("keep_alive", "painter", 3600.0),
-            ("keep_alive", "painter", None),
+        assert [message for message in f.engine.sent if isinstance(message, KeepAlive)] == [
+            KeepAlive("painter", 3600.0),
+            KeepAlive("painter", None),
         ]
         assert await f.database.read(model_overrides.model_overrides) == {"painter": ModelOverride(None, None)}
 
@@ -126,7 +126,7 @@ async def test_a_wrong_field_is_named_and_changes_nothing(tmp_path: Path, body: 
 
         assert refused.status_code == 400
         assert next(iter(body)) in refused.json()["error"]
-        assert f.engine.asked == []
+        assert f.engine.sent == []
 
 
 async def test_a_resident_model_shows_its_bytes_by_component_and_until_when_it_stays(tmp_path: Path) -> None:

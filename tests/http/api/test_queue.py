@@ -21,7 +21,7 @@ def anyio_backend() -> str:
 async def test_the_queue_tells_what_waits_for_what_and_hides_whose_it_is(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         running, mine, foreign = await f.submit(), await f.submit(), await f.submit("pro", **VIDEO)
-        f.engine.start(running)
+        f.engine.start_job(running)
         f.engine.progress(running, "denoising", 2)
         f.engine.publish(
             queue=[(mine, "turn", 3.0), (foreign, "gpu_memory", None), ("chat_1", "turn", None)],
@@ -61,10 +61,10 @@ async def test_the_time_of_a_step_is_what_passed_between_two(tmp_path: Path) -> 
     now = 100.0
     live_jobs = LiveJobs(clock=lambda: now)
     live_jobs.add(row)
-    live_jobs.apply(JobStarted(job_id, 0, 0))
+    live_jobs.start(JobStarted(job_id, 0, 0), f.clock())
     for step, at in ((1, 107.0), (1, 107.3), (2, 107.5), (4, 108.5)):
         now = at
-        live_jobs.apply(JobProgressed(job_id, "denoising", step, 8))
+        live_jobs.progress(JobProgressed(job_id, "denoising", step, 8))
 
     assert live_jobs.step_s("filmer") is None
     assert live_jobs.step_s("painter") == pytest.approx(0.5)

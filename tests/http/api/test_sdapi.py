@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save
 
-from models.lora_files import LoraFolder
 from models.spec import Defaults
 from pipelines.interface import DiffusionRequest
 from tests.fakes import FakeCatalogue, spec
@@ -59,7 +58,7 @@ async def test_progress_and_interrupt_are_of_ones_own_job(tmp_path: Path) -> Non
     async with front(tmp_path) as f:
         idle = (await f.get("/sdapi/v1/progress")).json()
         job_id = await f.submit()
-        f.engine.start(job_id)
+        f.engine.start_job(job_id)
         f.engine.progress(job_id, "denoising", 2)
         mine = (await f.get("/sdapi/v1/progress")).json()
         foreign = (await f.get("/sdapi/v1/progress", "other")).json()
@@ -78,7 +77,7 @@ async def test_progress_shows_what_the_picture_looks_like_by_now(tmp_path: Path)
         asking = asyncio.create_task(f.post("/sdapi/v1/txt2img", {"prompt": "A city"}))
         await f.engine.submitted.wait()
         (job,) = f.engine.jobs.values()
-        f.engine.start(job.id)
+        f.engine.start_job(job.id)
         nothing_yet = (await f.get("/sdapi/v1/progress")).json()["current_image"]
         f.engine.preview(job.id, 200)
         seen = (await f.get("/sdapi/v1/progress?skip_current_image=false")).json()["current_image"]
@@ -185,8 +184,7 @@ async def test_clip_skip_may_be_set_among_the_options(tmp_path: Path) -> None:
 
 async def test_loras_are_read_out_of_the_prompt(tmp_path: Path) -> None:
     ink, wash = lora(tmp_path, "ink"), lora(tmp_path, "wash.v2")
-    folder = LoraFolder(tmp_path / "loras")
-    async with front(tmp_path, catalogue=two_painters(), find_lora=folder.find, lora_names=folder.names) as f:
+    async with front(tmp_path, catalogue=two_painters()) as f:
         finish_jobs(f)
         listed = [one["name"] for one in (await f.get("/sdapi/v1/loras")).json()]
         own = (await f.get("/api/loras")).json()
@@ -219,7 +217,7 @@ async def test_loras_are_read_out_of_the_prompt(tmp_path: Path) -> None:
 )  # fmt: skip
 async def test_a_lora_that_cannot_be_is_a_400_that_says_why(tmp_path: Path, prompt: str, text: str) -> None:
     lora(tmp_path, "ink")
-    async with front(tmp_path, catalogue=two_painters(), find_lora=LoraFolder(tmp_path / "loras").find) as f:
+    async with front(tmp_path, catalogue=two_painters()) as f:
         reply = await f.post("/sdapi/v1/txt2img", {"prompt": prompt})
 
     assert reply.status_code == 400
@@ -280,7 +278,7 @@ async def test_an_interrupted_picture_ends_its_request(tmp_path: Path) -> None:
         asking = asyncio.create_task(f.post("/sdapi/v1/txt2img", {"prompt": "A city"}))
         await f.engine.submitted.wait()
         (job,) = f.engine.jobs.values()
-        f.engine.start(job.id)
+        f.engine.start_job(job.id)
         interrupted = await f.post("/sdapi/v1/interrupt")
         f.engine.confirm_cancel(job.id)
 

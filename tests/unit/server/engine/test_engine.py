@@ -11,22 +11,31 @@ from typing import Any
 import pytest
 
 from pipelines.interface import DiffusionRequest, Failed, Update, WeightsChanged
-from server.engine.engine import Device, Engine
+from server.engine.engine import Engine
+from server.engine.model_loader import Device
 from server.errors import NeverFits, Unavailable
 from server.job import Job, JobType
 from server.memory.ledger import Ledger
 from server.protocol import (
+    Cancel,
     EngineStatus,
     Event,
+    Forget,
     JobCanceled,
     JobFailed,
     JobProgressed,
     JobReturned,
     JobStarted,
+    KeepAlive,
+    LoadModel,
     OutputReady,
+    Pin,
     RanOutOfMemory,
+    Recall,
+    UnloadModel,
 )
-from server.scheduling.scheduler import ModelFacts, Scheduler
+from server.scheduling.actions import ModelFacts
+from server.scheduling.scheduler import Scheduler
 from tests.support.fake_lane import FakeLane
 
 
@@ -199,8 +208,8 @@ def test_a_waiting_job_that_is_canceled_never_starts() -> None:
     async def story(bench: Bench) -> None:
         bench.engine.submit(job("long", n=4, steps=100))
         bench.engine.submit(job("next", n=4))
-        bench.engine.cancel("next")
-        bench.engine.cancel("long")
+        bench.engine.send(Cancel("next"))
+        bench.engine.send(Cancel("long"))
         await bench.wait(lambda: len(bench.of(JobCanceled)) == 2)
 
     bench = run(story, lanes={"m": lane})
@@ -213,8 +222,8 @@ def test_a_running_job_that_is_canceled_ends_once_and_the_lane_is_free_for_the_n
     async def story(bench: Bench) -> None:
         bench.engine.submit(job("j", n=2, steps=10_000_000))
         await bench.wait(lambda: len(bench.of(JobProgressed)) > 2)
-        bench.engine.cancel("j")
-        bench.engine.cancel("j")
+        bench.engine.send(Cancel("j"))
+        bench.engine.send(Cancel("j"))
         bench.engine.submit(job("next"))
         await bench.wait(lambda: len(bench.ends()) == 2)
 
@@ -314,7 +323,7 @@ def test_the_picture_shows_who_waits_for_what_and_the_bytes_add_up() -> None:
         bench.engine.submit(job("r", n=4, steps=10**9))
         bench.engine.submit(job("w", n=4, steps=1))
         await bench.wait(lambda: any(isinstance(e, EngineStatus) and e.running and e.queue for e in bench.events))
-        bench.engine.cancel("r")
+        bench.engine.send(Cancel("r"))
 
     bench = run(story)
     picture = next(e for e in bench.events if isinstance(e, EngineStatus) and e.running and e.queue)
@@ -328,9 +337,9 @@ def test_a_model_asked_for_is_loaded_without_a_job_and_leaves_when_asked_to() ->
     lane = FakeLane()
 
     async def story(bench: Bench) -> None:
-        bench.engine.load_model("m")
+        bench.engine.send(LoadModel("m"))
         await bench.wait(lambda: any(isinstance(e, EngineStatus) and e.device.used_bytes for e in bench.events))
-        bench.engine.unload_model("m")
+        bench.engine.send(UnloadModel("m"))
         await bench.wait(lambda: lane.closed)
 
     assert run(story, lanes={"m": lane}).scheduler.ledger.booked_bytes == 0
@@ -340,7 +349,7 @@ def test_a_busy_model_asked_to_leave_finishes_its_jobs_and_the_next_one_loads_it
     async def story(bench: Bench) -> None:
         bench.engine.submit(job("running", steps=200))
         await bench.wait(lambda: len(bench.of(JobStarted)) == 1)
-        bench.engine.unload_model("m")
+        bench.engine.send(UnloadModel("m"))
         bench.engine.submit(job("waiting", steps=1))
         await bench.wait(lambda: len(bench.ends()) == 2)
 
@@ -354,14 +363,14 @@ def test_a_pinned_model_stays_when_asked_to_leave_and_goes_once_unpinned() -> No
     lane = FakeLane()
 
     async def story(bench: Bench) -> None:
-        bench.engine.pin("m", True)
-        bench.engine.load_model("m")
-        bench.engine.unload_model("m")
+        bench.engine.send(Pin("m", True))
+        bench.engine.send(LoadModel("m"))
+        bench.engine.send(UnloadModel("m"))
         bench.engine.submit(job("j"))
         await bench.wait(lambda: len(bench.ends()) == 1)
         assert not lane.closed
-        bench.engine.pin("m", False)
-        bench.engine.keep_alive("m", 0)
+        bench.engine.send(Pin("m", False))
+        bench.engine.send(KeepAlive("m", 0))
         await bench.wait(lambda: lane.closed)
 
     assert run(story, lanes={"m": lane}).loads == ["m"]
@@ -374,9 +383,9 @@ def test_a_waiting_job_that_is_recalled_comes_back_and_a_running_one_stays() -> 
         bench.engine.submit(job("running", n=4, steps=3))
         bench.engine.submit(job("waiting", n=4))
         await bench.wait(lambda: len(bench.of(JobStarted)) == 1)
-        bench.engine.recall("running")
-        bench.engine.recall("waiting")
-        bench.engine.cancel("running")
+        bench.engine.send(Recall("running"))
+        bench.engine.send(Recall("waiting"))
+        bench.engine.send(Cancel("running"))
         lane.go.set()
         await bench.wait(lambda: len(bench.of(JobReturned)) == 1 and len(bench.ends()) == 1)
 
@@ -390,11 +399,11 @@ def test_a_forgotten_model_fails_its_waiting_jobs_ends_its_running_ones_and_leav
     lane = HeldLane()
 
     async def story(bench: Bench) -> None:
-        bench.engine.pin("m", True)
+        bench.engine.send(Pin("m", True))
         bench.engine.submit(job("running", n=4, steps=3))
         bench.engine.submit(job("waiting", n=4))
         await bench.wait(lambda: len(bench.of(JobStarted)) == 1)
-        bench.engine.forget("m")
+        bench.engine.send(Forget("m"))
         lane.go.set()
         await bench.wait(lambda: len(bench.ends()) == 5 and lane.closed)
 

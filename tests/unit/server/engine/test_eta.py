@@ -91,7 +91,7 @@ def test_a_chat_is_as_many_forwards_as_such_replies_took() -> None:
 def test_what_a_turn_takes_beside_its_forwards_is_a_factor_of_the_model() -> None:
     estimates = Estimates()
     assert estimates.drag("m") == 1.0
-    estimates.turned("m", 3.0, 0.0)  # the forward gave way: it ends in a later turn
-    estimates.turned("m", 1.0, 2.0)
+    estimates.turn_ended("m", 3.0, 0.0)  # the forward gave way: it ends in a later turn
+    estimates.turn_ended("m", 1.0, 2.0)
 
     assert round(estimates.drag("m"), 1) == 2.0

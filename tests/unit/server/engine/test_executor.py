@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from pipelines.interface import Update
-from server.engine.engine import Device
 from server.engine.executor import Executor
+from server.engine.model_loader import Device
+from server.engine.outbox import Outbox
 from server.job import Job
 from server.memory.ledger import Ledger
-from server.scheduling.scheduler import ModelFacts, Scheduler, Step
+from server.protocol import Drain, Message, Submit
+from server.scheduling.actions import ModelFacts, Step
+from server.scheduling.scheduler import Scheduler
 from tests.support.fake_lane import FakeLane
 from tests.unit.server.engine.test_engine import job
 
@@ -50,17 +54,13 @@ def steps_in_a_turn(
         die=lambda: None,
         warm_up=lambda: None,
     )
-    executor = Executor(
-        scheduler,
-        device,
-        lambda event: None,
-        lambda force: None,
-        lambda: pressed,
-        step_timeout_s=5,
-        clock=lambda: clock.now,
-    )
+    inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    outbox = Outbox(lambda event: None, lambda: clock.now)
+    executor = Executor(scheduler, device, inbox, outbox, step_timeout_s=5, clock=lambda: clock.now)
     for one in (*jobs, *filter(None, [beside])):
-        executor.take(one, 0.0)
+        executor.handle(Submit(one, 0.0))
+    if pressed:
+        inbox.put(Drain())
     while not isinstance(action := scheduler.next_action(clock.now), Step) or action.model != "m":
         executor.carry_out(action)
     lane.step_log.clear()

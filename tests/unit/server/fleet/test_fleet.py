@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from pipelines.interface import DiffusionRequest, Update
-from server.engine.engine import Device, Engine
+from server.engine.engine import Engine
+from server.engine.model_loader import Device
 from server.errors import Conflict, NeverFits, Unavailable
 from server.fleet.fleet import Fleet
 from server.job import Job
 from server.memory.ledger import Ledger
 from server.protocol import (
+    Cancel,
     DeviceStatus,
     EngineStatus,
     Event,
@@ -25,11 +27,18 @@ from server.protocol import (
     JobFailed,
     JobReturned,
     JobStarted,
+    KeepAlive,
+    LoadModel,
+    Message,
     ModelStatus,
     OutputReady,
+    Pin,
     QueueEntry,
+    Recall,
+    UnloadModel,
 )
-from server.scheduling.scheduler import ModelFacts, Scheduler
+from server.scheduling.actions import ModelFacts
+from server.scheduling.scheduler import Scheduler
 from tests.support.by_hand import Hand
 from tests.support.fake_lane import FakeLane
 
@@ -52,7 +61,7 @@ class NotingEngine:
     draining: bool = False
     jobs: list[str] = field(default_factory=list)
     ages: dict[str, float | None] = field(default_factory=dict)
-    notes: list[tuple] = field(default_factory=list)
+    notes: list[object] = field(default_factory=list)
 
     def start(self) -> None:
         self.notes.append(("start",))
@@ -63,26 +72,8 @@ class NotingEngine:
         self.jobs.append(job.id)
         self.ages[job.id] = at
 
-    def cancel(self, job_id: str) -> None:
-        self.notes.append(("cancel", job_id))
-
-    def recall(self, job_id: str) -> None:
-        self.notes.append(("recall", job_id))
-
-    def load_model(self, model: str) -> None:
-        self.notes.append(("load", model))
-
-    def unload_model(self, model: str) -> None:
-        self.notes.append(("unload", model))
-
-    def forget(self, model: str) -> None:
-        self.notes.append(("forget", model))
-
-    def pin(self, model: str, pinned: bool) -> None:
-        self.notes.append(("pin", model, pinned))
-
-    def keep_alive(self, model: str, seconds: float | None) -> None:
-        self.notes.append(("keep_alive", model, seconds))
+    def send(self, message: Message) -> None:
+        self.notes.append(message)
 
     async def drain(self, timeout_s: float) -> None:
         self.notes.append(("drain", timeout_s))
@@ -139,9 +130,9 @@ def test_a_waiting_job_moves_to_the_device_that_has_nothing_to_do_and_keeps_its_
     two.now = 130.0
     two.status(1, models=(resident("a"),))
     two.status(0, "2", "3", models=(resident("a"),))
-    assert two.engines[0].notes == [("recall", "2")]
+    assert two.engines[0].notes == [Recall("2")]
     two.status(0, "2", "3", models=(resident("a"),))  # it has not come back yet: not asked twice
-    assert two.engines[0].notes == [("recall", "2")]
+    assert two.engines[0].notes == [Recall("2")]
 
     two.engines[0].deliver(JobReturned(job("2")))
 
@@ -155,13 +146,13 @@ def test_a_job_canceled_on_its_way_is_canceled_and_runs_nowhere() -> None:
     two.submit("1", "2")
     two.status(1, models=(resident("a"),))
     two.status(0, "1", "2", models=(resident("a"),))
-    (_, moving), *_ = two.engines[0].notes
-    two.fleet.cancel(moving)
+    moving = two.engines[0].notes[0].job_id
+    two.fleet.send(Cancel(moving))
     two.engines[0].deliver(JobReturned(job(moving)))
 
     assert JobCanceled(moving) in two.told
     assert two.engines[1].jobs == []
-    assert two.engines[0].notes[-1] == ("cancel", moving)
+    assert two.engines[0].notes[-1] == Cancel(moving)
 
 
 def test_a_job_that_started_before_the_recall_came_stays() -> None:
@@ -221,11 +212,11 @@ def test_a_model_bound_to_a_device_runs_and_loads_there_alone_and_a_device_that_
     for number in range(4):
         fleet.submit(job(f"a{number}", "a"), GIB)
         fleet.submit(job(f"b{number}", "b"), GIB)
-    fleet.load_model("a", GIB)
+    fleet.send(LoadModel("a", GIB))
 
     assert engines[1].jobs == ["a0", "a1", "a2", "a3"]
     assert engines[0].jobs == ["b0", "b1", "b2", "b3"]
-    assert engines[1].notes == [("load", "a")]
+    assert engines[1].notes == [LoadModel("a", GIB)]
     fleet.check_fits("b", GIB)
     with pytest.raises(NeverFits, match="bound to cuda:7, which is not among the devices here: cuda:0, cuda:1"):
         fleet.check_fits("c", GIB)
@@ -235,14 +226,14 @@ def test_people_are_heard_by_the_device_that_has_the_model_or_by_all() -> None:
     two = Two()
     two.status(0, free=2)
     two.status(1, models=(resident("a"),), free=6)
-    two.fleet.load_model("a", 4 * GIB)
-    two.fleet.unload_model("a")
-    two.fleet.pin("a", True)
-    two.fleet.keep_alive("a", 5.0)
-    common = [("unload", "a"), ("pin", "a", True), ("keep_alive", "a", 5.0)]
+    two.fleet.send(LoadModel("a", 4 * GIB))
+    two.fleet.send(UnloadModel("a"))
+    two.fleet.send(Pin("a", True))
+    two.fleet.send(KeepAlive("a", 5.0))
+    common = [UnloadModel("a"), Pin("a", True), KeepAlive("a", 5.0)]
 
     assert two.engines[0].notes == common
-    assert two.engines[1].notes == [("load", "a"), *common]
+    assert two.engines[1].notes == [LoadModel("a", 4 * GIB), *common]
 
 
 FLOOD = 60  # jobs of 20 steps

@@ -5,18 +5,19 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.fleet.placement import DeviceView, Move, Pace, place, rebalance
+from server.fleet.job_times import JobTimes
+from server.fleet.placement import DeviceView, Move, place, rebalance
 
 GIB = 2**30
-SECOND_EACH = Pace({"a": 1.0, "b": 1.0}, {"a": 3.0, "b": 3.0})
+SECOND_EACH = JobTimes({"a": 1.0, "b": 1.0}, {"a": 3.0, "b": 3.0})
 
 
 def device(usable: float = 10, free: float = 10, **values) -> DeviceView:
     return DeviceView(int(usable * GIB), int(free * GIB), **values)
 
 
-def placed(model: str, need: float, *devices: DeviceView, pace: Pace = SECOND_EACH) -> int | None:
-    return place(model, int(need * GIB), devices, pace)
+def placed(model: str, need: float, *devices: DeviceView, times: JobTimes = SECOND_EACH) -> int | None:
+    return place(model, int(need * GIB), devices, times)
 
 
 def test_a_job_larger_than_every_device_has_no_place() -> None:
@@ -122,7 +123,7 @@ def test_moves_take_each_job_once_from_where_it_waits_to_a_device_without_work(
         [(f"{i}/{m}/{n}", m) for m, count in it.jobs.items() for n in range(data.draw(st.integers(0, count)))]
         for i, it in enumerate(devices)
     ]
-    moves = rebalance(devices, waiting, {"a": 3, "b": 6, "c": 9}, Pace())
+    moves = rebalance(devices, waiting, {"a": 3, "b": 6, "c": 9}, JobTimes())
 
     assert len({move.job_id for move in moves}) == len(moves)
     for move in moves:
@@ -132,13 +133,13 @@ def test_moves_take_each_job_once_from_where_it_waits_to_a_device_without_work(
 
 
 def test_merged_jobs_that_end_together_share_the_time_they_took() -> None:
-    pace = Pace()
+    times = JobTimes()
     for _ in range(8):
-        pace.ended(0, "a", started_at=100.0, now=108.0)
-    assert 0.5 < pace.of_job("a") < 1.5  # eight in eight seconds; the first one counted them all, and fades
+        times.ended(0, "a", started_at=100.0, now=108.0)
+    assert 0.5 < times.of_job("a") < 1.5  # eight in eight seconds; the first one counted them all, and fades
 
-    assert pace.of_job("never measured") == pace.of_job("a")
-    assert pace.of_load("a") == 1.0
+    assert times.of_job("never measured") == times.of_job("a")
+    assert times.of_load("a") == 1.0
 
 
 def test_a_model_bound_to_a_device_goes_there_and_nowhere_else_and_is_not_taken_over() -> None:

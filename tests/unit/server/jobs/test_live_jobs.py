@@ -28,7 +28,7 @@ def test_progress_never_goes_back_whatever_order_reports_come_in() -> None:
     job = live_jobs.add(job_row(params={"steps": 20}))
     seen = [(job.progress, job.step)]
     for _ in range(500):
-        live_jobs.apply(JobProgressed("job_1", dice.choice(list(STAGE_BEGINS)[:-1]), dice.randrange(25), 20))
+        live_jobs.progress(JobProgressed("job_1", dice.choice(list(STAGE_BEGINS)[:-1]), dice.randrange(25), 20))
         seen.append((job.progress, job.step))
 
     assert seen == sorted(seen)
@@ -41,7 +41,7 @@ def test_denoising_fills_the_middle_evenly() -> None:
     job = live_jobs.add(job_row(params={"steps": 4}))
     shares = []
     for step in range(5):
-        live_jobs.apply(JobProgressed("job_1", "denoising", step, 4))
+        live_jobs.progress(JobProgressed("job_1", "denoising", step, 4))
         shares.append(job.progress)
 
     steps = [b - a for a, b in itertools.pairwise(shares)]
@@ -52,7 +52,7 @@ def test_denoising_fills_the_middle_evenly() -> None:
 def test_places_are_those_of_the_engine_and_new_jobs_stand_behind() -> None:
     live_jobs = LiveJobs()
     a, b, c = (live_jobs.add(job_row(name)) for name in "abc")
-    live_jobs.apply(status("b", "a"))
+    live_jobs.update_status(status("b", "a"))
 
     assert [live_jobs.place(job).position for job in (b, a, c)] == [0, 1, 2]
     assert {live_jobs.place(job).length for job in (a, b, c)} == {3}
@@ -64,7 +64,7 @@ def test_an_eta_counts_down_and_an_unknown_one_stays_unknown() -> None:
     now = [100.0]
     live_jobs = LiveJobs(lambda: now[0])
     waiting, running, unknown = (live_jobs.add(job_row(name)) for name in ("w", "r", "u"))
-    live_jobs.apply(status("w", running=(RunningEntry("r", 4.0), RunningEntry("u", None))))
+    live_jobs.update_status(status("w", running=(RunningEntry("r", 4.0), RunningEntry("u", None))))
     now[0] += 3
 
     assert (live_jobs.eta_s(waiting), live_jobs.eta_s(running), live_jobs.eta_s(unknown)) == (6.0, 1.0, None)
@@ -77,8 +77,8 @@ def test_the_counts_come_back_to_nothing() -> None:
     live_jobs.add(job_row("a"))
     live_jobs.add(job_row("b"))
     assert (live_jobs.n_queued, live_jobs.n_of_key("anna")) == (2, 2)
-    live_jobs.apply(JobStarted("a", 0, 0), AT)
-    live_jobs.apply(JobStarted("a", 0, 0), AT)
+    live_jobs.start(JobStarted("a", 0, 0), AT)
+    live_jobs.start(JobStarted("a", 0, 0), AT)
     assert (live_jobs.n_queued, live_jobs.n_of_key("anna")) == (1, 2)
     for name in ("a", "b", "b"):
         live_jobs.remove(name)
@@ -88,6 +88,6 @@ def test_the_counts_come_back_to_nothing() -> None:
 def test_a_started_job_is_processing_and_knows_since_when() -> None:
     live_jobs = LiveJobs()
     job = live_jobs.add(replace(job_row("a"), state=State.QUEUED))
-    live_jobs.apply(JobStarted("a", 12, 5), AT)
+    live_jobs.start(JobStarted("a", 12, 5), AT)
 
     assert (job.state, job.started_at, job.queue_ms, job.load_ms) == (State.PROCESSING, AT, 12, 5)

@@ -7,19 +7,9 @@ import dataclasses
 from pipelines.interface import ChatRequest, DiffusionRequest, Lora, NextStep, Request
 from server.job import Job, JobType
 from server.memory.ledger import Ledger
-from server.scheduling.scheduler import (
-    Action,
-    Admit,
-    Evict,
-    Load,
-    ModelFacts,
-    Read,
-    ResizeCache,
-    Scheduler,
-    Step,
-    Unpark,
-    Wait,
-)
+from server.protocol import Drain, FilesRead, KeepAlive, LoadModel, UnloadModel
+from server.scheduling.actions import Action, Admit, Evict, Load, ModelFacts, Read, ResizeCache, Step, Unpark, Wait
+from server.scheduling.scheduler import Scheduler
 
 FACTS = {
     "image": ModelFacts("image", "image", need_bytes=60, max_running=4, keep_alive_s=100),
@@ -266,7 +256,7 @@ def test_a_draining_scheduler_starts_nothing_and_finishes_what_runs() -> None:
     s, one = scheduler(), job("i")
     s.add(one, 0)
     play(s, 0)
-    s.draining = True
+    s.handle(Drain(), 1)
     s.add(job("next"), 1)
 
     assert s.next_action(1) == Step("image")
@@ -275,7 +265,7 @@ def test_a_draining_scheduler_starts_nothing_and_finishes_what_runs() -> None:
 
 
 def test_the_same_events_give_the_same_decisions() -> None:
-    def model_overrides() -> list[Action]:
+    def decisions() -> list[Action]:
         s = scheduler()
         for i in range(6):
             s.add(job(f"j{i}", ("image", "chat", "video")[i % 3], owner="ab"[i % 2]), i)  # type: ignore[arg-type]  # a literal
@@ -286,7 +276,7 @@ def test_the_same_events_give_the_same_decisions() -> None:
             out.append(action)
         return out
 
-    assert model_overrides() == model_overrides()
+    assert decisions() == decisions()
 
 
 def test_a_model_asked_for_whose_last_part_comes_back_is_there_and_is_not_loaded_again() -> None:
@@ -295,7 +285,7 @@ def test_a_model_asked_for_whose_last_part_comes_back_is_there_and_is_not_loaded
     play(s, 0)
     finish(s, job("j"))
     s.placed("image", {"model": 30}, {"text_encoder": 30})
-    s.ask_load("image", 5)
+    s.handle(LoadModel("image"), 5)
 
     assert s.next_action(5) == Unpark("image", ("text_encoder",))
 
@@ -333,9 +323,9 @@ def reading_ahead() -> Scheduler:
         s.add(job(model, model), 0.0)
         assert s.next_action(0.0) == Read(model)
         s.ledger.book(model, "weights", s.residency.bytes_to_load(model))
-        s.reading(model)
+        s.load_started(model)
         if model == "image":
-            s.was_read()
+            s.handle(FilesRead("image", 0.0), 0.0)
             assert s.next_action(0.0) == Load("image")
             s.loaded("image", 0.0, 1.0)
             carry_out(s, s.next_action(0.0), 0.0)
@@ -348,7 +338,7 @@ def test_steps_go_on_while_the_files_of_another_model_are_read() -> None:
 
     assert s.next_action(0.1) == Step("image")
     assert s.model_loads.waiting_for("chat", 0.1) == "model_load"
-    s.was_read()
+    s.handle(FilesRead("chat", 0.0), 0.2)
     assert s.next_action(0.2) == Load("chat")
     s.loaded("chat", 0.2, 1.0)
     assert isinstance(s.next_action(0.3), Admit)
@@ -364,8 +354,8 @@ def test_one_model_at_a_time_is_on_its_way() -> None:
 def test_a_model_unloaded_while_its_files_are_read_leaves_once_its_jobs_are_done() -> None:
     s = reading_ahead()
     s.withdraw("chat")
-    s.ask_unload("chat")
-    s.was_read()
+    s.handle(UnloadModel("chat"), 1.0)
+    s.handle(FilesRead("chat", 0.0), 0.2)
     s.loaded("chat", 1.0, 1.0)
 
     assert s.next_action(1.1) == Evict("chat")
@@ -373,7 +363,7 @@ def test_a_model_unloaded_while_its_files_are_read_leaves_once_its_jobs_are_done
 
 def test_a_load_that_fails_after_its_files_were_read_lets_the_next_one_come() -> None:
     s = reading_ahead()
-    s.was_read()
+    s.handle(FilesRead("chat", 0.0), 0.2)
     s.ledger.release("chat")
     s.withdraw("chat")
     assert s.load_failed("chat", 1.0, "no").seconds == 10.0
@@ -431,7 +421,7 @@ def test_a_cache_that_shrank_for_others_grows_back_while_its_chats_run_once_the_
     assert play(s, 1) == [Step("chat")]
     assert play(s, 11) == [Step("chat")], "there is no room"
     s.ledger.release("other")
-    s.keep_alive("chat", 100)  # any message: what is free has changed
+    s.handle(KeepAlive("chat", 100), 12)  # any message: what is free has changed
     assert s.next_action(12) == ResizeCache("chat", 20)
     s.cache_resized("chat", 12, 20, 19)
     assert play(s, 30) == [Step("chat")], "as large as it gets"

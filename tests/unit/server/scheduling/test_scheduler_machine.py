@@ -6,8 +6,9 @@ time, show that the machine would find them.
 
 from __future__ import annotations
 
+import queue
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -26,11 +27,27 @@ from pipelines.interface import Request, never_yield
 from server.engine.executor import Executor
 from server.engine.model_loader import Device, ModelLoader
 from server.memory.ledger import Ledger, Reading
-from server.protocol import Event, JobCanceled, JobFailed, JobReplied, JobReturned, JobStarted, OutputReady
-from server.scheduling.actions import Evict, Wait
-from server.scheduling.eviction import Room, Victim
+from server.protocol import (
+    Cancel,
+    Event,
+    JobCanceled,
+    JobFailed,
+    JobReplied,
+    JobReturned,
+    JobStarted,
+    LoadModel,
+    Message,
+    OutputReady,
+    Pin,
+    Recall,
+    Submit,
+    UnloadModel,
+)
+from server.scheduling import eviction
+from server.scheduling.actions import Evict, ModelFacts, Wait
+from server.scheduling.eviction import Candidate, Victim
 from server.scheduling.fair_queue import FairQueue
-from server.scheduling.scheduler import ModelFacts, Scheduler
+from server.scheduling.scheduler import Scheduler
 from tests.support.fake_lane import FakeLane
 from tests.unit.server.engine.test_engine import job
 
@@ -56,6 +73,21 @@ class StrictLane(FakeLane):
         self.room = max(1, (CAPACITY - self.world.held() - self.world.outside) // PEAK)
         return super().step(max_rows, should_yield)
 
+    def unpark(self, names: Sequence[str]) -> int:
+        assert self.world is not None
+        self.world.check_room(sum(self.parked[name] for name in names))
+        return super().unpark(names)
+
+
+@dataclass
+class EventList:
+    """Takes events as an outbox does."""
+
+    events: list[Event]
+
+    def put(self, event: Event) -> None:
+        self.events.append(event)
+
 
 @dataclass
 class World:
@@ -63,8 +95,8 @@ class World:
 
     host_bytes: int = 0
     outside: int = 0
-    reading: str = ""  # the model whose files are being read
-    reads_left: int = -1  # turns until they are
+    fragmented: int = 0  # bytes that the driver reports as free and that cannot be had
+    reads_left: int = -1  # turns until the files of the model that is being loaded are read
     now: float = 0.0
     lanes: dict[str, StrictLane] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)  # models that do not load
@@ -78,11 +110,18 @@ class World:
             reads_ahead=True,
         )
         self.scheduler.observe(self._read())
-        device = Device(self._load, self._read, lambda error: False, lambda: None, lambda: None)
-        self.executor = Executor(
-            self.scheduler, device, self.events.append, lambda force: None, lambda: False, self._begin_reading,
-            step_timeout_s=9, clock=lambda: self.now,
+        device = Device(
+            self._load, self._read, lambda error: False, lambda: None, lambda: None,
+            in_background=self._begin_reading,
         )  # fmt: skip
+        self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.executor = Executor(
+            self.scheduler, device, self.inbox, EventList(self.events), step_timeout_s=9, clock=lambda: self.now
+        )
+
+    def check_room(self, n_bytes: int) -> None:
+        if self.held() + self.outside + n_bytes > CAPACITY - self.fragmented:
+            raise MemoryError("the device is full")
 
     def held(self) -> int:
         return sum(lane.weight_bytes + lane.cache_bytes for lane in self.lanes.values() if not lane.closed)
@@ -96,9 +135,11 @@ class World:
     def turn(self) -> bool:
         """One decision, carried out. False when nothing is to be done now."""
         self.look()
-        if self.reading and self.reads_left == 0:
-            self.executor.was_read()
+        if self.reads_left == 0:
+            self.finish_reading()
         self.reads_left -= 1
+        while not self.inbox.empty():
+            self.executor.handle(self.inbox.get())
         action = self.scheduler.next_action(self.now)
         if isinstance(action, Wait) and self.reads_left >= 0:
             return True
@@ -109,8 +150,14 @@ class World:
         self.now += 0.01
         return True
 
-    def _begin_reading(self, model: str) -> None:
-        self.reading, self.reads_left = model, 2
+    def _begin_reading(self, read: Callable[[], None]) -> None:
+        self.finish_reading, self.reads_left = read, 2
+
+    @property
+    def reading(self) -> str:
+        """The model that is being loaded."""
+        loading = self.scheduler.residency.loading
+        return loading.model if loading is not None else ""
 
     def promised(self) -> int:
         """Bytes booked for the model whose files are being read."""
@@ -122,7 +169,6 @@ class World:
 
     def _load(self, model: str) -> StrictLane:
         assert model == self.reading
-        self.reading = ""
         if model in self.broken:
             raise OSError("the disk is gone")
         if model == "chat":
@@ -130,8 +176,7 @@ class World:
         else:
             weights, cache = {"text_encoder": SIZES[model] // 2, "model": SIZES[model] // 2}, 0
         lane = StrictLane("chat" if cache else "image", weights, cache, peak_bytes=PEAK, blocks=3, world=self)
-        if self.held() + self.outside + lane.weight_bytes + lane.cache_bytes > CAPACITY:
-            raise MemoryError("the device is full")
+        self.check_room(lane.weight_bytes + lane.cache_bytes)
         self.lanes[model] = lane
         return lane
 
@@ -154,7 +199,7 @@ class Machine(RuleBasedStateMachine):
     def submit(self, model: str, n: int, steps: int, owner: str, turns: int) -> None:
         job_id = f"{owner}{len(self.wanted)}"
         self.wanted[job_id] = n
-        self.world.executor.take(job(job_id, model, n, steps), self.world.now)
+        self.world.executor.handle(Submit(job(job_id, model, n, steps), self.world.now))
         for _ in range(turns):
             self.world.turn()
 
@@ -162,7 +207,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), recall=st.booleans())
     def withdraw(self, data: st.DataObject, recall: bool) -> None:
         job_id = data.draw(st.sampled_from(sorted(self.wanted.keys() - self._ends().keys()) or sorted(self.wanted)))
-        (self.world.executor.recall if recall else self.world.executor.cancel)(job_id)
+        self.world.executor.handle(Recall(job_id) if recall else Cancel(job_id))
 
     @rule(model=MODELS)
     def a_checkpoint_breaks_or_is_mended(self, model: str) -> None:
@@ -172,6 +217,10 @@ class Machine(RuleBasedStateMachine):
     def other_programs_take_memory(self, n_bytes: int) -> None:
         self.world.outside = min(n_bytes, CAPACITY - self.world.held() - self.world.promised())
         self.world.look()
+
+    @rule(n_bytes=st.sampled_from([0, 150, 700]))
+    def memory_is_fragmented(self, n_bytes: int) -> None:
+        self.world.fragmented = n_bytes
 
     @rule(seconds=st.sampled_from([0.5, 3.0, 15.0, 120.0]))
     def time_goes_by(self, seconds: float) -> None:
@@ -184,14 +233,8 @@ class Machine(RuleBasedStateMachine):
 
     @rule(model=MODELS, what=st.sampled_from(["load", "unload", "pin", "unpin"]))
     def a_person_says(self, model: str, what: str) -> None:
-        scheduler = self.world.scheduler
-        match what:
-            case "load":
-                scheduler.ask_load(model, self.world.now)
-            case "unload":
-                scheduler.ask_unload(model)
-            case _:
-                scheduler.pin(model, what == "pin")
+        messages = {"load": LoadModel(model), "unload": UnloadModel(model)}
+        self.world.executor.handle(messages.get(what, Pin(model, what == "pin")))
 
     @invariant()
     def the_ledger_tells_the_truth_and_stays_within_the_device(self) -> None:
@@ -216,10 +259,10 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Left alone, with its memory back, the device ends every job and lets go of everything."""
         world = self.world
-        world.outside = 0
+        world.outside = world.fragmented = 0
         world.broken.clear()
         for model in SIZES:
-            world.scheduler.pin(model, False)
+            world.executor.handle(Pin(model, False))
         for _ in range(1500):
             if not world.turn():
                 world.now += 60.0
@@ -254,15 +297,14 @@ def test_whatever_happens_the_ledger_is_true_and_every_job_ends_once() -> None:
     run_state_machine_as_test(Machine, settings=QUICK)
 
 
-def evict_the_busy(self: Room, now: float, but: str, impatient: bool) -> object:
-    for resident in self._residents.values():
-        if resident.name != but:
-            yield Victim(self._ledger.held_by(resident.name), Evict(resident.name), resident.name)
+def evict_the_busy(candidates: Sequence[Candidate], ledger: Ledger, now: float, *, impatient: bool) -> object:
+    for candidate in candidates:
+        yield Victim(candidate.name, ledger.held_by(candidate.name), Evict(candidate.name))
 
 
 def take_but_keep(self: FairQueue, job_id: str) -> object:
-    self._keys[self._arrivals[job_id].job.owner].running[job_id] = 1.0
-    return self._arrivals[job_id]
+    self._keys[self._by_arrival[job_id].job.owner].running[job_id] = 1.0
+    return self._by_arrival[job_id]
 
 
 def fail_without_release(self: ModelLoader, model: str, reason: str) -> str:
@@ -273,20 +315,20 @@ def fail_without_release(self: ModelLoader, model: str, reason: str) -> str:
 def cancel_without_a_note(self: Executor, job_id: str) -> None:
     if (found := self.jobs.get(job_id)) is not None:
         for request in found.requests:
-            self._lanes[found.model].cancel(request.id)
-        self._look(found.model)
+            self.lanes[found.model].cancel(request.id)
+        self._update_next_step(found.model)
 
 
 def load_and_forget_the_booking(self: ModelLoader, model: str) -> None:
-    self._scheduler.reading(model)
-    self._begin_reading(model)
+    self._scheduler.load_started(model)
+    self._device.in_background(lambda: self._read(model))
 
 
 BUGS = {
-    "a busy model is evicted": (Room, "_victims", evict_the_busy),
+    "a busy model is evicted": (eviction, "victims", evict_the_busy),
     "a started job stays in the queue": (FairQueue, "take", take_but_keep),
     "a failed load keeps its booking": (ModelLoader, "_failed", fail_without_release),
-    "a canceled job is told to nobody": (Executor, "cancel", cancel_without_a_note),
+    "a canceled job is told to nobody": (Executor, "_cancel", cancel_without_a_note),
     "a model's bytes are not booked while its files are read": (ModelLoader, "read", load_and_forget_the_booking),
     "what others hold counts as free": (
         Ledger, "free_bytes", property(lambda self: max(0, self.usable_bytes - self.booked_bytes)),

@@ -18,10 +18,10 @@ def resident(name: str) -> Resident:
 def test_a_chat_that_used_its_share_is_due_again_when_the_rest_has_had_its_own(share: float) -> None:
     turns, chat, clip = TimeSlices(share), resident("chat"), resident("clip")
     assert turns.chat_due_in_s == 0.0
-    turns.took(chat, 3.0)
+    turns.used(chat, 3.0)
 
     due = turns.chat_due_in_s
     assert math.isclose(due, 3.0 * (1 - share) / share, abs_tol=1e-9)
     assert turns.next_of([chat, clip]) is (clip if due else chat)
-    turns.took(clip, due)
+    turns.used(clip, due)
     assert turns.chat_due_in_s <= 1e-9

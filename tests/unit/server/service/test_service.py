@@ -49,7 +49,7 @@ async def test_a_restart_runs_what_was_not_finished_with_the_same_seeds(tmp_path
     async with front(tmp_path) as f:
         queued = await f.submit("free", n=2)
         running = await f.submit("free", **VIDEO)
-        f.engine.start(running)
+        f.engine.start_job(running)
         await f.settle()
         before = dict(f.engine.jobs)
         keys = f.keys
@@ -85,7 +85,7 @@ async def test_a_job_whose_model_is_gone_after_a_restart_fails_and_is_refunded(t
 async def test_an_engine_that_stops_does_not_fail_its_jobs_for_good(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         job_id, keys = await f.submit(), f.keys
-        f.engine.start(job_id)
+        f.engine.start_job(job_id)
         f.engine.fail(job_id, "engine_stopped")
         await f.settle()
         assert (await f.status(job_id))["status"] == "processing"
@@ -97,7 +97,7 @@ async def test_an_engine_that_stops_does_not_fail_its_jobs_for_good(tmp_path: Pa
 async def test_an_end_is_written_however_often_the_store_hiccups(tmp_path: Path, end: str) -> None:
     async with front(tmp_path) as f:
         job_id = await f.submit("free")
-        f.engine.start(job_id)
+        f.engine.start_job(job_id)
         await f.settle()
         hiccups = Hiccups(f, 5)
         if end == "completed":
@@ -195,7 +195,7 @@ async def test_an_end_that_comes_after_a_cancellation_changes_nothing(tmp_path: 
 async def test_an_attempt_that_lost_its_row_removes_its_files(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         job_id = await f.submit()
-        f.engine.start(job_id)
+        f.engine.start_job(job_id)
         await f.settle()
         await f.database.write(lambda conn: store.recover_jobs(conn, f.clock()))  # another attempt owns it now
         f.engine.render(job_id)
@@ -206,7 +206,7 @@ async def test_an_attempt_that_lost_its_row_removes_its_files(tmp_path: Path) ->
 
 async def test_events_of_jobs_nobody_knows_are_ignored(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
-        for event in (f.engine.start, f.engine.fail, f.engine.confirm_cancel):
+        for event in (f.engine.start_job, f.engine.fail, f.engine.confirm_cancel):
             event("job_of_another_life")
         f.engine.say("chat_of_another_life", "x")
         await f.settle()

@@ -1,0 +1,163 @@
+"""The jobs of a key: look up, list, preview, cancel, delete, and open their files. Event loop only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection
+
+from server.accounts.auth import ApiKey
+from server.errors import NotFound, Unavailable
+from server.fleet.port import Engine
+from server.job import State
+from server.jobs import job_view
+from server.jobs.artifacts import Artifacts
+from server.jobs.event_stream import JobEvents
+from server.jobs.job_view import JobView
+from server.jobs.live_jobs import LiveJob, LiveJobs
+from server.jobs.results import Results
+from server.protocol import Cancel
+from server.store import jobs as store
+from server.store.database import Database
+from server.store.jobs import JobRow, OutputRow
+
+NO_SUCH_JOB = "There is no such job."
+NO_SUCH_FILE = "There is no such file."
+FINISHED_LOOK_S = 60.0  # a wait for a job's end checks for itself this often, although it is woken
+CANCEL_WAIT_S = 5.0  # for the store to take a cancellation before the client is asked to try again
+
+
+class Jobs:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        engine: Engine,
+        artifacts: Artifacts,
+        live_jobs: LiveJobs,
+        results: Results,
+        events: JobEvents,
+    ) -> None:
+        self._database = database
+        self._engine = engine
+        self._artifacts = artifacts
+        self._live_jobs = live_jobs
+        self._results = results
+        self._events = events
+
+    async def status(self, key: ApiKey, job_id: str) -> JobView:
+        """Raises `NotFound`, the same for an unknown, foreign and deleted job."""
+        live = self._live(key, job_id)
+        if live is not None:
+            return job_view.of_live(live, self._live_jobs)
+        # The job may have ended between the two looks. A job that is being stored has an id that no client knows yet.
+        return await self.status_of(key.id, job_id)
+
+    async def status_of(self, key_id: str, job_id: str) -> JobView:
+        """As `status`, from the store alone: for work that no request asked for, such as webhooks."""
+        row, outputs = await self._database.read(lambda conn: _look_up(conn, key_id, job_id))
+        return job_view.of_row(row, outputs)
+
+    def live(self, key: ApiKey) -> list[JobView]:
+        """The key's jobs that have not ended, newest first."""
+        return [job_view.of_live(job, self._live_jobs) for job in self._live_jobs.of_key(key.id)][::-1]
+
+    def preview(self, key: ApiKey, job_id: str) -> NDArray[np.uint8] | None:
+        """The latest preview of a running job, (H, W, 3); None when there is none."""
+        live = self._live(key, job_id)
+        return None if live is None else live.preview
+
+    async def finished(self, key: ApiKey, job_id: str) -> JobView:
+        """The job's status once it has ended. Raises `NotFound`."""
+        with self._events.watch(key, job_id) as watch:
+            while self._live_jobs.view(job_id) is not None:
+                await watch.changed(FINISHED_LOOK_S)
+        return await self.status(key, job_id)
+
+    async def list(
+        self,
+        key: ApiKey,
+        status: State | None,
+        limit: int,
+        cursor: str | None,
+        kind: Literal["image", "video"] | None = None,
+    ) -> tuple[Sequence[JobView], str | None]:
+        """Newest first, and the cursor of the next page. Raises `BadRequest` for a cursor that is not ours."""
+
+        def page(conn: Connection) -> tuple[list[tuple[JobRow, list[OutputRow]]], str | None]:
+            rows, after = store.list_jobs(conn, key.id, status, limit, cursor, kind)
+            return [(row, store.outputs_of(conn, row.id)) for row in rows], after
+
+        found, after = await self._database.read(page)
+        views = []
+        for row, outputs in found:
+            live = self._live_jobs.view(row.id)
+            views.append(job_view.of_row(row, outputs) if live is None else job_view.of_live(live, self._live_jobs))
+        return views, after
+
+    async def cursor_after(self, key: ApiKey, job_id: str) -> str | None:
+        """The cursor with which `list` goes on after this job; None when there is no such job."""
+        return await self._database.read(lambda conn: store.cursor_after(conn, key.id, job_id))
+
+    async def cancel(self, key: ApiKey, job_id: str) -> JobView:
+        """A queued job is canceled at once and refunded, a running one before its next step, a finished one is deleted.
+
+        Canceling twice changes nothing. Raises `NotFound`, `Unavailable`.
+        """
+        live = self._live(key, job_id)
+        if live is None:
+            return await self._delete(key, job_id)
+        live.cancel_asked = True
+        if live.state is State.QUEUED:
+            self._results.cancel(live, refund=True)
+        self._engine.send(Cancel(job_id))
+        if live.end is None:
+            return job_view.of_live(live, self._live_jobs)
+        try:
+            await asyncio.wait_for(asyncio.shield(live.end), CANCEL_WAIT_S)
+        except TimeoutError:
+            raise Unavailable("The cancellation is not stored yet. Ask again shortly.", retry_after_s=5) from None
+        return await self.status(key, job_id)
+
+    async def _delete(self, key: ApiKey, job_id: str) -> JobView:
+        def delete(conn: Connection) -> tuple[JobRow, list[str]]:
+            row, _ = _look_up(conn, key.id, job_id)
+            return row, [] if row.state is State.CANCELED else store.delete_job(conn, job_id, key.id)
+
+        row, file_names = await self._database.write(delete)
+        await self._artifacts.delete(file_names)
+        return job_view.of_row(row, ())
+
+    async def file(self, output_id: str, key: ApiKey | None) -> tuple[OutputRow, Path]:
+        """key: None when the caller holds a valid link. Raises `NotFound`, the same for an unknown, foreign and deleted file."""
+        found = await self._database.read(lambda conn: store.get_output(conn, output_id))
+        if found is None or (key is not None and found[1] != key.id):
+            raise NotFound(NO_SUCH_FILE)
+        path = self._artifacts.path(found[0].file_name)
+        if path is None:
+            raise NotFound(NO_SUCH_FILE)
+        return found[0], path
+
+    def link(self, output: OutputRow, expires_at: datetime) -> str:
+        """The signed query string that opens this output without a key."""
+        return self._artifacts.sign(output.id, expires_at)
+
+    def link_opens(self, output_id: str, expires: str, signature: str) -> bool:
+        return self._artifacts.verify(output_id, expires, signature)
+
+    def _live(self, key: ApiKey, job_id: str) -> LiveJob | None:
+        live = self._live_jobs.view(job_id)
+        return live if live is not None and live.row.key_id == key.id else None
+
+
+def _look_up(conn: Connection, key_id: str, job_id: str) -> tuple[JobRow, list[OutputRow]]:
+    row = store.get_job(conn, job_id, key_id)
+    if row is None:
+        raise NotFound(NO_SUCH_JOB)
+    return row, store.outputs_of(conn, job_id)

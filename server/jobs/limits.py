@@ -1,0 +1,121 @@
+"""Checks whether a key may start one more job or chat: readiness, model, memory, bursts and queue lengths. Event loop only."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import secrets
+from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
+
+from models.errors import UnknownModel as NoSuchModel
+from models.spec import ModelSpec, ModelType
+from pipelines.interface import Request
+from server.accounts.auth import ApiKey
+from server.accounts.quotas import BurstLimiter, Plan
+from server.errors import BadRequest, TooMany, Unavailable, UnknownModel
+from server.fleet.port import Engine
+from server.jobs.live_jobs import LiveJobs
+
+
+class Catalogue(Protocol):
+    def get(self, name: str, /) -> ModelSpec: ...
+    def recall(self, name: str, /) -> ModelSpec: ...
+    def names(self) -> Sequence[str]: ...
+    def specs(self) -> Sequence[ModelSpec]: ...
+    def default_for(self, kind: ModelType, /) -> str | None: ...
+
+
+class MemoryRequirements(Protocol):
+    def of(self, spec: ModelSpec, requests: Sequence[Request] = ()) -> int:
+        """Bytes of device memory that the model, with these requests running on it, needs at least."""
+
+
+class JobLimits:
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        engine: Engine,
+        live_jobs: LiveJobs,
+        burst_limiter: BurstLimiter,
+        requirements: MemoryRequirements,
+        queue_size: int,
+        max_queued_per_key: int | None,
+    ) -> None:
+        self._catalogue = catalogue
+        self._engine = engine
+        self._live_jobs = live_jobs
+        self._burst_limiter = burst_limiter
+        self._requirements = requirements
+        self._queue_size = queue_size
+        self._max_queued_per_key = max_queued_per_key
+        self._being_stored: Counter[str] = Counter()  # by key: accepted jobs that the store does not have yet
+
+    def model(self, name: str | None, kind: ModelType) -> ModelSpec:
+        """The model of that name, or the default one. Raises `UnknownModel`, and `BadRequest` for a model of another type."""
+        wanted = name or self._catalogue.default_for(kind)
+        if wanted is None:
+            raise UnknownModel(f"There is no {kind} model here; try: pull NAME")
+        try:
+            spec = self._catalogue.get(wanted)
+        except NoSuchModel:
+            near = difflib.get_close_matches(wanted, self._catalogue.names(), 1)
+            hint = f" The nearest name is {near[0]}." if near else ""
+            raise UnknownModel(f"There is no model {wanted} here; try: pull {wanted}.{hint}") from None
+        if spec.type != kind:
+            raise BadRequest(f"model {wanted} is for {spec.type}, not for {kind}. GET /api/models lists them all.")
+        return spec
+
+    def check_job(self, key: ApiKey, plan: Plan, spec: ModelSpec) -> None:
+        """Raises when this key may not start one more job now: NeverFits, Conflict, TooMany, Unavailable."""
+        self._check(key, plan, spec, self._live_jobs.n_of_key(key.id) + self._being_stored[key.id], 0)
+
+    def check_chat(self, key: ApiKey, plan: Plan, spec: ModelSpec, n_of_key: int, n_chats: int) -> None:
+        """As `check_job`. n_of_key: running chats of this key; n_chats: those of all keys."""
+        self._check(key, plan, spec, n_of_key, n_chats)
+
+    def check_fits(self, spec: ModelSpec, requests: Sequence[Request]) -> None:
+        """Raises `NeverFits` when no device could ever hold the model with these requests, `Conflict` when pins prevent it."""
+        self._engine.check_fits(spec.name, self.need_bytes(spec, requests))
+
+    def need_bytes(self, spec: ModelSpec, requests: Sequence[Request] = ()) -> int:
+        return self._requirements.of(spec, requests)
+
+    def storing(self, key_id: str) -> None:
+        """Count an accepted job while the store writes it: it is not among the live jobs yet. `stored` must follow."""
+        self._being_stored[key_id] += 1
+
+    def stored(self, key_id: str) -> None:
+        self._being_stored[key_id] -= 1
+        if not self._being_stored[key_id]:
+            del self._being_stored[key_id]
+
+    def _check(self, key: ApiKey, plan: Plan, spec: ModelSpec, n_of_key: int, n_chats: int) -> None:
+        reason = self._engine.not_ready_reason
+        if reason is not None:
+            raise Unavailable(f"Not accepting work: {reason}.", retry_after_s=5)
+        check_cooldown(self._live_jobs, spec.name)
+        self.check_fits(spec, ())
+        self._burst_limiter.take(key.id, plan)
+        limits = [limit for limit in (plan.max_queued, self._max_queued_per_key) if limit is not None]
+        if limits and n_of_key >= min(limits):
+            raise TooMany(
+                f"This key has {n_of_key} jobs that are not finished, the most it may have.", retry_after_s=_soon()
+            )
+        if self._live_jobs.n_queued + self._being_stored.total() + n_chats >= self._queue_size:
+            raise TooMany(f"The queue is full: {self._queue_size} jobs are waiting.", retry_after_s=_soon())
+
+
+def check_cooldown(live_jobs: LiveJobs, model: str) -> None:
+    """Raises `Unavailable` while a model whose load failed is not tried again."""
+    snapshot = live_jobs.model(model)
+    if snapshot is not None and snapshot.retry_in_s is not None:
+        retry_s = max(1, math.ceil(snapshot.retry_in_s))
+        raise Unavailable(f"The model {model} failed to load. It is tried again in {retry_s} s.", retry_after_s=retry_s)
+
+
+def _soon() -> int:
+    """Seconds, drawn at random: clients that are turned away together must not all come back together."""
+    return 4 + secrets.randbelow(5)

@@ -1,0 +1,150 @@
+"""Wires the parts of the service together. Main thread, once, at start; the tests build the same service over a fake engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Literal
+
+from server.accounts.a1111_options import A1111Options
+from server.accounts.quotas import DEFAULT_PLANS, BurstLimiter, Plan
+from server.accounts.usage import Accounts
+from server.fleet.port import Engine
+from server.jobs.artifacts import Artifacts
+from server.jobs.event_stream import JobEvents
+from server.jobs.jobs import Jobs
+from server.jobs.limits import Catalogue, JobLimits, MemoryRequirements
+from server.jobs.live_jobs import LiveJobs
+from server.jobs.recovery import Recovery
+from server.jobs.results import Results
+from server.jobs.submission import Loras, Submission
+from server.jobs.webhooks import Webhooks
+from server.service.chat import Chats
+from server.service.conversations import Conversations
+from server.service.dispatch import Dispatch
+from server.service.learned import LearnedValues
+from server.service.metrics import Metrics
+from server.service.model_overrides import ModelOverrides
+from server.service.models import Models
+from server.service.service import Service
+from server.store.database import Database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceOptions:
+    """What the settings say about the service."""
+
+    plans: Mapping[str, Plan] = field(default_factory=lambda: DEFAULT_PLANS)
+    queue_size: int = 10_000
+    max_queued_per_key: int | None = None
+    output_retention: timedelta = timedelta(hours=24)
+    job_retention: timedelta = timedelta(days=30)
+    system_prompt: str | None = None
+    keep_alive_s: float = 300.0
+    auto_dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+def build_service(
+    options: ServiceOptions,
+    *,
+    database: Database,
+    catalogue: Catalogue,
+    engine: Engine,
+    requirements: MemoryRequirements,
+    learned: LearnedValues,
+    artifacts: Artifacts,
+    webhooks: Webhooks,
+    loras: Loras,
+    burst_limiter: BurstLimiter,
+    clock: Callable[[], datetime],
+) -> Service:
+    live_jobs = LiveJobs()
+    metrics = Metrics(live_jobs)
+    accounts = Accounts(database=database, plans=options.plans, clock=clock)
+    limits = JobLimits(
+        catalogue=catalogue,
+        engine=engine,
+        live_jobs=live_jobs,
+        burst_limiter=burst_limiter,
+        requirements=requirements,
+        queue_size=options.queue_size,
+        max_queued_per_key=options.max_queued_per_key,
+    )
+    results = Results(
+        database=database,
+        artifacts=artifacts,
+        live_jobs=live_jobs,
+        engine=engine,
+        webhooks=webhooks,
+        clock=clock,
+        output_retention=options.output_retention,
+        on_end=metrics.ended,
+    )
+    submission = Submission(
+        database=database,
+        catalogue=catalogue,
+        engine=engine,
+        accounts=accounts,
+        limits=limits,
+        live_jobs=live_jobs,
+        results=results,
+        webhooks=webhooks,
+        loras=loras,
+        clock=clock,
+        auto_dtype=options.auto_dtype,
+    )
+    events = JobEvents(database, live_jobs)
+    jobs = Jobs(
+        database=database, engine=engine, artifacts=artifacts, live_jobs=live_jobs, results=results, events=events
+    )
+    chats = Chats(
+        database=database,
+        engine=engine,
+        accounts=accounts,
+        limits=limits,
+        results=results,
+        metrics=metrics,
+        clock=clock,
+        system_prompt=options.system_prompt,
+    )
+    model_overrides = ModelOverrides(
+        database=database,
+        catalogue=catalogue,
+        engine=engine,
+        live_jobs=live_jobs,
+        requirements=requirements,
+        keep_alive_s=options.keep_alive_s,
+    )
+    recovery = Recovery(
+        database=database,
+        catalogue=catalogue,
+        artifacts=artifacts,
+        live_jobs=live_jobs,
+        submission=submission,
+        results=results,
+        clock=clock,
+        job_retention=options.job_retention,
+    )
+    return Service(
+        accounts=accounts,
+        a1111_options=A1111Options(database),
+        limits=limits,
+        submission=submission,
+        jobs=jobs,
+        live_jobs=live_jobs,
+        events=events,
+        results=results,
+        recovery=recovery,
+        webhooks=webhooks,
+        chats=chats,
+        conversations=Conversations(database),
+        catalogue=catalogue,
+        models=Models(catalogue=catalogue, live_jobs=live_jobs, model_overrides=model_overrides, clock=clock),
+        model_overrides=model_overrides,
+        loras=loras,
+        auto_dtype=options.auto_dtype,
+        dispatch=Dispatch(live_jobs=live_jobs, results=results, chats=chats, metrics=metrics, learned=learned),
+        metrics=metrics,
+        clock=clock,
+    )

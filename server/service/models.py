@@ -1,0 +1,55 @@
+"""The models and what is known of each: its specification, its state on the devices, and what people decided. Event loop only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from models.spec import ModelSpec
+from server.fleet.status import ModelSnapshot
+from server.jobs.limits import Catalogue
+from server.jobs.live_jobs import LiveJobs
+from server.service.model_overrides import ModelOverrides
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    spec: ModelSpec
+    live: ModelSnapshot | None  # None: no device holds it or tries to load it
+    idle_unload_at: datetime | None
+    pinned: bool
+    keep_alive_s: float  # inf: for ever
+
+
+class Models:
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        live_jobs: LiveJobs,
+        model_overrides: ModelOverrides,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._catalogue = catalogue
+        self._live_jobs = live_jobs
+        self._model_overrides = model_overrides
+        self._clock = clock
+
+    def all(self) -> Sequence[ModelView]:
+        live = {snapshot.status.model: snapshot for snapshot in self._live_jobs.models()}
+        return [self._view(spec, live.get(spec.name)) for spec in self._catalogue.specs()]
+
+    def one(self, name: str) -> ModelView:
+        """Raises `models.errors.UnknownModel`."""
+        return self._view(self._catalogue.get(name), self._live_jobs.model(name))
+
+    def _view(self, spec: ModelSpec, live: ModelSnapshot | None) -> ModelView:
+        left_s = live.idle_unload_in_s if live else None
+        return ModelView(
+            spec,
+            live,
+            idle_unload_at=None if left_s is None else self._clock() + timedelta(seconds=left_s),
+            pinned=self._model_overrides.is_pinned(spec),
+            keep_alive_s=self._model_overrides.keep_alive_s(spec),
+        )
