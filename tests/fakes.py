@@ -63,7 +63,7 @@ class FakeCatalogue:
 
 
 def spec(name: str, type: ModelType, **values: Any) -> ModelSpec:
-    return ModelSpec(name=name, type=type, path=None, source="test", weight_bytes=GIB, **values)
+    return ModelSpec(name=name, type=type, path=None, source="test", **{"weight_bytes": GIB} | values)
 
 
 def small_catalogue() -> FakeCatalogue:
@@ -83,15 +83,18 @@ def small_catalogue() -> FakeCatalogue:
             sizes={"9:16": (32, 64)},
         ),
         spec("talker", "chat", defaults=Defaults(max_tokens=64), limits=Limits(context_tokens=2048)),
-        spec("giant", "image", defaults=Defaults(steps=4)),
+        spec("giant", "image", defaults=Defaults(steps=4), weight_bytes=99 * GIB),
     )
 
 
 class FakeRequirements:
-    """Every model needs as much memory as its weights."""
+    """Every model needs as much memory as its weights, unless a test says otherwise."""
+
+    def __init__(self) -> None:
+        self.needs: dict[str, int] = {}
 
     def of(self, spec: ModelSpec, requests: Sequence[Request] = ()) -> int:
-        return spec.weight_bytes
+        return self.needs.get(spec.name, spec.weight_bytes)
 
 
 class FakeEngine:
@@ -111,12 +114,14 @@ class FakeEngine:
     # What the service calls
 
     def check_fits(self, model: str, need_bytes: int) -> None:
-        if model == "giant" or need_bytes > self.usable_bytes:
-            raise NeverFits(f"{model} needs 99.0 GiB, this device has {self.usable_bytes / GIB:.1f} GiB for models.")
+        if need_bytes > self.usable_bytes:
+            need, usable = need_bytes / GIB, self.usable_bytes / GIB
+            raise NeverFits(f"{model} needs {need:.1f} GiB, this device has {usable:.1f} GiB for models.")
 
     def submit(self, job: Job, need_bytes: int = 0, at: float | None = None) -> None:
         if self.not_ready_reason is not None:
             raise Unavailable(f"Not accepting jobs: {self.not_ready_reason}.", retry_after_s=5)
+        self.check_fits(job.model, need_bytes)
         self.jobs[job.id] = job
         self.submitted.set()
         request = job.requests[0]

@@ -9,6 +9,7 @@ import torch
 
 from pipelines.interface import DiffusionRequest
 
+RATE_ARGUMENTS = ("frame_rate", "fps")  # LTX, SkyReels: models that generate other motion at another rate
 FRAMES_ARGUMENTS = ("num_frames", "video_length", "frames")  # nearly all, Latte, SanaVideo
 
 
@@ -42,8 +43,9 @@ class Arguments:
         unknown = sorted(given.keys() - self._parameters)
         if unknown:
             raise BadCall(f"{self._class_name} takes no {', '.join(map(repr, unknown))}")
-        if "frame_rate" in self._parameters and "frame_rate" not in given and request.fps is not None:
-            given["frame_rate"] = request.fps
+        for name in self._parameters.intersection(RATE_ARGUMENTS) - given.keys():
+            if request.fps is not None:
+                given[name] = request.fps
         # On the CPU: the same seed gives the same noise on every device.
         generator = torch.Generator("cpu").manual_seed(request.seed)
         return {**given, "generator": generator, "output_type": "np"}

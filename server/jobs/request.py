@@ -218,6 +218,7 @@ def engine_job(row: JobRow) -> Job:
                 width=said["width"],
                 height=said["height"],
                 num_frames=said["num_frames"],
+                fps=said["fps"],
                 steps=said["steps"],
                 guidance_scale=said["guidance_scale"],
                 seed=said["seed"] + index,

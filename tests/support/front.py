@@ -32,7 +32,7 @@ from server.service.learned import LearnedValues
 from server.service.service import Service
 from server.store import usage
 from server.store.keys import create_key
-from tests.fakes import FakeEngine, FakeRequirements, small_catalogue
+from tests.fakes import GIB, FakeEngine, FakeRequirements, small_catalogue
 from tests.support.stores import open_store
 
 MORNING = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
@@ -62,6 +62,7 @@ class Front:
     client: httpx.AsyncClient
     keys: Mapping[str, str]  # plan → key
     data_dir: Path
+    requirements: FakeRequirements
 
     async def get(self, path: str, key: str = "enterprise", **headers: str) -> httpx.Response:
         return await self.client.get(path, headers=self.auth(key) | headers)
@@ -117,10 +118,11 @@ async def front(
     keys: Mapping[str, str] | None = None,
     webhooks: Mapping[str, Any] = {},
     private_pulls: bool = False,
+    usable_bytes: int = 8 * GIB,
     **options: Any,
 ) -> AsyncIterator[Front]:
     """Yields a front end. The same `folder` and `keys` again simulate a restart."""
-    clock, engine = Clock(), FakeEngine()
+    clock, engine, requirements = Clock(), FakeEngine(usable_bytes), FakeRequirements()
     if keys is None:
         _put_empty_store(folder)
     with open_store(folder) as database, ThreadPoolExecutor(2) as pool:
@@ -131,7 +133,7 @@ async def front(
             database=database,
             catalogue=catalogue,
             engine=engine,
-            requirements=FakeRequirements(),
+            requirements=requirements,
             learned=LearnedValues(database, clock),
             artifacts=artifacts,
             webhooks=Webhooks(database, secret=bytes(32), clock=clock, **webhooks),
@@ -164,7 +166,7 @@ async def front(
         )
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost:3001") as client:
-            yield Front(app, service, engine, artifacts, database, clock, client, keys, folder / "data")
+            yield Front(app, service, engine, artifacts, database, clock, client, keys, folder / "data", requirements)
             await service.results.close(2)
 
 

@@ -13,8 +13,10 @@ from server.errors import Unavailable
 from server.jobs import results
 from server.jobs.encoding import EncodingFailed
 from server.jobs.request import engine_job
+from server.protocol import LoadModel
 from server.store import jobs as store
-from tests.fakes import FakeCatalogue, small_catalogue
+from server.store import schema
+from tests.fakes import GIB, FakeCatalogue, small_catalogue
 from tests.support.front import IMAGE, VIDEO, Front, front
 
 pytestmark = pytest.mark.anyio
@@ -43,6 +45,13 @@ class Hiccups:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "RETRY_S", (0.001,))
+
+
+async def test_the_frame_rate_of_a_clip_reaches_its_pipeline(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        clip, picture = f.engine.jobs[await f.submit(**VIDEO)], f.engine.jobs[await f.submit()]
+
+    assert [job.requests[0].fps for job in (clip, picture)] == [4, None]  # the default of the model
 
 
 async def test_a_restart_runs_what_was_not_finished_with_the_same_seeds(tmp_path: Path) -> None:
@@ -80,6 +89,54 @@ async def test_a_job_whose_model_is_gone_after_a_restart_fails_and_is_refunded(t
 
         assert (await f.status(job_id, "free"))["error"]["code"] == "model_gone"
         assert await f.used("images") == 0
+
+
+async def test_a_stored_job_that_no_longer_fits_fails_with_a_refund_and_does_not_stop_the_start(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        large, small, keys = await f.submit("free"), await f.submit("free", **VIDEO), f.keys
+        used = await f.used("images")
+    async with front(tmp_path, keys=keys, catalogue=small_catalogue(), usable_bytes=GIB // 2) as f:
+        f.requirements.needs["filmer"] = GIB // 4  # the memory budget was lowered: only this one fits now
+        assert await f.service.recovery.recover() == 2
+        await f.settle()
+        status = await f.status(large, "free")
+
+        assert (status["status"], status["error"]["code"]) == ("failed", "does_not_fit")
+        assert "1.0 GiB" in status["error"]["message"]
+        assert status["error"]["retryable"] is False
+        assert (used, await f.used("images")) == (1, 0)
+        assert list(f.engine.jobs) == [small]
+
+
+async def test_a_stored_job_that_cannot_be_read_any_more_fails_and_the_others_run(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        broken, fine, keys = await f.submit("free"), await f.submit("free"), f.keys
+        await f.database.write(
+            lambda conn: conn.execute(
+                schema.jobs.update().where(schema.jobs.c.id == broken).values(request={"prompt": "of another version"})
+            )
+        )
+    async with front(tmp_path, keys=keys) as f:
+        await f.service.recovery.recover()
+        await f.settle()
+
+        assert (await f.status(broken, "free"))["error"]["code"] == "not_runnable"
+        assert list(f.engine.jobs) == [fine]
+        assert await f.used("images") == 1
+
+
+async def test_a_model_larger_than_the_device_is_accepted_and_loaded_when_its_blocks_may_be_offloaded(
+    tmp_path: Path,
+) -> None:
+    """What a model needs of the device is less than its weights then: every check goes by that need."""
+    async with front(tmp_path, usable_bytes=GIB // 2) as f:
+        f.requirements.needs["painter"] = GIB // 4
+        job_id = await f.submit()
+        loaded = await f.post("/api/models/painter/load", key="admin")
+
+        assert list(f.engine.jobs) == [job_id]
+        assert loaded.status_code in (200, 202)
+        assert f.engine.sent == [LoadModel("painter", GIB // 4)]
 
 
 async def test_an_engine_that_stops_does_not_fail_its_jobs_for_good(tmp_path: Path) -> None:
