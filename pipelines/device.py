@@ -30,6 +30,11 @@ def uuids() -> list[str]:
     return [str(torch.cuda.get_device_properties(index).uuid) for index in range(torch.cuda.device_count())]
 
 
+def has_own_memory(device: str) -> bool:
+    """Whether the device's memory is not the host's, so that weights can be moved between them."""
+    return not device.startswith("cpu")
+
+
 def memory(device: str) -> tuple[int, int]:
     """(free, total) bytes as the driver reports them, other programs' use included."""
     if device.startswith("cuda"):

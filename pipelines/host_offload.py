@@ -28,12 +28,9 @@ class Held:
 
 
 class HostOffload:
-    def __init__(
-        self, components: Iterable[tuple[str, torch.nn.Module]], device_name: str, *, elsewhere: bool | None = None
-    ) -> None:
-        """elsewhere: the device has memory of its own; None: as its name says. Where it has none, nothing moves."""
+    def __init__(self, components: Iterable[tuple[str, torch.nn.Module]], device_name: str) -> None:
+        """components: (name, module). On a device without memory of its own nothing moves."""
         self._device = device_name
-        self._elsewhere = not device_name.startswith("cpu") if elsewhere is None else elsewhere
         self._components = list(components)
         self._parked: set[str] = set()
         self.look()
@@ -63,7 +60,7 @@ class HostOffload:
     def park(self, names: Sequence[str]) -> int:
         """Move components to host memory; returns the bytes freed. Nothing moves when the host lacks the memory."""
         going = {name for name in names if name in self._names and name not in self._parked}
-        if not self._elsewhere or not going:
+        if not going or not device.has_own_memory(self._device):
             return 0
         going = {name for name in going if all(held.parkable for held in self._held if name in held.owners)}
         leaving = [piece for piece in self._held if self._leaves(piece, going)]

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from pipelines.diffusion.arguments import FRAMES_ARGUMENTS
 from pipelines.diffusion.lane import DiffusionLane
-from pipelines.interface import Canceled, DiffusionRequest, Failed, Rendered, Update
+from pipelines.interface import Canceled, DiffusionRequest, Failed, Rendered, Replied, Update
 from tests.support.stock_families import Family
 
-End = Rendered | Failed | Canceled
+End = Rendered | Replied | Failed | Canceled
 
 
 def request(family: Family, name: str, **wanted: Any) -> DiffusionRequest:
@@ -77,7 +77,7 @@ def play(lane: DiffusionLane, most_steps: int = 10_000) -> list[Update]:
 
 def ends(updates: Iterable[Update]) -> dict[str, End]:
     """How each request ended. One end each."""
-    found = [update for update in updates if isinstance(update, Rendered | Failed | Canceled)]
+    found = [update for update in updates if isinstance(update, End)]
     assert len({end.request_id for end in found}) == len(found)
     return {end.request_id: end for end in found}
 

@@ -17,8 +17,14 @@ def two_that_share() -> tuple[nn.Linear, nn.Linear]:
     return encoder, denoiser
 
 
+@pytest.fixture(autouse=True)
+def own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a device that has its own memory: copies from the host's to the host's."""
+    monkeypatch.setattr(device, "has_own_memory", lambda device_name: True)
+
+
 def parking_of(encoder: nn.Module, denoiser: nn.Module) -> HostOffload:
-    return HostOffload([("encoder", encoder), ("denoiser", denoiser)], "cpu", elsewhere=True)
+    return HostOffload([("encoder", encoder), ("denoiser", denoiser)], "cpu")
 
 
 def test_what_two_components_share_is_counted_once_and_leaves_with_the_last() -> None:
@@ -57,7 +63,8 @@ def test_parking_twice_and_names_nobody_has_change_nothing() -> None:
     assert parking.unpark(["denoiser", "nobody"]) == 0
 
 
-def test_where_the_host_is_the_device_nothing_moves() -> None:
+def test_where_the_host_is_the_device_nothing_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
     encoder, denoiser = two_that_share()
     parking = HostOffload([("encoder", encoder), ("denoiser", denoiser)], "cpu")
     assert parking.park(["encoder", "denoiser"]) == 0

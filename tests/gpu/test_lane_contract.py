@@ -1,0 +1,38 @@
+"""Lanes on a GPU do what those on a CPU do; here weights really move between two memories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from tests.support.lane_contract import LaneCase, LaneContract, MidForwardContract, chat_case, diffusion_case
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
+
+THAT_GIVE_WAY: dict[str, Callable[[], LaneCase]] = {
+    "picture": lambda: diffusion_case("cuda"),
+    "clip": lambda: diffusion_case("cuda", "wan"),
+}
+LANES: dict[str, Callable[[], LaneCase]] = {
+    **THAT_GIVE_WAY,
+    "chat": lambda: chat_case("cuda"),
+    "unbatched chat": lambda: chat_case("cuda", "off"),
+}
+
+
+@pytest.fixture
+def case(request: pytest.FixtureRequest) -> LaneCase:
+    made: LaneCase = request.param()
+    return made
+
+
+@pytest.mark.parametrize("case", LANES.values(), ids=LANES.keys(), indirect=True)
+class TestLane(LaneContract):
+    pass
+
+
+@pytest.mark.parametrize("case", THAT_GIVE_WAY.values(), ids=THAT_GIVE_WAY.keys(), indirect=True)
+class TestLaneThatGivesWay(MidForwardContract):
+    pass

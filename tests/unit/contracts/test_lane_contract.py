@@ -1,0 +1,54 @@
+"""Fake and real lanes do the same in all that the engine and the scheduler rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from pipelines import device
+from tests.support.lane_contract import (
+    LaneCase,
+    LaneContract,
+    MidForwardContract,
+    chat_case,
+    diffusion_case,
+    fake_case,
+)
+
+THAT_GIVE_WAY: dict[str, Callable[[], LaneCase]] = {
+    "fake picture": lambda: fake_case("image"),
+    "picture": lambda: diffusion_case("cpu"),
+    "clip": lambda: diffusion_case("cpu", "wan"),
+}
+LANES: dict[str, Callable[[], LaneCase]] = {
+    **THAT_GIVE_WAY,
+    "fake chat": lambda: fake_case("chat"),
+    "chat": lambda: chat_case("cpu"),
+    "unbatched chat": lambda: chat_case("cpu", "off"),
+}
+
+
+def each_of(lanes: dict[str, Callable[[], LaneCase]]) -> list[object]:
+    """In `make check` pictures stand for clips too."""
+    return [pytest.param(lanes[name], id=name, marks=[pytest.mark.slow] * (name == "clip")) for name in lanes]
+
+
+@pytest.fixture
+def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[LaneCase]:
+    monkeypatch.setattr(device, "has_own_memory", lambda device_name: True)  # so that weights can be parked
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield request.param()
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("case", each_of(LANES), indirect=True)
+class TestLane(LaneContract):
+    pass
+
+
+@pytest.mark.parametrize("case", each_of(THAT_GIVE_WAY), indirect=True)
+class TestLaneThatGivesWay(MidForwardContract):
+    pass
