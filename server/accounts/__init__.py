@@ -1,1 +1,1 @@
-"""Who asks and what they may: keys, plans and quotas, the usage of a day. Event loop only."""
+"""API keys, plans, quotas and usage: who sends a request and what they may do. Event loop only."""

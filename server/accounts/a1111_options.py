@@ -1,4 +1,4 @@
-"""What a key chose by AUTOMATIC1111's options, for itself alone. Event loop only."""
+"""Stores what each API key set through AUTOMATIC1111's options; they apply to that key alone. Event loop only."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ class A1111Options:
         return await self._database.read(lambda conn: a1111.chosen(conn, key.id))
 
     async def add(self, key: ApiKey, options: dict[str, Any]) -> None:
-        """Beside what was chosen before."""
+        """Add `options` to those of `key`; options that were set before and are not given stay."""
         await self._database.write(lambda conn: a1111.choose(conn, key.id, options))

@@ -1,4 +1,4 @@
-"""Who is asking: the API key of a request, looked up and held for at most a second. Event loop only."""
+"""Identifies the API key of a request; a look-up in the store holds for at most a second. Event loop only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from server.store.database import Database
 from server.store.keys import SCOPES, by_digest, digest_of, new_key, well_formed
 
 CACHE_S = 1.0  # a revoked key works no longer than this
-CACHE_SIZE = 4096  # keys; only live ones are held, so strangers cannot fill it
+CACHE_SIZE = 4096  # keys; only valid ones are cached, so invalid requests cannot fill the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +27,21 @@ class ApiKey:
     scopes: frozenset[str]
 
     def require(self, scope: str) -> None:
-        """Raises `Forbidden` without it."""
+        """Raises `Forbidden` when the key does not have `scope`."""
         if scope not in self.scopes:
             raise Forbidden(f"This API key lacks the scope '{scope}'.")
 
 
 @dataclass(frozen=True, slots=True)
 class LocalKey:
-    """The key of this machine: whoever may read the data directory is its admin. New at each start, never in the store."""
+    """The admin key of this machine, for all who may read the data directory. New at each start, never in the store."""
 
     key: ApiKey
     digest: bytes
 
 
 def write_local_key(data_dir: Path, *, plan: str = "enterprise") -> LocalKey:
-    """Make the key of this process and leave it in a file that only its user can read, for the command line."""
+    """Make the local key of this process and write it to a file that only its user can read, for the command line."""
     text = new_key()
     temporary = data_dir / f"{LOCAL_KEY_FILE}.{os.getpid()}"
     temporary.unlink(missing_ok=True)
@@ -61,9 +61,10 @@ class Authenticator:
         self._live: dict[bytes, tuple[float, ApiKey]] = {}  # digest → looked up at, key
 
     async def identify(self, authorization_header: str | None, *, basic: bool = False) -> ApiKey:
-        """`basic`: the key may also be the password of Basic authentication.
+        """The key that a request was sent with. basic: it may also be the password of Basic authentication.
 
-        Raises `Unauthorized`, one and the same for a missing, malformed, unknown and revoked key."""
+        Raises `Unauthorized`, with the same text for a missing, malformed, unknown and revoked key.
+        """
         text = _bearer_token(authorization_header) or (_basic_password(authorization_header) if basic else "")
         if not well_formed(text):
             raise Unauthorized
@@ -81,22 +82,22 @@ class Authenticator:
         key = ApiKey(row.id, row.name, row.plan, row.scopes)
         if len(self._live) >= CACHE_SIZE:
             self._live.clear()
-        self._live[digest] = (now, key)  # the moment before the look-up: no answer is older than it claims
+        self._live[digest] = (now, key)  # the time before the look-up, so that no entry is older than it claims
         return key
 
 
 def _bearer_token(header: str | None) -> str:
-    """Empty, which is never well formed, when there is none."""
+    """The token of a Bearer header; without one "", which is never a well-formed key."""
     scheme, _, token = (header or "").partition(" ")
     return token.strip(" ") if scheme.lower() == "bearer" else ""
 
 
 def _basic_password(header: str | None) -> str:
-    """Empty when there is none. The user's name may be anything."""
-    scheme, _, said = (header or "").partition(" ")
+    """The password of a Basic header, whatever the user name; "" without one."""
+    scheme, _, credentials = (header or "").partition(" ")
     if scheme.lower() != "basic":
         return ""
     try:
-        return base64.b64decode(said.strip(" "), validate=True).decode("ascii").partition(":")[2]
-    except ValueError:  # no base64, or no ASCII
+        return base64.b64decode(credentials.strip(" "), validate=True).decode("ascii").partition(":")[2]
+    except ValueError:  # neither base64 nor ASCII
         return ""

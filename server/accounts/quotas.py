@@ -1,4 +1,4 @@
-"""What a plan allows: so many a day (charged in the store), so many a minute (a bucket in memory). Event loop only."""
+"""Limits of a plan: outputs per day (charged in the store), requests per minute (in memory). Event loop only."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ UNLIMITED = 999_999_999_999_999  # the largest integer a RateLimit header can ca
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """None is without limit."""
+    """What the API keys of a plan may do; None: no limit."""
 
-    images: int | None  # a UTC day
+    images: int | None  # per UTC day, as the next two
     videos: int | None
     chats: int | None
-    priority: int  # larger starts sooner
-    burst_per_minute: int | None  # counted requests, all kinds together
-    max_queued: int | None  # jobs waiting or running at once
+    priority: int  # jobs of a larger one start sooner
+    burst_per_minute: int | None  # requests of all kinds together
+    max_queued: int | None  # jobs that wait or run at once
 
     def limit(self, kind: Kind) -> int | None:
         return {"images": self.images, "videos": self.videos, "chats": self.chats}[kind]
@@ -40,7 +40,7 @@ DEFAULT_PLANS = {
 
 
 def today(now: datetime) -> str:
-    """The day a charge at `now` goes to: "2026-11-24", UTC."""
+    """The UTC day that a charge at `now` counts for, as "2026-11-24"."""
     return now.astimezone(UTC).date().isoformat()
 
 
@@ -49,14 +49,14 @@ def _midnight_after(now: datetime) -> datetime:
 
 
 def seconds_to_reset(now: datetime) -> int:
-    """Whole seconds, at least 1, until the next UTC day; never early."""
+    """Seconds until the next UTC day, rounded up to at least 1."""
     return max(1, math.ceil((_midnight_after(now) - now).total_seconds()))
 
 
 def rate_limit_headers(kind: Kind, limit: int | None, used: int, now: datetime) -> dict[str, str]:
-    """The draft-ietf-httpapi-ratelimit-headers pair and the older X-RateLimit trio, whose Reset is in Unix seconds.
+    """The two headers of draft-ietf-httpapi-ratelimit-headers and the three older X-RateLimit ones, with Unix seconds.
 
-    A plan without limit shows the largest number the headers can carry: a client that counts down needs no special case.
+    Without a limit the headers carry the largest number they can, so that clients that count down need no special case.
     """
     allowed = UNLIMITED if limit is None else limit
     remaining = UNLIMITED if limit is None else max(0, limit - used)
@@ -70,11 +70,11 @@ def rate_limit_headers(kind: Kind, limit: int | None, used: int, now: datetime) 
 
 
 class BurstLimiter:
-    """One token bucket a key: full it holds a minute's worth, and it fills evenly. `clock` is monotonic seconds."""
+    """A token bucket for each key. It holds the requests of one minute and fills evenly. clock: monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._levels: dict[str, tuple[float, float]] = {}  # key id → tokens, at
+        self._levels: dict[str, tuple[float, float]] = {}  # key id → tokens, time of that level
 
     def take(self, key_id: str, plan: Plan) -> None:
         """Raises `TooMany`, and takes nothing, when the bucket is empty."""

@@ -1,4 +1,4 @@
-"""Keys and what they have used of their day: one's own for everybody, all of them for an admin. Event loop only."""
+"""API keys and their usage of the day: the requesting key's own, and all keys for an admin. Event loop only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNUSED: Mapping[Kind, int] = dict.fromkeys(KINDS, 0)
 class Account:
     key: KeyRow
     used: Mapping[Kind, int]  # today
-    plan: Plan | None  # None: it is no longer among the configured ones, and the key cannot start anything
+    plan: Plan | None  # None: the settings no longer have the plan, so the key cannot start anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +57,24 @@ class Accounts:
         return await self._database.read(lambda conn: usage.used_today(conn, key.id, day))
 
     async def list(self) -> Sequence[Account]:
-        """All, revoked ones too, oldest first."""
+        """All keys, revoked ones too, oldest first."""
         day = today(self._clock())
         rows, used = await self._database.read(lambda conn: (keys.list_keys(conn), usage.used_by_all(conn, day)))
         return [self._account(row, used.get(row.id, UNUSED)) for row in rows]
 
     async def create(self, name: str, plan: str, scopes: Iterable[str]) -> tuple[Account, str]:
-        """The second is the key itself, which can never be had again. Raises `BadRequest`, `Conflict`."""
+        """Make a key; returns it and its text, which is shown only now. Raises `BadRequest`, `Conflict`."""
         if plan not in self.plans:
             raise BadRequest(f"plan must be one of {', '.join(self.plans)}.")
         now = self._clock()
         try:
             row, text = await self._database.write(lambda conn: keys.create_key(conn, name, plan, scopes, now))
-        except Conflict:  # its text quotes the name, which is for the command line
+        except Conflict:  # the store's text quotes the name, which is meant for the command line
             raise Conflict("A live key has that name. Choose another one, or revoke that key first.") from None
         return self._account(row, UNUSED), text
 
     async def revoke(self, key_id: str) -> Account:
-        """Asking again changes nothing. Raises `NotFound`."""
+        """Revoke a key. Revoking it again changes nothing. Raises `NotFound`."""
         now, day = self._clock(), today(self._clock())
 
         def revoke(conn: Connection) -> tuple[KeyRow | None, Mapping[Kind, int]]:

@@ -1,1 +1,1 @@
-"""The model catalogue, changed while the server runs: entries, downloads, watched folders. Event loop only."""
+"""Changes the model catalogue while the server runs: entries, downloads, watched folders. Event loop only."""

@@ -1,7 +1,7 @@
-"""Notices what is put into and taken out of the models folders, and changes to models.toml. Event loop; looks on a worker thread.
+"""Notices changes in the models folders and in models.toml. Event loop; the folders are read on a worker thread.
 
-A look every two seconds at names, sizes and times, not the system's events: they are not there on network drives and in
-containers, and what matters is that a copy has come to its end: two looks in a row that see the same.
+The watcher compares names, sizes and times every two seconds. File system events would not do: network drives and
+containers lack them, and they do not tell when a copy is complete. Two equal readings in a row do.
 """
 
 from __future__ import annotations
@@ -16,35 +16,38 @@ from models.fingerprint import fingerprint
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 2.0
+READ_EVERY_S = 2.0
 
 
 class FolderWatcher:
     def __init__(self, places: Sequence[Path], changed: Callable[[], Awaitable[object]]) -> None:
-        """`changed` is called once for every new state that has settled."""
+        """places: folders and files to watch. changed: called once for every new state that two readings found."""
         self._places = places
         self._changed = changed
         self._last: str | None = None
-        self._told: str | None = None
+        self._reported: str | None = None
 
-    async def run(self, every_s: float = LOOK_EVERY_S) -> None:
+    async def run(self, every_s: float = READ_EVERY_S) -> None:
+        """Watch until canceled."""
         while True:
             await self.look()
             await asyncio.sleep(every_s)
 
     async def look(self) -> None:
-        seen = await asyncio.to_thread(_state, self._places)
-        if seen == self._last and seen != self._told:
-            self._told = seen
+        """Read the places once, and report a state that is new and equal to the last reading."""
+        state = await asyncio.to_thread(_state, self._places)
+        if state == self._last and state != self._reported:
+            self._reported = state
             await self._changed()
-        self._last = seen
+        self._last = state
 
 
 def _state(places: Sequence[Path]) -> str:
+    """A digest of names, sizes and times."""
     lines = []
     for place in places:
         try:
             lines.append(fingerprint(place))
-        except OSError:  # not there, or going away right now: the next look sees which
+        except OSError:  # does not exist, or is just being removed: the next reading tells
             lines.append("-")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,7 +1,8 @@
-"""The catalogue, hot: add, change, remove, make default, notice what changed on the disk. No restart. Event loop only.
+"""Changes the model catalogue without a restart, and notices changes on disk. Event loop only.
 
-Every change goes one way: write models.toml, read all places again on a worker thread, swap the snapshot, tell the engine
-which models are out of date. A change that the catalogue refuses is taken back from models.toml.
+Every change takes the same way: write models.toml, read all places again on a worker thread, replace the catalogue's
+snapshot, and tell the engine which models are out of date. A change that the catalogue refuses is undone in
+models.toml.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Library:
         self._catalogue = catalogue
         self._toml = TomlFile(toml)
         self._engine = engine
-        self._lock = asyncio.Lock()  # one change at a time: each is a read, a write and a read
+        self._lock = asyncio.Lock()  # one change at a time, because each is a read, a write and a read
 
     def get(self, name: str) -> ModelSpec:
         try:
@@ -38,24 +39,24 @@ class Library:
             raise UnknownModel(error.message) from None
 
     def refused(self) -> Mapping[str, str]:
-        """Name → why it is not served."""
+        """Name → reason, of the models that cannot be served."""
         return {refused.name: refused.reason for refused in self._catalogue.refused}
 
     def declared(self) -> list[str]:
-        """Names that are taken: served ones, and entries of models.toml that are not served yet."""
+        """Names that are taken: of served models, and of entries in models.toml that are not served yet."""
         return [*self._catalogue.names(), *self._toml.names()]
 
     async def add(self, name: str, entry: Mapping[str, Any]) -> ModelSpec:
-        """Raises `Conflict` for a name that is taken, `BadRequest` that says what is wrong with the entry or checkpoint."""
+        """Add an entry to models.toml. Raises `Conflict` for a taken name, `BadRequest` for an unusable entry."""
         if name in self.declared():
             raise Conflict(f"There is a model {name} already. Change it, or give this one another name.")
         await self._edit(name, lambda: self._toml.merge(name, entry))
         return self.get(name)
 
-    async def change(self, name: str, said: Mapping[str, Any]) -> ModelSpec:
-        """Lay `said` over the model's entry; a key said as None goes back to what the checkpoint says."""
+    async def change(self, name: str, values: Mapping[str, Any]) -> ModelSpec:
+        """Merge `values` into the model's entry; None removes a key, and the checkpoint's own value applies again."""
         name = self.get(name).name
-        await self._edit(name, lambda: self._toml.merge(name, said))
+        await self._edit(name, lambda: self._toml.merge(name, values))
         return self.get(name)
 
     async def make_default(self, name: str) -> ModelSpec:
@@ -71,7 +72,7 @@ class Library:
         return self.get(name)
 
     async def remove(self, name: str) -> None:
-        """Out of models.toml; the files stay. Raises `Conflict` for a model that a folder or the project brings."""
+        """Remove a model from models.toml; its files stay. Raises `Conflict` for one that is not defined there."""
         name = self.get(name).name
         if not self._toml.has(name):
             raise Conflict(
@@ -86,12 +87,12 @@ class Library:
             await self._reload()
 
     async def refresh(self) -> Changes:
-        """What is on the disk now. A models.toml that cannot be read changes nothing and is logged."""
+        """Read the catalogue from disk again. A models.toml that cannot be read changes nothing and is logged."""
         async with self._lock:
             try:
                 return await self._reload()
             except ModelsError as error:
-                logger.error("catalogue not read, the old one stays", extra={"reason": error.message})
+                logger.error("cannot read the catalogue, keeping the old one", extra={"reason": error.message})
                 return Changes()
 
     async def _edit(self, name: str, edit: Callable[[], None]) -> None:
@@ -116,7 +117,7 @@ class Library:
         for name in changes.removed:
             self._engine.send(Forget(name))
         for name in changes.changed:
-            self._engine.send(UnloadModel(name))  # its running jobs finish on what they started with
+            self._engine.send(UnloadModel(name))  # running jobs finish on the weights they started with
         if changes:
             logger.info(
                 "catalogue changed",

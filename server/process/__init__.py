@@ -1,1 +1,1 @@
-"""How the server process starts, is configured, logs, and is restarted. Main thread."""
+"""How the server process starts, is configured, logs, and is restarted."""

@@ -1,4 +1,4 @@
-"""What a newcomer sees when the server is up: address, device, models, the first key, and a request to paste. Main thread."""
+"""Prints the server's address, devices, models, first API key, and a request to paste. Main thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from server.process.hardware import Machine
 def print_banner(
     sock: socket.socket, machines: Sequence[Machine], specs: Sequence[ModelSpec], first_key: str | None
 ) -> None:
-    """`first_key` is shown this once; afterwards only its SHA-256 is known."""
+    """first_key: an API key that was just made; None at later starts, because the store keeps only its SHA-256."""
     url = _url(sock)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"\n[bold]AgentName[/bold] is at [bold cyan]{url}[/bold cyan]")

@@ -52,12 +52,12 @@ class HostMemory:
         return self._read().available_bytes
 
     def reading(self) -> Reading | None:
-        """For the ledger of a CPU device. The first call must come before any model is loaded. None where the system
-        does not tell what this process holds.
+        """A reading for a CPU device; None where the system does not tell what this process holds.
 
-        `ours_bytes` is what the process holds beyond the interpreter and its libraries, without files: mapped weights
-        are pages of a file, which count as available. The sum of both figures therefore does not change when a model is
-        loaded or leaves, whether its weights are mapped or not and however much freed memory the C library keeps.
+        The first call must come before any model is loaded. `ours_bytes` is what the process holds beyond the
+        interpreter and its libraries, without files: mapped weights are pages of a file, which count as available. The
+        sum of both figures therefore does not change when a model is loaded or leaves, whether its weights are mapped
+        or not and however much freed memory the C library keeps.
         """
         figures = self._read()
         if figures.private_bytes is None:

@@ -1,6 +1,7 @@
-"""One log line per event, for a person on a terminal or as JSON elsewhere. No prompts, no secrets, whoever wrote the line.
+"""Writes one log line per event: readable on a terminal, JSON elsewhere, never with prompts or secrets. Any thread.
 
-Everybody logs through the standard library: a fixed phrase and `extra={…}` fields; this turns both into one line.
+All code logs through the standard library, with a fixed phrase and `extra={…}` fields; both become one line here.
+Secrets are hidden in the lines of libraries, too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Literal, TextIO
 import structlog
 
 HIDDEN = "[hidden]"
-# What people wrote or what models said, and what opens doors: hidden whatever the level.
+# Prompts, replies and credentials: hidden at every log level.
 PRIVATE_FIELDS = frozenset(
     {
         "prompt",
@@ -38,11 +39,11 @@ _SECRETS = re.compile(
 def configure_logging(
     log_format: Literal["auto", "console", "json"], level: str, *, stream: TextIO | None = None
 ) -> None:
-    """Replace the root logger's handlers. `auto` is `console` on a terminal and `json` elsewhere. `stream`: default stderr."""
+    """Replace the root logger's handlers. auto: console on a terminal, json elsewhere. stream: default stderr."""
     target = stream or sys.stderr
-    for_people = log_format == "console" or (log_format == "auto" and target.isatty())
+    readable = log_format == "console" or (log_format == "auto" and target.isatty())
     shared: list[structlog.types.Processor] = [
-        structlog.contextvars.merge_contextvars,  # request_id, job_id: bound by whoever handles one
+        structlog.contextvars.merge_contextvars,  # request_id, job_id: bound where one is handled
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
@@ -50,10 +51,10 @@ def configure_logging(
     ]
     last: list[structlog.types.Processor] = [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-        structlog.processors.format_exc_info,  # the plain text of the trace: no values of local variables
+        structlog.processors.format_exc_info,  # the plain traceback, without values of local variables
         hide_private,
     ]
-    if for_people:
+    if readable:
         last.append(structlog.dev.ConsoleRenderer(colors=target.isatty()))
     else:
         last += [structlog.processors.EventRenamer("msg"), structlog.processors.JSONRenderer(default=str)]
@@ -62,13 +63,13 @@ def configure_logging(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Their "info" is about themselves, and what they start and stop is said by us.
+    # Their "info" lines are about their own workings; the server logs its start and stop itself.
     for name in ("uvicorn", "alembic", "httpx", "httpcore", "urllib3", "filelock"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def hide_private(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    """Hide private fields by name, and keys and passwords by their look, in every value and in the trace."""
+    """Hide private fields by name, and keys and passwords by their form, in every value and in the traceback."""
     return {name: HIDDEN if name in PRIVATE_FIELDS else _public(value) for name, value in fields.items()}
 
 

@@ -126,7 +126,7 @@ async def _serve(
     pulls = Pulls(
         library=library,
         folder=settings.data_dir / "pulls",
-        beside=settings.data_dir,
+        base_dir=settings.data_dir,
         cache_dir=settings.cache_dir,
         clock=clock,
         private=settings.pull_private_urls,

@@ -1,6 +1,6 @@
-"""The only reader of the environment and of the config file. Environment over TOML over the defaults here.
+"""Reads the server's settings: the environment wins over the TOML file, which wins over the defaults here. Main thread.
 
-A name nobody knows is an error that says which known one is nearest. Every field is described in docs/settings.md.
+An unknown name is an error that suggests the nearest known one. Every field is described in docs/settings.md.
 """
 
 from __future__ import annotations
@@ -31,19 +31,16 @@ from server.units import parse_bytes, parse_seconds
 
 PREFIX = "AGENTNAME_"
 CONFIG = f"{PREFIX}CONFIG"  # names the TOML file
-CLIENT = (
-    f"{PREFIX}URL",
-    f"{PREFIX}API_KEY",
-)  # what the command line and the Python client read: no settings of a server
+CLIENT = (f"{PREFIX}URL", f"{PREFIX}API_KEY")  # read by the command line and the Python client, not by the server
 FILE_NAME = "agentname.toml"  # in the data directory
 
 
 class SettingsError(Exception):
-    """The settings cannot be used; the message names each fault, one a line."""
+    """The settings cannot be used; the message has one line for each fault."""
 
 
 def _split(value: object) -> object:
-    """The environment has no lists: "a, b" or a JSON array."""
+    """Read a list from the environment: "a, b" or a JSON array."""
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
@@ -122,27 +119,27 @@ class Settings(BaseSettings):
     @field_validator("plans", mode="before")
     @classmethod
     def _over_the_default_plans(cls, value: Any) -> dict[str, Any]:
-        """A plan of ours keeps what is not said about it; a plan of the owner's own starts from `free`."""
+        """Complete each plan: a default plan keeps the values that are not given, any other plan starts from `free`."""
         if not isinstance(value, Mapping):
             raise ValueError("plans are tables: [plans.free]")
         plans: dict[str, Any] = {name: asdict(plan) for name, plan in DEFAULT_PLANS.items()}
         known = [field.name for field in fields(Plan)]
-        for name, said in value.items():
-            if isinstance(said, Plan):
-                plans[name] = asdict(said)
+        for name, given in value.items():
+            if isinstance(given, Plan):
+                plans[name] = asdict(given)
                 continue
-            if not isinstance(said, Mapping):
+            if not isinstance(given, Mapping):
                 raise ValueError(f"plans.{name} is a table: [plans.{name}]")
-            for key in said:
+            for key in given:
                 if key not in known:
                     raise ValueError(f"plans.{name}.{key} is not known.{nearest(key, known)}")
-            limits = {key: None if limit == "unlimited" else limit for key, limit in said.items()}
+            limits = {key: None if limit == "unlimited" else limit for key, limit in given.items()}
             plans[name] = asdict(DEFAULT_PLANS.get(name, DEFAULT_PLANS["free"])) | limits
         return plans
 
     @property
     def store_url(self) -> str:
-        """Where the job store is: `database_url`, or the file in the data directory."""
+        """URL of the job store: `database_url`, or the SQLite file in the data directory."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite:///{self.data_dir / 'agentname.db'}"
@@ -162,7 +159,7 @@ class Settings(BaseSettings):
 
 
 def config_path(data_dir: Path | None = None) -> Path:
-    """The TOML file that counts; only a file named by AGENTNAME_CONFIG has to exist."""
+    """The TOML file to read; it need not exist unless AGENTNAME_CONFIG names it."""
     named = os.environ.get(CONFIG)
     if named:
         if not Path(named).is_file():
@@ -172,15 +169,15 @@ def config_path(data_dir: Path | None = None) -> Path:
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read everything. `overrides` (options of the command line) win over the environment; None is not said.
+    """Read all settings. overrides: options of the command line, which win over the environment; None: not given.
 
     Raises `SettingsError`.
     """
-    said = {name: value for name, value in overrides.items() if value is not None}
+    given = {name: value for name, value in overrides.items() if value is not None}
     if unknown := list(_unknown_in_environment(os.environ)):
         raise SettingsError("\n".join(unknown))
     try:
-        return Settings(**said)
+        return Settings(**given)
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(error))) from None
     except tomllib.TOMLDecodeError as error:
@@ -198,7 +195,7 @@ def _unknown_in_environment(environ: Mapping[str, str]) -> Iterable[str]:
 
 
 def _explain(error: ValidationError) -> Iterable[str]:
-    """One line a fault, without the value: it may be a password."""
+    """One line for each fault, without the value, which may be a password."""
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
         name = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":

@@ -1,8 +1,8 @@
-"""Owns the listening socket and keeps one server process running on it. Main thread of a process that never loads a model.
+"""Owns the listening socket and keeps one server process running on it. Main thread of a process that loads no model.
 
-The server process inherits the socket. While it restarts, clients wait in the accept queue instead of being refused. It
-proves that it turns by writing a byte to a pipe now and then; when the bytes stop it is killed and started again, because
-a hung device call can be ended no other way.
+The server process inherits the socket, so clients wait in the accept queue during a restart instead of being refused.
+The server process writes a byte to a pipe every second (the heartbeat). When the bytes stop, the supervisor kills the
+process and starts another, because a hung device call cannot be ended in any other way.
 """
 
 from __future__ import annotations
@@ -26,23 +26,22 @@ logger = logging.getLogger(__name__)
 
 Command: TypeAlias = Callable[[int, int], Sequence[str]]  # (socket fd, heartbeat fd) → argument list
 
-POISONED = 86  # exit code: the device's context is broken, a new process gets a new one
-UNUSABLE = 78  # exit code (EX_CONFIG): starting again will not help
+POISONED = 86  # exit code: the CUDA context is broken; a new process gets a new one
+UNUSABLE = 78  # exit code (EX_CONFIG): another start would fail in the same way
 BACKLOG = 2048  # clients that wait in the accept queue during a restart
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_LAST_WORDS_S = 5.0  # what a stopping process gets beyond its own grace before it is killed
+_EXTRA_GRACE_S = 5.0  # a stopping process is killed this long after its own grace period
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound, listening socket. Raises OSError when the address is taken or not ours."""
+    """Open a listening socket. Raises OSError when the address is in use or not of this machine."""
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     sock = socket.socket(family, kind, protocol)
     try:
-        sock.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # an old connection in TIME_WAIT is no reason to fail
+        # An old connection in TIME_WAIT is no reason to fail.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
         sock.listen(BACKLOG)
     except OSError:
@@ -52,20 +51,20 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Called by the server process first of all: the kernel ends it when the supervisor is gone, so no memory stays taken.
+    """Make the kernel kill this process when the supervisor ends, so that no device memory stays taken.
 
-    Linux only; elsewhere the broken heartbeat pipe has to do.
+    The server process calls this first. Linux only; elsewhere the broken heartbeat pipe ends the process.
     """
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         if ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL) != 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    if os.getppid() != parent_pid:  # it died before the line above
+    if os.getppid() != parent_pid:  # the supervisor ended before the call above
         os._exit(UNUSABLE)
 
 
 class Restarts:
-    """When to start again. Decides from exit codes and times alone."""
+    """Decides when to start the server process again, from exit codes and times alone."""
 
     FIRST_S, LONGEST_S = 0.5, 30.0
     MOST, WINDOW_S = 5, 60.0
@@ -75,11 +74,11 @@ class Restarts:
         self._wait_s = self.FIRST_S
 
     def after(self, code: int, *, hung: bool, ran_s: float, now: float) -> float | None:
-        """Seconds to wait before the next start; None is the end of trying.
+        """Seconds to wait before the next start; None: give up. The first rule that applies:
 
-        (1) what another start cannot mend, or one end too many in a short time: give up;
-        (2) a poisoned or hung device: at once, the process was well until then;
-        (3) else twice as long as the last time, from the beginning after a long good run.
+        (1) another start would not help, or the process ended too often in a short time: give up;
+        (2) the device was poisoned or hung: start at once, because the process itself worked until then;
+        (3) otherwise wait twice as long as the last time, beginning anew after a long run.
         """
         self._ends = [end for end in self._ends if now - end < self.WINDOW_S] + [now]
         if code == UNUSABLE or len(self._ends) > self.MOST:  # (1)
@@ -110,12 +109,12 @@ class Supervisor:
         self._grace_s = shutdown_grace_s
         self._env = env
         self._restarts = Restarts()
-        self._stops_asked = 0  # written by the signal handler, which Python runs on this thread
+        self._stops_asked = 0  # written by the signal handler, which Python runs on the main thread
         self._stops_passed_on = 0
         self._wake, self._woken = socket.socketpair()
 
     def run(self) -> int:
-        """Until the server process is done or hopeless. Returns the exit code to leave with."""
+        """Run until the server process ends for good; returns the exit code for this process."""
         handlers = {number: signal.signal(number, self._note) for number in (*_STOPS, signal.SIGCHLD)}
         self._wake.setblocking(False)
         self._woken.setblocking(False)
@@ -159,7 +158,7 @@ class Supervisor:
             child = subprocess.Popen(
                 list(self._command(self._sock.fileno(), beating)),
                 pass_fds=(self._sock.fileno(), beating),
-                start_new_session=True,  # Ctrl-C in the terminal reaches us alone; we pass it on once
+                start_new_session=True,  # Ctrl-C in the terminal reaches the supervisor alone, which forwards it once
                 env=None if self._env is None else dict(self._env),
             )
         finally:
@@ -168,12 +167,12 @@ class Supervisor:
             return self._watch(child, heartbeat)
         finally:
             os.close(heartbeat)
-            if child.poll() is None:  # only when `_watch` itself failed: never leave a process behind
+            if child.poll() is None:  # `_watch` itself failed; no process may be left behind
                 child.kill()
                 child.wait()
 
     def _watch(self, child: subprocess.Popen[bytes], heartbeat: int) -> tuple[int, bool]:
-        """Until `child` has ended. Returns its exit code, and whether it was killed for having stopped turning."""
+        """Wait until `child` has ended; returns its exit code, and whether it was killed for a missing heartbeat."""
         hung = False
         deadline = time.monotonic() + self._start_timeout_s
         with selectors.DefaultSelector() as selector:
@@ -189,15 +188,15 @@ class Supervisor:
                     if key.fd != heartbeat:
                         _drain(self._woken)
                     elif not os.read(heartbeat, 4096):
-                        selector.unregister(heartbeat)  # it is ending; the deadline stands
+                        selector.unregister(heartbeat)  # the child is ending; the deadline stays
                     elif not self._stops_asked and not hung:
                         deadline = time.monotonic() + self._step_timeout_s
                 if self._pass_on_stops(child):
-                    deadline = time.monotonic() + self._grace_s + _LAST_WORDS_S
+                    deadline = time.monotonic() + self._grace_s + _EXTRA_GRACE_S
         return code, hung
 
     def _pass_on_stops(self, child: subprocess.Popen[bytes]) -> bool:
-        """The first request to stop is passed on, the second kills. True when there was one."""
+        """Forward the first request to stop, and kill at the second; True when there was a new request."""
         if self._stops_passed_on == self._stops_asked:
             return False
         if self._stops_asked == 1:
@@ -208,7 +207,7 @@ class Supervisor:
         return True
 
     def _pause(self, seconds: float) -> bool:
-        """True when asked to stop meanwhile."""
+        """Wait; True when a request to stop arrived meanwhile."""
         until = time.monotonic() + seconds
         with selectors.DefaultSelector() as selector:
             selector.register(self._woken, selectors.EVENT_READ)
@@ -232,5 +231,5 @@ def _described(code: int) -> str:
 
 
 def _exit_code(code: int) -> int:
-    """As a shell reports it: 128 + the signal."""
+    """The exit code as a shell reports it: 128 + the signal."""
     return 128 - code if code < 0 else code

@@ -150,7 +150,7 @@ async def front(
         pulls = Pulls(
             library=library,
             folder=folder / "pulls",
-            beside=folder,
+            base_dir=folder,
             cache_dir=folder / "cache",
             clock=clock,
             private=private_pulls,
