@@ -1,4 +1,4 @@
-"""Who is let in: one and the same refusal for every fault, and a revoked key is out within a second."""
+"""API keys: every refusal is the same, and a revoked key is refused within a second."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Clock:
 
 
 class CountingStore:
-    """The store, counting how often it is asked."""
+    """The store, with a count of its reads."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -49,7 +49,7 @@ def identify(authenticator: Authenticator, header: str | None) -> ApiKey:
     return asyncio.run(authenticator.identify(header))
 
 
-def test_a_key_is_known_by_its_bearer_header(database: Database) -> None:
+def test_a_key_is_identified_by_its_bearer_header(database: Database) -> None:
     key = create(database)
     authenticator = Authenticator(database, local_key=None)
 
@@ -58,12 +58,12 @@ def test_a_key_is_known_by_its_bearer_header(database: Database) -> None:
         assert (found.name, found.plan, found.scopes) == ("anna", "free", frozenset({"use"}))
 
 
-def test_every_fault_gets_the_same_answer_and_only_a_well_formed_key_reaches_the_store(database: Database) -> None:
+def test_every_refusal_is_the_same_and_only_a_well_formed_key_reaches_the_store(database: Database) -> None:
     key = create(database)
     revoked = create(database, "bob")
     database.write_now(lambda conn: keys.revoke_key(conn, "bob", NOW))
     store = CountingStore(database)
-    authenticator = Authenticator(store, local_key=None)  # type: ignore[arg-type]  # it only reads
+    authenticator = Authenticator(store, local_key=None)  # type: ignore[arg-type]  # only read is called
     swapped = key[:-1] + ("a" if key[-1] != "a" else "b")
 
     answers = []
@@ -96,9 +96,9 @@ def test_every_fault_gets_the_same_answer_and_only_a_well_formed_key_reaches_the
     assert len(set(answers)) == 1
 
 
-def test_a_revoked_key_is_out_within_a_second_and_the_store_is_asked_once_a_second(database: Database) -> None:
+def test_a_revoked_key_is_refused_within_a_second_and_the_store_is_read_once_a_second(database: Database) -> None:
     key, clock, store = create(database), Clock(), CountingStore(database)
-    authenticator = Authenticator(store, local_key=None, clock=clock)  # type: ignore[arg-type]  # it only reads
+    authenticator = Authenticator(store, local_key=None, clock=clock)  # type: ignore[arg-type]  # only read is called
     for _ in range(5):
         identify(authenticator, f"Bearer {key}")
     assert store.reads == 1
@@ -113,11 +113,11 @@ def test_a_revoked_key_is_out_within_a_second_and_the_store_is_asked_once_a_seco
     assert store.reads == 2
 
 
-def test_the_key_of_this_machine_is_its_admin_without_a_store(tmp_path: Path, database: Database) -> None:
+def test_the_local_key_is_an_admin_and_needs_no_read_of_the_store(tmp_path: Path, database: Database) -> None:
     local = write_local_key(tmp_path)
     text = (tmp_path / "local-key").read_text().strip()
     store = CountingStore(database)
-    found = identify(Authenticator(store, local_key=local), f"Bearer {text}")  # type: ignore[arg-type]  # it only reads
+    found = identify(Authenticator(store, local_key=local), f"Bearer {text}")  # type: ignore[arg-type]  # only read is called
 
     assert found.scopes == {"use", "admin"}
     assert found.id == "local"
@@ -126,7 +126,7 @@ def test_the_key_of_this_machine_is_its_admin_without_a_store(tmp_path: Path, da
     assert text not in repr(local)
 
 
-def test_each_start_has_a_local_key_of_its_own(tmp_path: Path, database: Database) -> None:
+def test_each_start_makes_a_new_local_key(tmp_path: Path, database: Database) -> None:
     write_local_key(tmp_path)
     old = (tmp_path / "local-key").read_text().strip()
     now = write_local_key(tmp_path)

@@ -1,4 +1,4 @@
-"""Plans, the headers that tell them, and bursts."""
+"""Plans, rate limit headers, and the limit of requests per minute."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_plans_are_those_of_the_documentation(
     assert (found.limit("images"), found.limit("videos"), found.limit("chats")) == (images, videos, chats)
 
 
-def test_the_headers_tell_what_is_left_and_when_the_day_ends() -> None:
+def test_the_headers_have_the_remaining_outputs_and_the_seconds_to_the_end_of_the_day() -> None:
     assert rate_limit_headers("images", 10, 4, EVENING) == {
         "RateLimit-Policy": '"images-day";q=10;w=86400',
         "RateLimit": '"images-day";r=6;t=3600',
@@ -47,11 +47,11 @@ def test_the_headers_tell_what_is_left_and_when_the_day_ends() -> None:
     }
 
 
-def test_a_limit_lowered_below_what_is_used_leaves_nothing_and_not_less() -> None:
+def test_a_limit_lowered_below_the_usage_leaves_zero() -> None:
     assert rate_limit_headers("images", 3, 7, EVENING)["X-RateLimit-Remaining"] == "0"
 
 
-def test_without_limit_the_headers_are_still_numbers() -> None:
+def test_without_a_limit_the_headers_are_still_numbers() -> None:
     headers = rate_limit_headers("chats", None, 123, EVENING)
 
     assert int(headers["X-RateLimit-Limit"]) == int(headers["X-RateLimit-Remaining"]) == 999_999_999_999_999
@@ -70,7 +70,7 @@ def test_a_day_is_a_utc_day(now: datetime, day: str, seconds: int) -> None:
     assert (today(now), seconds_to_reset(now)) == (day, seconds)
 
 
-def test_a_burst_is_a_minutes_worth_and_fills_evenly() -> None:
+def test_a_bucket_holds_the_requests_of_a_minute_and_fills_evenly() -> None:
     clock = Clock()
     burst_limiter = BurstLimiter(clock)
     for _ in range(30):
@@ -85,7 +85,7 @@ def test_a_burst_is_a_minutes_worth_and_fills_evenly() -> None:
         burst_limiter.take("anna", plan(30))
 
 
-def test_waiting_as_long_as_told_is_enough() -> None:
+def test_a_request_after_the_announced_wait_is_accepted() -> None:
     clock = Clock()
     burst_limiter = BurstLimiter(clock)
     for size in (1, 7, 60, 600):
@@ -99,7 +99,7 @@ def test_waiting_as_long_as_told_is_enough() -> None:
         burst_limiter.take(key_id, plan(size))
 
 
-def test_an_idle_key_saves_up_no_more_than_a_minutes_worth() -> None:
+def test_an_idle_key_saves_up_no_more_than_the_requests_of_a_minute() -> None:
     clock = Clock()
     burst_limiter = BurstLimiter(clock)
     burst_limiter.take("anna", plan(2))
@@ -143,6 +143,6 @@ def test_a_key_without_a_limit_is_never_refused_and_its_requests_count_for_nobod
         burst_limiter.take("carla", plan(2))
 
 
-def test_a_plan_of_no_requests_refuses_all() -> None:
+def test_a_plan_with_zero_requests_refuses_all() -> None:
     with pytest.raises(TooMany):
         BurstLimiter(Clock()).take("anna", plan(0))

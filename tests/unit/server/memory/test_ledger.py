@@ -1,4 +1,4 @@
-"""The ledger: it never promises what is not there, and its rows add up."""
+"""The ledger never gives out more bytes than there are, and its rows add up."""
 
 import contextlib
 
@@ -20,7 +20,7 @@ def test_a_booking_that_does_not_fit_books_nothing() -> None:
     assert ledger.free_bytes == 30
 
 
-def test_what_other_programs_hold_is_the_difference_to_the_drivers_figure() -> None:
+def test_bytes_of_other_programs_are_what_the_driver_counts_neither_as_free_nor_as_ours() -> None:
     ledger = Ledger(name="gpu", capacity_bytes=100)
     ledger.book("a", "weights", 30)
     ledger.observe(Reading(free_bytes=50, ours_bytes=30))
@@ -42,14 +42,14 @@ names = st.sampled_from("abcd")
 
 
 @given(st.lists(st.one_of(st.tuples(names, st.integers(0, 60)), names), max_size=50), st.integers(0, 120))
-def test_the_ledger_never_exceeds_the_device_never_goes_negative_and_adds_up(moves: list, others: int) -> None:
+def test_the_ledger_never_exceeds_the_device_never_goes_negative_and_adds_up(steps: list, others: int) -> None:
     ledger = Ledger(name="gpu", capacity_bytes=100, reserve_bytes=5)
-    for move in moves:
-        if isinstance(move, str):
-            ledger.release(move)
+    for step in steps:
+        if isinstance(step, str):
+            ledger.release(step)
         else:
             with contextlib.suppress(DoesNotFit):
-                ledger.book(move[0], "weights", move[1])
+                ledger.book(step[0], "weights", step[1])
         ours = ledger.booked_bytes
         assert 0 <= ours <= ledger.capacity_bytes - ledger.reserve_bytes
         ledger.observe(Reading(free_bytes=max(0, 100 - ours - others), ours_bytes=ours))
@@ -61,7 +61,7 @@ def test_the_ledger_never_exceeds_the_device_never_goes_negative_and_adds_up(mov
     assert ledger.booked_bytes == 0
 
 
-def test_what_leaked_stays_booked_until_the_driver_has_it_back() -> None:
+def test_leaked_bytes_stay_booked_until_the_driver_has_them_back() -> None:
     ledger = Ledger(name="gpu", capacity_bytes=100)
     ledger.leaked("a", 30)
     ledger.observe(Reading(free_bytes=70, ours_bytes=30))
@@ -75,7 +75,7 @@ def test_what_leaked_stays_booked_until_the_driver_has_it_back() -> None:
     assert ledger.booked_bytes == 0
 
 
-def test_parked_weights_are_booked_of_the_host_and_no_longer_of_the_device() -> None:
+def test_parked_weights_are_booked_in_host_memory_and_no_longer_on_the_device() -> None:
     ledger = Ledger(name="gpu", capacity_bytes=100, host_bytes=50)
     ledger.correct_weights("a", {"model": 40, "text_encoder": 20}, {})
     ledger.correct_weights("a", {"model": 40}, {"text_encoder": 20})

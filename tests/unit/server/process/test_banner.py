@@ -1,4 +1,4 @@
-"""What a newcomer reads when the server is up."""
+"""What the server prints for a new user when it listens."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ def banner(capsys: pytest.CaptureFixture[str], first_key: str | None) -> str:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         print_banner(sock, [Machine("cpu", "cpu", 2**31)], specs, first_key)
         port = sock.getsockname()[1]
-    said = capsys.readouterr().out
-    assert f"http://localhost:{port}/api/generate" in said
-    return said
+    printed = capsys.readouterr().out
+    assert f"http://localhost:{port}/api/generate" in printed
+    return printed
 
 
-def test_it_tells_the_device_each_models_size_and_which_is_not_downloaded(capsys: pytest.CaptureFixture[str]) -> None:
-    said = banner(capsys, first_key=None)
+def test_the_banner_names_the_device_the_size_of_each_model_and_models_that_are_not_downloaded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    printed = banner(capsys, first_key=None)
 
-    assert "cpu, 2.0 GiB for models" in said
-    assert "painter, 1024 MiB" in said
-    assert "talker (default), not downloaded yet" in said
+    assert "cpu, 2.0 GiB for models" in printed
+    assert "painter, 1024 MiB" in printed
+    assert "talker (default), not downloaded yet" in printed
 
 
-def test_the_first_key_is_in_the_line_to_paste_and_a_later_start_has_a_place_for_ones_own(
+def test_the_request_to_paste_has_the_first_key_and_at_later_starts_a_placeholder(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert "Bearer an_first" in banner(capsys, first_key="an_first")

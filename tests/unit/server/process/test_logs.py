@@ -1,4 +1,4 @@
-"""What is logged can be read by people and machines, and never holds what was said or what opens doors."""
+"""Log lines can be read by people and machines, and never contain prompts, replies or credentials."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture(autouse=True)
-def logging_as_it_was() -> Iterator[None]:
+def restored_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -34,12 +34,12 @@ def lines_of(stream: io.StringIO) -> list[dict[str, object]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-def test_a_line_of_json_has_the_phrase_the_fields_and_where_it_came_from() -> None:
+def test_a_json_line_has_the_phrase_the_fields_the_level_and_the_logger() -> None:
     stream = io.StringIO()
     configure_logging("json", "info", stream=stream)
     with structlog.contextvars.bound_contextvars(request_id="r1"):
         logger.info("model loaded", extra={"model": "tiny-scenes", "bytes": 5, "took": [1, 2.5, None]})
-    logger.debug("not this one")
+    logger.debug("below the level")
     (line,) = lines_of(stream)
 
     assert line.pop("timestamp")
@@ -54,21 +54,23 @@ def test_a_line_of_json_has_the_phrase_the_fields_and_where_it_came_from() -> No
     }
 
 
-@pytest.mark.parametrize(("stream", "for_people"), [(Terminal(), True), (io.StringIO(), False)])
-def test_auto_is_for_people_on_a_terminal_and_json_elsewhere(stream: io.StringIO, for_people: bool) -> None:
+@pytest.mark.parametrize(("stream", "readable"), [(Terminal(), True), (io.StringIO(), False)])
+def test_auto_is_readable_on_a_terminal_and_json_elsewhere(stream: io.StringIO, readable: bool) -> None:
     configure_logging("auto", "info", stream=stream)
     logger.warning("the server process ended", extra={"wait_s": 0.5})
 
-    assert ("{" not in stream.getvalue()) == for_people
+    assert ("{" not in stream.getvalue()) == readable
     assert "the server process ended" in stream.getvalue()
     assert "wait_s" in stream.getvalue()
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-@pytest.mark.parametrize("field", sorted(PRIVATE_FIELDS - {"message"}))  # the standard library refuses that one
+@pytest.mark.parametrize(
+    "field", sorted(PRIVATE_FIELDS - {"message"})
+)  # the standard library refuses an extra field of that name
 def test_private_fields_are_hidden_at_any_depth(log_format: str, field: str) -> None:
     stream = io.StringIO()
-    configure_logging(log_format, "debug", stream=stream)  # type: ignore[arg-type]  # one of the two
+    configure_logging(log_format, "debug", stream=stream)  # type: ignore[arg-type]  # a literal of the two
     logger.info("seen", extra={field: "a red circle", "inside": {"list": [{field: "a red circle"}]}})
 
     assert "a red circle" not in stream.getvalue()
@@ -76,9 +78,9 @@ def test_private_fields_are_hidden_at_any_depth(log_format: str, field: str) -> 
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_keys_and_passwords_are_hidden_wherever_they_stand(log_format: str) -> None:
+def test_keys_and_passwords_are_hidden_in_every_part_of_a_line(log_format: str) -> None:
     stream = io.StringIO()
-    configure_logging(log_format, "debug", stream=stream)  # type: ignore[arg-type]  # one of the two
+    configure_logging(log_format, "debug", stream=stream)  # type: ignore[arg-type]  # a literal of the two
     key = new_key()
     logger.info(f"asked with {key}", extra={"header": f"Bearer {key[:-1]}", "url": "postgresql://me:hunter2@db/x"})
     try:
@@ -92,7 +94,7 @@ def test_keys_and_passwords_are_hidden_wherever_they_stand(log_format: str) -> N
     assert "@db/x" in stream.getvalue()
 
 
-def test_a_trace_shows_no_values_of_variables() -> None:
+def test_a_traceback_shows_no_values_of_variables() -> None:
     stream = io.StringIO()
     configure_logging("console", "info", stream=stream)
     prompt = "".join(["a red", " circle"])

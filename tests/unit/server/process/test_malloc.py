@@ -1,4 +1,4 @@
-"""Memory that is freed and taken again costs the device thread nothing."""
+"""Memory that is freed and allocated again costs no page faults."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 from server.process.malloc import with_heap
 
-TAKE_AGAIN = """
+FREE_AND_ALLOCATE = """
 import ctypes, resource, threading
 
 def faults():
@@ -33,12 +33,12 @@ thread.join()
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux" or not os.confstr("CS_GNU_LIBC_VERSION"), reason="glibc's settings")
-def test_a_large_block_freed_and_taken_again_is_not_mapped_anew() -> None:
+@pytest.mark.skipif(sys.platform != "linux" or not os.confstr("CS_GNU_LIBC_VERSION"), reason="needs glibc")
+def test_a_large_block_that_is_freed_and_allocated_again_is_not_mapped_anew() -> None:
     environment = with_heap({"PATH": os.environ["PATH"]})
-    run = subprocess.run([sys.executable, "-c", TAKE_AGAIN], env=environment, capture_output=True, check=True)
-    assert int(run.stdout) < 100, "page faults of four times 48 MiB, which have 49,152 small pages"
+    run = subprocess.run([sys.executable, "-c", FREE_AND_ALLOCATE], env=environment, capture_output=True, check=True)
+    assert int(run.stdout) < 100, "page faults for 4 × 48 MiB, which are 49,152 small pages"
 
 
-def test_what_the_environment_says_of_the_heap_stays() -> None:
+def test_malloc_settings_of_the_environment_stay() -> None:
     assert with_heap({"MALLOC_ARENA_MAX": "4", "HOME": "/"})["MALLOC_ARENA_MAX"] == "4"

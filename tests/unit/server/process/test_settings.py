@@ -1,4 +1,4 @@
-"""Environment over TOML over defaults; what nobody knows is an error; every setting is documented."""
+"""The environment wins over TOML over defaults; unknown names are errors; every setting is documented."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DOCS = ROOT / "docs" / "settings.md"
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No settings of whoever runs the tests, and a home without a config file."""
+    """Remove the settings of the person who runs the tests, and use a home without a config file."""
     import os
 
     for name in list(os.environ):
@@ -33,7 +33,7 @@ def write_config(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def test_the_defaults_are_those_a_newcomer_needs(tmp_path: Path) -> None:
+def test_the_defaults_suit_a_new_user(tmp_path: Path) -> None:
     settings = load_settings()
 
     assert (settings.host, settings.port, settings.device) == ("127.0.0.1", 3001, "auto")
@@ -54,7 +54,7 @@ def test_options_win_over_the_environment_over_the_file(tmp_path: Path, monkeypa
     assert (settings.port, settings.device, settings.host) == (3, "cuda:1", "::1")
 
 
-def test_the_file_lies_in_the_data_directory_wherever_that_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_read_from_the_data_directory_that_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "agentname.toml").write_text("port = 7")
 
     assert load_settings(data_dir=tmp_path).port == 7
@@ -62,7 +62,9 @@ def test_the_file_lies_in_the_data_directory_wherever_that_is(tmp_path: Path, mo
     assert load_settings().port == 7
 
 
-def test_a_named_file_is_used_instead_and_has_to_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_the_environment_names_is_used_instead_and_must_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "other.toml"
     monkeypatch.setenv("AGENTNAME_CONFIG", str(path))
     with pytest.raises(SettingsError, match=r"other\.toml: no such file"):
@@ -110,7 +112,9 @@ def test_numbers_in_the_file_need_no_quotes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("written", ["a.example, b.example", '["a.example", "b.example"]', "a.example,b.example,"])
-def test_lists_in_the_environment(monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+def test_lists_in_the_environment_are_separated_by_commas_or_are_json(
+    monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
     monkeypatch.setenv("AGENTNAME_ALLOWED_HOSTS", written)
 
     assert load_settings().allowed_hosts == ["a.example", "b.example"]
@@ -141,7 +145,7 @@ def test_an_unknown_name_in_the_environment_is_an_error_that_names_the_nearest(m
         ("log_level = 'loud'", "log_level: Input should be 'debug', 'info', 'warning' or 'error'"),
     ],
 )
-def test_what_is_wrong_in_the_file_is_said_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_each_fault_of_the_file_is_reported_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     write_config(tmp_path, text)
     with pytest.raises(SettingsError) as raised:
         load_settings()
@@ -149,13 +153,13 @@ def test_what_is_wrong_in_the_file_is_said_in_one_line(tmp_path: Path, text: str
     assert str(raised.value) == message
 
 
-def test_a_file_that_is_not_toml_is_said_so(tmp_path: Path) -> None:
+def test_a_file_that_is_not_toml_is_refused_with_that_reason(tmp_path: Path) -> None:
     write_config(tmp_path, "port: 3001")
     with pytest.raises(SettingsError, match="not TOML"):
         load_settings()
 
 
-def test_a_plan_keeps_what_the_file_does_not_say_about_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_keeps_the_values_that_the_file_does_not_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_config(tmp_path, "[plans.free]\nimages = 20\nchats = 'unlimited'\n[plans.team]\nvideos = 5")
     monkeypatch.setenv("AGENTNAME_PLANS__PRO__VIDEOS", "60")
     plans = load_settings().plans
@@ -174,7 +178,7 @@ def test_passwords_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.store_url == "postgresql://me:hunter2@db/agentname"
 
 
-def test_every_setting_is_documented_with_its_default() -> None:
+def test_every_setting_is_documented() -> None:
     rows = [line for line in DOCS.read_text().splitlines() if line.startswith("| `")]
     documented = [line.split("`")[1] for line in rows]
 

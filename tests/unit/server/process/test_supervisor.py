@@ -1,4 +1,4 @@
-"""The supervisor with small child programs in place of the server: it restarts, forwards, gives up, and keeps the socket open.
+"""The supervisor, with small child programs in place of the server process.
 
 Each test runs the supervisor in a process of its own, because signals belong to a main thread.
 """
@@ -38,7 +38,7 @@ supervisor = Supervisor(
 sys.exit(supervisor.run())
 """
 
-# What every child starts with: `beat()`, how often it was started before, and one answered connection at a time.
+# The beginning of every child: `beat()` sends a heartbeat, `starts` counts starts, `answer()` serves one connection.
 CHILD = """
 import os, signal, socket, sys, time
 fd, beating, state, parent = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
@@ -148,7 +148,7 @@ def test_a_process_that_cannot_start_ends_the_supervisor_with_its_code(tmp_path:
     assert logged.splitlines()[-1] == "the server process cannot be kept running, giving up exit code 3"
 
 
-def test_what_a_new_start_cannot_mend_is_not_tried_again(tmp_path: Path) -> None:
+def test_a_process_that_another_start_would_not_help_is_not_started_again(tmp_path: Path) -> None:
     with supervised(tmp_path, f"sys.exit({UNUSABLE})") as server:
         code, _ = server.end()
 
@@ -173,25 +173,25 @@ answer()
 
 
 @pytest.mark.slow
-def test_a_process_that_beats_is_left_alone_however_long_it_takes(tmp_path: Path) -> None:
+def test_a_process_with_a_heartbeat_is_left_alone_however_long_its_work_takes(tmp_path: Path) -> None:
     child = """
 for _ in range(50):
     time.sleep(0.05)
     beat()
 answer()
 """
-    with supervised(tmp_path, child, step_timeout_s=2.0) as server:  # 2.5 s of work, a beat each twentieth
+    with supervised(tmp_path, child, step_timeout_s=2.0) as server:  # 2.5 s of work, a heartbeat every 0.05 s
         assert server.ask() == "start 1"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_request_to_stop_is_passed_on_and_the_work_finished(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_request_to_stop_is_forwarded_and_the_work_is_finished(tmp_path: Path, number: signal.Signals) -> None:
     child = """
 import threading
-asked = threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: asked.set())
+stopping = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stopping.set())
 answer()
-while not asked.wait(0.01): pass
+while not stopping.wait(0.01): pass
 answer()
 """
     with supervised(tmp_path, child) as server:
@@ -201,7 +201,7 @@ answer()
         assert server.end() == (0, "")
 
 
-def test_a_process_ended_by_the_signal_passed_on_counts_as_stopped(tmp_path: Path) -> None:
+def test_a_process_that_the_forwarded_signal_ends_counts_as_stopped(tmp_path: Path) -> None:
     with supervised(tmp_path, "answer(); signal.pause()") as server:
         server.ask()
         server.process.terminate()
@@ -213,11 +213,11 @@ def test_a_process_ended_by_the_signal_passed_on_counts_as_stopped(tmp_path: Pat
 STUBBORN = """
 import threading
 def note(*_):
-    asked.append(1)
-asked = []
+    stops.append(1)
+stops = []
 signal.signal(signal.SIGTERM, note)
 answer()
-while not asked: time.sleep(0.01)
+while not stops: time.sleep(0.01)
 answer()
 while True: signal.pause()
 """
@@ -227,7 +227,7 @@ def test_the_second_request_to_stop_kills(tmp_path: Path) -> None:
     with supervised(tmp_path, STUBBORN) as server:
         server.ask()
         server.process.terminate()
-        server.ask()  # it has had the first
+        server.ask()  # the child has received the first request
         server.process.terminate()
         code, _ = server.end()
 
@@ -235,8 +235,8 @@ def test_the_second_request_to_stop_kills(tmp_path: Path) -> None:
     assert_gone(server.child_pids()[0])
 
 
-def test_a_process_that_does_not_stop_in_its_grace_is_killed(tmp_path: Path) -> None:
-    with supervised(tmp_path, STUBBORN, grace_s=-4.9) as server:  # minus 4.9 and the 5 s of last words: a tenth
+def test_a_process_that_does_not_stop_within_its_grace_period_is_killed(tmp_path: Path) -> None:
+    with supervised(tmp_path, STUBBORN, grace_s=-4.9) as server:  # with the supervisor's extra 5 s: 0.1 s
         server.ask()
         server.process.terminate()
         code, _ = server.end()
@@ -244,7 +244,7 @@ def test_a_process_that_does_not_stop_in_its_grace_is_killed(tmp_path: Path) -> 
     assert code == 128 + signal.SIGKILL
 
 
-def test_the_process_goes_when_the_supervisor_is_killed(tmp_path: Path) -> None:
+def test_the_process_ends_when_the_supervisor_is_killed(tmp_path: Path) -> None:
     child = """
 from server.process.supervisor import die_with_parent
 die_with_parent(parent)
@@ -255,33 +255,33 @@ signal.pause()
     with supervised(tmp_path, child) as server, server.connect() as client:
         assert client.recv(100) == b"armed"
         server.process.kill()
-        assert client.recv(100) == b""  # its end of the connection closes with it
+        assert client.recv(100) == b""  # the connection closes with the child
 
 
-def test_a_process_whose_supervisor_is_gone_already_does_not_start() -> None:
+def test_a_process_whose_supervisor_has_already_ended_does_not_start() -> None:
     code = "from server.process.supervisor import die_with_parent; die_with_parent(1 << 30); print('started')"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
 
     assert (ended.returncode, ended.stdout) == (UNUSABLE, "")
 
 
-def test_an_address_in_use_is_an_error_and_not_shared() -> None:
+def test_an_address_in_use_is_an_error() -> None:
     with listen("127.0.0.1", 0) as sock, pytest.raises(OSError, match="in use"):
         listen("127.0.0.1", sock.getsockname()[1])
 
 
 class TestRestarts:
-    """The decision alone."""
+    """The decision when to start again, without processes."""
 
     def test_each_crash_waits_twice_as_long_up_to_half_a_minute(self) -> None:
         restarts, now, waits = Restarts(), 0.0, []
         for _ in range(9):
-            now += 20  # too slow for the breaker
+            now += 20  # too slow for the limit of starts per minute
             waits.append(restarts.after(1, hung=False, ran_s=20, now=now))
 
         assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
 
-    def test_a_long_good_run_begins_anew(self) -> None:
+    def test_after_a_long_run_the_waits_begin_anew(self) -> None:
         restarts = Restarts()
         restarts.after(1, hung=False, ran_s=1, now=1)
         restarts.after(1, hung=False, ran_s=1, now=3)
@@ -296,14 +296,14 @@ class TestRestarts:
         assert restarts.after(code, hung=hung, ran_s=1, now=2) == 0
 
     @pytest.mark.parametrize("code", [1, -11, POISONED])
-    def test_the_sixth_end_within_a_minute_is_the_last(self, code: int) -> None:
+    def test_after_the_sixth_end_within_a_minute_it_gives_up(self, code: int) -> None:
         restarts = Restarts()
         for second in range(5):
             assert restarts.after(code, hung=False, ran_s=1, now=second) is not None
 
         assert restarts.after(code, hung=False, ran_s=1, now=59) is None
 
-    def test_six_ends_in_more_than_a_minute_are_not(self) -> None:
+    def test_six_ends_in_more_than_a_minute_do_not_make_it_give_up(self) -> None:
         restarts = Restarts()
         for second in (0, 12, 24, 36, 48, 60):
             assert restarts.after(1, hung=False, ran_s=12, now=second) is not None
