@@ -114,7 +114,7 @@ class Ledger:
         """Note that `component` of `name` uses `weights`: memory that is booked once for all its users."""
         self._users.setdefault(weights, []).append((name, component))
 
-    def there_already(self, shareable: Mapping[str, tuple[str, int]]) -> int:
+    def bytes_already_held(self, shareable: Mapping[str, tuple[str, int]]) -> int:
         """Bytes of these components whose weights another model holds already. shareable: component → (key, bytes)."""
         return sum(n_bytes for weights, n_bytes in shareable.values() if self._users.get(weights))
 

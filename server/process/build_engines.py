@@ -1,6 +1,7 @@
-"""The engines and what they may do with the machine: one of each per device, behind one fleet. Called once, at start.
+"""Builds one engine for each device, and one fleet of them. Called once, at start, on the event loop.
 
-The only file of `server/` that knows of torch, by way of `models.loading` and `pipelines.device`, and it calls them on the device thread alone.
+This is the only file of `server/` that uses torch, through `models.loading` and `pipelines`, and it does so in
+functions that the engine calls on its device thread.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ def make_fleet(
     learned: LearnedValues,
     deliver: Callable[[Event], None],
 ) -> Fleet:
-    """One engine per device."""
-    import_turn = threading.Lock()  # imports of torch and its libraries are not made to run on two threads at once
+    """The fleet of all devices. deliver: called on the event loop with every event of an engine."""
+    import_turn = threading.Lock()  # torch and its libraries cannot be imported on two threads at once
     threads = max(1, (settings.torch_threads or os.cpu_count() or 1) // len(machines))
     host = HostMemory()
     make = [partial(_engine, settings, machine, host, catalogue, learned, import_turn, threads) for machine in machines]
@@ -76,7 +77,7 @@ def _engine(
         return cache_bytes(spec.weight_bytes, ledger.usable_bytes) if spec.type == "chat" else 0
 
     def facts(model: str) -> ModelFacts:
-        spec = catalogue.recall(model)  # the lane of a removed model lives until its jobs are done
+        spec = catalogue.recall(model)  # knows removed models too, whose lanes live until their jobs are done
         return ModelFacts(
             name=model,
             type=spec.type,
@@ -112,15 +113,15 @@ def _engine(
 
 
 def _shareable(spec: ModelSpec, auto: str) -> Mapping[str, tuple[str, int]]:
-    """Weights that another model may use with it: as they are in the files, and on the device."""
+    """Component → (key, bytes) of weights that another model may share: those used as they are in the files."""
     if spec.load.quantization is not None or spec.load.offload or spec.embedding_paths:
         return {}
     dtype = auto if spec.dtype == "auto" else spec.dtype
-    return {name: (f"{whose} {dtype}", n_bytes) for name, (whose, n_bytes) in spec.shareable.items()}
+    return {name: (f"{weights} {dtype}", n_bytes) for name, (weights, n_bytes) in spec.shareable.items()}
 
 
 def memory_requirements(settings: Settings, machines: Sequence[Machine], learned: LearnedValues) -> Requirements:
-    """What is refused before it is accepted, by the largest device and what all of them learned."""
+    """The memory that jobs need at least, on the largest device, by the peaks that all devices measured."""
     machine = max(machines, key=lambda machine: machine.memory_bytes)
     weights = _weights(settings, machine, _ledger(settings, machine).usable_bytes)
     return Requirements(learned.peaks, _keys(machine), weights)
@@ -140,14 +141,14 @@ def _weights(settings: Settings, machine: Machine, usable_bytes: int) -> Weights
     float_bytes = {"float32": 4, "bfloat16": 2, "float16": 2}
     return Weights(
         usable_bytes,
-        allowed=settings.offload and machine.device != "cpu",  # where the host is the device nothing is gained
+        allowed=settings.offload and machine.device != "cpu",  # on a CPU device offload frees nothing
         float_bytes=lambda spec: float_bytes[spec.dtype if spec.dtype != "auto" else auto_dtype([machine])],
     )
 
 
 def _keys(machine: Machine) -> Callable[[ModelSpec], str]:
-    """Under which what is measured is kept: it holds for these files at this precision on this kind of device."""
-    keys: dict[str, tuple[ModelSpec, str]] = {}  # by name; a new spec means new files
+    """Makes the keys of measurements: they hold for the files of a model, a precision and a kind of device."""
+    keys: dict[str, tuple[ModelSpec, str]] = {}  # by model name; another spec of that name means other files
 
     def key_of(spec: ModelSpec) -> str:
         known = keys.get(spec.name)
@@ -169,12 +170,10 @@ def _device(
     threads: int,
     verdicts: Callable[[ModelSpec], Mapping[str, bool]],
 ) -> Device:
-    """What the engine may do with the machine. Torch is imported by `warm_up`, on the device thread."""
-
-    shared: list[Any] = []  # the weights that several of its models use; made on the device thread
-    proven: set[str] = set()  # checkpoints that passed their smoke run in this process; the device thread's alone
-
-    torch_name = machine.device  # what torch calls the device; `warm_up` corrects it
+    """The functions that the engine uses the device with. Torch is imported by `warm_up`, on the device thread."""
+    shared: list[Any] = []  # at most one SharedWeights, made once torch is imported; device thread only
+    proven: set[str] = set()  # checkpoints that passed their smoke run in this process; device thread only
+    torch_name = machine.device  # torch's name of the device, which `warm_up` corrects
 
     def warm_up() -> None:
         nonlocal torch_name
@@ -240,7 +239,7 @@ def _device(
 
 
 def _torch_name(machine: Machine, torch_uuids: Callable[[], Sequence[str]]) -> str:
-    """Torch's name for the device. Ends the process when torch does not see it: another card must not stand in for it."""
+    """Torch's name for the device; ends the process when torch does not see it, so that no other GPU is used."""
     if machine.device == "cpu":
         return "cpu"
     try:

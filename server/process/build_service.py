@@ -1,4 +1,4 @@
-"""Wires the parts of the service together. Main thread, once, at start; the tests build the same service over a fake engine."""
+"""Wires the parts of the service together, over a real or a fake engine. Event loop only, once, at start."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from server.store.database import Database
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceOptions:
-    """What the settings say about the service."""
+    """The settings of the service."""
 
     plans: Mapping[str, Plan] = field(default_factory=lambda: DEFAULT_PLANS)
     queue_size: int = 10_000
@@ -59,6 +59,7 @@ def build_service(
     burst_limiter: BurstLimiter,
     clock: Callable[[], datetime],
 ) -> Service:
+    """The service, whose parts share one `LiveJobs` and one `Metrics`."""
     live_jobs = LiveJobs()
     metrics = Metrics(live_jobs)
     accounts = Accounts(database=database, plans=options.plans, clock=clock)

@@ -1,4 +1,4 @@
-"""The composition root: settings → store → catalogue → engine → service → app → uvicorn, on a socket it is given.
+"""The composition root: builds store, catalogue, engines, service and app, and serves them on an inherited socket.
 
 Main thread of the server process.
 """
@@ -51,7 +51,7 @@ from server.store.keys import SCOPES, create_key, list_keys
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
-ENGINE_DEAD = 1  # exit code: the device thread ended on a bug; the supervisor starts again
+ENGINE_DEAD = 1  # exit code: a bug ended the device thread; the supervisor starts another process
 WORKERS = 2  # threads that encode and write results
 SWITCH_S = 0.001  # the event loop waits at most this long for a device thread that computes in Python; by default 5 ms
 WORKER_NICENESS = 10
@@ -59,9 +59,9 @@ KEEP_ALIVE_S = 75  # of an idle HTTP connection
 
 
 def run(settings: Settings, sock: socket.socket, heartbeat_fd: int | None) -> int:
-    """Serve until told to stop. Returns the exit code. Raises `StoreUnusable` when starting again will not help."""
+    """Serve until a signal stops the server; returns the exit code. Raises `StoreUnusable` if a restart cannot help."""
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = open(settings.data_dir / "lock", "w")  # noqa: SIM115  # held open as long as the process lives
+    lock = open(settings.data_dir / "lock", "w")  # noqa: SIM115  # open until the process ends
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -90,7 +90,7 @@ async def _serve(
 ) -> int:
     catalogue = _catalogue(settings, machines)
     clock = functools.partial(datetime.now, UTC)
-    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="artifacts", initializer=_let_others_go_first)
+    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="artifacts", initializer=_lower_priority)
     learned = LearnedValues(database, clock)
     learned.load()
     fleet = make_fleet(settings, machines, catalogue, learned, lambda event: service.dispatch.take(event))
@@ -149,34 +149,41 @@ async def _serve(
     first_key = await database.write(_first_key)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     watcher = FolderWatcher([settings.data_dir / "models", *settings.models_dirs, toml], library.refresh)
-    beside = [asyncio.create_task(recovery) for recovery in (pulls.run(), watcher.run())]
-    for task in beside:
+    background = [asyncio.create_task(loop) for loop in (pulls.run(), watcher.run())]
+    for task in background:
         task.add_done_callback(_log_end)
     print_banner(sock, machines, catalogue.specs(), first_key)
     code = await _watch(fleet, server, serving, heartbeat_fd)
-    for task in beside:
+    for task in background:
         task.cancel()
-    await asyncio.gather(*beside, return_exceptions=True)
+    await asyncio.gather(*background, return_exceptions=True)
     await service.results.close(settings.shutdown_grace_s)
     await learned.close()
     pool.shutdown()
     return code
 
 
-def _let_others_go_first() -> None:
-    """For a worker thread: encoding a clip takes whole cores for a while, which a chat on the CPU would feel. Linux: elsewhere it is the process's."""
+def _lower_priority() -> None:
+    """Lower the priority of a worker thread: encoding a clip takes whole cores, which would slow a chat on the CPU.
+
+    Linux only; elsewhere the priority is that of the whole process.
+    """
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICENESS)
 
 
 def _log_end(task: asyncio.Task[None]) -> None:
-    """Pulls and the watched folders end with the server; sooner is a bug, and jobs are served all the same."""
+    """Log a background task that ended before the server, which is a bug; jobs are still served."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("upkeep of the catalogue ended", exc_info=error)
+        logger.error("a background task of the catalogue ended", exc_info=error)
 
 
 async def _watch(engine: Fleet, server: DrainingServer, serving: asyncio.Task[None], heartbeat_fd: int | None) -> int:
-    """Beat while the engine turns; returns when the HTTP server has ended. A dead engine ends the server: 1."""
+    """Send heartbeats while the engines are alive, until the HTTP server ends; returns the exit code.
+
+    A dead engine ends the server with `ENGINE_DEAD`; a stuck one ends the heartbeats, and the supervisor kills the
+    process.
+    """
     code = 0
     while not serving.done():
         if engine.alive:
@@ -191,7 +198,7 @@ async def _watch(engine: Fleet, server: DrainingServer, serving: asyncio.Task[No
 
 
 class DrainingServer(uvicorn.Server):
-    """On the first signal the engine drains while HTTP goes on answering (new jobs get 502); the second ends at once."""
+    """Drains the engines at the first signal, while HTTP still answers (new jobs get 502); ends at the second."""
 
     def __init__(
         self, config: uvicorn.Config, engine: Fleet, grace_s: float, close_streams: Callable[[], None]
@@ -220,7 +227,7 @@ class DrainingServer(uvicorn.Server):
 
 
 def uvicorn_config(app: FastAPI, trusted_proxies: Sequence[str]) -> uvicorn.Config:
-    """`trusted_proxies`: addresses and networks whose word for the scheme of a request is taken."""
+    """trusted_proxies: addresses and networks whose X-Forwarded-Proto is believed."""
     return uvicorn.Config(
         app,
         http=Http11,
@@ -229,16 +236,16 @@ def uvicorn_config(app: FastAPI, trusted_proxies: Sequence[str]) -> uvicorn.Conf
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=bool(trusted_proxies),  # X-Forwarded-Proto is anybody's claim
+        proxy_headers=bool(trusted_proxies),  # any client can send X-Forwarded-Proto
         forwarded_allow_ips=list(trusted_proxies),
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=3,  # without it one open stream keeps the process for ever
+        timeout_graceful_shutdown=3,  # without a limit one open stream keeps the process alive
         h11_max_incomplete_event_size=64 * 1024,
     )
 
 
 def _first_key(conn: Connection) -> str | None:
-    """An enterprise key with all scopes when there is none at all yet; shown once."""
+    """Make an enterprise key with all scopes if the store has no key yet; returns its text, which is shown once."""
     if list_keys(conn):
         return None
     _, text = create_key(conn, "first", "enterprise", SCOPES, datetime.now(UTC))

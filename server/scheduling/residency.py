@@ -214,7 +214,7 @@ class Residency:
     def bytes_to_load(self, model: str) -> int:
         """Weights and cache, less the weights that another model on the device shares."""
         facts = self.facts_of(model)
-        return facts.need_bytes - self._ledger.there_already(facts.shareable)
+        return facts.need_bytes - self._ledger.bytes_already_held(facts.shareable)
 
     def arrival_s(self, model: str) -> float:
         """Seconds that loading or unparking `model` is expected to take."""

@@ -108,7 +108,7 @@ def booked(ledger: Ledger, name: str, **components: int) -> None:
 def test_shared_weights_are_booked_once_go_over_to_who_is_left_and_leave_with_the_last() -> None:
     ledger = Ledger(name="gpu", capacity_bytes=100)
     booked(ledger, "klein", transformer=30, text_encoder=40)
-    assert ledger.there_already({"model": ("qwen3", 40)}) == 40
+    assert ledger.bytes_already_held({"model": ("qwen3", 40)}) == 40
     booked(ledger, "chat", model=40)
 
     assert ledger.booked_bytes == 70
@@ -120,14 +120,14 @@ def test_shared_weights_are_booked_once_go_over_to_who_is_left_and_leave_with_th
     assert (ledger.booked_bytes, ledger.held_by("chat"), ledger.freed_by("chat")) == (40, 40, 40)
     assert not ledger.is_shared("chat")
     assert ledger.release("chat") == 40
-    assert (ledger.booked_bytes, ledger.there_already({"model": ("qwen3", 40)})) == (0, 0)
+    assert (ledger.booked_bytes, ledger.bytes_already_held({"model": ("qwen3", 40)})) == (0, 0)
 
 
 def test_what_was_parked_and_comes_back_is_memory_of_its_own() -> None:
     ledger = Ledger(name="gpu", capacity_bytes=200, host_bytes=100)
     booked(ledger, "klein", transformer=30, text_encoder=40)
     ledger.correct_weights("klein", {}, {"transformer": 30, "text_encoder": 40})
-    assert ledger.there_already({"model": ("qwen3", 40)}) == 0
+    assert ledger.bytes_already_held({"model": ("qwen3", 40)}) == 0
 
     booked(ledger, "chat", model=40)
     ledger.correct_weights("klein", {"transformer": 30, "text_encoder": 40}, {})
