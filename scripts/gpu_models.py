@@ -27,7 +27,6 @@ from diffusers import (
     WanTransformer3DModel,
 )
 from transformers import (
-    CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     GenerationConfig,
@@ -39,11 +38,10 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from tests.support.stock_families import CLIP_TOKENS, clip_tokenizer, t5_tokenizer
+from benchmarks.families import parts, vaes
+from benchmarks.families.parts import clip_tokenizer, t5_tokenizer
 from tests.support.tiny_chat import PRINTABLE
 
-DOWN = ("DownEncoderBlock2D",) * 4
-UP = ("UpDecoderBlock2D",) * 4
 XXL = {"vocab_size": 64, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 1, "num_heads": 64}
 
 
@@ -62,27 +60,12 @@ def on_cpu(cls: type, **options: Any) -> Any:
 
 
 def clip(cls: type, width: int, layers: int, heads: int) -> Any:
-    ends = clip_tokenizer().eos_token_id
-    config = CLIPTextConfig(
-        vocab_size=ends + 1,
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        projection_dim=width,
-        max_position_embeddings=CLIP_TOKENS,
-        bos_token_id=ends - 1,
-        eos_token_id=ends,
-        pad_token_id=ends,
-    )
-    return cls(config).eval()
+    return parts.clip_text(cls, width, layers=layers, heads=heads, intermediate_size=4 * width).eval()
 
 
 def vae(latent_channels: int, **options: Any) -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512),
-        down_block_types=DOWN,
-        up_block_types=UP,
+        **vaes.blocks((128, 256, 512, 512)),
         layers_per_block=2,
         latent_channels=latent_channels,
         sample_size=1024,

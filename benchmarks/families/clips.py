@@ -1,4 +1,4 @@
-"""Transformers that make clips: LTX, CogVideoX, Hunyuan, Mochi, Allegro and others."""
+"""Video transformers: LTX, CogVideoX, Hunyuan, Mochi, Allegro and others."""
 
 from __future__ import annotations
 
@@ -9,26 +9,18 @@ import diffusers
 import transformers
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
-from benchmarks.families import parts, readers, vaes
+from benchmarks.families import encoders, parts, vaes
+from benchmarks.families.building import T5_CALL, components, flow, small
 from benchmarks.families.dits_llm import kandinsky_5
 from benchmarks.families.family import Family
-from benchmarks.families.small import T5_CALL, flow, small, whole
 
 
 def motif() -> dict[str, Any]:
     from diffusers.guiders import AdaptiveProjectedGuidance
 
-    text = transformers.T5Gemma2TextConfig(
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=64,
-        vocab_size=parts.VOCABULARY,
-        max_position_embeddings=128,
-        head_dim=16,
-        num_key_value_heads=2,
-        dropout_rate=0.0,
-    )
+    wider = {"hidden_size": 32, "intermediate_size": 64, "head_dim": 16, "num_hidden_layers": 1}
+    sizes = {**parts.DECODER, **wider, "max_position_embeddings": 128}
+    text = transformers.T5Gemma2TextConfig(**sizes, dropout_rate=0.0)
     transformer = small(
         diffusers.MotifVideoTransformer3DModel,
         in_channels=33,
@@ -39,7 +31,7 @@ def motif() -> dict[str, Any]:
         rope_axes_dim=(4, 4, 4),
     )
     encoder = transformers.T5Gemma2Encoder(transformers.T5Gemma2EncoderConfig(text_config=text))
-    return whole(
+    return components(
         transformer,
         vaes.wan_vae(),
         flow(shift=7.0),
@@ -69,11 +61,11 @@ def ltx(dynamic_shifting: bool = True) -> dict[str, Any]:
         decoder_spatio_temporal_scaling=(True, True, False, False),
         patch_size=1,
     )
-    return whole(transformer, vae, flow(use_dynamic_shifting=dynamic_shifting), readers.t5())
+    return components(transformer, vae, flow(use_dynamic_shifting=dynamic_shifting), encoders.t5())
 
 
 def cogvideox() -> dict[str, Any]:
-    """As the built-in video model has it: four latent frames a patch, and a VAE that folds no frames."""
+    """Like the built-in video model: four latent frames per patch, and a VAE without temporal compression."""
     transformer = small(
         diffusers.CogVideoXTransformer3DModel,
         attention_head_dim=16,
@@ -103,7 +95,7 @@ def cogvideox() -> dict[str, Any]:
     scheduler = diffusers.CogVideoXDPMScheduler(
         prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
     )
-    return whole(transformer, vae, scheduler, readers.t5())
+    return components(transformer, vae, scheduler, encoders.t5())
 
 
 def latte() -> dict[str, Any]:
@@ -122,7 +114,7 @@ def latte() -> dict[str, Any]:
         norm_type="ada_norm_single",
         norm_elementwise_affine=False,
     )
-    return whole(transformer, vaes.small_vae(), DDIMScheduler(), readers.t5())
+    return components(transformer, vaes.small_vae(), DDIMScheduler(), encoders.t5())
 
 
 def allegro() -> dict[str, Any]:
@@ -138,7 +130,7 @@ def allegro() -> dict[str, Any]:
     vae = diffusers.AutoencoderKLAllegro(
         block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=2, sample_size=160
     )
-    return whole(transformer, vae, DDIMScheduler(), readers.t5())
+    return components(transformer, vae, DDIMScheduler(), encoders.t5())
 
 
 def mochi() -> dict[str, Any]:
@@ -157,7 +149,7 @@ def mochi() -> dict[str, Any]:
         decoder_block_out_channels=(32, 32, 32, 32),
         layers_per_block=(1, 1, 1, 1, 1),
     )
-    return whole(transformer, vae, flow(), readers.t5())
+    return components(transformer, vae, flow(), encoders.t5())
 
 
 def sana_video() -> dict[str, Any]:
@@ -174,7 +166,7 @@ def sana_video() -> dict[str, Any]:
         sample_size=8,
         rope_max_seq_len=32,
     )
-    return whole(transformer, vaes.wan_vae(), DPMSolverMultistepScheduler(), readers.gemma2())
+    return components(transformer, vaes.wan_vae(), DPMSolverMultistepScheduler(), encoders.gemma2())
 
 
 def easy_animate() -> dict[str, Any]:
@@ -196,7 +188,7 @@ def easy_animate() -> dict[str, Any]:
         norm_num_groups=2,
         spatial_group_norm=False,
     )
-    return whole(transformer, vae, flow(), readers.qwen_vl())
+    return components(transformer, vae, flow(), encoders.qwen_vl())
 
 
 def hunyuan_video() -> dict[str, Any]:
@@ -208,7 +200,7 @@ def hunyuan_video() -> dict[str, Any]:
         pooled_projection_dim=16,
         rope_axes_dim=(2, 4, 4),
     )
-    return whole(transformer, vaes.hunyuan_video_vae(4), flow(shift=7.0), readers.llama(), readers.clip(dim=16))
+    return components(transformer, vaes.hunyuan_video_vae(4), flow(shift=7.0), encoders.llama(), encoders.clip(dim=16))
 
 
 def hunyuan_video_15() -> dict[str, Any]:
@@ -234,12 +226,12 @@ def hunyuan_video_15() -> dict[str, Any]:
         downsample_match_channel=False,
         upsample_match_channel=False,
     )
-    return whole(
+    return components(
         transformer,
         vae,
         flow(shift=7.0),
         (transformers.Qwen2_5_VLTextModel(parts.qwen_vl_config(16).text_config), parts.qwen_tokenizer()),
-        readers.byt5(),
+        encoders.byt5(),
         guider=ClassifierFreeGuidance(guidance_scale=3.0),
     )
 
@@ -253,11 +245,13 @@ FAMILIES = (
     Family("LTXConditionPipeline", "video", functools.partial(ltx, False), other_size=64, num_frames=9, call=T5_CALL),
     Family("CogVideoXPipeline", "video", cogvideox, num_frames=8, call={"max_sequence_length": 16}),
     Family("LattePipeline", "video", latte, num_frames=4, call={"clean_caption": False}),
-    Family("AllegroPipeline", "video", allegro, size=160, num_frames=24, steps=(2, 3), jobs=2, in_tiles=True, call=T5_CALL),
+    Family("AllegroPipeline", "video", allegro, size=160, num_frames=24, steps=(2, 3), jobs=2, in_tiles=True,
+           call=T5_CALL),
     Family("MochiPipeline", "video", mochi, num_frames=7, call={"max_sequence_length": 16}),
     Family("SanaVideoPipeline", "video", sana_video, other_size=64, num_frames=9, call=SANA_CALL),
     Family("EasyAnimatePipeline", "video", easy_animate, num_frames=5),
-    Family("HunyuanVideoPipeline", "video", hunyuan_video, num_frames=9, call={"prompt_template": PLAIN_TEMPLATE, "max_sequence_length": 32}),
+    Family("HunyuanVideoPipeline", "video", hunyuan_video, num_frames=9,
+           call={"prompt_template": PLAIN_TEMPLATE, "max_sequence_length": 32}),
     Family("HunyuanVideo15Pipeline", "video", hunyuan_video_15, num_frames=9),
     Family("Kandinsky5T2VPipeline", "video", functools.partial(kandinsky_5, False), num_frames=5),
 )  # fmt: skip

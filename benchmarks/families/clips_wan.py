@@ -1,4 +1,4 @@
-"""Wan and what was made of it: VACE, SkyReels, AnyFlow, Helios."""
+"""Wan and models derived from it: VACE, SkyReels, AnyFlow, Helios."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import diffusers
 from diffusers import UniPCMultistepScheduler
 
-from benchmarks.families import parts, readers, vaes
+from benchmarks.families import encoders, parts, vaes
+from benchmarks.families.building import T5_CALL, components, small
 from benchmarks.families.family import Family
-from benchmarks.families.small import T5_CALL, small, whole
 
 
 def wan_like(transformer: type, **options: Any) -> Any:
@@ -32,30 +32,30 @@ def unipc(**options: Any) -> UniPCMultistepScheduler:
 
 def wan() -> dict[str, Any]:
     transformer = wan_like(diffusers.WanTransformer3DModel, in_channels=4, out_channels=4, rope_max_seq_len=64)
-    return whole(transformer, vaes.wan_vae(4), unipc(flow_shift=3.0), readers.umt5())
+    return components(transformer, vaes.wan_vae(4), unipc(flow_shift=3.0), encoders.umt5())
 
 
 def wan_vace() -> dict[str, Any]:
     transformer = wan_like(
         diffusers.WanVACETransformer3DModel, num_layers=3, rope_max_seq_len=64, vace_layers=[0, 2], vace_in_channels=96
     )
-    return whole(transformer, vaes.wan_vae(), unipc(flow_shift=3.0), readers.umt5())
+    return components(transformer, vaes.wan_vae(), unipc(flow_shift=3.0), encoders.umt5())
 
 
 def sky_reels() -> dict[str, Any]:
     transformer = wan_like(diffusers.SkyReelsV2Transformer3DModel, rope_max_seq_len=64)
     scheduler = UniPCMultistepScheduler(flow_shift=8.0, use_flow_sigmas=True)
-    return whole(transformer, vaes.wan_vae(), scheduler, readers.umt5())
+    return components(transformer, vaes.wan_vae(), scheduler, encoders.umt5())
 
 
 def any_flow(transformer_class: type = diffusers.AnyFlowTransformer3DModel, **options: Any) -> dict[str, Any]:
     transformer = wan_like(transformer_class, rope_max_seq_len=64, gate_value=0.25, deltatime_type="r", **options)
     scheduler = diffusers.FlowMapEulerDiscreteScheduler(num_train_timesteps=1000, shift=5.0)
-    return whole(transformer, vaes.wan_vae(), scheduler, readers.umt5())
+    return components(transformer, vaes.wan_vae(), scheduler, encoders.umt5())
 
 
 def any_flow_far() -> dict[str, Any]:
-    """In three chunks of one latent frame, each reading the keys and values of those before."""
+    """Generates three chunks of one latent frame, each with the keys and values of the chunks before."""
     return any_flow(diffusers.AnyFlowFARTransformer3DModel, chunk_partition=(1, 1, 1))
 
 
@@ -75,10 +75,12 @@ def helios(stages: int = 1) -> dict[str, Any]:
     scheduler = diffusers.HeliosScheduler(
         stage_range=stage_range,
         stages=stages,
-        gamma=1 / 3 if stages == 1 else 0.25,  # with a third, the noise between stages has a covariance no CPU factors
+        gamma=1 / 3
+        if stages == 1
+        else 0.25,  # with 1/3, the Cholesky factorization of the noise between stages fails on a CPU
         use_dynamic_shifting=True,
     )
-    return whole(transformer, vaes.wan_vae(), scheduler, readers.umt5())
+    return components(transformer, vaes.wan_vae(), scheduler, encoders.umt5())
 
 
 PYRAMID_CALL = {**T5_CALL, "pyramid_num_inference_steps_list": [2, 2]}
@@ -91,5 +93,6 @@ FAMILIES = (
     Family("AnyFlowPipeline", "video", any_flow, num_frames=9, call=T5_CALL),
     Family("HeliosPipeline", "video", helios, num_frames=8, call=T5_CALL),
     Family("AnyFlowFARPipeline", "video", any_flow_far, num_frames=9, call=T5_CALL),
-    Family("HeliosPyramidPipeline", "video", functools.partial(helios, 2), other_size=64, num_frames=8, call=PYRAMID_CALL),
+    Family("HeliosPyramidPipeline", "video", functools.partial(helios, 2), other_size=64, num_frames=8,
+           call=PYRAMID_CALL),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Decoder language models of transformers: name of its config class → what its tiny one needs besides the usual sizes."""
+"""Language models of transformers: name of the config class → sizes of a tiny model besides the usual ones."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 import transformers
 
 USUAL = {
-    "vocab_size": 97 + 2,  # of tests/tiny_chat's tokenizer
+    "vocab_size": 97 + 2,  # of the tokenizer in tests/support/tiny_chat.py
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 1024,
-    "initializer_range": 0.3,  # the default makes flat logits: every reply would be the same
+    "initializer_range": 0.3,  # with the default the logits are so flat that every reply is the same
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -63,7 +63,7 @@ DECODERS: dict[str, dict[str, Any]] = {
 
 
 def decoder(name: str) -> Any:
-    """The model, float32, the same weights each time; its special tokens are never the likeliest."""
+    """Builds the model in float32 with the same weights each time. Special tokens are never the likeliest."""
     config = getattr(transformers, f"{name}Config")(**{**USUAL, **DECODERS[name]})
     with torch.random.fork_rng():
         torch.manual_seed(0)

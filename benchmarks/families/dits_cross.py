@@ -1,4 +1,4 @@
-"""Transformers that read the text by cross-attention, and their kin: PixArt, Sana, CogView, Lumina, Hunyuan-DiT."""
+"""Image transformers with cross-attention to the text, and similar ones: PixArt, Sana, CogView, Lumina, Hunyuan-DiT."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import transformers
 from diffusers import CogVideoXDDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from transformers import CLIPTextModelWithProjection
 
-from benchmarks.families import parts, readers, vaes
+from benchmarks.families import encoders, parts, vaes
+from benchmarks.families.building import T5_CALL, components, flow, small
 from benchmarks.families.family import Family
-from benchmarks.families.small import T5_CALL, flow, small, whole
 
 
 def pixart(per_sigma: bool) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def pixart(per_sigma: bool) -> dict[str, Any]:
     )
     options = {"prediction_type": "flow_prediction", "use_flow_sigmas": True} if per_sigma else {}
     vae = vaes.tiny_vae() if per_sigma else vaes.small_vae()
-    return whole(transformer, vae, DPMSolverMultistepScheduler(**options), readers.t5())
+    return components(transformer, vae, DPMSolverMultistepScheduler(**options), encoders.t5())
 
 
 def sana(sprint: bool = False) -> dict[str, Any]:
@@ -42,11 +42,11 @@ def sana(sprint: bool = False) -> dict[str, Any]:
         caption_channels=16,
         **options,
     )
-    return whole(
+    return components(
         transformer,
         vaes.deep_compression_vae(),
         diffusers.SCMScheduler() if sprint else flow(shift=7.0),
-        readers.gemma2(),
+        encoders.gemma2(),
     )
 
 
@@ -60,7 +60,7 @@ def cogview_3() -> dict[str, Any]:
         pos_embed_max_size=32,
         sample_size=8,
     )
-    return whole(transformer, vaes.small_vae(), CogVideoXDDIMScheduler(), readers.t5())
+    return components(transformer, vaes.small_vae(), CogVideoXDDIMScheduler(), encoders.t5())
 
 
 def cogview_4() -> dict[str, Any]:
@@ -77,7 +77,7 @@ def cogview_4() -> dict[str, Any]:
         base_shift=0.25, max_shift=0.75, base_image_seq_len=256, use_dynamic_shifting=True, time_shift_type="linear"
     )
     text = parts.small_decoder(transformers.GlmConfig, transformers.GlmForCausalLM, hidden_size=32, head_dim=16)
-    return whole(transformer, vaes.small_vae(), scheduler, (text, parts.gemma_tokenizer()))
+    return components(transformer, vaes.small_vae(), scheduler, (text, parts.gemma_tokenizer()))
 
 
 def hunyuan_dit() -> dict[str, Any]:
@@ -92,12 +92,12 @@ def hunyuan_dit() -> dict[str, Any]:
         pooled_projection_dim=16,
         hidden_size=24,
     )
-    return whole(
+    return components(
         transformer,
-        vaes.small_vae(4, (8, 8, 8, 8)),  # the factor of 8 is written into its pipeline
+        vaes.small_vae(4, (8, 8, 8, 8)),  # the pipeline assumes a factor of 8
         DDPMScheduler(),
         (parts.bert_text(), parts.bert_tokenizer()),
-        readers.t5(),
+        encoders.t5(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -115,7 +115,7 @@ def lumina() -> dict[str, Any]:
         cross_attention_dim=16,
     )
     text = parts.small_decoder(transformers.GemmaConfig, transformers.GemmaForCausalLM, head_dim=8)
-    return whole(transformer, vaes.small_vae(), flow(), (text, parts.gemma_tokenizer()))
+    return components(transformer, vaes.small_vae(), flow(), (text, parts.gemma_tokenizer()))
 
 
 def lumina_2() -> dict[str, Any]:
@@ -132,7 +132,7 @@ def lumina_2() -> dict[str, Any]:
         axes_dim_rope=[4, 2, 2],
         cap_feat_dim=16,
     )
-    return whole(transformer, vaes.flow_vae(4), flow(), readers.gemma2())
+    return components(transformer, vaes.flow_vae(4), flow(), encoders.gemma2())
 
 
 def amused() -> dict[str, Any]:
@@ -155,9 +155,7 @@ def amused() -> dict[str, Any]:
         intermediate_size=16,
     )
     vqvae = diffusers.VQModel(
-        down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
-        up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
-        block_out_channels=(8, 8),
+        **vaes.blocks((8, 8)),
         latent_channels=8,
         norm_num_groups=4,
         num_vq_embeddings=32,
@@ -190,6 +188,7 @@ FAMILIES = (
     Family("Lumina2Pipeline", "image", lumina_2),
     Family("SanaPipeline", "image", sana, other_size=64, call=SANA_CALL),
     Family("SanaPAGPipeline", "image", sana, other_size=64, call=SANA_CALL),
-    Family("SanaSprintPipeline", "image", functools.partial(sana, True), other_size=64, steps=(2,), takes_negative=False, call=SANA_CALL),
+    Family("SanaSprintPipeline", "image", functools.partial(sana, True), other_size=64, steps=(2,),
+           takes_negative=False, call=SANA_CALL),
     Family("AmusedPipeline", "image", amused),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Transformers of the Flux and Stable Diffusion 3 kind: text and picture in one row of tokens."""
+"""Transformers like Flux and Stable Diffusion 3, which attend to text and image tokens in one sequence."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import diffusers
 import transformers
 from transformers import CLIPTextModelWithProjection, Qwen3ForCausalLM
 
-from benchmarks.families import parts, readers, vaes
+from benchmarks.families import encoders, parts, vaes
+from benchmarks.families.building import T5_CALL, components, flow, small
 from benchmarks.families.family import Family
-from benchmarks.families.small import T5_CALL, flow, small, whole
 
 ROPE_16 = (4, 4, 8)
-BRIA_BOT_TOKEN = 128_000  # written into its pipeline: what stands for an empty prompt
+BRIA_BOT_TOKEN = 128_000  # the pipeline's token for an empty prompt
 
 
 def stable_diffusion_3() -> dict[str, Any]:
@@ -23,17 +23,17 @@ def stable_diffusion_3() -> dict[str, Any]:
         num_layers=2,
         num_attention_heads=4,
         caption_projection_dim=32,
-        joint_attention_dim=2 * parts.TEXT_DIM,  # both CLIP widths side by side; the T5 one is as wide
+        joint_attention_dim=2 * parts.TEXT_DIM,  # both CLIP embeddings concatenated; T5's is as wide
         pooled_projection_dim=2 * parts.TEXT_DIM,
         pos_embed_max_size=32,
     )
-    return whole(
+    return components(
         transformer,
         vaes.flow_vae(4),
         flow(shift=3.0),
-        readers.clip(CLIPTextModelWithProjection),
-        readers.clip(CLIPTextModelWithProjection),
-        readers.t5(2 * parts.TEXT_DIM, layers=1),
+        encoders.clip(CLIPTextModelWithProjection),
+        encoders.clip(CLIPTextModelWithProjection),
+        encoders.t5(2 * parts.TEXT_DIM, layers=1),
     )
 
 
@@ -48,8 +48,8 @@ def flux(guidance_embeds: bool = True) -> dict[str, Any]:
         guidance_embeds=guidance_embeds,
         axes_dims_rope=(4, 6, 6),
     )
-    return whole(
-        transformer, vaes.flow_vae(4), flow(use_dynamic_shifting=True, shift=3.0), readers.clip(), readers.t5()
+    return components(
+        transformer, vaes.flow_vae(4), flow(use_dynamic_shifting=True, shift=3.0), encoders.clip(), encoders.t5()
     )
 
 
@@ -65,13 +65,13 @@ def flux_2_transformer(**options: Any) -> Any:
 
 
 def flux_2() -> dict[str, Any]:
-    reader = parts.mistral_3(transformers.Mistral3ForConditionalGeneration), parts.pixtral_processor()
-    return whole(flux_2_transformer(), vaes.flux_2_vae(), flow(), reader)
+    encoder = parts.mistral_3(transformers.Mistral3ForConditionalGeneration), parts.pixtral_processor()
+    return components(flux_2_transformer(), vaes.flux_2_vae(), flow(), encoder)
 
 
 def flux_2_klein() -> dict[str, Any]:
     transformer = flux_2_transformer(guidance_embeds=False)
-    return whole(transformer, vaes.flux_2_vae(), flow(), readers.qwen3(Qwen3ForCausalLM))
+    return components(transformer, vaes.flux_2_vae(), flow(), encoders.qwen3(Qwen3ForCausalLM))
 
 
 def chroma() -> dict[str, Any]:
@@ -86,14 +86,14 @@ def chroma() -> dict[str, Any]:
         approximator_layers=1,
         approximator_num_channels=16,
     )
-    return whole(transformer, vaes.flow_vae(4), flow(), readers.t5())
+    return components(transformer, vaes.flow_vae(4), flow(), encoders.t5())
 
 
 def bria() -> dict[str, Any]:
     transformer = small(
         diffusers.BriaTransformer2DModel, in_channels=16, joint_attention_dim=parts.TEXT_DIM, axes_dims_rope=[0, 4, 4]
     )
-    return whole(transformer, vaes.small_vae(4, shift_factor=0, scaling_factor=0.13), flow(), readers.t5())
+    return components(transformer, vaes.small_vae(4, shift_factor=0, scaling_factor=0.13), flow(), encoders.t5())
 
 
 def bria_fibo() -> dict[str, Any]:
@@ -108,7 +108,7 @@ def bria_fibo() -> dict[str, Any]:
     text = parts.small_decoder(
         transformers.SmolLM3Config, transformers.SmolLM3ForCausalLM, hidden_size=32, vocab_size=BRIA_BOT_TOKEN + 1
     )
-    return whole(transformer, vae, flow(), (text, parts.qwen_tokenizer()))
+    return components(transformer, vae, flow(), (text, parts.qwen_tokenizer()))
 
 
 def aura_flow() -> dict[str, Any]:
@@ -122,7 +122,7 @@ def aura_flow() -> dict[str, Any]:
         joint_attention_dim=parts.TEXT_DIM,
         pos_embed_max_size=256,
     )
-    return whole(transformer, vaes.small_vae(), flow(), readers.umt5())
+    return components(transformer, vaes.small_vae(), flow(), encoders.umt5())
 
 
 def ovis() -> dict[str, Any]:
@@ -134,7 +134,7 @@ def ovis() -> dict[str, Any]:
         joint_attention_dim=16,
         axes_dims_rope=ROPE_16,
     )
-    return whole(transformer, vaes.flow_vae(4), flow(), readers.qwen3())
+    return components(transformer, vaes.flow_vae(4), flow(), encoders.qwen3())
 
 
 FAMILIES = (
@@ -142,7 +142,8 @@ FAMILIES = (
     Family("StableDiffusion3PAGPipeline", "image", stable_diffusion_3, call={"pag_scale": 0.7}),
     Family("FluxPipeline", "image", flux, takes_negative=False, call=T5_CALL),
     Family("FluxKontextPipeline", "image", flux, takes_negative=False, call={**T5_CALL, "max_area": 32 * 32}),
-    Family("Flux2Pipeline", "image", flux_2, takes_negative=False, needs="torchvision", call={"text_encoder_out_layers": [1]}),
+    Family("Flux2Pipeline", "image", flux_2, takes_negative=False, needs="torchvision",
+           call={"text_encoder_out_layers": [1]}),
     Family("Flux2KleinPipeline", "image", flux_2_klein, takes_negative=False, call={"text_encoder_out_layers": [1]}),
     Family("Flux2KleinKVPipeline", "image", flux_2_klein, takes_negative=False, call={"text_encoder_out_layers": [1]}),
     Family("ChromaPipeline", "image", chroma, call=T5_CALL),

@@ -1,4 +1,4 @@
-"""Transformers whose text encoder is a language model: Qwen-Image, Z-Image, Ernie, Ideogram, HiDream, Hunyuan-Image, Kandinsky 5 and others."""
+"""Image transformers whose text encoder is a language model: Qwen-Image, Z-Image, HiDream, Hunyuan-Image and others."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import transformers
 from transformers import CLIPTextModelWithProjection, Qwen3Model
 from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
-from benchmarks.families import parts, readers, vaes
+from benchmarks.families import encoders, parts, vaes
+from benchmarks.families.building import components, flow, small
 from benchmarks.families.family import Family
-from benchmarks.families.small import flow, small, whole
 
 
 def qwen_image() -> dict[str, Any]:
@@ -27,7 +27,7 @@ def qwen_image() -> dict[str, Any]:
         joint_attention_dim=16,
         axes_dims_rope=(8, 4, 4),
     )
-    return whole(transformer, vaes.qwen_image_vae(), flow(), readers.qwen_vl())
+    return components(transformer, vaes.qwen_image_vae(), flow(), encoders.qwen_vl())
 
 
 def z_image(**options: Any) -> dict[str, Any]:
@@ -45,14 +45,12 @@ def z_image(**options: Any) -> dict[str, Any]:
         **options,
     )
     vae = vaes.small_vae(16, scaling_factor=0.36, shift_factor=0.12)
-    return whole(transformer, vae, flow(), readers.qwen3())
+    return components(transformer, vae, flow(), encoders.qwen3())
 
 
 def z_image_omni() -> dict[str, Any]:
-    """What it would see pictures with is there and does nothing: it is asked with words alone."""
-    config = transformers.Siglip2VisionConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_patches=16
-    )
+    """Has a vision tower, which text-to-image requests do not use."""
+    config = transformers.Siglip2VisionConfig(**parts.VISION, num_patches=16)
     return {
         **z_image(siglip_feat_dim=16),
         "siglip": transformers.Siglip2VisionModel(config),
@@ -69,7 +67,7 @@ def ernie_image() -> dict[str, Any]:
         text_in_dim=16,
         rope_axes_dim=(4, 6, 6),
     )
-    return whole(
+    return components(
         transformer,
         vaes.flux_2_vae(),
         flow(),
@@ -86,15 +84,15 @@ def ideogram_4() -> dict[str, Any]:
             num_layers=2,
             intermediate_size=32,
             adaln_dim=16,
-            llm_features_dim=13 * 16,  # its pipeline reads thirteen layers of the text encoder
+            llm_features_dim=13 * 16,  # the pipeline reads thirteen layers of the text encoder
             mrope_section=(2, 1, 1),
         )
 
-    return whole(
+    return components(
         transformer(),
         vaes.flux_2_vae(),
         flow(),
-        readers.qwen3_vl(layers=36),
+        encoders.qwen3_vl(layers=36),
         unconditional_transformer=transformer(),
     )
 
@@ -109,14 +107,16 @@ def hidream() -> dict[str, Any]:
         axes_dims_rope=(4, 2, 2),
         llama_layers=(0, 1),
     )
-    return whole(
+    return components(
         transformer,
-        vaes.small_vae(4, (8,), scaling_factor=0.36, shift_factor=0.12),  # it always makes about 128 x 128 latents
+        vaes.small_vae(
+            4, (8,), scaling_factor=0.36, shift_factor=0.12
+        ),  # the pipeline always makes about 128 x 128 latents
         flow(),
-        readers.clip(CLIPTextModelWithProjection, positions=128),
-        readers.clip(CLIPTextModelWithProjection, positions=128),
-        readers.t5(),
-        readers.llama(transformers.LlamaForCausalLM),
+        encoders.clip(CLIPTextModelWithProjection, positions=128),
+        encoders.clip(CLIPTextModelWithProjection, positions=128),
+        encoders.t5(),
+        encoders.llama(transformers.LlamaForCausalLM),
     )
 
 
@@ -140,12 +140,12 @@ def hunyuan_image() -> dict[str, Any]:
         spatial_compression_ratio=8,
         sample_size=128,
     )
-    return whole(
+    return components(
         transformer,
         vae,
         flow(shift=7.0),
-        readers.qwen_vl(32),
-        readers.byt5(),
+        encoders.qwen_vl(32),
+        encoders.byt5(),
         guider=AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=2),
         ocr_guider=AdaptiveProjectedMixGuidance(adaptive_projected_guidance_start_step=3),
     )
@@ -165,12 +165,12 @@ def kandinsky_5(picture: bool) -> dict[str, Any]:
         num_visual_blocks=2,
         axes_dims=(1, 1, 2),
     )
-    return whole(
+    return components(
         transformer,
         vaes.flow_vae(16) if picture else vaes.hunyuan_video_vae(16, 2),
         flow(shift=7.0),
-        readers.qwen_vl(32),
-        readers.clip(dim=16),
+        encoders.qwen_vl(32),
+        encoders.clip(dim=16),
     )
 
 
@@ -191,26 +191,17 @@ def prx(in_pixels: bool = False) -> dict[str, Any]:
     if in_pixels:
         text = {"text_encoder": parts.qwen3_text(Qwen3Model), "tokenizer": parts.qwen_tokenizer()}
         return {"transformer": transformer, "scheduler": flow(), **text, "prompt_max_tokens": 64}
-    sizes = {
-        "vocab_size": parts.VOCABULARY,
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 8,
-        "max_position_embeddings": 128,
-        "layer_types": ["full_attention"],
-    }
+    one_layer = {"num_hidden_layers": 1, "num_key_value_heads": 1, "layer_types": ["full_attention"]}
+    sizes = {**parts.DECODER, **one_layer, "head_dim": 8, "max_position_embeddings": 128}
     module = transformers.T5GemmaModuleConfig(**sizes)
     config = transformers.T5GemmaConfig(encoder=module, is_encoder_decoder=False, **sizes)
     text_encoder = T5GemmaEncoder(config.encoder)
     vae = vaes.flow_vae(4, shift_factor=0.0, scaling_factor=1.0)
-    return whole(transformer, vae, flow(), (text_encoder, parts.gemma_tokenizer()))
+    return components(transformer, vae, flow(), (text_encoder, parts.gemma_tokenizer()))
 
 
-def whole_t5gemma(folder: Path) -> None:
-    """The encoder's config as its authors' folder has it: inside that of the whole T5Gemma."""
+def nest_encoder_config(folder: Path) -> None:
+    """Nests the encoder's config inside that of the whole T5Gemma, as in the folder that its authors publish."""
     file = folder / "text_encoder/config.json"
     file.write_text(json.dumps({"model_type": "t5gemma", "encoder": json.loads(file.read_text())}))
 
@@ -233,11 +224,11 @@ def krea_2() -> dict[str, Any]:
         num_refiner_text_blocks=1,
         axes_dims_rope=(4, 2, 2),
     )
-    return whole(
+    return components(
         transformer,
         vaes.qwen_image_vae(),
         flow(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, max_image_seq_len=6400),
-        readers.qwen3_vl(),
+        encoders.qwen3_vl(),
         text_encoder_select_layers=(0, 1, 2),
     )
 
@@ -248,13 +239,16 @@ NO_BINNING = {"use_resolution_binning": False}
 FAMILIES = (
     Family("HunyuanImagePipeline", "image", hunyuan_image),
     Family("QwenImagePipeline", "image", qwen_image, call={"true_cfg_scale": 3.0}),
-    Family("PRXPipeline", "image", prx, as_published=whole_t5gemma, call=NO_BINNING),
+    Family("PRXPipeline", "image", prx, as_published=nest_encoder_config, call=NO_BINNING),
     Family("PRXPixelPipeline", "image", functools.partial(prx, True), call=NO_BINNING),
     Family("ZImagePipeline", "image", z_image),
     Family("ZImageOmniPipeline", "image", z_image_omni),
     Family("ErnieImagePipeline", "image", ernie_image),
-    Family("Ideogram4Pipeline", "image", ideogram_4, takes_negative=False, takes_guidance=False, steps=(4,), call=IDEOGRAM_CALL),
-    Family("HiDreamImagePipeline", "image", hidream, size=128, other_size=256, steps=(2,), jobs=2, call={"max_sequence_length": 64}),
-    Family("Kandinsky5T2IPipeline", "image", functools.partial(kandinsky_5, True), size=1024, other_size=1024, steps=(2,), jobs=2),
+    Family("Ideogram4Pipeline", "image", ideogram_4, takes_negative=False, takes_guidance=False, steps=(4,),
+           call=IDEOGRAM_CALL),
+    Family("HiDreamImagePipeline", "image", hidream, size=128, other_size=256, steps=(2,), jobs=2,
+           call={"max_sequence_length": 64}),
+    Family("Kandinsky5T2IPipeline", "image", functools.partial(kandinsky_5, True), size=1024, other_size=1024,
+           steps=(2,), jobs=2),
     Family("Krea2Pipeline", "image", krea_2),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""One pipeline class: how a tiny random checkpoint of it is made, and what a small request to it looks like."""
+"""One pipeline class of diffusers: how to build a tiny random checkpoint, and the shape of a small request."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ import torch
 class Family:
     name: str  # class name in diffusers
     kind: Literal["image", "video"]
-    parts: Callable[[], dict[str, Any]]  # arguments of its __init__; every module freshly made
-    size: int = 32  # pixels, both ways
-    other_size: int = 48  # a second size that its rules allow
+    components: Callable[[], dict[str, Any]]  # builds the arguments of its __init__
+    size: int = 32  # width and height in pixels
+    other_size: int = 48  # another width that the class accepts
     num_frames: int | None = None
-    steps: tuple[int, ...] = (4, 3, 5, 4)  # of the jobs sent at once
-    jobs: int = 4  # at once; fewer where each takes long
+    steps: tuple[int, ...] = (4, 3, 5, 4)  # of the concurrent jobs, in turn
+    jobs: int = 4  # concurrent jobs; fewer where a job takes long
     takes_negative: bool = True
-    takes_guidance: bool = True  # False: it has a row of them instead, one for each step
-    as_published: Callable[[Path], None] | None = None  # what its authors' folder has otherwise than a saved one
-    in_tiles: bool = False  # its VAE decodes in tiles only, which who calls the library has to switch on
-    needs: str = ""  # a package besides diffusers' and transformers' own
-    library_opens: bool = True  # diffusers itself can open what it saved
-    call: Mapping[str, object] = field(default_factory=dict)  # further arguments of __call__, as models.toml gives them
+    takes_guidance: bool = True  # False: it takes a list with one value for each step
+    as_published: Callable[[Path], None] | None = None  # makes a saved folder equal to the one that its authors publish
+    in_tiles: bool = False  # the VAE decodes only in tiles, which a direct caller has to enable
+    needs: str = ""  # a package that diffusers and transformers do not require
+    library_opens: bool = True  # whether diffusers can load a folder that it saved
+    call: Mapping[str, object] = field(default_factory=dict)  # further arguments of __call__, as in models.toml
 
     def build(self) -> Any:
-        """The pipeline; the same weights each time."""
+        """Builds the pipeline, with the same weights each time."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            parts = self.parts()
-            for part in parts.values():
-                if isinstance(part, torch.nn.Module):
-                    fill(part.eval())
-            pipeline = getattr(diffusers, self.name)(**parts)
+            components = self.components()
+            for component in components.values():
+                if isinstance(component, torch.nn.Module):
+                    fill(component.eval())
+            pipeline = getattr(diffusers, self.name)(**components)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -47,12 +47,12 @@ class Family:
             self.as_published(folder)
 
 
-UNSET = ("pad_token", "experts.gate_up_proj", "experts.down_proj")  # made of whatever lay in memory
+UNINITIALIZED = ("pad_token", "experts.gate_up_proj", "experts.down_proj")  # the constructors leave them uninitialized
 
 
 @torch.no_grad()
 def fill(module: torch.nn.Module) -> None:
-    """Noise where a fresh network is zero, or not set at all: whole branches would do nothing, and hide a mistake."""
+    """Fills zero and uninitialized weights with noise: branches of a new network would otherwise do nothing."""
     for name, parameter in module.named_parameters():
-        if not parameter.any() or name.endswith(UNSET):
+        if not parameter.any() or name.endswith(UNINITIALIZED):
             parameter.normal_(0, 0.02)

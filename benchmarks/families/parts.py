@@ -1,4 +1,4 @@
-"""What the families read prompts with: tokenizers of single characters, text encoders of a few thousand weights, processors."""
+"""Tokenizers of single characters, text encoders of a few thousand weights, and processors."""
 
 from __future__ import annotations
 
@@ -22,11 +22,8 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
     Qwen3Config,
-    T5Config,
     T5EncoderModel,
     T5Tokenizer,
-    UMT5Config,
-    UMT5EncoderModel,
 )
 
 CLIP_TOKENS = 77
@@ -40,7 +37,7 @@ CHAT_TEMPLATE = (
 )
 VOCABULARY = 160  # of every language model here: enough for each tokenizer
 
-
+# Sizes of a language model and of a vision tower, in the words of their configs.
 DECODER = {
     "vocab_size": VOCABULARY,
     "hidden_size": 16,
@@ -48,17 +45,19 @@ DECODER = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "num_key_value_heads": 2,
-    "head_dim": 8,
 }
-EYES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
 # Tokenizers
 
 
+def numbered(*pieces: str) -> dict[str, int]:
+    return {piece: number for number, piece in enumerate(pieces)}
+
+
 def clip_tokenizer() -> CLIPTokenizer:
-    pieces = [*LETTERS, *(letter + "</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    vocabulary = numbered(*LETTERS, *(letter + "</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>")
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=CLIP_TOKENS)
 
 
@@ -70,52 +69,47 @@ def t5_tokenizer() -> T5Tokenizer:
 
 def qwen_tokenizer(*more: str) -> Any:
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *more]
-    vocabulary = {token: index for index, token in enumerate([*special, *BYTES])}
-    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], model_max_length=1024, additional_special_tokens=special)
+    options = {"model_max_length": 1024, "additional_special_tokens": special}
+    tokenizer = Qwen2Tokenizer(vocab=numbered(*special, *BYTES), merges=[], **options)
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
 
 def qwen_processor(cls: type) -> Any:
-    """Of a Qwen that sees; its part for clips needs torchvision."""
+    """Returns the processor of a Qwen with vision. Its video processor needs torchvision."""
     tokenizer = qwen_tokenizer("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-    clips = (
-        transformers.Qwen3VLVideoProcessor
-        if cls is transformers.Qwen3VLProcessor
-        else transformers.Qwen2VLVideoProcessor
-    )
-    return cls(transformers.Qwen2VLImageProcessor(), tokenizer, clips(), chat_template=CHAT_TEMPLATE)
+    qwen_3 = cls is transformers.Qwen3VLProcessor
+    videos = transformers.Qwen3VLVideoProcessor() if qwen_3 else transformers.Qwen2VLVideoProcessor()
+    return cls(transformers.Qwen2VLImageProcessor(), tokenizer, videos, chat_template=CHAT_TEMPLATE)
 
 
 def glm_image_processor() -> Any:
     named = {"image_token": "<|image|>", "grid_bos_token": "<sop>", "grid_eos_token": "<eop>"}
-    special = ["<|endoftext|>", "<start>", *named.values()]
-    vocabulary = {token: index for index, token in enumerate([*special, *BYTES])}
+    vocabulary = numbered("<|endoftext|>", "<start>", *named.values(), *BYTES)
     options = {"bos_token": "<start>", "extra_special_tokens": named, "model_max_length": 1024}
     tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], **options)
     return transformers.GlmImageProcessor(transformers.GlmImageImageProcessor(), tokenizer, chat_template=CHAT_TEMPLATE)
 
 
 def pixtral_processor() -> Any:
-    """It needs torchvision, too."""
+    """Needs torchvision."""
     tokenizer = llama_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["[IMG]", "[IMG_BREAK]", "[IMG_END]"]})
     return transformers.PixtralProcessor(transformers.PixtralImageProcessor(), tokenizer, chat_template=CHAT_TEMPLATE)
 
 
 def gemma_tokenizer() -> Any:
-    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *BYTES[:-2]]
-    return GemmaTokenizer(vocab={piece: index for index, piece in enumerate(pieces)}, merges=[], model_max_length=64)
+    vocabulary = numbered("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *BYTES[:-2])
+    return GemmaTokenizer(vocab=vocabulary, merges=[], model_max_length=64)
 
 
 def llama_tokenizer() -> Any:
-    pieces = ["<unk>", "<s>", "</s>", "▁", *BYTES[:-2]]
-    vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    return LlamaTokenizer(vocab=vocabulary, merges=[], pad_token="</s>", model_max_length=128)  # noqa: S106 - a token, no password
+    vocabulary = numbered("<unk>", "<s>", "</s>", "▁", *BYTES[:-2])
+    return LlamaTokenizer(vocab=vocabulary, merges=[], pad_token="</s>", model_max_length=128)  # noqa: S106
 
 
 def writing_tokenizer() -> Any:
-    """Of a model that rewrites the prompt: it stops after few words."""
+    """Returns the tokenizer of a model that rewrites the prompt. Its short limit ends the text after a few words."""
     tokenizer = llama_tokenizer()
     tokenizer.model_max_length = 8
     tokenizer.chat_template = CHAT_TEMPLATE
@@ -123,13 +117,13 @@ def writing_tokenizer() -> Any:
 
 
 def bert_tokenizer() -> Any:
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *("##" + letter for letter in LETTERS)]
-    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = numbered(*special, *LETTERS, *("##" + letter for letter in LETTERS))
     return transformers.BertTokenizer(vocab=vocabulary, model_max_length=77)
 
 
 def chatglm_tokenizer() -> Any:
-    """It opens a SentencePiece model, which is made here, and copies the file when it is saved."""
+    """This tokenizer reads a SentencePiece model from a file, which is written here, and copies it when it is saved."""
     model = sentencepiece_model_pb2.ModelProto()
     model.pieces.add(piece="<unk>", score=0.0, type=model.SentencePiece.UNKNOWN)
     for piece in ("<s>", "</s>"):
@@ -144,31 +138,33 @@ def chatglm_tokenizer() -> Any:
 # Text encoders
 
 
-def clip_text(cls: type = CLIPTextModel, dim: int = TEXT_DIM, positions: int = CLIP_TOKENS, layers: int = 3) -> Any:
-    ends = clip_tokenizer().eos_token_id
+def clip_text(
+    cls: type = CLIPTextModel,
+    dim: int = TEXT_DIM,
+    positions: int = CLIP_TOKENS,
+    layers: int = 3,
+    heads: int = 4,
+    intermediate_size: int = 64,
+) -> Any:
+    end = clip_tokenizer().eos_token_id
     config = CLIPTextConfig(
-        vocab_size=ends + 1,
+        vocab_size=end + 1,
         hidden_size=dim,
-        intermediate_size=64,
+        intermediate_size=intermediate_size,
         num_hidden_layers=layers,
-        num_attention_heads=4,
+        num_attention_heads=heads,
         projection_dim=dim,
         max_position_embeddings=positions,
-        bos_token_id=ends - 1,
-        eos_token_id=ends,
-        pad_token_id=ends,
+        bos_token_id=end - 1,
+        eos_token_id=end,
+        pad_token_id=end,
     )
     return cls(config)
 
 
-def t5_text(dim: int = TEXT_DIM, vocab_size: int = 64, layers: int = 2) -> T5EncoderModel:
+def t5_text(dim: int = TEXT_DIM, vocab_size: int = 64, layers: int = 2, cls: type = T5EncoderModel) -> Any:
     sizes = {"vocab_size": vocab_size, "d_model": dim, "d_kv": 8, "d_ff": 64, "num_layers": layers, "num_heads": 4}
-    return T5EncoderModel(T5Config(**sizes, is_encoder_decoder=False))
-
-
-def umt5_text() -> UMT5EncoderModel:
-    sizes = {"vocab_size": 64, "d_model": TEXT_DIM, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
-    return UMT5EncoderModel(UMT5Config(**sizes, is_encoder_decoder=False))
+    return cls(cls.config_class(**sizes, is_encoder_decoder=False))
 
 
 def chatglm_text() -> Any:
@@ -182,7 +178,7 @@ def chatglm_text() -> Any:
         original_rope=True,
     )
     model = ChatGLMModel(config)
-    for name, parameter in model.named_parameters():  # made of whatever lay in memory
+    for name, parameter in model.named_parameters():  # the constructor leaves them uninitialized
         torch.nn.init.ones_(parameter) if "norm" in name else torch.nn.init.normal_(parameter, 0, 0.1)
     return model
 
@@ -195,20 +191,9 @@ def bert_text() -> Any:
 
 
 def small_decoder(config: type, model: type, **sizes: Any) -> Any:
-    """A decoder LLM, two layers deep, 16 wide unless told otherwise."""
-    usual = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 1024,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-    return model(config(**{**usual, **sizes}))
+    """Builds a language model with these sizes, by default two layers deep and 16 wide."""
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    return model(config(**{**DECODER, "intermediate_size": 32, "max_position_embeddings": 1024, **tokens, **sizes}))
 
 
 def qwen3_text(model: type, **sizes: Any) -> Any:
@@ -220,20 +205,15 @@ def gemma2_text(dim: int = 16) -> Any:
     return small_decoder(transformers.Gemma2Config, transformers.Gemma2Model, **sizes)
 
 
+def qwen_vision(dim: int) -> dict[str, int]:
+    return {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": dim}
+
+
 def qwen_vl_config(dim: int) -> Qwen2_5_VLConfig:
-    text = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": dim,
-        "intermediate_size": dim,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "rope_scaling": {"mrope_section": [dim // 16, dim // 16, dim // 8], "rope_type": "default", "type": "default"},
-    }
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": dim}
+    rope = {"mrope_section": [dim // 16, dim // 16, dim // 8], "rope_type": "default", "type": "default"}
     return Qwen2_5_VLConfig(
-        text_config=text,
-        vision_config=vision,
+        text_config={**DECODER, "hidden_size": dim, "intermediate_size": dim, "rope_scaling": rope},
+        vision_config=qwen_vision(dim),
         vision_start_token_id=VOCABULARY - 3,
         vision_end_token_id=VOCABULARY - 2,
         vision_token_id=VOCABULARY - 1,
@@ -243,18 +223,17 @@ def qwen_vl_config(dim: int) -> Qwen2_5_VLConfig:
 
 
 def mistral_3(model: type) -> Any:
-    return model(transformers.Mistral3Config(text_config=DECODER, vision_config=EYES))
+    return model(transformers.Mistral3Config(text_config={**DECODER, "head_dim": 8}, vision_config=VISION))
 
 
 def gemma_3(model: type) -> Any:
-    eyes = {**EYES, "image_size": 28}
-    return model(transformers.Gemma3Config(text_config=DECODER, vision_config=eyes, mm_tokens_per_image=4))
+    text, vision = {**DECODER, "head_dim": 8}, {**VISION, "image_size": 28}
+    return model(transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4))
 
 
 def qwen_3_vl(model: type, layers: int = 2) -> Any:
-    text = {**DECODER, "num_hidden_layers": layers}
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
-    return model(transformers.Qwen3VLConfig(text_config=text, vision_config=vision))
+    text = {**DECODER, "head_dim": 8, "num_hidden_layers": layers}
+    return model(transformers.Qwen3VLConfig(text_config=text, vision_config=qwen_vision(16)))
 
 
 def qwen_vl_text(dim: int = 16) -> Any:

@@ -1,4 +1,4 @@
-"""Clips with their sound: LTX 2 and Kandinsky 6. What is compared are the frames."""
+"""Video models with sound: LTX 2 and Kandinsky 6. Only the frames are compared."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import transformers
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 
-from benchmarks.families import parts, readers, vaes
+from benchmarks.families import encoders, parts, vaes
+from benchmarks.families.building import components, flow, small
 from benchmarks.families.family import Family
-from benchmarks.families.small import flow, small, whole
 
 
 def ltx_2(**more: Any) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def ltx_2(**more: Any) -> dict[str, Any]:
     )
     connectors = LTX2TextConnectors(
         caption_channels=16,
-        text_proj_in_factor=3,  # the layers of the text encoder and its embedding
+        text_proj_in_factor=3,  # the layers of the text encoder plus its embedding
         video_connector_num_attention_heads=2,
         video_connector_attention_head_dim=8,
         video_connector_num_layers=1,
@@ -68,7 +68,7 @@ def ltx_2(**more: Any) -> dict[str, Any]:
         resnet_dilations=[[1, 3, 5]],
     )
     sound = {"connectors": connectors, "audio_vae": audio_vae, "vocoder": vocoder}
-    return whole(
+    return components(
         transformer,
         vae,
         flow(),
@@ -101,12 +101,12 @@ def kandinsky_6() -> dict[str, Any]:
         resblock_dilation_sizes=((1, 3, 5),),
     )
     processor = parts.qwen_processor(transformers.Qwen2_5_VLProcessor)
-    return whole(
+    return components(
         transformer,
         vaes.hunyuan_video_vae(16, 2),
         flow(shift=7.0),
         (parts.qwen_vl_text(32), processor),
-        readers.clip(dim=16),
+        encoders.clip(dim=16),
         audio_vae=audio_vae,
         vocoder=vocoder,
     )

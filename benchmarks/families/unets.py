@@ -1,4 +1,4 @@
-"""U-Nets of the Stable Diffusion kind, AnimateDiff, and the first text to video."""
+"""U-Nets: Stable Diffusion and its relatives, AnimateDiff, and the first text-to-video model."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import Any
 
 import diffusers
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler, UNet2DConditionModel
-from transformers import (
-    CLIPTextModelWithProjection,
-)
+from transformers import CLIPTextModelWithProjection
 
 from benchmarks.families import parts, vaes
 from benchmarks.families.family import Family

@@ -1,4 +1,4 @@
-"""U-Nets that are led by an embedding made first, or work on pixels: Kandinsky, unCLIP, Cascade, DeepFloyd IF."""
+"""U-Nets that work from an embedding made by a prior, or on pixels: Kandinsky, unCLIP, Cascade, DeepFloyd IF."""
 
 from __future__ import annotations
 
@@ -221,6 +221,8 @@ FAMILIES = (
     Family("IFPipeline", "image", deep_floyd, size=16, other_size=24, call={"clean_caption": False}),
     Family("Kandinsky3Pipeline", "image", kandinsky_3),
     Family("KandinskyCombinedPipeline", "image", kandinsky_21, call={"prior_num_inference_steps": 2}),
-    Family("KandinskyV22CombinedPipeline", "image", kandinsky_22, size=64, other_size=128, call={"prior_num_inference_steps": 2}),
-    Family("StableCascadeCombinedPipeline", "image", cascade, size=128, other_size=256, library_opens=False, call={"prior_num_inference_steps": 2}),
+    Family("KandinskyV22CombinedPipeline", "image", kandinsky_22, size=64, other_size=128,
+           call={"prior_num_inference_steps": 2}),
+    Family("StableCascadeCombinedPipeline", "image", cascade, size=128, other_size=256, library_opens=False,
+           call={"prior_num_inference_steps": 2}),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Why the other classes that make pictures or clips from a prompt are not in the table of families."""
+"""Text-to-image and text-to-video classes that the families leave out, each with the reason."""
 
 GUARDED = "requires a safety checker from a package that fetches models (cosmos_guardrail)"
 DEPRECATED = "deprecated: diffusers no longer maintains it"

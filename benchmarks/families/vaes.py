@@ -8,11 +8,18 @@ import diffusers
 from diffusers import AutoencoderKL
 
 
+def blocks(channels: tuple[int, ...]) -> dict[str, Any]:
+    """Returns the encoder and decoder blocks of a 2-D autoencoder with a stage for each number of channels."""
+    return {
+        "block_out_channels": channels,
+        "down_block_types": ("DownEncoderBlock2D",) * len(channels),
+        "up_block_types": ("UpDecoderBlock2D",) * len(channels),
+    }
+
+
 def small_vae(latent_channels: int = 4, stages: tuple[int, ...] = (8, 16), **options: Any) -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=stages,
-        down_block_types=("DownEncoderBlock2D",) * len(stages),
-        up_block_types=("UpDecoderBlock2D",) * len(stages),
+        **blocks(stages),
         latent_channels=latent_channels,
         layers_per_block=1,
         norm_num_groups=4,
@@ -28,9 +35,7 @@ def flow_vae(latent_channels: int, **options: Any) -> AutoencoderKL:
 
 def flux_2_vae(latent_channels: int = 1, stages: tuple[int, ...] = (4,)) -> Any:
     return diffusers.AutoencoderKLFlux2(
-        block_out_channels=stages,
-        down_block_types=("DownEncoderBlock2D",) * len(stages),
-        up_block_types=("UpDecoderBlock2D",) * len(stages),
+        **blocks(stages),
         latent_channels=latent_channels,
         layers_per_block=1,
         norm_num_groups=1,

@@ -1,6 +1,6 @@
-"""Pictures whose prompts go through the processor of a model that sees: Qwen-Image 2.1, Fibo 2, GLM, LongCat and others.
+"""Image models whose prompts go through a vision-language processor: Qwen-Image 2.1, Fibo 2, GLM, LongCat and others.
 
-Those processors come with one for clips, which needs torchvision.
+These processors contain a video processor, which needs torchvision.
 """
 
 from __future__ import annotations
@@ -11,8 +11,19 @@ import diffusers
 import transformers
 
 from benchmarks.families import parts, vaes
+from benchmarks.families.building import T5_CALL, components, flow, small
 from benchmarks.families.family import Family
-from benchmarks.families.small import T5_CALL, flow, small, whole
+
+
+def with_qwen_3_vl(vae: Any, layers: int = 2, **denoiser: Any) -> dict[str, Any]:
+    """Returns the arguments of a pipeline's __init__ whose prompts a Qwen 3 VL encodes."""
+    return {
+        **denoiser,
+        "vae": vae,
+        "scheduler": flow(use_dynamic_shifting=True),
+        "text_encoder": parts.qwen_3_vl(transformers.Qwen3VLForConditionalGeneration, layers),
+        "processor": parts.qwen_processor(transformers.Qwen3VLProcessor),
+    }
 
 
 def qwen_image_21() -> dict[str, Any]:
@@ -32,13 +43,7 @@ def qwen_image_21() -> dict[str, Any]:
         latents_mean=[0.1] * 4,
         latents_std=[1.1] * 4,
     )
-    return {
-        "transformer": transformer,
-        "vae": vae,
-        "scheduler": flow(use_dynamic_shifting=True),
-        "text_encoder": parts.qwen_3_vl(transformers.Qwen3VLForConditionalGeneration),
-        "processor": parts.qwen_processor(transformers.Qwen3VLProcessor),
-    }
+    return with_qwen_3_vl(vae, transformer=transformer)
 
 
 def bria_fibo_2() -> dict[str, Any]:
@@ -59,15 +64,7 @@ def bria_fibo_2() -> dict[str, Any]:
         axes_dims=(4, 6, 6),
         axes_lens=(64, 32, 32),
     )
-    return {
-        "transformer": transformer,
-        "vae": vaes.flux_2_vae(4, (4, 8)),
-        "scheduler": flow(use_dynamic_shifting=True),
-        "text_encoder": parts.qwen_3_vl(
-            transformers.Qwen3VLForConditionalGeneration, layers=36
-        ),  # its pipeline reads the 35th
-        "processor": parts.qwen_processor(transformers.Qwen3VLProcessor),
-    }
+    return with_qwen_3_vl(vaes.flux_2_vae(4, (4, 8)), layers=36, transformer=transformer)  # it reads the 35th layer
 
 
 def long_cat() -> dict[str, Any]:
@@ -79,7 +76,7 @@ def long_cat() -> dict[str, Any]:
         pooled_projection_dim=16,
         axes_dims_rope=[4, 6, 6],
     )
-    return whole(
+    return components(
         transformer,
         vaes.flow_vae(16),
         flow(use_dynamic_shifting=True),
@@ -101,13 +98,7 @@ def nucleus() -> dict[str, Any]:
         moe_intermediate_dim=16,
         capacity_factors=2.0,
     )
-    return {
-        "transformer": transformer,
-        "vae": vaes.qwen_image_vae(),
-        "scheduler": flow(use_dynamic_shifting=True),
-        "text_encoder": parts.qwen_3_vl(transformers.Qwen3VLForConditionalGeneration, layers=8),
-        "processor": parts.qwen_processor(transformers.Qwen3VLProcessor),
-    }
+    return with_qwen_3_vl(vaes.qwen_image_vae(), layers=8, transformer=transformer)
 
 
 def dream_lite() -> dict[str, Any]:
@@ -121,14 +112,7 @@ def dream_lite() -> dict[str, Any]:
         layers_per_block=1,
         norm_num_groups=8,
     )
-    return {
-        "unet": unet,
-        "vae": vaes.tiny_vae(2),
-        "scheduler": flow(use_dynamic_shifting=True),
-        "text_encoder": parts.qwen_3_vl(transformers.Qwen3VLForConditionalGeneration),
-        "tokenizer": parts.qwen_tokenizer(),
-        "processor": parts.qwen_processor(transformers.Qwen3VLProcessor),
-    }
+    return with_qwen_3_vl(vaes.tiny_vae(2), unet=unet) | {"tokenizer": parts.qwen_tokenizer()}
 
 
 def omni_gen() -> dict[str, Any]:
@@ -145,15 +129,15 @@ def omni_gen() -> dict[str, Any]:
     )
     return {
         "transformer": transformer,
-        "vae": vaes.small_vae(4, (8, 8, 8, 8)),  # the factor of 8 is written into its pipeline
+        "vae": vaes.small_vae(4, (8, 8, 8, 8)),  # the pipeline assumes a factor of 8
         "scheduler": flow(invert_sigmas=True, num_train_timesteps=1),
         "tokenizer": parts.llama_tokenizer(),
     }
 
 
 def glm_image() -> dict[str, Any]:
-    """It writes a plan of the picture first, token by token, from torch's own random numbers, and remembers on itself where in it it is."""
-    text = {**parts.DECODER, "vision_vocab_size": 128, "pad_token_id": 0, "eos_token_id": None}
+    """First generates a plan of the image token by token: with torch's global generator and state on the model."""
+    text = {**parts.DECODER, "head_dim": 8, "vision_vocab_size": 128, "pad_token_id": 0, "eos_token_id": None}
     text["rope_parameters"] = {"mrope_section": (2, 1, 1), "rope_type": "default", "rope_theta": 10000.0}
     config = transformers.GlmImageConfig(
         text_config=text,
@@ -189,9 +173,11 @@ def glm_image() -> dict[str, Any]:
 
 
 FAMILIES = (
-    Family("QwenImage21Pipeline", "image", qwen_image_21, other_size=64, needs="torchvision", call={"true_cfg_scale": 3.0}),
+    Family("QwenImage21Pipeline", "image", qwen_image_21, other_size=64, needs="torchvision",
+           call={"true_cfg_scale": 3.0}),
     Family("BriaFibo2Pipeline", "image", bria_fibo_2, needs="torchvision"),
-    Family("GlmImagePipeline", "image", glm_image, size=64, other_size=96, takes_negative=False, needs="torchvision", call=T5_CALL),
+    Family("GlmImagePipeline", "image", glm_image, size=64, other_size=96, takes_negative=False, needs="torchvision",
+           call=T5_CALL),
     Family("LongCatImagePipeline", "image", long_cat, needs="torchvision", call={"enable_prompt_rewrite": False}),
     Family("NucleusMoEImagePipeline", "image", nucleus, needs="torchvision"),
     Family("DreamLitePipeline", "image", dream_lite, needs="torchvision"),

@@ -1,4 +1,4 @@
-"""What the families repeat: the usual small sizes, and the names that pipelines give their parts."""
+"""Helpers that build small pipelines: networks of small default sizes, and components under diffusers' names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-Reader = tuple[Any, Any]  # a text encoder and its tokenizer
+Encoder = tuple[Any, Any]  # a text encoder and its tokenizer
 
 USUAL = {
     "in_channels": 4,
@@ -22,15 +22,15 @@ T5_CALL = {"max_sequence_length": 32}
 
 
 def small(cls: type, **sizes: Any) -> Any:
-    """A network of `cls`: the sizes given, and of the usual ones those that it takes."""
+    """Builds a network with these sizes and, for the other parameters that it takes, the usual ones."""
     takes = inspect.signature(cls.__init__).parameters
     return cls(**{name: size for name, size in USUAL.items() if name in takes} | sizes)
 
 
-def whole(transformer: Any, vae: Any, scheduler: Any, *readers: Reader, **more: Any) -> dict[str, Any]:
-    """The arguments of a pipeline's __init__; each reader after the first carries its number, as in all of diffusers."""
+def components(transformer: Any, vae: Any, scheduler: Any, *encoders: Encoder, **more: Any) -> dict[str, Any]:
+    """Returns the arguments of a pipeline's __init__, with the encoders after the first numbered as in diffusers."""
     found = {"transformer": transformer, "vae": vae, "scheduler": scheduler}
-    for number, (encoder, tokenizer) in enumerate(readers, 1):
+    for number, (encoder, tokenizer) in enumerate(encoders, 1):
         suffix = "" if number == 1 else f"_{number}"
         found |= {f"text_encoder{suffix}": encoder, f"tokenizer{suffix}": tokenizer}
     return found | more
