@@ -10,6 +10,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import logging
 import os
 import re
 import secrets
@@ -28,6 +29,8 @@ from pipelines.interface import Sound
 from server.jobs.encoding import EXTENSIONS, MIME_TYPES, Format, Provenance, encode, to_pixels
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 FILE_NAME = re.compile(r"[0-9A-Za-z]{22}\.[a-z0-9]{3,4}")
@@ -123,13 +126,19 @@ class Artifacts:
             (self._outputs / file_name).unlink(missing_ok=True)
 
     async def sweep(self, known: Collection[str]) -> int:
-        """At start, before any job runs: remove what no row in the store knows. Returns how many files that were."""
+        """Remove the files that no row in the store knows; returns how many. Called at start, before any job runs."""
 
         def remove_unknown() -> int:
-            unknown = [path for path in self._outputs.iterdir() if path.name not in known]
-            for path in unknown:
-                path.unlink()
-            return len(unknown)
+            removed = 0
+            for path in self._outputs.iterdir():
+                if path.name in known or path.is_dir():
+                    continue
+                try:
+                    path.unlink()
+                    removed += 1
+                except OSError:
+                    logger.exception("left-over file not removed", extra={"file": path.name})
+            return removed
 
         return await self._on_pool(remove_unknown)
 

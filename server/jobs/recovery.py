@@ -1,4 +1,7 @@
-"""What is done for stored jobs without anybody asking: at start they are run again, later they are forgotten. Event loop only."""
+"""What happens to stored jobs without a request: at start unfinished ones run again, later expired ones are removed. Event loop only.
+
+Nothing here may stop the server from starting: a job that cannot run any more fails with the reason and is refunded.
+"""
 
 from __future__ import annotations
 
@@ -44,26 +47,32 @@ class Recovery:
         self._job_retention = job_retention
 
     async def recover(self) -> int:
-        """At start, before the first request: drop files no job knows, and run again what was not finished.
+        """At start, before the first request: remove files that no job knows, and submit unfinished jobs again.
 
-        Returns how many jobs were handed back.
+        Returns the number of unfinished jobs.
         """
         rows = await self._database.write(lambda conn: store.recover_jobs(conn, self._clock()))
-        swept = await self._artifacts.sweep(await self._database.read(store.file_names))
+        swept = await self._sweep()  # before any job runs: the store does not know a new job's files yet
         known = set(self._catalogue.names())
         for row in rows:
             if row.model in known:
                 self._submission.run(row)
             else:
-                self._results.fail(
-                    self._live_jobs.add(row), "model_gone", f"{row.model} is no longer in the catalogue.", False
-                )
+                reason = f"{row.model} is no longer in the catalogue."
+                self._results.fail(self._live_jobs.add(row), "model_gone", reason, False)
         if rows or swept:
             logger.info("recovered", extra={"jobs": len(rows), "files_swept": swept})
         return len(rows)
 
+    async def _sweep(self) -> int:
+        try:
+            return await self._artifacts.sweep(await self._database.read(store.file_names))
+        except OSError:
+            logger.exception("left-over files were not removed")
+            return 0
+
     async def tidy(self) -> None:
-        """Remove what has outlived its time: outputs, then jobs, conversations and books."""
+        """Remove what has outlived its retention: outputs, then jobs, conversations and usage counts."""
         now = self._clock()
 
         def forget(conn: Connection) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import Connection, RowMapping, delete, exists, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, delete, exists, insert, select, update
 
 from server.job import State
 from server.store import events, schema, usage, webhooks
@@ -21,6 +21,11 @@ JsonObject: TypeAlias = dict[str, Any]
 
 LIVE = (State.QUEUED, State.PROCESSING)
 TERMINAL = tuple(state for state in State if state.terminal)
+UNREADABLE = {
+    "code": "not_runnable",
+    "message": "The stored job can no longer be read.",
+    "retryable": False,
+}
 GAVE_UP = {
     "code": "engine_stopped",
     "message": "The server stopped while it ran this job, at every attempt.",
@@ -218,8 +223,27 @@ def recover_jobs(conn: Connection, at: datetime, max_attempts: int = 3) -> list[
         fail_job(conn, job_id, attempt, GAVE_UP, at)
     events.append(conn, State.QUEUED, processing)
     conn.execute(update(jobs).where(processing).values(state=State.QUEUED, attempt=jobs.c.attempt + 1, started_at=None))
-    queued = select(*_job_columns).where(jobs.c.state == State.QUEUED).order_by(jobs.c.seq)
-    return [_job(row) for row in conn.execute(queued).mappings()]
+    queued = jobs.c.state == State.QUEUED
+    try:
+        return _read_in_order(conn, queued)
+    except (ValueError, TypeError):  # a row that no longer decodes must not stop the server from starting
+        for job_id, attempt in conn.execute(select(jobs.c.id, jobs.c.attempt).where(queued)).all():
+            if not _is_readable(conn, job_id):
+                conn.execute(update(jobs).where(jobs.c.id == job_id).values(request={}, params={}, warnings=[]))
+                fail_job(conn, job_id, attempt, UNREADABLE, at)
+        return _read_in_order(conn, queued)
+
+
+def _read_in_order(conn: Connection, which: ColumnElement[bool]) -> list[JobRow]:
+    statement = select(*_job_columns).where(which).order_by(schema.jobs.c.seq)
+    return [_job(row) for row in conn.execute(statement).mappings()]
+
+
+def _is_readable(conn: Connection, job_id: str) -> bool:
+    try:
+        return bool(_read_in_order(conn, schema.jobs.c.id == job_id))
+    except (ValueError, TypeError):
+        return False
 
 
 def get_output(conn: Connection, output_id: str) -> tuple[OutputRow, str] | None:

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.interface import DiffusionRequest, Failed, Update, WeightsChanged
+from pipelines.interface import Failed, Update, WeightsChanged
 from server.engine.engine import Engine
 from server.engine.model_loader import Device
 from server.errors import NeverFits, Unavailable
-from server.job import Job, JobType
 from server.memory.ledger import Ledger
 from server.protocol import (
     Cancel,
@@ -37,17 +36,7 @@ from server.protocol import (
 from server.scheduling.actions import ModelFacts
 from server.scheduling.scheduler import Scheduler
 from tests.support.fake_lane import FakeLane
-
-
-def job(job_id: str, model: str = "m", n: int = 1, steps: int = 3, type_: JobType = "image") -> Job:
-    requests = tuple(
-        DiffusionRequest(
-            id=f"{job_id}/{i}", prompt="", negative_prompt=None, width=8, height=8, num_frames=None, steps=steps,
-            guidance_scale=None, seed=i,
-        )
-        for i in range(n)
-    )  # fmt: skip
-    return Job(id=job_id, owner="a", type=type_, model=model, requests=requests)
+from tests.support.jobs import job
 
 
 @dataclass

@@ -18,7 +18,7 @@ from server.protocol import Drain, Message, Submit
 from server.scheduling.actions import ModelFacts, Step
 from server.scheduling.scheduler import Scheduler
 from tests.support.fake_lane import FakeLane
-from tests.unit.server.engine.test_engine import job
+from tests.support.jobs import job
 
 
 class Ticking:

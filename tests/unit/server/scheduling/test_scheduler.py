@@ -177,6 +177,37 @@ def test_a_job_that_lost_patience_closes_the_door_so_that_it_does_not_starve() -
     assert play(s, 12)[:2] == [Evict("image"), Load("video")]
 
 
+def test_a_decision_at_the_very_moment_that_patience_ends_finds_it_ended() -> None:
+    """The scheduler itself names this moment as the next one to decide at: to find nothing changed then would be to sleep for ever."""
+    s = scheduler()
+    s.add(job("i"), 0)
+    play(s, 0)
+    s.add(job("v", "video"), 1.1)
+    assert s.next_action(5.0) == Step("image")  # its time slice is over; the other model's patience is not
+    patience_ends = 1.1 + s.model_loads.patience_of("video")
+    assert s.model_loads.next_change(5.0) == patience_ends
+
+    assert s.next_action(patience_ends) == Step("image")
+    assert s.model_loads.admission_closed == {"image"}
+
+
+def test_a_parked_lane_loses_its_patience_at_the_very_moment_that_was_foreseen() -> None:
+    s = scheduler()
+    s.add(job("i"), 0)
+    play(s, 0)
+    s.expects("image", NextStep("model", "forward", "denoising", "8x8x1", 64, 1, ("i/0",)))
+    s.placed("image", {}, {"model": 60})
+    s.add(job("v", "video"), 0.1)
+    s.ledger.book("video", "weights", 60)
+    s.loaded("video", 0.1, 1.0)
+    carry_out(s, s.next_action(0.1), 0.1)
+    patience_ends = s.residents["image"].last_used + s.model_loads.patience_of("image")
+
+    assert s.next_action(9.0) == Step("video")
+    assert s.next_action(patience_ends) == Step("video")
+    assert s.model_loads.admission_closed == {"video"}
+
+
 def test_a_lane_takes_no_more_requests_than_it_may_run() -> None:
     s, big, small = scheduler(), job("big", n=3), job("small", n=2)
     for one in (big, small):

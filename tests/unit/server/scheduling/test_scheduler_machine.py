@@ -49,7 +49,7 @@ from server.scheduling.eviction import Candidate, Victim
 from server.scheduling.fair_queue import FairQueue
 from server.scheduling.scheduler import Scheduler
 from tests.support.fake_lane import FakeLane
-from tests.unit.server.engine.test_engine import job
+from tests.support.jobs import job
 
 CAPACITY = 1000
 SIZES = {"small": 200, "middle": 400, "large": 600, "chat": 300}

@@ -125,6 +125,15 @@ async def test_a_stored_job_that_cannot_be_read_any_more_fails_and_the_others_ru
         assert await f.used("images") == 1
 
 
+async def test_what_cannot_be_swept_from_the_outputs_does_not_stop_the_start(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        (f.data_dir / "outputs" / "a folder").mkdir()
+        (f.data_dir / "outputs" / "left-over.png").write_bytes(b"x")
+        await f.service.recovery.recover()
+
+        assert [path.name for path in (f.data_dir / "outputs").iterdir()] == ["a folder"]
+
+
 async def test_a_model_larger_than_the_device_is_accepted_and_loaded_when_its_blocks_may_be_offloaded(
     tmp_path: Path,
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
 
 from server.errors import BadRequest
 from server.job import State
@@ -170,6 +171,18 @@ def test_recovery_queues_what_was_running_in_the_order_it_was_accepted(store: St
     ]
     assert rows[1].started_at is None
     assert rows[1].request == job_row().request
+
+
+def test_a_stored_job_that_no_longer_decodes_fails_with_a_refund_and_the_others_are_recovered(store: Store) -> None:
+    if store(lambda conn: conn.dialect.name) != "sqlite":
+        pytest.skip("Postgres itself refuses JSON that does not decode")
+    store.accept("job_1", "job_2")
+    store(lambda conn: conn.execute(text("UPDATE jobs SET request = '{damaged' WHERE id = 'job_1'")))
+
+    assert [row.id for row in store(jobs.recover_jobs, LATER)] == ["job_2"]
+    row = store(jobs.get_job, "job_1", "anna")
+    assert (row.state, row.error["code"], row.request) == (State.FAILED, "not_runnable", {})
+    assert store.used() == 1
 
 
 def test_a_job_that_was_interrupted_at_every_attempt_fails_and_is_refunded(store: Store) -> None:

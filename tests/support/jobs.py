@@ -1,0 +1,17 @@
+"""Jobs for tests of the engine and the scheduler: small pictures that run a given number of steps."""
+
+from __future__ import annotations
+
+from pipelines.interface import DiffusionRequest
+from server.job import Job, JobType
+
+
+def job(job_id: str, model: str = "m", n: int = 1, steps: int = 3, type_: JobType = "image") -> Job:
+    requests = tuple(
+        DiffusionRequest(
+            id=f"{job_id}/{i}", prompt="", negative_prompt=None, width=8, height=8, num_frames=None, steps=steps,
+            guidance_scale=None, seed=i,
+        )
+        for i in range(n)
+    )  # fmt: skip
+    return Job(id=job_id, owner="a", type=type_, model=model, requests=requests)
