@@ -102,7 +102,7 @@ class FakeEngine:
 
     def __init__(self, capacity_bytes: int = 8 * GIB) -> None:
         self.deliver: Callable[[Event], None] = lambda event: None
-        self.not_ready_reason: str | None = None
+        self.not_ready_reason: str | None = "the engine is starting"
         self.jobs: dict[str, Job] = {}
         self.submitted = asyncio.Event()
         self.sent: list[Cancel | Recall | ModelMessage] = []
@@ -133,7 +133,7 @@ class FakeEngine:
         self.sent.append(message)
 
     def start(self) -> None:
-        """Nothing to start: events happen when a test makes them happen."""
+        self.not_ready_reason = None
 
     async def drain(self, timeout_s: float) -> None:
         self.draining = True
@@ -169,6 +169,15 @@ class FakeEngine:
         self.start_job(job_id)
         for index in range(len(self.jobs[job_id].requests)):
             self.render(job_id, index)
+
+    def work(self) -> None:
+        """Do what a real engine would do by itself with all that it was handed: end canceled jobs, run the others."""
+        for job_id in list(self.jobs):
+            if job_id in self.canceled:
+                self.confirm_cancel(job_id)
+            elif isinstance(self.jobs[job_id].requests[0], DiffusionRequest):
+                self.run(job_id)
+            del self.jobs[job_id]
 
     def fail(self, job_id: str, code: Any = "model_error", message: str = "The model failed.") -> None:
         self.deliver(JobFailed(job_id, code, message, True))

@@ -142,6 +142,7 @@ async def front(
             clock=clock,
         )
         engine.deliver = service.dispatch.take
+        engine.start()
         if keys is None:
             keys = {plan: (await database.write(_new_key(plan, plan))) for plan in ("free", "pro", "enterprise")}
             keys["admin"] = await database.write(_new_key("admin", "enterprise", "admin"))
