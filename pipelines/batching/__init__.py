@@ -1,1 +1,1 @@
-"""Step-level batching of stock code: which calls share a forward, and how a job is suspended and resumed. Device thread only."""
+"""Step-level batching of stock code: which calls share a forward, and how tasks take turns. Device thread only."""

@@ -1,8 +1,8 @@
-"""Runs calls that can share one forward: proved before merging is trusted, in narrower parts when memory is short.
+"""Runs calls that can share one forward: proves first that merging is safe, and splits batches when memory is short.
 
-Device thread only. The ladder of a forward that runs out of memory: halves, single calls, the single call once more
-with all cached memory given back, a VAE decode in tiles; then that call alone fails. Each retry happens outside the
-`except` block, so that the failed frames have let go of their tensors.
+Device thread only. A forward that runs out of memory is retried in this order: its halves, single calls, the single
+call again with all cached memory released, a VAE decode in tiles; then that call alone fails. Each retry happens
+outside the `except` block, so that the failed frames have let go of their tensors.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines import device
-from pipelines.batching.merging import Call, Form, Structure, Unmergeable, bucket, generators_of, run_merged
-from pipelines.batching.proof import agree
+from pipelines.batching.merging import Call, CallSignature, Structure, Unmergeable, bucket, generators_of, run_merged
+from pipelines.batching.proof import rows_are_independent
 from pipelines.interface import Merging
 
-RETRY_AFTER = 100  # forwards of a shape until a width that ran out of memory is tried again: others may have left
+RETRY_AFTER = 100  # forwards of a shape until a width that ran out of memory is tried again: memory may be free by then
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What one parked call gave, and in how wide a forward."""
+class CallResult:
+    """The output or error of one call, and the width of the forward that it ran in."""
 
     output: Any = None
     error: BaseException | None = None
@@ -32,111 +32,109 @@ class Result:
 
 
 class BatchedCalls:
-    """What has been learned about merging a model's calls, and the running of them."""
+    """Runs a model's calls, and learns which of them merge and at which width they fit."""
 
     def __init__(self, *, max_calls: int, merging: Merging, verdicts: Mapping[str, bool], salt: str) -> None:
-        """verdicts: of an earlier `verdicts`, of the same checkpoint. salt: what else a verdict is only good for."""
+        """verdicts: `verdicts` of an earlier instance for the same checkpoint. salt: what else a verdict depends on."""
         self._max_calls = max_calls
-        self._never = merging == "off"
+        self.enabled = merging != "off"  # whether calls may share forwards at all
         self._salt = salt
         self._verdicts = dict(verdicts)  # name of a call structure → proved to merge
         self._names: dict[Structure, str] = {}
-        self._seen: Counter[str] = Counter()  # name → groups that could have merged
-        self._met: Counter[str] = Counter()  # "component.entry" → times several calls of it waited, alike or not
-        self._too_wide: dict[
-            Hashable, tuple[int, int]
-        ] = {}  # call shape → narrowest width out of memory, forwards left
-        self.refused: list[int] = []  # widths that ran out of memory in the last `run`
-        self.proving = False  # the last `run` was a proof
+        self._groups: Counter[str] = Counter()  # name → groups of calls that could have merged
+        self._meetings: Counter[str] = Counter()  # "component.entry" → times several calls waited for it, alike or not
+        # Shape of a call → (narrowest width that ran out of memory, forwards until that width is tried again).
+        self._out_of_memory_at: dict[Hashable, tuple[int, int]] = {}
+        self.out_of_memory_widths: list[int] = []  # widths that ran out of memory in the last `run`
+        self.was_proof = False  # the last `run` was a proof
 
     @property
     def merging(self) -> Merging:
-        """The verdict on the calls there are most of: those made at every step."""
-        if self._never:
+        """The verdict on the most frequent calls: those made at every step."""
+        if not self.enabled:
             return "off"
-        most = max(self._met, key=lambda place: self._met[place], default=next(iter(self._verdicts), "").split(" ")[0])
+        first = next(iter(self._verdicts), "").split(" ")[0]
+        most = max(self._meetings, key=lambda entry: self._meetings[entry], default=first)
         names = [name for name in self._verdicts if name.split(" ")[0] == most]
         if not names:
             return "unproven"
-        return "on" if self._verdicts[max(names, key=lambda name: self._seen[name])] else "off"
+        return "on" if self._verdicts[max(names, key=lambda name: self._groups[name])] else "off"
 
     @property
     def verdicts(self) -> dict[str, bool]:
-        """ "component.entry digest" → merges, the structures met most first. Good for the constructor of the next one."""
-        return {name: self._verdicts[name] for name in sorted(self._verdicts, key=lambda name: -self._seen[name])}
+        """Whether each call structure met so far merges, by "component.entry digest", most frequent first.
 
-    @property
-    def enabled(self) -> bool:
-        """False as long as looking for others to merge with is of no use."""
-        return not self._never
+        The constructor of a later instance takes this.
+        """
+        return {name: self._verdicts[name] for name in sorted(self._verdicts, key=lambda name: -self._groups[name])}
 
-    def meet(self, call: Call) -> None:
-        """Others wait at the same place as `call`."""
-        self._met[f"{call.component}.{call.entry}"] += 1
+    def note_meeting(self, call: Call) -> None:
+        """Record that other calls wait for the same entry point as `call`."""
+        self._meetings[f"{call.component}.{call.entry}"] += 1
 
-    def width(self, form: Form, count: int, most: int | None) -> tuple[int, int]:
-        """How many of `count` calls of this form to run together, and the width to run them at."""
-        if count > 1:
-            self._seen[self._name(form.structure)] += 1  # also where it never merges: it is what the calls mostly are
-        if count < 2 or not self._verdicts.get(self._name(form.structure), True):
+    def choose_width(self, signature: CallSignature, count: int, limit: int | None) -> tuple[int, int]:
+        """Return how many of `count` calls of this signature to run together, at most `limit`, and at which width."""
+        if count > 1:  # counted also for structures that never merge: `merging` reports on the most frequent one
+            self._groups[self._name(signature.structure)] += 1
+        if count < 2 or not self._verdicts.get(self._name(signature.structure), True):
             return 1, 1
-        narrowest, _ = self._too_wide.get(form.shape, (2 * self._max_calls, 0))
-        return bucket(count, max(1, min(self._max_calls, most or self._max_calls, narrowest // 2)))
+        narrowest, _ = self._out_of_memory_at.get(signature.shape, (2 * self._max_calls, 0))
+        return bucket(count, max(1, min(self._max_calls, limit or self._max_calls, narrowest // 2)))
 
-    def run(self, calls: list[Call], form: Form | None, width: int) -> list[Result]:
-        """One result per call."""
-        self.refused, self.proving = [], False
-        calls[0].ambient.restore()
-        if form is not None and len(calls) > 1:
-            self._wait_out(form)
-            return self._run(calls, form, width)
+    def run(self, calls: list[Call], signature: CallSignature | None, width: int) -> list[CallResult]:
+        """Run the calls; returns one result per call."""
+        self.out_of_memory_widths, self.was_proof = [], False
+        calls[0].modes.restore()
+        if signature is not None and len(calls) > 1:
+            self._count_down_retry(signature)
+            return self._run(calls, signature, width)
         return [self._run_alone(calls[0])]
 
-    def _run(self, calls: list[Call], form: Form, width: int) -> list[Result]:
+    def _run(self, calls: list[Call], signature: CallSignature, width: int) -> list[CallResult]:
         if len(calls) == 1:
             return [self._run_alone(calls[0])]
-        name = self._name(form.structure)
+        name = self._name(signature.structure)
         if name not in self._verdicts:
-            return self._prove(calls, form, width)
+            return self._prove(calls, signature, width)
         try:
-            return [Result(output, width=width) for output in run_merged(calls, width)]
+            return [CallResult(output, width=width) for output in run_merged(calls, width)]
         except Unmergeable:
             self._verdicts[name] = False
-        except Exception as error:  # stock code may raise anything; each call gets its own below
+        except Exception as error:  # stock code may raise anything; run in parts, each call gets its own error
             if device.is_fatal(error):
                 raise
             if device.is_out_of_memory(error):
-                self._note_too_wide(form, width)
-        # Outside the except block: the failed frames have let go of their tensors.
+                self._note_out_of_memory(signature, width)
+        # Outside the `except` block: the failed frames have let go of their tensors.
         device.release_cache()
         half = width // 2
         parts = [part for part in (calls[:half], calls[half:]) if part]
-        return [result for part in parts for result in self._run(part, form, _power_of_two(len(part)))]
+        return [result for part in parts for result in self._run(part, signature, _power_of_two(len(part)))]
 
-    def _prove(self, calls: list[Call], form: Form, width: int) -> list[Result]:
-        """Run the calls alone, and merged to compare; the structure is merged from now on if they agree."""
-        self.proving = True
+    def _prove(self, calls: list[Call], signature: CallSignature, width: int) -> list[CallResult]:
+        """Run the calls alone, and merged to compare. If the outputs agree, such calls merge from now on."""
+        self.was_proof = True
         states = _generator_states(calls)
         results = [self._run_alone(call) for call in calls]
         if any(result.error is not None for result in results):
-            return results  # nothing learned
+            return results  # proves nothing
         try:
-            drew = states != _generator_states(calls)
-            merges = not drew and agree(calls, [r.output for r in results], width)
-            self._verdicts[self._name(form.structure)] = merges
+            drew = states != _generator_states(calls)  # merged, calls would draw from one generator
+            merges = not drew and rows_are_independent(calls, [r.output for r in results], width)
+            self._verdicts[self._name(signature.structure)] = merges
         except Exception as error:
             if not device.is_out_of_memory(error):
                 raise
-            self._note_too_wide(form, width)  # no verdict: proved again, narrower
+            self._note_out_of_memory(signature, width)  # no verdict: the next proof is narrower
         return results
 
-    def _run_alone(self, call: Call) -> Result:
+    def _run_alone(self, call: Call) -> CallResult:
         result = _attempt(call)
         if isinstance(result.error, NotImplementedError):
             return _run_tiled(call, result.error)
         if result.error is None or not device.is_out_of_memory(result.error):
             return result
-        self.refused.append(1)
+        self.out_of_memory_widths.append(1)
         device.release_cache()
         result = _attempt(call)
         if result.error is None or not device.is_out_of_memory(result.error):
@@ -144,17 +142,17 @@ class BatchedCalls:
         device.release_cache()
         return _run_tiled(call, result.error)
 
-    def _note_too_wide(self, form: Form, width: int) -> None:
-        self.refused.append(width)
-        self._too_wide[form.shape] = (width, RETRY_AFTER)
+    def _note_out_of_memory(self, signature: CallSignature, width: int) -> None:
+        self.out_of_memory_widths.append(width)
+        self._out_of_memory_at[signature.shape] = (width, RETRY_AFTER)
 
-    def _wait_out(self, form: Form) -> None:
-        width, left = self._too_wide.pop(form.shape, (0, 0))
+    def _count_down_retry(self, signature: CallSignature) -> None:
+        width, left = self._out_of_memory_at.pop(signature.shape, (0, 0))
         if left > 1:
-            self._too_wide[form.shape] = (width, left - 1)
+            self._out_of_memory_at[signature.shape] = (width, left - 1)
 
     def _name(self, structure: Structure) -> str:
-        """What a structure is called in a store: the same in every process."""
+        """The name of a structure in the store, the same in every process."""
         name = self._names.get(structure)
         if name is None:
             digest = hashlib.blake2b(repr((self._salt, structure)).encode(), digest_size=8).hexdigest()
@@ -162,31 +160,31 @@ class BatchedCalls:
         return name
 
 
-def _attempt(call: Call) -> Result:
+def _attempt(call: Call) -> CallResult:
     try:
-        return Result(call.run())
-    except Exception as error:  # handed to the task that made the call
+        return CallResult(call.run())
+    except Exception as error:  # raised in the task that made the call
         if device.is_fatal(error):
             raise
-        return Result(error=error.with_traceback(None) if device.is_out_of_memory(error) else error)
+        return CallResult(error=error.with_traceback(None) if device.is_out_of_memory(error) else error)
 
 
-def _run_tiled(call: Call, failure: BaseException) -> Result:
-    """The last resort for one call: a VAE decode in tiles. Allegro's can do no other."""
+def _run_tiled(call: Call, failure: BaseException) -> CallResult:
+    """Run one VAE decode in tiles, as the last resort. Allegro's VAE cannot decode in one piece at all."""
     vae: Any = getattr(call.function, "__self__", None)
     if call.entry != "decode" or not hasattr(vae, "enable_tiling"):
-        return Result(error=failure)
+        return CallResult(error=failure)
     try:
         vae.enable_tiling()
         result = _attempt(call)
-    except Exception as error:  # not every VAE that has the method can
+    except Exception as error:  # not every VAE with this method can tile
         if device.is_fatal(error):
             raise
-        return Result(error=failure)
+        return CallResult(error=failure)
     finally:
         with contextlib.suppress(NotImplementedError):
             vae.disable_tiling()
-    return result if result.error is None or device.is_out_of_memory(result.error) else Result(error=failure)
+    return result if result.error is None or device.is_out_of_memory(result.error) else CallResult(error=failure)
 
 
 def _generator_states(calls: list[Call]) -> list[bytes]:

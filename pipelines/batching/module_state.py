@@ -1,9 +1,10 @@
-"""What stock code leaves on the shared modules, attention processors, hooks, places in a text, is on them for its own task alone. Device thread only.
+"""Isolates changes that a task makes to shared modules: attention processors, hooks, cached attributes.
 
-Perturbed and self-attention guidance swap processors before their first step and put them back after the last; Qwen-Image 2.1 hooks a
-norm of its text encoder for one call. Left where they are between two turns of a task, they would change what the others compute, and
-whoever ends first would take them away from the rest. A language model that writes remembers on itself, from one token to the next, how far the
-positions of its text are shifted (`rope_deltas`): of each task its own.
+Device thread only.
+Perturbed and self-attention guidance swap attention processors before their first step and restore them after the last;
+Qwen-Image 2.1 hooks a norm of its text encoder for one call. Left on the modules while another task runs, such changes
+would alter what that task computes, and the first task to end would remove them from the others. Language models also
+cache an attribute on themselves between two tokens (`rope_deltas`, the shift of text positions): each task has its own.
 """
 
 from __future__ import annotations
@@ -17,92 +18,101 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import GenerationMixin
 
-Hook: TypeAlias = tuple[dict[int, Any], int, Any]  # where it hangs, its number, itself
-Place: TypeAlias = tuple[dict[str, Any], str, Any]  # a module's attributes, the name of one, its value
+Hook: TypeAlias = tuple[dict[int, Any], int, Any]  # the module's dict of hooks, the hook's id in it, the hook
+Attribute: TypeAlias = tuple[dict[str, Any], str, Any]  # the module's `__dict__`, the attribute's name, its value
 
 
 @dataclass(slots=True)
-class Fitted:
-    """What one task has fitted, kept while another one runs."""
+class ModuleChanges:
+    """The changes of one task, kept here while other tasks run."""
 
-    processors: list[tuple[Any, Any]] = field(default_factory=list)  # attention, its processor
+    processors: list[tuple[Any, Any]] = field(default_factory=list)  # (attention module, its processor)
     hooks: list[Hook] = field(default_factory=list)
-    left: dict[str, list[Place]] = field(
-        default_factory=dict
-    )  # by its own forwards, by component; they may merge nevertheless
+    attributes: dict[str, list[Attribute]] = field(default_factory=dict)  # by component, cached by its forwards
 
     def __bool__(self) -> bool:
+        """Whether the task's forwards compute something else than other tasks' forwards, and so cannot merge."""
         return bool(self.processors or self.hooks)
 
 
 class ModuleState:
+    """Applies and removes the changes of tasks on the watched modules."""
+
     def __init__(self) -> None:
-        self._attention: dict[int, Any] = {}  # by id
-        self._hooks: dict[int, dict[int, Any]] = {}  # by id, those of every module
-        self._empty: dict[
-            str, list[tuple[dict[str, Any], str]]
-        ] = {}  # what forwards of language models may fill, by component
+        self._attention: dict[int, Any] = {}  # attention modules by id
+        self._hooks: dict[int, dict[int, Any]] = {}  # every module's dicts of hooks, by id of the dict
+        # By component: attributes (module's `__dict__`, name) that forwards of language models may set.
+        self._cacheable: dict[str, list[tuple[dict[str, Any], str]]] = {}
 
     def watch(self, component: str, owner: nn.Module) -> None:
-        may_fill = self._empty.setdefault(component, [])
+        cacheable = self._cacheable.setdefault(component, [])
         for module in owner.modules():
             self._hooks |= {id(hooks): hooks for hooks in (module._forward_hooks, module._forward_pre_hooks)}
             if hasattr(module, "set_processor"):
                 self._attention[id(module)] = module
             if isinstance(owner, GenerationMixin):
-                may_fill += [(vars(module), name) for name, value in vars(module).items() if value is None]
+                cacheable += [(vars(module), name) for name, value in vars(module).items() if value is None]
 
     @contextmanager
-    def worn(self, own: Fitted, component: str) -> Iterator[None]:
-        """For a forward of that component: inside, what `own` holds is on the modules."""
-        before = [(part, part.processor) for part, _ in own.processors]
-        self._put_on(own)
-        empty = [
-            (attributes, name) for attributes, name in self._empty.get(component, ()) if attributes.get(name) is None
+    def applied(self, changes: ModuleChanges, component: str) -> Iterator[None]:
+        """Around a forward of `component`: within this context the modules have the task's changes."""
+        before = [(module, module.processor) for module, _ in changes.processors]
+        self._apply(changes)
+        unset = [
+            (attributes, name)
+            for attributes, name in self._cacheable.get(component, ())
+            if attributes.get(name) is None
         ]
-        for attributes, name, value in own.left.pop(component, ()):
+        for attributes, name, value in changes.attributes.pop(component, ()):
             attributes[name] = value
         try:
             yield
         finally:
-            for attributes, name in empty:
+            for attributes, name in unset:
                 if attributes.get(name) is not None:
-                    own.left.setdefault(component, []).append((attributes, name, attributes[name]))
+                    changes.attributes.setdefault(component, []).append((attributes, name, attributes[name]))
                     attributes[name] = None
-            for part, processor in before:
-                part.set_processor(processor)
-            for hooks, number, _ in own.hooks:
-                hooks.pop(number, None)
+            for module, processor in before:
+                module.set_processor(processor)
+            for hooks, hook_id, _ in changes.hooks:
+                hooks.pop(hook_id, None)
 
     @contextmanager
-    def changed(self, own: Fitted) -> Iterator[None]:
-        """For a task's own code: what it has changed in here is its own from then on, and the modules are as before."""
-        found = [part.processor for part in self._attention.values()]
-        next_hook = RemovableHandle.next_id
-        self._put_on(own)
+    def recorded(self, changes: ModuleChanges) -> Iterator[None]:
+        """Around a task's own code: what it changes goes into `changes`, and afterwards the modules are as before."""
+        before = [module.processor for module in self._attention.values()]
+        next_hook_id = RemovableHandle.next_id
+        self._apply(changes)
         try:
             yield
         finally:
-            own.hooks = self._unhooked(own.hooks, next_hook)
-            pairs = zip(self._attention.values(), found, strict=True)
-            changed = [(part, part.processor, before) for part, before in pairs if part.processor is not before]
-            own.processors = [(part, processor) for part, processor, _ in changed]
-            for part, _, before in changed:
-                part.set_processor(before)
+            changes.hooks = self._take_off_hooks(changes.hooks, next_hook_id)
+            pairs = zip(self._attention.values(), before, strict=True)
+            changed = [
+                (module, module.processor, processor)
+                for module, processor in pairs
+                if module.processor is not processor
+            ]
+            changes.processors = [(module, own) for module, own, _ in changed]
+            for module, _, processor in changed:
+                module.set_processor(processor)
 
-    def _put_on(self, own: Fitted) -> None:
-        for part, processor in own.processors:
-            part.set_processor(processor)
-        for hooks, number, hook in own.hooks:
-            hooks[number] = hook
+    def _apply(self, changes: ModuleChanges) -> None:
+        for module, processor in changes.processors:
+            module.set_processor(processor)
+        for hooks, hook_id, hook in changes.hooks:
+            hooks[hook_id] = hook
 
-    def _unhooked(self, old: list[Hook], next_hook: int) -> list[Hook]:
-        """Those of `old` that are still there and all from `next_hook` on, taken off; but transformers hooks a model once and for all."""
-        places = [(hooks, number) for hooks, number, _ in old if number in hooks]
-        if RemovableHandle.next_id != next_hook:
-            new = [(hooks, n) for hooks in self._hooks.values() for n in hooks if n >= next_hook]
-            places += [(hooks, n) for hooks, n in new if not _belongs_to_transformers(hooks[n])]
-        return [(hooks, number, hooks.pop(number)) for hooks, number in places]
+    def _take_off_hooks(self, old: list[Hook], next_hook_id: int) -> list[Hook]:
+        """Remove and return those of `old` that are still on their modules and all hooks from `next_hook_id` on.
+
+        Hooks that transformers itself installs stay: it installs them once for the life of the model.
+        """
+        found = [(hooks, hook_id) for hooks, hook_id, _ in old if hook_id in hooks]
+        if RemovableHandle.next_id != next_hook_id:
+            new = [(hooks, hook_id) for hooks in self._hooks.values() for hook_id in hooks if hook_id >= next_hook_id]
+            found += [(hooks, hook_id) for hooks, hook_id in new if not _belongs_to_transformers(hooks[hook_id])]
+        return [(hooks, hook_id, hooks.pop(hook_id)) for hooks, hook_id in found]
 
 
 def _belongs_to_transformers(hook: Any) -> bool:

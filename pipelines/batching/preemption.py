@@ -1,8 +1,8 @@
-"""Where a long forward can stop for a while: before each repeated block of a network, or before each of its layers. Device thread only.
+"""Lets a long forward be preempted: before each repeated block of a network, or before each of its layers.
 
-A forward runs in a greenlet of its own. A hook at every such place asks whether somebody waits for the device; if so
-it suspends that greenlet, and the step ends there. Whoever runs the next step goes on inside the forward. A hook costs a few
-microseconds, so layers get one only where the stretches between blocks turned out to be long.
+Device thread only. A forward runs in a greenlet of its own. A hook at each yield point asks whether other work waits
+for the device; if so, the hook suspends the greenlet and the lane's step ends there. The next step resumes the forward.
+A hook costs a few microseconds, so layers get one only in networks whose blocks turned out to take long.
 """
 
 from __future__ import annotations
@@ -18,62 +18,61 @@ from torch import nn
 from pipelines.batching import torch_modes
 from pipelines.interface import never_yield
 
-ASK_AGAIN_S = 0.001  # a layer that comes sooner after the last one asks nobody: small ones take microseconds
-LONG_S = 0.01  # without a place to stop: as much as a person can't notice between two words
-SURE = 4  # forwards in a row with such a stretch: one may have been held up by something else on the machine
+MIN_INTERVAL_S = 0.001  # a layer that follows the last check sooner does not check: small layers take microseconds
+LONG_INTERVAL_S = 0.01  # between two yield points; a person does not notice this much between two words
+LONG_FORWARDS = 4  # consecutive forwards with a long interval before layers get hooks: one may be the machine's doing
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.GroupNorm)
 
 
-class LongForward(greenlet.greenlet):
-    """One forward under way. `should_yield` is set anew by each step that goes on with it."""
+class PreemptibleForward(greenlet.greenlet):
+    """One forward under way. Each step that resumes it sets `should_yield` first."""
 
     def __init__(self, body: Callable[[], Any]) -> None:
         super().__init__(body)
         self.should_yield: Callable[[], bool] = never_yield
-        self.longest_s = 0.0  # between two places so far
+        self.longest_interval_s = 0.0  # so far, between two yield points
         self._since = time.perf_counter()
 
-    def pass_block(self) -> None:
-        self.note_stretch()
+    def at_block(self) -> None:
+        self.end_interval()
         if self.should_yield():
             self.pause()
 
-    def pass_layer(self) -> None:
-        if time.perf_counter() - self._since >= ASK_AGAIN_S:
-            self.pass_block()
+    def at_layer(self) -> None:
+        if time.perf_counter() - self._since >= MIN_INTERVAL_S:
+            self.at_block()
 
-    def note_stretch(self) -> None:
-        """Here, or at the end, one stretch without a place to stop is over."""
+    def end_interval(self) -> None:
+        """Record the time since the last yield point; the end of the forward counts as one too."""
         now = time.perf_counter()
-        self.longest_s = max(self.longest_s, now - self._since)
+        self.longest_interval_s = max(self.longest_interval_s, now - self._since)
         self._since = now
 
     def pause(self) -> None:
-        """Back to who runs the step, until the next one."""
-        mine = torch_modes.current()
+        """Return control to the step that runs this forward, until a later step resumes it."""
+        modes = torch_modes.current()
         self.parent.switch()
-        mine.restore()
+        modes.restore()
         self._since = time.perf_counter()
 
 
 class YieldPoints:
-    """The hooks on one module: where its forwards can stop."""
+    """The hooks on one module at which its forwards can be preempted."""
 
-    def __init__(self, module: nn.Module, *, every_layer: bool = False, may_get_more: bool = False) -> None:
-        """may_get_more: where its stretches between blocks turn out long, before every layer."""
+    def __init__(self, module: nn.Module, *, every_layer: bool = False, may_add_layers: bool = False) -> None:
+        """every_layer: hook layers instead of blocks. may_add_layers: do so once blocks turn out to take long."""
         self._module = module
-        self._may_get_more = may_get_more and not every_layer
-        self._long = 0  # forwards in a row with a long stretch
-        places, hook = (layers(module), _at_layer) if every_layer else (repeated_blocks(module), _at_block)
-        self._hooks = [place.register_forward_pre_hook(hook) for place in places]
+        self._may_add_layers = may_add_layers and not every_layer
+        self._long_forwards = 0  # consecutive forwards with a long interval
+        modules, hook = (layers(module), _at_layer) if every_layer else (repeated_blocks(module), _at_block)
+        self._hooks = [each.register_forward_pre_hook(hook) for each in modules]
 
-    def passed(self, longest_s: float) -> None:
-        """A forward is over; its longest stretch."""
-        if not self._may_get_more:
+    def forward_ended(self, longest_interval_s: float) -> None:
+        if not self._may_add_layers:
             return
-        self._long = self._long + 1 if longest_s > LONG_S else 0
-        if self._long == SURE:
-            self._may_get_more = False
+        self._long_forwards = self._long_forwards + 1 if longest_interval_s > LONG_INTERVAL_S else 0
+        if self._long_forwards == LONG_FORWARDS:
+            self._may_add_layers = False
             self.remove()
             self._hooks = [layer.register_forward_pre_hook(_at_layer) for layer in layers(self._module)]
 
@@ -84,12 +83,15 @@ class YieldPoints:
 
 
 def layers(module: nn.Module) -> Iterator[nn.Module]:
-    """All that takes long in one kernel; what lies between two of them (attention itself, activations) stays in one piece."""
+    """The modules that may take long in a single kernel. Attention itself and activations are not interrupted."""
     return (layer for layer in module.modules() if isinstance(layer, LAYERS))
 
 
 def repeated_blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules that a list holds several of, single layers left out: transformer blocks, residual blocks."""
+    """The modules of which a ModuleList holds several of one class, such as transformer or residual blocks.
+
+    Single layers do not count.
+    """
     seen: set[int] = set()
     for blocks in module.modules():
         if not isinstance(blocks, nn.ModuleList):
@@ -103,11 +105,11 @@ def repeated_blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 def _at_block(module: nn.Module, args: Any) -> None:
     forward = greenlet.getcurrent()
-    if isinstance(forward, LongForward):  # called outside a lane, a module runs as ever
-        forward.pass_block()
+    if isinstance(forward, PreemptibleForward):  # code outside a lane's step may call the module too
+        forward.at_block()
 
 
 def _at_layer(module: nn.Module, args: Any) -> None:
     forward = greenlet.getcurrent()
-    if isinstance(forward, LongForward):
-        forward.pass_layer()
+    if isinstance(forward, PreemptibleForward):
+        forward.at_layer()

@@ -1,7 +1,8 @@
-"""Random numbers of torch's own generators for one task, as if it ran alone. Device thread only.
+"""Gives each task its own state of torch's default generators, as if the task ran alone. Device thread only.
 
-Stock code that writes a prompt or a plan with a language model (GLM-Image, Ernie's rewriter) draws its tokens from them: transformers'
-`generate` takes no other. Tasks that take turns would draw from one row of numbers.
+Stock code that writes a prompt or a plan with a language model (GLM-Image, Ernie's prompt rewriter) samples its tokens
+from the default generators: transformers' `generate` takes no other. Without this, interleaved tasks would draw from
+one shared sequence of random numbers.
 """
 
 from __future__ import annotations
@@ -13,29 +14,31 @@ import torch
 
 
 class RngState:
+    """The generators' state of one task, saved while other code runs."""
+
     def __init__(self, seed: int, device_name: str = "cpu") -> None:
         self._seed = seed
-        self._generators = generators(torch.device(device_name))
-        self._left: list[torch.Tensor] = []  # how the task left them
+        self._generators = default_generators(torch.device(device_name))
+        self._saved: list[torch.Tensor] = []  # states when the task last stopped; empty before it first runs
 
     @contextmanager
-    def thrown(self) -> Iterator[None]:
-        """Inside, torch's own generators are this task's, going on where it was."""
-        others = [generator.get_state() for generator in self._generators]
+    def installed(self) -> Iterator[None]:
+        """Around code of the task: torch's default generators continue where the task stopped, and are then restored."""
+        outside = [generator.get_state() for generator in self._generators]
         for i, generator in enumerate(self._generators):
-            if self._left:
-                generator.set_state(self._left[i])
+            if self._saved:
+                generator.set_state(self._saved[i])
             else:
                 generator.manual_seed(self._seed)
         try:
             yield
         finally:
-            self._left = [generator.get_state() for generator in self._generators]
-            for generator, state in zip(self._generators, others, strict=True):
+            self._saved = [generator.get_state() for generator in self._generators]
+            for generator, state in zip(self._generators, outside, strict=True):
                 generator.set_state(state)
 
 
-def generators(place: torch.device) -> list[torch.Generator]:
-    """Torch's own that code on `place` draws from."""
-    on_device = [torch.cuda.default_generators[place.index or 0]] if place.type == "cuda" else []
+def default_generators(device: torch.device) -> list[torch.Generator]:
+    """The generators that code on `device` draws from unless it is given one."""
+    on_device = [torch.cuda.default_generators[device.index or 0]] if device.type == "cuda" else []
     return [torch.default_generator, *on_device]

@@ -1,4 +1,7 @@
-"""What torch keeps per thread while code runs: gradient mode and autocast. A suspended piece of code must leave none of it behind."""
+"""Saves and restores the modes that torch keeps per thread: gradient mode and autocast. Device thread only.
+
+A suspended task or forward must leave none of its modes to the code that runs next.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ DEVICE_TYPES = ("cpu", "cuda")
 @dataclass(frozen=True, slots=True)
 class TorchModes:
     grad: bool
-    autocast: tuple[tuple[bool, torch.dtype], ...]  # of each of DEVICE_TYPES
+    autocast: tuple[tuple[bool, torch.dtype], ...]  # (enabled, dtype) of each of DEVICE_TYPES
     autocast_caches: bool
 
     def restore(self) -> None:
@@ -23,7 +26,7 @@ class TorchModes:
             torch.set_autocast_enabled(device_type, enabled)
             torch.set_autocast_dtype(device_type, dtype)
         torch.set_autocast_cache_enabled(self.autocast_caches)
-        torch.clear_autocast_cache()  # of casts made for other code
+        torch.clear_autocast_cache()  # it holds casts made by other code
 
 
 def current() -> TorchModes:

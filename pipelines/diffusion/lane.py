@@ -12,8 +12,9 @@ import diffusers
 import torch
 
 from pipelines import device
-from pipelines.batching.rendezvous import Forward, Outcome, Rendezvous, Task
+from pipelines.batching.rendezvous import Forward, Rendezvous
 from pipelines.batching.rng_state import RngState
+from pipelines.batching.task import Outcome, Task
 from pipelines.costs import Costs, Meter
 from pipelines.diffusion.arguments import BadCall
 from pipelines.diffusion.lora import Adapters, BadAdapter
@@ -134,8 +135,8 @@ class DiffusionLane:
                 body,
                 mergeable=not request.deterministic,
                 variant=request.loras,
-                around=around,
-                dice=RngState(request.seed, self._device_name),
+                wrap_forward=around,
+                rng_state=RngState(request.seed, self._device_name),
             )
         )
 
@@ -258,9 +259,11 @@ class DiffusionLane:
 
     def _note(self, hand: InHand) -> None:
         q = hand.next_step
-        for width in self._rendezvous.refused:
+        for width in self._rendezvous.out_of_memory_widths:
             self._costs.add(OutOfMemory(q.component, q.entry, q.shape, q.units, width, q.request_ids))
-        other = self._rendezvous.refused or self._rendezvous.proving  # more than this quantum was measured
+        other = (
+            self._rendezvous.out_of_memory_widths or self._rendezvous.was_proof
+        )  # more than this quantum was measured
         cost = StepCost(q.shape, q.rows, hand.meter.seconds, q.request_ids, q.stage, q.component, q.entry, q.units)
         self._costs.stepped(cost, _key(q), None if other else hand.meter.peak_bytes)
 
@@ -290,7 +293,7 @@ def _failure(task: Task, error: BaseException) -> Failed:
     detail = "".join(traceback.format_exception(error))
     if isinstance(error, BadCall | BadAdapter):
         return Failed(task.name, "bad_request", str(error), detail)
-    if isinstance(error, (ValueError, TypeError)) and task.calls == 0:  # its own check of its arguments
+    if isinstance(error, (ValueError, TypeError)) and task.n_calls == 0:  # its own check of its arguments
         return Failed(task.name, "bad_request", "The pipeline refused the arguments of this job.", detail)
     if device.is_out_of_memory(error):
         return Failed(task.name, "out_of_memory", "The device ran out of memory for this job, even alone.", detail)

@@ -16,7 +16,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from pipelines import device
-from pipelines.batching.rng_state import generators
+from pipelines.batching.rng_state import default_generators
 from pipelines.interface import DiffusionRequest
 
 LIMIT_BYTES = 16 << 20  # of one lane, on its device: little beside any model, and a dozen prompts of a large one
@@ -27,7 +27,7 @@ class PromptCache:
     def __init__(self, limit_bytes: int = LIMIT_BYTES, place: torch.device | None = None) -> None:
         """place: where the pipeline computes; None: on the CPU."""
         self._limit_bytes = limit_bytes
-        self._generators = generators(place or torch.device("cpu"))
+        self._generators = default_generators(place or torch.device("cpu"))
         self._kept: OrderedDict[tuple[str, str], tuple[Any, int]] = OrderedDict()  # the least used first
         self.n_bytes = 0
 

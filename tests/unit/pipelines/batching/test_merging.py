@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.batching.merging import Call, Unmergeable, bucket, difference, form_of, run_merged, stranger
+from pipelines.batching.merging import Call, Unmergeable, bucket, difference, perturbed, run_merged, signature_of
 
 
 def call(*args: Any, **kwargs: Any) -> Call:
@@ -17,9 +17,9 @@ def call(*args: Any, **kwargs: Any) -> Call:
 
 
 def key(one: Call) -> Any:
-    form = form_of(one)
-    assert form is not None
-    return form.key
+    signature = signature_of(one)
+    assert signature is not None
+    return signature.key
 
 
 @given(count=st.integers(1, 200), most=st.integers(1, 64))
@@ -92,7 +92,7 @@ def test_a_shared_tensor_that_is_written_to_is_looked_at_again() -> None:
 
 
 def test_a_call_without_rows_has_no_form() -> None:
-    assert form_of(call("a prompt", torch.tensor(1))) is None
+    assert signature_of(call("a prompt", torch.tensor(1))) is None
 
 
 def test_joined_calls_get_their_own_rows_scalars_and_lists_back() -> None:
@@ -128,7 +128,7 @@ def test_a_stranger_has_the_same_key_and_other_values_everywhere() -> None:
     one = call(
         torch.randn(2, 3, 5), torch.tensor(0), torch.tensor([4.0, 8.0]), ids=torch.arange(6).view(2, 3), mask=mask
     )
-    other = stranger(one)
+    other = perturbed(one)
 
     assert key(one) == key(other)
     for before, after in zip((*one.args, one.kwargs["ids"]), (*other.args, other.kwargs["ids"]), strict=True):

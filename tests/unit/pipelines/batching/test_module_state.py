@@ -10,7 +10,8 @@ import torch
 from transformers import GenerationMixin
 
 from benchmarks.families import FAMILIES, Family
-from pipelines.batching.rendezvous import Rendezvous, Task
+from pipelines.batching.rendezvous import Rendezvous
+from pipelines.batching.task import Task
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import DiffusionRequest, Rendered
 from tests.support.lane_play import direct, ends, gap, play, rendered, request

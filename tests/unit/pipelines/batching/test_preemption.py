@@ -12,7 +12,8 @@ from torch import nn
 
 from pipelines.batching import preemption, torch_modes
 from pipelines.batching.preemption import layers, repeated_blocks
-from pipelines.batching.rendezvous import Rendezvous, Task
+from pipelines.batching.rendezvous import Rendezvous
+from pipelines.batching.task import Task
 from tests.unit.pipelines.batching.test_rendezvous import finish
 
 
@@ -193,7 +194,7 @@ def test_autocast_of_a_task_is_in_force_in_its_forward_and_nowhere_else(deep: De
 
 
 def test_a_decode_gives_way_between_its_layers_and_decodes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preemption, "ASK_AGAIN_S", 0.0)  # however quick the machine
+    monkeypatch.setattr(preemption, "MIN_INTERVAL_S", 0.0)  # however quick the machine
     torch.manual_seed(0)
     kinds = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}
     vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=2, **kinds).requires_grad_(False)
@@ -214,7 +215,7 @@ def test_a_decode_gives_way_between_its_layers_and_decodes_the_same(monkeypatch:
 def test_a_forward_that_is_long_between_its_blocks_can_stop_before_each_layer_once_it_was_so_often_enough(
     deep: Deep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preemption, "LONG_S", 0.0)
+    monkeypatch.setattr(preemption, "LONG_INTERVAL_S", 0.0)
     meeting = Rendezvous(every_layer=True)
     meeting.wrap("net", deep, "forward")
 
@@ -222,7 +223,7 @@ def test_a_forward_that_is_long_between_its_blocks_can_stop_before_each_layer_on
         return sum(len(module._forward_pre_hooks) for module in modules)
 
     assert (hooks(repeated_blocks(deep)), hooks(layers(deep))) == (5, 0)
-    for number in range(preemption.SURE):
+    for number in range(preemption.LONG_FORWARDS):
         assert (hooks(repeated_blocks(deep)), hooks(layers(deep))) == (5, 0), "one long stretch may be the machine's"
         meeting.start(Task(f"{number}", lambda: deep(torch.randn(1, 4))))
         meeting.step()
@@ -232,10 +233,10 @@ def test_a_forward_that_is_long_between_its_blocks_can_stop_before_each_layer_on
 
 
 def test_layers_that_follow_each_other_in_an_instant_ask_nobody(deep: Deep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preemption, "LONG_S", 0.0)
+    monkeypatch.setattr(preemption, "LONG_INTERVAL_S", 0.0)
     meeting = Rendezvous(every_layer=True)
     meeting.wrap("net", deep, "forward")
-    for number in range(preemption.SURE + 1):
+    for number in range(preemption.LONG_FORWARDS + 1):
         asked = Mock(return_value=False)
         meeting.start(Task(f"{number}", lambda: deep(torch.randn(1, 4))))
         meeting.step(should_yield=asked)

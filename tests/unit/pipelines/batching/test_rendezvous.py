@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.batching import rendezvous
-from pipelines.batching.rendezvous import Outcome, Rendezvous, Task
+from pipelines.batching import task as task_module
+from pipelines.batching.rendezvous import Rendezvous
 from pipelines.batching.rng_state import RngState
+from pipelines.batching.task import Outcome, Task
 
 
 class Doubler:
@@ -88,7 +89,7 @@ def alone(module_type: type[Doubler], value: float, steps: int, **options: Any) 
 
 def finish(meeting: Rendezvous, tasks: list[Task]) -> dict[str, Outcome]:
     """Start those that are not running yet, and step until all have ended."""
-    fresh = [task for task in tasks if task.parked is None]
+    fresh = [task for task in tasks if task.pending_call is None]
     outcomes = [outcome for outcome in map(meeting.start, fresh) if outcome is not None]
     while meeting.busy:
         outcomes += meeting.step()[1]
@@ -133,7 +134,8 @@ def test_each_task_draws_torchs_own_random_numbers_as_if_it_ran_alone() -> None:
     by_itself = body()
     around = torch.get_rng_state()
     outcomes = finish(
-        meeting_at(module), [Task(name, body, dice=RngState(seed)) for name, seed in (("a", 7), ("b", 8), ("c", 7))]
+        meeting_at(module),
+        [Task(name, body, rng_state=RngState(seed)) for name, seed in (("a", 7), ("b", 8), ("c", 7))],
     )
 
     assert torch.equal(outcomes["a"].result, by_itself)
@@ -504,7 +506,7 @@ def test_a_single_call_out_of_memory_is_tried_once_more_with_the_cache_given_bac
     meeting = meeting_at(module := Flaky())
     outcome = finish(meeting, [Task("a", loop(module, 1, 1))])["a"]
     assert (outcome.error is None) == ends_well
-    assert meeting.refused == [1]
+    assert meeting.out_of_memory_widths == [1]
 
 
 @pytest.mark.parametrize("error", [NotImplementedError("of a sparse tensor"), torch.OutOfMemoryError("no room")])
@@ -512,7 +514,7 @@ def test_calls_that_cannot_be_compared_are_not_merged(monkeypatch: pytest.Monkey
     def fail(call: Any) -> None:
         raise error
 
-    monkeypatch.setattr(rendezvous, "form_of", fail)
+    monkeypatch.setattr(task_module, "signature_of", fail)
     module = Doubler()
     outcomes = finish(meeting_at(module), [Task(str(i), loop(module, i, 3)) for i in range(2)])
 
