@@ -1,12 +1,12 @@
-"""Is what the server gives what the library gives, for every pipeline class and architecture that can be built offline?
+"""Compares the server's results with the library's for every pipeline class and architecture that builds offline.
 
-    python benchmarks/conformance.py --rows /tmp/rows.jsonl --write docs/models.md
+    python benchmarks/conformance.py --rows /tmp/rows.jsonl --write docs/models.md    all of them, four minutes
     python benchmarks/conformance.py --only FluxPipeline WanPipeline Llama
-    python benchmarks/conformance.py --lane        (no server: lanes in this process, unrounded values)
+    python benchmarks/conformance.py --lane        lanes in this process instead of a server; unrounded values
 
-Tiny random checkpoints are saved with `save_pretrained`, added to a running server over HTTP, asked for by several jobs at once
-with different prompts, seeds, steps and sizes, and each result is compared with the library's own. `--rows` keeps every row as
-it is found: the same command goes on where it was cut off.
+Saves tiny random checkpoints with `save_pretrained`, adds them to a running server over HTTP, submits several jobs at
+once with different prompts, seeds, steps and sizes, and compares each result with the library's own. `--rows` saves each
+row as soon as it is known: the same command then continues where it was interrupted.
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ import common
 import torch
 
 from benchmarks.conformance_chat import compare as compare_chat
-from benchmarks.conformance_http import Proof
+from benchmarks.conformance_http import HttpComparison
 from benchmarks.conformance_lane import compare_in_lane
 from benchmarks.conformance_rows import Rows, counts, write_tables
 from benchmarks.families import FAMILIES
 from benchmarks.families.decoders import DECODERS
 from benchmarks.families.unserved import REASONS
+from models.checkpoint.pipeline_source import text_pipelines
 from models.loading.load import quiet_libraries
-from models.pipeline_source import text_pipelines
 from tests.support.live_server import LiveServer
 
 
 def main() -> None:
+    file = {"type": Path, "default": None, "metavar": "FILE"}
     arguments = common.arguments(
         __doc__,
-        ("--only", {"nargs": "+", "default": None, "metavar": "NAME", "help": "classes or architectures to try"}),
+        ("--only", {"nargs": "+", "default": None, "metavar": "NAME", "help": "classes or architectures to compare"}),
         ("--lane", {"action": "store_true", "help": "without HTTP: unrounded values of lanes in this process"}),
-        ("--rows", {"type": Path, "default": None, "metavar": "FILE", "help": "keep rows there; what it has is not tried again"}),
-        ("--write", {"type": Path, "default": None, "metavar": "FILE", "help": "put the tables into this document"}),
-    )  # fmt: skip
+        ("--rows", {**file, "help": "save rows to this file, and skip those that it already has"}),
+        ("--write", {**file, "help": "write the tables into this document"}),
+    )
     quiet_libraries()
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)  # networks this small lose time to a second
+    torch.set_num_threads(1)  # networks this small are slower with two
     torch.set_grad_enabled(False)
     rows = Rows(arguments.rows)
     wanted = [name for name in (*FAMILIES, *DECODERS) if arguments.only is None or name in arguments.only]
@@ -91,9 +92,9 @@ def _over_http(names: list[str], rows: Rows) -> None:
         data_dir.mkdir()
         live = LiveServer(data_dir, env={"OMP_NUM_THREADS": "1", "AGENTNAME_TORCH_THREADS": "1"}).start()
         try:
-            proof = Proof(live, Path(scratch) / "checkpoints")
+            comparison = HttpComparison(live, Path(scratch) / "checkpoints")
             for name in names:
-                rows.add(proof.compare(name))
+                rows.add(comparison.compare(name))
         finally:
             live.stop()
 

@@ -1,7 +1,7 @@
-"""The proof through the front door: a checkpoint is saved, added to the running server, asked for, compared and removed again.
+"""Compares results over HTTP: saves a checkpoint, adds it to the running server, runs jobs, compares, and removes it.
 
-Its rival is the library itself, loaded from the same folder in this process, at the parameters the server returned. Pictures
-travel as PNG and clips as the PNGs of their frames, so what is compared are levels of 0 … 255.
+The reference is the library in this process, loaded from the same folder and called with the parameters that the server
+returned. The server sends images as PNG and clips as the PNGs of their frames, so that levels of 0 … 255 are compared.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ import transformers
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.conformance_chat import N_TOKENS, SAID, generated
+from benchmarks.conformance_chat import N_TOKENS, QUESTIONS, generated
 from benchmarks.conformance_rows import Row
 from benchmarks.families import FAMILIES, Family
 from benchmarks.families.decoders import decoder
-from models.pipeline_source import pipeline_source
+from models.checkpoint.pipeline_source import pipeline_source
 from pipelines.diffusion.arguments import FRAMES_ARGUMENTS
 from tests.support.live_server import LiveServer
 from tests.support.tiny_chat import tiny_tokenizer
 
-SAME_LEVELS = 1  # of 255; a value that lies on an edge may round either way
+SAME_LEVELS = 1  # of 255; a value near the middle of two levels may round either way
 PROMPTS = ("a red circle", "ocean waves at sunset, wide", "a city", "a green star on the left")
-JOB_S = 300.0  # no job of networks this small takes as long
+JOB_S = 300.0  # far longer than any job of networks this small takes
 
 
 class Failed(Exception):
-    """The server refused or lost something; the message says what."""
+    """The server refused or failed a request. The message says why."""
 
 
-class Proof:
+class HttpComparison:
     def __init__(self, live: LiveServer, scratch: Path) -> None:
         self._live = live
         self._scratch = scratch
 
     def compare(self, name: str) -> Row:
-        """A class or architecture that fails is a row that says so: the next one is tried all the same."""
+        """Compares a class or architecture. A failure is recorded in its row and does not stop the run."""
         family = FAMILIES.get(name)
         folder = self._scratch / _slug(name)
         kind = "chat" if family is None else family.kind
@@ -53,15 +53,15 @@ class Proof:
             if family is None:
                 return self._chat(name, folder)
             return self._pipeline(family, folder)
-        except Exception as error:  # noqa: BLE001  # see above
-            said = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
-            return Row(name, kind, False, False, " ".join(said.split())[:200])
+        except Exception as error:  # noqa: BLE001  # the row records it
+            reason = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
+            return Row(name, kind, False, False, " ".join(reason.split())[:200])
         finally:
             self._live.request("DELETE", f"/api/models/{_slug(name)}")
             shutil.rmtree(folder, ignore_errors=True)
 
     def _pipeline(self, family: Family, folder: Path) -> Row:
-        """Two rounds of jobs: merging is proved on results that ran alone, in the first."""
+        """Runs two rounds of jobs. The batching proof takes place in the first, on results that ran alone."""
         family.save(folder)
         self._add(folder, _entry(family))
         bodies = [_body(family, i) for i in range(len(PROMPTS[: family.jobs]))]
@@ -83,12 +83,12 @@ class Proof:
         tokenizer = tiny_tokenizer()
         tokenizer.save_pretrained(folder)
         self._add(folder, {})
-        alone = [self._reply(folder.name, SAID[0])]
-        with ThreadPoolExecutor(len(SAID)) as clients:
-            among = list(clients.map(lambda text: self._reply(folder.name, text), SAID))
+        alone = [self._reply(folder.name, QUESTIONS[0])]
+        with ThreadPoolExecutor(len(QUESTIONS)) as clients:
+            batched = list(clients.map(lambda text: self._reply(folder.name, text), QUESTIONS))
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
-        expected = [generated(model, tokenizer, text) for text in SAID]
-        return Row(name, "chat", alone == expected[:1] and among == expected, self._merging(folder.name))
+        expected = [generated(model, tokenizer, text) for text in QUESTIONS]
+        return Row(name, "chat", alone == expected[:1] and batched == expected, self._merging(folder.name))
 
     def _add(self, folder: Path, entry: Mapping[str, Any]) -> None:
         reply = self._live.post("/api/models", {"name": folder.name, "source": str(folder), **entry})
@@ -96,7 +96,7 @@ class Proof:
             raise Failed(reply.json["error"])
 
     def _merging(self, name: str) -> bool:
-        """Asked while it is still loaded."""
+        """Returns whether the model batches. Only known while the model is loaded."""
         return any(m["name"] == name and m["merging"] == "on" for m in self._live.get("/api/models").json["models"])
 
     def _round(self, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -104,7 +104,7 @@ class Proof:
         refused = next((reply.json["error"] for reply in replies if reply.status != 200), None)
         if refused is not None:
             raise Failed(refused)
-        ended = [_patient(lambda id=reply.json["jobId"]: self._live.wait(id, JOB_S)) for reply in replies]
+        ended = [_retried(lambda id=reply.json["jobId"]: self._live.wait(id, JOB_S)) for reply in replies]
         failed = next((end for end in ended if end["status"] != "completed"), None)
         if failed is not None:
             raise Failed((failed["error"] or {}).get("message", failed["status"]))
@@ -118,8 +118,8 @@ class Proof:
         return str(reply.json["reply"])
 
 
-def _patient(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A machine as busy as this one may keep a connection waiting past its time; the job goes on."""
+def _retried(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Tries again after a timeout: a busy machine may answer too late, while the job goes on."""
     for _ in range(2):
         try:
             return ask()
@@ -129,7 +129,7 @@ def _patient(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _entry(family: Family) -> dict[str, Any]:
-    """What models.toml says of it: its configs speak of sizes that its few weights were not made for."""
+    """Returns the model's entry for models.toml: the defaults in its configs are too large for its few weights."""
     source = pipeline_source(family.name)
     assert source is not None
     defaults: dict[str, Any] = {"width": family.size, "height": family.size}
@@ -143,7 +143,7 @@ def _entry(family: Family) -> dict[str, Any]:
 
 
 def _body(family: Family, i: int) -> dict[str, Any]:
-    """The i-th job: another prompt, seed, number of steps, and in the last another size."""
+    """Returns the i-th job. Prompt, seed and steps differ between jobs, and the last has another size."""
     source = pipeline_source(family.name)
     assert source is not None
     body: dict[str, Any] = {
@@ -182,7 +182,7 @@ def _direct(pipeline: Any, family: Family, body: Mapping[str, Any], params: Mapp
         **family.call,
     }
     given = {name: value for name, value in wanted.items() if value is not None}
-    torch.manual_seed(params["seed"])  # some write to themselves first, with torch's own generator
+    torch.manual_seed(params["seed"])  # some pipelines also use torch's global generator
     generator = torch.Generator("cpu").manual_seed(params["seed"])
     media = pipeline(**given, generator=generator, output_type="np")[0][0]
     frames = np.asarray(media if family.kind == "video" else media[None], dtype=np.float32)
@@ -202,7 +202,7 @@ def _opened(family: Family, folder: Path) -> Any:
 
 
 def _pixels(file: bytes, kind: str) -> NDArray[np.uint8]:
-    """(F, H, W, 3) of a PNG, 4 with opacity, or of a zip of PNGs."""
+    """Decodes a PNG or a zip of PNGs to (F, H, W, 3), or (1, H, W, 4) for an image with an alpha channel."""
     if kind == "image":
         return np.asarray(Image.open(io.BytesIO(file)))[None]
     with zipfile.ZipFile(io.BytesIO(file)) as archive:

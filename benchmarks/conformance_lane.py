@@ -1,4 +1,4 @@
-"""The proof without HTTP: the same checkpoints through a lane in this process, unrounded values against the library's. Minutes quicker."""
+"""Compares results without HTTP: unrounded values of a lane in this process with the library's. Minutes faster."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 
 from benchmarks.conformance_rows import Row
 from benchmarks.families import FAMILIES, Family
-from models.pipeline_source import pipeline_source
+from models.checkpoint.pipeline_source import pipeline_source
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import DiffusionRequest
 from tests.support.lane_play import direct, rendered, request
 
 PROMPTS = ("a red circle", "ocean waves at sunset, wide", "a city", "a green star on the left")
-
-
-SAME_VALUES = 1e-3  # of [0, 1]: rounding spread by a few steps of random weights
+SAME_VALUES = 1e-3  # of [0, 1]; a few steps of random weights amplify rounding
 
 
 def compare_in_lane(name: str) -> Row:
@@ -29,16 +27,16 @@ def compare_in_lane(name: str) -> Row:
     lane = DiffusionLane(family.build(), kind=family.kind)
     try:
         requests = [_request(name, i) for i in range(family.jobs)]
-        expected = [_by_the_library(family, lane.pipeline, wanted) for wanted in requests]
-        rendered(lane, requests)  # proves merging, on results that ran alone
+        expected = [_by_library(family, lane.pipeline, wanted) for wanted in requests]
+        rendered(lane, requests)  # runs the batching proof, on results that ran alone
         done = rendered(lane, requests)
-    except Exception as error:  # noqa: BLE001  # a class that cannot run is a line of the table
+    except Exception as error:  # noqa: BLE001  # a failure is a row of the table
         return Row(name, family.kind, False, False, f"{type(error).__name__}: {str(error)[:100]}")
     gap = max(float(np.abs(done[r.id].frames - e).max()) for r, e in zip(requests, expected, strict=True))
     return Row(name, family.kind, gap <= SAME_VALUES, lane.merging == "on", "", math.ceil(gap * 255 - 0.5))
 
 
-def _by_the_library(family: Family, pipeline: Any, wanted: DiffusionRequest) -> NDArray[np.float32]:
+def _by_library(family: Family, pipeline: Any, wanted: DiffusionRequest) -> NDArray[np.float32]:
     if family.in_tiles:
         pipeline.vae.enable_tiling()
     try:
@@ -49,7 +47,7 @@ def _by_the_library(family: Family, pipeline: Any, wanted: DiffusionRequest) -> 
 
 
 def _request(name: str, i: int) -> DiffusionRequest:
-    """The i-th job: another prompt, seed, guidance and number of steps, and in the last another size."""
+    """Returns the i-th job. Prompt, seed, guidance and steps differ between jobs, and the last has another size."""
     family, source = FAMILIES[name], pipeline_source(name)
     assert source is not None
     guided = family.takes_guidance and "guidance_scale" in source.arguments

@@ -1,1 +1,1 @@
-"""What a model is, which ones we have, and how a checkpoint becomes a lane."""
+"""Lists the models that can be served, and reads, checks, fetches and loads their checkpoints."""

@@ -1,7 +1,8 @@
-"""A chat template is a program that comes with a checkpoint: it is tried once, in a process with little time and memory. No torch.
+"""Runs a checkpoint's chat template once in a child process with little time and memory, and refuses one that fails.
 
-The sandbox of jinja keeps it from files and objects, not from looping or growing without end. python -m models.chat_template reads one
-from stdin and ends with 0 when a short conversation renders, or fails as templates may, within the limits.
+A chat template is a program that comes with a checkpoint. The sandbox of jinja keeps it from files and objects, but not
+from looping or growing without end. `python -m models.chat_template` reads a template from stdin and ends with 0 when a
+short conversation renders within the limits, or fails in a way that a template may. Any thread; no torch.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from models.errors import BadModel
-from models.files import parse_json
+from models.files.json_files import parse_json
 
-MAX_TEMPLATE_BYTES = 1 << 20  # the largest in use is under 100 KiB
-MAX_TEXT_CHARS = 1 << 20  # of a conversation of two lines
+MAX_TEMPLATE_BYTES = 1 << 20  # the largest template in use has less than 100 KiB
+MAX_TEXT_CHARS = 1 << 20  # for a conversation of three lines
 MAX_CPU_S = 2
 MAX_WALL_S = 8.0
 MAX_ADDRESS_BYTES = 512 << 20
-TALK = [
+CONVERSATION = [
     {"role": "user", "content": "Hello"},
     {"role": "assistant", "content": "Hi"},
     {"role": "user", "content": "Why?"},
@@ -28,16 +29,16 @@ TALK = [
 
 
 def check_templates(folder: Path) -> None:
-    """Of a language model's folder. Raises `BadModel`."""
+    """Checks every template in the folder of a language model. Raises `BadModel`."""
     for text in _templates(folder):
         check_template(text)
 
 
 @lru_cache(maxsize=256)
 def check_template(text: str) -> None:
-    """Raises `BadModel` for one that takes too long, too much memory, or writes a book."""
+    """Raises `BadModel` for a template that needs too much time or memory, or writes too much text."""
     if len(text) > MAX_TEMPLATE_BYTES:
-        raise BadModel("its chat template is too large to be one")
+        raise BadModel("its chat template is larger than 1 MiB")
     try:
         done = subprocess.run(
             [sys.executable, "-m", "models.chat_template"],
@@ -47,10 +48,10 @@ def check_template(text: str) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise BadModel("its chat template does not come to an end") from None
+        raise BadModel(f"its chat template takes more than {MAX_WALL_S:.0f} seconds") from None
     if done.returncode != 0:
         detail = done.stderr[-500:].decode("utf-8", "replace")
-        raise BadModel("its chat template takes more time, memory or text than a template may", detail=detail)
+        raise BadModel("its chat template needs more time, memory or text than is allowed", detail=detail)
 
 
 def _templates(folder: Path) -> list[str]:
@@ -58,41 +59,46 @@ def _templates(folder: Path) -> list[str]:
     for name in ("tokenizer_config.json", "chat_template.json"):
         if (folder / name).is_file():
             config = parse_json((folder / name).read_bytes(), name)
-            said = config.get("chat_template") if isinstance(config, dict) else None
+            value = config.get("chat_template") if isinstance(config, dict) else None
             found += [
                 each.get("template") if isinstance(each, dict) else each
-                for each in (said if isinstance(said, list) else [said])
+                for each in (value if isinstance(value, list) else [value])
             ]
     for path in sorted(folder.glob("*.jinja")):
         if path.stat().st_size > MAX_TEMPLATE_BYTES:
-            raise BadModel("its chat template is too large to be one")
+            raise BadModel("its chat template is larger than 1 MiB")
         found.append(path.read_text("utf-8", "replace"))
     return [text for text in found if isinstance(text, str)]
 
 
 def _render(text: str) -> int:
+    """Renders the template in this process.
+
+    Returns an exit code: 0 within the limits, 3 too much text, 4 out of memory or stack.
+    """
     from jinja2 import TemplateError
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    def refuse(message: str) -> None:
+    def raise_exception(message: str) -> None:
         raise TemplateError(message)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )  # not HTML
-    environment.globals |= {"raise_exception": refuse, "strftime_now": lambda _: "today"}
-    said = {"messages": TALK, "add_generation_prompt": True, "bos_token": "<s>", "eos_token": "</s>", "tools": None}
+    # As transformers sets it up. Without autoescape: the text is not HTML.
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.globals |= {"raise_exception": raise_exception, "strftime_now": lambda _: "today"}
+    variables = {
+        "messages": CONVERSATION, "add_generation_prompt": True, "bos_token": "<s>", "eos_token": "</s>", "tools": None,
+    }  # fmt: skip
     written = 0
     try:
-        for piece in environment.from_string(text).generate(**said):
+        for piece in environment.from_string(text).generate(**variables):
             written += len(piece)
             if written > MAX_TEXT_CHARS:
                 return 3
     except (MemoryError, RecursionError, OverflowError):
         return 4
     except (TemplateError, TypeError, ValueError, KeyError, AttributeError):
-        return 0  # it wants what this trial does not give: the tokenizer says so when the model is loaded
+        return 0  # the template needs variables that this trial lacks; the tokenizer reports an error when it loads
     return 0
 
 

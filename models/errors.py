@@ -1,12 +1,14 @@
-"""The errors of this package. Their message may be shown to a client: facts, no path of this machine, no library's text.
+"""Errors of the models package. A message may be shown to a client: it states facts, and neither a path of this machine
+nor the text of a library.
 
 ModelsError
-  UnknownModel    no such name in the catalogue; names the nearest ones
-  BadConfig       models.toml says something we do not know; names the nearest key. Ends the start, never a request
-    SourceMissing a path that models.toml names is not there; the model is left out, the others are served
-  BadModel        a checkpoint that is broken, or that would run code of its own; it is not listed and not loaded
-  FetchFailed     a source could not be brought here whole and verified
-  LoadFailed      a listed model could not be put on the device; `detail` is for the log
+  UnknownModel      the catalogue has no model of that name; the message suggests the nearest names
+  BadConfig         models.toml has a key or value that is not known; the message suggests the nearest key. Raised at
+                    the start or by an edit, never by a request
+    SourceMissing   a path that models.toml names does not exist; that model is left out, the others are served
+  BadModel          a checkpoint is broken or would run its own code; it is neither listed nor loaded
+  FetchFailed       a source could not be downloaded completely and verified
+  LoadFailed        a listed model could not be put on the device; `detail` is for the log
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ class ModelsError(Exception):
     def __init__(self, message: str, *, detail: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.detail = detail  # for the log: paths and the library's own text
+        self.detail = detail  # for the log only: paths and the text of libraries
 
 
 class UnknownModel(ModelsError):
@@ -47,6 +49,6 @@ class LoadFailed(ModelsError):
 
 
 def nearest(word: str, known: Iterable[str], count: int = 1) -> str:
-    """`" Did you mean 'x'?"`, or nothing when no known word is near. Starts with a space, to be put behind a sentence."""
+    """Returns `" Did you mean 'x'?"`, ready to append to a sentence, or `""` when no known word is near."""
     matches = get_close_matches(word, list(known), n=count, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""

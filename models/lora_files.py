@@ -1,4 +1,7 @@
-"""LoRA files by name: <data_dir>/loras/NAME.safetensors, looked at when they are asked for, so that a new one needs no restart. No torch."""
+"""Finds LoRA files by name in <data_dir>/loras and refuses formats that cannot be loaded. Any thread; no torch.
+
+The folder is read at each request, so that a new file needs no restart.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from models.errors import BadModel, UnknownModel, nearest
-from models.files import read_safetensors_header
+from models.files.safetensors_header import read_safetensors_header
 
-# What the names of tensors say of their file. LoHa and LoKr become LoRAs when they are loaded (pipelines/diffusion/lycoris.py).
+# The names of its tensors tell the format of a file. pipelines/diffusion/lycoris.py turns LoHa and LoKr into LoRAs.
 SERVED = re.compile(r"lora[_.]|hada_w[12]_[ab]$|lokr_w[12](_[ab])?$")
-PRODUCTS = re.compile(r"\.(hada|lokr)_")
-OTHERS = (
+LOHA_OR_LOKR = re.compile(r"\.(hada|lokr)_")
+OTHER_FORMATS = (
     (re.compile(r"hada_t[12]$"), "a LoHa with Tucker decomposition of convolutions"),
     (re.compile(r"lokr_t2$"), "a LoKr with Tucker decomposition of convolutions"),
     (re.compile(r"\.oft_|oft_blocks|oft_diag"), "an OFT or BOFT"),
@@ -20,7 +23,8 @@ OTHERS = (
     (re.compile(r"\.[ab][12]\.weight$"), "a GLoRA"),
     (re.compile(r"boft_|vera_|hra_|delora_|randlora_"), "of a method that diffusers does not load"),
     (re.compile(r"\.diff(_b)?$"), "a full difference of weights, not of low rank"),
-    (re.compile(r"string_to_param|^emb_params$|^clip_[lg]$"), "a textual inversion: it belongs to load.embeddings of a model"),
+    (re.compile(r"string_to_param|^emb_params$|^clip_[lg]$"),
+     "a textual inversion: it belongs to load.embeddings of a model"),
 )  # fmt: skip
 
 
@@ -32,7 +36,10 @@ class LoraFolder:
         return sorted(path.stem for path in self._folder.glob("*.safetensors") if path.is_file())
 
     def find(self, name: str) -> Path:
-        """Only what `names` lists, so a name is never a path. Raises `UnknownModel`, or `BadModel` for a file that is none."""
+        """Finds only what `names` lists, so a name is never a path.
+
+        Raises `UnknownModel` for an unknown name, `BadModel` for a file in a format that is not served.
+        """
         names = self.names()
         if name not in names:
             raise UnknownModel(f"There is no LoRA of that name.{nearest(name, names, 3)}")
@@ -43,21 +50,21 @@ class LoraFolder:
 
 
 def held_bytes(path: Path, float_bytes: int) -> int:
-    """About what a file holds beside the weights, once it is loaded in the model's precision."""
+    """Estimates the memory that a LoRA needs besides the weights, at the model's precision."""
     return sum(tensor.elements for tensor in read_safetensors_header(path).values()) * float_bytes
 
 
 def refusal(tensors: Iterable[str]) -> str | None:
-    """What a file with these tensors is instead of a LoRA, LoHa or LoKr; None when it is one."""
+    """Returns what a file with these tensor names is, None when it is a LoRA, LoHa or LoKr that can be served."""
     names = list(tensors)
-    products = any(PRODUCTS.search(name) for name in names)
+    products = any(LOHA_OR_LOKR.search(name) for name in names)
     if products and any(name.endswith("dora_scale") for name in names):
         return "a LoHa or LoKr with DoRA's magnitudes; LoRA, LoHa and LoKr without are served"
     loras = any("lora" in name for name in names)
-    for pattern, what in OTHERS:
-        # LoRAs of video models carry differences of norms and biases beside, and diffusers reads those.
-        if any(pattern.search(name) for name in names) and not (loras and "difference" in what):
-            return f"{what}; LoRA, LoHa and LoKr are served"
+    for pattern, format_name in OTHER_FORMATS:
+        # LoRAs of video models also contain differences of norms and biases, and diffusers reads those.
+        if any(pattern.search(name) for name in names) and not (loras and "difference" in format_name):
+            return f"{format_name}; LoRA, LoHa and LoKr are served"
     if not any(SERVED.search(name) for name in names):
         return "no LoRA: it holds no weights of one"
     return None

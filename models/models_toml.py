@@ -1,4 +1,7 @@
-"""models.toml as something to be edited: what a person wrote there, comments and order, stays. Written whole or not at all."""
+"""Edits models.toml and keeps the comments and order that a person wrote; the file is replaced whole or not at all.
+
+Any thread. The caller sees to it that only one edit runs at a time.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from models.errors import BadConfig
 
 
 class TomlFile:
+    """Methods that parse the file raise `BadConfig` when it is not valid TOML."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
@@ -22,7 +27,7 @@ class TomlFile:
         return self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
 
     def entry(self, name: str) -> dict[str, Any]:
-        """The [models.NAME] table as plain data; empty when there is none."""
+        """Returns the [models.NAME] table as plain data, empty when there is none."""
         found: Any = self._parse().get("models", {}).get(name, {})
         return dict(found.unwrap()) if hasattr(found, "unwrap") else dict(found)
 
@@ -32,11 +37,11 @@ class TomlFile:
     def has(self, name: str) -> bool:
         return name in self._parse().get("models", {})
 
-    def merge(self, name: str, said: Mapping[str, Any]) -> None:
-        """Lay `said` over the entry; None takes a key away, a table is laid over a table."""
+    def merge(self, name: str, changes: Mapping[str, Any]) -> None:
+        """Writes `changes` over the entry. None removes a key, and a table is merged into the table of that key."""
         document = self._parse()
         models = document.setdefault("models", tomlkit.table(is_super_table=True))
-        _merge(models.setdefault(name, tomlkit.table()), said)
+        _merge(models.setdefault(name, tomlkit.table()), changes)
         self.write(tomlkit.dumps(document))
 
     def drop(self, name: str) -> None:
@@ -46,12 +51,12 @@ class TomlFile:
 
     def write(self, text: str) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_name(f".{self.path.name}.new")
-        with beside.open("w", encoding="utf-8") as file:
+        new_file = self.path.with_name(f".{self.path.name}.new")
+        with new_file.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(self.path)
+        new_file.replace(self.path)
 
     def _parse(self) -> tomlkit.TOMLDocument:
         try:
@@ -60,8 +65,8 @@ class TomlFile:
             raise BadConfig(f"{self.path}: {error}") from error
 
 
-def _merge(table: Table, said: Mapping[str, Any]) -> None:
-    for key, value in said.items():
+def _merge(table: Table, changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
         if value is None:
             table.pop(key, None)
         elif isinstance(value, Mapping):

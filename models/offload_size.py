@@ -1,7 +1,8 @@
-"""How much of a checkpoint is on the device at once when its blocks visit one after the other. From file headers; no torch.
+"""Computes how many bytes an offloaded checkpoint has on the device at once, from file headers. Any thread; no torch.
 
-As diffusers' group offload by blocks does it: of the component that runs, a block of a list at the top and, read ahead, the next one; whatever is in no such
-list stays while the component runs. A text encoder of transformers keeps its blocks one level deeper, so that it visits whole.
+It follows diffusers' group offload by blocks. While a component runs, the device holds the current block of each
+top-level list, the next one that is prefetched, and everything that is in no such list. A text encoder of transformers
+keeps its blocks one level deeper, so it is on the device whole.
 """
 
 from __future__ import annotations
@@ -9,27 +10,31 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from models.files import DTYPE_BYTES, FLOAT_DTYPES, read_safetensors_header, weight_files
+from models.files.safetensors_header import read_safetensors_header
+from models.files.weight_files import weight_files
 
-AHEAD = 2  # the block that runs, and the one that is being fetched
+BLOCKS_ON_DEVICE = 2  # the block that runs and the one that is prefetched
 
 
-def visiting_bytes(folder: Path, float_bytes: int) -> int:
-    """Of the component that takes most. `folder`: of a pipeline; every float is served `float_bytes` wide."""
+def offloaded_device_bytes(folder: Path, float_bytes: int) -> int:
+    """Returns the bytes of the component that needs most.
+
+    folder: a pipeline's. float_bytes: the width of every float as it is served.
+    """
     components = [sub for sub in folder.iterdir() if sub.is_dir() and weight_files(sub)]
-    return max((_of_component(component, float_bytes) for component in components), default=0)
+    return max((_component_bytes(component, float_bytes) for component in components), default=0)
 
 
-def _of_component(folder: Path, float_bytes: int) -> int:
+def _component_bytes(folder: Path, float_bytes: int) -> int:
     blocks: Counter[str] = Counter()
     rest = 0
     for path in weight_files(folder):
         for name, tensor in read_safetensors_header(path).items():
-            n_bytes = tensor.elements * (float_bytes if tensor.dtype in FLOAT_DTYPES else DTYPE_BYTES[tensor.dtype])
+            n_bytes = tensor.bytes_at(float_bytes)
             top, _, below = name.partition(".")
             number = below.partition(".")[0]
             if number.isdigit():
                 blocks[f"{top}.{number}"] += n_bytes
             else:
                 rest += n_bytes
-    return rest + sum(sorted(blocks.values())[-AHEAD:])
+    return rest + sum(sorted(blocks.values())[-BLOCKS_ON_DEVICE:])

@@ -1,4 +1,4 @@
-"""What a model is: data only, no torch. Made by the catalogue, used by everybody."""
+"""Describes a model: its type, files, defaults, limits and load options. Data only, no torch. Any thread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Dtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defaults:
-    """What a request gets when it does not say. None: the pipeline's own."""
+    """Values that a request gets when it does not name them. None: the pipeline's own default."""
 
     steps: int | None = None
     guidance_scale: float | None = None
@@ -25,18 +25,20 @@ class Defaults:
     height: int | None = None  # pixels
     num_frames: int | None = None
     fps: int | None = None
-    scheduler: str | None = None  # class of the noise scheduler
+    scheduler: str | None = None  # class name of the noise scheduler
     clip_skip: int | None = None
     # chat
     max_tokens: int = 512
     temperature: float = 0.0
     top_p: float = 1.0
-    repetition_penalty: float = 1.0  # divides the odds of tokens that were there; 1: off
+    repetition_penalty: float = 1.0  # divides the odds of tokens that occurred already; 1 turns it off
     system: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
+    """The largest values that a request may ask for."""
+
     max_duration_s: int = 60
     max_steps: int = 150
     max_pixels: int = 4096 * 4096
@@ -47,16 +49,16 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loading:
-    """How the checkpoint is put on the device; checked by models.knobs against the checkpoint and what is installed."""
+class LoadOptions:
+    """How a checkpoint is put on the device. `models.load_options` checks them against checkpoint and libraries."""
 
-    quantization: Quantization | None = None  # of the denoisers (image, video) or the whole model (chat)
-    offload: bool = False  # image and video: weights wait in main memory and visit the device block by block
+    quantization: Quantization | None = None  # quantizes the denoisers (image, video) or the whole model (chat)
+    offload: bool = False  # image and video: weights stay in host memory and are copied to the device block by block
     attention: str | None = None  # image and video: an attention backend of diffusers
     compile: bool = False  # torch.compile of the repeated blocks
     base: str | None = None  # source of the pipeline folder that lends a single file its configs and missing parts
-    vae: str | None = None  # source of a VAE, folder or file, instead of the checkpoint's own
-    embeddings: tuple[str, ...] = ()  # textual inversions, safetensors files; each is called by its file's name
+    vae: str | None = None  # source of a VAE (folder or file) that replaces the checkpoint's own
+    embeddings: tuple[str, ...] = ()  # textual inversions, safetensors files; the file name is the word in a prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,30 +67,28 @@ class ModelSpec:
     type: ModelType
     path: Path | None  # local folder or file of the checkpoint; None while it still has to be fetched
     source: str  # as written in models.toml: folder, file, hub id, URL, "wheel:…"
-    revision: str | None = None  # of a hub repository: branch, tag or commit
-    aliases: tuple[str, ...] = ()  # other names it answers to
+    revision: str | None = None  # branch, tag or commit of a hub repository
+    aliases: tuple[str, ...] = ()  # other names of the same model
     pipeline: str | None = None  # class name from model_index.json; None for chat
     dtype: Dtype = "auto"  # auto: float32 on CPU, bfloat16 on CUDA
-    weight_bytes: int = 0  # at the dtype it will be served in, from file headers
+    weight_bytes: int = 0  # at the dtype that will be served, from file headers
     default: bool = False
-    keep_alive_s: float | None = None  # None: the setting's
+    keep_alive_s: float | None = None  # None: the server's setting
     pinned: bool = False
-    device: str | None = None  # "cuda:1"; None: wherever there is room
+    device: str | None = None  # "cuda:1"; None: any device with enough memory
     max_running: int = 8  # requests in the lane at once
     defaults: Defaults = field(default_factory=Defaults)
     limits: Limits = field(default_factory=Limits)
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # aspect ratio → (width, height)
     call: Mapping[str, object] = field(default_factory=dict)  # further arguments of the pipeline's __call__
-    schedulers: tuple[str, ...] = ()  # noise schedulers a request may name; the checkpoint's own first
+    schedulers: tuple[str, ...] = ()  # noise schedulers that a request may name; the checkpoint's own is the first
     takes_loras: bool = False
-    arguments: frozenset[str] = frozenset()  # of the pipeline's __call__; empty: not known
-    max_clip_skip: int = 0  # last layers of CLIP that a request may leave out; 0: none
-    load: Loading = field(default_factory=Loading)
-    base_path: Path | None = None  # where `load.base` lies, or the family's own base of a single file
-    vae_path: Path | None = None  # where `load.vae` lies
-    embedding_paths: tuple[Path, ...] = ()  # where `load.embeddings` lie
-    fingerprint: str = ""  # of the files: names, sizes, times; another one means another checkpoint
-    shareable: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # component → (models.weight_identity, bytes)
-    origins: Mapping[str, str] = field(
-        default_factory=dict
-    )  # "defaults.steps" → who said so; what is not here is our default
+    arguments: frozenset[str] = frozenset()  # parameters of the pipeline's __call__; empty: not known
+    max_clip_skip: int = 0  # how many last layers of CLIP a request may skip; 0: none
+    load: LoadOptions = field(default_factory=LoadOptions)
+    base_path: Path | None = None  # local path of `load.base`, or of the base of a single file's family
+    vae_path: Path | None = None  # local path of `load.vae`
+    embedding_paths: tuple[Path, ...] = ()  # local paths of `load.embeddings`
+    fingerprint: str = ""  # names, sizes and times of the files; another fingerprint means another checkpoint
+    shareable: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # component → (weight identity, bytes)
+    origins: Mapping[str, str] = field(default_factory=dict)  # "defaults.steps" → where it was set; absent: our default

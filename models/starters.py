@@ -1,4 +1,7 @@
-"""The list of checkpoints for a first try, by what a device can hold. Data in starters.toml; no torch."""
+"""Lists open checkpoints for a first try, by the device memory that they need.
+
+The data is in starters.toml. Any thread.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,14 @@ class Starter:
     source: str  # hub id
     type: ModelType
     year: int
-    weights_gib: float  # about, in bfloat16
-    vram_gib: float  # of the device, with room for one job
-    licence: str  # "own": its maker's
+    weights_gib: float  # estimated for bfloat16
+    vram_gib: float  # memory that a device should have for the weights and one job
+    licence: str  # "own": its maker's own
     gated: bool = False
 
 
 def starters(device_gib: float | None = None) -> Sequence[Starter]:
-    """Those that fit a device, largest first within a type; all of them when no size is given."""
+    """Returns those that fit a device, the largest of each type first. Without a size: all."""
     found = [Starter(**entry) for entry in tomllib.loads(LIST.read_text())["starters"]]
     order = ("chat", "image", "video")
     return sorted(

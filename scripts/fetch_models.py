@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from models.fetch import fetch_builtin
+from models.fetch_builtin import fetch_builtin
 from server.process.settings import load_settings
 
 if __name__ == "__main__":

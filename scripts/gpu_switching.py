@@ -62,11 +62,11 @@ def _tensors(pipeline: Any) -> list[torch.Tensor]:
 def _loading(folder: Path, tiny: bool, device: str) -> dict[str, Any]:
     spec = Catalogue.open(data_dir=folder, cache_dir=folder / "cache", builtin=folder / "none").get("sd")
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    proven = {spec.fingerprint}  # only a first load includes a trial run
+    smoke_tested = {spec.fingerprint}  # only a first load includes a trial run
 
     def ours() -> None:
         read_ahead(spec)
-        load(spec, device=device, proven=proven).close()
+        load(spec, device=device, smoke_tested=smoke_tested).close()
 
     def stock() -> None:
         pipeline = diffusers.DiffusionPipeline.from_pretrained(

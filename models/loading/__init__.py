@@ -1,1 +1,1 @@
-"""Turns a model's specification into a lane on a device. The only code of this package that imports torch; device thread only."""
+"""Turns a model's specification into a lane on a device. With sources.convert the only code here that imports torch."""

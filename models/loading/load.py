@@ -1,7 +1,7 @@
-"""A spec → a lane on a device. The only file that opens a checkpoint with torch; device thread only.
+"""Loads a model: turns its spec into a lane on a device. Device thread only.
 
-The folder is checked again right before it is opened (it may have changed since the start), and every class it names is
-looked up in the library that defines it: safetensors only, nothing downloaded, no code of the checkpoint's own.
+The files are checked again right before they are opened, because they may have changed since the catalogue read them.
+Only safetensors and GGUF are opened, nothing is downloaded, and no code of the checkpoint runs.
 """
 
 from __future__ import annotations
@@ -14,23 +14,22 @@ from typing import Any, TypeVar
 import torch
 
 from models.errors import LoadFailed, ModelsError
-from models.files import variant
+from models.files.safety import check_path
+from models.files.weight_files import variant
 from models.loading.building import chat_quantization, pipeline_builder
 from models.loading.shared_weights import SharedWeights
-from models.loading.smoke import check_chat_model, check_smoke
-from models.preflight import check_path
+from models.loading.smoke import smoke_test, smoke_test_chat_model
 from models.spec import ModelSpec
 from pipelines.device import is_fatal, is_out_of_memory, release_cache
 from pipelines.dtype_lock import loading
 from pipelines.interface import Lane, Merging
 
-__all__ = ["LoadFailed", "SharedWeights", "load", "quiet_libraries"]
-
 T = TypeVar("T")
 
-CACHE_BYTES = 512 << 20  # KV cache of a chat model where nobody says: 11,000 tokens of SmolLM2 in float32
+CACHE_BYTES = 512 << 20  # default KV cache of a chat model: 11,000 tokens of SmolLM2 in float32
 OFFLOADED = (
-    "{} is larger than the device: its weights stay in host memory and visit the device block by block, which is slow."
+    "{} is larger than the device: its weights stay in host memory and are copied to the device block by block, "
+    "which is slow."
 )
 
 
@@ -44,41 +43,47 @@ def load(
     merging: Merging = "unproven",
     verdicts: Mapping[str, bool] | None = None,
     offload: bool = False,
-    proven: set[str] | None = None,
+    smoke_tested: set[str] | None = None,
     shared: SharedWeights | None = None,
 ) -> Lane:
-    """Raises `LoadFailed`, its message fit for a client; an out-of-memory passes through for the engine to judge.
+    """Builds the lane of a model.
 
-    cache_bytes: of the KV cache (chat). max_rows: requests that one forward may merge (image, video). verdicts: what an
-    earlier lane of this checkpoint proved of merging. offload: the weights stay in host memory, and their blocks visit the
-    device one after the other: for a checkpoint larger than the device (image, video). proven: fingerprints of checkpoints
-    that passed their smoke run; one that is not in it has to, and is put in. None: no smoke run. shared: the device's.
+    Raises `LoadFailed` with a message that a client may read. An out-of-memory error passes through to the engine.
+
+    cache_bytes: size of the KV cache (chat).
+    max_rows: requests that one forward may merge (image, video).
+    verdicts: results of the merging proof from an earlier lane of this checkpoint.
+    offload: keeps the weights in host memory and copies them to the device block by block, for a checkpoint that is
+        larger than the device (image, video).
+    smoke_tested: fingerprints of checkpoints that passed their smoke test. A checkpoint that is not in it is tested and
+        added. None: no smoke test.
+    shared: the weights that other models have on this device.
     """
     if spec.path is None:
-        raise LoadFailed(f"The model {spec.name} is not downloaded yet.", detail=f"fetch its source: {spec.source}")
+        raise LoadFailed(f"The model {spec.name} is not downloaded yet.", detail=f"source to fetch: {spec.source}")
     dtype, shared = serving_dtype(spec, device), shared or SharedWeights()
     try:
         check_path(spec.path)
         if spec.type == "chat":
-            lane = _chat(spec, spec.path, device, dtype, cache_bytes or CACHE_BYTES, proven, shared)
+            lane = _chat(spec, spec.path, device, dtype, cache_bytes or CACHE_BYTES, smoke_tested, shared)
         else:
             lane = _diffusion(spec, device, dtype, max_rows, merging, verdicts, offload or spec.load.offload, shared)
     except LoadFailed:
         raise
     except ModelsError as error:
         raise LoadFailed(f"The model {spec.name} failed to load: {error.message}.", detail=error.detail) from error
-    if spec.type != "chat" and proven is not None and spec.fingerprint not in proven:
+    if spec.type != "chat" and smoke_tested is not None and spec.fingerprint not in smoke_tested:
         try:
-            check_smoke(lane, spec)
+            smoke_test(lane, spec)
         except BaseException:
             lane.close()
             raise
-        proven.add(spec.fingerprint)
+        smoke_tested.add(spec.fingerprint)
     return lane
 
 
 def quiet_libraries() -> None:
-    """Import them, and stop them from drawing progress bars and announcing themselves into our log."""
+    """Imports diffusers and transformers, and turns off their progress bars and log lines."""
     import diffusers
     import transformers
 
@@ -121,11 +126,11 @@ def _diffusion(
 
 def _chat(
     spec: ModelSpec,
-    folder: Path,
+    path: Path,
     device: str,
     dtype: torch.dtype,
     cache_bytes: int,
-    proven: set[str] | None,
+    smoke_tested: set[str] | None,
     shared: SharedWeights,
 ) -> Lane:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -135,28 +140,28 @@ def _chat(
 
     def build() -> tuple[Any, Any]:
         safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        if folder.is_file():
-            folder_of, safe["gguf_file"] = folder.parent, folder.name
-            how = {"quantization_config": GgufConfig(dequantize=True)}
+        if path.is_file():
+            folder, safe["gguf_file"] = path.parent, path.name
+            options = {"quantization_config": GgufConfig(dequantize=True)}
         else:
-            folder_of = folder
-            how = {"use_safetensors": True, "variant": variant([folder]), **chat_quantization(spec)}
-        tokenizer = AutoTokenizer.from_pretrained(folder_of, **safe)
-        whose = spec.shareable["model"][0] if "model" in spec.shareable and not spec.load.quantization else None
-        model = None if whose is None else shared.borrow(whose, dtype, folder, device)
+            folder = path
+            options = {"use_safetensors": True, "variant": variant([path]), **chat_quantization(spec)}
+        tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
+        identity = spec.shareable["model"][0] if "model" in spec.shareable and not spec.load.quantization else None
+        model = None if identity is None else shared.borrow(identity, dtype, path, device)
         if model is None:
-            model = AutoModelForCausalLM.from_pretrained(folder_of, dtype=dtype, **how, **safe)
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options, **safe)
             model = model.to(device).eval().requires_grad_(False)
-        if whose is not None:
-            shared.offer(whose, dtype, model)
+        if identity is not None:
+            shared.offer(identity, dtype, model)
         return model, tokenizer
 
     model, tokenizer = _with_library(build, spec)
     if not tokenizer.chat_template:
-        raise LoadFailed(f"The model {spec.name} has no chat template.", detail=str(folder))
-    if proven is not None and spec.fingerprint not in proven:
-        check_chat_model(model, spec, tokenizer.encode("The sky is", add_special_tokens=False) or [0])
-        proven.add(spec.fingerprint)
+        raise LoadFailed(f"The model {spec.name} has no chat template.", detail=str(path))
+    if smoke_tested is not None and spec.fingerprint not in smoke_tested:
+        smoke_test_chat_model(model, spec, tokenizer.encode("The sky is", add_special_tokens=False) or [0])
+        smoke_tested.add(spec.fingerprint)
     return ChatLane(
         model,
         tokenizer,
@@ -168,7 +173,7 @@ def _chat(
 
 
 def _with_library(build: Callable[[], T], spec: ModelSpec) -> T:
-    """Run the library's own loading; whatever it raises becomes `LoadFailed`, except running out of memory."""
+    """Calls `build`. Errors of the library become `LoadFailed`, except out-of-memory and fatal device errors."""
     try:
         return build()
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, MemoryError) as error:
@@ -177,7 +182,7 @@ def _with_library(build: Callable[[], T], spec: ModelSpec) -> T:
         if not is_out_of_memory(error):
             raise _does_not_fit(spec, error) from error
         ran_out = error.with_traceback(None)
-    release_cache()  # outside the except block: the frames that held what was loaded so far are gone
+    release_cache()  # outside the except block, where the frames that hold the half-loaded weights are gone
     raise ran_out
 
 

@@ -1,7 +1,7 @@
-"""Reads a checkpoint's weights into the system's page cache, so that opening it with torch does not wait for the disk. Any thread; no torch.
+"""Reads a checkpoint's weights into the page cache, so that torch does not wait for the disk. Any thread; no torch.
 
-Building a model belongs to the device thread, because the libraries patch torch for the whole process while they do it; reading its
-files does not. What is in memory already is only probed.
+A model must be built on the device thread, because the libraries patch torch for the whole process meanwhile. Reading
+its files needs no torch. A chunk that is in memory already is only probed.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ import psutil
 
 from models.spec import ModelSpec
 
-CHUNK = 8 << 20
+CHUNK_BYTES = 8 << 20
 SUFFIXES = (".safetensors", ".gguf")
-SHARE = 0.7  # of the memory that is available: more would only push out what was read first
+MEMORY_SHARE = 0.7  # share of the available memory; more would only evict what was read first
 
 
 def read_ahead(spec: ModelSpec) -> None:
-    """Raises OSError for a file that cannot be read."""
+    """Reads the weights of the checkpoint, its VAE and its embeddings, unless they exceed the available memory.
+
+    Raises OSError for a file that cannot be read.
+    """
     files = list(_files(spec))
-    if sum(file.stat().st_size for file in files) > SHARE * psutil.virtual_memory().available:
+    if sum(file.stat().st_size for file in files) > MEMORY_SHARE * psutil.virtual_memory().available:
         return
-    buffer = bytearray(CHUNK)
+    buffer = bytearray(CHUNK_BYTES)
     for file in files:
         _read(file, buffer)
 
@@ -38,10 +41,10 @@ def _files(spec: ModelSpec) -> Iterator[Path]:
 
 
 def _read(file: Path, buffer: bytearray) -> None:
-    """Whole, a chunk at a time; nothing of it is kept but by the system."""
+    """Reads the whole file chunk by chunk. Only the page cache keeps the data."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
-        for offset in range(0, os.fstat(descriptor).st_size, CHUNK):
+        for offset in range(0, os.fstat(descriptor).st_size, CHUNK_BYTES):
             if not _is_cached(descriptor, offset):
                 os.preadv(descriptor, [buffer], offset)
     finally:
@@ -49,8 +52,8 @@ def _read(file: Path, buffer: bytearray) -> None:
 
 
 def _is_cached(descriptor: int, offset: int) -> bool:
-    """Whether a chunk's first byte can be had without waiting."""
+    """Returns whether the first byte of a chunk is in the page cache."""
     try:
         return os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
-    except OSError:  # it would wait, or the file system cannot tell
+    except OSError:  # the read would wait for the disk, or the file system does not support the flag
         return False

@@ -1,6 +1,7 @@
-"""Weights that two checkpoints have in common are in memory once: the second gets a module of its own over the first's tensors.
+"""Keeps weights that two checkpoints share in memory once: the second model gets its own module over the same tensors.
 
-Its own, because lanes put hooks, attention and cache settings on the modules they hold. Device thread only.
+It needs its own module, because lanes put hooks, attention and cache settings on the modules that they hold. Device
+thread only.
 """
 
 from __future__ import annotations
@@ -15,38 +16,43 @@ import torch
 
 
 class SharedWeights:
-    """Of one device. What nobody holds any more is forgotten."""
+    """The modules of one device whose weights can be shared. A module that no lane holds any more is dropped."""
 
     def __init__(self) -> None:
         self._modules: dict[tuple[str, torch.dtype], WeakSet[torch.nn.Module]] = defaultdict(WeakSet)
 
     def offer(self, identity: str, dtype: torch.dtype, module: torch.nn.Module) -> None:
+        """Makes the module available to other models that contain the same weights."""
         self._modules[identity, dtype].add(module)
 
     def borrow(self, identity: str, dtype: torch.dtype, folder: Path, device: str) -> Any | None:
-        """A module over weights that are on `device` already, None when there are none. `folder`: its configs."""
-        place = torch.device(device)
+        """Returns a new module over weights that are on `device` already, None when there are none.
+
+        folder: holds the configs of the new module.
+        """
+        device_type = torch.device(device).type
         for module in self._modules[identity, dtype]:
-            if all(parameter.device.type == place.type for parameter in module.parameters()):
-                return _twin(module, folder)
+            if all(parameter.device.type == device_type for parameter in module.parameters()):
+                return _module_over(module, folder)
         return None
 
 
-def _twin(lender: Any, folder: Path) -> Any:
+def _module_over(lender: Any, folder: Path) -> Any:
+    """Returns a module of the lender's class that uses the lender's tensors."""
     from accelerate import init_empty_weights
     from transformers import AutoConfig, GenerationConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with init_empty_weights(include_buffers=False):
-        twin = type(lender)(config)
+        module = type(lender)(config)
     for name, parameter in lender.named_parameters(remove_duplicate=False):
         owner, _, leaf = name.rpartition(".")
-        twin.get_submodule(owner)._parameters[leaf] = parameter
+        module.get_submodule(owner)._parameters[leaf] = parameter
     buffers = dict(lender.named_buffers())
-    for name, buffer in twin.named_buffers():
+    for name, buffer in module.named_buffers():
         buffer.data = buffers[name].data
     if (folder / "generation_config.json").is_file():
-        twin.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+        module.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     elif lender.generation_config is not None:
-        twin.generation_config = copy.deepcopy(lender.generation_config)
-    return twin.eval()
+        module.generation_config = copy.deepcopy(lender.generation_config)
+    return module.eval()

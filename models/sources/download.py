@@ -1,6 +1,7 @@
-"""One file over HTTP, resumable: what arrived stays in NAME.part, and a later try asks for the rest of the very same file.
+"""Downloads one file over HTTP. A partial file stays as NAME.part, and the next attempt asks for the rest.
 
-Size and SHA-256 are enforced; nothing has the final name before both are right. Runs in the pull's own process.
+Size and SHA-256 are enforced, and the file gets its final name only when both are right. Runs in the pull's own
+process.
 """
 
 from __future__ import annotations
@@ -14,30 +15,32 @@ from pathlib import Path
 from typing import TypeAlias
 
 from models.errors import FetchFailed
-from models.sources.report import Report
+from models.sources.progress import ProgressCallback
 
-MAX_TRIES = 5  # of one file; each that brings something new starts the count again
+MAX_TRIES = 5  # failures in a row; an attempt that brings new bytes resets the count
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A reply's body. `begins` is where in the file it starts: 0 when the server ignores ranges."""
+    """The body of a reply."""
 
-    begins: int
+    begins: int  # offset in the file; 0 when the server ignores ranges
     chunks: Iterator[bytes]
-    ends: int | None = None  # bytes of the whole file, where the server says
+    ends: int | None = None  # bytes of the whole file, if the server tells
 
 
-# Opens the file from a byte on. Raises `Interrupted` for what may pass, `FetchFailed` for what will not.
+# Opens the file at an offset. Raises `Interrupted` for an error that a retry may solve, `FetchFailed` for any other.
 Opener: TypeAlias = Callable[[int], AbstractContextManager[Body]]
 
 
 class Interrupted(Exception):
-    """The connection broke: the same request again may succeed."""
+    """The connection broke; the same request may succeed later."""
 
 
-def download(opener: Opener, target: Path, *, n_bytes: int | None, sha256: str | None, report: Report) -> None:
-    """Write `target`. Raises `FetchFailed`; what arrived by then is kept for the next try, unless it is wrong."""
+def download(
+    opener: Opener, target: Path, *, n_bytes: int | None, sha256: str | None, report: ProgressCallback
+) -> None:
+    """Writes `target`. Raises `FetchFailed`; the partial file is kept for the next attempt unless it is wrong."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
     tries = MAX_TRIES
@@ -50,7 +53,7 @@ def download(opener: Opener, target: Path, *, n_bytes: int | None, sha256: str |
             tries = MAX_TRIES if part.exists() and part.stat().st_size > have else tries - 1
             if not tries:
                 raise FetchFailed(
-                    f"{target.name}: the connection broke; pull again to go on", detail=str(error)
+                    f"{target.name}: the connection broke; pull again to continue", detail=str(error)
                 ) from error
     if sha256 is not None:
         report(f"checking {target.name}", 0, 0)
@@ -59,7 +62,7 @@ def download(opener: Opener, target: Path, *, n_bytes: int | None, sha256: str |
         if found != sha256.lower():
             part.unlink()
             raise FetchFailed(
-                f"{target.name} has the wrong SHA-256 and was thrown away", detail=f"{found} instead of {sha256}"
+                f"{target.name} has the wrong SHA-256 and was deleted", detail=f"{found} instead of {sha256}"
             )
     part.rename(target)
 
@@ -73,7 +76,7 @@ def _receive(opener: Opener, part: Path, have: int, n_bytes: int | None, advance
             have += len(chunk)
             if n_bytes is not None and have > n_bytes:
                 part.unlink()
-                raise FetchFailed(f"{part.stem} is larger than was said: {n_bytes} bytes")
+                raise FetchFailed(f"{part.stem} is larger than announced: {n_bytes} bytes")
             file.write(chunk)
             advance(have, n_bytes or body.ends or 0)
         file.flush()

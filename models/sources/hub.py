@@ -1,6 +1,7 @@
-"""A repository of the model hub, through huggingface_hub: HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE hold, its cache is used in place.
+"""Finds and downloads repositories of the model hub: "owner/name", "owner/name@revision", "owner/name:folder/x.gguf".
 
-"owner/name", "owner/name@revision", and one file of it: "owner/name:folder/model.Q4_K_M.gguf".
+It goes through huggingface_hub, so HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE apply, and the hub's own cache is
+used in place. Downloads run in the pull's own process.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ from urllib.parse import urlsplit
 
 from models.errors import BadModel, FetchFailed
 from models.sources.download import Body, Interrupted, download
-from models.sources.report import Report
+from models.sources.progress import ProgressCallback
 
 HUB_ID = re.compile(
-    r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w.-]+))?(:(?P<file>[\w./ +-]+\.(safetensors|gguf)))?"
+    r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)"
+    r"(@(?P<revision>[\w.-]+))?"
+    r"(:(?P<file>[\w./ +-]+\.(safetensors|gguf)))?"
 )
-# Configs, weights and tokenizers of the layouts that the libraries read; never code or pickles.
+# Configs, weights and tokenizers in the layouts that the libraries read; never code or pickles.
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
-TOP_WEIGHTS = re.compile(r"[^/]+\.safetensors")  # beside a model_index.json: the same weights again, in one file
-RESUMED_BYTES = 8 << 20  # from this size on we download the file ourselves: the library begins anew after a kill
+TOP_WEIGHTS = re.compile(r"[^/]+\.safetensors")  # next to a model_index.json: the same weights again, as one file
+RESUMABLE_BYTES = 8 << 20  # larger files we download ourselves, because the library cannot resume after a kill
 CHUNK_BYTES = 1 << 20
 
 
@@ -35,6 +38,7 @@ class HubId:
 
 
 def hub_id(source: str) -> HubId | None:
+    """Returns None for a text that is not the name of a repository or of a file in one."""
     match = HUB_ID.fullmatch(source)
     if match is None:
         return None
@@ -45,8 +49,8 @@ def hub_id(source: str) -> HubId | None:
 
 
 def find_in_cache(wanted: HubId) -> Path | None:
-    """The snapshot folder, or the one file of it, if all of it is here."""
-    from huggingface_hub import hf_hub_download, snapshot_download  # 0.3 s to import: only for who names a hub id
+    """Returns the path of the snapshot folder, or of the one file in it, if the cache has all of it."""
+    from huggingface_hub import hf_hub_download, snapshot_download  # takes 0.3 s, so only when a hub id is named
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
@@ -59,8 +63,8 @@ def find_in_cache(wanted: HubId) -> Path | None:
         return None
 
 
-def fetch_from_hub(wanted: HubId, report: Report) -> Path:
-    """Raises `FetchFailed`, which says whether a token is missing, the repository gated or the network gone."""
+def fetch_from_hub(wanted: HubId, report: ProgressCallback) -> Path:
+    """Raises `FetchFailed` that names the cause: a missing token, a gated repository, no network …"""
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -70,8 +74,8 @@ def fetch_from_hub(wanted: HubId, report: Report) -> Path:
         total = sum(file.file_size for file in files)
         done = sum(file.file_size for file in files if not file.will_download)
         for file in files:
-            if file.will_download and file.file_size >= RESUMED_BYTES:
-                _fetch_blob(wanted.repo, file, _part_of(report, done, total))
+            if file.will_download and file.file_size >= RESUMABLE_BYTES:
+                _fetch_blob(wanted.repo, file, _offset_progress(report, done, total))
             elif file.will_download:
                 report(f"downloading {file.filename}", done, total)
                 hf_hub_download(wanted.repo, file.filename, revision=file.commit_hash)
@@ -82,24 +86,27 @@ def fetch_from_hub(wanted: HubId, report: Report) -> Path:
         names = [file.filename for file in files]
         return Path(snapshot_download(wanted.repo, revision=wanted.revision, allow_patterns=names))
     except HFValidationError as error:
-        raise FetchFailed(f"{wanted.repo} is no name of a hub repository", detail=str(error)) from error
-    except ValueError as error:  # names that the library itself will not write
+        raise FetchFailed(f"{wanted.repo} is not the name of a hub repository", detail=str(error)) from error
+    except ValueError as error:  # the library refuses such a name
         raise BadModel("the repository has a file whose name leaves its folder", detail=str(error)) from error
-    except OSError as error:  # the library's and the HTTP client's errors are all of this kind
-        raise _explained(wanted, error) from error
+    except OSError as error:  # every error of the library and of its HTTP client is one
+        raise _fetch_failed(wanted, error) from error
 
 
-def _part_of(report: Report, before: int, total: int) -> Report:
-    """Of one file, told as bytes of all files."""
+def _offset_progress(report: ProgressCallback, before: int, total: int) -> ProgressCallback:
+    """Returns a callback for one file that reports in bytes of all files."""
 
-    def told(doing: str, done: int, _: int) -> None:
+    def report_file(doing: str, done: int, _: int) -> None:
         report(doing, before + done, total)
 
-    return told
+    return report_file
 
 
 def _files(wanted: HubId) -> list[Any]:
-    """What has to be here. Names that would leave the snapshot folder are refused: the library writes what it is told."""
+    """Lists the files to download.
+
+    Refuses names that would leave the snapshot folder, because the library would not.
+    """
     from huggingface_hub import snapshot_download
 
     patterns = HUB_FILES if wanted.file is None else [wanted.file]
@@ -120,37 +127,37 @@ def _files(wanted: HubId) -> list[Any]:
     return [*files]
 
 
-def _fetch_blob(repo: str, file: Any, report: Report) -> None:
-    """Into the cache's own place for it, where the library finds it and only sets its links."""
+def _fetch_blob(repo: str, file: Any, report: ProgressCallback) -> None:
+    """Downloads the file to its place in the hub's cache, where the library finds it and only adds links."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import repo_folder_name
 
     found = get_hf_file_metadata(hf_hub_url(repo, file.filename, revision=file.commit_hash))
     etag = found.etag or ""
     if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", etag):
-        return  # no name that we could check: the library downloads it its own way
+        return  # no checksum to name the blob with: the library downloads this file itself
     blob = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "blobs" / etag
 
-    def named(doing: str, done: int, total: int) -> None:
+    def report_name(doing: str, done: int, total: int) -> None:
         report(doing.replace(etag, file.filename), done, total)
 
     download(
-        lambda have: _open(found.location, have, own=hf_hub_url(repo, file.filename, revision=file.commit_hash)),
+        lambda have: _open(found.location, have, hub_url=hf_hub_url(repo, file.filename, revision=file.commit_hash)),
         blob,
         n_bytes=file.file_size,
         sha256=etag if len(etag) == 64 else None,
-        report=named,
+        report=report_name,
     )
 
 
 @contextmanager
-def _open(url: str, have: int, *, own: str) -> Iterator[Body]:
+def _open(url: str, have: int, *, hub_url: str) -> Iterator[Body]:
     import huggingface_hub.utils
 
-    hub: Any = huggingface_hub.utils  # it does not name what it exports
+    hub: Any = huggingface_hub.utils  # Any, because it does not declare what it exports
 
-    # The token goes to the hub itself and nowhere else: most files lie on another host, behind a signed link.
-    headers = hub.build_hf_headers() if _host(url) == _host(own) else hub.build_hf_headers(token=False)
+    # Only the hub itself gets the token. Most files are on another host, behind a signed link.
+    headers = hub.build_hf_headers() if _host(url) == _host(hub_url) else hub.build_hf_headers(token=False)
     if have:
         headers["Range"] = f"bytes={have}-"
     headers["Accept-Encoding"] = "identity"
@@ -162,7 +169,7 @@ def _open(url: str, have: int, *, own: str) -> Iterator[Body]:
                 raise FetchFailed(f"the hub answered {reply.status_code} for a file")
             yield Body(have if reply.status_code == 206 else 0, reply.iter_raw(CHUNK_BYTES))
     except Exception as error:
-        if type(error).__module__.startswith("httpx"):  # whichever of httpx and httpx2 the library came with
+        if type(error).__module__.startswith("httpx"):  # httpx or httpx2, depending on the library's version
             raise Interrupted(str(error)) from error
         raise
 
@@ -171,44 +178,44 @@ def _host(url: str) -> str:
     return urlsplit(url).netloc
 
 
-def _explained(wanted: HubId, error: OSError) -> FetchFailed:
+def _fetch_failed(wanted: HubId, error: OSError) -> FetchFailed:
     from huggingface_hub import errors, get_token
 
     while isinstance(error, errors.LocalEntryNotFoundError | errors.DryRunError) and isinstance(
         error.__cause__, OSError
     ):
-        error = error.__cause__  # "not in the cache" only tells what it did next
+        error = error.__cause__  # these two hide the error that explains the failure
     repo, detail = wanted.repo, f"{type(error).__name__}: {error}"
     if isinstance(error, errors.GatedRepoError):
         if get_token() is None:
             return FetchFailed(f"{repo} is gated: accept its terms on the hub, then set HF_TOKEN", detail=detail)
         return FetchFailed(
-            f"{repo} is gated and the account of HF_TOKEN has not been let in: accept its terms on the hub",
+            f"{repo} is gated and the account of HF_TOKEN has no access: accept its terms on the hub",
             detail=detail,
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return FetchFailed(f"{repo} has no revision {wanted.revision}", detail=detail)
     if isinstance(error, errors.RepositoryNotFoundError):
-        hint = "is private: set HF_TOKEN" if get_token() is None else "is not for the account of HF_TOKEN"
+        hint = "is private: set HF_TOKEN" if get_token() is None else "the account of HF_TOKEN has no access to it"
         return FetchFailed(f"{repo} is not on the hub, or {hint}", detail=detail)
     if isinstance(error, errors.RemoteEntryNotFoundError):
         return FetchFailed(f"{repo} has no file {wanted.file}", detail=detail)
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
         return FetchFailed(
-            f"the hub refused HF_TOKEN for {repo}" if get_token() else f"{repo} wants a token: set HF_TOKEN",
+            f"the hub refused HF_TOKEN for {repo}" if get_token() else f"{repo} needs a token: set HF_TOKEN",
             detail=detail,
         )
-    if isinstance(error, errors.OfflineModeIsEnabled) or constants_offline():
-        return FetchFailed(f"{repo} is not on this machine and HF_HUB_OFFLINE forbids to download it", detail=detail)
+    if isinstance(error, errors.OfflineModeIsEnabled) or _is_offline():
+        return FetchFailed(f"{repo} is not on this machine and HF_HUB_OFFLINE forbids downloads", detail=detail)
     if status is not None:
         return FetchFailed(f"the hub answered {status} for {repo}", detail=detail)
-    if error.errno is not None:  # a disk that is full, a cache that may not be written
+    if error.errno is not None:  # a full disk, a cache without write permission
         return FetchFailed(f"{repo} could not be written: {error.strerror}", detail=detail)
     return FetchFailed(f"the model hub cannot be reached; {repo} was not downloaded", detail=detail)
 
 
-def constants_offline() -> bool:
+def _is_offline() -> bool:
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)

@@ -1,4 +1,4 @@
-"""A folder or a file on this machine; relative ones lie beside the models.toml that names them."""
+"""Finds a folder or file on this machine. Any thread."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from models.errors import SourceMissing
 
 
-def find_local(source: str, beside: Path) -> Path | None:
-    """None when it is no path of this machine; `SourceMissing` when it is written like one and nothing is there."""
-    path = Path(os.path.expanduser(source))  # an unknown ~user stays as it is, and is then nothing
-    path = path if path.is_absolute() else beside / path
+def find_local(source: str, relative_to: Path) -> Path | None:
+    """Returns None when `source` is not an existing path. Raises `SourceMissing` when it is clearly written as one."""
+    path = Path(os.path.expanduser(source))  # an unknown ~user stays as it is, and then does not exist
+    path = path if path.is_absolute() else relative_to / path
     if path.is_dir() or (path.is_file() and path.suffix in (".safetensors", ".gguf")):
         return path
     if source.startswith((".", "/", "~")):

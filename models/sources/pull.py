@@ -1,7 +1,8 @@
-"""Bring one source here, in a process of its own: python -m models.sources.pull SOURCE BESIDE CACHE_DIR [--private]
+"""Fetches one source in its own process: python -m models.sources.pull SOURCE RELATIVE_TO CACHE_DIR [--private]
 
-Says on stdout how far it is, one JSON object a line; the last one is {"path": …} or {"error": …}. Killed at any moment, a later
-run goes on with what arrived. A process, because the hub's library and a foreign format's parser get their own memory that way.
+It writes its progress to stdout, one JSON object per line; the last one is {"path": …} or {"error": …}. It may be
+killed at any moment: the next run continues with what arrived. It is a process because the hub's library and the parser
+of a foreign format then have their own memory.
 """
 
 from __future__ import annotations
@@ -15,31 +16,35 @@ from typing import Any
 from models.errors import ModelsError
 from models.sources import fetch
 
-SAY_EVERY_S = 0.25
+WRITE_EVERY_S = 0.25
 
 
-def main(source: str, beside: str, cache_dir: str, *options: str) -> int:
-    said_at, said = 0.0, ""
+def main(source: str, relative_to: str, cache_dir: str, *options: str) -> int:
+    written_at, last_doing = 0.0, ""
 
     def report(doing: str, done: int, total: int) -> None:
-        nonlocal said_at, said
+        nonlocal written_at, last_doing
         now = time.monotonic()
-        if doing != said or now - said_at >= SAY_EVERY_S:
-            said_at, said = now, doing
-            _say({"doing": doing, "done": done, "total": total})
+        if doing != last_doing or now - written_at >= WRITE_EVERY_S:
+            written_at, last_doing = now, doing
+            _write_line({"doing": doing, "done": done, "total": total})
 
     try:
         path = fetch(
-            source, beside=Path(beside), cache_dir=Path(cache_dir), report=report, private="--private" in options
+            source,
+            relative_to=Path(relative_to),
+            cache_dir=Path(cache_dir),
+            report=report,
+            private="--private" in options,
         )
     except ModelsError as error:
-        _say({"error": error.message, "detail": error.detail[-2000:]})
+        _write_line({"error": error.message, "detail": error.detail[-2000:]})
         return 1
-    _say({"path": str(path)})
+    _write_line({"path": str(path)})
     return 0
 
 
-def _say(line: dict[str, Any]) -> None:
+def _write_line(line: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
 

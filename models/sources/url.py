@@ -1,7 +1,8 @@
-"""A file at an address, pinned by its checksum: "https://host/model.safetensors#sha256=…". Runs in the pull's own process.
+"""Fetches a file from a web address, pinned by its checksum: "https://host/model.safetensors#sha256=…".
 
-Whoever may add models may name an address, and the server is what opens it: so only public addresses are connected to, and
-the very address that was looked at (a name may answer otherwise the second time). Redirects are looked at again.
+An admin names the address, but the server opens it. So only public addresses are connected to, and exactly the address
+that was checked, because a second look-up of the name may give another one. Redirects are checked again. Runs in the
+pull's own process.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from models.errors import BadConfig, FetchFailed
 from models.sources.download import Body, Interrupted, download
-from models.sources.report import Report
+from models.sources.progress import ProgressCallback
 
 MAX_REDIRECTS = 5
 TIMEOUT_S = 30.0
@@ -35,30 +36,30 @@ class Address:
     file_name: str
 
 
-def address_of(source: str) -> Address:
-    """Raises `BadConfig` unless it is a web address of a model file with its SHA-256."""
+def parse_address(source: str) -> Address:
+    """Raises `BadConfig` unless `source` is the web address of a model file with its SHA-256."""
     try:
         parts = urlsplit(source)
     except ValueError as error:
-        raise BadConfig(f"source '{source[:100]}' is no web address") from error
+        raise BadConfig(f"source '{source[:100]}' is not a valid web address") from error
     checksum = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", parts.fragment)
     if checksum is None:
-        raise BadConfig("a source that is a web address ends in #sha256= and the file's 64 digits")
+        raise BadConfig("a source that is a web address must end in #sha256= and the 64 digits of the file's checksum")
     if parts.scheme not in ("https", "http") or not parts.hostname or parts.username or parts.password:
-        raise BadConfig("a source that is a web address begins with https:// and names no user")
+        raise BadConfig("a source that is a web address must begin with https:// and must not name a user")
     name = unquote(parts.path).rsplit("/", 1)[-1]
     if not FILE_NAME.fullmatch(name):
-        raise BadConfig("a source that is a web address names a .safetensors or .gguf file")
+        raise BadConfig("a source that is a web address must name a .safetensors or .gguf file")
     return Address(parts._replace(fragment="").geturl(), checksum[1].lower(), name)
 
 
-def place_of(address: Address, cache_dir: Path) -> Path:
+def cached_file(address: Address, cache_dir: Path) -> Path:
     return cache_dir / "models" / f"url-{address.sha256[:16]}" / address.file_name
 
 
-def fetch_url(address: Address, cache_dir: Path, report: Report, *, private: bool = False) -> Path:
-    """private: addresses of this machine and its network are allowed, and http."""
-    target = place_of(address, cache_dir)
+def fetch_url(address: Address, cache_dir: Path, report: ProgressCallback, *, private: bool = False) -> Path:
+    """private: also allows http, and addresses of this machine and its network."""
+    target = cached_file(address, cache_dir)
     opener = partial(_open, address.url, private=private)
     download(opener, target, n_bytes=None, sha256=address.sha256, report=report)
     return target
@@ -90,12 +91,10 @@ def _open(url: str, have: int, *, private: bool) -> Iterator[Body]:
 
 
 def _body(reply: http.client.HTTPResponse, have: int) -> Body:
-    if (
-        reply.status == 416 and have
-    ):  # nothing is left to send: it is all here, and the checksum says whether it is right
+    if reply.status == 416 and have:  # no bytes are left to send; the checksum decides whether the file is right
         return Body(have, iter(()))
     if reply.status in (401, 403):
-        raise FetchFailed(f"the address wants to know who asks (HTTP {reply.status})")
+        raise FetchFailed(f"the address requires authentication (HTTP {reply.status})")
     if reply.status >= 500 or reply.status == 429:
         raise Interrupted(f"HTTP {reply.status}")
     if reply.status not in (200, 206):
@@ -108,7 +107,7 @@ def _body(reply: http.client.HTTPResponse, have: int) -> Body:
 
 def _connect(parts: SplitResult, private: bool) -> http.client.HTTPConnection:
     if parts.scheme not in ("https", "http") or not parts.hostname:
-        raise FetchFailed("the address leads to something that is no web address")
+        raise FetchFailed("the address redirects to something that is not a web address")
     if parts.scheme != "https" and not private:
         raise FetchFailed("only https addresses are fetched")
     host = parts.hostname
@@ -119,15 +118,13 @@ def _connect(parts: SplitResult, private: bool) -> http.client.HTTPConnection:
         raise Interrupted(f"{host} cannot be found: {error}") from error
     addresses = [str(entry[4][0]) for entry in found]
     if not private and not all(_is_public(address) for address in addresses):
-        raise FetchFailed(f"{host} is no public address; only an operator's own setting allows that")
+        raise FetchFailed(f"{host} is not a public address; the setting pull_private_urls would allow it")
     connection: http.client.HTTPConnection
     if parts.scheme == "https":
         context = ssl.create_default_context()
-        connection = _Pinned(host, port, addresses[0], context)
+        connection = _PinnedConnection(host, port, addresses[0], context)
     else:
-        connection = http.client.HTTPConnection(
-            host, port, timeout=TIMEOUT_S
-        )  # only where private addresses are allowed
+        connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
     return connection
 
 
@@ -137,8 +134,8 @@ def _is_public(address: str) -> bool:
     return found.is_global and not found.is_multicast and (inner is None or inner.is_global)
 
 
-class _Pinned(http.client.HTTPSConnection):
-    """Connects to the address that was looked at, and asks for the certificate of the name."""
+class _PinnedConnection(http.client.HTTPSConnection):
+    """Connects to the address that was checked, and verifies the certificate for the host name."""
 
     def __init__(self, host: str, port: int, address: str, context: ssl.SSLContext) -> None:
         super().__init__(host, port, timeout=TIMEOUT_S, context=context)

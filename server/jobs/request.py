@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from models.errors import ModelsError
+from models.lora_compatibility import may_fit
 from models.lora_files import held_bytes
-from models.lora_fit import may_fit
 from models.spec import ModelSpec
 from pipelines.interface import DiffusionRequest, Lora
 from server.errors import BadRequest

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from models.catalogue import Catalogue, Changes
-from models.entries import parse_entry
 from models.errors import BadConfig, BadModel, ModelsError
+from models.model_entry import parse_entry
 from models.models_toml import TomlFile
 from models.spec import ModelSpec
 from server.errors import BadRequest, Conflict, UnknownModel
@@ -113,7 +113,7 @@ class Library:
         if must_have is not None and must_have not in reader.specs:
             reason = next((r.reason for r in reader.refused if r.name == must_have), "it was not found")
             raise BadModel(f"{must_have}: {reason}")
-        changes = self._catalogue.take(reader)
+        changes = self._catalogue.apply(reader)
         for name in changes.removed:
             self._engine.send(Forget(name))
         for name in changes.changed:

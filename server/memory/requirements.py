@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from models.offload_size import visiting_bytes
+from models.offload_size import offloaded_device_bytes
 from models.spec import ModelSpec
 from pipelines.interface import DiffusionRequest, Request
 from server.memory.activations import Peaks
@@ -43,7 +43,7 @@ class Weights:
         known = self._visiting.get(spec.name)
         if known is None or known[0] is not spec:
             assert spec.path is not None
-            known = self._visiting[spec.name] = spec, visiting_bytes(spec.path, self._float_bytes(spec))
+            known = self._visiting[spec.name] = spec, offloaded_device_bytes(spec.path, self._float_bytes(spec))
         return min(spec.weight_bytes, known[1])
 
 

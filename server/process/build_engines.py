@@ -172,7 +172,7 @@ def _device(
 ) -> Device:
     """The functions that the engine uses the device with. Torch is imported by `warm_up`, on the device thread."""
     shared: list[Any] = []  # at most one SharedWeights, made once torch is imported; device thread only
-    proven: set[str] = set()  # checkpoints that passed their smoke run in this process; device thread only
+    smoke_tested: set[str] = set()  # checkpoints that passed their smoke run in this process; device thread only
     torch_name = machine.device  # torch's name of the device, which `warm_up` corrects
 
     def warm_up() -> None:
@@ -189,8 +189,8 @@ def _device(
         device.use_threads(threads)
 
     def load(model: str) -> Lane:
-        from models.loading.load import SharedWeights
         from models.loading.load import load as load_lane
+        from models.loading.shared_weights import SharedWeights
 
         if not shared:
             shared.append(SharedWeights())
@@ -201,7 +201,7 @@ def _device(
             cache_bytes=cache_of(spec),
             verdicts=verdicts(spec),
             offload=offloads(spec),
-            proven=proven,
+            smoke_tested=smoke_tested,
             shared=shared[0],
         )
 
@@ -212,13 +212,12 @@ def _device(
         if machine.device == "cpu":
             return host.reading()
         from pipelines import device
-        from pipelines.host_offload import HOST_MARGIN_BYTES
 
         free, _ = device.memory(torch_name)
         return Reading(
             free_bytes=free,
             ours_bytes=device.held_by_us(torch_name),
-            host_free_bytes=max(0, host.available_bytes() - HOST_MARGIN_BYTES),
+            host_free_bytes=max(0, host.available_bytes() - device.HOST_MARGIN_BYTES),
         )
 
     def is_fatal(error: BaseException) -> bool:

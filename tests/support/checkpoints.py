@@ -1,4 +1,4 @@
-"""Checkpoint folders made of a few bytes: real configs, weights of the right format. No torch."""
+"""Writes checkpoint folders of a few bytes: complete configs and weights in the right format. No torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def safetensors_bytes(tensors: Mapping[str, tuple[str, list[int], int]], **header_changes: Any) -> bytes:
-    """A safetensors file: name → (dtype, shape, bytes of data), one after the other, all zero."""
+    """Returns a safetensors file of zeros from name → (dtype, shape, bytes of data), one tensor after the other."""
     header: dict[str, Any] = {}
     end = 0
     for name, (dtype, shape, n_bytes) in tensors.items():
@@ -29,8 +29,8 @@ def write_json(path: Path, value: object) -> None:
 
 
 def chat_folder(folder: Path, **config: Any) -> Path:
-    said = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 2048}
-    write_json(folder / "config.json", said | config)
+    llama = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 2048}
+    write_json(folder / "config.json", llama | config)
     (folder / "model.safetensors").write_bytes(ONE_F16)
     return folder
 
@@ -44,7 +44,7 @@ def diffusion_folder(
     denoiser_name: str = "transformer",
     **index: Any,
 ) -> Path:
-    """A pipeline folder of a denoiser and a VAE; the classes named are never loaded by who reads configs only."""
+    """Writes a pipeline folder with a denoiser and a VAE. Its classes do not exist, so only its configs can be read."""
     listed = {denoiser_name: ["diffusers", "AModel"], "scheduler": ["diffusers", "AScheduler"]}
     if vae is not None:
         listed["vae"] = ["diffusers", "AVae"]
@@ -77,7 +77,7 @@ def gguf_bytes(
     n_tensors: int | None = None,
     version: int = 3,
 ) -> bytes:
-    """A GGUF file of raw metadata values (type and value) and raw tensor descriptions."""
+    """Returns a GGUF file of raw metadata values (type and value) and raw tensor descriptions."""
     entries, tensors = entries or {}, tensors or []
     head = b"GGUF" + struct.pack("<I", version)
     head += struct.pack("<Q", len(tensors) if n_tensors is None else n_tensors)

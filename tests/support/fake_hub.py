@@ -1,4 +1,7 @@
-"""A model hub of one process: just enough of its API for a download. Ranges, etags, gated and private repositories; it can break off."""
+"""A fake model hub in this process: ranges, etags, gated and private repositories, downloads that break off or pause.
+
+It has just enough of the hub's API for a download.
+"""
 
 from __future__ import annotations
 
@@ -11,25 +14,25 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-HOLD_S = 60.0  # at most
-TOKEN = "hf_letmein"  # opens what is gated
+MAX_HOLD_S = 60.0
+TOKEN = "hf_letmein"  # opens the gated repositories
 
 
 @dataclass
 class Hub:
-    """repos: "owner/name" → file name → bytes. gated: those that want TOKEN."""
+    """repos: "owner/name" → file name → bytes. gated: the repositories that require TOKEN."""
 
     url: str
     repos: dict[str, dict[str, bytes]]
     gated: set[str] = field(default_factory=set)
-    break_at: int | None = None  # a file ends after so many bytes of the first reply for it
-    hold_at: int | None = None  # a file stops there until `let_go`
-    go_on: threading.Event = field(default_factory=threading.Event)
-    asked: list[tuple[str, str | None, str | None]] = field(default_factory=list)  # path, range, authorization
+    break_at: int | None = None  # the next larger file breaks off after so many bytes, once
+    hold_at: int | None = None  # a larger file stops after so many bytes until `release`
+    released: threading.Event = field(default_factory=threading.Event)
+    requests: list[tuple[str, str | None, str | None]] = field(default_factory=list)  # path, range, authorization
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self.hold_at = None
-        self.go_on.set()
+        self.released.set()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -43,16 +46,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bool) -> None:
         hub, path = self.hub, self.path.split("?")[0]
-        said = self.headers.get("Range"), self.headers.get("Authorization")
+        byte_range, authorization = self.headers.get("Range"), self.headers.get("Authorization")
         if body:
-            hub.asked.append((path, *said))
+            hub.requests.append((path, byte_range, authorization))
         repo = next((repo for repo in hub.repos if f"/{repo}/" in f"{path}/"), None)
         if repo is None:
             return self._send(401, b"{}", {"X-Error-Code": "RepoNotFound"}, body)
         if "/revision/" in path or "/tree/" in path or path.startswith("/api/"):
             return self._api(repo, path, body)
-        if repo in hub.gated and said[1] != f"Bearer {TOKEN}":
-            return self._send(403 if said[1] else 401, b"{}", {"X-Error-Code": "GatedRepo"}, body)
+        if repo in hub.gated and authorization != f"Bearer {TOKEN}":
+            return self._send(403 if authorization else 401, b"{}", {"X-Error-Code": "GatedRepo"}, body)
         name = path.split(f"/resolve/{COMMIT}/")[-1]
         content = hub.repos[repo].get(name)
         if content is None:
@@ -64,10 +67,10 @@ class _Handler(BaseHTTPRequestHandler):
             "X-Linked-Size": str(len(content)),
             "X-Linked-Etag": f'"{etag}"',
         }
-        begin = int(said[0].removeprefix("bytes=").split("-")[0]) if said[0] else 0
-        if said[0]:
+        begin = int(byte_range.removeprefix("bytes=").split("-")[0]) if byte_range else 0
+        if byte_range:
             headers["Content-Range"] = f"bytes {begin}-{len(content) - 1}/{len(content)}"
-        return self._send(206 if said[0] else 200, content[begin:], headers, body)
+        return self._send(206 if byte_range else 200, content[begin:], headers, body)
 
     def _api(self, repo: str, path: str, body: bool) -> None:
         files = self.hub.repos[repo]
@@ -96,11 +99,11 @@ class _Handler(BaseHTTPRequestHandler):
             data, self.hub.break_at = data[: self.hub.break_at], None
             self.close_connection = True
         if self.hub.hold_at is not None and len(data) > self.hub.hold_at:
-            self.hub.go_on.clear()
+            self.hub.released.clear()
             self.wfile.write(data[: self.hub.hold_at])
             self.wfile.flush()
             data = data[self.hub.hold_at :]
-            self.hub.go_on.wait(HOLD_S)
+            self.hub.released.wait(MAX_HOLD_S)
         self.wfile.write(data)
 
     def log_message(self, *_: object) -> None:

@@ -1,4 +1,7 @@
-"""A saved pipeline of Stable Diffusion, SDXL or SD 3 → the one file that people share: the tensor names of the original code. The way back of diffusers' converters."""
+"""Writes the single file that people share, from a saved pipeline of Stable Diffusion, SDXL or SD 3.
+
+It renames tensors to those of the original code: the inverse of diffusers' converters.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from safetensors.torch import load_file, save_file
 Weights = dict[str, torch.Tensor]
 RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3",
           "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"}  # fmt: skip
-UNET = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "conv_in": "input_blocks.0.0",
+UNET = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+        "conv_in": "input_blocks.0.0",
         "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
         "conv_norm_out": "out.0", "conv_out": "out.2"}  # fmt: skip
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
@@ -43,16 +47,17 @@ BLOCK = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "m
 
 
 def write_whole_file(folder: Path, file: Path) -> None:
-    """Of a folder that `save_pretrained` wrote."""
+    """Writes the single file of a folder that `save_pretrained` wrote."""
     vae = vae_of(load_file(folder / "vae/diffusion_pytorch_model.safetensors"))
-    clip = wrapped(load_file(folder / "text_encoder/model.safetensors"))
+    clip = with_text_model_prefix(load_file(folder / "text_encoder/model.safetensors"))
     if (folder / "transformer").is_dir():
         found = _under(
             "model.diffusion_model.", mmdit_of(load_file(folder / "transformer/diffusion_pytorch_model.safetensors"))
         )
         for name, place in (("l", "text_encoder"), ("g", "text_encoder_2")):
             found |= _under(
-                f"text_encoders.clip_{name}.transformer.", wrapped(load_file(folder / place / "model.safetensors"))
+                f"text_encoders.clip_{name}.transformer.",
+                with_text_model_prefix(load_file(folder / place / "model.safetensors")),
             )
     else:
         config = json.loads((folder / "unet/config.json").read_text())
@@ -69,13 +74,13 @@ def write_whole_file(folder: Path, file: Path) -> None:
 
 
 def mmdit_of(weights: Mapping[str, torch.Tensor]) -> Weights:
-    """Queries, keys and values side by side; the last block's and the output's shift and scale the other way round."""
+    """Concatenates queries, keys and values, and swaps shift and scale of the last block and of the output."""
     last = max(int(m[1]) for name in weights if (m := re.match(r"transformer_blocks\.(\d+)", name)))
-    turned = (f"transformer_blocks.{last}.norm1_context.linear", "norm_out.linear")
+    swapped = (f"transformer_blocks.{last}.norm1_context.linear", "norm_out.linear")
     found: Weights = {}
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in weights.items():
-        if name.startswith(turned):
+        if name.startswith(swapped):
             tensor = torch.cat(tensor.chunk(2)[::-1])
         for pattern, where in MMDIT:
             if match := re.match(pattern, name):
@@ -92,8 +97,8 @@ def mmdit_of(weights: Mapping[str, torch.Tensor]) -> Weights:
     return found | {name: torch.cat([rows[side] for side in "qkv"]) for name, rows in parts.items()}
 
 
-def wrapped(weights: Weights) -> Weights:
-    """transformers has since left out the outer name."""
+def with_text_model_prefix(weights: Weights) -> Weights:
+    """Adds the outer name that newer versions of transformers leave out."""
     return {name if name.startswith("text_") else f"text_model.{name}": tensor for name, tensor in weights.items()}
 
 
@@ -140,16 +145,19 @@ def vae_of(weights: Mapping[str, torch.Tensor]) -> Weights:
         (r"decoder\.up_blocks\.(\d+)\.resnets\.(\d+)", lambda m: f"decoder.up.{stages - 1 - int(m[1])}.block.{m[2]}"),
         (r"decoder\.up_blocks\.(\d+)\.upsamplers\.0", lambda m: f"decoder.up.{stages - 1 - int(m[1])}.upsample"),
         (r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}"),
-        (r"mid_block\.attentions\.0\.(group_norm|to_q|to_k|to_v|to_out\.0)", lambda m: f"mid.attn_1.{VAE_ATTENTION[m[1]]}"),
+        (
+            r"mid_block\.attentions\.0\.(group_norm|to_q|to_k|to_v|to_out\.0)",
+            lambda m: f"mid.attn_1.{VAE_ATTENTION[m[1]]}",
+        ),
         (r"conv_norm_out", "norm_out"),
         (r"conv_shortcut", "nin_shortcut"),
-    )  # fmt: skip
+    )
     found: Weights = {}
     for name, tensor in weights.items():
         for pattern, to in steps:
             name = re.sub(pattern, to, name)
         if re.search(r"attn_1\.(q|k|v|proj_out)\.weight", name) and tensor.ndim == 2:
-            tensor = tensor[:, :, None, None]  # the original's are convolutions of one pixel
+            tensor = tensor[:, :, None, None]  # the original code has convolutions of one pixel
         found[name] = tensor
     return found
 

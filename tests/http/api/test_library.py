@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from models.catalogue import Catalogue
 from server.library.folder_watcher import FolderWatcher
+from server.protocol import Forget, UnloadModel
+from tests.support.catalogues import open_catalogue
 from tests.support.checkpoints import ONE_F16, chat_folder, safetensors_bytes, stable_diffusion_folder
-from tests.support.front import Front, front
+from tests.support.front import Front
+from tests.support.library_front import library, patch
 
 pytestmark = pytest.mark.anyio
-NO_BUILTIN = Path("/nonexistent")
 
 
 @pytest.fixture
@@ -25,20 +24,8 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@asynccontextmanager
-async def library(folder: Path) -> AsyncIterator[Front]:
-    """A front end over a real catalogue of `folder`."""
-    catalogue = Catalogue.open(data_dir=folder, cache_dir=folder / "cache", builtin=NO_BUILTIN)
-    async with front(folder, catalogue=catalogue) as f:
-        yield f
-
-
 async def names(f: Front) -> list[str]:
     return [model["name"] for model in (await f.get("/api/models")).json()["models"]]
-
-
-async def patch(f: Front, path: str, body: Any, key: str = "admin") -> Any:
-    return await f.client.patch(path, json=body, headers=f.auth(key))
 
 
 async def test_a_folder_is_added_changed_made_default_and_removed_with_no_restart(tmp_path: Path) -> None:
@@ -66,7 +53,7 @@ async def test_a_folder_is_added_changed_made_default_and_removed_with_no_restar
 
         assert (await f.delete("/api/models/b", "admin")).json() == {"name": "b", "removed": True}
         assert await names(f) == ["a"]
-        assert f.engine.asked == [("forget", "b", None)]
+        assert f.engine.sent == [Forget("b")]
         assert (second / "model_index.json").is_file()
         assert (tmp_path / "models.toml").read_text().startswith("# mine\n")
 
@@ -88,7 +75,7 @@ async def test_a_job_of_a_model_that_goes_away_is_still_known(tmp_path: Path) ->
         ({"source": "/nowhere/at/all"}, "/nowhere/at/all"),
         ({"source": "{a}", "defaults": {"step": 3}}, "unknown key 'step'. Did you mean 'steps'?"),
         ({"source": "{a}", "dtype": "int3"}, "dtype"),
-        ({"source": "{a}", "type": "chat"}, "is said to be chat, its checkpoint is image"),
+        ({"source": "{a}", "type": "chat"}, "is declared as chat, its checkpoint is image"),
         ({"source": "{a}", "load": {"quantization": "bnb-4bit"}}, "bnb-4bit needs a CUDA device"),
         ({"source": "{a}", "load": {"base": "x/y"}}, "its base 'x/y' is not downloaded"),
         ({"source": "{a}", "load": {"attention": "magic"}}, "load.attention must be one of"),
@@ -164,7 +151,7 @@ async def test_what_is_put_into_the_folder_is_a_model_once_its_files_stop_growin
         await watcher.look()
         await watcher.look()
         assert await names(f) == []
-        assert f.engine.asked == [("forget", "a", None)]
+        assert f.engine.sent == [Forget("a")]
 
 
 async def test_other_weights_under_the_same_name_put_the_loaded_ones_out_and_other_defaults_do_not(
@@ -174,11 +161,11 @@ async def test_other_weights_under_the_same_name_put_the_loaded_ones_out_and_oth
     async with library(tmp_path) as f:
         (folder / "unet/diffusion_pytorch_model.safetensors").write_bytes(safetensors_bytes({"w": ("F16", [9], 18)}))
         await f.app.state.library.refresh()
-        assert f.engine.asked == [("unload", "a", None)]
+        assert f.engine.sent == [UnloadModel("a")]
 
         (tmp_path / "models.toml").write_text("[models.a.defaults]\nsteps = 3\n")
         await f.app.state.library.refresh()
-        assert f.engine.asked == [("unload", "a", None)]
+        assert f.engine.sent == [UnloadModel("a")]
         assert (await f.get("/api/models/a")).json()["values"]["defaults.steps"] == 3
 
 
@@ -205,7 +192,7 @@ def test_readers_see_one_whole_snapshot_while_it_is_swapped(tmp_path: Path) -> N
     """A thread reads while another swaps ten times: a name it was just told is always known."""
     for name in ("a", "b"):
         chat_folder(tmp_path / "models" / name)
-    catalogue = Catalogue.open(data_dir=tmp_path, cache_dir=tmp_path, builtin=NO_BUILTIN)
+    catalogue = open_catalogue(tmp_path)
     over, seen = threading.Event(), []
 
     def read() -> None:
@@ -219,7 +206,7 @@ def test_readers_see_one_whole_snapshot_while_it_is_swapped(tmp_path: Path) -> N
             chat_folder(tmp_path / "models/b")
         else:
             shutil.rmtree(tmp_path / "models/b")
-        catalogue.take(catalogue.read())
+        catalogue.apply(catalogue.read())
     over.set()
     thread.join()
 

@@ -62,7 +62,7 @@ def test_a_model_is_pulled_with_progress_and_removed(page: Page, hub: Hub, size:
     expect(page.get_by_text(re.compile(r"of 8\.\d MiB"))).to_be_visible()
     assert_accessible(page)
     screenshot(page, f"pull-{size}")
-    hub.let_go()
+    hub.release()
 
     entry = page.get_by_role("listitem").filter(has=page.get_by_role("heading", name=f"pulled-{size}"))
     expect(entry.get_by_text("On disk")).to_be_visible()

@@ -1,4 +1,4 @@
-"""One Qwen for the chat and for Flux 2 klein's text encoder: in memory once, booked once, and both give what they give alone."""
+"""A chat model and a text encoder with the same weights hold them once, and both give what they give alone."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.families import FAMILIES, parts
-from models.catalogue import Catalogue
 from models.loading.load import load
 from models.loading.shared_weights import SharedWeights
 from models.spec import ModelSpec
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import ChatRequest, Lane, Message, Replied
 from server.memory.ledger import Ledger
+from tests.support.catalogues import open_catalogue
 from tests.support.lane_play import rendered, request
 
 KLEIN = FAMILIES["Flux2KleinPipeline"]
@@ -24,7 +24,7 @@ KLEIN = FAMILIES["Flux2KleinPipeline"]
 
 @pytest.fixture(scope="module")
 def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
-    """klein, qwen: the encoder of klein saved by itself; other: the same with one tensor trained on."""
+    """klein: a Flux 2 klein. qwen: its text encoder saved by itself. other: the same with one tensor changed."""
     folder = tmp_path_factory.mktemp("shared")
     pipeline = KLEIN.build()
     pipeline.save_pretrained(folder / "models/klein")
@@ -34,8 +34,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
     weights = load_file(folder / "models/other/model.safetensors")
     last = max(weights)
     save_file({**weights, last: weights[last] + 0.01}, folder / "models/other/model.safetensors", {"format": "pt"})
-    found = Catalogue.open(data_dir=folder, cache_dir=folder, builtin=folder / "none")
-    return {spec.name: spec for spec in found.specs()}
+    return {spec.name: spec for spec in open_catalogue(folder).specs()}
 
 
 def picture(lane: Lane) -> np.ndarray:
@@ -56,18 +55,18 @@ def pointers(module: torch.nn.Module) -> set[int]:
     return {parameter.data_ptr() for parameter in module.parameters()}
 
 
-def test_the_same_weights_in_two_folders_are_known_as_such_and_a_tensor_that_differs_is_noticed(
+def test_the_same_weights_in_two_folders_have_one_identity_and_a_changed_tensor_another(
     specs: dict[str, ModelSpec],
 ) -> None:
-    (whose, n_bytes) = specs["qwen"].shareable["model"]
+    (identity, n_bytes) = specs["qwen"].shareable["model"]
 
-    assert specs["klein"].shareable == {"text_encoder": (whose, n_bytes)}
+    assert specs["klein"].shareable == {"text_encoder": (identity, n_bytes)}
     assert n_bytes == specs["qwen"].weight_bytes
-    assert specs["other"].shareable["model"][0] != whose
+    assert specs["other"].shareable["model"][0] != identity
 
 
 @pytest.mark.parametrize("first", ["klein", "qwen"])
-def test_whoever_comes_second_uses_the_first_ones_memory_and_both_give_what_they_give_alone(
+def test_the_second_model_uses_the_memory_of_the_first_and_both_give_what_they_give_alone(
     specs: dict[str, ModelSpec], first: str
 ) -> None:
     alone = picture(load(specs["klein"], device="cpu")), reply(load(specs["qwen"], device="cpu", cache_bytes=4 << 20))
@@ -81,7 +80,7 @@ def test_whoever_comes_second_uses_the_first_ones_memory_and_both_give_what_they
     assert reply(lanes["qwen"]) == alone[1]
     np.testing.assert_allclose(picture(lanes["klein"]), alone[0], atol=1e-6)
 
-    lanes.pop(first).close()  # the one that is left keeps them
+    lanes.pop(first).close()  # the other lane keeps the weights
     if first == "klein":
         assert reply(lanes["qwen"]) == alone[1]
     else:
@@ -93,11 +92,11 @@ def test_another_precision_shares_nothing(specs: dict[str, ModelSpec]) -> None:
     klein = load(specs["klein"], device="cpu", shared=shared)
     qwen = load(replace(specs["qwen"], dtype="bfloat16"), device="cpu", cache_bytes=4 << 20, shared=shared)
 
-    assert not pointers(klein.pipeline.text_encoder) & pointers(qwen._model)  # type: ignore[attr-defined]  # of its kind
+    assert not pointers(klein.pipeline.text_encoder) & pointers(qwen._model)  # type: ignore[attr-defined]  # of a chat lane
 
 
 def booked(ledger: Ledger, name: str, **components: int) -> None:
-    """As the carrier books a model that was loaded."""
+    """Books a loaded model as the engine does."""
     if "text_encoder" in components:
         ledger.share(name, "text_encoder", "qwen3")
     if "model" in components:
@@ -105,7 +104,7 @@ def booked(ledger: Ledger, name: str, **components: int) -> None:
     ledger.correct_weights(name, components, {})
 
 
-def test_shared_weights_are_booked_once_go_over_to_who_is_left_and_leave_with_the_last() -> None:
+def test_shared_weights_are_booked_once_and_released_with_the_last_model_that_uses_them() -> None:
     ledger = Ledger(name="gpu", capacity_bytes=100)
     booked(ledger, "klein", transformer=30, text_encoder=40)
     assert ledger.bytes_already_held({"model": ("qwen3", 40)}) == 40
@@ -123,7 +122,7 @@ def test_shared_weights_are_booked_once_go_over_to_who_is_left_and_leave_with_th
     assert (ledger.booked_bytes, ledger.bytes_already_held({"model": ("qwen3", 40)})) == (0, 0)
 
 
-def test_what_was_parked_and_comes_back_is_memory_of_its_own() -> None:
+def test_a_component_that_was_parked_and_comes_back_is_not_shared() -> None:
     ledger = Ledger(name="gpu", capacity_bytes=200, host_bytes=100)
     booked(ledger, "klein", transformer=30, text_encoder=40)
     ledger.correct_weights("klein", {}, {"transformer": 30, "text_encoder": 40})

@@ -1,31 +1,37 @@
-"""What a model is tried with before it is offered."""
+"""A loaded model passes a smoke test before it is offered: one step must give finite numbers that vary."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from models.errors import LoadFailed
-from models.loading.smoke import check_smoke
+from models.loading.load import load
+from models.loading.smoke import smoke_test
 from models.spec import Defaults, ModelSpec
 from pipelines.interface import DiffusionRequest, Failed, FailureCode, Rendered, Update
+from tests.support.catalogues import open_catalogue
+from tests.support.loaded_models import save_chat, save_stable_diffusion
 
 
-class Picky:
-    """Takes only requests of so many steps."""
+class LaneOfFixedSteps:
+    """As much of a lane as the smoke test uses. It fails every request with another number of steps."""
 
     def __init__(self, steps: int, code: FailureCode) -> None:
         self._steps = steps
         self._code: FailureCode = code
-        self.asked: list[DiffusionRequest] = []
+        self.admitted: list[DiffusionRequest] = []
 
     def admit(self, request: DiffusionRequest) -> None:
-        self.asked.append(request)
+        self.admitted.append(request)
 
     def step(self) -> Sequence[Update]:
-        request = self.asked[-1]
+        request = self.admitted[-1]
         if request.steps != self._steps:
             return [Failed(request.id, self._code, "The pipeline refused the arguments of this job.")]
         return [Rendered(request.id, np.linspace(0, 1, 12, dtype=np.float32).reshape(1, 2, 2, 3), 1, "Euler")]
@@ -34,16 +40,43 @@ class Picky:
 SPEC = ModelSpec(name="m", type="image", path=None, source="m", defaults=Defaults(steps=48, width=512, height=512))
 
 
-def test_a_pipeline_that_refuses_few_steps_is_tried_with_its_own_number() -> None:
-    lane = Picky(48, "bad_request")
-    check_smoke(lane, SPEC)  # type: ignore[arg-type]  # as much of a lane as it uses
+def test_a_pipeline_that_refuses_few_steps_is_tried_with_its_default_number() -> None:
+    lane = LaneOfFixedSteps(48, "bad_request")
+    smoke_test(lane, SPEC)  # type: ignore[arg-type]  # see LaneOfFixedSteps
 
-    assert [(request.steps, request.width) for request in lane.asked] == [(1, 64), (1, 256), (2, 512), (48, 512)]
+    assert [(request.steps, request.width) for request in lane.admitted] == [(1, 64), (1, 256), (2, 512), (48, 512)]
 
 
-def test_one_that_fails_of_itself_is_not_run_at_length() -> None:
-    lane = Picky(48, "model_error")
+def test_a_pipeline_that_fails_for_another_reason_is_not_tried_with_its_default_number() -> None:
+    lane = LaneOfFixedSteps(48, "model_error")
 
     with pytest.raises(LoadFailed):
-        check_smoke(lane, SPEC)  # type: ignore[arg-type]  # see above
-    assert [request.steps for request in lane.asked] == [1, 1, 2]
+        smoke_test(lane, SPEC)  # type: ignore[arg-type]  # see LaneOfFixedSteps
+    assert [request.steps for request in lane.admitted] == [1, 1, 2]
+
+
+@pytest.mark.slow
+def test_a_sound_model_is_tested_once_and_one_with_nan_weights_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, smoke_tested = save_stable_diffusion(tmp_path), set[str]()
+    load(spec, device="cpu", smoke_tested=smoke_tested)
+    assert smoke_tested == {spec.fingerprint}
+    with monkeypatch.context() as patched:
+        patched.setattr("models.loading.load.smoke_test", lambda *_: pytest.fail("it was tested again"))
+        load(spec, device="cpu", smoke_tested=smoke_tested)
+
+    file = tmp_path / "models/sd/unet/diffusion_pytorch_model.safetensors"
+    save_file({name: torch.full_like(tensor, float("nan")) for name, tensor in load_file(file).items()}, file)
+    with pytest.raises(LoadFailed, match="not numbers"):
+        load(open_catalogue(tmp_path).get("sd"), device="cpu", smoke_tested=smoke_tested)
+
+
+@pytest.mark.slow
+def test_a_language_model_with_nan_weights_fails(tmp_path: Path) -> None:
+    save_chat(tmp_path / "models/tiny")
+    file = tmp_path / "models/tiny/model.safetensors"
+    save_file({name: torch.full_like(tensor, float("nan")) for name, tensor in load_file(file).items()}, file)
+
+    with pytest.raises(LoadFailed, match="weights are broken"):
+        load(open_catalogue(tmp_path).get("tiny"), device="cpu", cache_bytes=4 << 20, smoke_tested=set())

@@ -1,4 +1,4 @@
-"""The chat model that ships, as `make models` converted it: it answers, and its text is cut the way it was taught."""
+"""The built-in chat model, as `make models` converts it, answers, and its tokenizer splits text as in its training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tokenizer(spec: ModelSpec) -> Any:
     return AutoTokenizer.from_pretrained(spec.path, local_files_only=True)
 
 
-def test_the_catalogue_knows_its_size_and_context(spec: ModelSpec) -> None:
+def test_the_catalogue_has_its_size_and_context(spec: ModelSpec) -> None:
     assert (spec.type, spec.default, spec.limits.context_tokens) == ("chat", True, 8192)
     assert spec.weight_bytes == 4 * 134_515_008  # parameters of SmolLM2-135M, output tied to the embedding
 
@@ -38,24 +38,24 @@ def test_the_catalogue_knows_its_size_and_context(spec: ModelSpec) -> None:
 @pytest.mark.parametrize(
     "text", ["Hello, world!", "  two  spaces\n\n\tand a tab", "日本語 🙂 naïve", "def f(x):\n    return x"]
 )
-def test_text_survives_the_tokenizer(tokenizer: Any, text: str) -> None:
+def test_the_tokenizer_gives_a_text_back(tokenizer: Any, text: str) -> None:
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_digits_stand_alone_and_the_blank_line_before_a_number_is_one_token(tokenizer: Any) -> None:
+def test_each_digit_is_a_token_and_so_is_the_blank_line_before_a_number(tokenizer: Any) -> None:
     assert [tokenizer.decode([token]) for token in tokenizer("a\n\n12")["input_ids"]] == ["a", "\n\n", "1", "2"]
 
 
-def test_turns_are_marked_as_the_model_was_taught(tokenizer: Any) -> None:
-    turns = [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]
+def test_messages_are_marked_as_in_the_training_of_the_model(tokenizer: Any) -> None:
+    messages = [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]
 
-    prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
     assert prompt == "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n"
     assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("<|im_end|>", 2)
 
 
-def test_it_answers_and_ends_its_answer_itself(spec: ModelSpec) -> None:
+def test_the_model_answers_and_ends_its_answer_itself(spec: ModelSpec) -> None:
     lane = load(spec, device="cpu", cache_bytes=32 << 20)
     question = (Message("user", "What is the capital of France?"),)
     lane.admit(ChatRequest(id="1", messages=question, max_tokens=40))

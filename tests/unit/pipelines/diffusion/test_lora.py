@@ -14,9 +14,9 @@ import torch
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
+from models.checkpoint.schedulers import compatible_schedulers
 from models.errors import BadModel, UnknownModel
 from models.lora_files import LoraFolder, held_bytes
-from models.schedulers import compatible_schedulers
 from models.spec import ModelSpec
 from pipelines.diffusion import lora
 from pipelines.diffusion.lane import DiffusionLane

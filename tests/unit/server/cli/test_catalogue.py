@@ -92,7 +92,7 @@ def test_a_folders_own_name_is_its_models_and_its_default_may_be_said_at_once(se
         (["add", "{models}/sd", "--name", "Not A Name"], "name must be"),
         (["add", "{models}/sd", "--name", "x", "--set", "dtype=int3"], "dtype"),
         (["add", "{models}/sd", "--name", "x", "--set", "load.quantization=bnb-4bit"], "bnb-4bit needs a CUDA device"),
-        (["add", "{models}/sd", "--name", "x", "--type", "video"], "is said to be video, its checkpoint is image"),
+        (["add", "{models}/sd", "--name", "x", "--type", "video"], "is declared as video, its checkpoint is image"),
         (["add", "{models}/sd", "--name", "x", "--set", "steps"], "'steps' is not NAME=VALUE."),
         (["set", "sd", "defaults.stepps=3"], "unknown key 'stepps'. Did you mean 'steps'?"),
         (["set", "sd", "defaults.scheduler=Magic"], "defaults.scheduler"),
@@ -152,9 +152,9 @@ def test_a_pull_downloads_verifies_and_adds_a_model_that_can_be_asked(server: Se
         assert (table["defaults.steps"], table["default"]) == (["7", "models.toml"], ["True", "models.toml"])
         (file,) = (tmp_path / "cache").rglob("mine.safetensors")
         assert file.read_bytes() == DENOISER
-        n_asked = len(hub.asked)
+        n_asked = len(hub.requests)
         assert run("pull", url, "--name", "again", "--set", base).stdout == "again is here, ready to be asked.\n"
-        assert len(hub.asked) == n_asked, "what is here is not downloaded again"
+        assert len(hub.requests) == n_asked, "what is here is not downloaded again"
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from models.spec import Loading, ModelSpec
+from models.spec import LoadOptions, ModelSpec
 from pipelines.interface import DiffusionRequest, Lora
 from server.memory.activations import Peaks
 from server.memory.requirements import CHAT_CACHE_BYTES, LEAST_CACHE_BYTES, Requirements, Weights, cache_bytes
@@ -69,7 +69,7 @@ def test_a_model_larger_than_the_device_needs_what_visits_at_once_where_that_is_
         held = weights(usable, allowed=allowed)
         assert (held.offloads(big), held.on_device(big)) == (offloads, need)
         assert Requirements(Peaks(), lambda _: "", held).of(big, [request(64)]) == need
-    assert weights(20_000).offloads(replace(big, load=Loading(offload=True))), "it was told to"
+    assert weights(20_000).offloads(replace(big, load=LoadOptions(offload=True))), "it was told to"
     assert not weights(1, allowed=True).offloads(TALKER)
     one_file = replace(big, path=tmp_path / "flux.safetensors")
     assert not weights(1, allowed=True).offloads(one_file)

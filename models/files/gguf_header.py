@@ -1,7 +1,7 @@
-"""A GGUF header read with a bound on every count, so that a file that lies ends in `BadModel` and nothing else. No torch.
+"""Reads the header of a GGUF file with a bound on every count, so that a lying file ends in `BadModel`. Any thread.
 
-The library's own reader loops for ever on an array said to have 2^40 entries, and accepts dimensions of zero; a tensor said
-to be larger than its file is how CVE-2026-7482 read other people's memory. So this runs before the library opens the file.
+It runs before any library opens the file. The gguf library's own reader loops without end on an array of 2^40 claimed
+entries and accepts dimensions of zero; a tensor larger than its file let CVE-2026-7482 read foreign memory.
 Format: GGUF versions 2 and 3, little-endian.
 """
 
@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from models.errors import BadModel
-from models.files import check_tensor_name, sniff
+from models.files.file_kind import sniff
+from models.files.safetensors_header import check_tensor_name
 
 Value: TypeAlias = int | float | bool | str | list[int] | list[float] | list[bool] | list[str]
 
-MAX_COUNT = 1_000_000  # tensors, metadata entries, entries of an array; the largest vocabularies have 300,000
+MAX_COUNT = 1_000_000  # tensors, metadata entries, array entries; the largest vocabularies have 300,000
 MAX_STRING_BYTES = 16 << 20
 MAX_ALIGNMENT = 64 << 10
 MAX_DIMS = 4
@@ -26,7 +27,7 @@ STRING, ARRAY = 8, 9
 SCALARS = {  # metadata type → struct format
     0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d",
 }  # fmt: skip
-BLOCKS = {  # tensor type → (elements, bytes) of a block; gguf.constants.GGML_QUANT_SIZES
+BLOCKS = {  # tensor type → (elements, bytes) per block; from gguf.constants.GGML_QUANT_SIZES
     0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 40),
     10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292),
     16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110), 22: (256, 82),
@@ -42,14 +43,14 @@ class GgufHeader:
 
 
 def read_gguf_header(path: Path) -> GgufHeader:
-    """Raises `BadModel` for anything outside the bounds, past the end of the file, or unknown."""
+    """Raises `BadModel` for an unknown type, a count above its bound, and an offset past the end of the file."""
     if sniff(path) != "gguf":
         raise BadModel(f"{path.name} is not a GGUF file", detail=str(path))
     with path.open("rb") as file:
         reader = _Reader(file, path.stat().st_size, path.name)
         file.seek(4)
         if reader.scalar("<I") not in (2, 3):
-            raise BadModel(f"{path.name}: a GGUF version that is not 2 or 3")
+            raise BadModel(f"{path.name}: its GGUF version is not 2 or 3")
         n_tensors, n_entries = reader.count("<Q"), reader.count("<Q")
         metadata = reader.metadata(n_entries)
         return GgufHeader(metadata, reader.tensors(n_tensors, metadata))
@@ -69,7 +70,7 @@ class _Reader:
         if len(raw) != struct.calcsize(layout):
             raise self.bad("the header runs past the end of the file")
         (value,) = struct.unpack(layout, raw)
-        return value  # type: ignore[no-any-return]  # struct cannot say; SCALARS holds only these three
+        return value  # type: ignore[no-any-return]  # struct returns Any; SCALARS has only these three types
 
     def count(self, layout: str, limit: int = MAX_COUNT) -> int:
         value = int(self.scalar(layout))
@@ -98,7 +99,7 @@ class _Reader:
             return self.string()
         if kind != ARRAY:
             return self.scalar(self._layout(kind))
-        item = int(self.scalar("<I"))  # an array of arrays is unknown to _layout: depth 1
+        item = int(self.scalar("<I"))  # _layout refuses an array of arrays
         n_items = self.count("<Q")
         if item == STRING:
             return [self.string() for _ in range(n_items)]

@@ -1,6 +1,6 @@
-"""Fetch, verify and convert the weights that the built-in models need and this machine lacks: python -m models.fetch CACHE_DIR
+"""Downloads, verifies and converts the weights of the built-in models: python -m models.fetch_builtin CACHE_DIR
 
-Run before a server starts (make serve, the container, the systemd unit); quick when all is there.
+Runs before a server starts (make serve, the container, the systemd unit). It is quick when nothing is missing.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from models.catalogue import BUILTIN
-from models.entries import read_entries
 from models.errors import ModelsError
+from models.model_entry import read_entries
 from models.sources import fetch, find
 
 
 def fetch_builtin(cache_dir: Path) -> int:
-    """Returns an exit code: 1 when something could not be had, with the reason on stderr."""
+    """Returns an exit code: 1 when a source could not be fetched, with the reason on stderr."""
     console = Console(stderr=True)
     for entry in read_entries(BUILTIN / "models.toml"):
         assert entry.source is not None, "a built-in model has a source"
-        if find(entry.source, beside=BUILTIN, cache_dir=cache_dir) is not None:
+        if find(entry.source, relative_to=BUILTIN, cache_dir=cache_dir) is not None:
             continue
         try:
-            _fetch_one(entry.name, entry.source, cache_dir, console)
+            _fetch_with_progress(entry.name, entry.source, cache_dir, console)
         except ModelsError as error:
             console.print(f"{entry.name}: {error.message}", style="red")
             if error.detail:
@@ -35,7 +35,7 @@ def fetch_builtin(cache_dir: Path) -> int:
     return 0
 
 
-def _fetch_one(name: str, source: str, cache_dir: Path, console: Console) -> None:
+def _fetch_with_progress(name: str, source: str, cache_dir: Path, console: Console) -> None:
     console.print(f"{name}: fetching {source} into {cache_dir} (once)")
     began = time.monotonic()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -43,7 +43,7 @@ def _fetch_one(name: str, source: str, cache_dir: Path, console: Console) -> Non
         task = progress.add_task("starting", total=None)
         fetch(
             source,
-            beside=BUILTIN,
+            relative_to=BUILTIN,
             cache_dir=cache_dir,
             report=lambda doing, done, total: progress.update(
                 task, description=doing, total=total or None, completed=done

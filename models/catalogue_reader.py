@@ -1,4 +1,7 @@
-"""Gathers models from entries and folders, in order of reading; a later one of the same name takes the earlier one's place. No torch."""
+"""Collects models from models.toml entries and folders; a later model of the same name replaces an earlier one.
+
+Any thread; no torch.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from models.checkpoint import is_checkpoint, read_checkpoint
-from models.defaults import check_defaults, with_sizes
-from models.entries import Entry, read_entries
+from models.checkpoint.read_checkpoint import is_checkpoint, read_checkpoint
 from models.errors import BadConfig, BadModel, ModelsError, SourceMissing
-from models.knobs import check_knobs
-from models.preflight import check_path
+from models.files.safety import check_path
+from models.load_options import check_load_options
+from models.model_entry import ModelEntry, read_entries
+from models.request_defaults import check_defaults, with_sizes
 from models.sources import find, needs_fetching
-from models.spec import Loading, ModelSpec
+from models.spec import LoadOptions, ModelSpec
 
 logger = logging.getLogger(__name__)
 
@@ -24,79 +27,80 @@ FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """A folder or entry that looks like a model and is none we serve."""
+class RefusedModel:
+    """A folder or entry that looks like a model but cannot be served."""
 
     name: str
     reason: str
 
 
-class Reader:
+class CatalogueReader:
     def __init__(self, cache_dir: Path, auto_dtype: Literal["float32", "bfloat16"]) -> None:
         self._cache_dir = cache_dir
         self._auto_dtype = auto_dtype
         self.specs: dict[str, ModelSpec] = {}
-        self.refused: list[Refused] = []
+        self.refused: list[RefusedModel] = []
 
-    def take_entries(self, toml: Path, who: str) -> None:
-        """`who`: what `origins` calls this file."""
+    def add_toml(self, toml: Path, origin: str) -> None:
+        """`origin` is the name of this file in `ModelSpec.origins`."""
         for entry in read_entries(toml) if toml.is_file() else ():
             try:
-                self._take_entry(entry, toml.parent, who)
+                self._add_entry(entry, toml.parent, origin)
             except (BadModel, SourceMissing) as error:
                 self._refuse(entry.name, error)
             except BadConfig as error:
                 raise BadConfig(f"{toml}: {error.message}") from error
 
-    def _take_entry(self, entry: Entry, beside: Path, who: str) -> None:
+    def _add_entry(self, entry: ModelEntry, toml_dir: Path, origin: str) -> None:
         known = self.specs.pop(entry.name, None)  # popped, so that the entry read last is also the last in order
         if entry.source is None:
             if known is None:
                 raise BadModel("its entry has no source, and no model of that name was found")
-            spec = self._reread(known, entry)
+            spec = self._at_dtype_of(entry, known)
         else:
-            spec = self._of_source(entry, entry.source, beside)
+            spec = self._read_source(entry, entry.source, toml_dir)
         if entry.type is not None and entry.type != spec.type:
-            raise BadConfig(f"model '{entry.name}' is said to be {entry.type}, its checkpoint is {spec.type}")
-        spec = with_sizes(entry.over(spec, who), entry, who)
+            raise BadConfig(f"model '{entry.name}' is declared as {entry.type}, its checkpoint is {spec.type}")
+        spec = with_sizes(entry.apply_to(spec, origin), entry, origin)
         check_defaults(spec, entry)
         if spec.load.vae is not None:
-            spec = replace(spec, vae_path=self._lender("vae", spec.load.vae, beside))
-        spec = replace(spec, embedding_paths=tuple(self._lender("embedding", e, beside) for e in spec.load.embeddings))
+            spec = replace(spec, vae_path=self._find_part("vae", spec.load.vae, toml_dir))
+        embeddings = tuple(self._find_part("embedding", source, toml_dir) for source in spec.load.embeddings)
+        spec = replace(spec, embedding_paths=embeddings)
         on_cpu = spec.device == "cpu" or (spec.device is None and self._auto_dtype == "float32")
-        check_knobs(spec, on_cpu=on_cpu)
+        check_load_options(spec, on_cpu=on_cpu)
         self.specs[entry.name] = spec
 
-    def _of_source(self, entry: Entry, source: str, beside: Path) -> ModelSpec:
-        path = find(source, beside=beside, cache_dir=self._cache_dir)
-        said = Loading(**entry.load)
-        base = self._lender("base", said.base, beside) if said.base is not None else None
+    def _read_source(self, entry: ModelEntry, source: str, toml_dir: Path) -> ModelSpec:
+        path = find(source, relative_to=toml_dir, cache_dir=self._cache_dir)
+        options = LoadOptions(**entry.load)
+        base = self._find_part("base", options.base, toml_dir) if options.base is not None else None
         if path is not None:
             return self._read(path, entry.name, source, entry.dtype, base)
         if not needs_fetching(source):
-            raise BadModel(f"its source '{source}' is not there")
+            raise BadModel(f"its source '{source}' does not exist")
         if entry.type is None:
-            raise BadConfig(f"model '{entry.name}' is not downloaded yet, so its entry must say its type")
+            raise BadConfig(f"model '{entry.name}' is not downloaded yet, so its entry must name its type")
         return ModelSpec(name=entry.name, type=entry.type, path=None, source=source)
 
-    def _lender(self, knob: str, source: str, beside: Path) -> Path:
-        """Where what a knob names lies. Raises `BadModel` when that is nowhere yet."""
-        path = find(source, beside=beside, cache_dir=self._cache_dir)
+    def _find_part(self, option: str, source: str, toml_dir: Path) -> Path:
+        """Returns the path that a load option names. Raises `BadModel` when it is not downloaded or not safe."""
+        path = find(source, relative_to=toml_dir, cache_dir=self._cache_dir)
         if path is None:
-            raise BadModel(f"its {knob} '{source}' is not downloaded; try: agentname pull {source}")
+            raise BadModel(f"its {option} '{source}' is not downloaded; try: agentname pull {source}")
         check_path(path, weights=False)
         return path
 
-    def _reread(self, known: ModelSpec, entry: Entry) -> ModelSpec:
-        """Another dtype means other `weight_bytes`."""
+    def _at_dtype_of(self, entry: ModelEntry, known: ModelSpec) -> ModelSpec:
+        """Returns the known model with the `weight_bytes` of the entry's dtype."""
         if known.path is None or entry.dtype in ("auto", known.dtype):
             return known
         other = self._read(known.path, known.name, known.source, entry.dtype, known.base_path)
         return replace(known, weight_bytes=other.weight_bytes)
 
-    def take_folder(self, root: Path) -> None:
-        """Every checkpoint right below `root`, or `root` itself."""
-        for path in checkpoints_in(root):
+    def add_folder(self, root: Path) -> None:
+        """Adds every checkpoint directly below `root`, or `root` itself when it is one."""
+        for path in _checkpoints_in(root):
             name = slug(path.stem if path.is_file() else path.name)
             try:
                 if name in self.specs:
@@ -115,12 +119,12 @@ class Reader:
             raise BadModel(f"its files cannot be read ({error.strerror})", detail=str(error)) from error
 
     def _refuse(self, name: str, error: ModelsError) -> None:
-        self.refused.append(Refused(name, error.message))
+        self.refused.append(RefusedModel(name, error.message))
         logger.warning("model refused", extra={"model": name, "reason": error.message, "detail": error.detail})
 
 
-def checkpoints_in(root: Path) -> Iterator[Path]:
-    """The folder itself if it is a checkpoint, else the checkpoints right below it, by name: folders and single files."""
+def _checkpoints_in(root: Path) -> Iterator[Path]:
+    """Yields `root` if it is a checkpoint, else the folders and files directly below it that are, sorted by name."""
     if not root.is_dir():
         return
     if is_checkpoint(root):
@@ -130,5 +134,5 @@ def checkpoints_in(root: Path) -> Iterator[Path]:
 
 
 def slug(folder_name: str) -> str:
-    """A folder's name as a model's: lower case, [a-z0-9._-], at most 64 characters."""
+    """Turns the name of a folder into that of a model: lower case, [a-z0-9._-], at most 64 characters."""
     return re.sub(r"[^a-z0-9._-]+", "-", folder_name.lower()).lstrip("._-")[:64] or "model"

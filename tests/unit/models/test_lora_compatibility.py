@@ -1,14 +1,15 @@
-"""A LoRA for another model is refused when it is asked for, where headers can tell; what they cannot tell is left to the library."""
+"""A request with a LoRA of another model is refused where the headers show it; other LoRAs are left to the library."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from models.lora_compatibility import may_fit
 from models.lora_files import LoraFolder
-from models.lora_fit import may_fit
 from models.spec import ModelSpec
 from server.errors import BadRequest
 from server.jobs.request import GenerateRequest, resolve
@@ -18,22 +19,19 @@ LAYER = "down_blocks.0.attentions.0.to_q"
 KOHYA = f"lora_unet_{LAYER.replace('.', '_')}"
 
 
-def written(path: Path, **shapes: list[int]) -> Path:
+def write_tensors(path: Path, **shapes: list[int]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Any] = {}
     for name, shape in shapes.items():
-        size = 4
-        for side in shape:
-            size *= side
-        tensors[name] = ("F32", shape, size)
+        tensors[name] = ("F32", shape, 4 * math.prod(shape))
     path.write_bytes(safetensors_bytes(tensors))
     return path
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A denoiser of one layer, 8 inputs."""
-    written(tmp_path / "sd/unet/diffusion_pytorch_model.safetensors", **{f"{LAYER}.weight": [8, 8]})
+    """A denoiser with one layer of 8 inputs."""
+    write_tensors(tmp_path / "sd/unet/diffusion_pytorch_model.safetensors", **{f"{LAYER}.weight": [8, 8]})
     return tmp_path / "sd"
 
 
@@ -52,27 +50,27 @@ def checkpoint(tmp_path: Path) -> Path:
         ("base_model.model.anything.lora_A.weight", 16, True),
     ],
 )
-def test_only_what_headers_can_tell_is_refused(
+def test_only_a_lora_whose_header_names_other_layers_is_refused(
     tmp_path: Path, checkpoint: Path, key: str, inputs: int, fits: bool
 ) -> None:
-    lora = written(tmp_path / "loras/ink.safetensors", **{key: [2, inputs]})
+    lora = write_tensors(tmp_path / "loras/ink.safetensors", **{key: [2, inputs]})
 
     assert may_fit(lora, checkpoint) == fits
-    assert may_fit(lora, lora), "a checkpoint in one file has the names of its own code"
+    assert may_fit(lora, lora), "a checkpoint in one file has the tensor names of the original code"
 
 
 def test_one_layer_that_fits_is_enough(tmp_path: Path, checkpoint: Path) -> None:
     layers = {f"unet.{LAYER}.lora_A.weight": [2, 8], "unet.up_blocks.9.to_q.lora_A.weight": [2, 8]}
 
-    assert may_fit(written(tmp_path / "ink.safetensors", **layers), checkpoint)
+    assert may_fit(write_tensors(tmp_path / "ink.safetensors", **layers), checkpoint)
 
 
 def test_a_request_with_a_lora_of_another_model_is_refused_by_its_name(tmp_path: Path, checkpoint: Path) -> None:
-    written(tmp_path / "loras/ink.safetensors", **{f"{KOHYA}.lora_down.weight": [2, 16]})
+    write_tensors(tmp_path / "loras/ink.safetensors", **{f"{KOHYA}.lora_down.weight": [2, 16]})
     spec = ModelSpec(name="sd", type="image", path=checkpoint, source="sd", takes_loras=True)
-    asked = GenerateRequest(prompt="x", type="image", loras=(("ink", 1.0),))
+    request = GenerateRequest(prompt="x", type="image", loras=(("ink", 1.0),))
 
     with pytest.raises(BadRequest, match="loras: ink is for none of sd's layers: it was made for another model"):
         resolve(
-            asked, spec, drawn_seed=1, auto_dtype="float32", priority=0, find_lora=LoraFolder(tmp_path / "loras").find
+            request, spec, drawn_seed=1, auto_dtype="float32", priority=0, find_lora=LoraFolder(tmp_path / "loras").find
         )

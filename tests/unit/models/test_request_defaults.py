@@ -1,4 +1,4 @@
-"""Defaults of a model: said in models.toml, by the admin's route or the command line, checked against the checkpoint, used by requests."""
+"""Defaults that models.toml or the admin's routes set are checked against the checkpoint and used by requests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from models.spec import Defaults, ModelSpec
 from server.errors import BadRequest
 from server.jobs.request import GenerateRequest, resolve
-from tests.http.api.test_library import library, patch
 from tests.support.checkpoints import chat_folder, diffusion_folder, write_json
+from tests.support.library_front import library, patch
 
 pytestmark = pytest.mark.anyio
 
@@ -21,8 +21,8 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def models(folder: Path) -> None:
-    """A Stable Diffusion, a Wan and a Llama, of configs only."""
+def write_models(folder: Path) -> None:
+    """Writes a Stable Diffusion, a Wan and a Llama with configs only."""
     sd = diffusion_folder(
         folder / "models/sd",
         "StableDiffusionPipeline",
@@ -43,9 +43,9 @@ def models(folder: Path) -> None:
     chat_folder(folder / "models/llama")
 
 
-async def test_every_default_is_changed_shown_with_who_said_it_and_used(tmp_path: Path) -> None:
-    models(tmp_path)
-    said = {
+async def test_every_default_can_be_changed_is_shown_with_its_origin_and_used_by_requests(tmp_path: Path) -> None:
+    write_models(tmp_path)
+    defaults = {
         "steps": 9, "guidance_scale": 3.5, "negative_prompt": "blurred", "width": 768, "height": 768,
         "scheduler": "DPMSolverMultistepScheduler", "clip_skip": 2,
     }  # fmt: skip
@@ -55,17 +55,19 @@ async def test_every_default_is_changed_shown_with_who_said_it_and_used(tmp_path
         assert before["origins"]["max_clip_skip"] == before["origins"]["schedulers"] == "checkpoint"
         assert before["values"]["schedulers"][0] == "PNDMScheduler"
 
-        changed = await patch(f, "/api/models/sd", {"defaults": said, "limits": {"max_steps": 20}, "aliases": ["one"]})
+        changed = await patch(
+            f, "/api/models/sd", {"defaults": defaults, "limits": {"max_steps": 20}, "aliases": ["one"]}
+        )
 
         assert changed.status_code == 200, changed.text
         shown = (await f.get("/api/models/one")).json()
-        for key, value in said.items():
+        for key, value in defaults.items():
             assert (shown["values"][f"defaults.{key}"], shown["origins"][f"defaults.{key}"]) == (value, "models.toml")
         assert (shown["values"]["sizes.1:1"], shown["origins"]["sizes.1:1"]) == ([768, 768], "models.toml")
         assert (shown["values"]["limits.max_steps"], shown["origins"]["limits.max_steps"]) == (20, "models.toml")
 
         request = f.engine.jobs[await f.submit(model="one")].requests[0]
-        assert (request.steps, request.guidance_scale, request.negative_prompt) == (9, 3.5, "blurred")  # type: ignore[union-attr]  # a picture
+        assert (request.steps, request.guidance_scale, request.negative_prompt) == (9, 3.5, "blurred")  # type: ignore[union-attr]  # an image request
         assert (request.width, request.height, request.clip_skip) == (768, 768, 2)  # type: ignore[union-attr]
         assert request.scheduler == "DPMSolverMultistepScheduler"  # type: ignore[union-attr]
         own = f.engine.jobs[await f.submit(model="sd", clip_skip=0, scheduler="PNDMScheduler")].requests[0]
@@ -81,29 +83,33 @@ async def test_every_default_is_changed_shown_with_who_said_it_and_used(tmp_path
         ("wan", {"defaults": {"scheduler": "DDIMScheduler"}}, "defaults.scheduler"),
         ("sd", {"defaults": {"clip_skip": 12}}, "defaults.clip_skip must be at most 11"),
         ("wan", {"defaults": {"clip_skip": 1}}, "no layers of CLIP that could be left out"),
-        ("sd", {"defaults": {"num_frames": 9}}, "defaults.num_frames means nothing to a model for image"),
-        ("sd", {"defaults": {"max_tokens": 9}}, "defaults.max_tokens means nothing to a model for image"),
-        ("llama", {"defaults": {"steps": 9}}, "defaults.steps means nothing to a model for chat"),
-        ("llama", {"sizes": {"1:1": [64, 64]}}, "sizes means nothing to a model for chat"),
-        ("llama", {"limits": {"max_steps": 9}}, "limits.max_steps means nothing to a model for chat"),
+        ("sd", {"defaults": {"num_frames": 9}}, "defaults.num_frames does not apply to image models"),
+        ("sd", {"defaults": {"max_tokens": 9}}, "defaults.max_tokens does not apply to image models"),
+        ("llama", {"defaults": {"steps": 9}}, "defaults.steps does not apply to chat models"),
+        ("llama", {"sizes": {"1:1": [64, 64]}}, "sizes does not apply to chat models"),
+        ("llama", {"limits": {"max_steps": 9}}, "limits.max_steps does not apply to chat models"),
         ("llama", {"defaults": {"top_p": 1.5}}, "defaults.top_p"),
         ("sd", {"defaults": {"steps": 0}}, "defaults.steps must be more than 0"),
         ("sd", {"defaults": {"guidance_scale": -1}}, "defaults.guidance_scale must be 0 or more"),
         ("sd", {"defaults": {"steps": 151}}, "defaults.steps is 151, more than limits.max_steps, 150"),
         ("sd", {"limits": {"max_steps": 9}}, "defaults.steps is 50, more than limits.max_steps, 9"),
-        ("sd", {"defaults": {"width": 500, "height": 512}}, "500x512 is no multiple of 8"),
-        ("sd", {"sizes": {"1:1": [500, 512]}}, "sizes.1:1: 500x512 is no multiple of 8"),
+        ("sd", {"defaults": {"width": 500, "height": 512}}, "500x512 is not a multiple of 8"),
+        ("sd", {"sizes": {"1:1": [500, 512]}}, "sizes.1:1: 500x512 is not a multiple of 8"),
         ("sd", {"sizes": {"1:1": [8000, 8000]}}, "more than limits.max_pixels"),
-        ("wan", {"defaults": {"num_frames": 80}}, "80 is no multiple of 4 plus 1"),
-        ("sd", {"call": {"etta": 1.0}}, "call.etta: StableDiffusionPipeline takes no such argument. Did you mean 'eta'?"),
-        ("sd", {"aliases": ["Not A Name"]}, "aliases: 'Not A Name' is no name"),
+        ("wan", {"defaults": {"num_frames": 80}}, "80 is not a multiple of 4 plus 1"),
+        (
+            "sd",
+            {"call": {"etta": 1.0}},
+            "call.etta: StableDiffusionPipeline takes no such argument. Did you mean 'eta'?",
+        ),
+        ("sd", {"aliases": ["Not A Name"]}, "aliases: 'Not A Name' is not a name"),
         ("sd", {"aliases": ["wan"]}, "its alias 'wan' is the name of another model"),
     ],
-)  # fmt: skip
-async def test_a_default_that_fits_no_request_is_refused_by_its_name(
+)
+async def test_a_default_that_no_request_could_use_is_refused_by_its_name(
     tmp_path: Path, model: str, change: dict[str, Any], words: str
 ) -> None:
-    models(tmp_path)
+    write_models(tmp_path)
     async with library(tmp_path) as f:
         refused = await patch(f, f"/api/models/{model}", change)
 
@@ -114,30 +120,32 @@ async def test_a_default_that_fits_no_request_is_refused_by_its_name(
 
 
 @pytest.mark.parametrize(
-    ("spec", "wanted", "says"),
+    ("spec", "clip_skip", "words"),
     [
         ({}, 1, "clip_skip: m has no layers of CLIP that could be left out."),
         ({"max_clip_skip": 2}, 3, "clip_skip must be at most 2 for m."),
     ],
 )
-def test_a_clip_skip_that_does_not_apply_is_refused_by_its_name(spec: dict[str, Any], wanted: int, says: str) -> None:
+def test_a_clip_skip_that_does_not_apply_is_refused_by_its_name(
+    spec: dict[str, Any], clip_skip: int, words: str
+) -> None:
     model = ModelSpec(name="m", type="image", path=None, source="m", **spec)
 
-    with pytest.raises(BadRequest, match=says):
-        stored(model, clip_skip=wanted)
+    with pytest.raises(BadRequest, match=words):
+        stored_request(model, clip_skip=clip_skip)
 
 
-def test_a_request_goes_over_the_default_and_none_is_said_with_zero() -> None:
+def test_a_request_overrides_the_default_and_turns_clip_skip_off_with_zero() -> None:
     model = ModelSpec(
         name="m", type="image", path=None, source="m", max_clip_skip=2, schedulers=("A", "B"),
         defaults=Defaults(scheduler="B", clip_skip=2),
     )  # fmt: skip
 
-    assert (stored(model)["scheduler"], stored(model)["clip_skip"]) == ("B", 2)
-    assert stored(model, clip_skip=1, scheduler="A")["clip_skip"] == 1
-    assert stored(model, clip_skip=0)["clip_skip"] is None
+    assert (stored_request(model)["scheduler"], stored_request(model)["clip_skip"]) == ("B", 2)
+    assert stored_request(model, clip_skip=1, scheduler="A")["clip_skip"] == 1
+    assert stored_request(model, clip_skip=0)["clip_skip"] is None
 
 
-def stored(spec: ModelSpec, **wanted: Any) -> dict[str, Any]:
-    asked = GenerateRequest(prompt="x", type="image", **wanted)
-    return resolve(asked, spec, drawn_seed=1, auto_dtype="float32", priority=0).request
+def stored_request(spec: ModelSpec, **fields: Any) -> dict[str, Any]:
+    request = GenerateRequest(prompt="x", type="image", **fields)
+    return resolve(request, spec, drawn_seed=1, auto_dtype="float32", priority=0).request

@@ -1,7 +1,7 @@
-"""What a diffusers pipeline class says of itself in its source, read without importing it. No torch.
+"""Reads what a diffusers pipeline class takes and returns from its source, without importing it. Any thread; no torch.
 
-Listing models must be quick and must not pull torch into the process that answers HTTP, so the class's file is parsed:
-what its `__call__` takes and with which defaults, what it returns, and what its own example uses as frames per second.
+Listing models must be quick and must not load torch into the process that answers HTTP. So the class's file is parsed:
+the parameters and defaults of its `__call__`, the object that it returns, the frames per second in its example.
 """
 
 from __future__ import annotations
@@ -15,39 +15,40 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from models.preflight import package_folder
+from models.installed_libraries import package_folder
 
-# By diffusers' naming, classes that want a picture, a clip or a map besides the prompt even where the argument has a default.
+# Parts of class names, by diffusers' naming, that mean an image, a clip or a map besides the prompt. Such a class needs
+# it even where the argument has a default.
 NEEDS_MORE_THAN_TEXT = re.compile(
-    r"Img2Img|Image2(?=[A-Z])|ImageTo|VideoTo|Inpaint|Upscale|SuperResolution|Edit|Control|Adapter|Pix2Pix|I2I|(?<!T)I2V|V2V|Refine"
-    r"|Upsample|Depth2|DiffEdit|Fill|VisualCloze|Emb2Emb|Layered|Redux|InContext|Onnx|ShapE|LDM3D"
+    r"Img2Img|Image2(?=[A-Z])|ImageTo|VideoTo|Inpaint|Upscale|SuperResolution|Edit|Control|Adapter|Pix2Pix|I2I"
+    r"|(?<!T)I2V|V2V|Refine|Upsample|Depth2|DiffEdit|Fill|VisualCloze|Emb2Emb|Layered|Redux|InContext|Onnx|ShapE|LDM3D"
 )
-FRAME_COUNTS = ("num_frames", "video_length")
+FRAME_COUNTS = ("num_frames", "video_length")  # the parameters that pipelines count frames with
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineSource:
     output: Literal["image", "video"] | None  # None: sound, embeddings, text …
     needs: tuple[str, ...]  # arguments besides the prompt that a caller must give
-    arguments: frozenset[str]  # of __call__
-    defaults: dict[str, int | float | str]  # the plain ones of __call__'s defaults
-    constants: dict[str, int]  # self.default_sample_size = 128 and the like; `height or 1024`
-    says_size: bool  # default_sample_size is that number whatever the checkpoint says
+    arguments: frozenset[str]  # parameters of __call__
+    defaults: dict[str, int | float | str]  # those defaults of __call__ that are plain numbers or texts
+    constants: dict[str, int]  # from `self.default_sample_size = 128` and `height or 1024`
+    fixed_sample_size: bool  # default_sample_size is a constant, whatever the checkpoint's config has
     size_multiple: int  # from checks against a plain number: height % 16
     cells_multiple: int  # from checks against the VAE's cell: height % (self.vae_scale_factor * 2)
-    takes_loras: bool  # it, or a class it is made of, can load them
-    takes_embeddings: bool  # likewise textual inversions
-    example_fps: int | None  # of its own example's export_to_video(…, fps=16)
+    takes_loras: bool  # the class has a loader of LoRAs among its bases
+    takes_embeddings: bool  # the class has a loader of textual inversions among its bases
+    example_fps: int | None  # from export_to_video(…, fps=16) in the example of its docstring
 
     @property
     def text_to(self) -> Literal["image", "video"] | None:
-        """What it makes from a prompt alone; None when a prompt alone is not enough."""
+        """Returns what a prompt alone makes, None when the pipeline needs more than a prompt."""
         return self.output if "prompt" in self.arguments and not self.needs else None
 
 
 @lru_cache(maxsize=256)
 def pipeline_source(class_name: str) -> PipelineSource | None:
-    """None when diffusers has no such class."""
+    """Returns None when diffusers has no such class."""
     path = _files_by_class().get(class_name)
     if path is None:
         return None
@@ -69,7 +70,7 @@ def pipeline_source(class_name: str) -> PipelineSource | None:
         arguments=arguments,
         defaults=defaults,
         constants=_constants(cls),
-        says_size=_says_size(cls),
+        fixed_sample_size=_fixed_sample_size(cls),
         size_multiple=_size_multiple(cls),
         cells_multiple=_cells_multiple(cls),
         takes_loras=any("LoraLoaderMixin" in _name(base) for base in cls.bases),
@@ -79,12 +80,12 @@ def pipeline_source(class_name: str) -> PipelineSource | None:
 
 
 def module_of(class_name: str) -> str | None:
-    """Of any class below diffusers.pipelines, "diffusers.pipelines.…"; None when there is none of that name."""
+    """Returns the module ("diffusers.pipelines.…") that defines a class, None when diffusers has no such class."""
     path = _files_by_class().get(class_name)
     if path is None:
         return None
-    below = path.relative_to(package_folder("diffusers")).with_suffix("")
-    return ".".join(("diffusers", *below.parts))
+    module = path.relative_to(package_folder("diffusers")).with_suffix("")
+    return ".".join(("diffusers", *module.parts))
 
 
 @lru_cache(maxsize=1)
@@ -102,8 +103,8 @@ def _class_in(tree: ast.Module, name: str) -> ast.ClassDef:
 
 
 def _signature(call: ast.FunctionDef) -> tuple[dict[str, int | float | str], list[str]]:
-    """Plain defaults by name, and the names without any default."""
-    positional = [arg.arg for arg in (*call.args.posonlyargs, *call.args.args)][1:]  # without self
+    """Returns name → plain default, and the names of parameters without a default."""
+    positional = [arg.arg for arg in (*call.args.posonlyargs, *call.args.args)][1:]  # drops self
     n_required = len(positional) - len(call.args.defaults)
     given = [*zip(positional[n_required:], call.args.defaults, strict=True)]
     given += [(arg.arg, value) for arg, value in zip(call.args.kwonlyargs, call.args.kw_defaults, strict=True) if value]
@@ -112,11 +113,14 @@ def _signature(call: ast.FunctionDef) -> tuple[dict[str, int | float | str], lis
         for name, value in given
         if isinstance(value, ast.Constant) and type(value.value) in (int, float, str)
     }
-    return defaults, positional[:n_required]  # type: ignore[return-value]  # the line above keeps these three types only
+    return defaults, positional[:n_required]  # type: ignore[return-value]  # only these three types pass the `if`
 
 
 def _output(call: ast.FunctionDef, arguments: frozenset[str]) -> Literal["image", "video"] | None:
-    """By the output object it returns: XPipelineOutput(frames=…) or (images=…); combined pipelines pass one on unnamed."""
+    """Judges by the returned object: XPipelineOutput(frames=…) or (images=…).
+
+    Combined pipelines return a plain name.
+    """
     outputs = [
         node.value
         for node in ast.walk(call)
@@ -142,7 +146,7 @@ def _constants(cls: ast.ClassDef) -> dict[str, int]:
     for node in ast.walk(cls):
         match node:
             case ast.Assign(targets=[ast.Attribute(attr=name)], value=value) if name.startswith("default_"):
-                # self.default_sample_size = 128, also as the last choice of `a if b else 128`
+                # `self.default_sample_size = 128`, or the last number of `a if b else 128`
                 numbers = [n.value for n in ast.walk(value) if isinstance(n, ast.Constant) and type(n.value) is int]
                 if numbers and numbers[-1] > 1:
                     found[name] = numbers[-1]
@@ -153,12 +157,12 @@ def _constants(cls: ast.ClassDef) -> dict[str, int]:
     return found
 
 
-def _says_size(cls: ast.ClassDef) -> bool:
-    """`self.default_sample_size = 128`, not `… if … else 128`."""
+def _fixed_sample_size(cls: ast.ClassDef) -> bool:
+    """Returns whether the class has `self.default_sample_size = 128` rather than `… if … else 128`."""
     return any(
         isinstance(node, ast.Assign)
         and isinstance(node.value, ast.Constant)
-        and any(isinstance(to, ast.Attribute) and to.attr == "default_sample_size" for to in node.targets)
+        and any(isinstance(target, ast.Attribute) and target.attr == "default_sample_size" for target in node.targets)
         for node in ast.walk(cls)
     )
 
@@ -188,13 +192,12 @@ def _size_multiple(cls: ast.ClassDef) -> int:
 
 
 def _example_fps(text: str) -> int | None:
-    # a clip written by its own example; frame_rate=24.0 in newer ones
     found = re.search(r"export_to_(?:video|gif|merged_video)\([^\n]*?\bfps=(\d+)", text)
     return int(found[1]) if found else None
 
 
 def text_pipelines() -> Iterator[tuple[str, Literal["image", "video"]]]:
-    """Every class of the installed diffusers that makes pictures or clips from a prompt alone."""
+    """Yields every class of the installed diffusers that makes images or video from a prompt alone."""
     for name in sorted(_files_by_class()):
         source = pipeline_source(name) if name.endswith("Pipeline") else None
         if source is not None and source.text_to is not None:

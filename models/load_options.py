@@ -1,6 +1,9 @@
-"""Do the load-time knobs of a model fit its checkpoint, its device and what is installed? Asked before anything is loaded; no torch.
+"""Checks the load options of a model against its checkpoint, its device and the installed libraries.
 
-A knob that would do nothing, or only fail at load, is an error of the configuration that says why.
+Any thread; no torch.
+
+It runs before anything is loaded. An option that would do nothing, or would only fail later, is an error with its
+reason.
 """
 
 from __future__ import annotations
@@ -10,33 +13,43 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from models.checkpoint.pipeline_source import pipeline_source
 from models.errors import BadModel
-from models.files import read_safetensors_header
-from models.pipeline_source import pipeline_source
-from models.preflight import components, package_folder, read_config
+from models.files.json_files import read_config
+from models.files.model_index import components
+from models.files.safetensors_header import read_safetensors_header
+from models.installed_libraries import package_folder
 from models.spec import ModelSpec
 
 DENOISERS = ("transformer", "unet")
-LIBRARY = {"bnb": "bitsandbytes", "torchao": "torchao", "quanto": "optimum.quanto"}
-EXTRA = {"bitsandbytes": "bitsandbytes", "torchao": "torchao", "optimum.quanto": "quanto"}
-ON_CUDA_ONLY = ("torchao-int4",)  # its kernels
-ON_CUDA_IN_DIFFUSERS = ("bnb-8bit", "bnb-4bit")  # transformers takes them to a CPU, diffusers 0.42 does not
-ATTENTIONS = {  # → what has to be installed for it
+LIBRARIES = {  # first word of a quantization → the module that it needs
+    "bnb": "bitsandbytes",
+    "torchao": "torchao",
+    "quanto": "optimum.quanto",
+}
+EXTRAS = {  # module → the extra of our package that installs it
+    "bitsandbytes": "bitsandbytes",
+    "torchao": "torchao",
+    "optimum.quanto": "quanto",
+}
+ON_CUDA_ONLY = ("torchao-int4",)  # its kernels exist for CUDA alone
+ON_CUDA_IN_DIFFUSERS = ("bnb-8bit", "bnb-4bit")  # transformers runs them on a CPU, diffusers 0.42 does not
+ATTENTIONS = {  # attention backend of diffusers → the module that it needs
     "native": None, "_native_math": None, "_native_cudnn": None, "_native_efficient": None, "_native_flash": None,
     "flex": None, "flash": "flash_attn", "_flash_3": "flash_attn_interface", "sage": "sageattention",
     "xformers": "xformers", "flash_hub": "kernels", "_flash_3_hub": "kernels", "sage_hub": "kernels",
 }  # fmt: skip
-ATTENTIONS_OF_CPU = ("native", "_native_math")
-CLIP_OF_XL = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}  # tensors of a textual inversion for SDXL
+CPU_ATTENTIONS = ("native", "_native_math")
+SDXL_EMBEDDINGS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}  # tensors of a textual inversion for SDXL
 
 
-def check_knobs(spec: ModelSpec, *, on_cpu: bool) -> None:
-    """`on_cpu`: where it will be loaded. Raises `BadModel` that names the knob."""
+def check_load_options(spec: ModelSpec, *, on_cpu: bool) -> None:
+    """Raises `BadModel` that names the option at fault. `on_cpu`: the model will be loaded on the CPU."""
     load = spec.load
     if spec.type == "chat":
-        for knob in ("offload", "vae", "base", "embeddings", "compile", "attention"):
-            if getattr(load, knob):
-                raise BadModel(f"load.{knob} is for image and video models")
+        for option in ("offload", "vae", "base", "embeddings", "compile", "attention"):
+            if getattr(load, option):
+                raise BadModel(f"load.{option} is for image and video models")
     if load.quantization is not None:
         _check_quantization(spec, on_cpu)
     if load.attention is not None:
@@ -62,8 +75,8 @@ def _check_against_checkpoint(spec: ModelSpec, folder: Path) -> None:
         raise BadModel(f"load.vae: {spec.pipeline} has no VAE")
     if load.attention and denoiser != "transformer":
         raise BadModel(f"load.attention is for transformers; {spec.pipeline} has a U-Net, which keeps torch's own")
-    if load.compile and (denoiser is None or not _names_repeated_blocks(parts[denoiser][1])):
-        raise BadModel(f"load.compile: the denoiser of {spec.pipeline} names no repeated blocks")
+    if load.compile and (denoiser is None or not _declares_repeated_blocks(parts[denoiser][1])):
+        raise BadModel(f"load.compile: the denoiser of {spec.pipeline} declares no repeated blocks")
     if load.embeddings:
         source = pipeline_source(spec.pipeline or "")
         if source is None or not source.takes_embeddings:
@@ -74,12 +87,12 @@ def _check_against_checkpoint(spec: ModelSpec, folder: Path) -> None:
 
 def _check_embedding(path: Path, folder: Path, *, xl: bool) -> None:
     tensors = read_safetensors_header(path)
-    wanted = CLIP_OF_XL if xl else dict.fromkeys(tensors, "text_encoder")
-    if set(tensors) != set(wanted) or not tensors or (not xl and len(tensors) > 1):
-        ours = "two, clip_l and clip_g" if xl else "one"
-        raise BadModel(f"load.embeddings: {path.name} has the tensors {', '.join(tensors)[:200]}; wanted is {ours}")
+    expected = SDXL_EMBEDDINGS if xl else dict.fromkeys(tensors, "text_encoder")
+    if set(tensors) != set(expected) or not tensors or (not xl and len(tensors) > 1):
+        count = "two, clip_l and clip_g" if xl else "one"
+        raise BadModel(f"load.embeddings: {path.name} has the tensors {', '.join(tensors)[:200]}; expected is {count}")
     for name, tensor in tensors.items():
-        width = read_config(folder / wanted[name] / "config.json").get("hidden_size")
+        width = read_config(folder / expected[name] / "config.json").get("hidden_size")
         if tensor.shape[-1] != width:
             raise BadModel(f"load.embeddings: {path.name} is {tensor.shape[-1]} wide, this model's tokens are {width}")
 
@@ -97,17 +110,18 @@ def _check_quantization(spec: ModelSpec, on_cpu: bool) -> None:
         raise BadModel(f"load.quantization: {kind} is for folders; a single file takes fp8-layerwise")
     if on_cpu and (kind in ON_CUDA_ONLY or (kind in ON_CUDA_IN_DIFFUSERS and spec.type != "chat")):
         raise BadModel(f"load.quantization: {kind} needs a CUDA device")
-    library = LIBRARY[kind.split("-")[0]]
+    library = LIBRARIES[kind.split("-")[0]]
     if not _installed(library):
         raise BadModel(
-            f"load.quantization: {kind} needs {library}, which is not installed: pip install 'agentname[{EXTRA[library]}]'"
+            f"load.quantization: {kind} needs {library}, which is not installed: "
+            f"pip install 'agentname[{EXTRAS[library]}]'"
         )
 
 
 def _check_attention(attention: str, on_cpu: bool) -> None:
     if attention not in ATTENTIONS:
         raise BadModel(f"load.attention must be one of {', '.join(ATTENTIONS)}")
-    if on_cpu and attention not in ATTENTIONS_OF_CPU:
+    if on_cpu and attention not in CPU_ATTENTIONS:
         raise BadModel(f"load.attention: {attention} needs a CUDA device")
     library = ATTENTIONS[attention]
     if library is not None and not _installed(library):
@@ -115,8 +129,8 @@ def _check_attention(attention: str, on_cpu: bool) -> None:
 
 
 @lru_cache(maxsize=64)
-def _names_repeated_blocks(class_name: str) -> bool:
-    """Whether a model class of diffusers says which of its blocks repeat, in its own body."""
+def _declares_repeated_blocks(class_name: str) -> bool:
+    """Returns whether the body of a model class of diffusers sets `_repeated_blocks` to a list that is not empty."""
     head = re.compile(rf"^class {re.escape(class_name)}\(", re.MULTILINE)
     for path in sorted((package_folder("diffusers") / "models").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
@@ -129,5 +143,5 @@ def _names_repeated_blocks(class_name: str) -> bool:
 def _installed(library: str) -> bool:
     try:
         return find_spec(library) is not None
-    except ModuleNotFoundError:  # of the package above it
+    except ModuleNotFoundError:  # the parent package is missing
         return False

@@ -1,11 +1,11 @@
-"""models.toml → entries: what its author says of a model, laid over what the checkpoint says of itself.
+"""Parses models.toml into entries: what its author sets for a model, applied over what the checkpoint has. Any thread.
 
-  [models.NAME]            type, source, revision, aliases, default, dtype, device, pinned, keep_alive_s, max_running
-  [models.NAME.defaults]   the fields of models.spec.Defaults        [models.NAME.sizes]   "16:9" = [width, height]
-  [models.NAME.limits]     the fields of models.spec.Limits          [models.NAME.call]    arguments of the pipeline's __call__
-  [models.NAME.load]       the fields of models.spec.Loading
+  [models.NAME]           type, source, revision, aliases, default, dtype, device, pinned, keep_alive_s, max_running
+  [models.NAME.defaults]  the fields of models.spec.Defaults     [models.NAME.sizes]  "16:9" = [width, height]
+  [models.NAME.limits]    the fields of models.spec.Limits       [models.NAME.call]   arguments of the pipeline's
+  __call__ [models.NAME.load]      the fields of models.spec.LoadOptions
 
-Nothing unknown is let pass: a misspelt key would otherwise be a setting that silently does nothing.
+An unknown key is an error, because a misspelt key would be a setting that silently does nothing.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from models.errors import BadConfig, nearest
-from models.spec import Defaults, Dtype, Limits, Loading, ModelSpec, ModelType
+from models.spec import Defaults, Dtype, Limits, LoadOptions, ModelSpec, ModelType
 
 Names = tuple[str, ...]
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 SECTIONS = ("defaults", "limits", "sizes", "call", "load")
-OWN_KEYS = (
+TOP_KEYS = (
     "type",
     "source",
     "revision",
@@ -40,9 +40,9 @@ OWN_KEYS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ModelEntry:
     name: str
-    own: Mapping[str, Any]  # OWN_KEYS, those that were said
+    top: Mapping[str, Any]  # the keys of [models.NAME] itself
     defaults: Mapping[str, Any]
     limits: Mapping[str, Any]
     sizes: Mapping[str, tuple[int, int]]
@@ -51,8 +51,8 @@ class Entry:
 
     @property
     def source(self) -> str | None:
-        """With its revision, as `models.sources` writes it."""
-        source, revision = self.own.get("source"), self.own.get("revision")
+        """Returns the source with its revision: "owner/name@revision:file"."""
+        source, revision = self.top.get("source"), self.top.get("revision")
         if source is None or revision is None:
             return source
         repo, colon, file = str(source).partition(":")
@@ -60,32 +60,33 @@ class Entry:
 
     @property
     def type(self) -> ModelType | None:
-        return self.own.get("type")
+        return self.top.get("type")
 
     @property
     def dtype(self) -> Dtype:
-        dtype: Dtype = self.own.get("dtype", "auto")
+        dtype: Dtype = self.top.get("dtype", "auto")
         return dtype
 
-    def over(self, spec: ModelSpec, who: str) -> ModelSpec:
-        """The spec with everything that was said in its place, and `who` said it; what was not said stays."""
-        said = [key for key in self.own if key not in ("type", "source")]
+    def apply_to(self, spec: ModelSpec, origin: str) -> ModelSpec:
+        """Returns the spec with the values of this entry, recorded as set by `origin`; all other values stay."""
+        top = {key: value for key, value in self.top.items() if key not in ("type", "source")}
+        keys = [*top]
         for section in SECTIONS:
-            said += [f"{section}.{key}" for key in getattr(self, section)]
+            keys += [f"{section}.{key}" for key in getattr(self, section)]
         return replace(
             spec,
-            **{key: value for key, value in self.own.items() if key not in ("type", "source")},
+            **top,
             defaults=replace(spec.defaults, **self.defaults),
             limits=replace(spec.limits, **self.limits),
             sizes={**spec.sizes, **self.sizes},
             call={**spec.call, **self.call},
             load=replace(spec.load, **self.load),
-            origins={**spec.origins, **dict.fromkeys(said, who)},
+            origins={**spec.origins, **dict.fromkeys(keys, origin)},
         )
 
 
-def read_entries(toml: Path) -> list[Entry]:
-    """Raises `BadConfig` with the file's name and the key at fault."""
+def read_entries(toml: Path) -> list[ModelEntry]:
+    """Parses the file. Raises `BadConfig` that names the file and the key at fault."""
     try:
         parsed = tomllib.loads(toml.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -97,21 +98,21 @@ def read_entries(toml: Path) -> list[Entry]:
         raise BadConfig(f"{toml}: {error.message}") from error
 
 
-def parse_entry(name: str, value: object) -> Entry:
-    """One [models.NAME] table. Raises `BadConfig` that names the key at fault."""
+def parse_entry(name: str, value: object) -> ModelEntry:
+    """Parses one [models.NAME] table. Raises `BadConfig` that names the key at fault."""
     where = f"models.{name}"
     if not NAME.fullmatch(name):
         raise BadConfig(f"[{where}]: a model's name is made of a-z, 0-9, '.', '_' and '-', at most 64 of them")
     table = _table(value, where)
-    _check_keys(table, (*OWN_KEYS, *SECTIONS), where)
-    return Entry(
+    _check_keys(table, (*TOP_KEYS, *SECTIONS), where)
+    return ModelEntry(
         name=name,
-        own=_typed({key: table[key] for key in OWN_KEYS if key in table}, ModelSpec, where),
+        top=_typed({key: table[key] for key in TOP_KEYS if key in table}, ModelSpec, where),
         defaults=_typed(_table(table.get("defaults", {}), f"{where}.defaults"), Defaults, f"{where}.defaults"),
         limits=_typed(_table(table.get("limits", {}), f"{where}.limits"), Limits, f"{where}.limits"),
         sizes=_sizes(_table(table.get("sizes", {}), f"{where}.sizes"), f"{where}.sizes"),
         call=_table(table.get("call", {}), f"{where}.call"),
-        load=_typed(_table(table.get("load", {}), f"{where}.load"), Loading, f"{where}.load"),
+        load=_typed(_table(table.get("load", {}), f"{where}.load"), LoadOptions, f"{where}.load"),
     )
 
 
@@ -127,13 +128,15 @@ def _check_keys(table: Mapping[str, object], known: tuple[str, ...], where: str)
             raise BadConfig(f"[{where}] unknown key '{key}'.{nearest(key, known)}")
 
 
-def _typed(table: Mapping[str, Any], cls: type[Defaults | Limits | Loading | ModelSpec], where: str) -> dict[str, Any]:
-    """The table, every key a field of `cls` and every value of that field's type."""
+def _typed(
+    table: Mapping[str, Any], cls: type[Defaults | Limits | LoadOptions | ModelSpec], where: str
+) -> dict[str, Any]:
+    """Returns the table once every key is a field of `cls` and every value has the type of its field."""
     _check_keys(table, tuple(field.name for field in fields(cls)), where)
     hints = get_type_hints(cls)
     found: dict[str, Any] = {}
     for key, value in table.items():
-        allowed = _alternatives(hints[key])
+        allowed = _allowed(hints[key])
         if allowed == (Names,):
             if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
                 raise BadConfig(f"[{where}] {key} = {value!r} is not a list of texts")
@@ -142,19 +145,20 @@ def _typed(table: Mapping[str, Any], cls: type[Defaults | Limits | Loading | Mod
         if float in allowed and type(value) is int:
             value = float(value)
         if type(value) not in allowed and value not in allowed:
-            raise BadConfig(f"[{where}] {key} = {value!r} is not {_spell(allowed)}")
+            raise BadConfig(f"[{where}] {key} = {value!r} is not {_description(allowed)}")
         found[key] = value
     return found
 
 
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    """Of `int | None` int, of a Literal its values, of str itself."""
+def _allowed(hint: Any) -> tuple[Any, ...]:
+    """Returns the types or values that a type hint allows: (int,) for `int | None`, the values of a Literal."""
     if get_origin(hint) in (UnionType, typing.Union):
-        return tuple(one for choice in get_args(hint) if choice is not type(None) for one in _alternatives(choice))
+        choices = [choice for choice in get_args(hint) if choice is not type(None)]
+        return tuple(allowed for choice in choices for allowed in _allowed(choice))
     return get_args(hint) if get_origin(hint) is typing.Literal else (hint,)
 
 
-def _spell(allowed: tuple[Any, ...]) -> str:
+def _description(allowed: tuple[Any, ...]) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return " or ".join(
         names.get(choice, repr(choice)) if isinstance(choice, type) else repr(choice) for choice in allowed

@@ -1,0 +1,170 @@
+"""Turns a checkpoint folder or file into a `ModelSpec`: its type, sizes, limits and bytes. No torch. Any thread.
+
+Everything comes from the checkpoint's own files and from the source of its pipeline class; each fallback for a value
+that neither has is a named constant. models.toml may override any of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+from models.chat_template import check_template, check_templates
+from models.checkpoint.component_configs import Config, Configs, number, positive_int
+from models.checkpoint.image_size import native_size, size_multiple, sizes_by_aspect
+from models.checkpoint.pipeline_source import pipeline_source
+from models.checkpoint.schedulers import compatible_schedulers
+from models.checkpoint.single_file import base_components, chat_context, find_base, weight_bytes_of_file
+from models.checkpoint.video_frames import frame_rule, frames_per_second
+from models.errors import BadModel
+from models.files.gguf_header import read_gguf_header
+from models.files.json_files import read_config
+from models.files.model_index import components
+from models.files.safety import check_folder, check_path
+from models.files.weight_files import weight_bytes, weight_files
+from models.fingerprint import fingerprint
+from models.spec import Defaults, Limits, ModelSpec
+from models.weight_identity import is_decoder, weight_identity
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Returns whether a folder or file looks like a model by its names alone; nothing is opened."""
+    if path.is_file():
+        return path.suffix in (".safetensors", ".gguf")
+    return (path / "model_index.json").is_file() or (
+        (path / "config.json").is_file() and any(path.glob("*.safetensors"))
+    )
+
+
+def read_checkpoint(
+    path: Path, *, name: str, source: str, float_bytes: int, base: Path | None = None, cache_dir: Path | None = None
+) -> ModelSpec:
+    """Reads a folder, or a single file with the configs of `base` or of its known family.
+
+    Raises `BadModel` with the reason when the path is not a checkpoint that can be served.
+    """
+    check_path(path)
+    if path.is_dir() and (path / "model_index.json").is_file():
+        spec = _pipeline_folder(path, name=name, source=source, float_bytes=float_bytes)
+    elif path.is_dir():
+        spec = _chat_folder(path, name=name, source=source, float_bytes=float_bytes)
+    elif path.suffix == ".gguf" and (context := chat_context(path)) is not None:
+        check_template(str(read_gguf_header(path).metadata.get("tokenizer.chat_template", "")))
+        spec = _chat_spec(name, path, source, weight_bytes_of_file(path, float_bytes), context or None)
+    else:
+        base = find_base(path, base, cache_dir)
+        spec = _pipeline_file(path, base, name=name, source=source, float_bytes=float_bytes)
+    return replace(spec, fingerprint=fingerprint(path), origins=_origins(spec))
+
+
+def _origins(spec: ModelSpec) -> dict[str, str]:
+    """Marks every value that differs from our own default as read from the checkpoint or its pipeline class."""
+    found = {f"sizes.{ratio}": "checkpoint" for ratio in spec.sizes}
+    for section, plain in (("defaults", Defaults()), ("limits", Limits())):
+        values = getattr(spec, section)
+        for field in fields(plain):
+            if getattr(values, field.name) != getattr(plain, field.name):
+                found[f"{section}.{field.name}"] = "checkpoint"
+    return found
+
+
+# Chat
+
+
+def _chat_folder(folder: Path, *, name: str, source: str, float_bytes: int) -> ModelSpec:
+    if not is_decoder(folder):
+        raise BadModel("is neither a diffusers pipeline (model_index.json) nor a language model (…ForCausalLM)")
+    check_templates(folder)
+    context = positive_int(read_config(folder / "config.json"), "max_position_embeddings") or None
+    n_bytes = weight_bytes([folder], float_bytes)
+    spec = _chat_spec(name, folder, source, n_bytes, context)
+    return replace(spec, shareable={"model": (weight_identity(folder), n_bytes)})
+
+
+def _chat_spec(name: str, path: Path, source: str, n_bytes: int, context: int | None) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        type="chat",
+        path=path,
+        source=source,
+        weight_bytes=n_bytes,
+        max_running=32,  # rows of one decode step; the default of pipelines.chat.lane
+        limits=Limits(context_tokens=context),
+    )
+
+
+# Image and video
+
+
+def _pipeline_folder(folder: Path, *, name: str, source: str, float_bytes: int) -> ModelSpec:
+    spec = _pipeline_spec(folder, name, source, weights=lambda parts: weight_bytes(parts, float_bytes))
+    shareable = {
+        part: (weight_identity(folder / part), weight_bytes([folder / part], float_bytes))
+        for part in components(read_config(folder / "model_index.json"))
+        if is_decoder(folder / part) and weight_files(folder / part)
+    }
+    return replace(spec, shareable=shareable)
+
+
+def _pipeline_file(file: Path, base: Path, *, name: str, source: str, float_bytes: int) -> ModelSpec:
+    check_folder(base, weights=False)
+
+    def weights(parts: list[Path]) -> int:
+        return weight_bytes_of_file(file, float_bytes) + weight_bytes(base_components(file, parts), float_bytes)
+
+    return replace(_pipeline_spec(base, name, source, weights), path=file, base_path=base)
+
+
+def _pipeline_spec(folder: Path, name: str, source: str, weights: Callable[[list[Path]], int]) -> ModelSpec:
+    """`weights` returns the bytes to load, given the folders of the pipeline's components."""
+    model_index = read_config(folder / "model_index.json")
+    class_name = str(model_index["_class_name"])
+    pipeline = pipeline_source(class_name)
+    if pipeline is None:
+        raise BadModel(f"needs the pipeline class {class_name[:80]}, which the installed diffusers does not have")
+    kind = pipeline.text_to
+    if kind is None:
+        if pipeline.needs:
+            raise BadModel(f"{class_name} needs {', '.join(pipeline.needs)} besides a prompt")
+        raise BadModel(f"{class_name} makes neither image nor video")
+    parts = [folder / part for part in components(model_index) if (folder / part).is_dir()]
+    configs = {part.name: read_config(part / "config.json") for part in parts if (part / "config.json").is_file()}
+    width, height = native_size(pipeline, configs, kind)
+    multiple = math.gcd(size_multiple(pipeline, configs), width, height)  # allows the native size in any case
+    frames_multiple, frames_remainder, num_frames = frame_rule(pipeline, configs, kind)
+    steps, guidance = (number(pipeline.defaults.get(key)) for key in ("num_inference_steps", "guidance_scale"))
+    return ModelSpec(
+        name=name,
+        type=kind,
+        path=folder,
+        source=source,
+        pipeline=class_name,
+        schedulers=compatible_schedulers(model_index, _scheduler_config(folder)),
+        takes_loras=pipeline.takes_loras,
+        arguments=pipeline.arguments,
+        max_clip_skip=_clip_layers(configs) - 1 if "clip_skip" in pipeline.arguments else 0,
+        weight_bytes=weights(parts),
+        defaults=Defaults(
+            steps=round(steps) if steps is not None else None,
+            guidance_scale=guidance,
+            width=width,
+            height=height,
+            num_frames=num_frames,
+            fps=frames_per_second(pipeline) if kind == "video" else None,
+        ),
+        limits=Limits(size_multiple=multiple, frames_multiple=frames_multiple, frames_remainder=frames_remainder),
+        sizes=sizes_by_aspect((width, height), multiple),
+    )
+
+
+def _scheduler_config(folder: Path) -> Config:
+    path = folder / "scheduler" / "scheduler_config.json"
+    return read_config(path) if path.is_file() else {}
+
+
+def _clip_layers(configs: Configs) -> int:
+    """Returns the layers of the text encoder that has the fewest, 1 when no config names them."""
+    encoders = (configs[name] for name in ("text_encoder", "text_encoder_2") if name in configs)
+    return min((n for encoder in encoders if (n := positive_int(encoder, "num_hidden_layers"))), default=1)

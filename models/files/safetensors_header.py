@@ -1,0 +1,91 @@
+"""Reads the header of a safetensors file and checks every number in it against the size of the file. Any thread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.errors import BadModel
+from models.files.file_kind import MAX_HEADER_BYTES, sniff
+from models.files.json_files import parse_json
+
+MAX_NAME_CHARS = 512
+DTYPE_BYTES = {  # dtypes of the safetensors format → bytes per element
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1,
+    "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4,
+    "U64": 8, "I64": 8, "F64": 8, "C64": 8,
+}  # fmt: skip
+FLOAT_DTYPES = frozenset({"F16", "BF16", "F32", "F64"})  # a cast to the serving dtype changes these
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    def bytes_at(self, float_bytes: int) -> int:
+        """Returns the size of the tensor once every float has `float_bytes`; integers keep their size."""
+        return self.elements * (float_bytes if self.dtype in FLOAT_DTYPES else DTYPE_BYTES[self.dtype])
+
+
+def read_safetensors_header(path: Path) -> dict[str, Tensor]:
+    """Returns tensor name → dtype and shape. Raises `BadModel` unless the tensors tile the file exactly."""
+    kind = sniff(path)
+    if kind != "safetensors":
+        raise BadModel(f"{path.name} is not a safetensors file ({kind} content)", detail=str(path))
+    file_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        if header_bytes > MAX_HEADER_BYTES or header_bytes > file_bytes - 8:
+            raise BadModel(f"{path.name}: a header of {header_bytes} bytes in a file of {file_bytes}", detail=str(path))
+        entries = parse_json(file.read(header_bytes), path.name)
+    if not isinstance(entries, dict):
+        raise BadModel(f"{path.name}: the header is not an object", detail=str(path))
+    entries.pop("__metadata__", None)
+    return _check_tiling(entries, data_bytes=file_bytes - 8 - header_bytes, name=path.name)
+
+
+def _check_tiling(entries: Mapping[str, object], *, data_bytes: int, name: str) -> dict[str, Tensor]:
+    spans: list[tuple[int, int]] = []
+    tensors: dict[str, Tensor] = {}
+    for key, entry in entries.items():
+        check_tensor_name(key, name)
+        tensor, span = _parse_entry(key, entry, name)
+        tensors[key] = tensor
+        spans.append(span)
+    end_of_last = 0
+    for begin, end in sorted(spans):
+        if begin != end_of_last:
+            raise BadModel(f"{name}: tensors overlap or leave a hole at byte {end_of_last}")
+        end_of_last = end
+    if end_of_last != data_bytes:
+        raise BadModel(f"{name}: the header lists {end_of_last} bytes of tensors, the file holds {data_bytes}")
+    return tensors
+
+
+def _parse_entry(key: str, entry: object, name: str) -> tuple[Tensor, tuple[int, int]]:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]} if (
+            dtype in DTYPE_BYTES and all(type(size) is int and size >= 0 for size in shape)
+        ):
+            tensor = Tensor(dtype, tuple(shape))
+        case _:
+            raise BadModel(f"{name}: the entry of tensor '{key[:80]}' is malformed")
+    if begin < 0 or end - begin != tensor.elements * DTYPE_BYTES[dtype]:
+        raise BadModel(f"{name}: the bytes of tensor '{key[:80]}' do not match its shape")
+    return tensor, (begin, end)
+
+
+def check_tensor_name(key: str, name: str) -> None:
+    """Refuses a name that would reach into Python objects if a library resolved it (`a.__class__.b`, CVE-2025-6107)."""
+    if len(key) > MAX_NAME_CHARS:
+        raise BadModel(f"{name}: a tensor name of {len(key)} characters")
+    if any(part.startswith("__") and part.endswith("__") for part in key.split(".")):
+        raise BadModel(f"{name}: a tensor is named after a Python internal")

@@ -1,0 +1,112 @@
+"""Decides whether a checkpoint may be opened: refuses one that would run code, before any library reads it. Any thread.
+
+A config can name code: `auto_map`, a pipeline class in a module of the checkpoint, a library in model_index.json, a .py
+file beside a component. The libraries refuse most of these most of the time; CVE-2026-4372 and GHSA-4prv-5hj7-c2xr are
+cases that they missed. Pickled weights are refused by the content of the file, whatever its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from models.errors import BadModel
+from models.files.gguf_header import read_gguf_header
+from models.files.json_files import read_config
+from models.files.model_index import components
+from models.files.safetensors_header import read_safetensors_header
+from models.files.weight_files import weight_files
+from models.fingerprint import fingerprint
+from models.installed_libraries import transformers_models
+
+FORBIDDEN_KEYS = frozenset({"custom_pipeline", "trust_remote_code", "custom_code", "_custom_pipeline"})
+ATTENTION_KEYS = frozenset({"_attn_implementation", "_attn_implementation_internal", "attn_implementation"})
+ATTENTIONS = frozenset({"eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", None})
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def check_path(path: Path, *, weights: bool = True) -> None:
+    """Raises `BadModel` unless `path` is a folder that passes `check_folder`, or a weight file with a sound header.
+
+    A path that passed is not read again until one of its files changes, so that a swap of models does not pay for it.
+    """
+    _check_path(path, weights, fingerprint(path))
+
+
+@lru_cache(maxsize=1024)
+def _check_path(path: Path, weights: bool, _fingerprint: str) -> None:
+    if path.is_dir():
+        check_folder(path, weights=weights)
+    elif path.suffix == ".gguf":
+        read_gguf_header(path)
+    else:
+        read_safetensors_header(path)
+
+
+def check_folder(folder: Path, *, weights: bool = True) -> None:
+    """Raises `BadModel` unless the files that a library would read are only configs and sound safetensors.
+
+    weights: False accepts configs alone, for a folder that lends them to a single file.
+    """
+    model_index: dict[str, object] = {}
+    parts = [folder]
+    if (folder / "model_index.json").is_file():
+        model_index = read_config(folder / "model_index.json")
+        if not isinstance(model_index.get("_class_name"), str):
+            raise BadModel("model_index.json names a pipeline with code of its own")
+        parts = [folder / name for name in components(model_index) if (folder / name).is_dir()]
+        _check_keys(model_index, folder / "model_index.json", native=True)
+    for part in parts:
+        _check_part(part, is_component=part != folder)
+        _refuse_pickled(part)
+    if weights and not any(weight_files(part) for part in parts):
+        raise BadModel("has no safetensors weights under the names its library looks for")
+
+
+def _check_part(part: Path, *, is_component: bool) -> None:
+    if is_component and any(part.glob("*.py")):  # diffusers offers to run <component>/<library>.py
+        raise BadModel(f"component '{part.name}' carries code of its own")
+    configs = [path for path in sorted(part.glob("*.json")) if "config" in path.name]
+    native = any(_is_native(read_config(path)) for path in configs if path.name == "config.json")
+    for path in configs:
+        _check_keys(read_config(path), path, native=native)
+    for path in weight_files(part):
+        read_safetensors_header(path)
+
+
+def _check_keys(config: dict[str, object], path: Path, *, native: bool) -> None:
+    for key, value in _all_pairs(config):
+        if key in FORBIDDEN_KEYS and value not in (None, False):
+            raise BadModel(f"{path.name} asks to run code of its own ({key})", detail=str(path))
+        # Many checkpoints keep an auto_map from the time before transformers had their model: the native class runs.
+        if key == "auto_map" and value and not native:
+            raise BadModel(f"{path.name} asks to run code of its own (auto_map)", detail=str(path))
+        if key in ATTENTION_KEYS and (isinstance(value, (dict, list)) or value not in ATTENTIONS):
+            raise BadModel(f"{path.name} names an unknown attention implementation", detail=str(path))
+
+
+def _all_pairs(value: object) -> Iterator[tuple[str, object]]:
+    """Yields the key-value pairs of nested objects and lists."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key, inner
+            yield from _all_pairs(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _all_pairs(inner)
+
+
+def _is_native(config: dict[str, object]) -> bool:
+    model_type = config.get("model_type")
+    return isinstance(model_type, str) and model_type.replace("-", "_") in transformers_models()
+
+
+def _refuse_pickled(part: Path) -> None:
+    """Raises `BadModel` for a folder that has only pickles.
+
+    Pickles beside safetensors are harmless: nothing opens them.
+    """
+    pickled = next((path for pattern in PICKLED for path in sorted(part.glob(pattern))), None)
+    if pickled is not None and not weight_files(part):
+        raise BadModel(f"has weights only as pickle ({pickled.name}); convert them to safetensors", detail=str(part))
