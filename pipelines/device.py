@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+HOST_MARGIN_BYTES = 1 << 30  # host memory that parking leaves free
 POLL_S = 0.0005  # how often a waiting thread looks at the device: a step takes tens of milliseconds
 
 

@@ -14,8 +14,6 @@ import torch
 
 from pipelines import device
 
-HOST_MARGIN_BYTES = 1 << 30  # of host memory that parking leaves alone
-
 
 @dataclass(slots=True)
 class Held:
@@ -65,7 +63,7 @@ class HostOffload:
         going = {name for name in going if all(held.parkable for held in self._held if name in held.owners)}
         leaving = [piece for piece in self._held if self._leaves(piece, going)]
         n_bytes = sum(piece.n_bytes for piece in leaving)
-        if n_bytes + HOST_MARGIN_BYTES > device.host_free_bytes():
+        if n_bytes + device.HOST_MARGIN_BYTES > device.host_free_bytes():
             return 0
         try:
             copies = [device.to_host(piece.tensors[0]) for piece in leaving]

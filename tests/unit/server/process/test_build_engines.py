@@ -22,14 +22,14 @@ GIB = 2**30
 class FakeTorch:
     """`pipelines.device` of a machine with these GPUs, in torch's order."""
 
+    HOST_MARGIN_BYTES = GIB
+
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *uuids: str) -> None:
         self._uuids = uuids
         self.environment: dict[str, str] = {}  # as it was when torch was asked for its GPUs
         monkeypatch.setattr(pipelines, "device", self, raising=False)
         loading = SimpleNamespace(quiet_libraries=lambda: None)
         monkeypatch.setitem(sys.modules, "models.loading.load", loading)  # type: ignore[arg-type]  # stands for a module
-        offload = SimpleNamespace(HOST_MARGIN_BYTES=GIB)
-        monkeypatch.setitem(sys.modules, "pipelines.host_offload", offload)  # type: ignore[arg-type]  # likewise
 
     def uuids(self) -> list[str]:
         self.environment = dict(os.environ)
