@@ -12,7 +12,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from models.catalogue import slug
+from models.catalogue_reader import slug
 from models.spec import ModelSpec
 from server.api.deps import KeyDep, ServiceDep
 from server.api.model_control import ChangeModel, body_of, decide
