@@ -96,7 +96,7 @@ class Webhooks:
         )
 
     async def _call(self, call: Call, describe: Callable[[str, str], Awaitable[Any]]) -> None:
-        said = {"event": f"evt_{call.event_id}", "job": call.job_id, "tries": call.tries + 1}
+        said = {"webhook_id": f"evt_{call.event_id}", "job": call.job_id, "tries": call.tries + 1}
         try:
             status = await self._send(call, await describe(call.key_id, call.job_id))
         except (Refused, NotFound):

@@ -76,3 +76,8 @@ def test_a_quoted_phrase_is_in_the_source_and_in_the_document(phrase: str) -> No
 @pytest.mark.parametrize("line", quoted_lines())
 def test_each_quoted_line_holds_a_known_phrase(line: str) -> None:
     assert any(phrase in line for phrase in PHRASES)
+
+
+def test_no_log_field_is_called_event() -> None:
+    """structlog keeps the phrase of a line under that name, so such a field would take its place."""
+    assert '"event":' not in SOURCES
