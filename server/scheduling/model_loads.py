@@ -113,6 +113,10 @@ class ModelLoads:
             moments += [residency.protected_until(r) for r in residents.values()]
         return min((moment for moment in moments if moment > now), default=math.inf)
 
+    def has_claims(self, now: float, draining: bool) -> bool:
+        """Whether work waits for a model that is not ready and may be loaded."""
+        return bool(self._claims(now, draining))
+
     def cache_to_grow(self, now: float, draining: bool) -> Action | None:
         """A KV cache that was cut grows back while no claim wants the memory."""
         return None if self._claims(now, draining) else self._residency.cache_to_grow(now, self._keep_free())

@@ -111,6 +111,22 @@ def test_a_load_that_ran_out_of_memory_is_tried_again_although_other_programs_ke
     assert device.of(JobFailed) == []
 
 
+def test_a_job_that_waits_for_memory_of_another_program_starts_once_that_program_is_gone() -> None:
+    """No message tells of it: the engine has to look again by itself."""
+    others = [800]
+    device = HandDriven(
+        {"m": FakeLane(weights={"model": 500})}, sizes={"m": 500}, reading=lambda: Reading(1000 - others[0], 0)
+    )
+    device.send(Submit(job("j", "m", steps=1), 0.0))
+    waits = device.turn()
+    assert isinstance(waits, Wait)
+    assert waits.until is not None
+    assert waits.until <= device.now + 1.0
+    others[0] = 0
+
+    device.until(lambda action: isinstance(action, Step), most=5)
+
+
 def test_a_model_fits_beside_a_pinned_one_although_no_room_for_activations_is_left_over() -> None:
     """Room for activations is asked for only where it could ever become free."""
     lanes = {"pinned": FakeLane(weights={"model": 600}), "m": FakeLane(weights={"model": 390})}
