@@ -55,7 +55,7 @@ MORE_PHRASES = (
     "has weights only as pickle (",
     "is gated: accept its terms on the hub, then set HF_TOKEN",
     "the model hub cannot be reached; ",
-    "is not on this machine and HF_HUB_OFFLINE forbids to download it",
+    "is not on this machine and HF_HUB_OFFLINE forbids downloads",
     "loading_model",
     "gpu_memory",
 )
@@ -80,4 +80,4 @@ def test_each_quoted_line_holds_a_known_phrase(line: str) -> None:
 
 def test_no_log_field_is_called_event() -> None:
     """structlog keeps the phrase of a line under that name, so such a field would take its place."""
-    assert '"event":' not in SOURCES
+    assert '{"event":' not in SOURCES
