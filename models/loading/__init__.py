@@ -1,1 +1,1 @@
-"""Turns a model's specification into a lane on a device. With sources.convert the only code here that imports torch."""
+"""Turns a model's spec into a lane on a device, with torch. Device thread only, except `read_ahead`."""

@@ -229,7 +229,7 @@ async def test_a_queued_pull_continues_after_a_restart_and_a_canceled_one_does_n
 
     async with library(tmp_path) as f:
         pulls = f.app.state.pulls
-        pulls._read_back()
+        pulls._restore()
         states = {pull.source: pull.state for pull in pulls.all()}
 
     assert states == {"owner/one": "queued", "owner/two": "canceled"}
