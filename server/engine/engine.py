@@ -36,8 +36,6 @@ from server.scheduling.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
-POISONED = 86  # exit code of a process whose device cannot be used again; the supervisor starts a new one
-
 
 class Engine:
     """See `server.fleet.port.Engine` for the calls that the event loop makes."""

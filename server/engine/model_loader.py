@@ -40,7 +40,7 @@ class Device:
     load: Callable[[str], Lane]  # model name → lane; raises on failure
     read_memory: Callable[[], Reading | None]
     is_fatal: Callable[[BaseException], bool]
-    die: Callable[[], None]  # ends the process with POISONED, now
+    die: Callable[[], None]  # ends the process at once; the supervisor starts a new one
     warm_up: Callable[[], None]  # slow imports, on the device thread, before the first job
     is_out_of_memory: Callable[[BaseException], bool] = _is_memory_error
     read: Callable[[str], None] = lambda model: (

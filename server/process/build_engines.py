@@ -18,7 +18,7 @@ from models.loading.read_ahead import read_ahead
 from models.spec import ModelSpec
 from pipelines import dtype_lock
 from pipelines.interface import Lane
-from server.engine.engine import POISONED, Engine
+from server.engine.engine import Engine
 from server.engine.model_loader import Device
 from server.fleet.fleet import Fleet
 from server.memory.ledger import Ledger, Reading
@@ -26,6 +26,7 @@ from server.memory.requirements import Requirements, Weights, cache_bytes
 from server.process.hardware import Machine, NoSuchDevice, torch_device
 from server.process.host_memory import HostMemory
 from server.process.settings import Settings
+from server.process.supervisor import POISONED
 from server.process.supervisor import UNUSABLE
 from server.protocol import Event
 from server.scheduling.actions import ModelFacts

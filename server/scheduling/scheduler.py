@@ -34,8 +34,6 @@ from server.scheduling.residency import Cooldown, LoadInProgress, Residency
 from server.scheduling.resident import Resident
 from server.scheduling.time_slices import TimeSlices
 
-OTHERS_POLL_S = 1.0  # how often work that waits for memory of other programs looks at it
-
 OTHERS_POLL_S = 1.0  # nobody reports that another program has freed memory: while a model waits for it, look this often
 
 
@@ -220,9 +218,6 @@ class Scheduler:
             return Evict(stale.name)  # 6
         until = min(self._settled_until, self.residency.expires_at(stale) if stale is not None else math.inf)
         if self.ledger.others_bytes and self.model_loads.has_claims(now, self.draining):
-            until = min(until, now + OTHERS_POLL_S)
-        work_waits = len(self.queue) or self.residency.load_requests or self.model_loads.parked_with_work()
-        if work_waits and self.ledger.others_bytes:  # other programs do not report when they free memory
             until = min(until, now + OTHERS_POLL_S)
         return Wait(None if until == math.inf else until)  # 7
 
