@@ -1,1 +1,1 @@
-"""HTTP: one file a resource. Each route reads the request, asks the service, writes the reply."""
+"""The HTTP routes, one file per resource. Each route validates the request, calls the service and builds the reply."""

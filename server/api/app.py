@@ -1,4 +1,7 @@
-"""The application: routes behind the key check behind the guard. No globals: two apps may live in one process."""
+"""Builds the ASGI application: the routes, behind the API key check, behind the guard. Event loop only.
+
+The module keeps no global state, so that one process can hold two applications.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,7 @@ logger = logging.getLogger(__name__)
 TIDY_EVERY_S = 60.0
 METHODS = ("GET", "POST", "PATCH", "DELETE")
 
-# What the query of a route may say; the framework's own text would quote the input.
+# Error texts for invalid query parameters. FastAPI's own texts would echo the input.
 QUERY_TEXTS = {
     "status": "status must be one of queued, processing, completed, failed, canceled.",
     "type": "type must be image or video.",
@@ -100,7 +103,11 @@ def create_app(
     allowed_hosts: Collection[str] = (),
     allowed_origins: Collection[str] = (),
 ) -> FastAPI:
-    """`ready` tells why jobs are not accepted, None when they are. Origins like "https://app.example" turn CORS on."""
+    """Assembles the application from finished parts.
+
+    `ready` returns the reason why jobs are not accepted, or None when they are.
+    `allowed_origins`, such as "https://app.example", turn CORS on.
+    """
     app = FastAPI(
         title="AgentName API",
         version="1",
@@ -108,10 +115,10 @@ def create_app(
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,  # a redirect would be built from the Host header
-        lifespan=lambda _: _recovery(service),
+        lifespan=lambda _: _background_tasks(service),
         exception_handlers={HTTPException: _http_error, RequestValidationError: _query_error},
     )
-    app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # FastAPI's own way to change the document
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # the way FastAPI documents
     app.state.service = service
     app.state.ready = ready
     app.state.page = page.read_page()
@@ -119,7 +126,7 @@ def create_app(
     app.state.pulls = pulls
     for resource in RESOURCES:
         app.include_router(resource.router)
-    # The last one added is the first one asked.
+    # Middleware runs in reverse order: the one that is added last sees a request first.
     app.add_middleware(KeyRequired, authenticator=authenticator, service=service, public=PUBLIC | app.state.page.keys())
     if allowed_origins:
         app.add_middleware(
@@ -130,12 +137,12 @@ def create_app(
             expose_headers=["x-request-id", "retry-after", "ratelimit", "ratelimit-policy", "content-disposition"],
         )
     app.add_middleware(Guard, allowed_hosts=allowed_hosts, allowed_origins=allowed_origins)
-    app.add_middleware(metrics.Counted, service=service)
+    app.add_middleware(metrics.RequestMetrics, service=service)
     return app
 
 
-def _document(app: FastAPI) -> dict[str, Any]:
-    """What FastAPI cannot know: the key is asked for outside the router, and a fault of the query is a 400."""
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """Corrects FastAPI's document: a middleware asks for the API key, and an invalid query is a 400, not a 422."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -148,20 +155,20 @@ def _document(app: FastAPI) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _recovery(service: Service) -> AsyncIterator[None]:
+async def _background_tasks(service: Service) -> AsyncIterator[None]:
     async def describe(key_id: str, job_id: str) -> JsonObject:
-        return job_json(await service.status_of(key_id, job_id), service.link)
+        return job_json(await service.jobs.status_of(key_id, job_id), service.jobs.link)
 
-    chores = [asyncio.create_task(_tidy_now_and_then(service)), asyncio.create_task(service.webhooks.run(describe))]
+    tasks = [asyncio.create_task(_tidy_periodically(service)), asyncio.create_task(service.webhooks.run(describe))]
     try:
         yield
     finally:
-        for chore in chores:
-            chore.cancel()
-        await asyncio.gather(*chores, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _tidy_now_and_then(service: Service) -> None:
+async def _tidy_periodically(service: Service) -> None:
     while True:
         try:
             await service.recovery.tidy()
@@ -173,13 +180,15 @@ async def _tidy_now_and_then(service: Service) -> None:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     body = error_body(error.status_code, text_of(error.status_code), request.scope["path"])
-    headers = {"Allow": ", ".join(_methods_here(request))} if error.status_code == 405 else error.headers
+    headers = {"Allow": ", ".join(_allowed_methods(request))} if error.status_code == 405 else error.headers
     return Response(body, error.status_code, headers, media_type="application/json")
 
 
-def _methods_here(request: Request) -> list[str]:
-    """Which methods are taken at this address: those of all routes that spell it as the first that matches does, where the router itself
-    would name that one's alone. "/api/models/pulls" is not a model of that name.
+def _allowed_methods(request: Request) -> list[str]:
+    """Returns the methods of all routes that share the path template of the first route that matches the request.
+
+    The router itself would name the methods of that first route only. The template is compared because several can
+    match: "/api/models/pulls" is not "/api/models/{name}".
     """
     routes = [route for resource in RESOURCES for route in resource.router.routes if isinstance(route, APIRoute)]
     path = next((route.path for route in routes if route.matches(request.scope)[0] is not Match.NONE), None)

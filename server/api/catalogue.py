@@ -1,4 +1,7 @@
-"""Models, hot: one model in full, add, change, remove, and pulls. Reading is for every key, changing for admins."""
+"""Shows, adds, changes, removes and pulls models while the server runs. Event loop only.
+
+Every key may read the catalogue; changes need an admin key.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from models.catalogue_reader import slug
 from models.spec import ModelSpec
 from server.api.deps import KeyDep, ServiceDep
-from server.api.model_control import ChangeModel, body_of, decide
+from server.api.model_control import ChangeModel, apply_overrides, optional_body
 from server.api.models import model_json
 from server.api.schemas import Strict, read_body, read_object
 from server.api.wire import JsonObject, Reply, errors, json_body
@@ -26,11 +29,14 @@ router = APIRouter()
 
 Entry = dict[str, Any]
 ENTRY = "a table as in models.toml"
-READ = ("weight_bytes", "pipeline", "schedulers", "takes_loras", "max_clip_skip")  # always from the checkpoint
+FROM_CHECKPOINT = ("weight_bytes", "pipeline", "schedulers", "takes_loras", "max_clip_skip")  # read, never set
 
 
-class Described(Strict):
-    """What models.toml may say of a model; the catalogue itself checks the values, so that both say the same."""
+class ModelEntry(Strict):
+    """The fields of a model's entry in models.toml.
+
+    Only types are checked here. The catalogue checks the values, so that models.toml and the API accept the same ones.
+    """
 
     type: str | None = Field(None, description="one of image, video, chat")
     revision: str | None = Field(None, description="a branch, tag or commit")
@@ -48,18 +54,26 @@ class Described(Strict):
     load: Entry | None = Field(None, description=ENTRY)
 
 
-Source = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\x00-\x1f]+$", description="a folder, a file, owner/name, https://…#sha256=… or wheel:…")]  # fmt: skip
+Source = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=1000,
+        pattern=r"^[^\x00-\x1f]+$",
+        description="a folder, a file, owner/name, https://…#sha256=… or wheel:…",
+    ),
+]
 NewName = Annotated[
     str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="1 to 64 of a-z, 0-9, '.', '_' and '-'")
 ]
 
 
-class NewModel(Described):
+class NewModel(ModelEntry):
     source: Source
     name: NewName | None = None
 
 
-class ChangedModel(Described, ChangeModel):
+class ChangedModel(ModelEntry, ChangeModel):
     pinned: bool | None = Field(None, description="true or false")
     source: Source | None = None
 
@@ -109,38 +123,46 @@ ADDING = errors(409, 413)
 
 @router.post("/api/models/pull", responses={200: {"model": PullReply}, **ADDING}, openapi_extra=json_body(NewModel))
 async def pull(request: Request, pulls: PullsDep, key: KeyDep) -> Response:
+    """Starts to download a model and returns at once; the model joins the catalogue when the pull has completed.
+    Needs an admin key.
+    """
     key.require("admin")
-    said = read_body(NewModel, read_object(await request.body()))
-    return JSONResponse(_pull_json(pulls.start(_with_revision(said), _name(said), _entry(said))))
+    body = read_body(NewModel, read_object(await request.body()))
+    return JSONResponse(_pull_json(pulls.start(_with_revision(body), _name(body), _entry(body))))
 
 
 @router.get("/api/models/pulls", responses={200: {"model": PullsReply}, **errors()})
 async def list_pulls(pulls: PullsDep, key: KeyDep) -> Response:
+    """Lists the pulls, newest first. Needs an admin key."""
     key.require("admin")
     return JSONResponse({"pulls": [_pull_json(pull) for pull in pulls.all()]})
 
 
 @router.get("/api/models/pulls/{pull_id}", responses={200: {"model": PullReply}, **errors(404)})
 async def get_pull(pull_id: str, pulls: PullsDep, key: KeyDep) -> Response:
+    """Returns the state and the progress of one pull. Needs an admin key."""
     key.require("admin")
     return JSONResponse(_pull_json(pulls.get(pull_id)))
 
 
 @router.post("/api/models/pulls/{pull_id}/cancel", responses={200: {"model": PullReply}, **errors(404)})
 async def cancel_pull(pull_id: str, pulls: PullsDep, key: KeyDep) -> Response:
+    """Cancels a pull; a later pull of the same source continues the download. Needs an admin key."""
     key.require("admin")
     return JSONResponse(_pull_json(pulls.cancel(pull_id)))
 
 
 @router.post("/api/models", responses={200: {"model": ModelReply}, **ADDING}, openapi_extra=json_body(NewModel))
 async def add(request: Request, library: LibraryDep, key: KeyDep) -> Response:
+    """Adds a model whose files are already on the server's machine. Needs an admin key."""
     key.require("admin")
-    said = read_body(NewModel, read_object(await request.body()))
-    return JSONResponse(_model_json(await library.add(_name(said), {"source": said.source, **_entry(said)})))
+    body = read_body(NewModel, read_object(await request.body()))
+    return JSONResponse(_model_json(await library.add(_name(body), {"source": body.source, **_entry(body)})))
 
 
 @router.get("/api/models/{name}", responses={200: {"model": ModelReply}, **errors(404)})
 async def show(name: str, library: LibraryDep, _: KeyDep) -> Response:
+    """Returns all values of a model, each with its origin: models.toml, the checkpoint or a default."""
     refused = library.refused()
     if name in refused:
         return JSONResponse({"name": name, "state": "failed", "reason": refused[name]})
@@ -153,52 +175,56 @@ async def show(name: str, library: LibraryDep, _: KeyDep) -> Response:
     openapi_extra=json_body(ChangedModel),
 )
 async def change(name: str, request: Request, service: ServiceDep, library: LibraryDep, key: KeyDep) -> Response:
-    """Keep-alive and pin are the server's own decisions; all else goes to models.toml, null back to what the checkpoint says."""
+    """Changes a model. `keepAlive` and `pinned` are stored by the server; all other fields are written to models.toml,
+    where null removes a field, so that the checkpoint's own value applies again. Needs an admin key.
+    """
     key.require("admin")
-    raw = await body_of(request)
-    asked = read_body(ChangedModel, raw)
+    raw = await optional_body(request)
+    body = read_body(ChangedModel, raw)
     spec = library.get(name)
-    await decide(spec.name, asked, service)
+    await apply_overrides(spec.name, body, service)
     entry = {key: raw[key] for key in raw if key not in ChangeModel.model_fields}
     if entry.pop("default", None):
         spec = await library.make_default(spec.name)
     if entry:
         spec = await library.change(spec.name, entry)
-    return JSONResponse({**model_json(service.model(spec.name), service), **_model_json(spec)})
+    return JSONResponse({**model_json(service.models.one(spec.name), service), **_model_json(spec)})
 
 
 @router.delete("/api/models/{name}", responses={200: {"model": RemovedReply}, **errors(404, 409)})
 async def remove(name: str, library: LibraryDep, key: KeyDep) -> Response:
-    """Out of the catalogue; its files stay. Its running jobs finish, its waiting ones fail."""
+    """Removes a model from the catalogue and keeps its files. Its running jobs finish, its waiting jobs fail. Needs an
+    admin key.
+    """
     key.require("admin")
     await library.remove(name)
     return JSONResponse({"name": name, "removed": True})
 
 
-def _entry(said: Described) -> Entry:
-    return said.model_dump(exclude_none=True, exclude={"source", "name"})
+def _entry(body: ModelEntry) -> Entry:
+    return body.model_dump(exclude_none=True, exclude={"source", "name"})
 
 
-def _name(said: NewModel) -> str:
-    """The name given, or one made of the source's last part."""
-    if said.name is not None:
-        return said.name
-    last = PurePosixPath(said.source.split("#")[0].removeprefix("wheel:").split("==")[0]).name
+def _name(body: NewModel) -> str:
+    """Returns the requested name, or one derived from the last part of the source."""
+    if body.name is not None:
+        return body.name
+    last = PurePosixPath(body.source.split("#")[0].removeprefix("wheel:").split("==")[0]).name
     return slug(last.split("@")[0].split(":")[-1].removesuffix(".safetensors").removesuffix(".gguf"))
 
 
-def _with_revision(said: NewModel) -> str:
-    if said.revision is None:
-        return said.source
-    repo, colon, file = said.source.partition(":")
-    return f"{repo}@{said.revision}{colon}{file}"
+def _with_revision(body: NewModel) -> str:
+    if body.revision is None:
+        return body.source
+    repo, colon, file = body.source.partition(":")
+    return f"{repo}@{body.revision}{colon}{file}"
 
 
 def _model_json(spec: ModelSpec) -> JsonObject:
     values = _flat(asdict(spec))
     for hidden in ("path", "base_path", "fingerprint", "arguments", "name", "type", "source"):
         values.pop(hidden, None)
-    origins = {name: spec.origins.get(name, "checkpoint" if name in READ else "default") for name in values}
+    origins = {name: spec.origins.get(name, "checkpoint" if name in FROM_CHECKPOINT else "default") for name in values}
     return {
         "name": spec.name,
         "type": spec.type,
@@ -210,7 +236,7 @@ def _model_json(spec: ModelSpec) -> JsonObject:
 
 
 def _flat(tables: Mapping[str, Any]) -> JsonObject:
-    """{"defaults": {"steps": 4}} → {"defaults.steps": 4}; what nobody said is null."""
+    """Flattens nested tables: {"defaults": {"steps": 4}} becomes {"defaults.steps": 4}; an unset value is null."""
     found: JsonObject = {}
     for key, value in tables.items():
         if key in ("origins", "shareable"):

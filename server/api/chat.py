@@ -1,4 +1,7 @@
-"""POST /api/chat: one message, one reply, whole or as it is made. A client that goes away frees its place."""
+"""POST /api/chat: replies to one message, in one piece or as a stream. Event loop only.
+
+When the client disconnects, the engine cancels the reply.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive
 
-from server.api.deps import KeyDep, ServiceDep, allowance_headers, counted
+from server.accounts.usage import Allowance
+from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
 from server.api.schemas import Chat, read_chat, read_object
 from server.api.wire import ChatReplyBody, JsonObject, errors, json_body, timestamp
 from server.errors import ServerError
 from server.http.sse import EventStream, disconnected, event, stop
-from server.jobs.submission import Allowance
 from server.service.chat import ChatReply, Conversation
 
 router = APIRouter()
@@ -31,31 +34,33 @@ router = APIRouter()
     openapi_extra=json_body(Chat),
 )
 async def chat(request: Request, service: ServiceDep, key: KeyDep) -> Response:
-    """One message, one reply; with `stream` as events: `delta` with each piece of text, then `done` with the whole reply, or `error`."""
-    async with counted(request, service, key, ["chats"]):
+    """Replies to one message. With `stream`, sends server-sent events: a `delta` for each piece of text, then `done`
+    with the whole reply, or `error`.
+    """
+    async with allowance_on_error(request, service, key, ["chats"]):
         message, stream = read_chat(read_object(await request.body()))
-        conversation = await service.chat(key, message)
+        conversation = await service.chats.open(key, message)
         headers = allowance_headers(service, Allowance("chats", conversation.limit, conversation.used))
         if stream:
             return EventStream(_events(conversation), headers)
-        reply = await unless_gone(conversation, request.receive)
+        reply = await reply_unless_disconnected(conversation, request.receive)
     if reply is None:
-        return Response(status_code=204)  # nobody is there to read it
+        return Response(status_code=204)  # the client has disconnected
     return JSONResponse(_reply_json(reply), headers=headers)
 
 
-async def unless_gone(conversation: Conversation, receive: Receive) -> ChatReply | None:
-    """The reply; None when the client went away first, and then the engine has been told."""
-    replying = asyncio.ensure_future(_whole(conversation))
-    leaving = asyncio.ensure_future(disconnected(receive))
+async def reply_unless_disconnected(conversation: Conversation, receive: Receive) -> ChatReply | None:
+    """Returns the reply, or None when the client disconnected first; the reply has then been canceled in the engine."""
+    replying = asyncio.ensure_future(_whole_reply(conversation))
+    disconnecting = asyncio.ensure_future(disconnected(receive))
     try:
-        await asyncio.wait({replying, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({replying, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
         return await replying if replying.done() else None
     finally:
-        await stop(replying, leaving)
+        await stop(replying, disconnecting)
 
 
-async def _whole(conversation: Conversation) -> ChatReply | None:
+async def _whole_reply(conversation: Conversation) -> ChatReply | None:
     async with aclosing(conversation.deltas()) as deltas:
         async for _ in deltas:
             pass
@@ -75,7 +80,7 @@ def _reply_json(reply: ChatReply) -> JsonObject:
 
 
 async def _events(conversation: Conversation) -> AsyncGenerator[bytes]:
-    """`delta` for each piece of text, then `done` with the whole, or `error` in the shape of all errors."""
+    """Yields `delta` for each piece of text, then `done` with the whole reply, or `error` with the usual error body."""
     try:
         async with aclosing(conversation.deltas(streamed=True)) as deltas:
             async for text in deltas:
@@ -83,5 +88,5 @@ async def _events(conversation: Conversation) -> AsyncGenerator[bytes]:
     except ServerError as error:
         yield event("error", {"error": error.message, "code": error.status})
     else:
-        assert conversation.reply is not None, "deltas ends with a reply or raises"
+        assert conversation.reply is not None, "deltas() sets the reply or raises"
         yield event("done", _reply_json(conversation.reply))

@@ -1,4 +1,4 @@
-"""/api/conversations: one's own, as POST /api/chat keeps them: list, read back, name, forget."""
+"""/api/conversations: lists, reads, renames and deletes conversations stored by POST /api/chat. Event loop only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ router = APIRouter()
 FILTERS = ("limit", "cursor")
 
 
-class Renamed(Strict):
+class RenameConversation(Strict):
     title: str = Field(
         min_length=1,
         max_length=100,
@@ -55,13 +55,13 @@ class ConversationsReply(Reply):
     nextCursor: str | None
 
 
-class ForgottenReply(Reply):
+class DeletedConversationReply(Reply):
     conversationId: str
     deleted: bool
 
 
 async def _conversation_id(conversation_id: Annotated[str, Path()]) -> str:
-    """Anything else never was a conversation: the store is not asked."""
+    """Rejects malformed ids without a query to the store."""
     if not re.fullmatch(CONVERSATION_ID, conversation_id):
         raise NotFound(NO_SUCH_CONVERSATION)
     return conversation_id
@@ -78,7 +78,7 @@ async def list_conversations(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
 ) -> Response:
-    """One's own, the one spoken in last first; `nextCursor` is the `cursor` of the next page."""
+    """Lists the key's conversations, the most recent reply first. Pass `nextCursor` as `cursor` for the next page."""
     if any(name not in FILTERS for name in request.query_params):
         raise BadRequest(f"The query takes {' and '.join(FILTERS)}, each once, and nothing else.")
     rows, after = await service.conversations.list(key, limit, cursor)
@@ -87,7 +87,9 @@ async def list_conversations(
 
 @router.get("/api/conversations/{conversation_id}", responses={200: {"model": WholeConversationReply}, **errors(404)})
 async def get_conversation(conversation_id: ConversationId, service: ServiceDep, key: KeyDep) -> Response:
-    """All that was said in it and is still kept, oldest first. `model` and `system` are those of its latest reply."""
+    """Returns the conversation with all messages that are still stored, oldest first. `model` and `system` are those of
+    its latest reply.
+    """
     row, exchanges = await service.conversations.get(key, conversation_id)
     messages = [
         {"role": message.role, "content": message.content, "timestamp": timestamp(exchange.at)}
@@ -100,18 +102,21 @@ async def get_conversation(conversation_id: ConversationId, service: ServiceDep,
 @router.patch(
     "/api/conversations/{conversation_id}",
     responses={200: {"model": ConversationReply}, **errors(404, 413)},
-    openapi_extra=json_body(Renamed),
+    openapi_extra=json_body(RenameConversation),
 )
 async def rename_conversation(
     request: Request, conversation_id: ConversationId, service: ServiceDep, key: KeyDep
 ) -> Response:
-    title = read_body(Renamed, read_object(await request.body())).title.strip()
+    """Renames a conversation. Until then, its title is the beginning of its first message."""
+    title = read_body(RenameConversation, read_object(await request.body())).title.strip()
     return JSONResponse(_json(await service.conversations.rename(key, conversation_id, title)))
 
 
-@router.delete("/api/conversations/{conversation_id}", responses={200: {"model": ForgottenReply}, **errors(404)})
+@router.delete(
+    "/api/conversations/{conversation_id}", responses={200: {"model": DeletedConversationReply}, **errors(404)}
+)
 async def forget_conversation(conversation_id: ConversationId, service: ServiceDep, key: KeyDep) -> Response:
-    """With all that was said in it, at once. A reply under way is not kept."""
+    """Deletes a conversation and all its messages at once. A reply that is being generated for it is not stored."""
     await service.conversations.forget(key, conversation_id)
     return JSONResponse({"conversationId": conversation_id, "deleted": True})
 

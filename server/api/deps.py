@@ -1,4 +1,7 @@
-"""What routes are given: the service and the caller's key. No request passes without a key but to the addresses listed here."""
+"""Dependencies of the routes: the service, the caller's API key, and the middleware that asks for that key.
+
+Only the paths listed here are open to requests without a key. Event loop only.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +18,24 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.accounts.auth import ApiKey, Authenticator
 from server.accounts.quotas import rate_limit_headers
+from server.accounts.usage import Allowance
 from server.errors import NotFound, ServerError, Unauthorized
 from server.http.guard import REPLY_HEADERS
-from server.jobs.submission import Allowance
-from server.service.service import NO_SUCH_JOB, Service
+from server.jobs.jobs import NO_SUCH_JOB
+from server.service.service import Service
 from server.store.usage import Kind
 
 PUBLIC = frozenset({"/healthz", "/readyz"})
-BASIC = "/sdapi/"  # its clients can send nothing but Basic authentication
-LINKED = re.compile(r"/api/files/([0-9A-Za-z]{22})")  # opens to a signed link, too
+BASIC = "/sdapi/"  # clients of AUTOMATIC1111's API can only send Basic authentication
+LINKED = re.compile(r"/api/files/([0-9A-Za-z]{22})")  # a signed link replaces the key
 JOB_ID = re.compile(r"job_[0-9]{1,12}_[0-9A-Za-z]{22}")
 
 
 class KeyRequired:
-    """Outside the router: an address nobody thought of is closed, whether a route, a mount or nothing is behind it.
+    """Middleware that rejects requests without a valid key before they reach the router.
 
-    It compares the very path that the router will match, never an URL put together from headers.
+    A path is closed by default, whether it leads to a route, to a mount or nowhere. The path that is compared is the
+    one the router will match, not a URL built from headers.
     """
 
     def __init__(
@@ -47,10 +52,10 @@ class KeyRequired:
         await self._app(scope, receive, send)
 
     async def _identify(self, scope: Scope) -> ApiKey:
-        said = Headers(scope=scope).getlist("authorization")
-        if len(said) > 1:
+        headers = Headers(scope=scope).getlist("authorization")
+        if len(headers) > 1:
             raise Unauthorized
-        key = await self._authenticator.identify(said[0] if said else None, basic=scope["path"].startswith(BASIC))
+        key = await self._authenticator.identify(headers[0] if headers else None, basic=scope["path"].startswith(BASIC))
         key.require("use")
         return key
 
@@ -60,10 +65,10 @@ class KeyRequired:
             return False
         query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=8, separator="&")
         expires, signature = query.get("expires", []), query.get("signature", [])
-        return len(expires) == len(signature) == 1 and self._service.link_opens(match[1], expires[0], signature[0])
+        return len(expires) == len(signature) == 1 and self._service.jobs.link_opens(match[1], expires[0], signature[0])
 
 
-# Async though nothing waits in them: the framework sends plain functions to a thread pool.
+# These are coroutines although they await nothing, because FastAPI runs plain functions on a thread pool.
 
 
 async def _service(request: Request) -> Service:
@@ -84,7 +89,7 @@ async def _key_or_link(request: Request) -> ApiKey | None:
 
 
 async def _job_id(job_id: Annotated[str, Path()]) -> str:
-    """Anything else never was a job: the store is not asked."""
+    """Rejects malformed ids without a query to the store."""
     if not JOB_ID.fullmatch(job_id):
         raise NotFound(NO_SUCH_JOB)
     return job_id
@@ -92,7 +97,7 @@ async def _job_id(job_id: Annotated[str, Path()]) -> str:
 
 ServiceDep = Annotated[Service, Depends(_service)]
 KeyDep = Annotated[ApiKey, Depends(_key)]
-KeyOrLink = Annotated[ApiKey | None, Depends(_key_or_link)]  # None: the request came by a valid signed link
+KeyOrLink = Annotated[ApiKey | None, Depends(_key_or_link)]  # None: the request has a valid signed link instead
 JobId = Annotated[str, Depends(_job_id)]
 
 
@@ -101,11 +106,16 @@ def allowance_headers(service: Service, allowance: Allowance) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def counted(request: Request, service: Service, key: ApiKey, kinds: list[Kind]) -> AsyncIterator[None]:
-    """Puts the key's allowance on the reply of a request that fails; on success the route knows better. `kinds[-1]` counts."""
+async def allowance_on_error(request: Request, service: Service, key: ApiKey, kinds: list[Kind]) -> AsyncIterator[None]:
+    """Adds the rate limit headers for `kinds[-1]` to the reply of a request that fails; on success the route adds them.
+
+    `kinds` is a list, so that the route can append a kind once it has parsed the body.
+    """
     try:
         yield
     except ServerError as error:
-        if error.status != 502:  # the store may be what is unavailable
-            request.scope["state"][REPLY_HEADERS] = allowance_headers(service, await service.allowance(key, kinds[-1]))
+        if error.status != 502:  # a 502 can mean that the store itself is unavailable
+            request.scope["state"][REPLY_HEADERS] = allowance_headers(
+                service, await service.accounts.allowance(key, kinds[-1])
+            )
         raise

@@ -1,4 +1,7 @@
-"""Event streams: of one job, GET /api/jobs/:jobId/events, and of all of one's jobs, GET /api/events."""
+"""Server-sent events for one job, GET /api/jobs/{job_id}/events, and for all jobs of a key, GET /api/events.
+
+Event loop only.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from starlette.responses import Response
 
 from server.accounts.auth import ApiKey
 from server.api.deps import JobId, KeyDep, ServiceDep
-from server.api.wire import JsonObject, errors, job_json, timestamp
+from server.api.wire import JsonObject, errors, job_json
 from server.errors import BadRequest
 from server.http.sse import COMMENT, EventStream, bookmark, event
 from server.jobs.encoding import jpeg
@@ -37,28 +40,30 @@ EXTRA = {"parameters": [PREVIEW, LAST_ID]}
 @router.get(
     "/api/jobs/{job_id}/events",
     response_class=Response,
-    responses={200: STREAM, 204: {"description": "the reader has heard it all"}, **errors(404, 429)},
+    responses={200: STREAM, 204: {"description": "the client has already received the last event"}, **errors(404, 429)},
     openapi_extra=EXTRA,
 )
-async def of_job(request: Request, job_id: JobId, service: ServiceDep, key: KeyDep) -> Response:
-    """Ends after the job's end. A browser's EventSource that comes back then gets 204 and stays away."""
-    previews, after = _wishes(request)
+async def job_events(request: Request, job_id: JobId, service: ServiceDep, key: KeyDep) -> Response:
+    """Streams the events of one job; the stream ends after the job's last event. A browser's EventSource that
+    reconnects after that gets 204, and then stops reconnecting.
+    """
+    previews, after = _options(request)
     service.events.check_room(key)
     if await service.events.is_over(key, job_id, after):
         return Response(status_code=204)
-    return EventStream(_told(service, key, job_id, previews, after))
+    return EventStream(_events(service, key, job_id, previews, after))
 
 
 @router.get("/api/events", response_class=Response, responses={200: STREAM, **errors(429)}, openapi_extra=EXTRA)
-async def of_all(request: Request, service: ServiceDep, key: KeyDep) -> Response:
-    """The events of all of one's jobs, for as long as one listens."""
-    previews, after = _wishes(request)
+async def all_events(request: Request, service: ServiceDep, key: KeyDep) -> Response:
+    """Streams the events of all jobs of the key until the client disconnects."""
+    previews, after = _options(request)
     service.events.check_room(key)
-    return EventStream(_told(service, key, None, previews, after))
+    return EventStream(_events(service, key, None, previews, after))
 
 
-def _wishes(request: Request) -> tuple[bool, int | None]:
-    """Whether previews are wanted, and the last event the reader had."""
+def _options(request: Request) -> tuple[bool, int | None]:
+    """Returns whether previews are requested, and the id of the last event the client received."""
     query = request.query_params.multi_items()
     if (
         any(name != "preview" for name, _ in query)
@@ -66,18 +71,18 @@ def _wishes(request: Request) -> tuple[bool, int | None]:
         or query[:1] not in ([], [("preview", "0")], [("preview", "1")])
     ):
         raise BadRequest("The query takes preview=1 or preview=0 and nothing else.")
-    said = request.headers.getlist("last-event-id")
-    if len(said) > 1 or (said and not re.fullmatch(r"[0-9]{1,15}", said[0], re.ASCII)):
+    last_ids = request.headers.getlist("last-event-id")
+    if len(last_ids) > 1 or (last_ids and not re.fullmatch(r"[0-9]{1,15}", last_ids[0], re.ASCII)):
         raise BadRequest("Last-Event-ID must be the id of an event of this server.")
-    return query == [("preview", "1")], int(said[0]) if said else None
+    return query == [("preview", "1")], int(last_ids[0]) if last_ids else None
 
 
-async def _told(
+async def _events(
     service: Service, key: ApiKey, job_id: str | None, previews: bool, after: int | None
 ) -> AsyncGenerator[bytes]:
     with service.events.watch(key, job_id, previews) as watch:
-        async with aclosing(service.events.tell(key, watch, after)) as told:
-            async for item in told:
+        async with aclosing(service.events.tell(key, watch, after)) as items:
+            async for item in items:
                 match item:
                     case KeepAlive():
                         yield COMMENT
@@ -87,28 +92,25 @@ async def _told(
                         yield event(item.name, event_json(item, service), item.id)
 
 
-def event_json(told: JobEvent, service: Service) -> JsonObject:
-    """An end carries the whole status, so that nobody needs to ask for it; the rest what may have changed."""
-    everything = job_json(told.job, service.link)
-    match told.name:
+def event_json(job_event: JobEvent, service: Service) -> JsonObject:
+    """Returns the data of one event: the whole status for a final event, else only the fields that may have changed."""
+    status = job_json(job_event.job, service.jobs.link)
+    match job_event.name:
         case "queued":
-            status = {"status": "queued", "createdAt": timestamp(told.job.created_at)}
-            return {
-                "jobId": told.job.id,
-                **status,
-                **_some(everything, "type", "model", "params", "warnings", "attempt"),
-            }
+            # The job may have left the queue since the event was recorded.
+            head = {"jobId": status["jobId"], "status": "queued", "createdAt": status["createdAt"]}
+            return {**head, **_pick(status, "type", "model", "params", "warnings", "attempt")}
         case "position" | "loading":
-            return _some(everything, "jobId", "status", "model", "queue", "etaSeconds")
+            return _pick(status, "jobId", "status", "model", "queue", "etaSeconds")
         case "progress":
-            return _some(everything, "jobId", "status", "progress", "stage", "step", "totalSteps", "etaSeconds")
+            return _pick(status, "jobId", "status", "progress", "stage", "step", "totalSteps", "etaSeconds")
         case "preview":
-            assert told.preview is not None
-            image = base64.b64encode(jpeg(told.preview)).decode()
-            return {**_some(everything, "jobId", "step", "totalSteps"), "mimeType": "image/jpeg", "image": image}
+            assert job_event.preview is not None
+            image = base64.b64encode(jpeg(job_event.preview)).decode()
+            return {**_pick(status, "jobId", "step", "totalSteps"), "mimeType": "image/jpeg", "image": image}
         case _:
-            return everything
+            return status
 
 
-def _some(everything: JsonObject, *names: str) -> JsonObject:
-    return {name: everything[name] for name in names}
+def _pick(status: JsonObject, *names: str) -> JsonObject:
+    return {name: status[name] for name in names}

@@ -1,4 +1,7 @@
-"""GET /api/files/:outputId: the bytes of a result, for its owner or by signed link. The path comes from the store alone."""
+"""GET /api/files/{output_id}: sends the bytes of an output to its owner, or to the holder of a signed link.
+
+The path on disk comes from the store only, never from the request. Event loop only.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from server.api.wire import errors
 from server.errors import NotFound
 from server.jobs.artifacts import FILE_NAME
 from server.jobs.encoding import MIME_TYPES
-from server.service.service import NO_SUCH_FILE
+from server.jobs.jobs import NO_SUCH_FILE
 from server.store.jobs import OutputRow
 
 router = APIRouter()
@@ -30,10 +33,10 @@ OUTPUT_ID = re.compile(r"[0-9A-Za-z]{22}")
     responses={200: BYTES, 206: BYTES, 304: {"description": "not changed"}, **errors(404, 416)},
 )
 async def file(output_id: str, request: Request, service: ServiceDep, key: KeyOrLink) -> Response:
-    """The bytes of an output, whole or a range, by the owner's key or by the signed link that the status gave."""
+    """Sends the bytes of an output, whole or a range. Needs the owner's key, or the signed link in the job's status."""
     if not OUTPUT_ID.fullmatch(output_id):
         raise NotFound(NO_SUCH_FILE)
-    output, path = await service.file(output_id, key)
+    output, path = await service.jobs.file(output_id, key)
     headers = file_headers(output)
     if headers["etag"] in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
         return Response(status_code=304, headers=headers)

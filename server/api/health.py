@@ -1,4 +1,4 @@
-"""/healthz, /readyz, and the OpenAPI document for those with a key. None of them touches the device thread."""
+"""/healthz, /readyz and, with a key, the OpenAPI document. None of these routes waits for a device thread."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class HealthReply(Reply):
 @router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", responses={200: {"model": HealthReply}})
 async def healthz() -> Response:
-    """200 while the process turns."""
+    """Answers 200 while the server process responds."""
     return JSONResponse({"status": "ok"})
 
 
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={200: {"model": HealthReply}, 502: {"model": ErrorReply}})
 async def readyz(request: Request) -> Response:
-    """200 when jobs are accepted, else 502 with the reason."""
+    """Answers 200 when jobs are accepted, else 502 with the reason."""
     reason = request.app.state.ready()
     if reason is not None:
         raise Unavailable(f"Not ready: {reason}.", retry_after_s=2)

@@ -1,4 +1,4 @@
-"""/api/jobs: list one's own, cancel, delete."""
+"""/api/jobs: lists, cancels and deletes the jobs of a key. Event loop only."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ async def list_jobs(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
 ) -> Response:
-    """One's own jobs, newest first; `nextCursor` is the `cursor` of the next page."""
+    """Lists the key's jobs, newest first. Pass `nextCursor` as `cursor` for the next page."""
     for name in request.query_params:
         if name not in FILTERS:
             raise BadRequest(f"The query takes {', '.join(FILTERS)}, each once, and nothing else.")
-    jobs, after = await service.list(key, status, limit, cursor, kind)
-    return JSONResponse({"jobs": [job_json(job, service.link) for job in jobs], "nextCursor": after})
+    jobs, after = await service.jobs.list(key, status, limit, cursor, kind)
+    return JSONResponse({"jobs": [job_json(job, service.jobs.link) for job in jobs], "nextCursor": after})
 
 
 @router.delete("/api/jobs/{job_id}", responses={200: {"model": StatusReply}, **errors(404)})
 @router.post("/api/jobs/{job_id}/cancel", responses={200: {"model": StatusReply}, **errors(404, 413)})
 async def cancel(job_id: JobId, service: ServiceDep, key: KeyDep) -> Response:
-    """What waits is canceled at once and refunded, what runs before its next step; of what has ended the files are deleted."""
-    return JSONResponse(job_json(await service.cancel(key, job_id), service.link))
+    """Cancels a waiting job at once and refunds it, cancels a running job before its next step, and deletes the files
+    of a finished job.
+    """
+    return JSONResponse(job_json(await service.jobs.cancel(key, job_id), service.jobs.link))

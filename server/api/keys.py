@@ -1,4 +1,7 @@
-"""/api/me for everybody: one's plan, scopes and day. /api/keys for admins: list, make, revoke."""
+"""/api/me: the plan, scopes and daily usage of the caller's key. /api/keys: admins list, create and revoke keys.
+
+Event loop only.
+"""
 
 from __future__ import annotations
 
@@ -74,6 +77,7 @@ class MeReply(Reply):
 
 @router.get("/api/me", responses={200: {"model": MeReply}, **errors()})
 async def me(service: ServiceDep, key: KeyDep) -> Response:
+    """Returns the plan, the scopes and today's usage of the key that makes the request."""
     used, now = await service.accounts.used(key), service.clock()
     return JSONResponse(
         {
@@ -89,6 +93,7 @@ async def me(service: ServiceDep, key: KeyDep) -> Response:
 
 @router.get("/api/keys", responses={200: {"model": KeysReply}, **errors()})
 async def list_keys(service: ServiceDep, key: KeyDep) -> Response:
+    """Lists all keys with today's usage, and the plans. Needs an admin key."""
     key.require("admin")
     accounts = await service.accounts.list()
     plans = {name: {kind: plan.limit(kind) for kind in KINDS} for name, plan in service.accounts.plans.items()}
@@ -97,18 +102,18 @@ async def list_keys(service: ServiceDep, key: KeyDep) -> Response:
 
 @router.post("/api/keys", responses={200: {"model": NewKeyReply}, **errors(409, 413)}, openapi_extra=json_body(NewKey))
 async def create_key(request: Request, service: ServiceDep, key: KeyDep) -> Response:
-    """The reply's `key` is shown this once: only its hash is kept."""
+    """Creates a key. The reply is the only place that shows it: the server stores a hash. Needs an admin key."""
     key.require("admin")
-    asked = read_body(NewKey, read_object(await request.body()))
-    if not asked.name.isprintable():
+    body = read_body(NewKey, read_object(await request.body()))
+    if not body.name.isprintable():
         raise BadRequest("name must be 1 to 100 printable characters, not only white space.")
-    account, text = await service.accounts.create(asked.name.strip(), asked.plan, asked.scopes or ["use"])
+    account, text = await service.accounts.create(body.name.strip(), body.plan, body.scopes or ["use"])
     return JSONResponse({**_key_json(account), "key": text})
 
 
 @router.delete("/api/keys/{key_id}", responses={200: {"model": KeyReply}, **errors(404)})
 async def revoke_key(key_id: Annotated[str, Path()], service: ServiceDep, key: KeyDep) -> Response:
-    """It works no longer than a second from now. Asking again changes nothing."""
+    """Revokes a key; the server refuses it within a second. Revoking it again changes nothing. Needs an admin key."""
     key.require("admin")
     if not KEY_ID.fullmatch(key_id):
         raise NotFound("There is no such key.")
@@ -130,7 +135,7 @@ def _key_json(account: Account) -> JsonObject:
 
 
 def _usage(used: Mapping[Kind, int], plan: Plan | None) -> dict[str, Any]:
-    """`limit` null is without limit; of a plan that is gone nothing may be started."""
+    """Returns usage and limit per kind; a `limit` of null is unlimited. A plan that no longer exists allows nothing."""
     return {kind: {"used": used[kind], "limit": 0 if plan is None else plan.limit(kind)} for kind in KINDS}
 
 

@@ -1,4 +1,4 @@
-"""GET /metrics for Prometheus, and the counting of requests by the template of their route."""
+"""GET /metrics for Prometheus, and the middleware that counts requests by route template. Event loop only."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from server.service.service import Service
 router = APIRouter()
 
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"})
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **errors()})
 async def metrics(service: ServiceDep, key: KeyDep) -> Response:
+    """Returns the metrics in the Prometheus text format. Needs an admin key."""
     key.require("admin")
     return Response(service.metrics.text(), headers={"content-type": EXPOSITION})
 
 
-class Counted:
-    """Outermost, so that what the door turns away is counted too."""
+class RequestMetrics:
+    """Outermost middleware, so that requests that the guard rejects are counted too."""
 
     def __init__(self, app: ASGIApp, *, service: Service) -> None:
         self._app = app
@@ -34,18 +36,15 @@ class Counted:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.perf_counter()
+        started = time.perf_counter()
 
-        async def noting(message: Message) -> None:
+        async def send_and_count(message: Message) -> None:
             if message["type"] == "http.response.start":
-                # Only routes and methods of ours: names that strangers make up must not become series.
+                # Only known routes and methods become labels: a client must not be able to create time series.
                 route = getattr(scope.get("route"), "path", "other")
                 method = scope["method"] if scope["method"] in METHODS else "other"
                 self._service.metrics.http.labels(method, route, str(message["status"])).inc()
-                self._service.metrics.http_s.labels(method, route).observe(time.perf_counter() - began)
+                self._service.metrics.http_s.labels(method, route).observe(time.perf_counter() - started)
             await send(message)
 
-        await self._app(scope, receive, noting)
-
-
-METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"})
+        await self._app(scope, receive, send_and_count)

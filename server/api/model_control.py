@@ -1,4 +1,4 @@
-"""What people decide about models: load, unload, pin, unpin, and how long an idle one stays. Admin keys only."""
+"""Loads, unloads, pins and unpins models, and sets their keep-alive. Admin keys only. Event loop only."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ from server.units import parse_seconds
 
 router = APIRouter()
 
-KEEP_ALIVE = 'a time like "30s", "5m" or "2h", a number of seconds, 0 for unloading at once or -1 for never'
-MOST_S = 10 * 365 * 86400.0  # beyond it one means for ever
+KEEP_ALIVE = 'a time like "30s", "5m" or "2h", a number of seconds, 0 to unload at once or -1 to never unload'
+MAX_KEEP_ALIVE_S = 10 * 365 * 86400.0  # a longer keep-alive means forever
 
 Name = Annotated[str, Path()]
-Said = str | int | float | None
+KeepAlive = str | int | float | None
 
 
 class LoadModel(Strict):
-    keepAlive: Said = Field(None, description=f"{KEEP_ALIVE}; left out or null: as it is")
+    keepAlive: KeepAlive = Field(None, description=f"{KEEP_ALIVE}; null leaves it unchanged")
 
 
 class ChangeModel(Strict):
-    keepAlive: Said = Field(None, description=f"{KEEP_ALIVE}; null: as its entry or the setting says")
+    keepAlive: KeepAlive = Field(
+        None, description=f"{KEEP_ALIVE}; null returns to the value of the model's entry or of the setting"
+    )
     pinned: bool | None = Field(None, description="true or false")
 
 
@@ -41,10 +43,12 @@ class ChangeModel(Strict):
     openapi_extra=json_body(LoadModel, required=False),
 )
 async def load(name: Name, request: Request, service: ServiceDep, key: KeyDep) -> Response:
-    """Asked for, not waited for: `state` becomes `loading`, then `resident` or `failed`. Of one that is there the idle time starts anew."""
+    """Requests that a model be loaded and returns at once: `state` becomes `loading`, then `resident` or `failed`.
+    For a model that is already loaded, the idle time starts anew. Needs an admin key.
+    """
     key.require("admin")
-    asked = read_body(LoadModel, await body_of(request))
-    seconds = _seconds(asked.keepAlive)
+    body = read_body(LoadModel, await optional_body(request))
+    seconds = _seconds(body.keepAlive)
     await service.model_overrides.load(name)
     if seconds is not None:
         await service.model_overrides.keep_alive(name, seconds)
@@ -53,7 +57,9 @@ async def load(name: Name, request: Request, service: ServiceDep, key: KeyDep) -
 
 @router.post("/api/models/{name}/unload", responses={200: {"model": ModelReply}, **errors(404, 409, 413)})
 async def unload(name: Name, service: ServiceDep, key: KeyDep) -> Response:
-    """It goes once its running jobs are done; waiting ones load it again. A pinned one is a 409."""
+    """Unloads a model once its running jobs have finished; waiting jobs load it again. A pinned model gives 409.
+    Needs an admin key.
+    """
     key.require("admin")
     await service.model_overrides.unload(name)
     return _model(service, name)
@@ -61,7 +67,7 @@ async def unload(name: Name, service: ServiceDep, key: KeyDep) -> Response:
 
 @router.post("/api/models/{name}/pin", responses={200: {"model": ModelReply}, **errors(404, 413)})
 async def pin(name: Name, service: ServiceDep, key: KeyDep) -> Response:
-    """Once it is there it stays, whatever waits; kept across restarts."""
+    """Pins a model: once loaded, it is never evicted. The pin is stored and survives a restart. Needs an admin key."""
     key.require("admin")
     await service.model_overrides.pin(name, True)
     return _model(service, name)
@@ -69,35 +75,36 @@ async def pin(name: Name, service: ServiceDep, key: KeyDep) -> Response:
 
 @router.post("/api/models/{name}/unpin", responses={200: {"model": ModelReply}, **errors(404, 413)})
 async def unpin(name: Name, service: ServiceDep, key: KeyDep) -> Response:
+    """Removes the pin, so that the model can be evicted again. Needs an admin key."""
     key.require("admin")
     await service.model_overrides.pin(name, False)
     return _model(service, name)
 
 
-async def decide(name: str, asked: ChangeModel, service: Service) -> None:
-    """Keep-alive and pin, kept across restarts: the part of PATCH /api/models/{name} that models.toml does not keep."""
-    if "keepAlive" in asked.model_fields_set:
-        await service.model_overrides.keep_alive(name, _seconds(asked.keepAlive))
-    if asked.pinned is not None:
-        await service.model_overrides.pin(name, asked.pinned)
+async def apply_overrides(name: str, body: ChangeModel, service: Service) -> None:
+    """Stores the keep-alive and the pin of PATCH /api/models/{name}; all other fields go to models.toml."""
+    if "keepAlive" in body.model_fields_set:
+        await service.model_overrides.keep_alive(name, _seconds(body.keepAlive))
+    if body.pinned is not None:
+        await service.model_overrides.pin(name, body.pinned)
 
 
-async def body_of(request: Request) -> dict[str, object]:
-    """No body says nothing."""
+async def optional_body(request: Request) -> dict[str, object]:
+    """Returns the JSON object of the body; an empty body counts as an empty object."""
     body = await request.body()
     return read_object(body) if body else {}
 
 
-def _seconds(said: Said) -> float | None:
-    if said is None:
+def _seconds(keep_alive: KeepAlive) -> float | None:
+    if keep_alive is None:
         return None
     try:
-        seconds = parse_seconds(said)
+        seconds = parse_seconds(keep_alive)
     except ValueError:
         raise BadRequest(f"keepAlive must be {KEEP_ALIVE}.") from None
     assert isinstance(seconds, int | float)
-    return float("inf") if seconds > MOST_S else float(seconds)
+    return float("inf") if seconds > MAX_KEEP_ALIVE_S else float(seconds)
 
 
 def _model(service: Service, name: str) -> Response:
-    return JSONResponse(model_json(service.model(name), service))
+    return JSONResponse(model_json(service.models.one(name), service))

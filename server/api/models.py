@@ -1,4 +1,7 @@
-"""GET /api/models and GET /api/gpu: what can be asked for, and what holds the device's memory."""
+"""GET /api/models, /api/loras and /api/gpu: the available models and LoRAs, and who holds device memory.
+
+Event loop only.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from pipelines.interface import Merging
 from server.api.deps import KeyDep, ServiceDep
 from server.api.wire import JsonObject, Reply, errors, timestamp
 from server.protocol import DeviceStatus, ModelState
-from server.service.model_overrides import ModelView
+from server.service.models import ModelView
 from server.service.service import Service
 
 router = APIRouter()
@@ -78,20 +81,20 @@ class LorasReply(Reply):
 
 @router.get("/api/loras", responses={200: {"model": LorasReply}, **errors()})
 async def loras(service: ServiceDep, _: KeyDep) -> Response:
-    """The names a request's `loras` may say. Which model each was made for, its file does not tell."""
-    return JSONResponse({"loras": list(await asyncio.to_thread(service.lora_names))})
+    """Lists the names that a request's `loras` can use. A LoRA file does not tell which model it was made for."""
+    return JSONResponse({"loras": list(await asyncio.to_thread(service.loras.names))})
 
 
 @router.get("/api/models", responses={200: {"model": ModelsReply}, **errors()})
 async def models(service: ServiceDep, _: KeyDep) -> Response:
-    """The models there are, what they can and what state they are in."""
-    return JSONResponse({"models": [model_json(view, service) for view in service.models()]})
+    """Lists all models with their state, defaults, limits and abilities."""
+    return JSONResponse({"models": [model_json(view, service) for view in service.models.all()]})
 
 
 @router.get("/api/gpu", responses={200: {"model": DevicesReply}, **errors()})
 async def gpu(service: ServiceDep, _: KeyDep) -> Response:
-    """Who holds how many bytes of each device; the holders of a device sum to `used`."""
-    return JSONResponse({"devices": [_device_json(device) for device in service.devices()]})
+    """Returns who holds how many bytes of each device. The holders of a device sum to `used`."""
+    return JSONResponse({"devices": [_device_json(device) for device in service.live_jobs.devices()]})
 
 
 def model_json(view: ModelView, service: Service) -> JsonObject:
@@ -101,7 +104,7 @@ def model_json(view: ModelView, service: Service) -> JsonObject:
     return {
         "name": spec.name,
         "type": spec.type,
-        "default": service.default_for(spec.type) == spec.name,
+        "default": service.catalogue.default_for(spec.type) == spec.name,
         "state": live.state if live else "available",
         "bytes": live.weight_bytes + live.cache_bytes if live and loaded else spec.weight_bytes,
         "components": dict(live.components) if live and loaded else {},

@@ -1,4 +1,7 @@
-"""The page at /: the files of `server/page`, as they are, to anybody. They hold nothing but themselves: all they show, they ask for with a key."""
+"""Serves the web page at /: the static files of `server/page`, to anybody.
+
+The files contain no data: the page fetches everything it shows from the API, with a key. Event loop only.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +37,11 @@ POLICY = "; ".join(
         "form-action 'none'",
         "base-uri 'none'",
         "frame-ancestors 'none'",
-        "require-trusted-types-for 'script'",  # the browser itself refuses innerHTML: what people write stays text
+        "require-trusted-types-for 'script'",  # the browser refuses innerHTML, so that user input stays text
     ]
 )
 HEADERS = {
-    "cache-control": "no-cache",  # kept, and asked for again by its ETag: a new version is seen at once
+    "cache-control": "no-cache",  # the browser revalidates by ETag, so that it sees a new version at once
     "content-security-policy": POLICY,
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
@@ -51,17 +54,17 @@ HEADERS = {
 class Asset:
     mime_type: str
     body: bytes
-    zipped: bytes
-    tag: str  # of the plain body
+    gzipped: bytes
+    etag: str  # of the uncompressed body
 
 
 def read_page(folder: Path = FOLDER) -> Mapping[str, Asset]:
-    """Address → what is there. Nothing else is ever served, so no path of a request reaches the disk."""
+    """Reads all files into memory, by URL path. Only these are served: no path of a request reaches the disk."""
     files = sorted(path for path in folder.rglob("*") if path.suffix in MIME_TYPES)
-    return {_address(path.relative_to(folder).as_posix()): _asset(path) for path in files}
+    return {_url_path(path.relative_to(folder).as_posix()): _asset(path) for path in files}
 
 
-def _address(name: str) -> str:
+def _url_path(name: str) -> str:
     return "/" if name == "index.html" else f"/page/{name}"
 
 
@@ -78,11 +81,11 @@ async def page(request: Request) -> Response:
     asset: Asset | None = request.app.state.page.get(request.scope["path"])
     if asset is None:
         raise NotFound("There is nothing at this address.")
-    zipped = "gzip" in request.headers.get("accept-encoding", "")
-    tag = f'"{asset.tag}{"-gzip" if zipped else ""}"'
-    headers = {**HEADERS, "etag": tag, "content-type": asset.mime_type}
-    if tag in [known.strip().removeprefix("W/") for known in request.headers.get("if-none-match", "").split(",")]:
+    gzipped = "gzip" in request.headers.get("accept-encoding", "")
+    etag = f'"{asset.etag}{"-gzip" if gzipped else ""}"'
+    headers = {**HEADERS, "etag": etag, "content-type": asset.mime_type}
+    if etag in [known.strip().removeprefix("W/") for known in request.headers.get("if-none-match", "").split(",")]:
         return Response(status_code=304, headers=headers)
-    if zipped:
+    if gzipped:
         headers["content-encoding"] = "gzip"
-    return Response(asset.zipped if zipped else asset.body, headers=headers)
+    return Response(asset.gzipped if gzipped else asset.body, headers=headers)

@@ -1,4 +1,7 @@
-"""GET /api/queue: what runs, what waits and for what, and how fast steps go. Of other keys' jobs only their kind is told."""
+"""GET /api/queue: the running jobs, the waiting jobs with the reason, and the seconds per step of each model.
+
+Jobs of other keys appear without their ids and prompts. Event loop only.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from server.service.service import Service
 
 router = APIRouter()
 
-SHOWN = 100  # waiting jobs that are listed; those behind are counted
+SHOWN = 100  # waiting jobs that are listed; `length` and `reasons` count all of them
 
 
 class EntryReply(Reply):
@@ -61,7 +64,7 @@ class QueueView(Reply):
 
 @router.get("/api/queue", responses={200: {"model": QueueView}, **errors()})
 async def queue(service: ServiceDep, key: KeyDep) -> Response:
-    """What runs and what waits and why, of all keys; only one's own jobs are told by their ids."""
+    """Returns the running and the waiting jobs of all keys, and why jobs wait. Only the key's own jobs have an id."""
     running, waiting = service.live_jobs.under_way()
     return JSONResponse(
         {
@@ -76,16 +79,16 @@ async def queue(service: ServiceDep, key: KeyDep) -> Response:
 
 def _running_json(entry: RunningEntry, service: Service, key: ApiKey) -> JsonObject:
     job = service.live_jobs.view(entry.job_id)
-    told: JsonObject = {"stage": None, "step": 0, "totalSteps": 0, "progress": None}
+    steps: JsonObject = {"stage": None, "step": 0, "totalSteps": 0, "progress": None}
     if job is not None:
         stage = service.live_jobs.stage_of(job)
-        told = {"stage": stage, "step": job.step, "totalSteps": job.total_steps, "progress": round(job.progress, 4)}
-    return {**_who(entry.job_id, service, key), **told, "etaSeconds": _seconds(entry.eta_s)}
+        steps = {"stage": stage, "step": job.step, "totalSteps": job.total_steps, "progress": round(job.progress, 4)}
+    return {**_identity(entry.job_id, service, key), **steps, "etaSeconds": _seconds(entry.eta_s)}
 
 
 def _waiting_json(position: int, entry: QueueEntry, service: Service, key: ApiKey) -> JsonObject:
     return {
-        **_who(entry.job_id, service, key),
+        **_identity(entry.job_id, service, key),
         "position": position,
         "waitingFor": entry.waiting_for,
         "needBytes": entry.need_bytes,
@@ -93,8 +96,8 @@ def _waiting_json(position: int, entry: QueueEntry, service: Service, key: ApiKe
     }
 
 
-def _who(job_id: str, service: Service, key: ApiKey) -> JsonObject:
-    """A chat is no job: it has no id to ask for, and its model is the engine's to know."""
+def _identity(job_id: str, service: Service, key: ApiKey) -> JsonObject:
+    """Returns id, owner, type and model of a queue entry. A chat is not a stored job: it has no id and no model."""
     job = service.live_jobs.view(job_id)
     if job is None:
         return {"jobId": None, "mine": False, "type": "chat" if job_id.startswith("chat_") else None, "model": None}
@@ -103,8 +106,8 @@ def _who(job_id: str, service: Service, key: ApiKey) -> JsonObject:
 
 
 def _lanes(service: Service) -> list[JsonObject]:
-    """One of each model that is in memory or on its way there."""
-    types = {view.spec.name: view.spec.type for view in service.models()}
+    """Returns one entry for each model that is in memory, is being loaded or has failed to load."""
+    types = {view.spec.name: view.spec.type for view in service.models.all()}
     return [
         {
             "model": status.model,
@@ -116,7 +119,7 @@ def _lanes(service: Service) -> list[JsonObject]:
             "bytes": status.weight_bytes + status.cache_bytes,
             "stepSeconds": _seconds(service.live_jobs.step_s(status.model)),
         }
-        for status, devices in ((picture.status, picture.devices) for picture in service.live_jobs.models())
+        for status, devices in ((model.status, model.devices) for model in service.live_jobs.models())
     ]
 
 

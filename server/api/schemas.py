@@ -1,6 +1,7 @@
-"""The wire types. A body is parsed once, strictly: what is not said exactly as documented is refused, and the text says how to say it.
+"""Request bodies of the native API: strict pydantic models, and their conversion to the service's own types.
 
-A field's `description` finishes the sentence "FIELD must be …": it is both the documentation and the error.
+A body that differs from the documentation in any way is rejected with a text that says what is expected. A field's
+`description` completes the sentence "FIELD must be …": it is both the documentation and the error text. Pure functions.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from server.service.chat import ChatMessage
 
 Body = TypeVar("Body", bound=BaseModel)
 
-# Some text besides white space, and no NUL, which Postgres and a command line cannot carry.
-SAYS_SOMETHING = r"^[^\x00]*[^\s\x00][^\x00]*$"
+# At least one character that is not white space, and no NUL, which neither Postgres nor a command line can carry.
+NOT_BLANK = r"^[^\x00]*[^\s\x00][^\x00]*$"
 NO_NUL = r"^[^\x00]*$"
-PRINTABLE = r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$"  # what people call things
+PRINTABLE = r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$"  # for names and titles
 CONVERSATION_ID = r"^[A-Za-z0-9_-]{1,64}$"
 SHOWN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,39}")
 
@@ -39,7 +40,7 @@ Prompt: TypeAlias = Annotated[
     Field(
         min_length=1,
         max_length=4000,
-        pattern=SAYS_SOMETHING,
+        pattern=NOT_BLANK,
         description="text of 1 to 4000 characters, not only white space",
     ),
 ]
@@ -73,7 +74,7 @@ class Generate(Strict):
         None, pattern=r"^[A-Za-z0-9]{1,64}$", description="the name of a noise scheduler that GET /api/models lists"
     )
     clip_skip: int | None = Field(
-        None, ge=0, le=100, description="a whole number from 0 to 100: last layers of CLIP that are left out"
+        None, ge=0, le=100, description="a whole number from 0 to 100: how many of CLIP's last layers are skipped"
     )
     loras: list[WantedLora] | None = Field(
         None,
@@ -85,7 +86,7 @@ class Generate(Strict):
     webhook_url: str | None = Field(
         None,
         max_length=2000,
-        description="an http or https URL of at most 2000 characters that is told when the job ends",
+        description="an http or https URL of at most 2000 characters, which is called when the job ends",
     )
 
 
@@ -115,7 +116,7 @@ class Chat(Strict):
     conversationId: str | None = Field(
         None,
         pattern=CONVERSATION_ID,
-        description="1 to 64 letters, digits, _ or -, as an earlier reply gave it",
+        description="1 to 64 letters, digits, _ or -, from an earlier reply",
     )
     system: str | None = Field(
         None, min_length=1, max_length=32_000, pattern=NO_NUL, description="text of 1 to 32000 characters"
@@ -134,21 +135,21 @@ KINDS: Mapping[str, type[GenerateImage] | type[GenerateVideo]] = {"image": Gener
 
 
 def read_generate(raw: Mapping[str, Any]) -> GenerateRequest:
-    """Raises `BadRequest` that names the first wrong field and what it must be."""
+    """Parses the body of POST /api/generate. Raises `BadRequest` with the first wrong field and what it must be."""
     if "type" not in raw:
         raise BadRequest("type is required: image or video.")
     kind = raw["type"]
     if not isinstance(kind, str) or kind not in KINDS:
         raise BadRequest("type must be image or video.")
     body = read_body(KINDS[kind], raw)
-    said = body.model_dump(exclude_none=True)
+    values = body.model_dump(exclude_none=True)
     if body.loras is not None:
-        said["loras"] = tuple((lora.name, lora.weight) for lora in body.loras)
-    return GenerateRequest(**said)
+        values["loras"] = tuple((lora.name, lora.weight) for lora in body.loras)
+    return GenerateRequest(**values)
 
 
 def read_chat(raw: Mapping[str, Any]) -> tuple[ChatMessage, bool]:
-    """The message, and whether the reply is to be streamed."""
+    """Returns the message, and whether the reply is to be streamed. Raises `BadRequest`."""
     body = read_body(Chat, raw)
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     message = ChatMessage(
@@ -166,59 +167,59 @@ def read_chat(raw: Mapping[str, Any]) -> tuple[ChatMessage, bool]:
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """The JSON object of a body in plain UTF-8. Raises `BadRequest`."""
+    """Returns the JSON object of a body in UTF-8. Raises `BadRequest`."""
     try:
-        found = json.loads(body.decode("utf-8"), object_pairs_hook=_once_each, parse_constant=_no_such_number)
+        value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique_fields, parse_constant=_reject_constant)
     except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise BadRequest("The body must be valid JSON in UTF-8.") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise BadRequest("The body must be a JSON object.")
-    return found
+    return value
 
 
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         raise BadRequest("The body names a field twice.")
-    return found
+    return fields
 
 
-def _no_such_number(_: str) -> NoReturn:
+def _reject_constant(_: str) -> NoReturn:
     raise BadRequest("The body must be valid JSON: NaN and Infinity are not.")
 
 
 def read_body(model: type[Body], raw: Mapping[str, Any]) -> Body:
-    """Raises `BadRequest` that names the first wrong field and what it must be."""
+    """Validates a body against `model`. Raises `BadRequest` that names the first wrong field and what it must be."""
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        # Not one word of pydantic's: its errors quote the input.
+        # pydantic's own texts are not used: they quote the input.
         faults = error.errors(include_url=False, include_context=False, include_input=False)
         raise BadRequest(_explain(model, faults[0]["type"], faults[0]["loc"])) from None
 
 
-def _explain(model: type[BaseModel], fault: str, where: tuple[int | str, ...]) -> str:
-    if not where or (fault == "extra_forbidden" and len(where) == 1):
-        return _unknown(model, str(where[0]) if where else "")
-    name = str(where[0])
+def _explain(model: type[BaseModel], fault: str, location: tuple[int | str, ...]) -> str:
+    if not location or (fault == "extra_forbidden" and len(location) == 1):
+        return _explain_unknown(model, str(location[0]) if location else "")
+    name = str(location[0])
     field = model.model_fields[name]
-    must_be = field.description or _described(field.annotation)
+    must_be = field.description or _annotated_description(field.annotation)
     return f"{name} is required: {must_be}." if fault == "missing" else f"{name} must be {must_be}."
 
 
-def _described(annotation: Any) -> str:
-    """The description inside `Annotated[…] | None`."""
+def _annotated_description(annotation: Any) -> str:
+    """Returns the description inside `Annotated[…] | None`."""
     for part in getattr(annotation, "__args__", ()):
         for extra in getattr(part, "__metadata__", ()):
             if getattr(extra, "description", None):
                 return str(extra.description)
-    raise AssertionError("every field is described")
+    raise AssertionError("every field has a description")
 
 
-def _unknown(model: type[BaseModel], name: str) -> str:
+def _explain_unknown(model: type[BaseModel], name: str) -> str:
     if issubclass(model, Generate) and any(name in kind.model_fields for kind in KINDS.values()):
         return f"{name} does not belong to a job of this type."
     shown = name if SHOWN_NAME.fullmatch(name) else ""
     near = difflib.get_close_matches(shown, model.model_fields, 1, 0.5)
-    hint = f"; did you mean {near[0]}?" if near else f". Known are {', '.join(model.model_fields)}."
+    hint = f"; did you mean {near[0]}?" if near else f". Known fields: {', '.join(model.model_fields)}."
     return f"Unknown field {shown or 'name'}{hint}"

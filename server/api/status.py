@@ -1,4 +1,4 @@
-"""GET /api/status/:jobId: how a job stands, cheaply: a live one is read from the board."""
+"""GET /api/status/{job_id}: the state of one job. A live job is read from memory, a finished one from the store."""
 
 from __future__ import annotations
 
@@ -13,5 +13,7 @@ router = APIRouter()
 
 @router.get("/api/status/{job_id}", responses={200: {"model": StatusReply}, **errors(404)})
 async def status(job_id: JobId, service: ServiceDep, key: KeyDep) -> Response:
-    """How a job stands: its stage, step and progress, its place while it waits, its outputs or its error once it has ended."""
-    return JSONResponse(job_json(await service.status(key, job_id), service.link))
+    """Returns the state of a job: stage, step and progress, its place in the queue while it waits, and its outputs or
+    its error once it has ended.
+    """
+    return JSONResponse(job_json(await service.jobs.status(key, job_id), service.jobs.link))

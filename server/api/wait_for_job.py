@@ -1,4 +1,7 @@
-"""Routes that answer with a finished job: they wait for its end, and cancel it when their client leaves first."""
+"""For routes that reply with the result: waits until a job ends, and cancels it when the client disconnects first.
+
+Event loop only.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,20 @@ from server.jobs.job_view import JobView
 from server.service.service import Service
 
 
-async def finished(service: Service, key: ApiKey, job_id: str, receive: Receive) -> JobView | None:
-    """Its status at its end; None when the client went away, and then it is canceled."""
-    ending = asyncio.ensure_future(service.finished(key, job_id))
-    leaving = asyncio.ensure_future(disconnected(receive))
+async def wait_for_job(service: Service, key: ApiKey, job_id: str, receive: Receive) -> JobView | None:
+    """Returns the job's final status, or None when the client disconnected first and the job has been canceled."""
+    finishing = asyncio.ensure_future(service.jobs.finished(key, job_id))
+    disconnecting = asyncio.ensure_future(disconnected(receive))
     try:
-        await asyncio.wait({ending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if ending.done():
-            return await ending
+        await asyncio.wait({finishing, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
+        if finishing.done():
+            return await finishing
     finally:
-        await stop(ending, leaving)
-    await service.cancel(key, job_id)
+        await stop(finishing, disconnecting)
+    await service.jobs.cancel(key, job_id)
     return None
 
 
-async def base64_of(path: Path) -> str:
-    """Of a whole file, read beside the event loop."""
+async def read_base64(path: Path) -> str:
+    """Returns the bytes of a file in base64, read on a worker thread."""
     return await asyncio.to_thread(lambda: base64.b64encode(path.read_bytes()).decode())

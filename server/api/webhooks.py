@@ -1,4 +1,4 @@
-"""GET /api/webhooks/secret: what one's receivers check signatures with."""
+"""GET /api/webhooks/secret: the secret with which receivers verify webhook signatures. Event loop only."""
 
 from __future__ import annotations
 
@@ -17,4 +17,5 @@ class SecretReply(Reply):
 
 @router.get("/api/webhooks/secret", responses={200: {"model": SecretReply}, **errors()})
 async def secret(service: ServiceDep, key: KeyDep) -> Response:
+    """Returns the secret that signs the webhook calls of this key."""
     return JSONResponse({"secret": service.webhooks.secret_of(key.id)})

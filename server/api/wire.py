@@ -1,4 +1,7 @@
-"""What replies look like: JSON objects as the contract spells them, and the models that describe them in the OpenAPI document."""
+"""The JSON of replies: functions that build it, and the pydantic models that describe it in the OpenAPI document.
+
+Pure functions.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ Link: TypeAlias = Callable[[OutputRow, datetime], str]
 
 
 class Reply(BaseModel):
-    """A client must be able to ignore what it does not know: replies may grow."""
+    """A reply may gain fields in a later version: clients must ignore fields they do not know."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -104,7 +107,7 @@ class ChatReplyBody(Reply):
 
 
 def timestamp(at: datetime | None) -> str | None:
-    """ISO 8601 with milliseconds and Z."""
+    """Returns `at` in UTC as ISO 8601 with milliseconds and a trailing Z."""
     return None if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -156,19 +159,19 @@ def _output_json(output: OutputRow, query: str) -> JsonObject:
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For a route's `responses`: these, and what every route may answer."""
+    """Returns `responses` for a route: the given error statuses, and those that every route can answer."""
     return {status: {"model": ErrorReply} for status in sorted({400, 401, 403, 500, 502, *statuses})}
 
 
 def json_body(*models: type[BaseModel], required: bool = True) -> dict[str, Any]:
-    """For a route's `openapi_extra`: the body, which the route reads itself because the framework's reading is too lax."""
+    """Returns `openapi_extra` for a route that parses its body itself, because FastAPI's parsing is too lax."""
     schemas = [_inlined(model) for model in models]
     schema = schemas[0] if len(schemas) == 1 else {"oneOf": schemas}
     return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
 
 
 def _inlined(model: type[BaseModel]) -> JsonObject:
-    """Nested models in place: the document has no room of its own for them."""
+    """Returns the JSON schema with nested models in place: `openapi_extra` cannot add to the document's components."""
     schema = model.model_json_schema()
     nested = schema.pop("$defs", {})
 

@@ -1,1 +1,1 @@
-"""OpenAI's API, under /v1: the same keys, quotas, queue and models in the words of OpenAI's clients."""
+"""OpenAI's API, under /v1: the same keys, quotas, queue and models, in the format that OpenAI's clients expect."""

@@ -1,4 +1,7 @@
-"""POST /v1/chat/completions: one reply to messages that the client keeps, whole or in chunks."""
+"""POST /v1/chat/completions: replies to a list of messages that the client keeps itself, whole or in chunks.
+
+Event loop only.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from server.api.chat import unless_gone
-from server.api.deps import KeyDep, ServiceDep, allowance_headers, counted
+from server.accounts.usage import Allowance
+from server.api.chat import reply_unless_disconnected
+from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
 from server.api.openai.schemas import ChatCompletion, read_chat
 from server.api.openai.wire import errors
 from server.api.schemas import read_object
@@ -21,7 +25,6 @@ from server.errors import ServerError
 from server.http.error_body import openai_error
 from server.http.sse import EventStream
 from server.jobs.artifacts import new_id
-from server.jobs.submission import Allowance
 from server.service.chat import ChatReply, Conversation
 
 router = APIRouter(tags=["OpenAI"])
@@ -35,25 +38,29 @@ STREAM: dict[str, Any] = {"content": {"application/json": {}, "text/event-stream
     openapi_extra=json_body(ChatCompletion),
 )
 async def completions(request: Request, service: ServiceDep, key: KeyDep) -> Response:
-    async with counted(request, service, key, ["chats"]):
+    """Replies to a list of messages as OpenAI's chat completions do; with `stream`, sends the reply in chunks."""
+    async with allowance_on_error(request, service, key, ["chats"]):
         message, body = read_chat(read_object(await request.body()))
-        conversation = await service.chat(key, message)
+        conversation = await service.chats.open(key, message)
         headers = allowance_headers(service, Allowance("chats", conversation.limit, conversation.used))
         head = {"id": f"chatcmpl-{new_id()}", "created": int(service.clock().timestamp()), "model": conversation.model}
         if body.stream:
             with_usage = body.stream_options is not None and body.stream_options.include_usage
             return EventStream(_chunks(conversation, head, with_usage), headers)
-        reply = await unless_gone(conversation, request.receive)
+        reply = await reply_unless_disconnected(conversation, request.receive)
     if reply is None:
-        return Response(status_code=204)  # nobody is there to read it
-    message_out = {"role": "assistant", "content": reply.text, "refusal": None}
-    choice = {"index": 0, "message": message_out, "logprobs": None, "finish_reason": reply.finish_reason}
+        return Response(status_code=204)  # the client has disconnected
+    reply_message = {"role": "assistant", "content": reply.text, "refusal": None}
+    choice = {"index": 0, "message": reply_message, "logprobs": None, "finish_reason": reply.finish_reason}
     completion = {**head, "object": "chat.completion", "choices": [choice], "usage": _usage(reply)}
     return JSONResponse(completion, headers=headers)
 
 
 async def _chunks(conversation: Conversation, head: JsonObject, with_usage: bool) -> AsyncGenerator[bytes]:
-    """The role, the text as it is made, why it ended, the usage if asked for; `[DONE]`, unless it failed."""
+    """Yields a chunk with the role, chunks with text, one with the finish reason, and the usage when requested.
+
+    Ends with `[DONE]`, or with an error when the reply failed.
+    """
     usage: JsonObject = {"usage": None} if with_usage else {}
 
     def chunk(delta: JsonObject, finish_reason: str | None = None) -> bytes:
@@ -68,7 +75,7 @@ async def _chunks(conversation: Conversation, head: JsonObject, with_usage: bool
     except ServerError as error:
         yield _data(openai_error(error.status, error.message))
         return
-    assert conversation.reply is not None, "deltas ends with a reply or raises"
+    assert conversation.reply is not None, "deltas() sets the reply or raises"
     yield chunk({}, conversation.reply.finish_reason)
     if with_usage:
         yield _data({**head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(conversation.reply)})

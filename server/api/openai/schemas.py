@@ -1,4 +1,7 @@
-"""OpenAI's request bodies: what this server can do of them is done, the rest is refused by name, nothing is ignored that would matter."""
+"""OpenAI's request bodies, and their conversion to the service's own types. Pure functions.
+
+A field that this server cannot honor is rejected by name. Only fields without any effect on the result are ignored.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +16,31 @@ from server.errors import BadRequest
 from server.jobs.request import GenerateRequest
 from server.service.chat import ChatMessage
 
-# Accepted because clients send them unasked, and without effect here: who asks and what is noted about it.
-NOTES = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"})
-# With these values a field asks for nothing; with any other it asks for what this server does not do.
+# Accepted and ignored: clients send these on their own, and they do not change the result.
+IGNORED = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"})
+# Accepted with these values only, which ask for nothing; any other value asks for something this server cannot do.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "n": (1,), "logprobs": (False,), "top_logprobs": (0,), "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],),
-    "function_call": ("none", "auto"), "parallel_tool_calls": (True, False), "logit_bias": ({},), "store": (False,),
-    "service_tier": ("auto", "default"), "response_format": ({"type": "text"},), "modalities": (["text"],),
+    "n": (1,), "logprobs": (False,), "top_logprobs": (0,), "tools": ([],), "tool_choice": ("none", "auto"),
+    "functions": ([],), "function_call": ("none", "auto"), "parallel_tool_calls": (True, False), "logit_bias": ({},),
+    "store": (False,), "service_tier": ("auto", "default"), "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
 }  # fmt: skip
 NEUTRAL_IMAGE: Mapping[str, tuple[Any, ...]] = {
-    "quality": ("auto", "standard"), "background": ("auto", "opaque"), "moderation": ("auto", "low"), "stream": (False,),
-    "output_compression": (100,), "partial_images": (0,),
+    "quality": ("auto", "standard"), "background": ("auto", "opaque"), "moderation": ("auto", "low"),
+    "stream": (False,), "output_compression": (100,), "partial_images": (0,),
 }  # fmt: skip
 
 SIZE = r"^([1-9][0-9]{1,4}x[1-9][0-9]{1,4}|auto)$"
 
 
-class Part(Strict):
+class TextPart(Strict):
     type: Literal["text"]
     text: str = Field(pattern=NO_NUL)
 
 
-class Turn(Strict):
+class InputMessage(Strict):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: str | list[TextPart]
     name: str | None = None
     refusal: None = None
 
@@ -49,10 +53,11 @@ Stop: TypeAlias = StopText | Annotated[list[StopText], Field(min_length=1, max_l
 
 
 class ChatCompletion(Strict):
-    messages: list[Turn] = Field(
+    messages: list[InputMessage] = Field(
         min_length=1,
         max_length=1000,
-        description="a list of 1 to 1000 messages with role system, developer, user or assistant and content that is text or text parts",
+        description="a list of 1 to 1000 messages with role system, developer, user or assistant "
+        "and content that is text or text parts",
     )
     model: ModelName | None = None
     stream: bool | None = Field(None, description="true or false")
@@ -67,7 +72,7 @@ class ChatCompletion(Strict):
     stop: Stop | None = Field(None, description="a text of 1 to 100 characters, or a list of 1 to 4 such texts")
 
 
-class Picture(Strict):
+class ImageGeneration(Strict):
     prompt: Prompt
     model: ModelName | None = None
     n: int | None = Field(None, ge=1, le=8, description="a whole number from 1 to 8")
@@ -82,7 +87,7 @@ class Picture(Strict):
     seed: Seed | None = None
 
 
-class Clip(Strict):
+class VideoCreation(Strict):
     prompt: Prompt
     model: ModelName | None = None
     seconds: str | None = Field(
@@ -92,14 +97,14 @@ class Clip(Strict):
 
 
 def read_chat(raw: Mapping[str, Any]) -> tuple[ChatMessage, ChatCompletion]:
-    """Raises `BadRequest`."""
-    body = read_body(ChatCompletion, _done_here(raw, NEUTRAL))
+    """Returns the message for the service, and the parsed body. Raises `BadRequest`."""
+    body = read_body(ChatCompletion, _supported(raw, NEUTRAL))
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         raise BadRequest("max_tokens and max_completion_tokens are the same: send one of them.")
     if body.stream_options is not None and not body.stream:
-        raise BadRequest("stream_options belongs to stream: true.")
+        raise BadRequest("stream_options requires stream: true.")
     message = ChatMessage(
-        turns=tuple(_message(turn) for turn in body.messages),
+        turns=tuple(_message(message) for message in body.messages),
         kept=False,
         model=body.model,
         max_tokens=body.max_completion_tokens or body.max_tokens,
@@ -113,25 +118,25 @@ def read_chat(raw: Mapping[str, Any]) -> tuple[ChatMessage, ChatCompletion]:
     return message, body
 
 
-def _message(turn: Turn) -> Message:
+def _message(turn: InputMessage) -> Message:
     content = turn.content if isinstance(turn.content, str) else "".join(part.text for part in turn.content)
     return Message("system" if turn.role == "developer" else turn.role, content)
 
 
-def read_picture(raw: Mapping[str, Any]) -> tuple[GenerateRequest, Literal["url", "b64_json"] | None]:
-    """The job, and how its pictures are wanted. Raises `BadRequest`."""
-    body = read_body(Picture, _done_here(raw, NEUTRAL_IMAGE))
-    said = body.model_dump(exclude_none=True, exclude={"size", "response_format"})
+def read_image(raw: Mapping[str, Any]) -> tuple[GenerateRequest, Literal["url", "b64_json"] | None]:
+    """Returns the request for the service, and the format in which the client wants the images. Raises `BadRequest`."""
+    body = read_body(ImageGeneration, _supported(raw, NEUTRAL_IMAGE))
+    values = body.model_dump(exclude_none=True, exclude={"size", "response_format"})
     width, height = _sides(body.size)
-    return GenerateRequest(type="image", width=width, height=height, **said), body.response_format
+    return GenerateRequest(type="image", width=width, height=height, **values), body.response_format
 
 
-def read_clip(raw: Mapping[str, Any]) -> GenerateRequest:
-    """Raises `BadRequest`."""
+def read_video(raw: Mapping[str, Any]) -> GenerateRequest:
+    """Returns the request for the service. Raises `BadRequest`."""
     if raw.get("input_reference") is not None:
-        raise BadRequest("input_reference is not taken here: clips are made from text alone.")
+        raise BadRequest("input_reference is not supported: videos are generated from text only.")
     seconds = raw.get("seconds")
-    body = read_body(Clip, {**raw, "seconds": str(seconds)} if type(seconds) is int else dict(raw))
+    body = read_body(VideoCreation, {**raw, "seconds": str(seconds)} if type(seconds) is int else dict(raw))
     duration = None if body.seconds is None else int(body.seconds)
     if duration is not None and duration > 60:
         raise BadRequest("seconds must be a whole number of seconds from 1 to 60, as text.")
@@ -148,12 +153,12 @@ def _sides(size: str | None) -> tuple[int, int] | tuple[None, None]:
     return int(width), int(height)
 
 
-def _done_here(raw: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
-    """Without what asks for nothing. Raises `BadRequest` for what this server does not do."""
-    asked = {name: value for name, value in raw.items() if value is not None and name not in NOTES}
+def _supported(raw: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+    """Returns the fields without the ignored and the neutral ones. Raises `BadRequest` for an unsupported value."""
+    fields = {name: value for name, value in raw.items() if value is not None and name not in IGNORED}
     for name, values in neutral.items():
-        if name in asked and not any(type(asked[name]) is type(value) and asked[name] == value for value in values):
+        if name in fields and not any(type(fields[name]) is type(value) and fields[name] == value for value in values):
             only = f" Only {values[0]!r} is." if name == "n" else ""
             raise BadRequest(f"{name} is not supported by this server.{only} Leave it out.")
-        asked.pop(name, None)
-    return asked
+        fields.pop(name, None)
+    return fields

@@ -1,4 +1,7 @@
-"""What the routes under /v1 share: OpenAI's error in the OpenAPI document, seconds for times, and what becomes of a failed job."""
+"""Shared by the routes under /v1: OpenAI's error body for the OpenAPI document, Unix times, errors of failed jobs.
+
+Pure functions.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,17 @@ class OpenAIErrorReply(BaseModel):
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For a route's `responses`: these, and what every route may answer."""
+    """Returns `responses` for a route: the given error statuses, and those that every route can answer."""
     return {status: {"model": OpenAIErrorReply} for status in sorted({400, 401, 403, 500, 502, *statuses})}
 
 
 def seconds(at: datetime | None) -> int | None:
+    """Returns a time as whole Unix seconds."""
     return None if at is None else int(at.timestamp())
 
 
 def failure(view: JobView) -> ServerError:
-    """Why a job that its client waited for gave nothing."""
+    """Returns the error for a client that waited for a job which did not complete."""
     error = view.error or {}
     if view.status is State.CANCELED:
         return Unavailable("The job was canceled.")

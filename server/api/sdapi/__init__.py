@@ -1,1 +1,1 @@
-"""AUTOMATIC1111's API (`/sdapi/v1`) over our own jobs. Event loop only."""
+"""AUTOMATIC1111's API, under /sdapi/v1, on top of ordinary jobs."""

@@ -1,8 +1,8 @@
-"""The part of AUTOMATIC1111's API that its clients use to make pictures, for Open WebUI and the like.
+"""The routes of AUTOMATIC1111's API that clients such as Open WebUI use to generate images. Event loop only.
 
-A key is taken as ever, or as the password of Basic authentication, which is all those clients can send; only under /sdapi.
-What a client asks of its one job (`progress`, `interrupt`) is answered for the latest job of its key, and what it sets for
-everybody (`options`) is set for its key.
+Under /sdapi the key may also be the password of Basic authentication, because these clients can send nothing else.
+AUTOMATIC1111 runs one job at a time for everybody. Here, `progress` and `interrupt` refer to the latest job of the key,
+and `options` are stored per key.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.accounts.auth import ApiKey
-from server.api.deps import KeyDep, ServiceDep, allowance_headers, counted
+from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
 from server.api.openai.wire import failure
 from server.api.schemas import Strict, read_body, read_object
-from server.api.sdapi.txt2img import NAMED, SAMPLERS, Text2Image, Wanted, wanted
-from server.api.wait_for_job import base64_of, finished
+from server.api.sdapi.txt2img import SAMPLER_NAMES, SAMPLERS, Text2Image, Translation, translate
+from server.api.wait_for_job import read_base64, wait_for_job
 from server.api.wire import JsonObject, errors, json_body, timestamp
 from server.errors import BadRequest
 from server.job import State
@@ -32,7 +32,8 @@ from server.service.service import Service
 
 router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"])
 
-LIVE = (State.PROCESSING, State.QUEUED)
+LIVE = (State.PROCESSING, State.QUEUED)  # a running job counts before a waiting one
+EMPTY: tuple[Any, ...] = (None, "", False, [], {})  # a field with one of these values requests nothing
 
 
 class Options(Strict):
@@ -46,31 +47,31 @@ class Options(Strict):
 
 @router.post("/txt2img", responses={200: {}, **errors(404, 413, 429)}, openapi_extra=json_body(Text2Image))
 async def txt2img(request: Request, service: ServiceDep, key: KeyDep) -> Response:
-    async with counted(request, service, key, ["images"]):
+    """Generates images and returns them in base64. `info` lists the fields that were ignored."""
+    async with allowance_on_error(request, service, key, ["images"]):
         raw = read_object(await request.body())
         body = read_body(Text2Image, raw)
-        asked = await _wanted(service, key, body)
-        accepted = await service.accept(key, asked.request)
-    view = await finished(service, key, accepted.job_id, request.receive)
+        translation = await _translate(service, key, body)
+        accepted = await service.submission.accept(key, translation.request)
+    view = await wait_for_job(service, key, accepted.job_id, request.receive)
     if view is None:
-        return Response(status_code=204)  # nobody is there to read it
+        return Response(status_code=204)  # the client has disconnected
     if view.status is not State.COMPLETED:
         raise failure(view)
-    images = [await base64_of((await service.file(output.id, key))[1]) for output in view.outputs]
-    unread = {name for name, value in raw.items() if name not in Text2Image.model_fields and value not in EMPTY}
-    ignored = sorted(unread.union(asked.ignored))
+    images = [await read_base64((await service.jobs.file(output.id, key))[1]) for output in view.outputs]
+    unknown = {name for name, value in raw.items() if name not in Text2Image.model_fields and value not in EMPTY}
+    ignored = sorted(unknown.union(translation.ignored))
     reply = {"images": images, "parameters": body.model_dump(), "info": json.dumps(_info(view, ignored))}
     return JSONResponse(reply, headers=allowance_headers(service, accepted.allowance))
 
 
-EMPTY: tuple[Any, ...] = (None, "", False, [], {})  # a field at one of these asks for nothing
-
-
 @router.get("/progress", responses={200: {}, **errors()})
 async def progress(service: ServiceDep, key: KeyDep, skip_current_image: bool = False) -> Response:
-    """Of the latest job of this key that has not ended; all zero when there is none. `current_image` is a preview, JPEG in base64."""
+    """Returns the progress of the key's latest job that has not ended; all values are zero when there is none.
+    `current_image` is a preview, a JPEG in base64.
+    """
     view = await _latest(service, key)
-    preview = service.preview(key, view.id) if view and not skip_current_image else None
+    preview = service.jobs.preview(key, view.id) if view and not skip_current_image else None
     state = {
         "skipped": False,
         "interrupted": False,
@@ -94,15 +95,16 @@ async def progress(service: ServiceDep, key: KeyDep, skip_current_image: bool = 
 
 @router.post("/interrupt", responses={200: {}, **errors(413)})
 async def interrupt(service: ServiceDep, key: KeyDep) -> Response:
-    """Cancels the latest job of this key, nobody else's."""
+    """Cancels the key's latest job that has not ended; jobs of other keys go on."""
     view = await _latest(service, key)
     if view is not None:
-        await service.cancel(key, view.id)
+        await service.jobs.cancel(key, view.id)
     return JSONResponse({})
 
 
 @router.get("/sd-models", responses={200: {}, **errors()})
 async def sd_models(service: ServiceDep, _: KeyDep) -> Response:
+    """Lists the image models."""
     return JSONResponse(
         [
             {"title": name, "model_name": name, "hash": None, "sha256": None, "filename": name, "config": None}
@@ -113,8 +115,8 @@ async def sd_models(service: ServiceDep, _: KeyDep) -> Response:
 
 @router.get("/samplers", responses={200: {}, **errors()})
 async def samplers(service: ServiceDep, _: KeyDep) -> Response:
-    """Those that some model here takes, by the names A1111 gives them."""
-    offered = {name for view in service.models() for name in view.spec.schedulers}
+    """Lists the samplers that at least one model supports, by AUTOMATIC1111's names."""
+    offered = {name for view in service.models.all() for name in view.spec.schedulers}
     return JSONResponse(
         [
             {"name": name, "aliases": [scheduler], "options": {}}
@@ -126,7 +128,7 @@ async def samplers(service: ServiceDep, _: KeyDep) -> Response:
 
 @router.get("/schedulers", responses={200: {}, **errors()})
 async def schedulers(_: KeyDep) -> Response:
-    """How noise levels are spaced is the model's own."""
+    """Lists one entry, `automatic`: each model uses its own spacing of noise levels."""
     return JSONResponse(
         [{"name": "automatic", "label": "Automatic", "aliases": None, "default_rho": -1, "need_inner_model": False}]
     )
@@ -134,52 +136,59 @@ async def schedulers(_: KeyDep) -> Response:
 
 @router.get("/loras", responses={200: {}, **errors()})
 async def loras(service: ServiceDep, _: KeyDep) -> Response:
+    """Lists the LoRAs on this server."""
     return JSONResponse(
         [
             {"name": name, "alias": name, "path": name, "metadata": {}}
-            for name in await asyncio.to_thread(service.lora_names)
+            for name in await asyncio.to_thread(service.loras.names)
         ]
     )
 
 
 @router.get("/options", responses={200: {}, **errors()})
 async def options(service: ServiceDep, key: KeyDep) -> Response:
-    """As this key chose them; else the defaults."""
-    kept = await _kept(service, key)
+    """Returns the options that the key has set, and defaults for the others."""
+    stored = await _stored_options(service, key)
     return JSONResponse(
-        {"sd_model_checkpoint": service.default_for("image"), "samples_format": "png", "CLIP_stop_at_last_layers": 1}
-        | kept
+        {
+            "sd_model_checkpoint": service.catalogue.default_for("image"),
+            "samples_format": "png",
+            "CLIP_stop_at_last_layers": 1,
+        }
+        | stored
     )
 
 
 @router.post("/options", responses={200: {}, **errors(404, 413)}, openapi_extra=json_body(Options))
 async def set_options(request: Request, service: ServiceDep, key: KeyDep) -> Response:
-    """For this key alone: nothing is switched for everybody. What is not here is ignored, as its clients send back all they were told."""
-    said = read_body(Options, read_object(await request.body()))
-    if said.sd_model_checkpoint is not None:
-        service.spec_of(said.sd_model_checkpoint, "image")  # raises
-    await service.choices.add(key, said.model_dump(exclude_none=True))
+    """Stores options for this key only; nothing changes for other keys. Unknown options are ignored, because clients
+    send back all options they have received.
+    """
+    body = read_body(Options, read_object(await request.body()))
+    if body.sd_model_checkpoint is not None:
+        service.limits.model(body.sd_model_checkpoint, "image")  # raises `UnknownModel`
+    await service.a1111_options.add(key, body.model_dump(exclude_none=True))
     return JSONResponse({})
 
 
-async def _kept(service: Service, key: ApiKey) -> dict[str, Any]:
-    """What this key chose, less a model that is gone."""
-    kept = await service.choices.of(key)
-    if kept.get("sd_model_checkpoint") not in _image_models(service):
-        kept.pop("sd_model_checkpoint", None)
-    return kept
+async def _stored_options(service: Service, key: ApiKey) -> dict[str, Any]:
+    """Returns the options the key has set, without a model that no longer exists."""
+    stored = await service.a1111_options.of(key)
+    if stored.get("sd_model_checkpoint") not in _image_models(service):
+        stored.pop("sd_model_checkpoint", None)
+    return stored
 
 
-async def _wanted(service: Service, key: ApiKey, body: Text2Image) -> Wanted:
-    chosen = await _kept(service, key)
+async def _translate(service: Service, key: ApiKey, body: Text2Image) -> Translation:
+    options = await _stored_options(service, key)
     if body.clip_skip is not None:
-        chosen["CLIP_stop_at_last_layers"] = body.clip_skip
-    chosen |= body.override_settings or {}
-    model = chosen.get("sd_model_checkpoint")
+        options["CLIP_stop_at_last_layers"] = body.clip_skip
+    options |= body.override_settings or {}
+    model = options.get("sd_model_checkpoint")
     if model is not None and not isinstance(model, str):
         raise BadRequest("override_settings.sd_model_checkpoint must be the title of a model from sd-models.")
-    spec = service.spec_of(model, "image")
-    return wanted(body, chosen, spec.name, spec.schedulers)
+    spec = service.limits.model(model, "image")
+    return translate(body, options, spec.name, spec.schedulers)
 
 
 def _info(view: JobView, ignored: list[str]) -> JsonObject:
@@ -193,7 +202,7 @@ def _info(view: JobView, ignored: list[str]) -> JsonObject:
         "height": view.params["height"],
         "steps": view.params["steps"],
         "cfg_scale": view.params["guidanceScale"],
-        "sampler_name": NAMED.get(view.params["scheduler"], view.params["scheduler"]),
+        "sampler_name": SAMPLER_NAMES.get(view.params["scheduler"], view.params["scheduler"]),
         "clip_skip": (view.params["clipSkip"] or 0) + 1,
         "loras": view.params["loras"],
         "sd_model_name": view.model,
@@ -203,13 +212,13 @@ def _info(view: JobView, ignored: list[str]) -> JsonObject:
 
 
 async def _latest(service: Service, key: ApiKey) -> JobView | None:
-    """What runs before what waits."""
+    """Returns the key's latest running job, else its latest waiting job, else None."""
     for state in LIVE:
-        for view in service.live(key):
+        for view in service.jobs.live(key):
             if view.status is state:
                 return view
     return None
 
 
 def _image_models(service: Service) -> list[str]:
-    return [view.spec.name for view in service.models() if view.spec.type == "image"]
+    return [view.spec.name for view in service.models.all() if view.spec.type == "image"]

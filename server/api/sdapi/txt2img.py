@@ -1,4 +1,7 @@
-"""AUTOMATIC1111's txt2img in our own words: its clients' fields, its samplers, what it reads out of a prompt."""
+"""Translates a txt2img request of AUTOMATIC1111's API: fields, sampler names, and LoRAs inside the prompt.
+
+Pure functions.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from server.api.schemas import NO_NUL, Prompt, Strict
 from server.errors import BadRequest
 from server.jobs.request import MAX_SEED, GenerateRequest
 
-# What diffusers calls the samplers of A1111; None: it knows no such one, and the model's own is used.
+# AUTOMATIC1111's sampler names → diffusers' scheduler classes. None: diffusers has no equivalent, so that the model's
+# own scheduler is used.
 SAMPLERS: Mapping[str, str | None] = {
     "Euler a": "EulerAncestralDiscreteScheduler",
     "Euler": "EulerDiscreteScheduler",
@@ -29,27 +33,23 @@ SAMPLERS: Mapping[str, str | None] = {
     "DDPM": "DDPMScheduler",
     "PLMS": "PNDMScheduler",
     **dict.fromkeys(
-        ("DPM++ 2S a", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE", "DPM fast", "DPM adaptive", "Restart", "LCM", "DDIM CFG++")
+        (
+            "DPM++ 2S a", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE", "DPM fast", "DPM adaptive", "Restart",
+            "LCM", "DDIM CFG++",
+        )
     ),
 }  # fmt: skip
-NAMED = {scheduler: name for name, scheduler in SAMPLERS.items() if scheduler}
-LOWER = {name.lower(): name for name in SAMPLERS}
-SPACINGS = (
-    "karras",
-    "exponential",
-    "polyexponential",
-    "sgm uniform",
-    "uniform",
-    "simple",
-    "normal",
-    "beta",
-)  # of noise levels
-EXTRA = re.compile(r"<(\w+):([^<>]*)>")  # <lora:NAME:WEIGHT>, and what other extensions read
-MOST = 8  # pictures of one request, and LoRAs of one
+SAMPLER_NAMES = {scheduler: name for name, scheduler in SAMPLERS.items() if scheduler}
+BY_LOWER_NAME = {name.lower(): name for name in SAMPLERS}
+# The spacings of noise levels that older clients append to the sampler's name.
+SPACINGS = ("karras", "exponential", "polyexponential", "sgm uniform", "uniform", "simple", "normal", "beta")
+EXTRA_NETWORK = re.compile(r"<(\w+):([^<>]*)>")  # <lora:NAME:WEIGHT>, and the tags of other extensions
+MAX_IMAGES = 8  # in one request
+MAX_LORAS = 8
 
 
 class Text2Image(Strict):
-    """Its clients send a hundred fields, most at their defaults: what is not here is ignored, and told in `info.ignored`."""
+    """Clients send about a hundred fields, most with default values. Unknown ones are ignored and named in `info`."""
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True)
 
@@ -62,8 +62,8 @@ class Text2Image(Strict):
     cfg_scale: float | None = Field(None, ge=0, le=100, description="a number from 0 to 100")
     width: int | None = Field(None, ge=8, le=16384, description="a whole number of pixels that the model accepts")
     height: int | None = Field(None, ge=8, le=16384, description="a whole number of pixels that the model accepts")
-    batch_size: int | None = Field(None, ge=1, le=MOST, description=f"a whole number from 1 to {MOST}")
-    n_iter: int | None = Field(None, ge=1, le=MOST, description=f"a whole number from 1 to {MOST}")
+    batch_size: int | None = Field(None, ge=1, le=MAX_IMAGES, description=f"a whole number from 1 to {MAX_IMAGES}")
+    n_iter: int | None = Field(None, ge=1, le=MAX_IMAGES, description=f"a whole number from 1 to {MAX_IMAGES}")
     sampler_name: str | None = Field(None, max_length=100, description="a name from GET /sdapi/v1/samplers")
     sampler_index: str | None = Field(None, max_length=100, description="a name from GET /sdapi/v1/samplers")
     scheduler: str | None = Field(None, max_length=100, description="text; the model's own spacing is used")
@@ -78,27 +78,31 @@ class Text2Image(Strict):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Translation:
     request: GenerateRequest
-    ignored: tuple[str, ...]  # of the fields read here: what the model has nothing for
+    ignored: tuple[str, ...]  # known fields that this model cannot honor
 
 
-def wanted(body: Text2Image, options: Mapping[str, Any], model: str | None, schedulers: Collection[str]) -> Wanted:
-    """`options`: what was chosen before, and for this request. `schedulers`: those of `model`. Raises `BadRequest`."""
+def translate(
+    body: Text2Image, options: Mapping[str, Any], model: str | None, schedulers: Collection[str]
+) -> Translation:
+    """Translates a request of AUTOMATIC1111's API. Raises `BadRequest`.
+
+    `options`: the key's stored options, with the overrides of this request. `schedulers`: those that `model` supports.
+    """
     previews = options.get("live_previews_enable", True)
     if not isinstance(previews, bool):
         raise BadRequest("override_settings.live_previews_enable must be true or false.")
     n = (body.batch_size or 1) * (body.n_iter or 1)
-    if n > MOST:
-        raise BadRequest(f"batch_size times n_iter must be at most {MOST}.")
-    prompt, loras, unread = read_prompt(body.prompt)
-    scheduler, spacing = sampler(body.sampler_name or body.sampler_index or "")
-    spacing = spacing or (body.scheduler or "").lower() not in ("", "automatic")
-    offered = scheduler in schedulers
-    unheard = {
-        "sampler_name": bool(body.sampler_name or body.sampler_index) and not offered,
-        "scheduler": spacing,
-        "prompt": unread,
+    if n > MAX_IMAGES:
+        raise BadRequest(f"batch_size times n_iter must be at most {MAX_IMAGES}.")
+    prompt, loras, has_other_tags = read_prompt(body.prompt)
+    scheduler, has_spacing = read_sampler(body.sampler_name or body.sampler_index or "")
+    supported = scheduler in schedulers
+    ignored = {
+        "sampler_name": bool(body.sampler_name or body.sampler_index) and not supported,
+        "scheduler": has_spacing or (body.scheduler or "").lower() not in ("", "automatic"),
+        "prompt": has_other_tags,
     }
     request = GenerateRequest(
         type="image",
@@ -111,59 +115,59 @@ def wanted(body: Text2Image, options: Mapping[str, Any], model: str | None, sche
         width=body.width,
         height=body.height,
         n=n,
-        scheduler=scheduler if offered else None,
-        clip_skip=layers_left_out(options),
+        scheduler=scheduler if supported else None,
+        clip_skip=skipped_layers(options),
         loras=loras,
-        preview=previews,  # for `progress`, as its clients are used to
+        preview=previews,  # for GET /sdapi/v1/progress
     )
-    return Wanted(request, tuple(name for name, said in unheard.items() if said))
+    return Translation(request, tuple(name for name, is_ignored in ignored.items() if is_ignored))
 
 
-def sampler(name: str) -> tuple[str | None, bool]:
-    """diffusers' name for a sampler, or None, and whether a spacing of noise levels is said with it, as older clients do."""
-    if not name or name in NAMED:
+def read_sampler(name: str) -> tuple[str | None, bool]:
+    """Returns diffusers' scheduler for a sampler, or None, and whether the name ends with a spacing of noise levels."""
+    if not name or name in SAMPLER_NAMES:
         return name or None, False
-    spaced = next((spacing for spacing in SPACINGS if name.lower().endswith(f" {spacing}")), None)
-    plain = name.lower().removesuffix(f" {spaced}") if spaced else name.lower()
-    if plain not in LOWER:
+    spacing = next((spacing for spacing in SPACINGS if name.lower().endswith(f" {spacing}")), None)
+    plain = name.lower().removesuffix(f" {spacing}") if spacing else name.lower()
+    if plain not in BY_LOWER_NAME:
         raise BadRequest("sampler_name must be a name from GET /sdapi/v1/samplers.")
-    return SAMPLERS[LOWER[plain]], spaced is not None
+    return SAMPLERS[BY_LOWER_NAME[plain]], spacing is not None
 
 
 def read_prompt(prompt: str) -> tuple[str, tuple[tuple[str, float], ...], bool]:
-    """The prompt without what A1111 takes out of it, the LoRAs it names, and whether it names other extensions."""
-    found = EXTRA.findall(prompt)
-    loras = tuple(_lora(said) for kind, said in found if kind in ("lora", "lyco"))
-    if len(loras) > MOST:
-        raise BadRequest(f"prompt: at most {MOST} LoRAs.")
-    plain = EXTRA.sub("", prompt) if found else prompt
+    """Returns the prompt without its tags, the LoRAs that the tags name, and whether there are tags of other kinds."""
+    tags = EXTRA_NETWORK.findall(prompt)
+    loras = tuple(_lora(value) for kind, value in tags if kind in ("lora", "lyco"))
+    if len(loras) > MAX_LORAS:
+        raise BadRequest(f"prompt: at most {MAX_LORAS} LoRAs.")
+    plain = EXTRA_NETWORK.sub("", prompt) if tags else prompt
     if not plain.strip():
-        raise BadRequest("prompt must say something besides its LoRAs.")
-    return plain, loras, any(kind not in ("lora", "lyco") for kind, _ in found)
+        raise BadRequest("prompt must contain text besides its LoRAs.")
+    return plain, loras, any(kind not in ("lora", "lyco") for kind, _ in tags)
 
 
-def _lora(said: str) -> tuple[str, float]:
-    """NAME, NAME:WEIGHT, NAME:te=WEIGHT:unet=WEIGHT: text encoder and denoiser have one weight here."""
-    name, *values = (part.strip() for part in said.split(":"))
+def _lora(tag: str) -> tuple[str, float]:
+    """Parses NAME, NAME:WEIGHT or NAME:te=WEIGHT:unet=WEIGHT. Text encoder and denoiser must have the same weight."""
+    name, *values = (part.strip() for part in tag.split(":"))
     named = dict(value.split("=", 1) for value in values if "=" in value)
     plain = [value for value in values if "=" not in value]
     try:
         weights = {float(value) for value in (*plain[:2], *(named[kind] for kind in ("te", "unet") if kind in named))}
     except ValueError:
-        raise BadRequest("prompt: a LoRA is <lora:NAME:WEIGHT>, its weight a number.") from None
+        raise BadRequest("prompt: a LoRA is written <lora:NAME:WEIGHT>, and its weight is a number.") from None
     if len(weights) > 1 or plain[2:] or named.keys() - {"te", "unet"}:
-        raise BadRequest("prompt: a LoRA has one weight here, for text encoder and denoiser alike: <lora:NAME:WEIGHT>.")
+        raise BadRequest("prompt: a LoRA has one weight for text encoder and denoiser together: <lora:NAME:WEIGHT>.")
     weight = weights.pop() if weights else 1.0
     if not -10 <= weight <= 10:
         raise BadRequest("prompt: the weight of a LoRA must be from -10 to 10.")
     return name, weight
 
 
-def layers_left_out(options: Mapping[str, Any]) -> int | None:
-    """A1111 counts from the last layer as 1; we count the layers that are left out."""
-    said = options.get("CLIP_stop_at_last_layers")
-    if said is None:
+def skipped_layers(options: Mapping[str, Any]) -> int | None:
+    """Returns how many of CLIP's last layers are skipped. AUTOMATIC1111 counts from 1, which skips none."""
+    value = options.get("CLIP_stop_at_last_layers")
+    if value is None:
         return None
-    if isinstance(said, bool) or not isinstance(said, int) or not 1 <= said <= 101:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 101:
         raise BadRequest("CLIP_stop_at_last_layers must be a whole number from 1 to 101.")
-    return said - 1
+    return value - 1
