@@ -1,9 +1,9 @@
-"""What running together gains: 8 pictures and 8 chats at once against one after another, and against `transformers serve`.
+"""Measures the gain of batching: 8 images and 8 chats at once against one by one, and against `transformers serve`.
 
     python benchmarks/batching.py --json batching.json
 
-All sides run here, on the same machine in the same run: the lanes of this project without HTTP, and `transformers serve
---continuous-batching` over HTTP with its cache sized as ours (its own default takes most of the memory, and far longer).
+All sides run on the same machine in the same run: our lanes without HTTP, and `transformers serve` with continuous
+batching over HTTP. Its cache has the size of ours, because its default takes most of the memory and is far slower.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TURNS = 7
 
 def main() -> None:
     arguments = common.arguments(
-        __doc__, ("--without-serve", {"action": "store_true", "help": "leave transformers serve out"})
+        __doc__, ("--without-serve", {"action": "store_true", "help": "do not run transformers serve"})
     )
     report = common.Report("batching")
     pictures(report)
@@ -51,15 +51,20 @@ def pictures(report: common.Report) -> None:
     spec = common.built_in("image")
     if spec is None:
         name, lane = "stand-in of the built-in's size", DiffusionLane(common.stand_in(), kind="image")
-        jobs = [DiffusionRequest(id=str(i), prompt=common.PROMPTS[i], negative_prompt=None, width=64, height=64, num_frames=None,
-                                 steps=20, guidance_scale=4.0, seed=i, call=common.STAND_IN_CALL) for i in range(JOBS)]  # fmt: skip
+        jobs = [
+            DiffusionRequest(
+                id=str(i), prompt=common.PROMPTS[i], negative_prompt=None, width=64, height=64, num_frames=None,
+                steps=20, guidance_scale=4.0, seed=i, call=common.STAND_IN_CALL,
+            )
+            for i in range(JOBS)
+        ]  # fmt: skip
     else:
         name, lane = spec.name, load(spec, device="cpu")
         jobs = [common.diffusion_request(spec, str(i), i) for i in range(JOBS)]
-    for warm_up in (jobs, jobs[:1]):  # proves merging, and measures what each width holds, once
+    for warm_up in (jobs, jobs[:1]):  # runs the batching proof and measures the memory of each batch size
         rendered(lane, warm_up)
     alone, together = [], []
-    for turn in range(2 * JOBS):  # turn by turn, so that what else the machine does meets both alike
+    for turn in range(2 * JOBS):  # alternate, so that other load on the machine affects both sides alike
         alone.append(common.timed(lambda job=jobs[turn % JOBS]: rendered(lane, [job]))[1])
         at_once, seconds = common.timed(lambda: rendered(lane, jobs))
         together.append(seconds)
@@ -95,7 +100,7 @@ def chats(report: common.Report, *, with_serve: bool) -> None:
             side([0])
         alone: dict[str, list[float]] = {name: [] for name in sides}
         together: dict[str, list[float]] = {name: [] for name in sides}
-        for turn in range(TURNS):  # turn by turn, the first one first every other time
+        for turn in range(TURNS):  # alternate, and swap the order every other turn
             for name, side in list(sides.items())[:: 1 if turn % 2 else -1]:
                 alone[name].append(side([turn % JOBS]))
                 together[name].append(side(range(JOBS)))
@@ -112,7 +117,10 @@ def chats(report: common.Report, *, with_serve: bool) -> None:
 
 @contextmanager
 def transformers_serve(model: Path) -> Iterator[Callable[[Sequence[int]], float]]:
-    """Gives tokens a second for the questions of these numbers, asked at once. Stopped while the other side runs."""
+    """Yields a function that asks the numbered questions at once and returns tokens per second.
+
+    The process is paused while the other side runs, because its loop never sleeps.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -122,9 +130,9 @@ def transformers_serve(model: Path) -> Iterator[Callable[[Sequence[int]], float]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def ask(i: int) -> int:
-        said = [{"role": "user", "content": common.QUESTIONS[i]}]
-        body = {"model": str(model), "messages": said, "max_tokens": N_TOKENS, "temperature": 0.0, "stream": False}
-        request = urllib.request.Request(  # our own server, over HTTP
+        messages = [{"role": "user", "content": common.QUESTIONS[i]}]
+        body = {"model": str(model), "messages": messages, "max_tokens": N_TOKENS, "temperature": 0.0, "stream": False}
+        request = urllib.request.Request(
             f"http://127.0.0.1:{port}/v1/chat/completions",
             json.dumps(body).encode(),
             {"Content-Type": "application/json"},
@@ -133,7 +141,7 @@ def transformers_serve(model: Path) -> Iterator[Callable[[Sequence[int]], float]
             return int(json.load(reply)["usage"]["completion_tokens"])
 
     def tokens_per_s(numbers: Sequence[int]) -> float:
-        process.send_signal(signal.SIGCONT)  # its loop looks for work all the time
+        process.send_signal(signal.SIGCONT)
         try:
             with ThreadPoolExecutor(len(numbers)) as pool:
                 tokens, seconds = common.timed(lambda: sum(pool.map(ask, numbers)))

@@ -1,8 +1,8 @@
-"""How well the built-in models do what the prompt says, on prompts that training never used.
+"""Measures how well the built-in models follow prompts that training never used.
 
     python benchmarks/builtin_quality.py --out quality.json --images sheets/
 
-Prints a table of the share right against its bar, and seconds per picture and per clip on this machine.
+Prints the share of correct attributes, each with the bar it has to reach, and the seconds per picture and per clip.
 """
 
 import argparse
@@ -41,7 +41,7 @@ TRAINING_CAPTIONS_CHECKED = 20_000
 
 
 class Model:
-    """A built-in pipeline with the defaults its entry in models.toml gives it."""
+    """A built-in pipeline with the defaults of its entry in models.toml."""
 
     def __init__(self, folder: Path, name: str):
         entry = tomllib.loads((folder / "models.toml").read_text())["models"][name]
@@ -52,7 +52,7 @@ class Model:
         self.seconds: list[float] = []
 
     def __call__(self, prompt: str, seed: int, size: tuple[int, int], **arguments) -> np.ndarray:
-        """Bytes: (H, W, 3), or (frames, H, W, 3) with num_frames given."""
+        """Returns bytes: (H, W, 3), or (frames, H, W, 3) if num_frames is given."""
         started = time.perf_counter()
         result = self.pipeline(
             prompt=prompt,
@@ -71,7 +71,7 @@ class Model:
 
 
 def make_prompts(rng: np.random.Generator, shapes: int, scenes: int, video: bool) -> list[tuple[str, Drawing]]:
-    """Held-out prompts and what they ask for; scenes go through kinds and times in turn."""
+    """Returns held-out prompts and the drawings they describe. Scenes cycle through the kinds and times."""
     prompts = []
     while len(prompts) < shapes:
         drawing = random_drawing(rng, video, held_out=True, shape_share=1.0)
@@ -83,7 +83,7 @@ def make_prompts(rng: np.random.Generator, shapes: int, scenes: int, video: bool
 
 
 def check_held_out(prompts: list[tuple[str, Drawing]], rng: np.random.Generator) -> None:
-    """Stop unless every prompt is one that training cannot have used."""
+    """Raises AssertionError if training may have used one of the prompts."""
     wordings = set(captions.HELD_OUT_SCENE_TEMPLATES) & set(captions.SCENE_TEMPLATES)
     assert not wordings, f"held-out sentences are used in training: {wordings}"
     assert all(is_held_out(drawing) for _, drawing in prompts if drawing.type == "shape")
@@ -94,7 +94,7 @@ def check_held_out(prompts: list[tuple[str, Drawing]], rng: np.random.Generator)
 
 
 def judge_picture(prefix: str, pixels: np.ndarray, drawing: Drawing, classifier: judge.SceneClassifier) -> dict:
-    """Named verdicts (right or not) on one picture, or on a clip's middle frame."""
+    """Judges one picture or the middle frame of a clip: attribute → whether it is right."""
     if drawing.type == "scene":
         kind, daytime = judge.scene_of(classifier, pixels)
         return {f"{prefix} scene kind": kind == drawing.kind, f"{prefix} time of day": daytime == drawing.time}
@@ -110,7 +110,7 @@ def judge_picture(prefix: str, pixels: np.ndarray, drawing: Drawing, classifier:
 
 
 def sheet(pictures: list[np.ndarray], columns: int, path: Path) -> None:
-    """Pictures of any sizes in one PNG file, each in a cell of 180 × 180."""
+    """Writes pictures of any sizes into one PNG file, each in a cell of 180 × 180."""
     cells = Image.new("RGB", (columns * 180, -(-len(pictures) // columns) * 180), (32, 32, 32))
     for i, pixels in enumerate(pictures):
         left, top = i % columns * 180, i // columns * 180

@@ -1,6 +1,8 @@
-"""What videos cost a chat: time to the first token and between tokens, alone and while four clips render. Real server, CPU.
+"""Measures the time to a chat's first token and between tokens on the real server, idle and while four clips render.
 
-Bar of the plan: the 95th percentile of both at most twice that of the idle server.
+    python benchmarks/chat_under_video.py --json chat.json
+
+Bar: the 95th percentile of both is at most twice that of the idle server.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ MAX_TOKENS = 32
 
 
 def chat(live: LiveServer, question: str) -> list[float]:
-    """Seconds from the request to each piece of text."""
+    """Runs a chat and returns the seconds from the request to each piece of text."""
     connection = http.client.HTTPConnection("127.0.0.1", live.port, timeout=300)
     body = json.dumps({"message": question, "max_tokens": MAX_TOKENS, "temperature": 0, "stream": True})
     headers = {"Authorization": f"Bearer {live.key}", "Content-Type": "application/json"}
@@ -32,19 +34,19 @@ def chat(live: LiveServer, question: str) -> list[float]:
     connection.request("POST", "/api/chat", body, headers)
     response = connection.getresponse()
     assert response.status == 200, response.read()
-    came, event = [], ""
+    pieces_s, event = [], ""
     while line := response.readline():
         text = line.decode().strip()
         if text.startswith("event:"):
             event = text.removeprefix("event:").strip()
         elif text.startswith("data:") and event == "delta":
-            came.append(time.perf_counter() - began)
+            pieces_s.append(time.perf_counter() - began)
     connection.close()
-    return came
+    return pieces_s
 
 
 class Clips:
-    """Four clips under way: where one has ended another takes its place."""
+    """Keeps four clips rendering: `keep_up` replaces those that have ended."""
 
     def __init__(self, live: LiveServer) -> None:
         self._live = live
@@ -64,7 +66,7 @@ class Clips:
                 self._ids[place] = self._live.submit(**CLIP)
 
     def steps(self) -> int:
-        """Since they all denoise."""
+        """Returns the denoising steps since all clips have started to denoise."""
         return self._steps() - self._began_steps
 
     def cancel(self) -> None:
@@ -81,31 +83,32 @@ class Clips:
 def measured(
     live: LiveServer, count: int, meanwhile: Callable[[], None] = lambda: None
 ) -> tuple[list[float], list[float]]:
-    """(to the first piece, between pieces) of `count` chats one after another."""
+    """Runs chats one after another. Returns the seconds to each first piece of text, and those between pieces."""
     first, between = [], []
     for number in range(count):
         meanwhile()
-        came = chat(live, common.QUESTIONS[number % len(common.QUESTIONS)])
-        first.append(came[0])
-        between += [b - a for a, b in itertools.pairwise(came)]
+        pieces_s = chat(live, common.QUESTIONS[number % len(common.QUESTIONS)])
+        first.append(pieces_s[0])
+        between += [b - a for a, b in itertools.pairwise(pieces_s)]
     return first, between
 
 
 def main() -> None:
-    said = common.arguments(__doc__ or "", ("--chats", {"type": int, "default": 24}))
+    chats = {"type": int, "default": 24, "help": "chats to measure (default: 24)"}
+    arguments = common.arguments(__doc__ or "", ("--chats", chats))
     report = common.Report("chat under video")
     with tempfile.TemporaryDirectory() as folder:
         live = LiveServer(Path(folder) / "data").start()
         try:
-            measure(report, live, said.chats)
+            measure(report, live, arguments.chats)
         finally:
             live.stop()
-    report.save(said.json)
+    report.save(arguments.json)
 
 
 def measure(report: common.Report, live: LiveServer, chats: int) -> None:
     live.wait(live.submit(**CLIP | {"steps": 2}))
-    measured(live, 2)  # both models are there and have been measured
+    measured(live, 2)  # both models are loaded and measured
     idle = measured(live, chats)
     clips = Clips(live)
     began = time.perf_counter()
@@ -114,11 +117,11 @@ def measure(report: common.Report, live: LiveServer, chats: int) -> None:
         "denoising steps of the clips meanwhile", clips.steps() / (time.perf_counter() - began), "/s", least=0.01
     )
     report.add("clips that ended meanwhile, each replaced by another", clips.replaced)
-    for what, alone, beside in zip(("to the first token", "between tokens"), idle, busy, strict=True):
+    for what, alone, with_clips in zip(("to the first token", "between tokens"), idle, busy, strict=True):
         for share, name in ((0.5, "median"), (0.95, "p95")):
             report.add(f"{what}, idle, {name}", common.percentile(alone, share) * 1e3, "ms")
-            report.add(f"{what}, beside {CLIPS} clips, {name}", common.percentile(beside, share) * 1e3, "ms")
-        ratio = common.percentile(beside, 0.95) / common.percentile(alone, 0.95)
+            report.add(f"{what}, beside {CLIPS} clips, {name}", common.percentile(with_clips, share) * 1e3, "ms")
+        ratio = common.percentile(with_clips, 0.95) / common.percentile(alone, 0.95)
         report.add(f"{what}, p95 beside clips over idle", ratio, "x", most=2)
     clips.cancel()
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the models, requests for them, timing, and the table at the end."""
+"""Shared by the benchmarks: models, requests, timing, and the table of results."""
 
 from __future__ import annotations
 
@@ -52,12 +52,15 @@ QUESTIONS = (
 
 @dataclass
 class Report:
-    """Rows of what was measured, each with the bar it has to clear, if it has one."""
+    """Measured values, each with the bar that it has to reach, if there is one."""
 
     title: str
     rows: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, what: str, value: float | str, unit: str = "", *, least: float | None = None, most: float | None = None) -> None:  # fmt: skip
+    def add(
+        self, what: str, value: float | str, unit: str = "", *, least: float | None = None, most: float | None = None
+    ) -> None:
+        """Prints the value and records it. It misses its bar below `least` or above `most`."""
         bar = f"≥ {least:g}" if least is not None else f"≤ {most:g}" if most is not None else ""
         ok = None
         if isinstance(value, float | int) and bar:
@@ -79,7 +82,7 @@ class Report:
 
 def arguments(doc: str, *more: tuple[str, dict[str, Any]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="also write the results to this file")
     for name, options in more:
         parser.add_argument(name, **options)
     return parser.parse_args()
@@ -91,7 +94,7 @@ def catalogue() -> Catalogue:
 
 
 def built_in(kind: str) -> ModelSpec | None:
-    """The model that ships for `kind`; None where it is not there."""
+    """Returns the built-in model of this kind, or None if it has not been fetched."""
     for spec in catalogue().specs():
         if spec.type == kind and spec.path is not None and spec.path.exists():
             return spec
@@ -99,7 +102,7 @@ def built_in(kind: str) -> ModelSpec | None:
 
 
 def diffusion_request(spec: ModelSpec, name: str, i: int, **wanted: Any) -> DiffusionRequest:
-    """The i-th of a varied lot, at the model's own defaults."""
+    """Returns the i-th of a series of different requests, with the model's own defaults."""
     ratio = "1:1" if spec.type == "image" else "16:9"
     width, height = spec.sizes.get(ratio, (spec.defaults.width, spec.defaults.height))
     usual = {
@@ -118,12 +121,12 @@ def diffusion_request(spec: ModelSpec, name: str, i: int, **wanted: Any) -> Diff
 
 
 def chat_request(i: int, max_tokens: int = 48, name: str | None = None) -> ChatRequest:
-    said = (Message("user", QUESTIONS[i % len(QUESTIONS)]),)
-    return ChatRequest(id=name or f"chat {i}", messages=said, max_tokens=max_tokens)
+    messages = (Message("user", QUESTIONS[i % len(QUESTIONS)]),)
+    return ChatRequest(id=name or f"chat {i}", messages=messages, max_tokens=max_tokens)
 
 
 def stand_in() -> PixArtSigmaPipeline:
-    """A random image model of about the built-in one's size, for where that is not there: 64 latent tokens, 10 M weights."""
+    """Builds a random image model as a stand-in for the built-in one: 64 latent tokens, 10 M weights."""
     pipeline = pixart_sigma()
     torch.manual_seed(0)
     pipeline.transformer = PixArtTransformer2DModel(
@@ -146,7 +149,7 @@ STAND_IN_CALL = {"use_resolution_binning": False, "clean_caption": False, "max_s
 
 
 def settle() -> None:
-    """Before a turn of one of two sides on the same cores: threads of the other's last parallel region spin for a while when it is over."""
+    """Waits until the threads of the other side's last parallel region have stopped spinning on the shared cores."""
     time.sleep(0.1)
 
 

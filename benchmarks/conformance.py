@@ -5,8 +5,8 @@
     python benchmarks/conformance.py --lane        lanes in this process instead of a server; unrounded values
 
 Saves tiny random checkpoints with `save_pretrained`, adds them to a running server over HTTP, submits several jobs at
-once with different prompts, seeds, steps and sizes, and compares each result with the library's own. `--rows` saves each
-row as soon as it is known: the same command then continues where it was interrupted.
+once with different prompts, seeds, steps and sizes, and compares each result with the library's own. `--rows` saves
+each row as soon as it is known: the same command then continues where it was interrupted.
 """
 
 from __future__ import annotations

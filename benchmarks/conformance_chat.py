@@ -1,4 +1,4 @@
-"""The other half of the proof: are the greedy tokens of each decoder those of `generate`, alone and among others?"""
+"""Compares the greedy tokens of each language model in a chat lane with those of `generate`, alone and in a batch."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from benchmarks.conformance_rows import Row
 from benchmarks.families.decoders import decoder
 from pipelines.chat.chat_template import prompt_tokens
 from pipelines.chat.lane import ChatLane
-from pipelines.chat.proof import batches
+from pipelines.chat.proof import shares_forwards_correctly
 from pipelines.interface import ChatRequest, Failed, Message, Replied
 from tests.support.tiny_chat import tiny_tokenizer
 
-SAID = ("Hello there!", "What is the capital of France?", "a", "Count to ten, slowly, and then back to one again.")
+QUESTIONS = ("Hello there!", "What is the capital of France?", "a", "Count to ten, slowly, and then back to one again.")
 N_TOKENS = 24
 
 
 def compare(name: str) -> Row:
     try:
         model = decoder(name)
-        shared = batches(model)
+        shared = shares_forwards_correctly(model)
         tokenizer = tiny_tokenizer()
-        expected = [generated(model, tokenizer, text) for text in SAID]
+        expected = [generated(model, tokenizer, text) for text in QUESTIONS]
         chats = ChatLane(model, tokenizer, cache_bytes=8 << 20, merging="on" if shared else "off")
-        alone, among = _replies(chats, SAID[:1]), _replies(chats, SAID)
-    except Exception as error:  # noqa: BLE001  # an architecture that cannot be built or run is a line of the table, not the end of it
+        alone, batched = _replies(chats, QUESTIONS[:1]), _replies(chats, QUESTIONS)
+    except Exception as error:  # noqa: BLE001  # a failure is a row of the table
         return Row(name, "chat", False, False, f"{type(error).__name__}: {str(error)[:120]}")
-    return Row(name, "chat", alone == expected[:1] and among == expected, shared)
+    return Row(name, "chat", alone == expected[:1] and batched == expected, shared)
 
 
 def _replies(lane: ChatLane, texts: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the proof of equality found: a row for each class and architecture, kept line by line, and the tables made of them."""
+"""Results of the comparison: a row per class and architecture, saved line by line, and the tables made of the rows."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Row:
     name: str
     kind: str  # image, video, chat
     equal: bool
-    shared: bool  # jobs share forwards; chats are batched continuously
+    shared: bool  # jobs share forwards, or chats use continuous batching
     note: str = ""
-    levels: int | None = None  # of pictures: the largest difference, of 255; None: a job failed
+    levels: int | None = None  # largest difference of a pixel, of 255; None for chats and failed jobs
 
     @property
     def is_chat(self) -> bool:
@@ -28,11 +28,12 @@ class Row:
 
     def __str__(self) -> str:
         gap = "" if self.levels is None else f", {self.levels}/255"
-        return f"{self.name:40} {'equal' if self.equal else 'DIFFERS'}{gap}, {'shared' if self.shared else 'in turns'} {self.note}"
+        equal, shared = "equal" if self.equal else "DIFFERS", "shared" if self.shared else "in turns"
+        return f"{self.name:40} {equal}{gap}, {shared} {self.note}"
 
 
 class Rows:
-    """In order of their finding; with a file each is there at once, so that a run that was cut off goes on."""
+    """Rows in the order in which they were found. Each is saved at once, so that an interrupted run can continue."""
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
@@ -54,7 +55,7 @@ class Rows:
 
 
 def write_tables(document: Path, rows: Iterable[Row]) -> None:
-    """Put each table between its marks, at the end of the document where there are none yet."""
+    """Writes each table between its marks, or to the end of a document that has no marks yet."""
     rows = list(rows)
     tables = {
         "pipelines": _pipeline_table([row for row in rows if not row.is_chat]),
@@ -74,17 +75,18 @@ def write_tables(document: Path, rows: Iterable[Row]) -> None:
 
 def _pipeline_table(rows: list[Row]) -> list[str]:
     equal = [row for row in rows if row.equal]
+    shared = sum(row.shared for row in equal)
     lines = [
-        f"{len(equal)} pipeline classes give what diffusers gives, {sum(row.shared for row in equal)} of them with merged forwards.",
+        f"{len(equal)} pipeline classes give what diffusers gives, {shared} of them with merged forwards.",
         "",
         "| pipeline class | makes | same as diffusers | jobs share forwards | |",
         "|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: row.name):
-        shared = "yes" if row.shared else "no: they take turns"
+        forwards = "yes" if row.shared else "no: they take turns"
         needs = FAMILIES[row.name].needs
         note = row.note or (f"needs {needs}" if needs else "")
-        lines.append(f"| {row.name} | {row.kind} | {_yes(row.equal)} | {shared} | {note} |")
+        lines.append(f"| {row.name} | {row.kind} | {_yes(row.equal)} | {forwards} | {note} |")
     lines += ["", "Not in the proof:", "", "| pipeline class | reason |", "|---|---|"]
     return lines + [f"| {name} | {reason} |" for name, reason in sorted(REASONS.items())]
 
@@ -102,8 +104,8 @@ def _chat_table(rows: list[Row]) -> list[str]:
     return lines
 
 
-def _yes(said: bool) -> str:
-    return "yes" if said else "no"
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 def counts(rows: Iterable[Row]) -> Mapping[str, int]:

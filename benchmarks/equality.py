@@ -1,16 +1,15 @@
-"""Is what a job gives the same as the stock pipeline called directly, and a chat the same as `generate`?
+"""Compares jobs with direct calls of the stock pipeline, and chats with `generate`.
 
     python benchmarks/equality.py --json equality.json
 
-Both sides run here, one after the other: the built-in models and eight stock families, tiny and random; alone, in a
-mixed batch of four, and with `deterministic`. Figures are the largest difference of any pixel in [0, 1] before it
-is rounded to 8 bits.
+Runs both sides one after the other, for the built-in models and eight stock families with tiny random weights: alone,
+in a mixed batch of four, and with `deterministic`. Values are the largest difference of any pixel in [0, 1] before
+rounding to 8 bits.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -41,7 +40,7 @@ def main() -> None:
         four = [make("a", 0), make("b", 1, steps=steps - 2), make("c", 2, guidance_scale=2.0), make("d", 3)]
         compare(report, spec.name, lane, four)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the tiny ones lose time to a second
+    torch.set_num_threads(1)  # the tiny models are slower with two
     for family in FAMILIES.values():
         pipeline = family.build()
         pipeline.set_progress_bar_config(disable=True)
@@ -56,7 +55,7 @@ def compare(report: common.Report, name: str, lane: DiffusionLane, four: list[Di
     pipeline.set_progress_bar_config(disable=True)
     expected = {wanted.id: direct(pipeline, wanted) for wanted in four}
     alone = rendered(lane, four[:1])["a"]
-    rendered(lane, four)  # proves merging, on results that ran alone
+    rendered(lane, four)  # runs the batching proof, on results that ran alone
     mixed = rendered(lane, four)
     pinned = rendered(lane, [replace(four[0], deterministic=True), *four[1:]])["a"]
     report.add(f"{name}: alone", gap(alone.frames, expected["a"]), most=BAR)
@@ -88,9 +87,9 @@ def chat(report: common.Report) -> None:
         return [found[f"chat {i}"] for i in numbers]
 
     alone = replies(range(1))
-    among = replies(range(8))
+    batched = replies(range(8))
     report.add(f"{spec.name}: greedy replies equal to generate, alone", share(alone, expected), least=1.0)
-    report.add(f"{spec.name}: greedy replies equal to generate, 8 at once", share(among, expected), least=1.0)
+    report.add(f"{spec.name}: greedy replies equal to generate, 8 at once", share(batched, expected), least=1.0)
     lane.close()
 
 
@@ -103,8 +102,8 @@ def greedy(model: Any, tokenizer: Any, question: str) -> str:
 
 
 def share(found: list[str], expected: list[str]) -> float:
-    same: Callable[[str, str], bool] = lambda one, other: one.strip() == other.strip()  # noqa: E731  # named to be read
-    return sum(map(same, found, expected)) / len(found)
+    """Returns the share of replies that equal the expected ones. `expected` may have more."""
+    return sum(one.strip() == other.strip() for one, other in zip(found, expected, strict=False)) / len(found)
 
 
 if __name__ == "__main__":

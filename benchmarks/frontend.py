@@ -1,9 +1,10 @@
-"""Is the front end out of the way? What HTTP, queue and store add; polls and submissions while the models run flat out.
+"""Measures the time that HTTP, queue and store add, and polls and submissions while the models run at full load.
 
     python benchmarks/frontend.py --json frontend.json
 
-Added time is a two-step picture and a one-token chat over HTTP, less the same in a lane of this process (the picture encoded
-there too), turn by turn. The end of a job is told by its event stream. The client is a raw socket: with a full HTTP client on the same cores the client is what is measured.
+The added time is that of a two-step image and a one-token chat over HTTP, less that of the same in a lane of this
+process (with the image encoded), in alternation. The end of a job comes from its event stream. The client is a raw
+socket, because a full HTTP client on the same cores would take longer than what is measured.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import common
-import served
-from served import Connection
+import server_client
+from server_client import Connection
 
 from models.loading.load import load
 from pipelines.diffusion.lane import DiffusionLane
@@ -35,7 +36,7 @@ SUBMITTERS = 32
 def main() -> None:
     arguments = common.arguments(__doc__)
     report = common.Report("front end")
-    with served.server() as (live, body):
+    with server_client.server() as (live, body):
         asyncio.run(measure(report, live, body))
     report.save(arguments.json)
 
@@ -53,12 +54,21 @@ async def added_to_a_picture(report: common.Report, connection: Connection, body
     params = status["params"]
     spec = common.built_in("image")
     lane: Any = DiffusionLane(common.stand_in(), kind="image") if spec is None else load(spec, device="cpu")
-    wanted = DiffusionRequest(id="x", prompt=body["prompt"], negative_prompt=params.get("negativePrompt"), width=params["width"],
-                              height=params["height"], num_frames=None, steps=2, guidance_scale=params.get("guidanceScale"),
-                              seed=1, call=common.STAND_IN_CALL if spec is None else spec.call)  # fmt: skip
+    wanted = DiffusionRequest(
+        id="x",
+        prompt=body["prompt"],
+        negative_prompt=params.get("negativePrompt"),
+        width=params["width"],
+        height=params["height"],
+        num_frames=None,
+        steps=2,
+        guidance_scale=params.get("guidanceScale"),
+        seed=1,
+        call=common.STAND_IN_CALL if spec is None else spec.call,
+    )
 
     def script(turn: int) -> None:
-        end = rendered(lane, [replace(wanted, prompt=served.new_prompt(body, turn))])[wanted.id]
+        end = rendered(lane, [replace(wanted, prompt=server_client.new_prompt(body, turn))])[wanted.id]
         encode(to_pixels(end.frames), "png", Provenance("", "{}"), 1, out)
 
     with tempfile.NamedTemporaryFile(suffix=".png") as file:
@@ -68,7 +78,9 @@ async def added_to_a_picture(report: common.Report, connection: Connection, body
         for turn in range(1, TURNS + 1):
             common.settle()
             began = time.perf_counter()
-            status = await connection.ended(await connection.submit(quick | {"prompt": served.new_prompt(body, turn)}))
+            status = await connection.ended(
+                await connection.submit(quick | {"prompt": server_client.new_prompt(body, turn)})
+            )
             through.append(time.perf_counter() - began)
             common.settle()
             alone.append(common.timed(lambda turn=turn: script(turn))[1])
@@ -101,7 +113,7 @@ async def added_to_a_chat(report: common.Report, connection: Connection) -> None
 
 
 async def under_load(report: common.Report, live: LiveServer, body: dict[str, Any]) -> None:
-    """Pictures and chats run all the while; first polls at a steady rate, then submissions as fast as they are taken."""
+    """Polls at a steady rate, then submits as fast as possible, while images and chats run all the time."""
     async with Connection(live) as connection:
         job_ids = [await connection.submit(body) for _ in range(64)]
     replied: list[float] = []
@@ -121,7 +133,7 @@ async def under_load(report: common.Report, live: LiveServer, body: dict[str, An
 
 
 async def polls(live: LiveServer, job_id: str) -> list[float]:
-    """Seconds of each poll, from when it was due: a client that waits for the last reply would hide a stall."""
+    """Returns the seconds of each poll from when it was due: a client that waits for replies would hide a stall."""
     waits: list[float] = []
     free: asyncio.Queue[Connection] = asyncio.Queue()
     connections = [await Connection(live).__aenter__() for _ in range(POLLS_PER_S)]

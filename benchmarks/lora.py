@@ -1,10 +1,10 @@
-"""What a LoRA by request costs: the same picture with one and without, in pairs, and whether it is diffusers' own.
+"""Measures the cost of LoRAs that requests choose, and compares the images with diffusers' own.
 
     python benchmarks/lora.py --json lora.json
 
-A tiny Stable Diffusion on the CPU. The adapter is loaded before the first pair; the switch is what a job that wears it takes more
-than the one before it that does not, and the other way round. Beside it stands what the same forwards cost with the adapter on
-from the start in diffusers alone: that is the adapter's own arithmetic, not the switch.
+Uses a tiny Stable Diffusion on the CPU and loads the adapters before the measurement. Jobs with and without adapters
+alternate, so that each includes a switch. For comparison, the same forwards run in diffusers with the adapter always
+on: that is the cost of the adapter's arithmetic without a switch.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
         report.add("first jobs, both adapters read", 1000 * (time.perf_counter() - began), "ms")
         spent: dict[str, list[float]] = {name: [] for name in jobs}
         for _ in range(PAIRS):
-            for name in ("without", "one", "without", "two"):  # each switches from the one before
+            for name in ("without", "one", "without", "two"):  # each job switches from the adapters of the one before
                 spent[name].append(cpu_ms(lambda job=jobs[name]: rendered(lane, [job])))
         alone = {name: stock_ms(job) for name, job in jobs.items()}
         bare = common.median(spent["without"])

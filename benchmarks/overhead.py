@@ -1,10 +1,11 @@
-"""What a single job costs through the whole server, against the same pipeline called directly in a script.
+"""Compares a single job through the whole server with a direct call of the same pipeline in a script.
 
     python benchmarks/overhead.py --json overhead.json
 
-Turn by turn: one job over HTTP (accepted, stored, run, encoded, written, its end told by its event stream), then the same call
-in this process, written to a PNG as a script would. The ratio is the median over the turns of a job to the calls before and after
-it, since a machine has slower minutes. Process starts and model loading are aside.
+Alternates between a job over HTTP (accepted, stored, run, encoded, written, its end reported by its event stream) and
+the same call in this process, written to a PNG as a script would. The ratio is the median, over the turns, of a job to
+the direct calls before and after it, because a machine has slower minutes. Process starts and model loading do not
+count.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import Any
 
 import common
 import numpy as np
-import served
+import server_client
 from PIL import Image
-from served import Connection
+from server_client import Connection
 
 from models.loading.load import load
 from pipelines.diffusion.lane import DiffusionLane
@@ -37,7 +38,7 @@ def main() -> None:
         __doc__, ("--kinds", {"nargs": "+", "choices": ("image", "video"), "default": ["image", "video"]})
     )
     report = common.Report("overhead")
-    with served.server() as (live, body), tempfile.TemporaryDirectory() as folder:
+    with server_client.server() as (live, body), tempfile.TemporaryDirectory() as folder:
         body["deterministic"] = True  # the same bits on both sides
         for kind, wanted in (("image", body), ("video", {"type": "video", "prompt": "Ocean waves at sunset"})):
             if kind not in arguments.kinds:
@@ -54,16 +55,16 @@ async def compare(report: common.Report, live: LiveServer, kind: str, body: dict
 
         async def through_the_server(turn: int) -> dict[str, Any]:
             return await connection.ended(
-                await connection.submit({**body, "prompt": served.new_prompt(body, turn), "seed": max(0, turn)})
+                await connection.submit({**body, "prompt": server_client.new_prompt(body, turn), "seed": max(0, turn)})
             )
 
-        first = await through_the_server(-1)  # loads the model, and says what was run
+        first = await through_the_server(-1)  # loads the model and returns the parameters
         lane, wanted = same_call(kind, first["params"], body)
         pipeline = lane.pipeline
         pipeline.set_progress_bar_config(disable=True)
 
         def script(turn: int) -> None:
-            frames = direct(pipeline, replace(wanted, prompt=served.new_prompt(body, turn)))
+            frames = direct(pipeline, replace(wanted, prompt=server_client.new_prompt(body, turn)))
             Image.fromarray((frames[0] * 255).round().astype(np.uint8)).save(out)
 
         script(0)
@@ -77,11 +78,11 @@ async def compare(report: common.Report, live: LiveServer, kind: str, body: dict
             common.settle()
             alone.append(common.timed(lambda turn=turn: script(turn))[1])
             common.settle()
-            anew = replace(wanted, prompt=served.new_prompt(body, turn))
-            in_lane.append(common.timed(lambda anew=anew: rendered(lane, [anew]))[1])
+            request = replace(wanted, prompt=server_client.new_prompt(body, turn))
+            in_lane.append(common.timed(lambda request=request: rendered(lane, [request]))[1])
 
     def over(side: list[float]) -> float:
-        """The median of its turns over the calls before and after them."""
+        """Returns the median ratio of a turn to the direct calls before and after it."""
         return common.median(2 * one / (a + b) for one, a, b in zip(side, alone, alone[1:], strict=False))
 
     report.add(f"{kind}: called directly, median of {TURNS[kind] + 1}", common.median(alone), "s")
@@ -93,7 +94,7 @@ async def compare(report: common.Report, live: LiveServer, kind: str, body: dict
 
 
 def same_call(kind: str, params: dict[str, Any], body: dict[str, Any]) -> tuple[Any, DiffusionRequest]:
-    """The lane's pipeline and the request, from the parameters the server returned."""
+    """Returns a lane and a request with the parameters that the server returned."""
     spec = common.built_in(kind)
     lane: Any = DiffusionLane(common.stand_in(), kind="image") if spec is None else load(spec, device="cpu")
     call = common.STAND_IN_CALL if spec is None else spec.call

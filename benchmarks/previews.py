@@ -1,10 +1,10 @@
-"""What do previews cost? The same job with and without them in a lane of this process, in pairs, first the one and then the other.
+"""Measures the cost of previews: the same job with and without them in a lane of this process, in alternating pairs.
 
     python benchmarks/previews.py --json previews.json
 
-Counted is the CPU time of the process, which other programs on the machine change little. A preview is made at most four times a
-second of a job, so the share does not grow with the speed of the model: a slow step pays for one, a quick one seldom does. The
-fit of the projection, once a model, and the JPEG, made for who listens and not on the device thread, have rows of their own.
+Measures CPU time, which other programs on the machine change little. A job makes at most four previews per second, so
+that the share does not grow with the speed of the model. Fitting the projection (once per model) and encoding the JPEG
+(not on the device thread, and only for clients that listen) have rows of their own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import common
 import numpy as np
+import torch
 
 from models.loading.load import load
 from pipelines.diffusion.lane import DiffusionLane
@@ -25,7 +26,7 @@ from server.jobs.encoding import jpeg
 PAIRS = {"image": 7, "video": 5}
 STEPS = {"image": 40, "video": 10}
 BAR = 1.03
-SCALES = ("vae_scale_factor", "vae_scale_factor_spatial")  # what pipelines call it: pixels to a latent
+SCALES = ("vae_scale_factor", "vae_scale_factor_spatial")  # attributes with the pixels per latent, by pipeline
 
 
 def main() -> None:
@@ -58,21 +59,19 @@ def compare(report: common.Report, kind: str) -> None:
             if preview:
                 previews.append(len(shown))
             else:
-                assert not shown, "nobody asked for them"
+                assert not shown, "a job without previews made some"
     report.add(f"{kind}: previews of a job, median", common.median(previews))
     report.add(f"{kind}: CPU of a step, without previews", common.median(seconds[False]) / STEPS[kind] * 1000, "ms")
     ratio = common.median(seconds[True]) / common.median(seconds[False])
     report.add(f"{kind}: CPU of a job with previews against without", ratio, "×", most=BAR)
     projected(report, lane, plain, kind, common.median(previews) / common.median(seconds[False]))
     colours = np.zeros((32, 32, 3), np.uint8) if not shown else shown[-1]
-    jpeg(colours)  # the first one imports
+    jpeg(colours)  # the first call imports the encoder
     report.add(f"{kind}: a JPEG of it, beside the device thread", common.timed(lambda: jpeg(colours))[1] * 1000, "ms")
 
 
 def projected(report: common.Report, lane: Any, request: DiffusionRequest, kind: str, a_second: float) -> None:
-    """The projection itself, many times over: what pairs of whole jobs cannot resolve on a busy machine."""
-    import torch  # beside its only use
-
+    """Measures the projection alone, which pairs of whole jobs cannot resolve on a busy machine."""
     channels = lane.pipeline.vae.config.latent_channels
     scale = next(getattr(lane.pipeline, name) for name in SCALES if hasattr(lane.pipeline, name))
     side = request.height // scale, request.width // scale
@@ -88,7 +87,7 @@ def projected(report: common.Report, lane: Any, request: DiffusionRequest, kind:
 
 
 def run(lane: DiffusionLane, request: DiffusionRequest) -> tuple[float, list[Any]]:
-    """CPU seconds, and the previews."""
+    """Runs a job and returns its CPU seconds and its previews."""
     began = time.process_time()
     lane.admit(request)
     shown = []

@@ -1,7 +1,7 @@
-"""Judges of generated pictures: colours, places and motions by counting pixels, scenes by a classifier of drawings.
+"""Judges generated pictures: colours, places and motions by counting pixels, scenes with a classifier of drawings.
 
-The classifier is a small convolutional network trained here, on drawings the generators were never shown (seeds of its
-own); its accuracy on further drawings is part of the result, since no score can be trusted beyond it.
+The classifier is a small convolutional network, trained here on drawings that the generators never saw (its seeds are
+different). Its accuracy on further drawings is part of the result, because no score is more reliable than that.
 """
 
 import numpy as np
@@ -14,25 +14,25 @@ from torch import nn
 NAMES = list(COLOURS)
 PALETTE = np.array([COLOURS[name] for name in NAMES], np.float32)
 SIDE = 64  # pixels; pictures are shrunk to this square for the classifier
-LEAST_AREA = 0.01  # of the picture; a smaller patch is no shape
+LEAST_AREA = 0.01  # of the picture; a smaller patch does not count as a shape
 LEAST_MOVE = 0.12  # of the canvas, between the first and the last quarter of a clip
 LEAST_GROWTH = 1.6  # of the area, likewise
 
 
 def _classes(pixels: np.ndarray) -> np.ndarray:
-    """Index of the nearest palette colour, per pixel. pixels: (..., 3) in 0..255."""
+    """Returns the index of the nearest palette colour per pixel. pixels: (..., 3) in 0..255."""
     return np.square(pixels.astype(np.float32)[..., None, :] - PALETTE).sum(-1).argmin(-1)
 
 
 def background_of(pixels: np.ndarray) -> str:
-    """The colour most of the rim has; every shape keeps clear of most of it."""
+    """Returns the most frequent colour of the rim, most of which no shape touches."""
     classes = _classes(pixels)
     rim = np.concatenate([classes[:4].ravel(), classes[-4:].ravel(), classes[:, :4].ravel(), classes[:, -4:].ravel()])
     return NAMES[np.bincount(rim, minlength=len(NAMES)).argmax()]
 
 
 def shape_of(pixels: np.ndarray, background: str) -> tuple[str, np.ndarray]:
-    """The commonest colour but the background's, and the mask of what has it: ("", empty mask) if there is none."""
+    """Returns the most frequent other colour and its mask, or "" and an empty mask if there is none."""
     classes = _classes(pixels)
     counts = np.bincount(classes.ravel(), minlength=len(NAMES))
     counts[NAMES.index(background)] = 0
@@ -42,13 +42,13 @@ def shape_of(pixels: np.ndarray, background: str) -> tuple[str, np.ndarray]:
 
 
 def centroid(mask: np.ndarray) -> np.ndarray:
-    """(x, y) of a mask's centre, each 0..1 of the canvas."""
+    """Returns (x, y) of a mask's centre, each 0..1 of the canvas."""
     ys, xs = np.nonzero(mask)
     return np.array([(xs.mean() + 0.5) / mask.shape[1], (ys.mean() + 0.5) / mask.shape[0]])
 
 
 def place_of(mask: np.ndarray) -> str:
-    """The place whose anchor is nearest to the mask's centre."""
+    """Returns the place whose anchor is nearest to the mask's centre."""
     if not mask.any():
         return ""
     centre = centroid(mask)
@@ -56,7 +56,7 @@ def place_of(mask: np.ndarray) -> str:
 
 
 def motion_of(frames: np.ndarray, colour: str) -> str:
-    """How the patch of this colour moves or grows between the first and the last quarter of a clip; "" if it does not."""
+    """Returns how the patch of this colour moves or grows between the first and last quarter of a clip, or ""."""
     masks = _classes(frames) == NAMES.index(colour)
     quarter = max(1, len(frames) // 4)
     first, last = masks[:quarter], masks[-quarter:]
@@ -106,7 +106,7 @@ def _drawings(rng: np.random.Generator, count: int, sizes: list[tuple[int, int]]
 
 
 def train_classifier(sizes: list[tuple[int, int]], seed: int = 0, steps: int = 250) -> tuple[SceneClassifier, float]:
-    """A trained classifier and its accuracy (both answers right) on drawings it was not trained on."""
+    """Returns a trained classifier and its accuracy (both answers right) on other drawings."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed + 77)
     model = SceneClassifier()
@@ -131,6 +131,6 @@ def train_classifier(sizes: list[tuple[int, int]], seed: int = 0, steps: int = 2
 
 @torch.inference_mode()
 def scene_of(model: SceneClassifier, pixels: np.ndarray) -> tuple[str, str]:
-    """Kind and time of day of one picture, (H, W, 3) bytes."""
+    """Returns the kind and time of day of one picture, (H, W, 3) bytes."""
     kind, time = model(_shrink(pixels)[None])
     return KINDS[int(kind.argmax())], TIMES[int(time.argmax())]

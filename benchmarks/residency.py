@@ -1,8 +1,10 @@
-"""Four models on a device that holds two of them, jobs in random order: is every picture right, and do the books and forecasts hold?
+"""Checks images, loads, memory ledger and time estimates while four models share a device that holds two of them.
 
-The server is the real one on the CPU, with a budget. Its checkpoints are random and tiny but for an embedding table that costs
-memory and no time. Bars of the plan: every job ends with the right picture, at most 40 loads for 200 jobs, the ledger
-within 10 % of what the process really grew by, forecasts 25 % off at submission and 10 % at half time in the median.
+    OMP_NUM_THREADS=1 python benchmarks/residency.py
+
+Runs the real server on the CPU with a memory budget. The checkpoints are random and tiny except for an embedding table,
+which takes memory and no time. Bars: every job gives the right image; at most 40 loads for 200 jobs; the ledger is
+within 10 % of the growth of the process; the median error of the estimates is 25 % at submission and 10 % half way.
 """
 
 from __future__ import annotations
@@ -32,21 +34,21 @@ from tests.support.live_server import LiveServer
 from tests.support.stock_families import pixart_sigma
 
 MODELS = ("amber", "birch", "cedar", "dune")
-STEPS, SIDE = 100, 64  # 200 jobs then take half a minute here, and the burst that submits them half a second
+STEPS, SIDE = 100, 64  # 200 jobs take half a minute, and submitting them half a second
 CALL = {"use_resolution_binning": False, "clean_caption": False, "max_sequence_length": 32}
-SAMPLE = 12  # pictures compared with a direct call
+SAMPLE = 12  # images to compare with a direct call
 POLL_S = 0.25
 CONNECTIONS = 8
 
 
 def make_models(data_dir: Path, mib: int) -> int:
-    """Four checkpoints of about `mib` each, and their entries. Returns the bytes of one on the device."""
+    """Writes four checkpoints of about `mib` MiB each and their entries. Returns the bytes of one on the device."""
     lines, n_bytes = [], 0
     for seed, name in enumerate(MODELS):
         pipeline = pixart_sigma()
         torch.manual_seed(seed)
         pipeline.text_encoder = parts.t5_text(vocab_size=(mib << 20) // (4 * parts.TEXT_DIM)).eval()
-        # In half precision, served in float32: the weights are then the process's own and not pages of a mapped file.
+        # Saved in half precision and served in float32: the weights are then memory of the process, not mapped pages.
         pipeline.to(torch.bfloat16).save_pretrained(data_dir / "checkpoints" / name)
         n_bytes = 2 * sum(p.stat().st_size for p in (data_dir / "checkpoints" / name).rglob("*.safetensors"))
         call = "\n".join(f"{key} = {json.dumps(value)}" for key, value in CALL.items())
@@ -57,39 +59,39 @@ def make_models(data_dir: Path, mib: int) -> int:
 
 @dataclass
 class Watched:
-    """One job and what was forecast of it while it lived."""
+    """One job and its time estimates."""
 
     id: str
     body: dict[str, Any]
-    etas: list[tuple[float, float]] = field(default_factory=list)  # (when asked, seconds left it was told)
+    etas: list[tuple[float, float]] = field(default_factory=list)  # (when requested, estimated seconds left)
     end: dict[str, Any] = field(default_factory=dict)
     ended_at: float = 0.0
 
     def error_at(self, share: float, since: float) -> float | None:
-        """|forecast − actual| / actual of the forecast nearest to that share of the time from `since` to its end; None: none near it."""
+        """Returns |estimate − actual| / actual at this share of the time from `since` to the end. None: no estimate."""
         life = self.ended_at - since
         at = since + share * life
-        asked, told = min(self.etas, key=lambda eta: abs(eta[0] - at), default=(0.0, 0.0))
-        left = self.ended_at - asked
-        if life <= 0 or not self.etas or abs(asked - at) > 0.15 * life + POLL_S or left <= 0:
+        requested_at, estimate = min(self.etas, key=lambda eta: abs(eta[0] - at), default=(0.0, 0.0))
+        left = self.ended_at - requested_at
+        if life <= 0 or not self.etas or abs(requested_at - at) > 0.15 * life + POLL_S or left <= 0:
             return None
-        return abs(told - left) / left
+        return abs(estimate - left) / left
 
 
 def warm_up(live: LiveServer) -> None:
-    """Each model alone, then as wide as it merges: forecasts come from measured times."""
+    """Runs each model with one job and with a full batch, because estimates come from measured times."""
     for name in MODELS:
         for together in (1, 8):
-            said = {"type": "image", "prompt": "x", "model": name, "width": SIDE, "height": SIDE, "steps": STEPS}
-            for job_id in [live.submit(**said) for _ in range(together)]:
+            body = {"type": "image", "prompt": "x", "model": name, "width": SIDE, "height": SIDE, "steps": STEPS}
+            for job_id in [live.submit(**body) for _ in range(together)]:
                 live.wait(job_id)
 
 
 def submit_all(live: LiveServer, count: int, jobs: list[Watched], seed: int = 5) -> float:
-    """A burst, over several connections; returns when the last was taken. `jobs` grows by each."""
-    dice = random.Random(seed)
+    """Submits jobs over several connections at once and adds them to `jobs`. Returns when the last was accepted."""
+    rng = random.Random(seed)
     bodies = [
-        {"type": "image", "prompt": dice.choice(common.PROMPTS), "model": dice.choice(MODELS), "width": SIDE,
+        {"type": "image", "prompt": rng.choice(common.PROMPTS), "model": rng.choice(MODELS), "width": SIDE,
          "height": SIDE, "steps": STEPS, "seed": number}
         for number in range(count)
     ]  # fmt: skip
@@ -103,25 +105,26 @@ def submit_all(live: LiveServer, count: int, jobs: list[Watched], seed: int = 5)
 
 
 def watch(live: LiveServer, jobs: list[Watched], submitting: Future[float], samples: list[tuple[int, int]]) -> None:
-    """Until all have ended, noting forecasts and (bytes on the books, resident bytes of the process)."""
+    """Records estimates and (booked bytes, resident bytes of the process) until all jobs have ended."""
     going = True
     while going:
         going = not submitting.done()
         by_id = {job.id: job for job in list(jobs)}
         for status in ("queued", "processing"):
-            for told in listed(live, status):
+            for listed_job in listed(live, status):
                 going = True
-                if told["jobId"] in by_id and told["etaSeconds"] is not None:
-                    by_id[told["jobId"]].etas.append((time.monotonic(), told["etaSeconds"]))
-        for device in live.get("/api/gpu").json["devices"]:  # none until the engine has first looked
+                job_id, eta_s = listed_job["jobId"], listed_job["etaSeconds"]
+                if job_id in by_id and eta_s is not None:
+                    by_id[job_id].etas.append((time.monotonic(), eta_s))
+        for device in live.get("/api/gpu").json["devices"]:  # empty until the engine's first snapshot
             assert sum(holder["bytes"] for holder in device["holders"]) == device["used"]
             assert device["used"] <= device["total"]
             samples.append((device["used"], resident_bytes(live)))
         time.sleep(POLL_S)
     by_id, now = {job.id: job for job in jobs}, time.monotonic() - time.time()
-    for told in [*listed(live, "completed"), *listed(live, "failed")]:
-        if (job := by_id.get(told["jobId"])) is not None:
-            job.end, job.ended_at = told, now + seconds_of(told["finishedAt"])
+    for end in [*listed(live, "completed"), *listed(live, "failed")]:
+        if (job := by_id.get(end["jobId"])) is not None:
+            job.end, job.ended_at = end, now + seconds_of(end["finishedAt"])
 
 
 def listed(live: LiveServer, status: str) -> Iterable[dict[str, Any]]:
@@ -140,16 +143,16 @@ def seconds_of(timestamp: str) -> float:
 
 def resident_bytes(live: LiveServer) -> int:
     status = Path(f"/proc/{live.server_pid()}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]  # Linux always says
+    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]  # Linux always has it
 
 
 def difference(live: LiveServer, data_dir: Path, job: Watched) -> int:
-    """The largest difference, in steps of 8 bits, between a job's picture and the same call of the library."""
+    """Returns the largest difference, in steps of 8 bits, between a job's image and a direct call of the library."""
     pipeline = PixArtSigmaPipeline.from_pretrained(data_dir / "checkpoints" / job.body["model"], dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator("cpu").manual_seed(job.body["seed"])
-    said = {key: job.body[key] for key in ("prompt", "width", "height")}
-    direct = pipeline(**said, **CALL, num_inference_steps=STEPS, generator=generator).images[0]
+    call = {key: job.body[key] for key in ("prompt", "width", "height")}
+    direct = pipeline(**call, **CALL, num_inference_steps=STEPS, generator=generator).images[0]
     served = Image.open(io.BytesIO(live.fetch(job.end["outputs"][0]["url"]).body))
     return int(np.abs(np.asarray(direct).astype(int) - np.asarray(served).astype(int)).max())
 
@@ -160,7 +163,7 @@ def loads(live: LiveServer) -> int:
 
 
 def start(data_dir: Path, model_bytes: int, **env: str) -> LiveServer:
-    """With room for two models and what their steps hold, not for three."""
+    """Starts a server with memory for two models and the activations of their steps, but not for three."""
     settings = {"AGENTNAME_MEMORY_BUDGET": str(int(2.6 * model_bytes)), "AGENTNAME_MEMORY_RESERVE": "0"}
     return LiveServer(data_dir, env=settings | {"AGENTNAME_TORCH_THREADS": "1"} | env).start()
 
@@ -168,24 +171,27 @@ def start(data_dir: Path, model_bytes: int, **env: str) -> LiveServer:
 def main() -> None:
     diffusers.utils.logging.disable_progress_bar()
     diffusers.utils.logging.set_verbosity_error()
-    said = common.arguments(
-        __doc__ or "", ("--jobs", {"type": int, "default": 200}), ("--mib", {"type": int, "default": 160})
+    arguments = common.arguments(
+        __doc__ or "",
+        ("--jobs", {"type": int, "default": 200, "help": "default: 200"}),
+        ("--mib", {"type": int, "default": 160, "help": "size of a checkpoint (default: 160)"}),
     )
     report = common.Report("residency: four models where two fit")
     with tempfile.TemporaryDirectory() as folder:
         data_dir = Path(folder) / "data"
         data_dir.mkdir()
-        live = start(data_dir, make_models(data_dir, said.mib))
+        live = start(data_dir, make_models(data_dir, arguments.mib))
         try:
-            measure(report, live, data_dir, said.jobs)
+            measure(report, live, data_dir, arguments.jobs)
         finally:
             live.stop()
-    report.save(said.json)
+    report.save(arguments.json)
 
 
 def measure(report: common.Report, live: LiveServer, data_dir: Path, count: int) -> None:
     warm_up(live)
-    before, samples = loads(live), []  # type: ignore[var-annotated]  # filled by watch
+    before = loads(live)
+    samples: list[tuple[int, int]] = []  # filled by `watch`
     used, rss = live.get("/api/gpu").json["devices"][0]["used"], resident_bytes(live)
     for name in MODELS:
         live.post(f"/api/models/{name}/unload", {})
@@ -193,16 +199,16 @@ def measure(report: common.Report, live: LiveServer, data_dir: Path, count: int)
         time.sleep(POLL_S)
     empty = resident_bytes(live)
     report.add(
-        "books against the process, two models in memory", abs(used / max(1, rss - empty) - 1) * 100, "%", most=10
+        "ledger against the process, two models in memory", abs(used / max(1, rss - empty) - 1) * 100, "%", most=10
     )
     began = time.monotonic()
     jobs: list[Watched] = []
-    with ThreadPoolExecutor(1) as aside:  # who submits does not wait for who watches, nor the other way round
-        submitting = aside.submit(submit_all, live, count, jobs)
+    with ThreadPoolExecutor(1) as pool:  # so that submitting and watching do not wait for each other
+        submitting = pool.submit(submit_all, live, count, jobs)
         watch(live, jobs, submitting, samples)
-        all_in = submitting.result()  # what comes later than a forecast it cannot know: the burst is one submission
+        all_in = submitting.result()  # estimates before it cannot know the jobs after them
     report.add("jobs", count)
-    report.add("jobs a second", count / (time.monotonic() - began), "/s")
+    report.add("jobs per second", count / (time.monotonic() - began), "/s")
     failed = [job.end["error"]["code"] for job in jobs if job.end["status"] != "completed"]
     report.add("jobs that failed", len(failed), most=0)
     report.add("of those out of memory", failed.count("out_of_memory"), most=0)
@@ -211,14 +217,14 @@ def measure(report: common.Report, live: LiveServer, data_dir: Path, count: int)
         "pictures compared, largest difference", max(difference(live, data_dir, job) for job in sample), "/255", most=1
     )
     report.add("loads", loads(live) - before, most=max(4, count // 5))
-    report.add("most on the books", max(used for used, _ in samples) / 2**20, "MiB")
+    report.add("most bytes in the ledger", max(used for used, _ in samples) / 2**20, "MiB")
     off = [abs(used / max(1, rss - empty) - 1) * 100 for used, rss in samples if used]
-    report.add("books against the process while jobs ran, median", common.median(off) if off else 0.0, "%", most=10)
+    report.add("ledger against the process while jobs ran, median", common.median(off) if off else 0.0, "%", most=10)
     for share, what, bar in ((0.0, "at submission", 25), (0.5, "half way", 10)):
         errors = [error for job in jobs if (error := job.error_at(share, all_in)) is not None]
-        report.add(f"forecasts {what}", len(errors))
+        report.add(f"estimates {what}", len(errors))
         if errors:
-            report.add(f"forecast off {what}, median", common.median(errors) * 100, "%", most=bar)
+            report.add(f"error of estimates {what}, median", common.median(errors) * 100, "%", most=bar)
 
 
 if __name__ == "__main__":

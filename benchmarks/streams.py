@@ -1,13 +1,13 @@
-"""Does streaming cost anything, and how late is a token? 64 chats at once through the whole server, streamed and not.
+"""Measures the cost of streaming and the delay of tokens: 64 chats at once through the server, streamed and not.
 
-    python benchmarks/streams.py --json streams.json        # 2 to 3 minutes on two cores
+    python benchmarks/streams.py --json streams.json        2 to 3 minutes on two cores
 
-Pairs of rounds, one streamed and one not, first the one and then the other, for as long as `--seconds` allow; the ratio is that
-of the medians. Every stream's deltas, in the order they came, must be the reply that `done` gives whole. What a streamed token
-costs more is told by the CPU time of the server's main thread, which does nothing but HTTP.
+Runs pairs of rounds, one streamed and one not, in alternating order, for as long as `--seconds` allows. The ratio is
+that of the medians. The deltas of every stream, in order, must be the reply in its `done` event. The additional cost of
+a streamed token is measured as CPU time of the server's main thread, which does nothing but HTTP.
 
-The server's log, at debug, says when the step ended that a reply's first text came from: the same clock as the client's,
-which notes when the bytes come in. The client parses nothing before a round is over: it is on the server's cores.
+The server's debug log has the time at which the step of a reply's first text ended. The client uses the same clock to
+record when the bytes arrive. It shares the server's cores and so parses nothing before a round is over.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import common
-import served
+import server_client
 
 from tests.support.live_server import LiveServer
 
 CHATS = 64
 TOKENS = 16
-SECONDS = 120.0  # for the pairs; loading and the first round come before
+SECONDS = 120.0  # of the pairs, after loading and the first round
 LEAST_PAIRS = 3
 FIRST = b"event: delta"
 
@@ -37,32 +37,34 @@ FIRST = b"event: delta"
 class Round:
     replies: list[str]
     tokens_per_s: float
-    cpu_s: float  # of the server's main thread, a token
-    firsts: dict[str, float]  # request id → when its first delta was here
+    cpu_s: float  # of the server's main thread, per token
+    firsts: dict[str, float]  # request id → when its first delta arrived
 
 
 def main() -> None:
     arguments = common.arguments(
         __doc__ or "",
         ("--seconds", {"type": float, "default": SECONDS, "help": "how long to measure"}),
-        ("--chats", {"type": int, "default": CHATS, "help": "at once"}),
+        ("--chats", {"type": int, "default": CHATS, "help": "concurrent chats"}),
     )
     report = common.Report("streams")
-    with served.server(env={"AGENTNAME_LOG_LEVEL": "debug"}) as (live, _):
+    with server_client.server(env={"AGENTNAME_LOG_LEVEL": "debug"}) as (live, _):
         asyncio.run(measure(report, live, arguments.chats, arguments.seconds))
     report.save(arguments.json)
 
 
 async def measure(report: common.Report, live: LiveServer, chats: int, seconds: float) -> None:
     loop = asyncio.get_running_loop()
-    lines = [(await loop.create_connection(lambda: Line(live), "127.0.0.1", live.port))[1] for _ in range(chats)]
-    await together(live, lines, stream=True)  # loads the model
+    connections = [
+        (await loop.create_connection(lambda: ChatConnection(live), "127.0.0.1", live.port))[1] for _ in range(chats)
+    ]
+    await together(live, connections, stream=True)  # loads the model
     until = time.monotonic() + seconds
     rounds: dict[bool, list[Round]] = {True: [], False: []}
     while len(rounds[True]) < LEAST_PAIRS or time.monotonic() < until:
         streamed_first = len(rounds[True]) % 2 == 0
         for stream in (streamed_first, not streamed_first):
-            rounds[stream].append(await together(live, lines, stream=stream))
+            rounds[stream].append(await together(live, connections, stream=stream))
     streamed, whole = rounds[True], rounds[False]
     rate = {stream: statistics.median(one.tokens_per_s for one in rounds[stream]) for stream in rounds}
     equal = sum(a == b for a, b in zip(streamed[-1].replies, whole[-1].replies, strict=True))
@@ -70,9 +72,11 @@ async def measure(report: common.Report, live: LiveServer, chats: int, seconds: 
     report.add(f"{chats} chats at once, not streamed", rate[False], "tok/s")
     report.add(f"{chats} chats at once, streamed", rate[True], "tok/s")
     report.add("streamed / not streamed", rate[True] / rate[False], "", least=0.9)
-    report.add("replies equal in both, of the last pair", equal, f"/{chats}")  # rounding differs with who shares a step
+    report.add(
+        "replies equal in both, of the last pair", equal, f"/{chats}"
+    )  # rounding depends on which chats share a step
     cpu = statistics.median(one.cpu_s for one in streamed) - statistics.median(one.cpu_s for one in whole)
-    report.add("CPU of the server's HTTP, a streamed token more", cpu * 1e6, "µs")
+    report.add("additional CPU of the main thread per streamed token", cpu * 1e6, "µs")
     first_tokens(report, live, streamed)
 
 
@@ -81,28 +85,30 @@ def first_tokens(report: common.Report, live: LiveServer, rounds: list[Round]) -
     live.log.flush()
     for text in Path(live.log.name).read_text().splitlines():
         if '"first text sent"' in text:
-            said = json.loads(text)
-            ended[said["request_id"]] = said["step_ended_at"], said["ms"]
+            line = json.loads(text)
+            ended[line["request_id"]] = line["step_ended_at"], line["ms"]
     arrived = {name: at for one in rounds for name, at in one.firsts.items()}
-    left = [ended[name][1] for name in arrived]
-    here = [(at - ended[name][0]) * 1000 for name, at in arrived.items()]
-    for what, values in (("leaves the server", left), ("is with the client", here)):
+    sent_ms = [ended[name][1] for name in arrived]
+    arrived_ms = [(at - ended[name][0]) * 1000 for name, at in arrived.items()]
+    for what, values in (("leaves the server", sent_ms), ("reaches the client", arrived_ms)):
         report.add(f"first token {what}, after its step, median", statistics.median(values), "ms")
         report.add(f"first token {what}, after its step, p95", common.percentile(values, 0.95), "ms", most=10)
 
 
-async def together(live: LiveServer, lines: list[Line], *, stream: bool) -> Round:
+async def together(live: LiveServer, connections: list[ChatConnection], *, stream: bool) -> Round:
     cpu_s, began = main_thread_s(live), time.perf_counter()
-    answers = await asyncio.gather(*(line.ask(body(number, stream)) for number, line in enumerate(lines)))
+    answers = await asyncio.gather(
+        *(connection.ask(body(number, stream)) for number, connection in enumerate(connections))
+    )
     seconds, cpu_s = time.perf_counter() - began, main_thread_s(live) - cpu_s
-    told = [(streamed if stream else json.loads)(answer.body) for answer in answers]
-    tokens = sum(done["usage"]["completionTokens"] for done in told)
+    replies = [(streamed if stream else json.loads)(answer.body) for answer in answers]
+    tokens = sum(done["usage"]["completionTokens"] for done in replies)
     firsts = {answer.headers["x-request-id"]: answer.first_at for answer in answers} if stream else {}
-    return Round([done["reply"] for done in told], tokens / seconds, cpu_s / tokens, firsts)
+    return Round([done["reply"] for done in replies], tokens / seconds, cpu_s / tokens, firsts)
 
 
 def main_thread_s(live: LiveServer) -> float:
-    """CPU seconds of the thread that runs the event loop."""
+    """Returns the CPU seconds of the thread that runs the event loop."""
     pid = live.server_pid()
     return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e9
 
@@ -113,7 +119,7 @@ def body(number: int, stream: bool) -> dict[str, object]:
 
 
 def streamed(events: bytes) -> dict[str, Any]:
-    """What `done` says, when the deltas before it are just that."""
+    """Returns the data of the `done` event, after checking it against the deltas."""
     text = ""
     for block in events.decode().split("\n\n"):
         name, _, data = block.partition("\ndata: ")
@@ -121,10 +127,10 @@ def streamed(events: bytes) -> dict[str, Any]:
             text += json.loads(data)["text"]
         elif name == "event: done":
             done: dict[str, Any] = json.loads(data)
-            assert text == done["reply"], "a delta was lost, or came in another order"
+            assert text == done["reply"], "a delta was lost or came in the wrong order"
             return done
         else:
-            raise AssertionError(f"not an event of a stream: {block}")
+            raise AssertionError(f"not an event of a chat stream: {block}")
     raise AssertionError("the stream ended without done")
 
 
@@ -135,8 +141,8 @@ class Answer:
     first_at: float
 
 
-class Line(asyncio.Protocol):
-    """A kept-alive connection that does next to nothing while bytes come in."""
+class ChatConnection(asyncio.Protocol):
+    """A keep-alive connection that does almost nothing while bytes arrive."""
 
     def __init__(self, live: LiveServer) -> None:
         self._live = live
@@ -152,7 +158,7 @@ class Line(asyncio.Protocol):
         if not self._first_at and FIRST in data:
             self._first_at = time.monotonic()
         self._got += data
-        # Both kinds of reply end so, and nothing within them does: their data is JSON.
+        # A chunked reply ends with these bytes, which its JSON data cannot contain.
         if not self._whole.done() and (self._got.endswith(b"\r\n0\r\n\r\n") or self._is_whole()):
             self._whole.set_result(None)
 

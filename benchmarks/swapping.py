@@ -1,11 +1,11 @@
-"""What swapping costs: drop-in to first picture, swaps among six checkpoints under load, load against the library alone.
+"""Measures model swaps: from a new checkpoint to its first image, swaps under load, loads compared with diffusers.
 
     python benchmarks/swapping.py [--swaps 50] [--rounds 15] [--no-large]
 
-Random weights: tiny Stable Diffusion checkpoints, where what is not reading shows most, and one of SDXL's architecture of about
-2 GB in half precision. The server is its own process, as `serve` starts it. The library's own loads are timed between the
-server's, so that whatever else the machine does weighs on both. Nothing is parked on a CPU, so the way back from host memory
-is not here.
+Uses random weights: tiny Stable Diffusion checkpoints, which show the costs other than reading best, and one checkpoint
+of SDXL's architecture, about 2 GB in half precision. The server is its own process, as `serve` starts it. Loads of the
+library alternate with the server's, so that other load on the machine affects both. On a CPU nothing is parked, so that
+unparking is not measured.
 """
 
 from __future__ import annotations
@@ -31,49 +31,54 @@ from tests.support.live_server import LiveServer
 CHECKPOINTS = 6
 LARGE_ROUNDS = 3
 SMALL = {"type": "image", "steps": 2, "width": 64, "height": 64, "prompt": "a red circle"}
-ENV = {"AGENTNAME_MIN_RESIDENCY_S": "0", "AGENTNAME_DEVICE": "cpu", "AGENTNAME_TORCH_THREADS": "1", "OMP_NUM_THREADS": "1"}  # fmt: skip
+ENV = {
+    "AGENTNAME_MIN_RESIDENCY_S": "0",
+    "AGENTNAME_DEVICE": "cpu",
+    "AGENTNAME_TORCH_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+}
 
 
 @dataclass
-class Seen:
+class SwapResults:
     failed: int = 0
     load_s: list[float] = field(default_factory=list)
     rss: list[int] = field(default_factory=list)
 
 
 def main() -> None:
-    said = common.arguments(
+    arguments = common.arguments(
         __doc__ or "",
-        ("--swaps", {"type": int, "default": 50}),
-        ("--rounds", {"type": int, "default": 15}),
-        ("--no-large", {"action": "store_true", "help": "leave the checkpoint of SDXL's weight out"}),
+        ("--swaps", {"type": int, "default": 50, "help": "default: 50"}),
+        ("--rounds", {"type": int, "default": 15, "help": "loads of each side (default: 15)"}),
+        ("--no-large", {"action": "store_true", "help": "leave out the checkpoint of 2 GB"}),
     )
     quiet_libraries()
-    device.keep_what_is_imported()  # as the server does, so that neither's collections walk over the libraries
+    device.keep_what_is_imported()  # as the server does: garbage collections then skip the libraries
     torch.set_num_threads(1)
-    report = common.Report("swapping: six checkpoints in turn, another job beside each")
+    report = common.Report("swapping: six checkpoints in turn, each beside another job")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         FAMILIES["StableDiffusionPipeline"].build().save_pretrained(root / "made")
-        _library_alone(root / "made")  # its imports
+        _library_alone(root / "made")  # the first call imports the library
         server = LiveServer(root / "data", env=ENV)
         server.data_dir.mkdir()
         server.start()
         try:
-            server.wait(server.submit(**SMALL, model="tiny-scenes"))  # the libraries are imported with the first job
+            server.wait(server.submit(**SMALL, model="tiny-scenes"))  # the first job imports the libraries
             drop_ins = [_drop_in(server, root / "made", f"sd{index}")[0] for index in range(CHECKPOINTS)]
             report.add("drop-in to first picture, median of six", common.median(drop_ins), "s", most=15)
-            _switch(server, "sd0", root / "made", said.rounds, report)
-            _swap(server, said.swaps, report)
-            if not said.no_large:
+            _switch(server, "sd0", root / "made", arguments.rounds, report)
+            _swap(server, arguments.swaps, report)
+            if not arguments.no_large:
                 _large(server, root, report)
         finally:
             server.stop()
-    report.save(said.json)
+    report.save(arguments.json)
 
 
 def _library_alone(folder: Path) -> tuple[float, float]:
-    """Seconds, and seconds of CPU."""
+    """Loads the checkpoint with diffusers. Returns seconds and CPU seconds."""
     began, cpu = time.monotonic(), time.process_time()
     diffusers.DiffusionPipeline.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
@@ -82,7 +87,10 @@ def _library_alone(folder: Path) -> tuple[float, float]:
 
 
 def _drop_in(server: LiveServer, made: Path, name: str) -> tuple[float, float]:
-    """Copy into the watched folder; seconds from the end of the copy to the finished picture, and of them for the load."""
+    """Copies a checkpoint into the watched folder and runs a job.
+
+    Returns the seconds from the end of the copy to the image, and those of the load among them.
+    """
     shutil.copytree(made, server.data_dir / "models" / name)
     began = time.monotonic()
     while server.get(f"/api/models/{name}").status != 200:
@@ -93,9 +101,9 @@ def _drop_in(server: LiveServer, made: Path, name: str) -> tuple[float, float]:
 
 
 def _switch(server: LiveServer, name: str, made: Path, rounds: int, report: common.Report) -> None:
-    """Loads with nothing beside, from submission to the first step; and the library's.
+    """Compares loads without other jobs, from submission to the first step, with loads of the library.
 
-    What a load takes of the CPU is what a job that has to wait for it takes more than one that has not.
+    The CPU time of a load is that of a job that includes the load less that of a job that does not.
     """
     server_s, server_cpu, alone_s, alone_cpu = [], [], [], []
     for _ in range(rounds):
@@ -115,7 +123,7 @@ def _switch(server: LiveServer, name: str, made: Path, rounds: int, report: comm
 
 
 def _cpu_of(server: LiveServer, name: str) -> tuple[dict[str, Any], float]:
-    """A job's status at its end, and the seconds of CPU that the server took meanwhile."""
+    """Runs a job. Returns its status and the CPU seconds that the server took."""
     process = psutil.Process(server.server_pid())
     before = process.cpu_times()
     status = _ended(server, server.submit(**SMALL, model=name))
@@ -126,13 +134,18 @@ def _cpu_of(server: LiveServer, name: str) -> tuple[dict[str, Any], float]:
 
 def _unload(server: LiveServer, name: str) -> None:
     server.post(f"/api/models/{name}/unload", {})
-    while any(it["name"] == name and it["state"] != "available" for it in server.get("/api/models").json["models"]):
+    while _state(server, name) != "available":
         time.sleep(0.05)
 
 
+def _state(server: LiveServer, name: str) -> str:
+    models = server.get("/api/models").json["models"]
+    return next(str(model["state"]) for model in models if model["name"] == name)
+
+
 def _swap(server: LiveServer, swaps: int, report: common.Report) -> None:
-    """One after another among all checkpoints, each unloaded behind the next, while another model works."""
-    seen = Seen()
+    """Loads, uses and unloads all checkpoints in turn while another model works."""
+    results = SwapResults()
     for index in range(CHECKPOINTS):
         _unload(server, f"sd{index}")
     process = psutil.Process(server.server_pid())
@@ -140,17 +153,17 @@ def _swap(server: LiveServer, swaps: int, report: common.Report) -> None:
         name = f"sd{index % CHECKPOINTS}"
         for job in [server.submit(**SMALL, model=model) for model in (name, "tiny-scenes")]:
             status = _ended(server, job)
-            seen.failed += status["status"] != "completed"
+            results.failed += status["status"] != "completed"
             if status["model"] == name:
-                seen.load_s.append(status["metrics"]["loadMs"] / 1000)
+                results.load_s.append(status["metrics"]["loadMs"] / 1000)
         server.post(f"/api/models/{name}/unload", {})
-        seen.rss.append(process.memory_info().rss)
-    half, last = seen.rss[swaps // 2 : swaps * 3 // 4], seen.rss[swaps * 3 // 4 :]
+        results.rss.append(process.memory_info().rss)
+    half, last = results.rss[swaps // 2 : swaps * 3 // 4], results.rss[swaps * 3 // 4 :]
     growth = common.median(last) / common.median(half) - 1
     report.add("swaps", swaps)
-    report.add("failed jobs", seen.failed, most=0)
+    report.add("failed jobs", results.failed, most=0)
     report.add("resident set, last quarter over the one before", growth * 100, "%", most=1)
-    report.add("load beside another job's steps, median", common.median(seen.load_s), "s")
+    report.add("load beside another job's steps, median", common.median(results.load_s), "s")
 
 
 def _large(server: LiveServer, root: Path, report: common.Report) -> None:
@@ -166,7 +179,7 @@ def _large(server: LiveServer, root: Path, report: common.Report) -> None:
 
 
 def _ended(server: LiveServer, job: str) -> dict[str, Any]:
-    """Asked for ten times a second: asking oftener would take from the load that is measured."""
+    """Waits for the end of the job. Polls ten times per second: more would slow the load that is measured."""
     while (status := server.get(f"/api/status/{job}").json)["status"] in ("queued", "processing"):
         time.sleep(0.1)
     return dict(status)

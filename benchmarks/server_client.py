@@ -1,4 +1,4 @@
-"""The whole server for a benchmark, with an image model in it, and a client that costs next to nothing."""
+"""Starts the whole server for a benchmark, with an image model, and gives clients that take little CPU time."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ POLL_S = 0.01
 
 
 def new_prompt(body: Mapping[str, Any], turn: int) -> str:
-    """One for each turn: a lane remembers those it has read."""
+    """Returns a prompt that differs for each turn, because lanes cache encoded prompts."""
     return f"{body['prompt']}, number {turn}"
 
 
 @contextmanager
 def server(env: Mapping[str, str] = MappingProxyType({})) -> Iterator[tuple[LiveServer, dict[str, Any]]]:
-    """A started server on a data directory of its own, and the body of a usual image request to it."""
+    """Starts a server on its own data directory. Yields it and the body of an image request."""
     with tempfile.TemporaryDirectory() as folder:
         data_dir = Path(folder) / "data"
         data_dir.mkdir()
@@ -37,7 +37,8 @@ def server(env: Mapping[str, str] = MappingProxyType({})) -> Iterator[tuple[Live
             (data_dir / "models.toml").write_text(
                 f'[models.stand-in]\ntype = "image"\nsource = "{data_dir / "stand-in"}"\ndefault = true\n'
                 "[models.stand-in.defaults]\nsteps = 20\n"
-                "[models.stand-in.call]\nuse_resolution_binning = false\nclean_caption = false\nmax_sequence_length = 32\n"
+                "[models.stand-in.call]\nuse_resolution_binning = false\nclean_caption = false\n"
+                "max_sequence_length = 32\n"
             )
             body |= {"model": "stand-in", "width": 64, "height": 64}
         live = LiveServer(data_dir, dict(env)).start()
@@ -48,7 +49,7 @@ def server(env: Mapping[str, str] = MappingProxyType({})) -> Iterator[tuple[Live
 
 
 def wait_done(live: LiveServer, job_id: str) -> dict[str, Any]:
-    """The job's status once it has ended, asked for often."""
+    """Polls until the job has completed and returns its status."""
     while True:
         status: dict[str, Any] = live.get(f"/api/status/{job_id}").json
         if status["status"] in ("completed", "failed", "canceled"):
@@ -64,7 +65,7 @@ def chat(live: LiveServer, message: str, max_tokens: int) -> dict[str, Any]:
 
 
 class Connection:
-    """One kept-alive HTTP connection that parses no more than it must: a full client would be what is measured."""
+    """A keep-alive HTTP connection with minimal parsing: a full client would take longer than what is measured."""
 
     def __init__(self, live: LiveServer) -> None:
         self._live = live
@@ -84,17 +85,19 @@ class Connection:
         return str(json.loads(reply)["jobId"])
 
     async def ended(self, job_id: str) -> dict[str, Any]:
-        """The job's status once it has ended, told by its event stream: a client that polls takes from the job's cores."""
+        """Waits for the completed event of the job and returns its status. Polling would take CPU time from the job."""
         async with Connection(self._live) as stream:
-            request = f"GET /api/jobs/{job_id}/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {self._live.key}\r\n"
-            stream._writer.write(request.encode() + b"\r\n")
-            await stream._reader.readuntil(b"event: completed\ndata: ")  # or the stream ends, and with it this
+            stream._writer.write(self._head("GET", f"/api/jobs/{job_id}/events").encode() + b"\r\n")
+            await stream._reader.readuntil(b"event: completed\ndata: ")  # raises if the stream ends first
             status: dict[str, Any] = json.loads(await stream._reader.readuntil(b"\n"))
         return status
 
+    def _head(self, method: str, path: str) -> str:
+        return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {self._live.key}\r\n"
+
     async def send(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, bytes]:
         payload = json.dumps(body).encode() if body is not None else b""
-        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {self._live.key}\r\n"
+        head = self._head(method, path)
         if body is not None:
             head += f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n"
         self._writer.write(head.encode() + b"\r\n" + payload)
