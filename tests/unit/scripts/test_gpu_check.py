@@ -1,4 +1,4 @@
-"""The check for real devices runs to its end anywhere, and one part that breaks leaves the others standing."""
+"""The device check, run on a CPU with tiny models, finds equality, batching, freed memory and preemption."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.paths import ROOT
 
 
 @pytest.mark.slow
-def test_the_tiny_run_finds_equality_verdicts_and_throughput(tmp_path: Path) -> None:
+def test_the_tiny_check_finds_equality_and_batching(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     command = [sys.executable, "scripts/gpu_check.py", "--tiny", "--device", "cpu", "--out", str(out)]
     subprocess.run([*command, "--parts", "flux", "llama"], cwd=ROOT, check=True, timeout=300, capture_output=True)
@@ -30,15 +30,12 @@ def test_the_tiny_run_finds_equality_verdicts_and_throughput(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_the_tiny_run_finds_memory_back_and_chats_ahead_of_a_video(tmp_path: Path) -> None:
+def test_the_tiny_check_finds_memory_freed_and_a_video_preempted_by_a_chat(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     command = [sys.executable, "scripts/gpu_check.py", "--tiny", "--device", "cpu", "--out", str(out)]
-    subprocess.run(
-        [*command, "--parts", "memory", "latency", "switching"], cwd=ROOT, check=True, timeout=300, capture_output=True
-    )
-    memory, latency, switching = (
-        json.loads(out.read_text())["parts"][name] for name in ("memory", "latency", "switching")
-    )
+    parts = ["memory", "latency", "switching"]
+    subprocess.run([*command, "--parts", *parts], cwd=ROOT, check=True, timeout=300, capture_output=True)
+    memory, latency, switching = (json.loads(out.read_text())["parts"][name] for name in parts)
 
     assert 0.9 <= memory["peaks"]["lane_against_direct"] <= 1.1
     assert memory["out_of_memory"]["eight_all_rendered"]
@@ -46,5 +43,5 @@ def test_the_tiny_run_finds_memory_back_and_chats_ahead_of_a_video(tmp_path: Pat
     assert memory["out_of_memory"]["alone_without_room"] == "out_of_memory"
     assert memory["swaps"]["back_to_baseline"]
     assert not switching["parking"]["moves"]
-    assert switching["loading"]["ratio"] > 0  # what it is on a machine with other work says nothing
+    assert switching["loading"]["ratio"] > 0  # its value depends on the load of the machine
     assert latency["at_every_block"]["of_them_midway"] > 0
