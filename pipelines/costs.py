@@ -1,4 +1,4 @@
-"""What a lane tells of its work: the seconds of each quantum, and its bytes until they are known. Device thread only."""
+"""Measures the seconds and peak bytes of one forward, even when it is spread over several steps. Device thread only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipelines.interface import Note, StepCost
 
 
 class Meter:
-    """Entered by each step that works on the quantum."""
+    """Adds up what one forward takes; every step that works on the forward enters it."""
 
     def __init__(self, device_name: str, *, with_bytes: bool) -> None:
         self.seconds = 0.0
@@ -33,32 +33,34 @@ class Meter:
         self.seconds += time.perf_counter() - self._began
 
 
-class Costs:
-    def __init__(self, device_name: str, *, bytes_always: bool = False) -> None:
-        """bytes_always: where measuring them costs nothing."""
+class CostLog:
+    """Collects a lane's notes until the engine takes them."""
+
+    def __init__(self, device_name: str, *, always_measure_bytes: bool = False) -> None:
+        """always_measure_bytes: on devices where measuring them costs nothing. Otherwise once for each key."""
         self._device_name = device_name
-        self._bytes_always = bytes_always
+        self._always_measure_bytes = always_measure_bytes
         self._measured: set[Hashable] = set()
         self._notes: list[Note] = []
 
     def meter(self, key: Hashable) -> Meter:
-        """For a quantum that takes the bytes that others of the same `key` take."""
-        return Meter(self._device_name, with_bytes=self._bytes_always or key not in self._measured)
+        """A meter for a forward that takes about the same memory as others with the same `key`."""
+        return Meter(self._device_name, with_bytes=self._always_measure_bytes or key not in self._measured)
 
     def add(self, note: Note) -> None:
         self._notes.append(note)
 
-    def stepped(self, cost: StepCost, key: Hashable, peak_bytes: int | None) -> None:
-        """`peak_bytes` None: not measured, or of something else than this quantum."""
+    def add_step(self, cost: StepCost, key: Hashable, peak_bytes: int | None) -> None:
+        """peak_bytes: None when it was not measured, or includes more than this forward."""
         if peak_bytes is not None:
             self._measured.add(key)
         self._notes.append(replace(cost, peak_bytes=peak_bytes))
 
     def take(self) -> Sequence[Note]:
-        """What was told since the last time."""
+        """Return the notes since the last call."""
         notes, self._notes = self._notes, []
         return notes
 
     def forget_bytes(self) -> None:
-        """Measure all of them once more."""
+        """Measure the bytes of every key once more."""
         self._measured.clear()

@@ -136,7 +136,7 @@ def _chat(
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from pipelines.chat.lane import ChatLane
-    from pipelines.chat.proof import batches
+    from pipelines.chat.proof import shares_forwards_correctly
 
     def build() -> tuple[Any, Any]:
         safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -168,7 +168,7 @@ def _chat(
         cache_bytes=cache_bytes,
         max_running=spec.max_running,
         context_tokens=spec.limits.context_tokens,
-        merging="on" if batches(model) else "off",
+        merging="on" if shares_forwards_correctly(model) else "off",
     )
 
 

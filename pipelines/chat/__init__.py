@@ -1,1 +1,1 @@
-"""The lane of a language model: continuous batching, the KV cache, sampling and stopping. Device thread only."""
+"""The lane of a language model: continuous batching, the KV cache, sampling and stop strings. Device thread only."""

@@ -1,4 +1,7 @@
-"""Messages to prompt tokens by the model's own chat template. What a user typed never becomes a special token. No torch."""
+"""Turns messages into prompt tokens by the model's chat template. Any thread; no torch.
+
+Text that a user typed never becomes a special token.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from typing import Any
 
 from pipelines.interface import Message
 
-# Private-use characters around a number: stand in for a message while the template is rendered without its content.
-_PLACE = "\ue000{}\ue001"
-_PLACES = re.compile("\ue000([0-9]+)\ue001")
+# Private-use characters around a message's index: the placeholder for its content when the template is rendered alone.
+_PLACEHOLDER = "\ue000{}\ue001"
+_PLACEHOLDERS = re.compile("\ue000([0-9]+)\ue001")
 
 
 class PromptRefused(Exception):
@@ -18,17 +21,18 @@ class PromptRefused(Exception):
 
 
 def prompt_tokens(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """The prompt, ready for the assistant's turn.
+    """Return the tokens of the prompt, up to where the assistant's reply begins.
 
-    Nearly always the tokens of the rendered template. If those hold other special tokens than the template itself put
-    there, a message spelled one: then each message is tokenised by itself, as plain text, between the template's parts.
+    Usually these are the tokens of the rendered template. If they hold other special tokens than the template itself
+    put there, a message spelled out a special token. Then each message is tokenized by itself, as plain text, between
+    the template's parts.
     """
     contents = [message.content for message in messages]
     rendered = _render(tokenizer, messages, contents)
-    skeleton = _render(tokenizer, messages, [_PLACE.format(index) for index in range(len(messages))])
+    skeleton = _render(tokenizer, messages, [_PLACEHOLDER.format(index) for index in range(len(messages))])
     tokens = _encode(tokenizer, rendered)
     special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-    parts = _PLACES.split(skeleton)  # template, index, template, index, …, template
+    parts = _PLACEHOLDERS.split(skeleton)  # template, index, template, index, …, template
     template = [_encode(tokenizer, part) for part in parts[::2]]
     if [token for token in tokens if token in special] == [t for part in template for t in part if t in special]:
         return tokens
@@ -47,12 +51,12 @@ def _render(tokenizer: Any, messages: Sequence[Message], contents: Sequence[str]
     turns = [{"role": m.role, "content": content} for m, content in zip(messages, contents, strict=True)]
     try:
         return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-    except Exception as error:  # a template is a program of the checkpoint's author: it may raise anything
+    except Exception as error:  # a template is a program by the checkpoint's author: it may raise anything
         raise PromptRefused(str(error)) from error
 
 
 def _encode(tokenizer: Any, text: str, **options: bool) -> list[int]:
     try:
         return list(tokenizer.encode(text, add_special_tokens=False, **options))
-    except (TypeError, ValueError) as error:  # half of a surrogate pair is a Python string but no text
+    except (TypeError, ValueError) as error:  # half of a surrogate pair is a Python string but not text
         raise PromptRefused(str(error)) from error

@@ -1,7 +1,7 @@
-"""How large a chat model's KV cache is, and the making of batches that fill it. Device thread only.
+"""Owns a chat model's KV cache: makes the batch that holds the cache, and makes it smaller when memory runs out.
 
-The cache is one block of memory: to be of another size it is made anew, and who runs is read in again. It never becomes too
-small for what it has to hold; out of memory it is made smaller, down to that.
+Device thread only. The cache is one block of memory. To change its size it is freed and made again, and the running
+chats are read in again. It never becomes too small for what it has to hold.
 """
 
 from __future__ import annotations
@@ -10,60 +10,64 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipelines import device
-from pipelines.chat.paged_batch import Choose, PagedBatch, cache_bytes_for
-from pipelines.chat.unbatched import Batch, PlainBatch, plain_bytes_for
+from pipelines.chat.paged_batch import PagedBatch, Sampler, paged_cache_bytes
+from pipelines.chat.unbatched import Batch, SequentialBatch, sequential_cache_bytes
 from pipelines.interface import Merging
 
 
 class KVCache:
-    def __init__(self, make: Callable[[int], Batch], cache_bytes: int) -> None:
-        """make: bytes → batch; raises ValueError where they hold no page."""
-        self._make = make
+    def __init__(self, make_batch: Callable[[int], Batch], cache_bytes: int) -> None:
+        """make_batch: bytes → batch; raises ValueError when they hold no page."""
+        self._make_batch = make_batch
         self._target_bytes = cache_bytes
-        self.batch: Batch | None = make(cache_bytes)
+        self.batch: Batch | None = make_batch(cache_bytes)
 
     @property
     def cache_bytes(self) -> int:
         return 0 if self.batch is None else self.batch.cache_bytes
 
-    def open(self, least_bytes: int) -> Batch:
-        """The batch there is, or a new one of at least `least_bytes`. Out of memory passes through when not even that fits."""
+    def allocate(self, min_bytes: int) -> Batch:
+        """Return the present batch, or make one of the target size; out of memory, one of half the size, and so on.
+
+        Raises an out-of-memory error when not even `min_bytes` fit, and any other error at once.
+        """
         if self.batch is not None:
             return self.batch
-        n_bytes = max(self._target_bytes, least_bytes)
+        n_bytes = max(self._target_bytes, min_bytes)
         while self.batch is None:
             try:
-                self.batch = self._make(n_bytes)
+                self.batch = self._make_batch(n_bytes)
             except Exception as error:
-                if not device.is_out_of_memory(error) or n_bytes <= least_bytes:
+                if not device.is_out_of_memory(error) or n_bytes <= min_bytes:
                     raise
-            if self.batch is None:  # outside the except block: what the failed one held is free
+            if self.batch is None:  # outside the `except` block: what the failed batch held is free
                 device.release_cache()
-                n_bytes = max(n_bytes // 2, least_bytes)
+                n_bytes = max(n_bytes // 2, min_bytes)
         return self.batch
 
-    def give_back(self, target_bytes: int | None = None) -> None:
-        """Free the cache. target_bytes: what the next one may take, if it is not to be as before."""
+    def free(self, target_bytes: int | None = None) -> None:
+        """Free the cache. target_bytes: size of the next one; None: as before."""
         self.batch = None
         if target_bytes is not None:
             self._target_bytes = target_bytes
         device.release_cache()
 
-    def close(self) -> None:
-        """Let go of the batch, and of the model that it is made with."""
-        self.batch = None
-        del self._make
-
     def halve(self) -> None:
-        self.give_back(self._target_bytes // 2)
+        """Free the cache; the next one is half as large."""
+        self.free(self._target_bytes // 2)
+
+    def close(self) -> None:
+        """Let go of the batch, and of the model that batches are made with."""
+        self.batch = None
+        del self._make_batch
 
 
-def make_batch(model: Any, max_rows: int, choose: Choose, merging: Merging, cache_bytes: int) -> Batch:
-    """Raises ValueError where `cache_bytes` hold no page."""
-    batch_class = PlainBatch if merging == "off" else PagedBatch
-    return batch_class(model, cache_bytes=cache_bytes, max_rows=max_rows, choose=choose)
+def make_batch(model: Any, max_rows: int, sampler: Sampler, merging: Merging, cache_bytes: int) -> Batch:
+    """Raises ValueError when `cache_bytes` hold no page."""
+    batch_class = SequentialBatch if merging == "off" else PagedBatch
+    return batch_class(model, cache_bytes=cache_bytes, max_rows=max_rows, sampler=sampler)
 
 
-def bytes_for(model: Any, lengths: Sequence[int], merging: Merging) -> int:
-    """Of a cache that holds sequences of so many tokens."""
-    return (plain_bytes_for if merging == "off" else cache_bytes_for)(model, lengths)
+def cache_bytes_for(model: Any, lengths: Sequence[int], merging: Merging) -> int:
+    """Bytes of a cache that holds sequences of these lengths, in tokens, at once."""
+    return (sequential_cache_bytes if merging == "off" else paged_cache_bytes)(model, lengths)

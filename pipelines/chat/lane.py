@@ -1,14 +1,13 @@
-"""The lane of one resident language model: chats join and leave a shared batch between any two tokens. Device thread only.
+"""The lane of one resident language model: chats join and leave a shared batch between any two tokens.
 
-A chat enters the batch only when the cache holds it to its last token, in order of arrival; the others wait here.
+Device thread only. `admission.py` decides when a chat enters the batch.
 """
 
 from __future__ import annotations
 
 import functools
 import traceback
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -16,19 +15,21 @@ import torch
 from torch import Tensor
 
 from pipelines import device
-from pipelines.chat.kv_cache import KVCache, bytes_for, make_batch
-from pipelines.chat.paged_batch import Stepped
-from pipelines.chat.sampling import choose
-from pipelines.chat.sequence import Chat, begin, end_tokens
+from pipelines.chat.admission import Admission
+from pipelines.chat.concurrency import ConcurrencyLimit
+from pipelines.chat.kv_cache import KVCache, make_batch
+from pipelines.chat.paged_batch import BatchStep
+from pipelines.chat.queue import COMPONENT, MAX_STEP_TOKENS, ChatQueue
+from pipelines.chat.sampling import choose_tokens
+from pipelines.chat.sequence import ChatSequence, begin, find_end_tokens
 from pipelines.chat.unbatched import Batch
-from pipelines.costs import Costs, Meter
+from pipelines.costs import CostLog, Meter
 from pipelines.host_offload import HostOffload
 from pipelines.interface import (
     Canceled,
     ChatRequest,
     Failed,
     FailureCode,
-    LaneStage,
     Merging,
     NextStep,
     Note,
@@ -41,15 +42,12 @@ from pipelines.interface import (
     never_yield,
 )
 
-COMPONENT = "model"  # a language model is of one piece
-CALM_STEPS = 100  # after an out-of-memory, until twice as many chats may run again
-TAKES_TURNS = "This architecture cannot share forwards: its chats take turns, one token at a time."
-MOST_UNITS = 1024  # tokens of a prompt that one step reads at most
+UNBATCHED_WARNING = "This architecture cannot share forwards: its chats take turns, one token at a time."
 
 
 class ChatLane:
     kind: Literal["chat"] = "chat"
-    verdicts: Mapping[str, bool] = MappingProxyType({})  # its batching needs no proof
+    verdicts: Mapping[str, bool] = MappingProxyType({})  # `merging` holds for the whole model
 
     def __init__(
         self,
@@ -61,41 +59,39 @@ class ChatLane:
         context_tokens: int | None = None,
         merging: Merging = "on",
     ) -> None:
-        """merging: "off" takes turns token by token, for models that the shared batch cannot take (`chat_proof.py`).
+        """merging: "off" for models that fail the proof (`proof.py`): their chats take turns, token by token.
 
-        Raises ValueError if `cache_bytes` holds no page of a cache. context_tokens: None = what the model was made for.
+        context_tokens: most tokens of a prompt and its reply; None: as many as the model was made for. Raises
+        ValueError when `cache_bytes` hold no page of a cache.
         """
         self.merging: Merging = merging
-        self.warnings: Sequence[str] = (TAKES_TURNS,) if merging == "off" else ()
-        self._model, self._tokenizer = model, tokenizer
-        self._ends = end_tokens(model, tokenizer)
-        self._max_running = max_running
-        self._waiting: deque[Chat] = deque()
-        self._running: dict[str, Chat] = {}
-        self._to_cancel: set[str] = set()
+        self.warnings: Sequence[str] = (UNBATCHED_WARNING,) if merging == "off" else ()
+        self._tokenizer = tokenizer
+        self._end_tokens = find_end_tokens(model, tokenizer)
+        self._queue = ChatQueue()
+        self._concurrency = ConcurrencyLimit(max_running)
         self._updates: list[Update] = []
-        self._costs = Costs(str(model.device))
-        make = functools.partial(make_batch, model, max_running, self._choose, merging)
-        self._room = KVCache(make, cache_bytes)
-        self._parking = HostOffload([(COMPONENT, model)], str(model.device))
-        self._allowed = max_running  # chats at once, after an out-of-memory fewer
-        self._calm = 0  # steps since then
-        self._token_s: float | None = None  # what reading a token of a prompt takes, running mean
+        self._costs = CostLog(str(model.device))
+        make = functools.partial(make_batch, model, max_running, self._sample, merging)
+        self._kv_cache = KVCache(make, cache_bytes)
+        self._admission = Admission(model, self._queue, self._kv_cache, merging)
+        self._host_offload = HostOffload([(COMPONENT, model)], str(model.device))
+        self._token_s: float | None = None  # seconds to read one token of a prompt, exponential moving average
         context = context_tokens or model.config.get_text_config().max_position_embeddings
-        assert self._room.batch is not None
-        self._longest_tokens = min(context, self._room.batch.longest_tokens)
+        assert self._kv_cache.batch is not None
+        self._max_length = min(context, self._kv_cache.batch.max_length)
 
     @property
     def components(self) -> Mapping[str, int]:
-        return self._parking.components
+        return self._host_offload.components
 
     @property
     def parked(self) -> Mapping[str, int]:
-        return self._parking.parked
+        return self._host_offload.parked
 
     @property
     def mid_forward(self) -> bool:
-        return False  # its forwards are short: prompts are read in parts
+        return False  # no forward of a chat takes long: prompts are read in parts
 
     @property
     def weight_bytes(self) -> int:
@@ -103,244 +99,173 @@ class ChatLane:
 
     @property
     def cache_bytes(self) -> int:
-        return self._room.cache_bytes
+        return self._kv_cache.cache_bytes
 
     def admit(self, request: Request) -> None:
         assert isinstance(request, ChatRequest)
-        begun = begin(request, self._tokenizer, self._ends, self._longest_tokens)
+        begun = begin(request, self._tokenizer, self._end_tokens, self._max_length)
         if isinstance(begun, Failed):
             self._updates.append(begun)
         else:
-            self._waiting.append(begun)
+            self._queue.waiting.append(begun)
 
     def cancel(self, request_id: str) -> None:
-        if request_id in self._running or any(chat.request.id == request_id for chat in self._waiting):
-            self._to_cancel.add(request_id)
+        self._queue.cancel(request_id)
 
     def has_work(self) -> bool:
-        return bool(self._waiting or self._running or self._updates)
+        return bool(self._queue or self._updates)
 
     def take_costs(self) -> Sequence[Note]:
         return self._costs.take()
 
     def next_step(self) -> NextStep | None:
-        running = [chat for name, chat in self._running.items() if name not in self._to_cancel]
-        chats = [*running, *(chat for chat in self._waiting if chat.request.id not in self._to_cancel)]
-        if not chats:
-            return None
-        together = tuple(chat.request.id for chat in chats[: self._max_running])
-        reading = any(not chat.n_tokens for chat in running) or len(together) > len(running)
-        stage: LaneStage = "prefill" if reading else "decode"
-        tokens = max(len(chat.prompt) for chat in chats) if reading else 1
-        return NextStep(COMPONENT, "forward", stage, stage, min(tokens, MOST_UNITS), len(together), together)
+        return self._queue.next_step(self._concurrency.max_running)
 
     def park(self, names: Sequence[str]) -> int:
-        return 0 if self._running else self._parking.park(names)
+        return 0 if self._queue.running else self._host_offload.park(names)
 
     def unpark(self, names: Sequence[str]) -> int:
-        return self._parking.unpark(names)
+        return self._host_offload.unpark(names)
 
     def resize_cache(self, n_bytes: int) -> int:
-        """Make the cache anew; chats that run go on, after their tokens were read in again.
+        """Make the KV cache again with `n_bytes`, or with what running chats need. Returns the bytes that it holds.
 
-        Out of memory it becomes as large as it can. Where none can be made there is none, and the next step with chats tries again.
+        Running chats go on after their tokens have been read in again. When memory runs out, the cache becomes as large
+        as it can. When no cache can be made at all, the next step with chats tries again.
         """
-        n_bytes = max(n_bytes, self._least_bytes() if self._running else 0)
-        self._put_back()
-        self._room.give_back(n_bytes)
-        if n_bytes:
-            try:
-                self._room.open(self._least_bytes())
-            except Exception as error:  # of any kind: the next step tells the chats, if it comes again
-                if device.is_fatal(error):
-                    raise
+        self._admission.resize_cache(n_bytes)
         return self.cache_bytes
 
     @torch.inference_mode()
     def step(self, max_rows: int | None = None, should_yield: Callable[[], bool] = never_yield) -> Sequence[Update]:
-        self._end_canceled()
+        self._updates += [Canceled(request_id) for request_id in self._admission.remove_canceled()]
         failure: tuple[bool, str] | None = None
         try:
-            if max_rows != 0:  # 0: only the ends of canceled requests are wanted: the weights may be parked
+            if max_rows != 0:  # 0: only canceled requests are to end, and the weights may be parked
                 self._run(max_rows, should_yield)
         except Exception as error:
             if device.is_fatal(error):
                 raise
             failure = device.is_out_of_memory(error), "".join(traceback.format_exception(error))
-        if failure is not None:  # outside the except block: the failed frames have let go of their tensors
-            ran_out, detail = failure
-            if ran_out:
-                self._retreat(detail)
+        if failure is not None:  # outside the `except` block: the failed frames have let go of their tensors
+            out_of_memory, detail = failure
+            if out_of_memory:
+                self._handle_out_of_memory(detail)
             else:
-                self._start_over(detail)
+                self._handle_error(detail)
         updates, self._updates = self._updates, []
         return updates
 
     def close(self) -> None:
-        assert not self._running, "a lane is closed when nothing runs on it"
-        assert not self._waiting, "a lane is closed when nothing waits for it"
-        self._model = self._tokenizer = None
-        self._parking = HostOffload((), "cpu")
-        self._room.close()
+        assert not self._queue, "a lane is closed when nothing runs on it or waits for it"
+        self._tokenizer = None
+        del self._admission  # it holds the model
+        self._host_offload = HostOffload((), "cpu")
+        self._kv_cache.close()
         device.release_cache()
 
     def _run(self, max_rows: int | None, should_yield: Callable[[], bool]) -> None:
-        """Let in who fits, then one forward of all that run."""
-        if not self._running and not self._waiting:
+        """Admit waiting chats to the batch, then run one forward for all chats in it."""
+        if not self._queue:
             return
-        batch = self._let_in(self._room.batch or self._room.open(self._least_bytes()), max_rows)
-        if not self._running:
+        limit = min(self._concurrency.now, max_rows or self._concurrency.now)
+        batch, too_large = self._admission.admit(limit)
+        if too_large is not None:
+            message = "The device has no memory for the KV cache of this chat."
+            self._fail([too_large], "out_of_memory", message, f"{too_large.n_pages} pages of {batch.n_pages}")
+        running = self._queue.running
+        if not running:
             return
-        n_decoding = sum(chat.n_tokens > 0 for chat in self._running.values())
-        hurried = n_decoding or should_yield()
-        key = self._expected_key()
+        n_decoding = len(running) - len(self._queue.unread())
+        others_wait = n_decoding or should_yield()
+        key = self._cost_key()
         meter = self._costs.meter(key)
         with meter:
-            stepped = batch.step(max(1, n_decoding) if hurried else 0, self._token_s)
-            new = [(self._running[request_id], token) for request_id, token in stepped.tokens.items()]
-            for chat, token in sorted(new, key=lambda each: each[0].n_tokens > 0):  # first words go out first
+            step = batch.step(max(1, n_decoding) if others_wait else 0, self._token_s)
+            new = [(running[request_id], token) for request_id, token in step.tokens.items()]
+            for chat, token in sorted(new, key=lambda pair: pair[0].n_tokens > 0):  # first tokens go out first
                 self._take(batch, chat, token)
-        self._note(stepped, meter, key)
+        self._note(step, meter, key)
 
-    def _note(self, stepped: Stepped, meter: Meter, key: tuple[str, int, int]) -> None:
-        if not stepped.ids:
-            return
-        if stepped.shape == "prefill":
-            token_s = meter.seconds / stepped.n_read
-            self._token_s = token_s if self._token_s is None else self._token_s + 0.3 * (token_s - self._token_s)
-        rows = len(stepped.ids)
-        units = max(1, stepped.n_read // rows)
-        cost = StepCost(stepped.shape, rows, meter.seconds, stepped.ids, stepped.shape, COMPONENT, units=units)
-        self._costs.stepped(cost, key, meter.peak_bytes)
-        self._calm += 1
-        if self._calm % CALM_STEPS == 0:
-            self._allowed = min(self._max_running, 2 * self._allowed)
-
-    def _expected_key(self) -> tuple[str, int, int]:
-        """(stage, rows, tokens by powers of two)"""
-        reading = sum(len(chat.prompt) for chat in self._running.values() if not chat.n_tokens)
-        return ("prefill" if reading else "decode", len(self._running), reading.bit_length())
-
-    def _least_bytes(self) -> int:
-        """Of a cache that holds those who run, or the first of those who wait, to their last token."""
-        chats = [*self._running.values()] or [*self._waiting][:1]
-        return bytes_for(self._model, [chat.longest_tokens for chat in chats], self.merging)
-
-    def _let_in(self, batch: Batch, max_rows: int | None) -> Batch:
-        """Strictly in order of arrival: who does not fit yet holds back those behind, so nobody starves."""
-        most = min(self._allowed, max_rows or self._allowed)
-        n_free = batch.n_units - sum(chat.n_units for chat in self._running.values())
-        while self._waiting and len(self._running) < most:
-            chat = self._waiting[0]
-            chat.n_units = batch.units(chat.longest_tokens)
-            if chat.n_units > n_free and not self._running:  # the cache was made smaller since it came
-                self._room.give_back()
-                batch = self._room.open(self._least_bytes())
-                n_free = batch.n_units
-                if chat.n_units > n_free:
-                    message = "The device has no room for the cache of this chat."
-                    self._fail([chat], "out_of_memory", message, f"{chat.n_units} pages of {n_free}")
-                    continue
-            if chat.n_units > n_free:
-                return batch
-            n_free -= chat.n_units
-            self._running[chat.request.id] = self._waiting.popleft()
-            batch.add(chat.request.id, chat.prompt + chat.tokens, chat.request.owner)
-        return batch
-
-    def _take(self, batch: Batch, chat: Chat, token: int) -> None:
+    def _take(self, batch: Batch, chat: ChatSequence, token: int) -> None:
         """Add one token to the reply, and end the reply if it was the last."""
-        request = chat.request
-        if chat.broken:
-            self._remove(
-                batch, chat, Failed(request.id, "invalid_output", "The model produced values that are not numbers.")
-            )
+        if chat.has_invalid_logits:
+            message = "The model produced values that are not numbers."
+            self._end(batch, chat, Failed(chat.id, "invalid_output", message))
             return
         try:
-            delta, finish = chat.take(token)
+            delta, finish = chat.append(token)
         except Exception as error:  # noqa: BLE001  # the tokenizer may raise anything; the other chats go on
             detail = "".join(traceback.format_exception(error))
-            message = "The model's tokenizer failed on this reply."
-            self._remove(batch, chat, Failed(request.id, "model_error", message, detail))
+            self._end(
+                batch, chat, Failed(chat.id, "model_error", "The model's tokenizer failed on this reply.", detail)
+            )
             return
         if delta:
-            self._updates.append(TextDelta(request.id, delta))
+            self._updates.append(TextDelta(chat.id, delta))
         if finish is not None:
-            reply = Replied(request.id, chat.text.text, len(chat.prompt), chat.n_tokens, finish)
-            self._remove(batch, chat, reply)
+            self._end(batch, chat, Replied(chat.id, chat.text.text, len(chat.prompt), chat.n_tokens, finish))
 
-    def _remove(self, batch: Batch, chat: Chat, end: Update) -> None:
-        batch.remove(chat.request.id)
-        del self._running[chat.request.id]
-        self._to_cancel.discard(chat.request.id)
+    def _end(self, batch: Batch, chat: ChatSequence, end: Update) -> None:
+        batch.remove(chat.id)
+        self._queue.remove([chat.id])
         self._updates.append(end)
 
-    def _end_canceled(self) -> None:
-        canceled, self._to_cancel = self._to_cancel, set()
-        ran = [request_id for request_id in canceled if self._running.pop(request_id, None) is not None]
-        self._waiting = deque(chat for chat in self._waiting if chat.request.id not in canceled)
-        self._updates += [Canceled(request_id) for request_id in canceled]
-        if self._room.batch is not None and not self._removed(self._room.batch, ran):
-            self._put_back()
-            self._room.give_back()
+    def _sample(self, ids: Sequence[str], logits: Tensor) -> None:
+        choose_tokens([self._queue.running[request_id] for request_id in ids], logits)
 
-    def _removed(self, batch: Batch, ids: Sequence[str]) -> bool:
-        """False when the batch failed to let go of them, and so is of no further use."""
-        try:
-            for request_id in ids:
-                batch.remove(request_id)
-        except Exception as error:  # the library's own, of any kind
-            if device.is_fatal(error):
-                raise
-            return False
-        return True
+    def _note(self, step: BatchStep, meter: Meter, key: tuple[str, int, int]) -> None:
+        if not step.ids:
+            return
+        if step.stage == "prefill":
+            token_s = meter.seconds / step.n_read
+            self._token_s = token_s if self._token_s is None else self._token_s + 0.3 * (token_s - self._token_s)
+        rows = len(step.ids)
+        units = max(1, step.n_read // rows)
+        cost = StepCost(step.stage, rows, meter.seconds, step.ids, step.stage, COMPONENT, units=units)
+        self._costs.add_step(cost, key, meter.peak_bytes)
+        self._concurrency.step_succeeded()
 
-    def _start_over(self, detail: str) -> None:
-        """Fail the chats that shared the failed forward, and make a new batch in the next step.
+    def _cost_key(self) -> tuple[str, int, int]:
+        """Steps with the same key use about the same memory: (stage, rows, tokens to read in powers of two)."""
+        n_unread = sum(len(chat.prompt) for chat in self._queue.unread())
+        return ("prefill" if n_unread else "decode", len(self._queue.running), n_unread.bit_length())
 
-        With none running it was the cache that could not be made: it would fail again, so all that wait for it fail.
+    def _handle_error(self, detail: str) -> None:
+        """Fail the chats that shared the failed forward; the next step makes a new batch.
+
+        When no chat was running, the KV cache could not be made. That would fail again, so all waiting chats fail.
         """
-        if self._running:
-            message = "The model failed while it generated this reply."
-            self._fail(list(self._running.values()), "model_error", message, detail)
+        if self._queue.running:
+            chats, message = [*self._queue.running.values()], "The model failed while it generated this reply."
         else:
-            self._fail(list(self._waiting), "model_error", "The model's KV cache could not be made.", detail)
-        self._room.give_back()
+            chats, message = [*self._queue.waiting], "The model's KV cache could not be made."
+        self._fail(chats, "model_error", message, detail)
+        self._kv_cache.free()
 
-    def _retreat(self, detail: str) -> None:
-        """Out of memory. 1. Half as many at once, the others wait. 2. One alone: half the cache. 3. That one fails.
+    def _handle_out_of_memory(self, detail: str) -> None:
+        """1. Run half as many chats at once. 2. For a chat that runs alone, halve the KV cache. 3. Fail that chat.
 
-        Nobody loses a word: who ran is read in again, reply so far and all.
+        No chat loses a token: those that ran are read in again with their replies so far.
         """
-        ids = tuple(self._running)
-        reading = [len(chat.prompt) for chat in self._running.values() if not chat.n_tokens]
-        stage, units = ("prefill", min(max(reading), MOST_UNITS)) if reading else ("decode", 1)
+        running = [*self._queue.running.values()]
+        unread = [len(chat.prompt) for chat in self._queue.unread()]
+        stage, units = ("prefill", min(max(unread), MAX_STEP_TOKENS)) if unread else ("decode", 1)
+        ids = tuple(chat.id for chat in running)
         self._costs.add(OutOfMemory(COMPONENT, "forward", stage, units, len(ids), ids))
-        self._calm = 0
-        chats = list(self._running.values()) or [*self._waiting][:1]  # nobody ran: no cache could be made for the first
-        if len(chats) > 1:
-            self._allowed = len(chats) // 2
-            self._put_back()
-            self._room.give_back()
-        elif chats and ids and not chats[0].refused:
-            chats[0].refused = True
-            self._put_back()
-            self._room.halve()
-        else:
-            self._fail(chats, "out_of_memory", "The device ran out of memory for this reply, even alone.", detail)
-            self._room.give_back()
+        self._concurrency.ran_out_of_memory(len(running))
+        if len(running) > 1:
+            self._queue.put_back()
+            self._kv_cache.free()
+        elif running and not running[0].ran_out_of_memory_alone:
+            running[0].ran_out_of_memory_alone = True
+            self._queue.put_back()
+            self._kv_cache.halve()
+        else:  # when none ran, not even a cache for the first waiting chat could be made
+            message = "The device ran out of memory for this reply, even alone."
+            self._fail(self._queue.next_chats(), "out_of_memory", message, detail)
+            self._kv_cache.free()
 
-    def _put_back(self) -> None:
-        """Who runs waits again, before all others and in the same order."""
-        self._waiting.extendleft(reversed(self._running.values()))
-        self._running.clear()
-
-    def _fail(self, chats: Sequence[Chat], code: FailureCode, message: str, detail: str) -> None:
-        for chat in chats:
-            self._updates.append(Failed(chat.request.id, code, message, detail))
-            self._running.pop(chat.request.id, None)
-            if chat in self._waiting:
-                self._waiting.remove(chat)
-
-    def _choose(self, ids: Sequence[str], logits: Tensor) -> None:
-        choose([self._running[request_id] for request_id in ids], logits)
+    def _fail(self, chats: Collection[ChatSequence], code: FailureCode, message: str, detail: str) -> None:
+        self._updates += [Failed(chat.id, code, message, detail) for chat in chats]
+        self._queue.remove([chat.id for chat in chats])

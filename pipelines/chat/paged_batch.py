@@ -1,7 +1,8 @@
-"""transformers' continuous batching, stepped by hand. Device thread only; the one file that uses its internals (5.23).
+"""Drives transformers' continuous batching one step at a time. Device thread only.
 
-Its own loop, thread, queues, output router, end-of-text rules and random sampling are left alone: sequences are added
-and removed here, and one step gives one token to each that is past its prompt. Ends are the caller's to decide.
+This is the only file that uses its internals (5.23). Its own loop, thread, queues, output router, end-of-text rules and
+random sampling are not used: sequences are added and removed here, and one step gives one token to each sequence whose
+prompt has been read. The caller decides when a sequence ends.
 """
 
 from __future__ import annotations
@@ -26,35 +27,34 @@ from transformers.generation.logits_process import LogitsProcessorList
 
 from pipelines import device
 
-PAGE_TOKENS = (
-    32  # small pages waste little of a short chat: 35 tokens/s for eight against 10 one by one, docs of the design
-)
+PAGE_TOKENS = 32  # small pages waste little memory on a short chat
 FLASH_PAGE_TOKENS = 256  # flash attention reads its cache in pages of this size
-PREFILL_TOKENS = {"cpu": 256}  # prompt tokens a step may take: about a second on two cores at 135M parameters
+PREFILL_TOKENS = {"cpu": 256}  # most prompt tokens of one step: about a second on two cores at 135M parameters
 PREFILL_TOKENS_GPU = 1024
-PREFILL_LEAST = 32  # prompt tokens a step takes even where its time is short, or a long prompt would never be read
-PREFILL_S = (
-    0.2  # longest that reading a part of a prompt may hold up the others: as long as a few tokens on a slow device
-)
+MIN_PREFILL_TOKENS = 32  # prompt tokens of a step however slow the device is, so that a long prompt is read at all
+MAX_PREFILL_S = 0.2  # longest that reading a part of a prompt may hold up other chats: a few tokens on a slow device
 TRASH_BLOCKS = 2  # the cache keeps two blocks that no sequence ever gets
 
-# (ids of the sequences, their logits (N, V) float32, written in place): the argmax of each row becomes its next token.
-Choose: TypeAlias = Callable[[Sequence[str], Tensor], None]
+# Takes (ids of the sequences, their logits (N, V) float32) and changes the logits in place: the argmax of each row is
+# that sequence's next token.
+Sampler: TypeAlias = Callable[[Sequence[str], Tensor], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Stepped:
-    shape: Literal["prefill", "decode"]
-    ids: tuple[str, ...]  # the sequences that were in the forward
-    tokens: dict[str, int]  # the new token of each that is past its prompt
+class BatchStep:
+    """What one forward of a batch did."""
+
+    stage: Literal["prefill", "decode"]
+    ids: tuple[str, ...]  # the sequences in the forward
+    tokens: dict[str, int]  # the new token of each sequence whose prompt has been read
     n_read: int = 0  # tokens that went through the model
 
 
 class PagedBatch:
     """Sequences that share forwards and a paged KV cache of fixed size."""
 
-    def __init__(self, model: Any, *, cache_bytes: int, max_rows: int, choose: Choose) -> None:
-        """Raises ValueError if not one page fits into `cache_bytes`."""
+    def __init__(self, model: Any, *, cache_bytes: int, max_rows: int, sampler: Sampler) -> None:
+        """Raises ValueError when not one page fits into `cache_bytes`."""
         page = _page_of(model)
         n_blocks, max_tokens = _blocks_within(cache_bytes, page), page.prefill_tokens
         longest = math.ceil(model.config.get_text_config().max_position_embeddings / page.tokens) if page.flash else 0
@@ -64,39 +64,41 @@ class PagedBatch:
             max_batch_tokens=max_tokens,
             max_requests_per_batch=max_rows,
             max_blocks_per_request=longest,
-            use_async_batching=False,  # a step is over when it returns
-            use_cuda_graph=False,  # a graph would replay the first step's sampling for ever
-            auto_switch_to_flash=False,  # the switch may fetch kernels from the network
-            safety_margin=0.0,  # what fits is counted by the lane, to the last token
+            use_async_batching=False,  # a step must be over when it returns
+            use_cuda_graph=False,  # a graph would repeat the sampling of the first step
+            auto_switch_to_flash=False,  # the switch may download kernels
+            safety_margin=0.0,  # the lane counts what fits, to the last token
             seed=0,
         )
         with torch.random.fork_rng():  # the processor seeds torch's global generator
             manager = model.init_continuous_batching(GenerationConfig(do_sample=False, eos_token_id=-1), settings)
-            manager.logit_processor = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([_Chooser(choose)]))
+            manager.logit_processor = ContinuousBatchingLogitsProcessorList(
+                LogitsProcessorList([_SamplingHook(sampler)])
+            )
             manager.logit_processor.tensors_required = 1
             self._processor = manager._create_batch_processor()
         self._model = model
-        self._most_tokens = max_tokens
-        self._salts: dict[str, tuple[int, ...]] = {}  # sequence → what its prompt's blocks are named with
+        self._max_step_tokens = max_tokens
+        self._salts: dict[str, tuple[int, ...]] = {}  # sequence id → its owner's salt for the names of blocks
         self._cache = self._processor.cache
-        self._keep_prompts_apart()
+        self._salt_blocks()
         stream = device.priority_stream(model.device)
         if stream is not None:
             self._processor.inputs_and_outputs.compute_stream = stream
             self._processor.offloading_manager._compute_stream = stream
-        self.n_units = int(self._cache.num_sectors)
-        self.longest_tokens = int(infer_max_single_request_tokens(self._cache))
+        self.n_pages = int(self._cache.num_sectors)
+        self.max_length = int(infer_max_single_request_tokens(self._cache))
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes held for the cache and the tensors that grow with it."""
+        """Bytes of the cache and of the tensors that grow with it."""
         io = self._processor.inputs_and_outputs
         masks = (io.attention_mask or {}).values()
         indices = (io._bulk_input_tensor, io.write_index_storage, io.read_index_storage, io.block_table, io.output_ids)
         return sum(int(tensor.nbytes) for tensor in (self._cache.cache_tensor, *masks, *indices))
 
-    def units(self, n_tokens: int) -> int:
-        """Parts of the cache, of `n_units`, that a sequence of this length takes at most."""
+    def pages_for(self, n_tokens: int) -> int:
+        """Pages, of `n_pages`, that a sequence of this length takes at most. transformers calls them sectors."""
         allocators = self._cache.cache_allocators.values()
         return sum(
             math.ceil(allocator.needs_new_blocks("", 0, n_tokens) / allocator.blocks_per_sector)
@@ -104,44 +106,46 @@ class PagedBatch:
         )
 
     def add(self, sequence_id: str, prompt: list[int], owner: str = "") -> None:
-        """owner: sequences share what the cache holds of equal prompts with those of the same owner only."""
+        """owner: sequences share cached blocks of equal prompts only with sequences of the same owner."""
         digest = hashlib.blake2b(owner.encode(), digest_size=32).digest()
         self._salts[sequence_id] = tuple(int.from_bytes(digest[i : i + 4], "little") >> 1 for i in range(0, 32, 4))
         state = RequestState(request_id=sequence_id, initial_tokens=prompt, max_new_tokens=None, eos_token_id=None)
         self._processor.scheduler.add_waiting_request(state)
 
     def remove(self, sequence_id: str) -> None:
-        """Let go of the sequence and its pages, wherever it is."""
+        """Free the sequence's pages, whatever its state."""
         self._processor.scheduler.set_request_cancellation(sequence_id)
         self._processor.scheduler.clear_cancelled_requests()
         self._salts.pop(sequence_id, None)
 
-    def step(self, n_decoding: int = 0, token_s: float | None = None) -> Stepped:
-        """One forward. Raises whatever the model raises; the batch is then of no further use.
+    def step(self, n_decoding: int = 0, token_s: float | None = None) -> BatchStep:
+        """Run one forward. Raises whatever the model raises; the batch must not be used after that.
 
-        n_decoding: sequences past their prompt, who wait while the others' prompts are read. token_s: what reading a token
-        takes, None: unknown. With somebody waiting only so much is read as fits `PREFILL_S`.
+        n_decoding: sequences that wait for their next token while other prompts are read. With any of them, only as
+        much is read as takes `MAX_PREFILL_S`. token_s: seconds to read one token; None: not known yet.
         """
-        self._processor.max_batch_tokens = self._most_tokens
+        self._processor.max_batch_tokens = self._max_step_tokens
         if n_decoding and token_s is not None:
-            read = max(PREFILL_LEAST, int(PREFILL_S / token_s))
-            self._processor.max_batch_tokens = min(self._most_tokens, n_decoding + read)
+            read = max(MIN_PREFILL_TOKENS, int(MAX_PREFILL_S / token_s))
+            self._processor.max_batch_tokens = min(self._max_step_tokens, n_decoding + read)
         if not self._processor.prepare_next_batch():
-            return Stepped("decode", (), {})
+            return BatchStep("decode", (), {})
         self._processor._generation_step(self._model)
         self._processor.update_batch()
         futures = self._processor.inputs_and_outputs.requests_in_batch
-        return Stepped(
+        return BatchStep(
             "prefill" if any(future.query_length > 1 for future in futures) else "decode",
             tuple(future.state.request_id for future in futures),
             {f.state.request_id: f.state.generated_tokens[-1] for f in futures if f.has_new_token},
             sum(future.query_length for future in futures),
         )
 
-    def _keep_prompts_apart(self) -> None:
-        """Name each block by its owner too. How soon a first token comes would else tell whether another had the same prompt.
+    def _salt_blocks(self) -> None:
+        """Make the names of cached blocks depend on the owner too.
 
-        A block is named by a chain of hashes from the first on, so it is enough to change the first few tokens for the hashing.
+        Otherwise the time to a first token would reveal whether another owner had sent the same prompt. A block's name
+        is a chain of hashes that starts with the first block, so it is enough to change the first few tokens before
+        hashing.
         """
 
         def salted(sequence_id: str, tokens: list[int]) -> list[int]:
@@ -160,14 +164,14 @@ class PagedBatch:
             allocator.mark_complete_blocks = mark
 
 
-class _Chooser(ContinuousBatchingLogitsProcessor):
-    """Hands the lane the logits of the sequences that get a token. Last, and alone, in the list of processors."""
+class _SamplingHook(ContinuousBatchingLogitsProcessor):
+    """Calls the sampler with the logits of the sequences that get a token. The only logits processor in the list."""
 
     supported_kwargs: dict[str, type] = {}  # noqa: RUF012 - declared so by the base class
     ignored_kwargs: tuple[str, ...] = ()
 
-    def __init__(self, choose: Choose) -> None:
-        self._choose = choose
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
         self._ids: tuple[str, ...] = ()
 
     def fill_defaults(self, int32_tensor: Tensor) -> None:
@@ -178,12 +182,12 @@ class _Chooser(ContinuousBatchingLogitsProcessor):
         return torch.zeros(len(self._ids), dtype=torch.int32)
 
     def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:
-        self._choose(self._ids, scores[: len(self._ids)])  # rows after these are sequences still in their prompt
+        self._sampler(self._ids, scores[: len(self._ids)])  # later rows: prompts still being read
         return scores
 
 
-def cache_bytes_for(model: Any, n_tokens: Sequence[int]) -> int:
-    """Bytes of a cache that holds sequences of these lengths at once."""
+def paged_cache_bytes(model: Any, n_tokens: Sequence[int]) -> int:
+    """Bytes of a cache that holds sequences of these lengths, in tokens, at once."""
     page = _page_of(model)
     return page.fixed_bytes + sum(math.ceil(n / page.tokens) + 1 for n in n_tokens) * page.n_bytes
 
@@ -191,7 +195,7 @@ def cache_bytes_for(model: Any, n_tokens: Sequence[int]) -> int:
 @dataclass(frozen=True, slots=True)
 class _Page:
     tokens: int
-    n_bytes: int  # in all layers, with what grows by it: the attention mask and the indices read through
+    n_bytes: int  # in all layers, with the page's share of the attention mask and of the index tensors
     fixed_bytes: int  # of a cache, besides its pages
     prefill_tokens: int  # most tokens of one step
     flash: bool

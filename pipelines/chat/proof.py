@@ -1,7 +1,8 @@
-"""Does a language model give in the paged batch what it gives by itself? Found out when it is loaded. Device thread only.
+"""Tests, when a language model is loaded, whether the paged batch computes what the model computes alone.
 
-Two sequences of different length, tokens all over the vocabulary, read and continued both ways with the same tokens forced;
-the logits must agree. A model that raises, or differs, is run plainly: slower among others, and right.
+Device thread only. Two sequences of different lengths, with tokens from all over the vocabulary, are read and continued
+both ways with the same forced tokens, and the logits must agree. A model that raises or differs runs unbatched: slower
+when several chats run, but right.
 """
 
 from __future__ import annotations
@@ -14,45 +15,48 @@ import torch
 from pipelines import device
 from pipelines.batching.merging import difference
 from pipelines.chat.paged_batch import PagedBatch
-from pipelines.chat.unbatched import PlainBatch
+from pipelines.chat.unbatched import SequentialBatch
 
 LENGTHS = (9, 37)  # the second crosses a page of 32
 N_STEPS = 3
-CACHE_BYTES = 8 << 20  # grown until a page fits
-# Largest difference relative to the largest logit; a batch rounds otherwise, and random weights spread it through every layer.
+CACHE_BYTES = 8 << 20  # increased until a page fits
+# Largest difference, relative to the largest logit. A batch rounds in another order, and random weights amplify that.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 3e-2}
 
 
 @torch.inference_mode()
-def batches(model: Any) -> bool:
-    """Raises what says nothing about the model: out of memory, a lost device."""
+def shares_forwards_correctly(model: Any) -> bool:
+    """Whether the model's logits in the paged batch are those that it computes alone.
+
+    Raises errors that prove nothing about the model: out of memory, or a lost device.
+    """
     allowed = TOLERANCE.get(model.dtype, 0.0)
     attention = model.config._attn_implementation
     try:
-        alone = _logits(model, PlainBatch)
+        alone = _logits(model, SequentialBatch)
         together = _logits(model, PagedBatch)
-    except Exception as error:  # whatever a model raises in the batch, it cannot be batched
+    except Exception as error:  # a model that raises any other error in the batch cannot be batched
         if device.is_fatal(error) or device.is_out_of_memory(error):
             raise
         return False
     finally:
-        model.set_attn_implementation(attention)  # the paged one does not run by itself
+        model.set_attn_implementation(attention)  # the paged implementation does not run outside a batch
     return alone.keys() == together.keys() and all(difference(alone[k], together[k]) <= allowed for k in alone)
 
 
 def _logits(model: Any, batch_class: Callable[..., Any]) -> dict[tuple[str, int], torch.Tensor]:
-    """(sequence, how many-th new token) → its logits."""
+    """(sequence, index of the new token) → its logits."""
     seen: dict[tuple[str, int], torch.Tensor] = {}
     counts: dict[str, int] = {}
     vocabulary = model.config.get_text_config().vocab_size
 
-    def choose(ids: Any, logits: torch.Tensor) -> None:
+    def sampler(ids: Any, logits: torch.Tensor) -> None:
         for row, name in enumerate(ids):
             count = counts[name] = counts.get(name, -1) + 1
             seen[name, count] = logits[row].clone()
             logits[row, (count * 7919 + 5) % vocabulary] = torch.inf
 
-    batch = _smallest(model, batch_class, choose)
+    batch = _smallest(model, batch_class, sampler)
     for length in LENGTHS:
         batch.add(str(length), [(i * 104_729 + length) % vocabulary for i in range(length)])
     while any(counts.get(str(length), -1) < N_STEPS for length in LENGTHS):
@@ -62,11 +66,11 @@ def _logits(model: Any, batch_class: Callable[..., Any]) -> dict[tuple[str, int]
     return seen
 
 
-def _smallest(model: Any, batch_class: Callable[..., Any], choose: Any) -> Any:
+def _smallest(model: Any, batch_class: Callable[..., Any], sampler: Any) -> Any:
     n_bytes = CACHE_BYTES
     while True:
         try:
-            return batch_class(model, cache_bytes=n_bytes, max_rows=len(LENGTHS), choose=choose)
+            return batch_class(model, cache_bytes=n_bytes, max_rows=len(LENGTHS), sampler=sampler)
         except ValueError:
             n_bytes *= 4
             if n_bytes > CACHE_BYTES << 10:

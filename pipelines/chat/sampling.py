@@ -1,7 +1,7 @@
-"""Draws the next token of each row on its own: the same seed gives the same text, whoever shares the batch. Pure functions.
+"""Samples the next token of each row by itself, so that a seed gives the same text whatever else is in the batch.
 
-Gumbel-max: argmax(logits + noise) is a draw from softmax(logits), and the noise of a token is a hash of
-(seed, position in the reply, token), so nothing is drawn from a stream that neighbours draw from too.
+Pure functions over tensors. Gumbel-max: argmax(logits + noise) is a sample from softmax(logits). The noise of a token
+is a hash of (seed, position in the reply, token), so no row draws from a random number stream that other rows use.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pipelines.chat.sequence import Chat
+from pipelines.chat.sequence import ChatSequence
 
-N_CANDIDATES = 1024  # a top-p nucleus is nearly always smaller; a wider one is found by sorting the whole vocabulary
+N_CANDIDATES = 1024  # a top-p nucleus is nearly always smaller; for a larger one the whole vocabulary is sorted
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15  # constants of splitmix64: Steele, Lea, Flood 2014; the finaliser is Stafford's variant 13
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
@@ -29,11 +29,12 @@ def penalize(
     presence: float = 0.0,
     frequency: float = 0.0,
 ) -> Tensor:
-    """Logits with the tokens that were there already made less likely.
+    """Return logits in which tokens that have occurred already are less likely.
 
-    logits: (V,); prompt: its tokens, each once; reply: how often each token is in the reply so far. Returns (V,), a new tensor.
-    repetition divides positive and multiplies negative logits of prompt and reply (Keskar et al. 2019, arXiv:1909.05858);
-    presence and frequency are subtracted for tokens of the reply alone, as OpenAI's API defines them.
+    logits: (V,); prompt: its tokens; reply: occurrences of each token in the reply so far. Returns (V,), a new tensor.
+    repetition divides positive and multiplies negative logits of tokens in prompt and reply (Keskar et al. 2019,
+    arXiv:1909.05858). presence and frequency are subtracted for tokens of the reply alone, as OpenAI's API defines
+    them.
     """
     penalized = logits.clone()
     if repetition != 1.0:
@@ -48,29 +49,29 @@ def penalize(
 
 
 def row_key(seed: int, position: int) -> int:
-    """The key of one draw, as a signed 64-bit integer: position is the number of tokens the reply has so far."""
+    """The key of one sample, as a signed 64-bit integer. position: number of tokens that the reply has so far."""
     return _signed(_mix(_mix(seed & _MASK) + position * _GOLDEN))
 
 
 def gumbel(keys: Tensor, tokens: Tensor) -> Tensor:
-    """Standard Gumbel noise, a pure function of key and token, the same on every device.
+    """Standard Gumbel noise as a pure function of key and token, the same on every device.
 
     keys: (R,) int64; tokens: (V,) or (R, K) int64. Returns (R, V) or (R, K) float64.
     """
-    bits = tokens * _signed(_GOLDEN) + keys[:, None]  # int64 wraps around, as meant
+    bits = tokens * _signed(_GOLDEN) + keys[:, None]  # int64 overflow wraps around, as intended
     for shift, factor in _MIX:
         bits ^= _shift_right(bits, shift)
         bits *= _signed(factor)
     bits ^= _shift_right(bits, 31)
-    uniform = _shift_right(bits, 11).double().add_(0.5).mul_(2.0**-53)  # in (0, 1), neither end
+    uniform = _shift_right(bits, 11).double().add_(0.5).mul_(2.0**-53)  # in the open interval (0, 1)
     return uniform.log_().neg_().log_().neg_()
 
 
 def draw(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, keys: Tensor) -> Tensor:
-    """One token for each row, drawn from softmax(logits / temperature) cut to the top k, then to the top-p nucleus.
+    """Sample one token for each row from softmax(logits / temperature), cut to the top k and then to the top-p nucleus.
 
-    logits: (R, V); temperature: (R,) > 0; top_k: (R,) int64, 0 = all; top_p: (R,) in (0, 1]; keys: (R,) int64 of `row_key`.
-    Returns (R,) int64. Every row depends on its own values alone.
+    logits: (R, V); temperature: (R,) > 0; top_k: (R,) int64, 0 = all; top_p: (R,) in (0, 1]; keys: (R,) int64, of
+    `row_key`. Returns (R,) int64. Every row depends on its own values alone.
     """
     vocabulary = logits.shape[-1]
     scaled = logits.double() / temperature.double()[:, None]
@@ -95,7 +96,7 @@ def _draw_cut(
     keys: Tensor,
     n_candidates: int,
 ) -> Tensor:
-    """Draw into `drawn` for those of `rows` whose cut lies within their `n_candidates` likeliest tokens; returns the others.
+    """Sample for those of `rows` whose cut lies within their `n_candidates` likeliest tokens; returns the other rows.
 
     drawn: (R,) int64, written; rows: (N,) int64; scaled: (R, V) float64, logits / temperature; the rest as in `draw`.
     """
@@ -127,20 +128,20 @@ def _mix(bits: int) -> int:
 
 
 def _signed(bits: int) -> int:
-    """The 64 bits as torch's int64 has them."""
+    """The 64 bits read as torch's signed int64."""
     bits &= _MASK
     return bits - (1 << 64) if bits >> 63 else bits
 
 
 def _shift_right(bits: Tensor, n: int) -> Tensor:
-    """Logical shift: torch's own fills with the sign."""
+    """Logical shift; torch's own operator is arithmetic and copies the sign bit."""
     return (bits >> n) & ((1 << (64 - n)) - 1)
 
 
-def choose(chats: Sequence[Chat], logits: Tensor) -> None:
-    """Write into each row what makes its argmax the next token. logits: (N, V) float32, one row for each of `chats`."""
-    for chat, sound in zip(chats, logits.amax(-1).isfinite().tolist(), strict=True):
-        chat.broken = not sound
+def choose_tokens(chats: Sequence[ChatSequence], logits: Tensor) -> None:
+    """Change the logits in place so that the argmax of each row is its chat's next token. logits: (N, V) float32."""
+    for chat, finite in zip(chats, logits.amax(-1).isfinite().tolist(), strict=True):
+        chat.has_invalid_logits = not finite
     for row, chat in enumerate(chats):
         r = chat.request
         if r.repetition_penalty != 1.0 or r.presence_penalty or r.frequency_penalty:
@@ -152,7 +153,9 @@ def choose(chats: Sequence[Chat], logits: Tensor) -> None:
                 presence=r.presence_penalty,
                 frequency=r.frequency_penalty,
             )
-    sampled = [(row, chat) for row, chat in enumerate(chats) if chat.request.temperature > 0 and not chat.broken]
+    sampled = [
+        (row, chat) for row, chat in enumerate(chats) if chat.request.temperature > 0 and not chat.has_invalid_logits
+    ]
     if not sampled:
         return
     tensor = functools.partial(torch.tensor, device=logits.device)

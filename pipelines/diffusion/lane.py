@@ -15,7 +15,7 @@ from pipelines import device
 from pipelines.batching.rendezvous import Forward, Rendezvous
 from pipelines.batching.rng_state import RngState
 from pipelines.batching.task import Outcome, Task
-from pipelines.costs import Costs, Meter
+from pipelines.costs import CostLog, Meter
 from pipelines.diffusion.arguments import BadCall
 from pipelines.diffusion.lora import Adapters, BadAdapter
 from pipelines.diffusion.request_scope import entry_points, keep_no_cache
@@ -86,7 +86,7 @@ class DiffusionLane:
         self._requests: dict[str, DiffusionRequest] = {}
         self._to_cancel: set[str] = set()
         self._updates: list[Update] = []
-        self._costs = Costs(device_name, bytes_always=device_name.startswith("cuda"))
+        self._costs = CostLog(device_name, always_measure_bytes=device_name.startswith("cuda"))
         place = None if device_name.startswith("cpu") else torch.device(device_name)
         self._call = StockCall(pipeline, kind, place, self._adapters, self._updates.append)
 
@@ -265,7 +265,7 @@ class DiffusionLane:
             self._rendezvous.out_of_memory_widths or self._rendezvous.was_proof
         )  # more than this quantum was measured
         cost = StepCost(q.shape, q.rows, hand.meter.seconds, q.request_ids, q.stage, q.component, q.entry, q.units)
-        self._costs.stepped(cost, _key(q), None if other else hand.meter.peak_bytes)
+        self._costs.add_step(cost, _key(q), None if other else hand.meter.peak_bytes)
 
     def _next_step(self, forward: Forward) -> NextStep:
         names = tuple(task.name for task in forward.tasks if not task.canceled)

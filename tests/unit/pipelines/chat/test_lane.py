@@ -75,13 +75,13 @@ def ends(updates: Iterable[Update]) -> list[tuple[str, str]]:
     return [(u.request_id, type(u).__name__) for u in updates if isinstance(u, Replied | Failed | Canceled)]
 
 
-def free_units(lane: ChatLane) -> tuple[int, int]:
-    """Units of the KV cache that no sequence holds, and all of them. What was kept for equal prompts is dropped."""
-    batch = lane._room.batch
+def free_pages(lane: ChatLane) -> tuple[int, int]:
+    """Pages of the KV cache that no sequence holds, and all of them. What was kept for equal prompts is dropped."""
+    batch = lane._kv_cache.batch
     assert batch is not None
     batch._cache.evict_cached_blocks()
     batch._cache.pool.try_to_free_sectors()
-    return int(batch._cache.pool.num_free_sectors), batch.n_units
+    return int(batch._cache.pool.num_free_sectors), batch.n_pages
 
 
 def test_greedy_reply_is_that_of_generate_alone_and_among_eight(model: Any, lane: ChatLane) -> None:
@@ -168,7 +168,7 @@ def test_stop_string_over_several_tokens_ends_the_reply_and_frees_its_pages(lane
     assert "".join(update.text for update in updates if isinstance(update, TextDelta)) == end.text
     assert end.finish_reason == "stop"
     assert end.completion_tokens == whole.index(stop) + len(stop)
-    free, total = free_units(lane)
+    free, total = free_pages(lane)
     assert free == total
 
 
@@ -204,9 +204,9 @@ def test_more_than_the_cache_holds_waits_in_order_and_all_get_their_whole_reply(
     lane = tiny_lane(model, cache_bytes=SMALL_CACHE)
     requests = [chat(f"c{i}", "count " * (1 + i % 4), max_tokens=40 + 25 * (i % 3)) for i in range(12)]
     alone = {request.id: reply(tiny_lane(model), request).text for request in requests}
-    _, total = free_units(lane)
-    assert lane._room.batch is not None
-    assert sum(lane._room.batch.units(len("count ") + request.max_tokens) for request in requests) > 2 * total
+    _, total = free_pages(lane)
+    assert lane._kv_cache.batch is not None
+    assert sum(lane._kv_cache.batch.pages_for(len("count ") + request.max_tokens) for request in requests) > 2 * total
 
     for request in requests:
         lane.admit(request)
@@ -219,12 +219,12 @@ def test_more_than_the_cache_holds_waits_in_order_and_all_get_their_whole_reply(
 
     assert arrived == [request.id for request in requests]
     assert {update.request_id: update.text for update in updates if isinstance(update, Replied)} == alone
-    assert free_units(lane) == (total, total)
+    assert free_pages(lane) == (total, total)
 
 
 def test_request_that_fills_the_whole_cache_runs_and_one_token_more_fails(model: Any) -> None:
     lane = tiny_lane(model, cache_bytes=SMALL_CACHE)
-    longest = lane._longest_tokens
+    longest = lane._max_length
     assert longest < 1024, "the cache is to be the limit here, not the model"
     room = longest - len(prompt_tokens(tiny_tokenizer(), [Message("user", "hello")]))
     assert reply(lane, chat("full", "hello", max_tokens=room)).completion_tokens == room
@@ -248,7 +248,7 @@ def test_cancel_frees_the_pages_and_is_told_exactly_once(lane: ChatLane) -> None
         lane.admit(chat(name, max_tokens=200))
     for _ in range(10):
         lane.step()
-    assert free_units(lane)[0] < free_units(lane)[1]
+    assert free_pages(lane)[0] < free_pages(lane)[1]
     lane.cancel("a")
     lane.cancel("a")
     lane.cancel("nobody")
@@ -258,7 +258,7 @@ def test_cancel_frees_the_pages_and_is_told_exactly_once(lane: ChatLane) -> None
     assert lane.take_costs()[0].request_ids == ("b",)
     lane.cancel("b")
     assert ends(play(lane)) == [("b", "Canceled")]
-    free, total = free_units(lane)
+    free, total = free_pages(lane)
     assert free == total
     lane.cancel("b")
     assert not lane.has_work()
@@ -305,7 +305,7 @@ def test_forward_that_raises_fails_those_in_it_and_the_next_chat_works() -> None
     assert ends(rest) == [("third", "Replied")]
     assert isinstance(rest[-1], Replied)
     assert rest[-1].text == expected
-    free, total = free_units(lane)
+    free, total = free_pages(lane)
     assert free == total
 
 
@@ -330,7 +330,7 @@ def test_out_of_memory_harms_no_chat_that_fits_with_fewer_beside_it(times: int) 
     assert {u.request_id: u.text for u in updates if isinstance(u, Replied)} == expected
     boundaries = [note.rows for note in lane.take_costs() if isinstance(note, OutOfMemory)]
     assert boundaries == [4, 2, 1][:times]
-    free, total = free_units(lane)
+    free, total = free_pages(lane)
     assert free == total
 
 
@@ -350,7 +350,7 @@ def test_cache_that_cannot_be_made_is_made_smaller_and_who_waits_stays(monkeypat
     lane = tiny_lane(tiny_model(), cache_bytes=4 << 20)
     expected = reply(lane, chat("a", max_tokens=8)).text
     assert lane.resize_cache(0) == 0
-    make, asked = lane._room._make, []
+    make, asked = lane._kv_cache._make_batch, []
 
     def fitting(n_bytes: int) -> Any:
         asked.append(n_bytes)
@@ -358,8 +358,8 @@ def test_cache_that_cannot_be_made_is_made_smaller_and_who_waits_stays(monkeypat
             raise torch.OutOfMemoryError("tried to allocate 4 MiB")
         return make(n_bytes)
 
-    monkeypatch.setattr(lane._room, "_make", fitting)
-    lane._room.give_back(8 << 20)
+    monkeypatch.setattr(lane._kv_cache, "_make_batch", fitting)
+    lane._kv_cache.free(8 << 20)
     assert reply(lane, chat("b", "hello a", max_tokens=8)).text == expected
     assert asked == [8 << 20, 4 << 20, 2 << 20]
     assert 0 < lane.cache_bytes <= 2 << 20
@@ -401,7 +401,7 @@ def test_what_is_kept_of_a_prompt_serves_prompts_of_the_same_owner_only(lane: Ch
 def test_long_prompt_is_read_in_parts_as_long_as_the_others_can_wait(lane: ChatLane) -> None:
     lane._token_s = 0.2 / 40  # on this device 40 tokens take the time that others may be held up
     lane.admit(chat("short", max_tokens=30))
-    while not lane._running or not lane._running["short"].n_tokens:
+    while not lane._queue.running or not lane._queue.running["short"].n_tokens:
         lane.step()
     lane._token_s = 0.2 / 40
     lane.take_costs()
@@ -474,13 +474,13 @@ def test_prompts_with_the_same_beginning_share_pages(lane: ChatLane) -> None:
     lane.take_costs()
     again = reply(lane, chat("b", beginning + "one")).text
     assert again == first
-    assert lane._room.batch is not None
+    assert lane._kv_cache.batch is not None
     lane.admit(chat("c", beginning + "two", max_tokens=50))
     lane.admit(chat("d", beginning + "six", max_tokens=50))
     for _ in range(3):
         lane.step()
-    free, total = free_units(lane)
-    assert total - free < 2 * lane._room.batch.units(len(beginning) + 20)
+    free, total = free_pages(lane)
+    assert total - free < 2 * lane._kv_cache.batch.pages_for(len(beginning) + 20)
     play(lane)
 
 
@@ -534,7 +534,7 @@ def fail_making_the_cache(
     lane: ChatLane, monkeypatch: pytest.MonkeyPatch, error: Exception, *, times: int | None = None, above: int = 0
 ) -> list[int]:
     """The first `times` (None: all) caches larger than `above` bytes cannot be made. Returns their sizes, as they come."""
-    make, failed = lane._room._make, []
+    make, failed = lane._kv_cache._make_batch, []
 
     def limited(n_bytes: int) -> Any:
         if n_bytes > above and (times is None or len(failed) < times):
@@ -542,7 +542,7 @@ def fail_making_the_cache(
             raise error
         return make(n_bytes)
 
-    monkeypatch.setattr(lane._room, "_make", limited)
+    monkeypatch.setattr(lane._kv_cache, "_make_batch", limited)
     return failed
 
 
@@ -631,12 +631,12 @@ def test_a_cancel_that_the_library_fails_ends_the_chat_once_and_the_others_lose_
     expected = {name: end.text for name, end in replies(tiny_lane(model), four_chats()).items()}
     lane = tiny_lane(model)
     updates = start_four(lane)
-    assert lane._room.batch is not None
+    assert lane._kv_cache.batch is not None
 
     def fail(sequence_id: str) -> None:
         raise KeyError(sequence_id)
 
-    monkeypatch.setattr(lane._room.batch, "remove", fail)
+    monkeypatch.setattr(lane._kv_cache.batch, "remove", fail)
     lane.cancel("b")
     updates += play(lane)
 
@@ -684,7 +684,7 @@ def test_a_tokenizer_that_fails_on_one_chat_fails_it_alone(model: Any, error: Ex
                 False,
             )
     assert next(u.text for u in updates if isinstance(u, Replied)) == expected
-    free, total = free_units(lane)
+    free, total = free_pages(lane)
     assert free == total
 
 

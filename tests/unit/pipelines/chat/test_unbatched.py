@@ -10,7 +10,7 @@ import torch
 from benchmarks.conformance_chat import compare
 from benchmarks.families.decoders import decoder
 from pipelines.chat.lane import ChatLane
-from pipelines.chat.proof import batches
+from pipelines.chat.proof import shares_forwards_correctly
 from pipelines.interface import Canceled, ChatRequest, Message, Replied, Update
 from tests.support.tiny_chat import tiny_model, tiny_tokenizer
 
@@ -34,8 +34,8 @@ def test_greedy_tokens_are_those_of_generate_alone_and_among_others(name: str) -
 
 
 def test_a_model_that_the_paged_batch_takes_is_told_from_one_that_it_does_not() -> None:
-    assert batches(decoder("Qwen2"))
-    assert not batches(decoder("Mamba"))
+    assert shares_forwards_correctly(decoder("Qwen2"))
+    assert not shares_forwards_correctly(decoder("Mamba"))
 
 
 def test_a_model_that_differs_in_the_batch_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +45,7 @@ def test_a_model_that_differs_in_the_batch_is_found_out(monkeypatch: pytest.Monk
     shifted = lambda *args, **kwargs: _shift(forward(*args, **kwargs), kwargs)  # noqa: E731 - named to be read
     monkeypatch.setattr(model, "forward", shifted)
 
-    assert not batches(model)
+    assert not shares_forwards_correctly(model)
 
 
 def _shift(output: Any, kwargs: Any) -> Any:
