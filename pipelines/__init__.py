@@ -1,1 +1,1 @@
-"""Runs models step by step on one device. Knows nothing of HTTP, jobs on disk or the catalogue."""
+"""Runs models step by step on one device. Knows nothing of HTTP, stored jobs or the catalogue."""

@@ -1,4 +1,7 @@
-"""The device: its memory, its errors, its fence. The only file that names torch.cuda. Device thread only."""
+"""Reads a device's memory, classifies its errors and waits for it. Device thread only.
+
+This is the only file that uses torch.cuda, apart from the default generators in `batching/rng_state.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 HOST_MARGIN_BYTES = 1 << 30  # host memory that parking leaves free
-POLL_S = 0.0005  # how often a waiting thread looks at the device: a step takes tens of milliseconds
+POLL_S = 0.0005  # between two polls while waiting for the device: a step takes tens of milliseconds
 
 
 def default_device() -> str:
@@ -37,7 +40,7 @@ def has_own_memory(device: str) -> bool:
 
 
 def memory(device: str) -> tuple[int, int]:
-    """(free, total) bytes as the driver reports them, other programs' use included."""
+    """(free, total) bytes of the device as the driver reports them; other programs' memory is not free."""
     if device.startswith("cuda"):
         free, total = torch.cuda.mem_get_info(device)
         return int(free), int(total)
@@ -45,7 +48,7 @@ def memory(device: str) -> tuple[int, int]:
 
 
 def held_by_us(device: str) -> int:
-    """Bytes this process holds on the device: the allocator's pool, or the resident set on CPU."""
+    """Bytes that this process holds on the device: the allocator's pool, or the resident set on a CPU."""
     if device.startswith("cuda"):
         return int(torch.cuda.memory_reserved(device))
     with open("/proc/self/statm") as statm:
@@ -53,14 +56,14 @@ def held_by_us(device: str) -> int:
 
 
 def use_threads(count: int) -> None:
-    """How many CPU threads one forward may use."""
+    """Set how many CPU threads one forward may use."""
     torch.set_num_threads(count)
 
 
-# How failed allocations are worded that torch does not raise as `OutOfMemoryError`.
+# Messages of failed allocations that torch does not raise as `OutOfMemoryError`.
 _ALLOCATION_FAILED = (
     "DefaultCPUAllocator: can't allocate memory",
-    "CUDA error: out of memory",  # the driver's, e.g. for pinned host memory
+    "CUDA error: out of memory",  # from the driver, e.g. for pinned host memory
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
@@ -83,30 +86,30 @@ def is_fatal(error: BaseException) -> bool:
 
 
 def release_cache() -> None:
-    """Give freed blocks back. Call it outside `except`, when the failed frames are gone."""
+    """Return cached free memory to the device and the system. Call it outside `except`: failed frames hold tensors."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
     if trim is not None:
         trim(0)
 
 
 def keep_what_is_imported() -> None:
-    """What is there now stays for good: collecting garbage, which stops every thread, need not look through it."""
+    """Exempt all present objects from garbage collection, which stops every thread; they stay until the end."""
     gc.collect()
     gc.freeze()
 
 
 class Fence:
-    """Keeps the host at most one forward ahead of the device, so that cancel and turn-taking act on the next one."""
+    """Keeps the host at most one forward ahead of the device, so that canceling and preemption take effect soon."""
 
     def __init__(self, device: str) -> None:
         self._device = device if device.startswith("cuda") else None
-        self._marks: deque[torch.cuda.Event] = deque()  # ends of forwards that were launched, oldest first
+        self._marks: deque[torch.cuda.Event] = deque()  # at the ends of launched forwards, oldest first
 
     def mark(self) -> None:
-        """What was launched so far is one forward."""
+        """Mark the end of a forward in the stream."""
         if self._device is not None:
             event = torch.cuda.Event()
             event.record(torch.cuda.current_stream(self._device))
@@ -114,13 +117,16 @@ class Fence:
 
     @property
     def passed(self) -> bool:
-        """All that was launched is over."""
+        """Whether all launched forwards are over."""
         while self._marks and self._marks[0].query():
             self._marks.popleft()
         return not self._marks
 
     def wait(self, should_yield: Callable[[], bool]) -> bool:
-        """Until the forward before the last is over; False when `should_yield` says so first. Sleeps: a spin would starve other threads."""
+        """Wait until the forward before the last is over; returns False when `should_yield` returns true first.
+
+        Sleeps between polls: a busy loop would starve other threads of the interpreter lock.
+        """
         while not self.passed and len(self._marks) > 1:
             if should_yield():
                 return False
@@ -129,17 +135,17 @@ class Fence:
 
 
 class PeakMeter:
-    """Bytes allocated at most on top of what there was at its start, by the allocator's own count; may be interrupted.
+    """Measures the peak of allocated bytes on top of those at its start. The measurement may be paused and resumed.
 
-    On CUDA the counters are always there. On CPU the count is the profiler's record of allocations, made for one thread
-    while it is switched on; it costs a few percent, so a lane measures each shape once.
+    On CUDA the allocator's counters cost nothing. On a CPU the source is the profiler's record of one thread's
+    allocations; it costs a few percent, so a lane measures each shape once.
     """
 
     def __init__(self, device: str) -> None:
         self._device = device if device.startswith("cuda") else None
         self._peak = 0
-        self._held = 0  # by what is measured, when it was last interrupted
-        self._base = 0  # bytes of others when it last went on
+        self._held = 0  # bytes that the measured code held when it was last paused
+        self._base = 0  # bytes of all other code when the measurement was last resumed
 
     def resume(self) -> None:
         if self._device is None:
@@ -162,7 +168,7 @@ class PeakMeter:
         return self._peak
 
 
-# The profiler's old recorder: unlike the new one it is a matter of one thread, starts at once and keeps no other state.
+# torch's legacy profiler: unlike the new one it records a single thread, starts at once and keeps no other state.
 _MEMORY_ONLY = torch._C._profiler.ProfilerConfig(
     torch._C._profiler.ProfilerState.CPU,
     False,  # no shapes of inputs
@@ -175,15 +181,18 @@ _MEMORY_ONLY = torch._C._profiler.ProfilerConfig(
 
 
 def _allocations() -> Iterator[int]:
-    """Stops the recorder; bytes taken (> 0) and given back (< 0), in order."""
+    """Stop the profiler. Yields the bytes allocated (> 0) and freed (< 0), in order."""
     for thread in torch._C._autograd._disable_profiler_legacy():
         for event in thread:
-            if event.kind() == "memory_alloc":  # type: ignore[comparison-overlap]  # a string, whatever the stub says
+            if event.kind() == "memory_alloc":  # type: ignore[comparison-overlap]  # a string, though the stub says otherwise
                 yield event.cpu_memory_usage()
 
 
 def priority_stream(device: torch.device) -> torch.cuda.Stream | None:
-    """For work that goes ahead of what other streams have queued; what it reads must be complete. None on CPU."""
+    """A stream whose work goes ahead of what other streams have queued; None on a CPU.
+
+    Synchronizes first, so that tensors that other streams wrote are complete.
+    """
     if device.type != "cuda":
         return None
     torch.cuda.synchronize(device)
@@ -191,19 +200,19 @@ def priority_stream(device: torch.device) -> torch.cuda.Stream | None:
 
 
 def finish(device: str) -> None:
-    """Wait for all that was launched."""
+    """Wait until the device has done all that was launched."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
 
 
 def to_host(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy in host memory, pinned where that makes coming back quick."""
+    """A copy in host memory; pinned when the tensor is on CUDA, so that the way back is fast."""
     copy = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
     return copy.copy_(tensor)
 
 
 def host_free_bytes() -> int:
-    """Memory of the machine that can be taken without swapping."""
+    """Bytes of the machine's memory that can be taken without swapping."""
     with open("/proc/meminfo") as lines:
         fields = dict(line.split(":", 1) for line in lines)
     return int(fields["MemAvailable"].split()[0]) * 1024

@@ -1,7 +1,8 @@
-"""What loading changes for the whole process is kept from the threads of other devices. Any thread.
+"""Keeps what loading changes for the whole process away from the threads of other devices. Any thread.
 
-The libraries patch torch while they load weights or adapters: loads take turns. And while they build a model they make its precision torch's default, by which
-a step elsewhere would choose its own: then no other device works. A thread that is about to begins once the model is built, and one inside a forward gives way.
+The libraries patch torch while they load weights or adapters, so loads take turns. While they build a model they also
+set torch's default dtype, from which a step elsewhere would choose its own dtype. So no other device works then: a
+thread that is about to start waits until the model is built, and one inside a forward yields.
 """
 
 from __future__ import annotations
@@ -13,70 +14,71 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch  # the threads that use this bring it; whoever makes them need not wait for it
+    import torch  # imported late: the event loop imports this module before the device threads have loaded torch
 
-_turn = threading.RLock()  # one load at a time
-_change = threading.Condition()
-_working: set[int] = set()  # threads
-_builder: int | None = None  # the thread that builds under another default, or waits until nobody else works
+# Module globals, because torch's default dtype is one for the whole process.
+_load_lock = threading.RLock()  # one load at a time
+_condition = threading.Condition()
+_working: set[int] = set()  # ids of threads that work with torch
+_builder: int | None = None  # the thread that builds under another default dtype, or waits until no other thread works
 
 
 @contextmanager
 def working() -> Iterator[None]:
     """Around whatever a device thread does with torch."""
-    me = threading.get_ident()
-    _begin_work(me)
+    thread = threading.get_ident()
+    _begin_work(thread)
     try:
         yield
     finally:
-        _end_work(me)
+        _end_work(thread)
 
 
 def others_wait() -> bool:
-    """Whether a load waits for this thread to end what it does."""
+    """Whether a load waits until this thread stops working."""
     return _builder is not None
 
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Around what a library loads."""
+    """Around code in which a library loads weights."""
     import torch
 
-    me = threading.get_ident()
-    worked = me in _working
-    if worked:  # who waits for its turn does not work: the one whose turn it is may wait for that
-        _end_work(me)
-    with _turn:
-        if worked:
-            _begin_work(me)
+    thread = threading.get_ident()
+    was_working = thread in _working
+    if was_working:  # while this thread waits for the lock it does not work: the thread that loads may wait for that
+        _end_work(thread)
+    with _load_lock:
+        if was_working:
+            _begin_work(thread)
         usual, set_default = torch.get_default_dtype(), torch.set_default_dtype
         torch.set_default_dtype = functools.partial(_set_default, set_default, usual)
         try:
             yield
         finally:
             torch.set_default_dtype = set_default
-            _set_default(set_default, usual, usual)  # a library that failed halfway has left its own
+            _set_default(set_default, usual, usual)  # a library that failed halfway has left its own default
 
 
 def _set_default(set_default: Callable[[torch.dtype], None], usual: torch.dtype, dtype: torch.dtype) -> None:
     global _builder
-    with _change:
+    with _condition:
         if dtype != usual:
             _builder = threading.get_ident()
-            _change.wait_for(lambda: _working <= {_builder})
+            _condition.wait_for(lambda: _working <= {_builder})
         set_default(dtype)
         if dtype == usual:
             _builder = None
-            _change.notify_all()
+            _condition.notify_all()
 
 
-def _begin_work(me: int) -> None:
-    with _change:
-        _change.wait_for(lambda: _builder in (None, me))
-        _working.add(me)
+def _begin_work(thread: int) -> None:
+    with _condition:
+        _condition.wait_for(lambda: _builder in (None, thread))
+        _working.add(thread)
 
 
-def _end_work(me: int) -> None:
-    with _change:
-        _working.discard(me)
-        _change.notify_all()
+def _end_work(thread: int) -> None:
+    with _condition:
+        _working.discard(thread)
+        _condition.notify_all()

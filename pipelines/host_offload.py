@@ -1,7 +1,8 @@
-"""Which component holds which bytes on the device, and the way to host memory and back. Device thread only.
+"""Counts which component holds which bytes on the device, and moves components to host memory and back.
 
-A parked component's tensors are in (pinned) host memory, so it comes back by a copy and not by a disk read. A tensor
-that several components share is counted for the first of them that is on the device, and leaves with the last.
+Device thread only. The tensors of a parked component are in pinned host memory, so they come back by a copy and not by
+a disk read. A tensor that several components share is counted for the first of them that is on the device, and leaves
+with the last.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from pipelines import device
 
 
 @dataclass(slots=True)
-class Held:
-    """One piece of memory, and all the parameters and buffers that are it."""
+class Storage:
+    """One piece of memory, and all parameters and buffers that use it."""
 
     tensors: list[torch.Tensor]
-    owners: list[str]  # components, in their order
+    owners: list[str]  # names of components, in their order
     n_bytes: int
     parkable: bool
 
@@ -31,90 +32,94 @@ class HostOffload:
         self._device = device_name
         self._components = list(components)
         self._parked: set[str] = set()
-        self.look()
+        self.refresh()
 
-    def look(self) -> None:
-        """Gather the weights again: adapters came or went. Those of a parked component wait on the host with it."""
+    def refresh(self) -> None:
+        """Collect the weights again, after adapters were loaded or dropped. Those of parked components stay parked."""
         on_host_counts = self._device.startswith("cpu")
-        self._held = _gather(self._components, on_host_counts=on_host_counts, parked=self._parked)
-        self._names = list(dict.fromkeys(owner for held in self._held for owner in held.owners))
+        self._storages = _storages(self._components, on_host_counts=on_host_counts, parked=self._parked)
+        self._names = list(dict.fromkeys(owner for storage in self._storages for owner in storage.owners))
 
     @property
     def components(self) -> Mapping[str, int]:
-        held = {name: 0 for name in self._names if name not in self._parked}
-        for piece in self._held:
-            present = [owner for owner in piece.owners if owner not in self._parked]
+        n_bytes = {name: 0 for name in self._names if name not in self._parked}
+        for storage in self._storages:
+            present = [owner for owner in storage.owners if owner not in self._parked]
             if present:
-                held[present[0]] += piece.n_bytes
-        return held
+                n_bytes[present[0]] += storage.n_bytes
+        return n_bytes
 
     @property
     def parked(self) -> Mapping[str, int]:
-        away = {name: 0 for name in self._names if name in self._parked}
-        for piece in self._away():
-            away[piece.owners[0]] += piece.n_bytes
-        return away
+        n_bytes = {name: 0 for name in self._names if name in self._parked}
+        for storage in self._on_host():
+            n_bytes[storage.owners[0]] += storage.n_bytes
+        return n_bytes
 
     def park(self, names: Sequence[str]) -> int:
         """Move components to host memory; returns the bytes freed. Nothing moves when the host lacks the memory."""
-        going = {name for name in names if name in self._names and name not in self._parked}
-        if not going or not device.has_own_memory(self._device):
+        leaving = {name for name in names if name in self._names and name not in self._parked}
+        if not leaving or not device.has_own_memory(self._device):
             return 0
-        going = {name for name in going if all(held.parkable for held in self._held if name in held.owners)}
-        leaving = [piece for piece in self._held if self._leaves(piece, going)]
-        n_bytes = sum(piece.n_bytes for piece in leaving)
+        leaving = {name for name in leaving if all(s.parkable for s in self._storages if name in s.owners)}
+        storages = [storage for storage in self._storages if self._leaves(storage, leaving)]
+        n_bytes = sum(storage.n_bytes for storage in storages)
         if n_bytes + device.HOST_MARGIN_BYTES > device.host_free_bytes():
             return 0
         try:
-            copies = [device.to_host(piece.tensors[0]) for piece in leaving]
+            copies = [device.to_host(storage.tensors[0]) for storage in storages]
         except Exception as error:  # e.g. the system's limit on pinned memory
             if not device.is_out_of_memory(error):
                 raise
             return 0
-        for piece, copy in zip(leaving, copies, strict=True):
-            _move(piece, copy)
-        del copies
-        self._parked |= going
+        for storage, copy in zip(storages, copies, strict=True):
+            _move(storage, copy)
+        self._parked |= leaving
         device.release_cache()
         return n_bytes
 
     def unpark(self, names: Sequence[str]) -> int:
-        """Returns the bytes taken. Raises out of memory with all still parked."""
-        coming = self._parked & set(names)
-        arriving = [piece for piece in self._away() if coming & set(piece.owners)]
-        copies = [piece.tensors[0].to(self._device, non_blocking=True) for piece in arriving]
-        for piece, copy in zip(arriving, copies, strict=True):
-            _move(piece, copy)
-        self._parked -= coming
-        device.finish(self._device)  # before a stream of another priority reads them, or the host's copies go
-        return sum(piece.n_bytes for piece in arriving)
+        """Bring components back; returns the bytes taken. Raises an out-of-memory error with all still parked."""
+        returning = self._parked & set(names)
+        storages = [storage for storage in self._on_host() if returning & set(storage.owners)]
+        copies = [storage.tensors[0].to(self._device, non_blocking=True) for storage in storages]
+        for storage, copy in zip(storages, copies, strict=True):
+            _move(storage, copy)
+        self._parked -= returning
+        device.finish(
+            self._device
+        )  # before a stream of another priority reads the tensors, or the host copies are freed
+        return sum(storage.n_bytes for storage in storages)
 
-    def _away(self) -> list[Held]:
-        return [piece for piece in self._held if self._parked.issuperset(piece.owners)]
+    def _on_host(self) -> list[Storage]:
+        return [storage for storage in self._storages if self._parked.issuperset(storage.owners)]
 
-    def _leaves(self, piece: Held, going: set[str]) -> bool:
-        return not self._parked.issuperset(piece.owners) and (self._parked | going).issuperset(piece.owners)
+    def _leaves(self, storage: Storage, leaving: set[str]) -> bool:
+        """Whether parking the components `leaving` frees the storage."""
+        return not self._parked.issuperset(storage.owners) and (self._parked | leaving).issuperset(storage.owners)
 
 
-def _gather(
+def _storages(
     components: Iterable[tuple[str, torch.nn.Module]], *, on_host_counts: bool, parked: Collection[str]
-) -> list[Held]:
-    """Weights that are in host memory as long as they are not needed (group offload) hold nothing, and stay as they are."""
-    found: dict[Any, Held] = {}
+) -> list[Storage]:
+    """The components' memory. Weights that stay in host memory until they are used (group offload) count 0 bytes."""
+    found: dict[Any, Storage] = {}
     for name, module in components:
         for tensor in (*module.parameters(), *module.buffers()):
-            plain = type(tensor.data) is torch.Tensor  # a quantized tensor's bytes are not its own
-            at = tensor.data_ptr() if plain else id(tensor)
-            here = on_host_counts or name in parked or tensor.device.type != "cpu"
-            fresh = Held([], [], tensor.nbytes if here else 0, plain and here)
-            held = found.setdefault((at, tensor.shape, tensor.dtype), fresh)
-            if not any(tensor is other for other in held.tensors):
-                held.tensors.append(tensor)
-            if name not in held.owners:
-                held.owners.append(name)
+            is_plain = (
+                type(tensor.data) is torch.Tensor
+            )  # a quantized tensor wraps others, whose memory is the real one
+            address = tensor.data_ptr() if is_plain else id(tensor)
+            counts = on_host_counts or name in parked or tensor.device.type != "cpu"
+            new = Storage([], [], tensor.nbytes if counts else 0, is_plain and counts)
+            storage = found.setdefault((address, tensor.shape, tensor.dtype), new)
+            if not any(tensor is other for other in storage.tensors):
+                storage.tensors.append(tensor)
+            if name not in storage.owners:
+                storage.owners.append(name)
     return list(found.values())
 
 
-def _move(piece: Held, to: torch.Tensor) -> None:
-    for tensor in piece.tensors:
-        tensor.data = to
+def _move(storage: Storage, data: torch.Tensor) -> None:
+    for tensor in storage.tensors:
+        tensor.data = data

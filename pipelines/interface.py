@@ -1,7 +1,7 @@
-"""What goes into a lane and what comes out of it. Plain data, no torch: the scheduler, the engine and the fakes use it.
+"""Defines what goes into a lane and what comes out of it. Plain data, no torch: scheduler, engine and fakes use it too.
 
-A lane is one resident model that takes requests and is stepped. Everything here is used on the device thread;
-requests and updates are immutable and may cross threads.
+A lane is one resident model that takes requests and advances them step by step. A lane is used on the device thread
+only; requests and updates are immutable and may cross threads.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Lora:
     name: str  # as the client knows it
     path: str  # a safetensors file
     weight: float
-    stamp: int = 0  # when it was written: a file written anew is another LoRA
-    n_bytes: int = 0  # about what it holds beside the model's weights
+    stamp: int = 0  # modification time of the file, in ns: a file that was rewritten is another LoRA
+    n_bytes: int = 0  # approximate memory that it takes besides the model's weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,30 +34,31 @@ class DiffusionRequest:
     """One picture or one clip."""
 
     id: str  # unique in the process: "<job id>/<output index>"
-    owner: str = ""  # whose it is: what is kept of a prompt is only used for prompts of the same owner
+    owner: str = ""  # cached embeddings of a prompt are used for prompts of the same owner only
     prompt: str
     negative_prompt: str | None
     width: int  # pixels
     height: int  # pixels
     num_frames: int | None  # None for a picture
-    fps: int | None = None  # told to pipelines that take a frame rate
+    fps: int | None = None  # passed to pipelines that take a frame rate
     steps: int
-    guidance_scale: float | None  # None: the pipeline's own
+    guidance_scale: float | None  # None: the pipeline's default
     seed: int  # of torch.Generator("cpu"), 0 … 2^63-1
     deterministic: bool = False  # never merged: bit-identical to a run alone
-    preview: bool = False  # show it now and then while it is made
+    preview: bool = False  # send small pictures of it while it is made
     call: Mapping[str, object] = field(default_factory=dict)  # further arguments of the pipeline's __call__
-    scheduler: str | None = None  # class of the noise scheduler; None: the checkpoint's own
-    clip_skip: int | None = None  # last layers of CLIP that are left out
+    scheduler: str | None = None  # class name of the noise scheduler; None: the checkpoint's own
+    clip_skip: int | None = None  # number of last layers of CLIP to skip
     loras: tuple[Lora, ...] = ()
 
     @property
     def shape(self) -> str:
-        """What times and peaks are kept by: "176x96x16"."""
+        """The key for measured times and peak bytes: "176x96x16"."""
         return f"{self.width}x{self.height}x{self.num_frames or 1}"
 
     @property
     def units(self) -> int:
+        """Pixels in all frames."""
         return self.width * self.height * (self.num_frames or 1)
 
 
@@ -69,12 +70,12 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """One reply. `temperature` 0 is greedy; every sampling setting is this request's alone."""
+    """One reply. `temperature` 0 is greedy. All sampling settings apply to this request alone."""
 
     id: str
     messages: tuple[Message, ...]
     max_tokens: int
-    owner: str = ""  # whose it is: what is kept of a prompt is only used for prompts of the same owner
+    owner: str = ""  # cached blocks of a prompt are used for prompts of the same owner only
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0  # 0: all
@@ -98,7 +99,7 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True)
 class Previewed:
-    """How a request looks by now. colours: (H, W, 3), as small as the latents; the middle frame of a clip."""
+    """A preview of a picture, or of the middle frame of a clip. colours: (H, W, 3), with one pixel per latent."""
 
     request_id: str
     colours: NDArray[np.uint8]
@@ -106,7 +107,7 @@ class Previewed:
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """What goes with a clip. samples: (channels, N) float32 in [-1, 1]."""
+    """The sound track of a clip. samples: (channels, N) float32 in [-1, 1]."""
 
     samples: NDArray[np.float32]
     rate: int  # Hz
@@ -118,9 +119,9 @@ class Rendered:
 
     request_id: str
     frames: NDArray[np.float32]
-    batch_peak: int  # most rows any merged call of this request ran with; 1 = never merged
+    batch_peak: int  # most calls in a forward that this request shared; 1: it shared none
     scheduler: str  # class name of the noise scheduler that ran
-    warnings: tuple[str, ...] = ()  # what was not done quite as asked
+    warnings: tuple[str, ...] = ()  # for the client: where the result differs from what was asked for
     sound: Sound | None = None
 
 
@@ -141,7 +142,7 @@ class Replied:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """`message` may be shown to the client: facts, no exception text. `detail` is for the log."""
+    """The request failed. `message` is for the client: facts, no exception text. `detail` is for the log."""
 
     request_id: str
     code: FailureCode
@@ -159,35 +160,35 @@ Update: TypeAlias = Progressed | Previewed | Rendered | TextDelta | Replied | Fa
 
 @dataclass(frozen=True, slots=True)
 class NextStep:
-    """What a lane's next step would run, before it runs."""
+    """The forward that a lane's next step would run."""
 
     component: str  # "transformer", "text_encoder", "vae"; "model" of a chat
     entry: str  # "forward", "encode", "decode"
     stage: LaneStage
     shape: str  # "128x128x1"; "prefill" or "decode" of a chat
     units: int  # width * height * frames of one row; tokens of one row of a chat
-    rows: int  # most calls that could share the forward now
-    request_ids: tuple[str, ...]  # of those, oldest first
+    rows: int  # calls that could share the forward now
+    request_ids: tuple[str, ...]  # of those calls, oldest first
 
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """What one quantum took of the device. Named as its `NextStep` was, with the rows that did run."""
+    """The time and memory that one forward took. Its fields are those of the `NextStep`, with the rows that ran."""
 
     shape: str
     rows: int
     seconds: float
-    request_ids: tuple[str, ...] = ()  # who shared it
+    request_ids: tuple[str, ...] = ()  # the requests that shared the forward
     stage: LaneStage = "denoising"
     component: str = ""
     entry: str = "forward"
     units: int = 0
-    peak_bytes: int | None = None  # held on top of what was held before it; None: not measured this time
+    peak_bytes: int | None = None  # peak activation memory, on top of what was held before; None: not measured
 
 
 @dataclass(frozen=True, slots=True)
 class OutOfMemory:
-    """A quantum that did not fit at this width. The lane has gone on with less; the width is to be remembered."""
+    """A forward that did not fit into memory at this width. The lane has gone on with fewer rows."""
 
     component: str
     entry: str
@@ -199,14 +200,14 @@ class OutOfMemory:
 
 @dataclass(frozen=True, slots=True)
 class WeightsChanged:
-    """The lane holds other weights than before: adapters came or went. `components` says how many bytes."""
+    """The lane holds other weights than before, because adapters were loaded or dropped. See `Lane.components`."""
 
 
 Note: TypeAlias = StepCost | OutOfMemory | WeightsChanged
 
 
 def never_yield() -> bool:
-    """The `should_yield` of those who have nobody to give way to."""
+    """Default callback: never yield."""
     return False
 
 
@@ -217,64 +218,83 @@ class Lane(Protocol):
     def kind(self) -> Literal["image", "video", "chat"]: ...
     @property
     def components(self) -> Mapping[str, int]:
-        """Bytes of parameters and buffers each component holds on the device; a tensor two share is counted for one. Parked ones: absent."""
+        """Bytes of parameters and buffers that each component holds on the device.
+
+        A tensor that two components share is counted for one of them. Parked components are absent.
+        """
 
     @property
     def parked(self) -> Mapping[str, int]:
-        """Bytes of each component that waits in host memory: what `unpark` would take."""
+        """Bytes of each component in host memory: what `unpark` would take on the device."""
 
     @property
     def weight_bytes(self) -> int:
-        """The sum of `components`; KV cache not counted."""
+        """The sum of `components`, without the KV cache."""
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes held for a KV cache; 0 for diffusion."""
+        """Bytes that the KV cache holds; 0 for diffusion."""
 
     @property
     def merging(self) -> Merging: ...
 
     @property
     def verdicts(self) -> Mapping[str, bool]:
-        """Which calls have been proved to merge or not, to be kept for the next lane of the same checkpoint."""
+        """Whether each kind of call was proved to merge or not, for the next lane of the same checkpoint."""
 
     @property
     def warnings(self) -> Sequence[str]:
-        """What a client should know of how the model is held, such as that it does not fit the device whole."""
+        """For clients: what to know about how the model is held, such as that it does not fit the device whole."""
 
     @property
     def mid_forward(self) -> bool:
-        """The last `step` gave way inside a forward; the next one goes on there."""
+        """Whether the last `step` yielded inside a forward that the next one resumes."""
 
     def admit(self, request: Request) -> None:
-        """Take the request in; it makes its first progress in the next `step`. Never raises for a bad request: `Failed` comes out of `step`."""
+        """Take the request in; it makes its first progress in the next `step`.
+
+        Never raises for a bad request: its `Failed` comes out of `step`.
+        """
 
     def cancel(self, request_id: str) -> None:
-        """End the request before its next step; `Canceled` comes out of the next `step`. Unknown ids are ignored."""
+        """End the request before its next forward; `Canceled` comes out of the next `step`. Unknown ids are ignored."""
 
     def has_work(self) -> bool: ...
 
     def next_step(self) -> NextStep | None:
-        """The next step's work; None when it would run no forward (nothing to do, or a request that only has to start)."""
+        """The forward that the next step would run.
+
+        None when it would run no forward: when nothing is to be done, or requests only have to start or to end.
+        """
 
     def step(self, max_rows: int | None = None, should_yield: Callable[[], bool] = never_yield) -> Sequence[Update]:
-        """Run one quantum: one forward of at most `max_rows` merged calls, and what it sets free. Ends of requests included, exactly one per request.
+        """Run one forward of at most `max_rows` merged calls, and the code between it and the next calls.
 
-        With `max_rows` 0 no forward runs: only the ends of canceled requests are returned, and no weights need to be on the device.
-        Inside a long forward `should_yield` is asked at every repeated block; when it is true, the step ends there (`mid_forward`).
+        Returns updates, with exactly one end per request. With `max_rows` 0 no forward runs: only the ends of canceled
+        requests are returned, and no weights need to be on the device. Inside a long forward `should_yield` is called
+        at every repeated block; when it returns true, the step ends there (`mid_forward`).
         """
 
     def take_costs(self) -> Sequence[Note]:
         """What was measured since the last call, and what ran out of memory."""
 
     def park(self, names: Sequence[str]) -> int:
-        """Move idle components to host memory; returns the bytes freed. Those in use by a forward that gave way, or unknown, stay."""
+        """Move components to host memory; returns the bytes freed.
+
+        Unknown components stay, and those that a suspended forward or a running chat uses.
+        """
 
     def unpark(self, names: Sequence[str]) -> int:
-        """Bring parked components back; returns the bytes taken. Out of memory passes through, and leaves them parked."""
+        """Bring parked components back; returns the bytes taken.
+
+        An out-of-memory error passes through, and all stay parked.
+        """
 
     def resize_cache(self, n_bytes: int) -> int:
-        """Grow or shrink the KV cache towards `n_bytes`, as far as running chats allow; returns what it holds then. 0 for diffusion."""
+        """Grow or shrink the KV cache towards `n_bytes`, as far as running chats and memory allow.
+
+        Returns the bytes that it holds then; 0 for diffusion.
+        """
 
     def close(self) -> None:
-        """Let go of the model; nothing may be running."""
+        """Let go of the model. Nothing may be running."""

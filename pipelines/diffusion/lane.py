@@ -254,7 +254,7 @@ class DiffusionLane:
         return {lora for request in self._requests.values() for lora in request.loras}
 
     def _reweighed(self) -> None:
-        self._parking.look()
+        self._parking.refresh()
         self._costs.add(WeightsChanged())
 
     def _note(self, hand: InHand) -> None:
