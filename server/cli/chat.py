@@ -1,4 +1,4 @@
-"""`chat`: one message and its reply, or a conversation until Ctrl-D."""
+"""`chat`: sends one message and prints the reply, or holds a conversation until Ctrl-D."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.cli.common import DataDir, Port, connect, fail
-from server.cli.exits import Exit
+from server.cli.connection import DataDir, Port, connect
+from server.cli.exit_codes import Exit
+from server.cli.output import fail
 
 if TYPE_CHECKING:
     from server.client import AgentName, ChatReply
@@ -17,22 +18,25 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-HELP = "/new begins another conversation, /exit or Ctrl-D leaves, Ctrl-C stops a reply."
+HELP = "/new starts another conversation, /exit or Ctrl-D leaves, Ctrl-C cancels a reply."
 
 
 @app.command()
 def chat(
-    message: Annotated[str | None, typer.Argument(help="Without it: from standard input, or a conversation.")] = None,
-    system: Annotated[str | None, typer.Option(help="What the model is told before everything else.")] = None,
-    model: Annotated[str | None, typer.Option(help="A name from: agentname list")] = None,
+    message: Annotated[
+        str | None,
+        typer.Argument(help="The message. Without it: standard input, or on a terminal a conversation."),
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="The system prompt.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name of a model: agentname list")] = None,
     conversation: Annotated[
-        str | None, typer.Option(metavar="ID", help="Go on with one of: agentname conversations list")
+        str | None, typer.Option(metavar="ID", help="Continue a conversation: agentname conversations list")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole reply as JSON, for scripts.")] = False,
     port: Port = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Say something to a model; the reply appears as it is made."""
+    """Send a message to a model and print its reply as it is generated."""
     options: ChatOptions = {}
     if system is not None:
         options["system"] = system
@@ -43,18 +47,18 @@ def chat(
     if message is None and not sys.stdin.isatty():
         message = sys.stdin.read()
     if message is None and as_json:
-        fail("--json is for one message: give it as an argument or on standard input.", Exit.WRONG_USE)
+        fail("--json needs a message, as an argument or on standard input.", Exit.WRONG_USE)
     with connect(port, data_dir) as client:
         if message is None:
             _converse(client, options)
         elif as_json:
             typer.echo(json.dumps(client.chat(message, **options).as_json(), ensure_ascii=False))
         else:
-            _say(client, message, options)
+            _send(client, message, options)
 
 
 def _converse(client: AgentName, options: ChatOptions) -> None:
-    import readline  # noqa: F401  # gives `input` a history and editing
+    import readline  # noqa: F401  # gives `input` a history and line editing
 
     from server.client import Refused
 
@@ -72,8 +76,8 @@ def _converse(client: AgentName, options: ChatOptions) -> None:
                 typer.echo(HELP, err=True)
                 continue
         try:
-            options["conversation_id"] = _say(client, line, options).conversation_id
-        except KeyboardInterrupt:  # the stream is closed: the model has stopped
+            options["conversation_id"] = _send(client, line, options).conversation_id
+        except KeyboardInterrupt:  # the stream is closed, which cancels the reply
             typer.echo()
         except Refused as error:
             if error.code in (401, 403):
@@ -82,7 +86,7 @@ def _converse(client: AgentName, options: ChatOptions) -> None:
 
 
 def _line() -> str | None:
-    """None at the end of the input, and for Ctrl-C where nothing runs."""
+    """Returns the next line, or None at the end of the input and for Ctrl-C at the prompt."""
     try:
         return input(">>> ")
     except (EOFError, KeyboardInterrupt):
@@ -90,7 +94,8 @@ def _line() -> str | None:
         return None
 
 
-def _say(client: AgentName, message: str, options: ChatOptions) -> ChatReply:
+def _send(client: AgentName, message: str, options: ChatOptions) -> ChatReply:
+    """Sends the message, prints the reply piece by piece and returns it."""
     from contextlib import closing
 
     from server.client import ChatReply

@@ -1,4 +1,4 @@
-"""`conversations`: what was said, kept by the server: list, show, rename, forget. `chat --conversation ID` goes on with one."""
+"""`conversations`: lists, shows, renames and deletes the conversations that the server stores."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from typing import Annotated
 
 import typer
 
-from server.cli.common import DataDir, Port, connect, print_table
+from server.cli.connection import DataDir, Port, connect
+from server.cli.output import print_table
 
-app = typer.Typer(no_args_is_help=True, help="Conversations the server keeps: list, show, rename, forget.")
+app = typer.Typer(no_args_is_help=True, help="Stored conversations: list, show, rename, forget.")
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="As `conversations list` tells it.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Id of a conversation: agentname conversations list")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the server's reply, for scripts.")]
 
 
 @app.command("list")
 def conversations_list(
-    limit: Annotated[int, typer.Option(help="The latest so many, at most 100.")] = 20,
+    limit: Annotated[int, typer.Option(help="Number of conversations to list, at most 100.")] = 20,
     as_json: AsJson = False,
     port: Port = None,
     data_dir: DataDir = None,
 ) -> None:
-    """One's own, the one spoken in last first."""
+    """List your conversations, the most recent first. Continue one with `agentname chat --conversation ID`."""
     with connect(port, data_dir) as client:
         page = client.conversations(limit)
     if as_json:
@@ -36,31 +37,31 @@ def conversations_list(
 
 @app.command("show")
 def conversations_show(conversation: Id, as_json: AsJson = False, port: Port = None, data_dir: DataDir = None) -> None:
-    """All that was said."""
+    """Print all messages of a conversation."""
     with connect(port, data_dir) as client:
         whole = client.conversation(conversation)
     if as_json:
         typer.echo(json.dumps(whole.as_json(), ensure_ascii=False))
         return
-    for said in whole.messages:
-        typer.echo(f">>> {said.content}" if said.role == "user" else said.content)
+    for message in whole.messages:
+        typer.echo(f">>> {message.content}" if message.role == "user" else message.content)
 
 
 @app.command("rename")
 def conversations_rename(
     conversation: Id,
-    title: Annotated[str, typer.Argument(help="At most 100 characters.")],
+    title: Annotated[str, typer.Argument(help="The new title, at most 100 characters.")],
     port: Port = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Call it something else than its first words."""
+    """Give a conversation another title."""
     with connect(port, data_dir) as client:
         typer.echo(client.rename_conversation(conversation, title).title)
 
 
 @app.command("forget")
 def conversations_forget(conversation: Id, port: Port = None, data_dir: DataDir = None) -> None:
-    """Delete it with all that was said in it."""
+    """Delete a conversation with all its messages."""
     with connect(port, data_dir) as client:
         client.forget_conversation(conversation)
-    typer.echo(f"Forgotten: {conversation}")
+    typer.echo(f"Deleted {conversation}.")

@@ -1,6 +1,7 @@
-"""What `agentname doctor` looks at: everything a server needs, each with what was found and how to mend it.
+"""The checks of `agentname doctor`: everything a server needs, each with its finding and a fix. Any thread.
 
-Reads only. Anything that could take the process down (a driver, a broken wheel) is tried in a process of its own.
+The checks change nothing. What could crash the process, such as a driver or a broken wheel, runs in a child process.
+This file is apart from the command in `doctor.py` because its imports are heavy.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from server.process.settings import Settings
 from server.process.supervisor import listen
 from server.units import size
 
-LEAST_FREE_BYTES = 2 * 2**30  # of disk: a day of results and the weights that ship
-PROBE_S = 120.0  # importing torch from a cold disk
+MIN_FREE_BYTES = 2 * 2**30  # of disk, for a day of results and the weights that ship with the program
+PROBE_TIMEOUT_S = 120.0  # enough to import torch from a cold disk
 TORCH_PROBE = """
 import json, torch
 cuda = torch.cuda.is_available()
@@ -33,7 +34,7 @@ print(json.dumps({"version": torch.__version__, "cuda_build": torch.version.cuda
 @dataclass(frozen=True, slots=True)
 class Finding:
     check: str
-    ok: bool | None  # None: works, and worth knowing
+    ok: bool | None  # None: not an error, but worth a note
     found: str
     fix: str = ""
 
@@ -58,15 +59,15 @@ def _python() -> Finding:
 
 def _torch(device: str, python: str) -> Finding:
     try:
-        ended = subprocess.run([python, "-c", TORCH_PROBE], capture_output=True, timeout=PROBE_S, text=True)
-        seen = json.loads(ended.stdout)
+        probe = subprocess.run([python, "-c", TORCH_PROBE], capture_output=True, timeout=PROBE_TIMEOUT_S, text=True)
+        torch = json.loads(probe.stdout)
     except (subprocess.TimeoutExpired, ValueError):
         return Finding("torch", False, "cannot be imported", "make clean install, or pip install torch==2.13.0")
-    found = f"{seen['version']}, {', '.join(seen['devices']) or 'cpu only'}"
-    if device.startswith("cuda") and not seen["devices"]:
-        fix = "check the driver with nvidia-smi" if seen["cuda_build"] else "install the CUDA build of torch"
+    found = f"{torch['version']}, {', '.join(torch['devices']) or 'cpu only'}"
+    if device.startswith("cuda") and not torch["devices"]:
+        fix = "check the driver with nvidia-smi" if torch["cuda_build"] else "install the CUDA build of torch"
         return Finding("torch", False, f"{found}, but device={device}", f"{fix}, or set device=auto")
-    if seen["cuda_build"] and not seen["devices"]:
+    if torch["cuda_build"] and not torch["devices"]:
         return Finding("torch", None, found, "a CUDA build that sees no GPU: check the driver with nvidia-smi")
     return Finding("torch", True, found)
 
@@ -76,24 +77,26 @@ def _ffmpeg() -> Finding:
     try:
         from imageio_ffmpeg import get_ffmpeg_exe
 
-        ended = subprocess.run([get_ffmpeg_exe(), "-version"], capture_output=True, timeout=PROBE_S, text=True)
+        probe = subprocess.run([get_ffmpeg_exe(), "-version"], capture_output=True, timeout=PROBE_TIMEOUT_S, text=True)
     except (ImportError, OSError, RuntimeError, subprocess.TimeoutExpired) as error:
         return Finding("ffmpeg", False, str(error).splitlines()[0], fix)
-    return Finding("ffmpeg", ended.returncode == 0, ended.stdout.partition(" Copyright")[0] or "does not run", fix)
+    return Finding("ffmpeg", probe.returncode == 0, probe.stdout.partition(" Copyright")[0] or "does not run", fix)
 
 
 def _folder(check: str, path: Path) -> Finding:
-    """A folder that is not there yet is made at the first start: then its nearest parent counts."""
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        return Finding(check, False, f"{there} cannot be written", f"chown or chmod it, or choose another {check}")
+    """Checks that a folder is writable and has space. One that does not exist yet is created at the first start, so
+    that its nearest existing parent is checked.
+    """
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        return Finding(check, False, f"{existing} is not writable", f"chown or chmod it, or choose another {check}")
     try:
-        tempfile.TemporaryFile(dir=there).close()
+        tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
-        return Finding(check, False, f"{there}: {error.strerror}", f"choose another {check}")
-    free = shutil.disk_usage(there).free
-    fix = f"free some space: {size(LEAST_FREE_BYTES)} at least"
-    return Finding(check, free >= LEAST_FREE_BYTES, f"{path}, {size(free)} free", fix)
+        return Finding(check, False, f"{existing}: {error.strerror}", f"choose another {check}")
+    free = shutil.disk_usage(existing).free
+    fix = f"free some space: {size(MIN_FREE_BYTES)} at least"
+    return Finding(check, free >= MIN_FREE_BYTES, f"{path}, {size(free)} free", fix)
 
 
 def _store(url: str) -> Finding:
@@ -102,7 +105,7 @@ def _store(url: str) -> Finding:
     try:
         return Finding("job store", True, check(url))
     except StoreUnusable as error:
-        return Finding("job store", False, str(error), "restore a backup, or move the file away to begin anew")
+        return Finding("job store", False, str(error), "restore a backup, or move the file away to start anew")
 
 
 def _models(settings: Settings) -> Finding:
@@ -115,7 +118,7 @@ def _models(settings: Settings) -> Finding:
             data_dir=settings.data_dir,
             cache_dir=settings.cache_dir,
             models_dirs=settings.models_dirs,
-            auto_dtype="float32",  # sizes differ by it, and nothing else that is looked at here
+            auto_dtype="float32",  # changes sizes only, which are not checked here
             defaults={"image": settings.default_image, "video": settings.default_video, "chat": settings.default_chat},
         )
     except ModelsError as error:
@@ -123,7 +126,7 @@ def _models(settings: Settings) -> Finding:
     specs = catalogue.specs()
     missing = [spec.name for spec in specs if spec.path is None]
     found = [", ".join(spec.name for spec in specs) or "none"]
-    found += [f"not fetched yet: {', '.join(missing)}"] if missing else []
+    found += [f"not downloaded yet: {', '.join(missing)}"] if missing else []
     found += [f"refused: {refused.name}: {refused.reason}" for refused in catalogue.refused]
     ok = False if catalogue.refused or not specs else None if missing else True
     return Finding("models", ok, "; ".join(found), fix)
@@ -139,5 +142,5 @@ def _port(host: str, port: int, data_dir: Path) -> Finding:
         with AgentName(url_of(host, port), data_dir=data_dir, retries=0) as client:
             client.models()
     except AgentNameError:
-        return Finding("port", False, problem, "stop what listens there, or set another port")
+        return Finding("port", False, problem, "stop the program that listens there, or set another port")
     return Finding("port", None, f"a server of this data directory runs on {host}:{port}")

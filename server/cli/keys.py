@@ -1,4 +1,4 @@
-"""`keys`: make, list and revoke API keys, in the store itself: no server need run."""
+"""`keys`: creates, lists and revokes API keys directly in the store, whether or not a server runs."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from typing import Annotated
 
 import typer
 
-from server.cli.common import DataDir, database, fail, print_table, settings
+from server.cli.connection import DataDir, database, settings
+from server.cli.output import fail, print_table
 
-app = typer.Typer(no_args_is_help=True, help="API keys: make, list, revoke.")
+app = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
 
 
 @app.command("create")
 def keys_create(
-    plan: Annotated[str, typer.Option(help="free, pro, enterprise, or one of the config file.")],
-    name: Annotated[str, typer.Option(help="Whose key it is; unique among live keys.")],
-    admin: Annotated[bool, typer.Option("--admin", help="May also load, unload and pin models.")] = False,
+    plan: Annotated[str, typer.Option(help="free, pro, enterprise, or a plan of the config file.")],
+    name: Annotated[str, typer.Option(help="Name of the key, unique among live keys.")],
+    admin: Annotated[bool, typer.Option("--admin", help="The key can also manage models and keys.")] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Make a key. It is printed alone on stdout, once: only its hash is kept."""
+    """Create a key and print it on stdout. It is shown only once, because the store keeps a hash."""
     from models.errors import nearest
     from server.store.keys import create_key
 
@@ -27,7 +28,7 @@ def keys_create(
     if plan not in plans:
         fail(f"There is no plan '{plan}'.{nearest(plan, plans)} The plans are: {', '.join(plans)}.")
     if not 0 < len(name) <= 100 or not name.isprintable():
-        fail("A name has 1 to 100 printable characters.")
+        fail("The name must have 1 to 100 printable characters.")
     scopes = {"use", "admin"} if admin else {"use"}
     with database(data_dir) as store:
         row, key = store.write_now(lambda conn: create_key(conn, name, plan, scopes, datetime.now(UTC)))
@@ -37,7 +38,7 @@ def keys_create(
 
 @app.command("list")
 def keys_list(data_dir: DataDir = None) -> None:
-    """All keys, revoked ones too, without the keys themselves."""
+    """List all keys, also revoked ones, by the characters they begin with."""
     from server.store.keys import list_keys
 
     with database(data_dir) as store:
@@ -61,9 +62,9 @@ def keys_list(data_dir: DataDir = None) -> None:
 
 @app.command("revoke")
 def keys_revoke(
-    key: Annotated[str, typer.Argument(help="Its id, its name, or how it begins.")], data_dir: DataDir = None
+    key: Annotated[str, typer.Argument(help="Id, name or first characters of the key.")], data_dir: DataDir = None
 ) -> None:
-    """End a key. A running server refuses it within a second."""
+    """Revoke a key. A running server refuses it within a second."""
     from server.store.keys import revoke_key
 
     with database(data_dir) as store:

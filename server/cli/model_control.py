@@ -1,4 +1,4 @@
-"""`ps`, `load`, `stop`, `pin`, `unpin`: which models are in memory, until when, and what a person wants there."""
+"""`ps`, `load`, `stop`, `pin` and `unpin`: show and change which models are in memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.cli.common import DataDir, Port, ask, connect, fail, print_table
+from server.cli.connection import DataDir, Port, ask, connect
+from server.cli.output import fail, print_table
 from server.units import size
 
 if TYPE_CHECKING:
@@ -16,16 +17,17 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-Name = Annotated[str, typer.Argument(help="A model's name: agentname list")]
+Name = Annotated[str, typer.Argument(help="Name of a model: agentname list")]
 KeepAlive = Annotated[
-    str | None, typer.Option("--keep-alive", help="How long it stays when idle: 10m, 2h, 0, or -1 for ever.")
+    str | None, typer.Option("--keep-alive", help="Idle time until the model is unloaded: 10m, 2h, 0, or -1 for ever.")
 ]
 POLL_S = 0.25
+BUSY_NOTICE_S = 2.0  # a load that has not begun after this time is explained once
 
 
 @app.command()
 def ps(port: Port = None, data_dir: DataDir = None) -> None:
-    """What is in memory, until when, and what runs and waits."""
+    """Show the models in memory, how long they stay, device memory, and running and waiting jobs."""
     with connect(port, data_dir) as client:
         devices, models = client.gpu(), [model for model in client.models() if model.state != "available"]
         live = [job for status in ("processing", "queued") for job in client.jobs(status).jobs]
@@ -48,10 +50,10 @@ def ps(port: Port = None, data_dir: DataDir = None) -> None:
 
 @app.command()
 def load(name: Name, keep_alive: KeepAlive = None, port: Port = None, data_dir: DataDir = None) -> None:
-    """Bring a model into memory, and wait until it is there."""
+    """Load a model into memory and wait until it is loaded."""
     ask(f"/api/models/{name}/load", port, data_dir, "POST", {} if keep_alive is None else {"keepAlive": keep_alive})
     with connect(port, data_dir) as client:
-        asked_at, tried = time.monotonic(), False
+        requested_at, explained = time.monotonic(), False
         while True:
             model = next((model for model in client.models() if model.name == name), None)
             if model is None:
@@ -59,44 +61,45 @@ def load(name: Name, keep_alive: KeepAlive = None, port: Port = None, data_dir: 
             if model.state == "resident":
                 break
             if model.state == "failed":
-                fail(
-                    f"{name} failed to load: the server's log says why. It is tried again in {model.retry_in_seconds} s."
-                )
-            tried = tried or model.state == "loading"
-            if model.state == "available" and not tried and time.monotonic() - asked_at > 2:
+                retry = f"It is tried again in {model.retry_in_seconds} s."
+                fail(f"{name} failed to load. The server's log has the reason. {retry}")
+            explained = explained or model.state == "loading"
+            if model.state == "available" and not explained and time.monotonic() - requested_at > BUSY_NOTICE_S:
                 typer.echo(
-                    "Not loading yet: the device is busy, or others hold its memory. Ctrl-C leaves it waiting.",
+                    "Not loading yet: the device is busy, or other models use its memory. "
+                    "After Ctrl-C the server still loads the model when it can.",
                     err=True,
                 )
-                tried = True
+                explained = True
             time.sleep(POLL_S)
     typer.echo(f"{name} is in memory: {size(model.n_bytes)} on {', '.join(model.devices)}.")
 
 
 @app.command()
 def stop(name: Name, port: Port = None, data_dir: DataDir = None) -> None:
-    """Put a model out of memory, once its running jobs are done."""
+    """Unload a model from memory once its running jobs have finished."""
     model = ask(f"/api/models/{name}/unload", port, data_dir, "POST")
     running = model["running"]
-    typer.echo(f"{name} goes after {running} running job{'s' * (running != 1)}." if running else f"{name} goes.")
+    after = f" after {running} running job{'s' * (running != 1)}" if running else ""
+    typer.echo(f"{name} is unloaded{after}.")
 
 
 @app.command()
 def pin(name: Name, port: Port = None, data_dir: DataDir = None) -> None:
-    """Keep a model in memory once it is there, also across restarts of the server."""
+    """Pin a model: once loaded, it stays in memory. The pin survives a restart of the server."""
     ask(f"/api/models/{name}/pin", port, data_dir, "POST")
     typer.echo(f"{name} is pinned.")
 
 
 @app.command()
 def unpin(name: Name, port: Port = None, data_dir: DataDir = None) -> None:
-    """Let a model go like any other."""
+    """Remove the pin, so that the model can be evicted again."""
     ask(f"/api/models/{name}/unpin", port, data_dir, "POST")
     typer.echo(f"{name} is no longer pinned.")
 
 
 def until(model: Model, now: datetime) -> str:
-    """When it goes if nobody asks for it: "4m 59s"."""
+    """Returns how long an idle model stays in memory, as in "4m 59s"."""
     if model.state == "failed":
         return f"tried again in {model.retry_in_seconds}s"
     if model.state == "loading":

@@ -1,4 +1,4 @@
-"""`run`: a picture or a clip from the command line."""
+"""`run`: generates an image or a video and saves it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.cli.common import DataDir, Port, connect, fail
-from server.cli.exits import Exit
+from server.cli.connection import DataDir, Port, connect
+from server.cli.exit_codes import Exit
+from server.cli.output import fail
 
 if TYPE_CHECKING:
     from server.client import AgentName, Job, Output
@@ -29,44 +30,46 @@ STDOUT = Path("-")
 
 @app.command()
 def run(
-    prompt: Annotated[str, typer.Argument(help="What to show; - reads it from standard input.")],
-    video: Annotated[bool, typer.Option("--video", help="A clip instead of a picture.")] = False,
-    aspect: Annotated[str | None, typer.Option(help="16:9, 1:1 or 9:16.")] = None,
-    model: Annotated[str | None, typer.Option(help="A name from: agentname list")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed makes the same picture.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps; default the model's own.")] = None,
-    n: Annotated[int | None, typer.Option("-n", "--n", help="How many pictures, 1 to 8.")] = None,
-    duration: Annotated[int | None, typer.Option(help="Seconds of a clip.")] = None,
-    negative: Annotated[str | None, typer.Option(help="What it should not show.")] = None,
+    prompt: Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")],
+    video: Annotated[bool, typer.Option("--video", help="Generate a video instead of an image.")] = False,
+    aspect: Annotated[str | None, typer.Option(help="Aspect ratio: 16:9, 1:1 or 9:16.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name of a model: agentname list")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed; the same seed gives the same image.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of denoising steps. Default: the model's own.")] = None,
+    n: Annotated[int | None, typer.Option("-n", "--n", help="Number of images, 1 to 8.")] = None,
+    duration: Annotated[int | None, typer.Option(help="Length of the video in seconds.")] = None,
+    negative: Annotated[str | None, typer.Option(help="Negative prompt: what not to show.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="A noise scheduler that the model lists.")] = None,
-    clip_skip: Annotated[int | None, typer.Option(help="Last layers of CLIP that are left out.")] = None,
-    lora: Annotated[list[str] | None, typer.Option(help="NAME or NAME:WEIGHT, several times for several.")] = None,
+    clip_skip: Annotated[int | None, typer.Option(help="How many of CLIP's last layers are skipped.")] = None,
+    lora: Annotated[list[str] | None, typer.Option(help="NAME or NAME:WEIGHT of a LoRA.")] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write; its ending says the format; - is stdout.")
+        Path | None,
+        typer.Option("-o", "--output", help="File to write; its suffix selects the format, and - is stdout."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the job's status as JSON, for scripts.")] = False,
-    wait: Annotated[bool, typer.Option(help="--no-wait: print the job's id and leave.")] = True,
-    show: Annotated[bool, typer.Option(help="Show the picture in a terminal that can.")] = True,
+    wait: Annotated[bool, typer.Option(help="With --no-wait, print the job's id and exit.")] = True,
+    show: Annotated[bool, typer.Option(help="Show the image in the terminal, if the terminal can.")] = True,
     port: Port = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Make a picture, or a clip, and save it. Ctrl-C cancels the job."""
+    """Generate an image or a video and save it. Ctrl-C cancels the job."""
     kind = "video" if video else "image"
     options = {
         "type": kind, "aspect_ratio": aspect, "model": model, "seed": seed, "steps": steps, "n": n,
         "duration": duration, "negative_prompt": negative, "scheduler": scheduler, "clip_skip": clip_skip,
-        "loras": [_lora(said) for said in lora] if lora else None, "output_format": _format(output, kind, wait),
+        "loras": [_lora(value) for value in lora] if lora else None, "output_format": _format(output, kind, wait),
     }  # fmt: skip
     if output == STDOUT and (as_json or (n or 1) > 1):
-        fail("-o - takes one picture and no --json: standard output carries one thing.", Exit.WRONG_USE)
-    said = sys.stdin.read() if prompt == "-" else prompt
+        fail("-o - writes one image to standard output: it excludes --json and -n above 1.", Exit.WRONG_USE)
+    text = sys.stdin.read() if prompt == "-" else prompt
     with connect(port, data_dir) as client:
-        accepted = client.generate(said, **{name: value for name, value in options.items() if value is not None})  # type: ignore[arg-type]  # the server checks the words
+        given = {name: value for name, value in options.items() if value is not None}
+        accepted = client.generate(text, **given)  # type: ignore[arg-type]  # the server checks the values
         if not wait:
             typer.echo(json.dumps(accepted.as_json()) if as_json else accepted.job_id)
             return
         job = _wait(client, accepted.job_id)
-        files = _save(client, job, said, output) if job.status == "completed" else []
+        files = _save(client, job, text, output) if job.status == "completed" else []
         if as_json:
             typer.echo(json.dumps(job.as_json() | {"files": [str(path) for path in files]}, ensure_ascii=False))
         _end(job)
@@ -74,22 +77,22 @@ def run(
             _print(files, job, show)
 
 
-def _lora(said: str) -> dict[str, str | float]:
-    name, colon, weight = said.rpartition(":")
+def _lora(value: str) -> dict[str, str | float]:
+    name, colon, weight = value.rpartition(":")
     if not colon:
-        return {"name": said}
+        return {"name": value}
     try:
         return {"name": name, "weight": float(weight)}
     except ValueError:
-        fail(f"--lora {said}: {weight} is not a number.", Exit.WRONG_USE)
+        fail(f"--lora {value}: {weight} is not a number.", Exit.WRONG_USE)
 
 
 def _format(output: Path | None, kind: str, wait: bool) -> str | None:
-    """By the ending of the file. What cannot be written is said before a model works for it."""
+    """Returns the format for the file's suffix. An invalid file ends the command before the job is submitted."""
     if output is None or output == STDOUT:
         return None
     if not wait:
-        fail("--no-wait writes no file: leave -o away.", Exit.WRONG_USE)
+        fail("--no-wait writes no file: leave -o out.", Exit.WRONG_USE)
     if output.suffix.lower() not in FORMATS[kind]:
         fail(f"-o {output}: the file must end in one of {', '.join(FORMATS[kind])}.", Exit.WRONG_USE)
     if not output.parent.is_dir():
@@ -98,7 +101,7 @@ def _format(output: Path | None, kind: str, wait: bool) -> str | None:
 
 
 def _wait(client: AgentName, job_id: str) -> Job:
-    """The job once it has ended. Ctrl-C cancels it; what it had not begun costs nothing."""
+    """Returns the job once it has ended. Ctrl-C cancels it; a job that has not started is refunded."""
     try:
         with _progress() as show_progress:
             for job in client.watch(job_id):
@@ -111,7 +114,7 @@ def _wait(client: AgentName, job_id: str) -> Job:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[Job], None]]:
-    """On standard error, and only where somebody looks."""
+    """Shows a progress bar on standard error if that is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
@@ -127,6 +130,7 @@ def _progress() -> Iterator[Callable[[Job], None]]:
 
 
 def describe(job: Job) -> str:
+    """Returns the text before the progress bar."""
     left = "" if job.eta_seconds is None or job.ended else f", about {max(1, round(job.eta_seconds))} s left"
     if job.queue is not None:
         match job.queue.waiting_for:
@@ -151,23 +155,28 @@ def _save(client: AgentName, job: Job, prompt: str, output: Path | None) -> list
         sys.stdout.buffer.flush()
         return []
     try:
-        return [client.save(made, destination(output, prompt, made, i, job)) for i, made in enumerate(job.outputs, 1)]
+        return [
+            client.save(result, destination(output, prompt, result, i, job)) for i, result in enumerate(job.outputs, 1)
+        ]
     except OSError as error:
         fail(f"Cannot write {error.filename}: {error.strerror}. The result is at {job.outputs[0].url}", Exit.FAILED)
 
 
-def destination(output: Path | None, prompt: str, made: Output, number: int, job: Job) -> Path:
-    """`output`, numbered when there are several; else a new name in this folder, from the prompt and the seed."""
+def destination(output: Path | None, prompt: str, result: Output, number: int, job: Job) -> Path:
+    """Returns the file for a result: `output`, with a number if there are several results; without `output`, a new file
+    in the current folder, named after the prompt and the seed.
+    """
     if output is not None:
         return output if len(job.outputs) == 1 else output.with_stem(f"{output.stem}-{number}")
     words = re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:40].strip("-") or job.type
-    suffix = {"image/jpeg": ".jpg", "application/zip": ".zip"}.get(made.mime_type) or f".{made.mime_type.split('/')[1]}"
-    names = (f"{words}-{made.seed}{again}{suffix}" for again in ("", *(f"-{i}" for i in range(2, 10_000))))
+    subtype = result.mime_type.split("/")[1]
+    suffix = {"image/jpeg": ".jpg", "application/zip": ".zip"}.get(result.mime_type, f".{subtype}")
+    names = (f"{words}-{result.seed}{again}{suffix}" for again in ("", *(f"-{i}" for i in range(2, 10_000))))
     return next(path for path in map(Path, names) if not path.exists())
 
 
 def _end(job: Job) -> None:
-    """Does not return when it did not complete."""
+    """Prints the job's warnings, and ends the command with an error if the job did not complete."""
     for warning in job.warnings:
         typer.echo(f"Note: {warning}", err=True)
     if job.status == "canceled":
@@ -179,10 +188,10 @@ def _end(job: Job) -> None:
 def _print(files: list[Path], job: Job, shown: bool) -> None:
     from rich.console import Console
 
-    from server.cli.pictures import show
+    from server.cli.terminal_image import show
 
-    for path, made in zip(files, job.outputs, strict=True):
+    for path, result in zip(files, job.outputs, strict=True):
         if shown and job.type == "image":
             show(path.read_bytes(), Console())
         typer.echo(f"{path}")
-        typer.echo(f"{made.width}x{made.height}, seed {made.seed}, {job.model}", err=True)
+        typer.echo(f"{result.width}x{result.height}, seed {result.seed}, {job.model}", err=True)

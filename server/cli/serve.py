@@ -1,4 +1,4 @@
-"""`serve`, and the server process it starts again when that ends."""
+"""`serve`: starts the supervisor. `worker`, a hidden command: the server process, which the supervisor restarts."""
 
 from __future__ import annotations
 
@@ -8,26 +8,29 @@ from typing import Annotated
 
 import typer
 
-from server.cli.common import DataDir, Port, fail, settings
+from server.cli.connection import DataDir, Port, settings
+from server.cli.output import fail
 
 app = typer.Typer()
 
 
 @app.command()
 def serve(
-    host: Annotated[str | None, typer.Option(help="Default 127.0.0.1: this machine only.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on. Default 127.0.0.1: this machine only.")
+    ] = None,
     port: Port = None,
     data_dir: DataDir = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default auto.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. Default info.")] = None,
 ) -> None:
-    """Start the server. It stays until Ctrl-C, and starts itself again when the device breaks."""
+    """Start the server. It runs until Ctrl-C, and restarts itself after a fatal device error."""
     from server.process.logs import configure_logging
     from server.process.malloc import with_heap
     from server.process.supervisor import Supervisor, listen
 
-    said = {"host": host, "port": port, "data_dir": data_dir, "device": device, "log_level": log_level}
-    chosen = settings(**said)
+    options = {"host": host, "port": port, "data_dir": data_dir, "device": device, "log_level": log_level}
+    chosen = settings(**options)
     configure_logging(chosen.log_format, chosen.log_level)
     try:
         sock = listen(chosen.host, chosen.port)
@@ -37,10 +40,10 @@ def serve(
         )
     if chosen.host not in ("127.0.0.1", "::1", "localhost"):
         typer.echo(
-            f"Listening on {chosen.host}: other machines can reach this server. Give it TLS by a proxy.", err=True
+            f"Listening on {chosen.host}: other machines can reach this server. Use a proxy to add TLS.", err=True
         )
-    # What was said here reaches the server process as its environment.
-    env = os.environ | {f"AGENTNAME_{name.upper()}": str(value) for name, value in said.items() if value is not None}
+    # The options reach the server process through its environment.
+    env = os.environ | {f"AGENTNAME_{name.upper()}": str(value) for name, value in options.items() if value is not None}
     parent = str(os.getpid())
     supervisor = Supervisor(
         lambda fd, heartbeat_fd: [
@@ -61,7 +64,7 @@ def worker(
     heartbeat_fd: Annotated[int | None, typer.Option()] = None,
     parent_pid: Annotated[int | None, typer.Option()] = None,
 ) -> None:
-    """The server process itself, on a socket it inherits. `serve` starts it."""
+    """Runs the server process on an inherited socket. `serve` starts it."""
     import socket
 
     from server.process.supervisor import UNUSABLE, die_with_parent

@@ -1,4 +1,4 @@
-"""The front end on a real socket, for clients that are programs of their own."""
+"""The front end on a real socket, for clients in other processes and threads."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from tests.support.front import Front
 
 
 def finish_jobs(f: Front) -> None:
-    """From now on every job ends by itself as soon as the engine has it."""
+    """Makes the fake engine complete every image and video job as soon as it is submitted."""
     submit = f.engine.submit
 
-    def submit_and_run(job: Job, need_bytes: int = 0) -> None:
-        submit(job, need_bytes)
+    def submit_and_run(job: Job, need_bytes: int = 0, at: float | None = None) -> None:
+        submit(job, need_bytes, at)
         if job.type != "chat":
             asyncio.get_running_loop().call_soon(f.engine.run, job.id)
 
-    f.engine.submit = submit_and_run  # type: ignore[method-assign]  # one more thing it does
+    f.engine.submit = submit_and_run  # type: ignore[method-assign]  # wraps the method
 
 
 @asynccontextmanager
 async def listening(f: Front, trusted_proxies: Sequence[str] = ()) -> AsyncIterator[str]:
-    """Its address, "http://127.0.0.1:PORT"; set up as the real server is."""
+    """Serves with the configuration of the real server, and yields the URL "http://127.0.0.1:PORT"."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         config = uvicorn_config(f.app, trusted_proxies)
         config.timeout_graceful_shutdown = 1

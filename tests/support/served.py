@@ -1,9 +1,8 @@
-"""The front end with its fake engine behind a real socket, in a thread: for clients that are plain code."""
+"""The front end with its fake engine on a real socket, in a thread, for blocking clients."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -11,19 +10,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
-from server.http.http11 import Http11
-from server.job import Job
 from tests.support.front import Front, front
+from tests.support.http_front import finish_jobs, listening
 
 
 class Served:
-    """`url` and `f`. What touches the engine goes through `soon`: it belongs to the server's loop."""
+    """A front end in another thread, whose event loop owns the engine: calls to the engine go through `soon`."""
 
-    def __init__(self, f: Front, loop: asyncio.AbstractEventLoop, port: int) -> None:
+    def __init__(self, f: Front, loop: asyncio.AbstractEventLoop, url: str) -> None:
         self.f = f
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = url
         self._loop = loop
 
     def soon(self, function: Any, *arguments: Any) -> None:
@@ -31,7 +27,7 @@ class Served:
 
     @contextmanager
     def pulling(self) -> Iterator[None]:
-        """Pulls are carried out meanwhile."""
+        """Runs the pulls while the block executes."""
         running = asyncio.run_coroutine_threadsafe(self.f.app.state.pulls.run(), self._loop)
         yield
         running.cancel()
@@ -39,42 +35,28 @@ class Served:
             running.exception()
 
     def run_every_job(self) -> None:
-        """From now on each picture and clip is made as soon as it is asked for."""
-        submit = self.f.engine.submit
-
-        def submit_and_run(job: Job, need_bytes: int = 0) -> None:
-            submit(job, need_bytes)
-            if job.type != "chat":
-                self._loop.call_soon(self.f.engine.run, job.id)
-
-        self.f.engine.submit = submit_and_run  # type: ignore[method-assign]  # one more thing it does
+        """Makes the fake engine complete every image and video job as soon as it is submitted."""
+        finish_jobs(self.f)
 
 
 @contextmanager
 def served(folder: Path, **options: Any) -> Iterator[Served]:
-    ready, over = threading.Event(), threading.Event()
-    made: list[Served] = []
-    stops: list[Any] = []
+    ready = threading.Event()
+    started: list[tuple[Served, asyncio.Event]] = []
 
     async def serve() -> None:
-        async with front(folder, **options) as f:
-            with socket.create_server(("127.0.0.1", 0)) as sock:
-                config = uvicorn.Config(f.app, http=Http11, ws="none", lifespan="on", log_config=None)
-                server = uvicorn.Server(config)
-                server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]  # not the main thread
-                serving = asyncio.create_task(server.serve(sockets=[sock]))
-                loop = asyncio.get_running_loop()
-                made.append(Served(f, loop, sock.getsockname()[1]))
-                stops.append(lambda: setattr(server, "should_exit", True))
-                ready.set()
-                await serving
-        over.set()
+        async with front(folder, **options) as f, listening(f) as url:
+            stopped = asyncio.Event()
+            started.append((Served(f, asyncio.get_running_loop(), url), stopped))
+            ready.set()
+            await stopped.wait()
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     assert ready.wait(30)
+    server, stopped = started[0]
     try:
-        yield made[0]
+        yield server
     finally:
-        stops[0]()
+        server.soon(stopped.set)
         thread.join()

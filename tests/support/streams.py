@@ -1,4 +1,4 @@
-"""Reads event streams from the application, called as a server calls it: piece by piece, by a client that may leave."""
+"""Reads event streams from the application through ASGI, message by message, as a client that may disconnect."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Event:
 
 @dataclass
 class Reader:
-    """`wanted` bytes are taken; a reader who wants no more blocks the server's send, as a full socket does."""
+    """Reads one stream. Clearing `reading` blocks the server's send, as a full socket buffer does."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Reader:
     _text: str = ""
 
     async def next(self) -> Event | None:
-        """The next event; None at the end of the stream."""
+        """Returns the next event, or None at the end of the stream."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 while "\n\n" not in self._text:
@@ -76,12 +76,13 @@ class Reader:
 async def stream(f: Front, path: str, key: str = "enterprise", **headers: str) -> AsyncIterator[Reader]:
     reader, gone = Reader(), asyncio.Event()
     reader.reading.set()
-    said = {"host": "localhost", **f.auth(key), **headers}
+    all_headers = {"host": "localhost", **f.auth(key), **headers}
     path, _, query = path.partition("?")
     scope = {
         "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": query.encode(),
-        "headers": [(name.encode(), value.encode()) for name, value in said.items()], "http_version": "1.1",
-        "scheme": "http", "root_path": "", "client": None, "server": None, "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "headers": [(name.encode(), value.encode()) for name, value in all_headers.items()], "http_version": "1.1",
+        "scheme": "http", "root_path": "", "client": None, "server": None,
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
     }  # fmt: skip
 
     async def receive() -> dict[str, Any]:
@@ -101,7 +102,7 @@ async def stream(f: Front, path: str, key: str = "enterprise", **headers: str) -
             reader.parts.put_nowait(b"")
 
     started = asyncio.Event()
-    serving = asyncio.create_task(f.app(scope, receive, send))  # type: ignore[arg-type]  # Starlette's types are mutable mappings
+    serving = asyncio.create_task(f.app(scope, receive, send))  # type: ignore[arg-type]  # mutable mappings in Starlette
     try:
         async with asyncio.timeout(PATIENCE_S):
             await started.wait()

@@ -1,19 +1,17 @@
-"""`add`, `set`, `default`, `remove`, `show` and `pull` through the whole front end on a real socket, over a real catalogue; no network."""
+"""`add`, `set`, `default`, `remove`, `show` and `pull` against a real server with a real catalogue, without network."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from models.catalogue import Catalogue
 from models.starters import starters
-from server.cli import app
 from tests.support.checkpoints import chat_folder, safetensors_bytes, stable_diffusion_folder
+from tests.support.command_line import run, use_server
 from tests.support.fake_hub import fake_hub
 from tests.support.served import Served, served
 
@@ -22,26 +20,18 @@ DENOISER = safetensors_bytes({"weight": ("F32", [4], 16)})
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    for name in list(os.environ):
-        if name.upper().startswith("AGENTNAME_"):
-            monkeypatch.delenv(name)
     stable_diffusion_folder(tmp_path / "models/sd")
     catalogue = Catalogue.open(data_dir=tmp_path, cache_dir=tmp_path / "cache", builtin=tmp_path / "none")
     with served(tmp_path, catalogue=catalogue, private_pulls=True) as server:
-        monkeypatch.setenv("AGENTNAME_URL", server.url)
-        monkeypatch.setenv("AGENTNAME_API_KEY", server.f.keys["admin"])
+        use_server(monkeypatch, server, "admin")
         yield server
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
-
-
 def shown(name: str) -> dict[str, list[str]]:
-    """The table of `show`: key → value and who says so."""
-    done = run("show", name)
-    assert done.exit_code == 0, done.output
-    rows = [[cell for cell in line.split("  ") if cell.strip()] for line in done.stdout.splitlines()]
+    """Returns the table that `show` prints: key → value and origin."""
+    result = run("show", name)
+    assert result.exit_code == 0, result.output
+    rows = [[cell for cell in line.split("  ") if cell.strip()] for line in result.stdout.splitlines()]
     return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows if row}
 
 
@@ -50,7 +40,7 @@ def test_a_folder_is_added_changed_made_default_shown_and_removed(server: Served
 
     added = run("add", str(elsewhere), "--name", "mine", "--set", "defaults.steps=7", "--set", "aliases=['ours']")
 
-    assert (added.exit_code, added.stdout) == (0, "mine: a model for image, ready to be asked.\n")
+    assert (added.exit_code, added.stdout) == (0, "mine is added as a model for image.\n")
     assert shown("ours")["defaults.steps"] == ["7", "models.toml"]
     assert shown("mine")["defaults.guidance_scale"] == ["7.5", "checkpoint"]
     assert shown("mine")["keep_alive_s"][-1] == "default"
@@ -70,24 +60,24 @@ def test_a_folder_is_added_changed_made_default_shown_and_removed(server: Served
     assert shown("mine")["default"] == ["True", "models.toml"]
     assert 'name = "sd"' not in (tmp_path / "models.toml").read_text()
 
-    assert run("remove", "mine").stdout == "mine is removed. Its files are where they were.\n"
+    assert run("remove", "mine").stdout == "mine is removed. Its files are kept.\n"
     assert (elsewhere / "model_index.json").is_file()
     assert run("show", "mine").exit_code != 0
 
 
-def test_a_folders_own_name_is_its_models_and_its_default_may_be_said_at_once(server: Served, tmp_path: Path) -> None:
+def test_a_model_is_named_after_its_folder_and_can_be_added_as_default(server: Served, tmp_path: Path) -> None:
     chat_folder(tmp_path / "elsewhere/Tiny_Llama")
 
     added = run("add", str(tmp_path / "elsewhere/Tiny_Llama"), "--default")
 
-    assert added.stdout == "tiny_llama: a model for chat, ready to be asked.\n"
+    assert added.stdout == "tiny_llama is added as a model for chat.\n"
     assert shown("tiny_llama")["default"] == ["True", "models.toml"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
-        (["add", "./nowhere"], "There is no ./nowhere."),
+        (["add", "./nowhere"], "./nowhere does not exist."),
         (["add", "{models}/sd", "--name", "sd"], "There is a model sd already."),
         (["add", "{models}/sd", "--name", "Not A Name"], "name must be"),
         (["add", "{models}/sd", "--name", "x", "--set", "dtype=int3"], "dtype"),
@@ -101,20 +91,20 @@ def test_a_folders_own_name_is_its_models_and_its_default_may_be_said_at_once(se
         (["default", "nobody"], "There is no model of that name."),
         (["remove", "sd"], "sd is not in models.toml"),
         (["show", "nobody"], "There is no model of that name."),
-        (["pull"], "Say what to pull, or --suggest."),
+        (["pull"], "Name a source to pull, or use --suggest."),
         (["pull", "/etc/passwd"], "a folder is added, not pulled"),
         (["pull", "--suggest", "--vram", "1"], "Nothing on the list fits 1 GiB."),
     ],
 )
-def test_what_cannot_be_is_said_and_changes_nothing(
-    server: Served, tmp_path: Path, arguments: list[str], says: str
+def test_invalid_input_is_explained_and_changes_nothing(
+    server: Served, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    done = run(*(argument.replace("{models}", str(tmp_path / "models")) for argument in arguments))
+    result = run(*(argument.replace("{models}", str(tmp_path / "models")) for argument in arguments))
 
-    assert done.exit_code != 0
-    assert done.stdout == ""
-    assert says in done.stderr
-    assert "Traceback" not in done.output
+    assert result.exit_code != 0
+    assert result.stdout == ""
+    assert message in result.stderr
+    assert "Traceback" not in result.output
     assert not (tmp_path / "models.toml").exists() or not (tmp_path / "models.toml").read_text().strip()
 
 
@@ -131,57 +121,57 @@ def test_a_broken_checkpoint_is_shown_with_its_reason(server: Served, tmp_path: 
     (broken / "unet/config.json").write_text("{")
     assert run("set", "sd", "defaults.steps=3").exit_code == 0  # the folders are read again
 
-    done = run("show", "broken")
+    result = run("show", "broken")
 
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr.startswith("broken is not served: ")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("broken is not served: ")
 
 
 @pytest.mark.slow
-def test_a_pull_downloads_verifies_and_adds_a_model_that_can_be_asked(server: Served, tmp_path: Path) -> None:
-    """A denoiser in one file from a server on this machine, which the operator has allowed; the rest lends a folder."""
+def test_a_pull_downloads_verifies_and_adds_a_model(server: Served, tmp_path: Path) -> None:
+    """Downloads a denoiser in one file from a server on this machine; the other components come from a folder."""
     with fake_hub({"files/here": {"/files/here/mine.safetensors": DENOISER}}) as hub, server.pulling():
         url = f"{hub.url}/files/here/mine.safetensors#sha256={hashlib.sha256(DENOISER).hexdigest()}"
         base = f"load.base={tmp_path / 'models/sd'}"
 
-        done = run("pull", url, "--name", "one", "--set", base, "--set", "defaults.steps=7", "--default")
+        result = run("pull", url, "--name", "one", "--set", base, "--set", "defaults.steps=7", "--default")
 
-        assert (done.exit_code, done.stdout) == (0, "one is here, ready to be asked.\n"), done.stderr
+        assert (result.exit_code, result.stdout) == (0, "one is downloaded and added.\n"), result.stderr
         table = shown("one")
         assert table["source"][0] == url
         assert (table["defaults.steps"], table["default"]) == (["7", "models.toml"], ["True", "models.toml"])
         (file,) = (tmp_path / "cache").rglob("mine.safetensors")
         assert file.read_bytes() == DENOISER
-        n_asked = len(hub.requests)
-        assert run("pull", url, "--name", "again", "--set", base).stdout == "again is here, ready to be asked.\n"
-        assert len(hub.requests) == n_asked, "what is here is not downloaded again"
+        n_requests = len(hub.requests)
+        assert run("pull", url, "--name", "again", "--set", base).stdout == "again is downloaded and added.\n"
+        assert len(hub.requests) == n_requests, "a file that is on this machine is not downloaded again"
 
 
 @pytest.mark.slow
-def test_a_pull_that_fails_says_why_and_adds_nothing(server: Served) -> None:
+def test_a_failed_pull_is_explained_and_adds_nothing(server: Served) -> None:
     with fake_hub({"files/here": {"/files/here/mine.safetensors": DENOISER}}) as hub, server.pulling():
-        done = run("pull", f"{hub.url}/files/here/mine.safetensors#sha256={'0' * 64}", "--name", "one")
+        result = run("pull", f"{hub.url}/files/here/mine.safetensors#sha256={'0' * 64}", "--name", "one")
 
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert "wrong SHA-256" in done.stderr
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "wrong SHA-256" in result.stderr
     assert "There is no model of that name." in run("show", "one").stderr
 
 
-def test_suggestions_fit_the_device_and_tell_licence_and_size(server: Served) -> None:
-    done = run("pull", "--suggest", "--vram", "24")
+def test_suggestions_fit_the_device_and_have_a_licence(server: Served) -> None:
+    result = run("pull", "--suggest", "--vram", "24")
 
-    assert done.exit_code == 0
+    assert result.exit_code == 0
     for starter in starters(24.0):
-        assert starter.source in done.stdout
-        assert starter.licence in done.stdout
-    assert "FLUX.1-schnell" not in done.stdout, "it wants more"
+        assert starter.source in result.stdout
+        assert starter.licence in result.stdout
+    assert "FLUX.1-schnell" not in result.stdout, "needs more than 24 GiB"
 
 
-def test_suggestions_ask_the_server_how_large_its_device_is(server: Served) -> None:
+def test_suggestions_depend_on_the_memory_of_the_servers_device(server: Served) -> None:
     server.soon(server.f.engine.publish)  # a device of 8 GiB
 
-    done = run("pull", "--suggest")
+    result = run("pull", "--suggest")
 
-    assert done.exit_code == 0, done.output
-    assert "Qwen3-0.6B" in done.stdout
-    assert "Qwen3-8B" not in done.stdout
+    assert result.exit_code == 0, result.output
+    assert "Qwen3-0.6B" in result.stdout
+    assert "Qwen3-8B" not in result.stdout

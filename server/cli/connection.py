@@ -1,4 +1,4 @@
-"""What commands share: options, settings, the store beside a running server, a client of that server, tables."""
+"""Options that select a server or a store, and functions that open them: settings, store, client, single requests."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from server.cli.output import fail
 
 if TYPE_CHECKING:
     from server.client import AgentName, AgentNameError
     from server.process.settings import Settings
     from server.store.database import Database
 
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where jobs, keys and results live.")]
-Port = Annotated[int | None, typer.Option("--port", help="Default 3001.")]
-
-
-def fail(message: str, code: int = 1) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(code)
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of the jobs, keys and results.")]
+Port = Annotated[int | None, typer.Option("--port", help="Port of the server. Default 3001.")]
 
 
 def settings(**overrides: object) -> Settings:
@@ -36,7 +33,7 @@ def settings(**overrides: object) -> Settings:
 
 @contextmanager
 def database(data_dir: Path | None) -> Iterator[Database]:
-    """The store, open beside a running server: both take turns on the file's lock."""
+    """Opens the store, also while a server uses it: the two take turns on the file's lock."""
     from server.errors import ServerError
     from server.store.database import Database, StoreUnusable
 
@@ -54,8 +51,11 @@ def database(data_dir: Path | None) -> Iterator[Database]:
 
 @contextmanager
 def connect(port: int | None, data_dir: Path | None) -> Iterator[AgentName]:
-    """A client of the server that AGENTNAME_URL names, else of this machine's. What goes wrong is said, and ends the command."""
-    from server.cli.exits import Exit, exit_of
+    """Yields a client of the server in AGENTNAME_URL, else of the server on this machine.
+
+    An error of the client is printed and ends the command with its exit code.
+    """
+    from server.cli.exit_codes import Exit, exit_of
     from server.client import AgentName, AgentNameError, url_of
 
     url = os.environ.get("AGENTNAME_URL")
@@ -66,12 +66,12 @@ def connect(port: int | None, data_dir: Path | None) -> Iterator[AgentName]:
         with AgentName(url, data_dir=data_dir) as client:
             yield client
     except AgentNameError as error:
-        fail(_say(error, url), exit_of(error))
+        fail(_explain(error, url), exit_of(error))
     except KeyboardInterrupt:
         fail("Interrupted.", Exit.INTERRUPTED)
 
 
-def _say(error: AgentNameError, url: str) -> str:
+def _explain(error: AgentNameError, url: str) -> str:
     from server import client
 
     match error:
@@ -80,7 +80,7 @@ def _say(error: AgentNameError, url: str) -> str:
         case client.Unauthorized() if os.environ.get("AGENTNAME_API_KEY"):
             return "The server does not know the key in AGENTNAME_API_KEY."
         case client.Unauthorized():
-            return "The server uses another data directory: give it with --data-dir, or a key with AGENTNAME_API_KEY."
+            return "The server uses another data directory: pass it with --data-dir, or set AGENTNAME_API_KEY to a key."
         case client.Refused() if error.code >= 500:
             return f"The server answered {error.code}: {error.message}"
         case _:
@@ -88,19 +88,6 @@ def _say(error: AgentNameError, url: str) -> str:
 
 
 def ask(path: str, port: int | None, data_dir: Path | None, method: str = "GET", body: Any = None) -> Any:
-    """The JSON of a route that the client has no method for."""
+    """Sends one request to a route that the client has no method for, and returns its JSON."""
     with connect(port, data_dir) as client:
         return client.request(method, path, body)
-
-
-def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # Text: a name with brackets is no markup
-    console = Console()
-    # Piped, lines stay whole for grep and awk.
-    Console(width=None if console.is_terminal else 400).print(table)

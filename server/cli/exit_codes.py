@@ -1,4 +1,4 @@
-"""How commands end. Scripts rely on these numbers: docs/client.md lists them."""
+"""The exit codes of the commands. Scripts rely on these numbers; docs/client.md lists them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ if TYPE_CHECKING:
 
 class Exit(IntEnum):
     FAILED = 1  # the job failed, or the server has a fault
-    WRONG_USE = 2  # an option, a file or a request that cannot be
-    NO_SERVER = 3  # nothing answers, or it is not ready
-    NO_ACCESS = 4  # the key is missing, unknown, or not allowed this
-    LIMIT = 5  # the day's plan, a burst or the queue: later it may work
+    WRONG_USE = 2  # an invalid option, file or request
+    NO_SERVER = 3  # no server answers, or it is not ready
+    NO_ACCESS = 4  # the key is missing, unknown or lacks the scope
+    LIMIT = 5  # the plan's daily limit, too many requests at once or a full queue: a later try may succeed
     INTERRUPTED = 130  # Ctrl-C
 
 
 def exit_of(error: AgentNameError) -> Exit:
+    """Returns the exit code for an error of the client."""
     from server import client
 
     match error:

@@ -1,6 +1,6 @@
-"""What a terminal can show, by asking it: names in the environment lie as soon as tmux or ssh is in between.
+"""Asks the terminal which graphics protocol it supports, because environment variables are wrong under tmux and ssh.
 
-It is sent three questions at once. Every terminal answers the last (its attributes), so waiting ends there.
+The terminal gets three queries at once. Every terminal answers the last one, its attributes, which ends the wait.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from typing import Literal, TypeAlias
 
 Graphics: TypeAlias = Literal["kitty", "iterm", "sixel", "blocks", "none"]
 
-KITTY = (
-    b"\x1b_Gi=31,s=1,v=1,a=q,t=d,f=24;AAAA\x1b\\"  # may a pixel be shown? (kitty graphics protocol, "Querying support")
-)
-VERSION = b"\x1b[>q"  # XTVERSION: your name
+# Source: kitty graphics protocol, "Querying support and available transmission mediums".
+KITTY = b"\x1b_Gi=31,s=1,v=1,a=q,t=d,f=24;AAAA\x1b\\"  # can it show a pixel?
+VERSION = b"\x1b[>q"  # XTVERSION: name of the terminal
 ATTRIBUTES = b"\x1b[c"  # DA1: attribute 4 is sixel
 ANSWERED = re.compile(rb"\x1b\[\?([\d;]*)c")
-TIMEOUT_S = 0.5  # ssh across an ocean answers in 0.3 s
-SILENT = ("dumb", "linux")  # these print questions they do not understand
+TIMEOUT_S = 0.5  # an intercontinental ssh connection answers in 0.3 s
+UNQUERYABLE = ("dumb", "linux")  # these terminals print a query that they do not understand
 
 
 def graphics(*, colours: bool) -> Graphics:
-    """The best that the terminal of this process can show; `colours`: it has 256 at least."""
+    """Returns the best protocol of this process's terminal. `colours`: the terminal has at least 256 colours."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return "none"
     plain: Graphics = "blocks" if colours else "none"
-    if os.environ.get("TERM", "dumb") in SILENT or os.environ.get("TERM_PROGRAM") == "Apple_Terminal":
+    if os.environ.get("TERM", "dumb") in UNQUERYABLE or os.environ.get("TERM_PROGRAM") == "Apple_Terminal":
         return plain
     return understand(ask(sys.stdin.fileno(), sys.stdout.fileno())) or plain
 
 
 def understand(answers: bytes) -> Literal["kitty", "iterm", "sixel"] | None:
+    """Returns the protocol that the answers report, or None."""
     attributes = ANSWERED.search(answers)
     if b"\x1b_Gi=31;OK" in answers:
         return "kitty"
@@ -48,11 +48,11 @@ def understand(answers: bytes) -> Literal["kitty", "iterm", "sixel"] | None:
 
 
 def ask(stdin: int, stdout: int) -> bytes:
-    """What the terminal says, up to its attributes; what it said in time, when it does not say those."""
+    """Returns the terminal's answers up to its attributes, or those that arrived before the timeout."""
     before = termios.tcgetattr(stdin)
     answers, deadline = b"", time.monotonic() + TIMEOUT_S
     try:
-        tty.setcbreak(stdin)  # no echo: the answers arrive as if typed
+        tty.setcbreak(stdin)  # no echo, because the answers arrive as keyboard input
         os.write(stdout, KITTY + VERSION + ATTRIBUTES)
         while not ANSWERED.search(answers) and (left_s := deadline - time.monotonic()) > 0:
             if select.select([stdin], [], [], left_s)[0]:

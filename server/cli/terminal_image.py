@@ -1,4 +1,4 @@
-"""A picture in the terminal, in whichever way that terminal knows: the kitty and iTerm2 protocols, sixel, or coloured half blocks."""
+"""Shows an image in the terminal, by the kitty or iTerm2 protocol, as sixel, or as coloured half blocks."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from server.cli.terminal import Graphics, graphics
+from server.cli.terminal_graphics import Graphics, graphics
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.console import Console
 
-MOST_COLUMNS = 80  # wider is a wall
-CELL = (8, 16)  # pixels of a character where the terminal does not tell; only sixel depends on it
-KITTY_CHUNK = 4096  # bytes of base64 at once, as the protocol wants
+MAX_COLUMNS = 80
+CELL = (8, 16)  # assumed width and height of a character in pixels; only sixel depends on it
+KITTY_CHUNK = 4096  # bytes of base64 per escape sequence, the protocol's limit
 
 
 def show(content: bytes, console: Console) -> None:
-    """Nothing at all where the terminal cannot show it, or nobody looks."""
+    """Shows an image, or does nothing if the output is not a terminal or cannot show images."""
     kind = graphics(colours=console.color_system in ("256", "truecolor"))
     if kind == "none":
         return
@@ -29,9 +29,9 @@ def show(content: bytes, console: Console) -> None:
 
     with Image.open(io.BytesIO(content)) as image:
         image.load()
-        columns = min(console.width - 1, MOST_COLUMNS, max(1, image.width // CELL[0]))
+        columns = min(console.width - 1, MAX_COLUMNS, max(1, image.width // CELL[0]))
         if kind == "blocks":
-            columns = min(console.width - 1, MOST_COLUMNS)
+            columns = min(console.width - 1, MAX_COLUMNS)
             for line in half_blocks(image, columns):
                 console.print(line, soft_wrap=True)
             return
@@ -40,6 +40,7 @@ def show(content: bytes, console: Console) -> None:
 
 
 def encoded(kind: Graphics, image: Image, columns: int) -> str:
+    """Returns the escape sequences that show the image in the given protocol."""
     match kind:
         case "kitty":
             return kitty(_png(image), columns)
@@ -50,7 +51,10 @@ def encoded(kind: Graphics, image: Image, columns: int) -> str:
 
 
 def kitty(png: bytes, columns: int) -> str:
-    """Source: kitty's graphics protocol: a=T transmits and shows, f=100 is PNG, m=1 says more is to come, q=2 wants no answer."""
+    """Encodes a PNG: a=T transmits and shows, f=100 is PNG, m=1 announces more chunks, q=2 suppresses answers.
+
+    Source: kitty graphics protocol.
+    """
     text = base64.standard_b64encode(png).decode()
     chunks = [text[i : i + KITTY_CHUNK] for i in range(0, len(text), KITTY_CHUNK)]
     keys = [f"a=T,f=100,q=2,c={columns},"] + [""] * (len(chunks) - 1)
@@ -64,7 +68,9 @@ def iterm(png: bytes, columns: int) -> str:
 
 
 def sixel(image: Image) -> str:
-    """Source: DEC STD 070: per colour and six rows, a character a column whose bits are the rows; !n repeats."""
+    """Encodes an image as sixel: for each colour and band of six rows, one character per column, whose bits are the
+    rows; !n repeats a character n times. Source: DEC STD 070.
+    """
     import numpy as np
 
     indexed = image.quantize(255)
@@ -85,7 +91,7 @@ def sixel(image: Image) -> str:
 
 
 def half_blocks(image: Image, columns: int) -> Iterator[object]:
-    """Lines for rich: the upper half of a character is its colour, the lower half its background."""
+    """Yields lines of text: a character's foreground colour is its upper half, the background its lower half."""
     from rich.color import Color
     from rich.style import Style
     from rich.text import Text
@@ -106,7 +112,7 @@ def _run(character: str, length: int) -> str:
 
 
 def _fitted(image: Image, width: int) -> Image:
-    """RGB, `width` pixels wide, an even number of rows."""
+    """Returns the image in RGB, `width` pixels wide, with an even number of rows."""
     height = max(2, round(image.height * width / image.width / 2) * 2)
     return image.convert("RGB").resize((width, height))
 
