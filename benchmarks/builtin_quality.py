@@ -87,10 +87,10 @@ def check_held_out(prompts: list[tuple[str, Drawing]], rng: np.random.Generator)
     wordings = set(captions.HELD_OUT_SCENE_TEMPLATES) & set(captions.SCENE_TEMPLATES)
     assert not wordings, f"held-out sentences are used in training: {wordings}"
     assert all(is_held_out(drawing) for _, drawing in prompts if drawing.type == "shape")
-    asked = {text.lower() for text, _ in prompts}
+    prompt_texts = {text.lower() for text, _ in prompts}
     for i in range(TRAINING_CAPTIONS_CHECKED):
         text = captions.caption(random_drawing(rng, video=i % 2 == 1), rng)[0].lower()
-        assert text not in asked, f"a training caption is a benchmark prompt: {text}"
+        assert text not in prompt_texts, f"a training caption is a benchmark prompt: {text}"
 
 
 def judge_picture(prefix: str, pixels: np.ndarray, drawing: Drawing, classifier: judge.SceneClassifier) -> dict:

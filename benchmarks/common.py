@@ -101,7 +101,7 @@ def built_in(kind: str) -> ModelSpec | None:
     return None
 
 
-def diffusion_request(spec: ModelSpec, name: str, i: int, **wanted: Any) -> DiffusionRequest:
+def diffusion_request(spec: ModelSpec, name: str, i: int, **values: Any) -> DiffusionRequest:
     """Returns the i-th of a series of different requests, with the model's own defaults."""
     ratio = "1:1" if spec.type == "image" else "16:9"
     width, height = spec.sizes.get(ratio, (spec.defaults.width, spec.defaults.height))
@@ -117,7 +117,7 @@ def diffusion_request(spec: ModelSpec, name: str, i: int, **wanted: Any) -> Diff
         "seed": 1000 + i,
         "call": spec.call,
     }
-    return DiffusionRequest(id=name, **{**usual, **wanted})
+    return DiffusionRequest(id=name, **{**usual, **values})
 
 
 def chat_request(i: int, max_tokens: int = 48, name: str | None = None) -> ChatRequest:

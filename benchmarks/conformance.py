@@ -48,9 +48,9 @@ def main() -> None:
     torch.set_num_threads(1)  # networks this small are slower with two
     torch.set_grad_enabled(False)
     rows = Rows(arguments.rows)
-    wanted = [name for name in (*FAMILIES, *DECODERS) if arguments.only is None or name in arguments.only]
-    wanted = [name for name in wanted if name not in rows and _can_be_tried(name)]
-    (_in_lanes if arguments.lane else _over_http)(wanted, rows)
+    names = [name for name in (*FAMILIES, *DECODERS) if arguments.only is None or name in arguments.only]
+    names = [name for name in names if name not in rows and _is_available(name)]
+    (_in_lanes if arguments.lane else _over_http)(names, rows)
     report = common.Report("conformance")
     unlisted = {name for name, _ in text_pipelines()} - FAMILIES.keys() - REASONS.keys()
     found = counts(rows)
@@ -67,7 +67,7 @@ def main() -> None:
         write_tables(arguments.write, rows)
 
 
-def _can_be_tried(name: str) -> bool:
+def _is_available(name: str) -> bool:
     needs = FAMILIES[name].needs if name in FAMILIES else ""
     there = not needs or importlib.util.find_spec(needs) is not None
     if not there:

@@ -170,7 +170,7 @@ def _direct(pipeline: Any, family: Family, body: Mapping[str, Any], params: Mapp
     source = pipeline_source(family.name)
     assert source is not None
     frames_argument = next((name for name in FRAMES_ARGUMENTS if name in source.arguments), "num_frames")
-    wanted = {
+    arguments = {
         "prompt": body["prompt"],
         "negative_prompt": body.get("negative_prompt"),
         "width": params["width"],
@@ -181,7 +181,7 @@ def _direct(pipeline: Any, family: Family, body: Mapping[str, Any], params: Mapp
         frames_argument: params.get("numFrames"),
         **family.call,
     }
-    given = {name: value for name, value in wanted.items() if value is not None}
+    given = {name: value for name, value in arguments.items() if value is not None}
     torch.manual_seed(params["seed"])  # some pipelines also use torch's global generator
     generator = torch.Generator("cpu").manual_seed(params["seed"])
     media = pipeline(**given, generator=generator, output_type="np")[0][0]

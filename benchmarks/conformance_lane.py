@@ -27,7 +27,7 @@ def compare_in_lane(name: str) -> Row:
     lane = DiffusionLane(family.build(), kind=family.kind)
     try:
         requests = [_request(name, i) for i in range(family.jobs)]
-        expected = [_by_library(family, lane.pipeline, wanted) for wanted in requests]
+        expected = [_by_library(family, lane.pipeline, job) for job in requests]
         rendered(lane, requests)  # runs the batching proof, on results that ran alone
         done = rendered(lane, requests)
     except Exception as error:  # noqa: BLE001  # a failure is a row of the table
@@ -36,11 +36,11 @@ def compare_in_lane(name: str) -> Row:
     return Row(name, family.kind, gap <= SAME_VALUES, lane.merging == "on", "", math.ceil(gap * 255 - 0.5))
 
 
-def _by_library(family: Family, pipeline: Any, wanted: DiffusionRequest) -> NDArray[np.float32]:
+def _by_library(family: Family, pipeline: Any, job: DiffusionRequest) -> NDArray[np.float32]:
     if family.in_tiles:
         pipeline.vae.enable_tiling()
     try:
-        return direct(pipeline, wanted)
+        return direct(pipeline, job)
     finally:
         if family.in_tiles:
             pipeline.vae.disable_tiling()
@@ -51,7 +51,7 @@ def _request(name: str, i: int) -> DiffusionRequest:
     family, source = FAMILIES[name], pipeline_source(name)
     assert source is not None
     guided = family.takes_guidance and "guidance_scale" in source.arguments
-    wanted = {
+    values = {
         "prompt": PROMPTS[i],
         "seed": 1000 + i,
         "steps": family.steps[i % len(family.steps)],
@@ -59,4 +59,4 @@ def _request(name: str, i: int) -> DiffusionRequest:
         "guidance_scale": (3.0, 5.5, 4.0, 7.0)[i] if guided else None,
         "negative_prompt": "blurred" if "negative_prompt" in source.arguments else None,
     }
-    return request(family, str(i), **wanted)
+    return request(family, str(i), **values)

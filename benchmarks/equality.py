@@ -53,7 +53,7 @@ def main() -> None:
 def compare(report: common.Report, name: str, lane: DiffusionLane, four: list[DiffusionRequest]) -> None:
     pipeline = lane.pipeline
     pipeline.set_progress_bar_config(disable=True)
-    expected = {wanted.id: direct(pipeline, wanted) for wanted in four}
+    expected = {job.id: direct(pipeline, job) for job in four}
     alone = rendered(lane, four[:1])["a"]
     rendered(lane, four)  # runs the batching proof, on results that ran alone
     mixed = rendered(lane, four)

@@ -23,7 +23,7 @@ from server_client import Connection
 from models.loading.load import load
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import DiffusionRequest
-from server.jobs.encoding import Provenance, encode, to_pixels
+from server.jobs.encoding import FileMetadata, encode, to_pixels
 from tests.support.lane_play import rendered
 from tests.support.live_server import LiveServer
 
@@ -54,7 +54,7 @@ async def added_to_a_picture(report: common.Report, connection: Connection, body
     params = status["params"]
     spec = common.built_in("image")
     lane: Any = DiffusionLane(common.stand_in(), kind="image") if spec is None else load(spec, device="cpu")
-    wanted = DiffusionRequest(
+    request = DiffusionRequest(
         id="x",
         prompt=body["prompt"],
         negative_prompt=params.get("negativePrompt"),
@@ -68,8 +68,8 @@ async def added_to_a_picture(report: common.Report, connection: Connection, body
     )
 
     def script(turn: int) -> None:
-        end = rendered(lane, [replace(wanted, prompt=server_client.new_prompt(body, turn))])[wanted.id]
-        encode(to_pixels(end.frames), "png", Provenance("", "{}"), 1, out)
+        end = rendered(lane, [replace(request, prompt=server_client.new_prompt(body, turn))])[request.id]
+        encode(to_pixels(end.frames), "png", FileMetadata("", "{}"), 1, out)
 
     with tempfile.NamedTemporaryFile(suffix=".png") as file:
         out = Path(file.name)
@@ -182,8 +182,8 @@ async def keep_chatting(live: LiveServer, number: int, replied: list[float]) -> 
             replied.append(time.perf_counter())
 
 
-def run(lane: Any, wanted: Any) -> None:
-    lane.admit(wanted)
+def run(lane: Any, request: Any) -> None:
+    lane.admit(request)
     while lane.has_work():
         lane.step()
 

@@ -40,13 +40,13 @@ def main() -> None:
     report = common.Report("overhead")
     with server_client.server() as (live, body), tempfile.TemporaryDirectory() as folder:
         body["deterministic"] = True  # the same bits on both sides
-        for kind, wanted in (("image", body), ("video", {"type": "video", "prompt": "Ocean waves at sunset"})):
+        for kind, request in (("image", body), ("video", {"type": "video", "prompt": "Ocean waves at sunset"})):
             if kind not in arguments.kinds:
                 continue
             if kind == "video" and common.built_in("video") is None:
                 report.add("built-in video model", "not there")
                 continue
-            asyncio.run(compare(report, live, kind, wanted, Path(folder) / "direct.png"))
+            asyncio.run(compare(report, live, kind, request, Path(folder) / "direct.png"))
     report.save(arguments.json)
 
 
@@ -59,16 +59,16 @@ async def compare(report: common.Report, live: LiveServer, kind: str, body: dict
             )
 
         first = await through_the_server(-1)  # loads the model and returns the parameters
-        lane, wanted = same_call(kind, first["params"], body)
+        lane, job = same_call(kind, first["params"], body)
         pipeline = lane.pipeline
         pipeline.set_progress_bar_config(disable=True)
 
         def script(turn: int) -> None:
-            frames = direct(pipeline, replace(wanted, prompt=server_client.new_prompt(body, turn)))
+            frames = direct(pipeline, replace(job, prompt=server_client.new_prompt(body, turn)))
             Image.fromarray((frames[0] * 255).round().astype(np.uint8)).save(out)
 
         script(0)
-        rendered(lane, [wanted])
+        rendered(lane, [job])
         through, in_lane, alone = [], [], [common.timed(lambda: script(0))[1]]
         for turn in range(TURNS[kind]):
             common.settle()
@@ -78,7 +78,7 @@ async def compare(report: common.Report, live: LiveServer, kind: str, body: dict
             common.settle()
             alone.append(common.timed(lambda turn=turn: script(turn))[1])
             common.settle()
-            request = replace(wanted, prompt=server_client.new_prompt(body, turn))
+            request = replace(job, prompt=server_client.new_prompt(body, turn))
             in_lane.append(common.timed(lambda request=request: rendered(lane, [request]))[1])
 
     def over(side: list[float]) -> float:

@@ -171,11 +171,11 @@ class ChatConnection(asyncio.Protocol):
         length = headers_of(head).get("content-length") if end else None
         return length is not None and len(rest) == int(length)
 
-    async def ask(self, wanted: Mapping[str, object]) -> Answer:
+    async def ask(self, request: Mapping[str, object]) -> Answer:
         self._got.clear()
         self._first_at = 0.0
         self._whole = asyncio.get_running_loop().create_future()
-        payload = json.dumps(wanted).encode()
+        payload = json.dumps(request).encode()
         head = (
             f"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {self._live.key}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"

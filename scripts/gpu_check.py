@@ -1,7 +1,7 @@
 """Checks the lanes on this device at real model sizes: equality, batching, throughput, memory, preemption, switching.
 
     python scripts/gpu_check.py --out gpu.json            under ten minutes on one large GPU; downloads nothing
-    python scripts/gpu_check.py --out tiny.json --tiny    tiny models, also without a GPU; two minutes on a CPU
+    python scripts/gpu_check.py --out tiny.json --tiny    tiny models, also without a GPU; half a minute on a CPU
 
 The models have their real size and random weights, built on the device from their configurations. Text encoders of
 billions of weights are cut to one layer of their width, because the denoiser is what is measured. Each part runs in its
@@ -184,7 +184,7 @@ def check_equality(pipeline: Any, lane: DiffusionLane, make: Any, device: str, r
         make("c", seed=3, prompt="a city at night", steps=make("c").steps + 1),
         make("d", seed=4, prompt="a star"),
     ]
-    expected = {wanted.id: direct(pipeline, wanted) for wanted in four}
+    expected = {job.id: direct(pipeline, job) for job in four}
     again = gap(direct(pipeline, four[0]), expected["a"])
     alone = rendered(lane, four[:1])["a"]
     proving, mixed = rendered(lane, four), rendered(lane, four)
@@ -205,9 +205,9 @@ def check_equality(pipeline: Any, lane: DiffusionLane, make: Any, device: str, r
 
 def check_throughput(pipeline: Any, lane: DiffusionLane, make: Any, device: str, record: Record) -> None:
     """Compares concurrent jobs in the lane with direct calls one after another, after a warm-up of each."""
-    wanted = make("warm")
-    direct(pipeline, wanted)
-    _, one_s = timed(device, lambda: direct(pipeline, wanted))
+    job = make("warm")
+    direct(pipeline, job)
+    _, one_s = timed(device, lambda: direct(pipeline, job))
     record(direct_s=round(one_s, 3))
     for n_jobs in JOBS:
         jobs: list[DiffusionRequest] = [make(f"job {i}", seed=i) for i in range(n_jobs)]

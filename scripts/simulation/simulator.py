@@ -194,7 +194,7 @@ class Simulator:
         )  # fmt: skip
         scheduler = self.scheduler
         used = learn([cost], name, scheduler.ledger.free_bytes, scheduler.peaks, scheduler.batch_sizes)
-        shares = {request_id.split("/")[0]: its for request_id, its in used.items()}
+        shares = {request_id.split("/")[0]: device_s for request_id, device_s in used.items()}
         scheduler.stepped(name, self.now, seconds, shares)
         self.learned(name, cost)
         for request_id in merged:
