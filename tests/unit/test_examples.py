@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from server.job import Job
+from tests.fakes import FakeEngine
 from tests.support.paths import ROOT
 from tests.support.served import Served, served
 
@@ -57,17 +58,21 @@ def python(name: str) -> tuple[str, str]:
     return sys.executable, str(EXAMPLES / name)
 
 
-def stop_half_way(server: Served) -> None:
-    """From now on each picture runs to its second of four steps as soon as it is submitted, and stays there."""
+def after_each_submit(server: Served, react: Callable[[FakeEngine, str], None]) -> None:
+    """From now on `react` is called with the engine and the job's id, on the event loop, when a job was submitted."""
     engine = server.f.engine
     submit = engine.submit
 
-    def submit_and_step(job: Job, need_bytes: int = 0) -> None:
-        submit(job, need_bytes)
-        server.soon(engine.start, job.id)
-        server.soon(engine.progress, job.id, "denoising", 2)
+    def submit_and_react(job: Job, need_bytes: int = 0, at: float | None = None) -> None:
+        submit(job, need_bytes, at)
+        server.soon(react, engine, job.id)
 
-    engine.submit = submit_and_step  # type: ignore[method-assign]
+    engine.submit = submit_and_react  # type: ignore[method-assign]
+
+
+def run_half(engine: FakeEngine, job_id: str) -> None:
+    engine.start_job(job_id)
+    engine.progress(job_id, "denoising", 2, 4)
 
 
 def test_each_example_is_short_and_named_in_the_index() -> None:
@@ -90,13 +95,7 @@ def test_picture_sh_writes_a_png(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_picture_sh_fails_with_the_jobs_status_when_the_job_fails(tmp_path: Path) -> None:
     with served(tmp_path / "server") as server:
-        submit = server.f.engine.submit
-
-        def submit_and_fail(job: Job, need_bytes: int = 0) -> None:
-            submit(job, need_bytes)
-            server.soon(server.f.engine.fail, job.id)
-
-        server.f.engine.submit = submit_and_fail  # type: ignore[method-assign]
+        after_each_submit(server, lambda engine, job_id: engine.fail(job_id))
         ended = subprocess.run(
             [EXAMPLES / "picture.sh"], cwd=tmp_path, env=environment(server), capture_output=True, timeout=TIMEOUT_S
         )
@@ -152,7 +151,7 @@ def test_batch_shows_progress_and_writes_a_picture_per_prompt(tmp_path: Path) ->
     ):
         assert batch.stdin is not None
         assert batch.stdout is not None
-        stop_half_way(server)
+        after_each_submit(server, run_half)
         batch.stdin.write("A red circle\n\nA blue square\n")
         batch.stdin.close()
         batch.stdin = None
