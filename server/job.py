@@ -1,4 +1,4 @@
-"""A job: what the engine is handed, and the states it goes through. Immutable data."""
+"""A job as it is handed to an engine, and the states of a stored job. Immutable data; any thread."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What the engine is handed. A picture job with n outputs has n requests; all others have one."""
+    """An image or video job has one request per output; a chat job has one request."""
 
     id: str
-    owner: str  # key id: the unit of fairness
+    owner: str  # id of the API key: the queue is fair between owners
     type: JobType
     model: str
     requests: tuple[Request, ...]
@@ -37,6 +37,6 @@ class Job:
 
     @property
     def adapters(self) -> dict[tuple[str, int], int]:
-        """(file, when it was written) → bytes"""
-        loras = (lora for it in self.requests if isinstance(it, DiffusionRequest) for lora in it.loras)
-        return {(lora.path, lora.stamp): lora.n_bytes for lora in loras}
+        """The LoRA files that the job's requests use: (path, time of its last change) → bytes."""
+        diffusion = (request for request in self.requests if isinstance(request, DiffusionRequest))
+        return {(lora.path, lora.stamp): lora.n_bytes for request in diffusion for lora in request.loras}

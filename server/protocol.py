@@ -1,7 +1,8 @@
-"""Everything that crosses between the event loop and a device thread: messages in, events out. Immutable data; any thread.
+"""Everything that crosses between the event loop and a device thread: messages in, events out. Immutable data.
 
-Messages go into an engine's inbox and are handled between two actions. Events are delivered on the event loop, in the order in which they
-happened; each job has exactly one end (JobReplied, JobFailed, JobCanceled, or all of its outputs ready).
+Messages go into an engine's inbox and are handled between two actions. Events are delivered on the event loop, in the
+order in which they happened. Each submitted job has one end: JobReplied, JobFailed, JobCanceled, JobReturned, or the
+last of its OutputReady events.
 """
 
 from __future__ import annotations
@@ -23,25 +24,25 @@ ModelState: TypeAlias = Literal["available", "loading", "resident", "parked", "f
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """One row of what is known; `failed`: it did not fit into `peak_bytes`."""
+    """The measured activation memory of a forward."""
 
     model: str  # fingerprint of the checkpoint
     entry: str  # "<component>.<entry point>"
-    shape: str
-    units: int  # of one row
+    shape: str  # of one row, as `pipelines.interface.NextStep` names it
+    units: int  # of one row: width * height * frames, or tokens
     rows: int
-    peak_bytes: int
-    failed: bool = False
+    peak_bytes: int  # held beside the weights; if `failed`, the free bytes that did not suffice
+    failed: bool = False  # the forward ran out of memory
 
 
-# Events: device thread → event loop, in order. One end (Replied, Failed, Canceled, or all outputs ready) per job.
+# Events: device thread → event loop
 
 
 @dataclass(frozen=True, slots=True)
 class JobStarted:
     job_id: str
-    queue_ms: int
-    load_ms: int  # of that, spent loading its model
+    queue_ms: int  # from acceptance to start
+    load_ms: int  # the part of `queue_ms` in which its model was loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class JobProgressed:
 
 @dataclass(frozen=True, slots=True)
 class JobPreviewed:
-    """How its first output looks by now. colours: (H, W, 3), small."""
+    """A preview of the job's first output. colours: (H, W, 3), as small as the latents."""
 
     job_id: str
     colours: NDArray[np.uint8]
@@ -62,27 +63,31 @@ class JobPreviewed:
 
 @dataclass(frozen=True, slots=True)
 class OutputReady:
-    """frames: (F, H, W, 3) float32 in [0, 1]."""
+    """One finished picture or clip. frames: (F, H, W, 3) float32 in [0, 1]."""
 
     job_id: str
-    index: int
+    index: int  # among the job's outputs
     frames: NDArray[np.float32]
-    batch_peak: int
-    scheduler: str
+    batch_peak: int  # most rows that one of its forwards merged
+    scheduler: str  # class name of the noise scheduler
     peak_bytes: int | None = None  # most that one of its forwards held beside the weights; None: not measured
-    warnings: tuple[str, ...] = ()  # what was not done quite as asked
+    warnings: tuple[str, ...] = ()  # deviations from the request, for the client
     sound: Sound | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class JobText:
+    """The next characters of a reply."""
+
     job_id: str
     text: str
-    at: float  # the engine's clock when the step ended that it came out of
+    at: float  # when the step that made them ended, on the engine's clock
 
 
 @dataclass(frozen=True, slots=True)
 class JobReplied:
+    """The whole reply of a chat."""
+
     job_id: str
     text: str
     prompt_tokens: int
@@ -94,7 +99,7 @@ class JobReplied:
 class JobFailed:
     job_id: str
     code: FailureCode | Literal["model_load_failed", "engine_stopped"]
-    message: str
+    message: str  # for the client
     retryable: bool
 
 
@@ -105,39 +110,39 @@ class JobCanceled:
 
 @dataclass(frozen=True, slots=True)
 class JobReturned:
-    """Recalled while it waited: it is the caller's again, as it was."""
+    """Answers `Recall`: the job was still waiting, and the engine has dropped it."""
 
     job: Job
 
 
 @dataclass(frozen=True, slots=True)
 class RanOutOfMemory:
-    """A forward did not fit; what it was part of has gone on with less, or failed alone."""
+    """A forward ran out of memory. It was run again with fewer rows, or its one request has failed."""
 
     model: str
 
 
 @dataclass(frozen=True, slots=True)
 class PeaksLearned:
-    """What steps were seen to hold, worth keeping for the next start."""
+    """New measurements, to be stored for the next start."""
 
     peaks: tuple[Peak, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class VerdictsReached:
-    """Which calls of a checkpoint were proved to merge, worth keeping for its next lane."""
+    """Which calls of a checkpoint were proved to merge or not to merge, to be stored for its next lane."""
 
     fingerprint: str
-    verdicts: dict[str, bool]
+    verdicts: dict[str, bool]  # call → whether it merges
 
 
 @dataclass(frozen=True, slots=True)
 class QueueEntry:
     job_id: str
     waiting_for: WaitingFor
-    need_bytes: int
-    eta_s: float | None  # seconds until done; None while the model's step time at that shape is not yet measured
+    need_bytes: int  # bytes that its model still needs on the device
+    eta_s: float | None  # seconds until the job ends; None until a job of its model and shape has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +158,16 @@ class ModelStatus:
     weight_bytes: int
     cache_bytes: int
     merging: Merging
-    running: int  # jobs on it now
-    idle_unload_in_s: float | None
-    requests: int = 0  # outputs under way: a job may have several
-    waiting: int = 0  # jobs that wait for it
+    running: int  # running jobs
+    idle_unload_in_s: float | None  # seconds until it is evicted if it stays idle; None: it is not idle, or is kept
+    requests: int = 0  # running requests: a job has one for each output
+    waiting: int = 0  # waiting jobs
     pinned: bool = False
     keep_alive_s: float = math.inf
-    parked_bytes: int = 0  # weights that rest in host memory
-    components: tuple[tuple[str, int], ...] = ()  # bytes on the device by component
-    step_s: tuple[tuple[str, int, float], ...] = ()  # (shape, rows, seconds) of what was measured
-    retry_in_s: float | None = None  # after a failed load, until the next one is tried
+    parked_bytes: int = 0  # weights in host memory
+    components: tuple[tuple[str, int], ...] = ()  # (component, bytes on the device)
+    step_s: tuple[tuple[str, int, float], ...] = ()  # (stage and shape, rows, measured seconds of a forward)
+    retry_in_s: float | None = None  # after a failed load: seconds until the model may be loaded again
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +190,9 @@ class DeviceStatus:
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """The whole picture, sent whenever it changed: waiting jobs in the order they will start, running jobs, models, device."""
+    """A snapshot of the engine, sent after it has changed."""
 
-    queue: tuple[QueueEntry, ...]
+    queue: tuple[QueueEntry, ...]  # in the order in which they will start
     running: tuple[RunningEntry, ...]
     models: tuple[ModelStatus, ...]
     device: DeviceStatus
@@ -210,13 +215,13 @@ Event: TypeAlias = (
 )
 
 
-# Messages: event loop → device thread
+# Messages: event loop → device thread (`FilesRead`: reading thread → device thread)
 
 
 @dataclass(frozen=True, slots=True)
 class Submit:
     job: Job
-    at: float  # when the job was accepted, seconds on the engine's clock
+    at: float  # when the job was accepted, on the engine's clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,22 +231,22 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """Take a waiting job back: it is returned as `JobReturned`. A job that runs or has ended stays, and nothing is reported."""
+    """Drop a waiting job and return it by `JobReturned`. Jobs that run, have ended or are unknown are left alone."""
 
     job_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class LoadModel:
-    """A person asks for the model, which is more urgent than any waiting job. If it is loaded, its idle time starts anew."""
+    """Load the model before any model that only jobs wait for. If it is loaded, its idle time starts anew."""
 
     model: str
-    need_bytes: int = 0  # on the device; a fleet chooses a device by it
+    need_bytes: int = 0  # on the device; a fleet chooses the device by it
 
 
 @dataclass(frozen=True, slots=True)
 class UnloadModel:
-    """Evict the model once its running jobs are done; until then it admits no new ones. A pinned model stays."""
+    """Evict the model once its running jobs have ended; until then it admits no new ones. A pinned model stays."""
 
     model: str
 
@@ -255,7 +260,7 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """A pinned model is never evicted."""
+    """Pin or unpin the model. A pinned model is never evicted."""
 
     model: str
     pinned: bool
@@ -263,23 +268,23 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class KeepAlive:
-    """Idle seconds after which the model is evicted: 0 at once, inf never, None as its catalogue entry says."""
+    """Set the idle seconds after which the model is evicted."""
 
     model: str
-    seconds: float | None
+    seconds: float | None  # 0: at once; inf: never; None: as its catalogue entry says
 
 
 @dataclass(frozen=True, slots=True)
 class FilesRead:
-    """The files of the model that is being loaded are in the page cache, as far as reading ahead helps. Sent by the reading thread."""
+    """The model's files have been read into the page cache, so that its load is short. Sent by the reading thread."""
 
     model: str
-    seconds: float  # spent reading
+    seconds: float  # that reading took
 
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Start nothing more; finish what runs."""
+    """Start no more jobs, and end the device thread once the running jobs have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,5 +293,5 @@ class Stop:
 
 
 ModelMessage: TypeAlias = LoadModel | UnloadModel | Forget | Pin | KeepAlive
-PolicyMessage: TypeAlias = ModelMessage | FilesRead | Drain  # those that change only what the scheduler knows
+PolicyMessage: TypeAlias = ModelMessage | FilesRead | Drain  # the scheduler handles these
 Message: TypeAlias = Submit | Cancel | Recall | PolicyMessage | Stop

@@ -7,7 +7,7 @@ from statistics import median
 from pipelines.interface import StepCost
 from scripts.simulation.simulator import Simulator, engine_job
 from scripts.simulation.traces import SimJob, Trace, TraceBuilder, chat_model, image_model, video_model
-from server.engine.eta import Estimates, etas_s
+from server.engine.eta import Estimates, eta_seconds
 from server.job import Job
 
 EVERY_S = 2.0  # simulated seconds between two estimates
@@ -61,7 +61,7 @@ class EtaRecorder(Simulator):
         self._estimate_at = self.now
 
     def learned(self, name: str, cost: StepCost) -> None:
-        self._estimates.note([cost])
+        self._estimates.record([cost])
 
     def ended(self, job_id: str) -> None:
         super().ended(job_id)
@@ -78,7 +78,7 @@ class EtaRecorder(Simulator):
         queue = self.scheduler.queue
         waiting = [entry.job for entry in queue.in_order()]
         running = [job for job in self._engine_jobs.values() if job.id not in queue]
-        for job_id, seconds in etas_s(self.scheduler, self._estimates, running, waiting, self.now).items():
+        for job_id, seconds in eta_seconds(self.scheduler, self._estimates, running, waiting, self.now).items():
             self.etas.setdefault(job_id, []).append((self.now, self.now + seconds))
 
 

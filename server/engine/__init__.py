@@ -1,1 +1,1 @@
-"""The device thread: takes messages, asks the scheduler what to do next, does it, and tells what happened."""
+"""The device thread: it takes messages, carries out what the scheduler decides, and reports the outcome as events."""

@@ -1,7 +1,8 @@
-"""One device and its thread: messages come in, actions are decided and carried out, events go out.
+"""Runs one device on a thread of its own: takes messages, decides and carries out actions, and sends events.
 
-This is the only bridge between the event loop and the models. Messages arrive through the inbox; events leave through the outbox. The device
-thread asks the scheduler for the next action and has the executor carry it out. It alone touches models, so nothing here needs a lock.
+This is the only bridge between the event loop and the models. Messages arrive through the inbox; events leave through
+the outbox. The device thread asks the scheduler for the next action and has the executor carry it out. Only this thread
+touches models, so no model needs a lock.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """See `server.fleet.port.Engine` for the calls that the event loop makes."""
+    """Implements `server.fleet.port.Engine` for one device; that protocol documents the calls of the event loop."""
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class Engine:
         step_timeout_s: float = 120.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`deliver` is called on the event loop that runs at `start`, in the order of the events."""
+        """deliver: called with each event, in order, on the event loop on which `start` was called."""
         self._scheduler = scheduler
         self._device = device
         self._clock = clock
@@ -62,9 +63,9 @@ class Engine:
             scheduler, self._executor.jobs, self._executor.estimates, self._executor.lanes, clock
         )
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
-        self._turn_ended_at: float | None = None  # None: the thread has slept since
+        self._turn_ended_at: float | None = None  # None: the thread has waited for a message since then
         self._capacity_bytes = scheduler.ledger.usable_bytes
-        # Written by the device thread, read by the event loop; each is one reference, replaced as a whole.
+        # Written by one thread and read by the other; each is a single reference that is replaced as a whole.
         self.draining = False
         self._not_ready_reason: str | None = "the engine is starting"
 
@@ -127,7 +128,7 @@ class Engine:
             logger.exception("engine stopped")
             if self._device.is_fatal(error):
                 self._device.die()
-            # Pictures and clips are stored and run again in the next process; a chat's client waits for its reply now.
+            # Image and video jobs are stored and run again in the next process; the client of a chat waits now.
             waiting = [entry.job for entry in self._scheduler.queue.in_order()]
             for job in (*self._executor.jobs.all(), *waiting):
                 if job.type == "chat":
@@ -138,7 +139,7 @@ class Engine:
             self._outbox.flush(force=True)
 
     def _turn(self) -> bool:
-        """Decide once and carry it out. False when the engine has drained."""
+        """Decide on one action and carry it out. False when the engine has drained."""
         began = self._clock() if self._turn_ended_at is None else self._turn_ended_at
         self._scheduler.observe(self._device.read_memory())
         action = self._scheduler.next_action(self._clock())
@@ -150,7 +151,7 @@ class Engine:
             return self._handle_messages(block=True, until=action.until)
         if isinstance(action, Load):
             self._scheduler.load_started(action.model)
-            self._publish(force=True)  # a load holds this thread for long: the status shows it from the beginning
+            self._publish(force=True)  # a load takes long; publishing first shows it from its beginning
         self._executor.carry_out(action)
         self._publish()
         self._turn_ended_at = self._clock()
@@ -158,7 +159,10 @@ class Engine:
         return True
 
     def _handle_messages(self, *, block: bool, until: float | None = None) -> bool:
-        """Handle the messages that are here; when `block`, wait for the first one until then. False on `Stop`."""
+        """Handle all messages in the inbox. False on `Stop`.
+
+        block: when the inbox is empty, wait for a message until the moment `until`; None: without a limit.
+        """
         timeout = None if until is None else max(0.0, until - self._clock())
         while True:
             try:
@@ -171,10 +175,10 @@ class Engine:
             self._executor.handle(message)
 
     def _publish(self, *, force: bool = False) -> None:
-        self._outbox.flush(force=force)  # before the snapshot is made: a token does not wait for it
+        self._outbox.flush(force=force)  # so that a token does not wait until the snapshot is made
         status = self._snapshots.due(self._clock(), force)
         if status is not None:
             self._outbox.put(status)
-        if news := self._scheduler.peaks.take_news():
-            self._outbox.put(PeaksLearned(tuple(news)))
+        if new_peaks := self._scheduler.peaks.take_new():
+            self._outbox.put(PeaksLearned(tuple(new_peaks)))
         self._outbox.flush(force=force)

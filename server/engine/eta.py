@@ -1,8 +1,9 @@
-"""What a job still has to run, from what such requests ran before. Device thread only; pure arithmetic.
+"""Estimates when jobs end, from the forwards that finished requests ran. Device thread only; pure arithmetic.
 
-Kept per model and shape: how many forwards of which stage and shape a finished request was in; of chats how many forwards a reply took. What a
-forward takes is known by its width (`widths.py`), and what the device thread spends beside them as a factor of the model. `forecast.py` makes of
-it when jobs end. Never run to the end: unknown, not guessed.
+`Estimates` learns per model and shape how many forwards of each stage a finished request took part in, and how many
+forwards a chat's reply takes. The seconds of a forward come from `BatchSizes`; what the device thread spends beside the
+forwards is a factor of the model. `eta_seconds` hands both to `Forecast`, which plays the policy forward. A shape that
+never ran to its end has no estimate.
 """
 
 from __future__ import annotations
@@ -11,114 +12,121 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import islice, takewhile
+from itertools import islice
 
 from pipelines.interface import ChatRequest, DiffusionRequest, Request, StepCost
-from server.engine.forecast import Forecast, ForecastModel, Part, Work
+from server.engine.forecast import Forecast, ForecastModel, Forwards, RemainingWork
 from server.job import Job
 from server.scheduling.residency import SLICE
 from server.scheduling.scheduler import Scheduler
 
-FADING = 0.99  # weight of what was known of the seconds beside the forwards when another step ends
-MEMORY = 0.3  # weight of the newest reply in the running mean of their lengths
-CHAT = "decode decode"  # what the forwards of a chat are measured as: stage and shape
+TURN_DECAY = 0.99  # weight of the old sums when another turn ends
+REPLY_WEIGHT = 0.3  # exponential moving average of the length of replies: weight of the newest one
+CHAT_FORWARD = "decode decode"  # stage and shape of a chat's forwards, as they are measured
+FORECAST_JOBS = 300  # waiting jobs that are forecast one by one; those behind are assumed to end at the same rate
 
 
 @dataclass(slots=True)
-class Spent:
-    """What one request has run so far."""
+class RequestUsage:
+    """What one running request has used so far."""
 
-    forwards: Counter[str] = field(default_factory=Counter)  # by stage and shape, in the order they first came
+    forwards: Counter[str] = field(default_factory=Counter)  # by stage and shape, in the order of their first forward
     peak_bytes: int | None = None  # most that one of its forwards held beside the weights
 
 
 @dataclass(slots=True)
 class Estimates:
-    _known: dict[tuple[str, str], list[Part]] = field(
-        default_factory=dict
-    )  # (model, shape) → forwards; of denoising, per step
-    _reply: dict[str, float] = field(default_factory=dict)  # chat model → forwards of a reply
-    _spent: dict[str, Spent] = field(default_factory=dict)  # by request id
-    _turns: dict[str, tuple[float, float]] = field(
-        default_factory=dict
-    )  # model → seconds of its turns, of forwards in them
+    # (model, shape) → forwards of a finished request; denoising forwards are per step.
+    _known: dict[tuple[str, str], list[Forwards]] = field(default_factory=dict)
+    _reply_forwards: dict[str, float] = field(default_factory=dict)  # by chat model
+    _usage: dict[str, RequestUsage] = field(default_factory=dict)  # by request id
+    # Model → seconds of its turns, and of the forwards in them.
+    _turns: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def note(self, costs: Iterable[StepCost]) -> None:
+    def record(self, costs: Iterable[StepCost]) -> None:
+        """Count finished forwards for the requests that shared them."""
         for cost in costs:
             for request_id in cost.request_ids:
-                self._spent.setdefault(request_id, Spent()).forwards[f"{cost.stage} {cost.shape}"] += 1
+                self._usage.setdefault(request_id, RequestUsage()).forwards[f"{cost.stage} {cost.shape}"] += 1
+
+    def record_peak(self, request_ids: Iterable[str], n_bytes: int | None) -> None:
+        """Learn what a forward of these requests held beside the weights; None: unknown."""
+        for request_id in request_ids if n_bytes is not None else ():
+            usage = self._usage.setdefault(request_id, RequestUsage())
+            usage.peak_bytes = max(usage.peak_bytes or 0, n_bytes or 0)
 
     def turn_ended(self, model: str, seconds: float, forward_s: float) -> None:
-        """A turn of `model` took `seconds`, decision and news included; its forwards took `forward_s` of them."""
+        """Learn that a turn of `model` took `seconds`, of which its forwards took `forward_s`."""
         turns, forwards = self._turns.get(model, (0.0, 0.0))
-        self._turns[model] = FADING * turns + seconds, FADING * forwards + forward_s
+        self._turns[model] = TURN_DECAY * turns + seconds, TURN_DECAY * forwards + forward_s
 
-    def drag(self, model: str) -> float:
-        """How many times as long as its forwards its turns take; 1 when it never ran."""
+    def overhead_factor(self, model: str) -> float:
+        """Returns how many times as long the model's turns take as the forwards in them; 1 when it never ran."""
         turns, forwards = self._turns.get(model, (0.0, 0.0))
         return max(1.0, turns / forwards) if forwards > 0 else 1.0
 
     def finished(self, model: str, request: Request) -> None:
         """Learn from a request that ran to its end."""
-        spent = self._spent.pop(request.id, None)
-        if spent is None:
+        usage = self._usage.pop(request.id, None)
+        if usage is None:
             return
         if isinstance(request, ChatRequest):
-            forwards = spent.forwards.total()
-            mean = self._reply.get(model, forwards)
-            self._reply[model] = mean + MEMORY * (forwards - mean)
-        elif spent.forwards:
-            key, ran = (model, shape_of(request)), {_stage(shape) for shape in spent.forwards}
-            passed_over = [
-                part for part in self._known.get(key, ()) if _stage(part[0]) not in ran
-            ]  # its prompt was known
-            self._known[key] = passed_over + [
-                (stage, n / max(1, request.steps) if _is_denoising(stage) else n) for stage, n in spent.forwards.items()
+            forwards = usage.forwards.total()
+            mean = self._reply_forwards.get(model, forwards)
+            self._reply_forwards[model] = mean + REPLY_WEIGHT * (forwards - mean)
+        elif usage.forwards:
+            key, ran = (model, shape_of(request)), {_stage(shape) for shape in usage.forwards}
+            # A stage that did not run this time is kept: the prompt's encoding came from the cache.
+            skipped = [forwards for forwards in self._known.get(key, ()) if _stage(forwards[0]) not in ran]
+            self._known[key] = skipped + [
+                (shape, n / max(1, request.steps) if _is_denoising(shape) else n) for shape, n in usage.forwards.items()
             ]
 
-    def held(self, request_ids: Iterable[str], n_bytes: int | None) -> None:
-        """What a forward of these requests held beside the weights; None: not known."""
-        for request_id in request_ids if n_bytes is not None else ():
-            spent = self._spent.setdefault(request_id, Spent())
-            spent.peak_bytes = max(spent.peak_bytes or 0, n_bytes or 0)
-
     def peak_bytes(self, request_id: str) -> int | None:
-        """None when no forward of it was measured."""
-        return self._spent.get(request_id, Spent()).peak_bytes
+        """Returns the most that a forward of the request held beside the weights; None when none was measured."""
+        return self._usage.get(request_id, RequestUsage()).peak_bytes
 
     def forget(self, request_id: str) -> None:
-        self._spent.pop(request_id, None)
+        self._usage.pop(request_id, None)
 
-    def ahead(self, job: Job) -> tuple[tuple[Part, ...], ...] | None:
-        """What its requests have to run yet, of each at least one part; None when its shape on that model was never run to the end."""
-        parts = [self._parts(job.model, request) for request in job.requests]
-        known = tuple(those for those in parts if those is not None)
-        return known if len(known) == len(parts) else None
+    def remaining(self, job: Job) -> tuple[tuple[Forwards, ...], ...] | None:
+        """Returns the forwards that each request of the job still has to run, at least one entry for each request.
 
-    def _parts(self, model: str, request: Request) -> tuple[Part, ...] | None:
-        spent = self._spent[request.id].forwards if request.id in self._spent else None
+        None when the job's shape never ran to its end on that model.
+        """
+        of_requests = [self._remaining_of(job.model, request) for request in job.requests]
+        known = tuple(forwards for forwards in of_requests if forwards is not None)
+        return known if len(known) == len(of_requests) else None
+
+    def _remaining_of(self, model: str, request: Request) -> tuple[Forwards, ...] | None:
+        ran = self._usage[request.id].forwards if request.id in self._usage else None
         if isinstance(request, ChatRequest):
-            mean = self._reply.get(model)
-            return None if mean is None else ((CHAT, max(1.0, mean - spent.total() if spent else mean)),)
+            mean = self._reply_forwards.get(model)
+            return None if mean is None else ((CHAT_FORWARD, max(1.0, mean - ran.total() if ran else mean)),)
         known = self._known.get((model, shape_of(request)))
         if known is None:
             return None
-        whole = tuple((shape, n * request.steps if _is_denoising(shape) else n) for shape, n in known)
-        return _less(whole, spent) if spent else whole
+        total = tuple((shape, n * request.steps if _is_denoising(shape) else n) for shape, n in known)
+        return _subtract(total, ran) if ran else total
 
 
-def _less(whole: tuple[Part, ...], spent: Counter[str]) -> tuple[Part, ...]:
-    """What is left; nothing but the last stage when all was run. A stage that was passed over, a prompt read before, is none of it."""
-    done: Counter[str] = Counter()  # by stage alone: a longer prompt is encoded in another shape
-    for shape, n in spent.items():
-        done[_stage(shape)] += n
-    stages = list(dict.fromkeys(_stage(shape) for shape, _ in whole))
-    over = stages[: max((i for i, stage in enumerate(stages) if done[stage]), default=0)]
-    left: list[Part] = []
-    for shape, total in whole:
-        left.append((shape, 0.0 if _stage(shape) in over else max(0.0, total - done[_stage(shape)])))
-        done[_stage(shape)] = max(0, done[_stage(shape)] - round(total))
-    return tuple(part for part in left if part[1]) or (left[-1],)
+def _subtract(total: tuple[Forwards, ...], ran: Counter[str]) -> tuple[Forwards, ...]:
+    """Returns `total` less the forwards that ran; the last entry with 0 forwards when all ran.
+
+    Stages are compared without their shapes, because a longer prompt is encoded in another shape. A stage that was
+    skipped because its result was cached, and that a later stage has followed, does not remain.
+    """
+    ran_by_stage: Counter[str] = Counter()
+    for shape, n in ran.items():
+        ran_by_stage[_stage(shape)] += n
+    stages = list(dict.fromkeys(_stage(shape) for shape, _ in total))
+    passed = stages[: max((i for i, stage in enumerate(stages) if ran_by_stage[stage]), default=0)]
+    remaining: list[Forwards] = []
+    for shape, n_total in total:
+        stage = _stage(shape)
+        remaining.append((shape, 0.0 if stage in passed else max(0.0, n_total - ran_by_stage[stage])))
+        ran_by_stage[stage] = max(0, ran_by_stage[stage] - round(n_total))
+    return tuple(forwards for forwards in remaining if forwards[1]) or (remaining[-1],)
 
 
 def _stage(shape: str) -> str:
@@ -133,69 +141,75 @@ def shape_of(request: DiffusionRequest) -> str:
     return f"{request.width}x{request.height}x{request.num_frames or 1}"
 
 
-FORESEEN = 300  # waiting jobs played forward one by one; those behind follow at the same rate
-
-
-def etas_s(
+def eta_seconds(
     scheduler: Scheduler, estimates: Estimates, running: Sequence[Job], waiting: Sequence[Job], now: float
 ) -> dict[str, float]:
-    """By job id; a job of a shape that was never run to its end has none, and none behind it in the queue. Nor has a chat: nobody knows how long it talks."""
+    """Returns the seconds until each job ends, by job id.
+
+    A job of a shape that never ran to its end is left out, and so are all jobs behind it in the queue. Chats are left
+    out too: the length of a reply is not known before its end.
+    """
     queue = scheduler.queue
-
-    def coming(job: Job) -> Work | None:
-        if (requests := estimates.ahead(job)) is None:
-            return None
-        return Work(job.id, job.model, requests, job.owner, queue.charge_of(job), queue.since(job.id) - now)
-
-    begun = [Work(job.id, job.model, parts) for job in running if (parts := estimates.ahead(job)) is not None]
-    to_come: list[Work] = [
-        work for work in takewhile(lambda work: work is not None, map(coming, islice(waiting, FORESEEN))) if work
-    ] if len(begun) == len(running) else []  # fmt: skip
+    running_work = [
+        RemainingWork(job.id, job.model, requests)
+        for job in running
+        if (requests := estimates.remaining(job)) is not None
+    ]
+    waiting_work: list[RemainingWork] = []
+    if len(running_work) == len(running):
+        for job in islice(waiting, FORECAST_JOBS):
+            if (requests := estimates.remaining(job)) is None:
+                break
+            since_s = queue.since(job.id) - now
+            waiting_work.append(RemainingWork(job.id, job.model, requests, job.owner, queue.charge_of(job), since_s))
     loading = scheduler.residency.loading
-    models = {work.model for work in (*begun, *to_come)} | {*scheduler.residents, *([loading.model] if loading else [])}
-    tags = {work.key: queue.tag(work.key) for work in to_come}
+    models = {work.model for work in (*running_work, *waiting_work)} | {*scheduler.residents}
+    if loading is not None:
+        models.add(loading.model)
 
     @cache
-    def row_s(model: str, shape: str, rows: int) -> float:
+    def s_per_row(model: str, shape: str, rows: int) -> float:
         key = scheduler.residency.facts_of(model).fingerprint or model
-        seconds = scheduler.batch_sizes.expected_row_s(key, shape, rows) or 0.0
-        return seconds * estimates.drag(model)
+        seconds = scheduler.batch_sizes.expected_s_per_row(key, shape, rows) or 0.0
+        return seconds * estimates.overhead_factor(model)
 
     forecast = Forecast(
-        {model: _prospect(scheduler, model, now) for model in sorted(models)},
+        {model: _forecast_model(scheduler, model, now) for model in sorted(models)},
         scheduler.ledger.usable_bytes,
         scheduler.time_slices.chat_share,
-        row_s,
-        tags,
-        leave_s=scheduler.residency.load_times.leave_s,
+        s_per_row,
+        {work.key: queue.tag(work.key) for work in waiting_work},
+        eviction_s=scheduler.residency.load_times.eviction_s,
         loading=loading.model if loading else "",
     )
-    ends = forecast.ends(begun, to_come)
-    if len(to_come) == FORESEEN and len(ends) == len(begun) + FORESEEN:
+    ends = forecast.run(running_work, waiting_work)
+    if len(waiting_work) == FORECAST_JOBS and len(ends) == len(running_work) + FORECAST_JOBS:
         last = max(ends.values())
-        for i, job in enumerate(waiting[FORESEEN:], 1):
-            if estimates.ahead(job) is not None:
-                ends[job.id] = last * (1 + i / FORESEEN)
+        for i, job in enumerate(waiting[FORECAST_JOBS:], 1):
+            if estimates.remaining(job) is not None:
+                ends[job.id] = last * (1 + i / FORECAST_JOBS)
     chats = {job.id for job in (*running, *waiting) if job.type == "chat"}
     return {job_id: seconds for job_id, seconds in ends.items() if job_id not in chats}
 
 
-def _prospect(scheduler: Scheduler, model: str, now: float) -> ForecastModel:
+def _forecast_model(scheduler: Scheduler, model: str, now: float) -> ForecastModel:
     residency = scheduler.residency
     facts, resident = residency.facts_of(model), scheduler.residents.get(model)
-    is_there = resident is not None and not resident.away
-    # One that is there would have to be read again, once it had to leave.
-    coming_s = residency.load_times.expected_s(model, facts.need_bytes) if is_there else residency.arrival_s(model)
-    read_s = coming_s * residency.load_times.read_share(model) if is_there or resident is None else 0.0
+    is_ready = resident is not None and not resident.to_unpark
+    if is_ready:  # if the forecast evicts it, it has to be loaded again
+        ready_s = residency.load_times.expected_s(model, facts.need_bytes)
+    else:
+        ready_s = residency.time_to_ready_s(model)
+    read_s = ready_s * residency.load_times.read_share(model) if is_ready or resident is None else 0.0
     return ForecastModel(
         n_bytes=facts.need_bytes if resident is None else max(1, scheduler.ledger.held_by(model)),
-        row_bytes=max(0, scheduler.peaks.one_row(facts.fingerprint or model)),
-        load_s=coming_s - read_s,
+        row_bytes=max(0, scheduler.peaks.max_row_bytes(facts.fingerprint or model)),
+        load_s=ready_s - read_s,
         read_s=read_s,
         max_running=facts.max_running,
-        slice_s=resident.slice_s if resident is not None and is_there else SLICE * coming_s,
+        slice_s=resident.slice_s if resident is not None and is_ready else SLICE * ready_s,
         patience_s=scheduler.model_loads.patience_of(model),
         is_chat=facts.type == "chat",
         pinned=residency.is_pinned(model),
-        since=resident.since - now if resident is not None and is_there else None,
+        since_s=resident.since - now if resident is not None and is_ready else None,
     )

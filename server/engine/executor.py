@@ -1,7 +1,7 @@
-"""Carries out what the scheduler decides, one action at a time, and reports the outcome to the scheduler and the event loop.
+"""Carries out the scheduler's actions, and reports the outcomes to the scheduler and to the event loop.
 
-Device thread only. The executor and its model loader alone load, step, park and free models, and they alone change the ledger by what
-really happened.
+Device thread only. Only the executor and its model loader load, step, park and free models, and only they change the
+ledger to what really happened.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ from server.scheduling.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
-TOGETHER_S = 0.05  # equal steps of a lane that is alone follow each other for so long without a new decision
-LOAD_LIMIT_S = 900.0  # a load may take so long before the heartbeat stops: a large checkpoint from a slow disk
+STEP_BURST_S = 0.05  # equal steps of a lane that works alone are run for so long without a new decision
+LOAD_LIMIT_S = 900.0  # a longer load counts as stuck; a large checkpoint from a slow disk takes minutes
 
 
 class Executor:
@@ -66,11 +66,11 @@ class Executor:
         step_timeout_s: float,
         clock: Callable[[], float],
     ) -> None:
-        """inbox: a long forward is suspended while a message waits in it."""
+        """inbox: a long forward is suspended when a message waits in it."""
         self.jobs = RunningJobs()
         self.lanes: dict[str, Lane] = {}
         self.estimates = Estimates()
-        self.busy_until: float | None = None  # when the current action must be over; read by the event loop
+        self.busy_until: float | None = None  # later than this, the current action is stuck; read by the event loop
         self._scheduler = scheduler
         self._device = device
         self._inbox = inbox
@@ -79,7 +79,7 @@ class Executor:
         self._clock = clock
         self._lane_output = LaneOutput(scheduler, self.jobs, self.estimates, outbox)
         self._model_loader = ModelLoader(scheduler, device, self.lanes, inbox, clock)
-        self._forward_s = 0.0  # seconds that the forwards of the current turn took
+        self._forward_s = 0.0  # seconds of the forwards of the current turn
 
     # Messages
 
@@ -119,7 +119,7 @@ class Executor:
                 self._end_requests(job)
 
     def _end_requests(self, job: Job) -> None:
-        """End the job's requests now, without a forward: its lane's weights may be parked."""
+        """End the job's requests now and without a forward, because the lane's weights may be parked."""
         lane = self.lanes[job.model]
         for request in job.requests:
             lane.cancel(request.id)
@@ -153,7 +153,7 @@ class Executor:
                     assert_never(action)
 
     def turn_ended(self, action: Action, seconds: float) -> None:
-        """A turn is over. seconds: all of it, the decision and the reports included."""
+        """Learn how long a turn took. seconds: of the whole turn, with the decision and the reports."""
         if isinstance(action, Admit):
             self.estimates.turn_ended(action.job.model, seconds, 0.0)
         elif isinstance(action, Step):
@@ -175,7 +175,7 @@ class Executor:
             self._outbox.put(JobFailed(waiting.job.id, "model_load_failed", reason, True))
 
     def _fail_running(self, model: str) -> None:
-        """The model's weights cannot come back: its running jobs fail, and it is evicted."""
+        """Fail the running jobs of a model whose weights do not fit back onto the device, and evict the model."""
         for job in self.jobs.all():
             if job.model == model and self.jobs.fail(job.id):
                 message = "The model's weights no longer fit the device."
@@ -206,11 +206,11 @@ class Executor:
         def should_yield() -> bool:
             return self._clock() >= chat_at or not self._inbox.empty() or self._device.others_wait()
 
-        until = min(began + TOGETHER_S, self._scheduler.decided_until(model))
+        until = min(began + STEP_BURST_S, self._scheduler.decided_until(model))
         next_step = self._scheduler.residents[model].next_step
         updates = list(lane.step(max_rows, should_yield if lane.kind != "chat" else never_yield))
         notes = list(lane.take_costs())
-        while self._clock() < until and _next_is_alike(lane, next_step, notes) and not should_yield():
+        while self._clock() < until and _same_step_follows(lane, next_step, notes) and not should_yield():
             updates += lane.step(max_rows, should_yield)
             notes += lane.take_costs()
         self.busy_until = None
@@ -230,16 +230,16 @@ class Executor:
             updates = lane.step(max_rows=0) if any(canceled) else ()
 
     def _learn(self, model: str, notes: Sequence[Note], free_bytes: int) -> Mapping[str, float]:
-        """Learn from the finished forwards; returns device seconds by job."""
-        self.estimates.note(note for note in notes if isinstance(note, StepCost))
+        """Learn from the finished forwards; returns the device seconds of each job."""
+        self.estimates.record(note for note in notes if isinstance(note, StepCost))
         key, peaks = self._scheduler.residents[model].key, self._scheduler.peaks
         for note in notes:
             if isinstance(note, StepCost):
                 self._forward_s += note.seconds
-                # Where measuring costs time a shape is measured once: later forwards of that shape hold what the first one did.
-                entry, rows = f"{note.component}.{note.entry}", bucket_of(note.rows)
-                known = peaks.predict(key, entry, note.shape, note.units, rows)
-                self.estimates.held(note.request_ids, known if note.peak_bytes is None else note.peak_bytes)
+                # Where measuring takes time, a shape is measured once; its later forwards hold as much as the first.
+                entry, width = f"{note.component}.{note.entry}", bucket_of(note.rows)
+                known = peaks.predict(key, entry, note.shape, note.units, width)
+                self.estimates.record_peak(note.request_ids, known if note.peak_bytes is None else note.peak_bytes)
             elif isinstance(note, OutOfMemory):
                 self._outbox.put(RanOutOfMemory(model))
         shares: dict[str, float] = defaultdict(float)
@@ -254,8 +254,8 @@ class Executor:
         self._scheduler.expects(model, next_step, lane.mid_forward and next_step is not None)
 
 
-def _next_is_alike(lane: Lane, next_step: NextStep | None, notes: Sequence[Note]) -> bool:
-    """Whether the scheduler would decide the same again: with one row there is no width to choose."""
+def _same_step_follows(lane: Lane, next_step: NextStep | None, notes: Sequence[Note]) -> bool:
+    """Whether the scheduler would decide on the same step again. With a single row there is no width to choose."""
     if next_step is None or next_step.rows > 1 or lane.mid_forward or lane.next_step() != next_step:
         return False
     return all(isinstance(note, StepCost) for note in notes)

@@ -1,4 +1,4 @@
-"""Turns what comes out of a lane's step into events of its jobs. Device thread only."""
+"""Turns the updates that come out of a lane's steps into events of its jobs. Device thread only."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class LaneOutput:
         self._verdicts: dict[str, dict[str, bool]] = {}  # by fingerprint, as last reported
 
     def take(self, lane: Lane, model: str, update: Update, at: float) -> bool:
-        """True when requests of the same job were canceled, so that their ends come out of the lane's next step.
+        """Report one update. True when it made the other requests of its job end, in the lane's next step.
 
         at: the engine's clock when the step ended.
         """
         job, put = self._jobs.of_request(update.request_id), self._outbox.put
         match update:
             case Progressed(request_id, stage, step, total):
-                put(JobProgressed(job.id, *self._jobs.progress(request_id, stage, step, total)))
+                put(JobProgressed(job.id, *self._jobs.record_progress(request_id, stage, step, total)))
             case Previewed(request_id, colours):
                 if self._jobs.find(request_id)[0] == 0:
                     put(JobPreviewed(job.id, colours))

@@ -1,4 +1,4 @@
-"""Updates the memory and batch-size models from finished steps. Pure; device thread only."""
+"""Updates the memory and batch-size models from finished forwards. Device thread only; no I/O."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from server.scheduling.batch_size import BatchSizes, bucket_of
 def learn(
     notes: Iterable[Note], key: str, free_bytes: int, peaks: Peaks, batch_sizes: BatchSizes
 ) -> Mapping[str, float]:
-    """Returns the device seconds of each request. free_bytes: what was free on the device when the step began."""
+    """Returns the device seconds of each request, by its id.
+
+    notes: what a lane measured. key: the model's, for measurements. free_bytes: what was free when the step began.
+    """
     used: dict[str, float] = defaultdict(float)
     for note in notes:
         if isinstance(note, WeightsChanged):
             continue
-        entry, bucket = f"{note.component}.{note.entry}", bucket_of(note.rows)
+        entry, width = f"{note.component}.{note.entry}", bucket_of(note.rows)
         if not isinstance(note, StepCost):
-            peaks.note(Peak(key, entry, note.shape, note.units, bucket, free_bytes, failed=True))
+            peaks.record(Peak(key, entry, note.shape, note.units, width, free_bytes, failed=True))
             continue
         if note.peak_bytes is not None:
-            peaks.note(Peak(key, entry, note.shape, note.units, bucket, note.peak_bytes))
-        batch_sizes.note(key, f"{note.stage} {note.shape}", note.rows, note.seconds)
+            peaks.record(Peak(key, entry, note.shape, note.units, width, note.peak_bytes))
+        batch_sizes.record(key, f"{note.stage} {note.shape}", note.rows, note.seconds)
         for request_id in note.request_ids:
             used[request_id] += note.seconds / len(note.request_ids)
     return used

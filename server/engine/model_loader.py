@@ -1,6 +1,6 @@
-"""Brings models onto the device and takes them off it, and books in the ledger what that really changed. Device thread only.
+"""Loads, parks, unparks and evicts models, and books in the ledger what each of these really changed.
 
-The jobs of those models are the executor's business.
+Device thread only. What becomes of the models' jobs is left to the executor.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from server.scheduling.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
-RELEASE_WAIT_S = 1.0  # an allocator returns memory a moment after its release; what is missing after that has leaked
-RELEASED = 0.95  # share of the booked bytes that must come back: allocators round
+RELEASE_WAIT_S = 1.0  # an allocator returns memory with a delay; what is missing after this time has leaked
+RELEASED_SHARE = 0.95  # share of the booked bytes that must come back; allocators round
 
 
 def _is_memory_error(error: BaseException) -> bool:
@@ -35,20 +35,18 @@ def _start_thread(work: Callable[[], None]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What the engine needs of the machine, injected so that the server imports no torch."""
+    """The functions that the engine uses the device with, injected so that the server imports no torch."""
 
     load: Callable[[str], Lane]  # model name → lane; raises on failure
     read_memory: Callable[[], Reading | None]
     is_fatal: Callable[[BaseException], bool]
     die: Callable[[], None]  # ends the process at once; the supervisor starts a new one
-    warm_up: Callable[[], None]  # slow imports, on the device thread, before the first job
+    warm_up: Callable[[], None]  # does slow imports, on the device thread, before the first job
     is_out_of_memory: Callable[[BaseException], bool] = _is_memory_error
-    read: Callable[[str], None] = lambda model: (
-        None
-    )  # reads the model's files into the page cache, so that `load` is short
+    read: Callable[[str], None] = lambda model: None  # reads the files into the page cache, so that `load` is short
     in_background: Callable[[Callable[[], None]], None] = _start_thread  # runs `read` beside the device thread
-    working: Callable[[], AbstractContextManager[None]] = nullcontext  # held around each action on the device
-    others_wait: Callable[[], bool] = lambda: False  # whether another device's thread waits for `working` to end
+    working: Callable[[], AbstractContextManager[None]] = nullcontext  # held during each action on the device
+    others_wait: Callable[[], bool] = lambda: False  # whether another device's thread waits to enter `working`
 
 
 class ModelLoader:
@@ -60,7 +58,7 @@ class ModelLoader:
         inbox: queue.SimpleQueue[Message],
         clock: Callable[[], float],
     ) -> None:
-        """lanes: the lanes of the resident models by name; added and removed here. inbox: receives `FilesRead`."""
+        """lanes: the lane of each resident model; only this class adds and removes them. inbox: takes `FilesRead`."""
         self._scheduler = scheduler
         self._device = device
         self._lanes = lanes
@@ -68,13 +66,13 @@ class ModelLoader:
         self._clock = clock
 
     def read(self, model: str) -> None:
-        """Book the model's bytes and start reading its files; `FilesRead` follows when that is over."""
+        """Book the model's bytes and start reading its files in the background; a `FilesRead` message ends that."""
         self._scheduler.ledger.book(model, "weights", self._scheduler.residency.bytes_to_load(model))
         self._scheduler.load_started(model)
         self._device.in_background(lambda: self._read(model))
 
     def _read(self, model: str) -> None:
-        """The reading thread. A file that cannot be read here fails the load, which says why."""
+        """Runs on the reading thread. A file that cannot be read makes the load fail later, with the reason."""
         began = self._clock()
         try:
             self._device.read(model)
@@ -84,7 +82,10 @@ class ModelLoader:
             self._inbox.put(FilesRead(model, self._clock() - began))
 
     def load(self, model: str) -> str | None:
-        """The reason for a failure, for the jobs that wait; None when the model is loaded, or will be tried again with more memory."""
+        """Load the model. Returns why that failed, to be shown to the clients of waiting jobs.
+
+        None: the model is loaded, or it ran out of memory and will be tried once more with more memory.
+        """
         began, ledger = self._clock(), self._scheduler.ledger
         free = ledger.free_bytes + ledger.held_by(model, "weights")
         lane, ran_out, reason = None, False, f"The model {model} failed to load."
@@ -96,7 +97,7 @@ class ModelLoader:
             if self._device.is_fatal(error):
                 raise
             ran_out = self._device.is_out_of_memory(error)
-            reason = error.message if isinstance(error, ModelsError) else reason  # made to be shown to clients
+            reason = error.message if isinstance(error, ModelsError) else reason  # only these are written for clients
             logger.exception("model load failed", extra={"model": model})
         ledger.release(model)
         if lane is not None:
@@ -111,8 +112,8 @@ class ModelLoader:
         seconds = self._clock() - began + read_s
         scheduler.loaded(model, self._clock(), seconds)
         scheduler.ledger.correct(model, "kv_cache", lane.cache_bytes)
-        for component, (whose, _) in scheduler.residents[model].facts.shareable.items():
-            scheduler.ledger.share(model, component, whose)
+        for component, (weights, _) in scheduler.residents[model].facts.shareable.items():
+            scheduler.ledger.share(model, component, weights)
         scheduler.placed(model, lane.components, lane.parked)
         logger.info("model loaded", extra={"model": model, "bytes": lane.weight_bytes, "ms": round(seconds * 1000)})
 
@@ -132,7 +133,7 @@ class ModelLoader:
         deadline = self._clock() + RELEASE_WAIT_S
         while (now := self._device.read_memory()) is not None:
             missing = freed - max(0, before.ours_bytes - now.ours_bytes)
-            if missing <= (1 - RELEASED) * freed:
+            if missing <= (1 - RELEASED_SHARE) * freed:
                 return
             if self._clock() >= deadline:
                 logger.error("memory leaked", extra={"model": model, "bytes": missing})
@@ -150,9 +151,9 @@ class ModelLoader:
         logger.info("weights parked", extra={"model": model, "bytes": freed})
 
     def unpark(self, model: str, components: tuple[str, ...]) -> bool:
-        """False when the weights do not fit back, even with all the memory that can be had."""
+        """Bring the components back to the device. False when they do not fit even with all obtainable memory."""
         lane, scheduler = self._lanes[model], self._scheduler
-        began, was_away, fits = self._clock(), not lane.components, True
+        began, was_parked_whole, fits = self._clock(), not lane.components, True
         free = scheduler.ledger.free_bytes
         try:
             for name in components:
@@ -167,9 +168,9 @@ class ModelLoader:
             scheduler.placed(model, lane.components, lane.parked)
             return scheduler.ran_out_of_memory(model, free)
         cache = scheduler.residents[model].facts.cache_bytes - lane.cache_bytes
-        if was_away and 0 < cache <= scheduler.ledger.free_bytes:
+        if was_parked_whole and 0 < cache <= scheduler.ledger.free_bytes:
             scheduler.cache_resized(model, self._clock(), 0, lane.resize_cache(lane.cache_bytes + cache))
         scheduler.placed(model, lane.components, lane.parked)
-        if was_away:
+        if was_parked_whole:
             scheduler.unparked(model, self._clock(), self._clock() - began)
         return True

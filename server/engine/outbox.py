@@ -1,6 +1,7 @@
-"""Events on their way from the device thread to the event loop, gathered so that each wake of the loop carries several. Device thread only.
+"""Sends events from the device thread to the event loop, several at a time. Device thread only, but for `bind`.
 
-Each wake takes a core from the step that is running, so mere progress waits for company. An event that somebody waits for goes out at once.
+Each wake of the event loop takes a core from the step that is running, so progress events wait until more events have
+gathered or `PROGRESS_INTERVAL_S` is over. All other events are sent at once.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ PROGRESS_INTERVAL_S = 0.1
 
 class Outbox:
     def __init__(self, deliver: Callable[[Event], None], clock: Callable[[], float]) -> None:
-        """`deliver` is called on the event loop, in the order of the events."""
+        """deliver: called with each event, in order, on the event loop."""
         self._deliver = deliver
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
         self._events: list[Event] = []
-        self._urgent = False  # one of the events is waited for
-        self._flush_at = 0.0  # when the others go out
+        self._urgent = False  # whether one of the events must be sent at once
+        self._flush_at = 0.0  # when progress events are sent
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Called on the event loop, before the device thread starts."""
+        """Set the event loop to deliver to. Called on that loop, before the device thread starts."""
         self._loop = loop
 
     def put(self, event: Event) -> None:
@@ -35,7 +36,7 @@ class Outbox:
         self._urgent = self._urgent or not (isinstance(event, JobProgressed) and 0 < event.step < event.total_steps)
 
     def flush(self, *, force: bool = False) -> None:
-        """Wake the event loop when an urgent event is here, when progress has waited long enough, or when forced."""
+        """Send the events if one is urgent, if progress has waited long enough, or if `force` is set."""
         now = self._clock()
         if not self._events or self._loop is None or not (force or self._urgent or now >= self._flush_at):
             return
@@ -45,7 +46,7 @@ class Outbox:
             self._loop.call_soon_threadsafe(self._deliver_all, events)
         except (
             RuntimeError
-        ):  # the loop is closed: the process is ending, and the store hands the jobs back at the next start
+        ):  # the loop is closed because the process ends; the store restores the jobs at the next start
             logger.warning("events dropped at shutdown", extra={"count": len(events)})
 
     def _deliver_all(self, events: list[Event]) -> None:

@@ -1,4 +1,4 @@
-"""The jobs the lanes are working on, and how their requests add up to one job. Device thread only."""
+"""The running jobs: which request belongs to which job, and how requests add up to a job. Device thread only."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ class Progress:
 
 
 @dataclass(slots=True)
-class Running:
+class RunningJob:
     job: Job
-    unfinished: set[str]
     failed: bool = False
     canceled: bool = False
-    progress: dict[str, Progress] = field(default_factory=dict)
+    progress: dict[str, Progress] = field(default_factory=dict)  # by request id
 
 
 class RunningJobs:
     def __init__(self) -> None:
-        self._by_id: dict[str, Running] = {}
-        self._by_request: dict[str, Running] = {}
+        self._by_id: dict[str, RunningJob] = {}
+        self._by_request: dict[str, RunningJob] = {}
         self.revision = 0  # counts reports of progress
 
     def __len__(self) -> int:
@@ -45,8 +44,8 @@ class RunningJobs:
         return running.job if running else None
 
     def add(self, job: Job) -> None:
-        running = self._by_id[job.id] = Running(job, {request.id for request in job.requests})
-        self._by_request.update(dict.fromkeys(running.unfinished, running))
+        running = self._by_id[job.id] = RunningJob(job)
+        self._by_request.update({request.id: running for request in job.requests})
 
     def has_request(self, request_id: str) -> bool:
         return request_id in self._by_request
@@ -55,12 +54,12 @@ class RunningJobs:
         return self._by_request[request_id].job
 
     def find(self, request_id: str) -> tuple[int, Request]:
-        """The request and its place among the job's outputs."""
+        """Returns the index of the request among the job's outputs, and the request."""
         requests = self._by_request[request_id].job.requests
         return next((i, request) for i, request in enumerate(requests) if request.id == request_id)
 
-    def progress(self, request_id: str, stage: Stage, step: int, total: int) -> tuple[Stage, int, int]:
-        """Note one request's progress; returns the job's: that of its slowest request."""
+    def record_progress(self, request_id: str, stage: Stage, step: int, total: int) -> tuple[Stage, int, int]:
+        """Record one request's progress; returns the progress of the job, which is that of its slowest request."""
         running = self._by_request[request_id]
         running.progress[request_id] = Progress(stage, step, total)
         self.revision += 1
@@ -70,7 +69,7 @@ class RunningJobs:
         return slowest.stage, slowest.step, slowest.total_steps
 
     def fail(self, job_id: str) -> bool:
-        """False when the job had failed before: it is told once."""
+        """Mark the job as failed. False when it was failed already, so that its failure is reported once."""
         running = self._by_id[job_id]
         first, running.failed = not running.failed, True
         return first
@@ -79,7 +78,7 @@ class RunningJobs:
         self._by_id[job_id].canceled = True
 
     def end(self, job_id: str) -> Literal["finished", "failed", "canceled"]:
-        """Forget the job; its last request has ended."""
+        """Remove the job, whose last request has ended; returns how the job ended."""
         running = self._by_id.pop(job_id)
         for request in running.job.requests:
             del self._by_request[request.id]

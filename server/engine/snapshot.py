@@ -1,7 +1,7 @@
-"""Snapshots of the engine for the status endpoints: queue, running jobs, models, device. Device thread only.
+"""Makes snapshots of the engine for the status endpoints: queue, running jobs, models, device. Device thread only.
 
-A snapshot is made when something has changed since the last one, at most ten times a second, and less often while the queue is so long that
-making one takes long.
+A snapshot is made when something has changed since the last one: at most ten times a second, and less often while a
+long queue makes it slow.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from pipelines.interface import Lane
-from server.engine.eta import Estimates, etas_s
+from server.engine.eta import Estimates, eta_seconds
 from server.engine.running_jobs import RunningJobs
 from server.protocol import EngineStatus, ModelStatus, QueueEntry, RunningEntry
 from server.scheduling.scheduler import Scheduler
 
 INTERVAL_S = 0.1
-SHARE = 0.05  # of the device thread's time that snapshots may take
-LISTED_JOBS = 2_000  # waiting jobs with a position and an estimate of their own; those behind are only counted
+MAX_TIME_SHARE = 0.05  # share of the device thread's time that snapshots may take
+LISTED_JOBS = 2_000  # waiting jobs that a snapshot lists, with position and ETA; those behind are only counted
 
 
 class SnapshotPublisher:
@@ -37,21 +37,21 @@ class SnapshotPublisher:
         self._published: tuple[int, int] | None = None  # revisions of the scheduler and of the jobs' progress
 
     def due(self, now: float, force: bool) -> EngineStatus | None:
-        """A snapshot, when one is due. force: although the last one is less than `INTERVAL_S` old."""
+        """Returns a snapshot if one is due. force: a change makes it due, however new the last snapshot is."""
         revision = self._scheduler.revision, self._jobs.revision
         if revision == self._published or (now < self._next_at and not force):
             return None
         self._published = revision
         began = self._clock()
         status = self._make(now)
-        self._next_at = now + INTERVAL_S + (self._clock() - began) / SHARE
+        self._next_at = now + INTERVAL_S + (self._clock() - began) / MAX_TIME_SHARE
         return status
 
     def _make(self, now: float) -> EngineStatus:
         scheduler = self._scheduler
         running = self._jobs.all()
         waiting = [entry.job for entry in scheduler.queue.in_order(LISTED_JOBS)]
-        etas = etas_s(scheduler, self._estimates, running, waiting, now)
+        etas = eta_seconds(scheduler, self._estimates, running, waiting, now)
         reasons = {
             model: (scheduler.model_loads.waiting_for(model, now), scheduler.residency.missing_bytes(model))
             for model in {job.model for job in waiting}
@@ -83,7 +83,7 @@ class SnapshotPublisher:
             cache_bytes=scheduler.ledger.held_by(name, "kv_cache"),
             merging=self._lanes[name].merging,
             running=len(resident.running),
-            idle_unload_in_s=None if resident.running else scheduler.expires_in_s(name, now),
+            idle_unload_in_s=scheduler.residency.expires_in_s(resident, now),
             requests=resident.requests,
             waiting=scheduler.queue.n_of_model(name),
             pinned=scheduler.residency.is_pinned(name),

@@ -1,1 +1,1 @@
-"""Byte arithmetic of one device: the ledger, learned activation peaks, memory requirements. Integers only; pure."""
+"""Bytes of one device: the ledger, learned activation peaks, memory requirements. Integers only, no torch."""

@@ -1,4 +1,7 @@
-"""What a model, and a job on it, hold of a device at least: told before anything is loaded. Pure."""
+"""Computes the least device memory that a model, or a job on it, needs, before anything is loaded. No torch.
+
+The event loop refuses jobs by it, the device thread books loads by it; each has instances of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,61 +12,68 @@ from models.spec import ModelSpec
 from pipelines.interface import DiffusionRequest, Request
 from server.memory.activations import Peaks
 
-CHAT_CACHE_BYTES = 512 << 20  # KV cache of a chat model: 11,000 tokens of SmolLM2 in float32
-LEAST_CACHE_BYTES = 128 << 20  # where weights leave no more: a few pages of an 8B model
+CHAT_CACHE_BYTES = 512 << 20  # full KV cache of a chat model: 11,000 tokens of SmolLM2 in float32
+MIN_CACHE_BYTES = 128 << 20  # KV cache where the weights leave no more: a few pages of an 8B model
 
 
 def cache_bytes(weight_bytes: int, usable_bytes: int) -> int:
-    """Of a chat model's KV cache: what its weights leave, at most a quarter of the device."""
-    beside = max(LEAST_CACHE_BYTES, usable_bytes - weight_bytes)
-    return min(CHAT_CACHE_BYTES, usable_bytes // 4, beside)
+    """Returns the size of a chat model's KV cache: what the weights leave, but at most a quarter of the device."""
+    left = max(MIN_CACHE_BYTES, usable_bytes - weight_bytes)
+    return min(CHAT_CACHE_BYTES, usable_bytes // 4, left)
 
 
-class Weights:
-    """How a model's weights are held: all on the device, or larger than that, in main memory with blocks that visit."""
+class WeightPlacement:
+    """Decides where a model's weights are held: all on the device, or in host memory by block offload."""
 
-    def __init__(self, usable_bytes: int, *, allowed: bool, float_bytes: Callable[[ModelSpec], int]) -> None:
-        """usable_bytes: of the device. allowed: a model larger than it may be held so without having been told to. float_bytes: as served."""
+    def __init__(self, usable_bytes: int, *, auto_offload: bool, float_bytes: Callable[[ModelSpec], int]) -> None:
+        """usable_bytes: of the device. float_bytes: the width of every float as the model is served.
+
+        auto_offload: a model that is larger than the device is offloaded without `load.offload` in its entry.
+        """
         self.usable_bytes = usable_bytes
-        self._allowed = allowed
+        self._auto_offload = auto_offload
         self._float_bytes = float_bytes
-        self._visiting: dict[str, tuple[ModelSpec, int]] = {}  # by name; a new spec means new files
+        self._offloaded_bytes: dict[str, tuple[ModelSpec, int]] = {}  # by name; another spec means other files
 
     def offloads(self, spec: ModelSpec) -> bool:
-        if (
-            spec.type == "chat" or spec.path is None or not spec.path.is_dir()
-        ):  # of a single file the parts are not told
+        """Whether the model's weights stay in host memory and its blocks visit the device one after the other."""
+        # A single file does not say which weights belong to which component.
+        if spec.type == "chat" or spec.path is None or not spec.path.is_dir():
             return False
-        return spec.load.offload or (self._allowed and spec.weight_bytes > self.usable_bytes)
+        return spec.load.offload or (self._auto_offload and spec.weight_bytes > self.usable_bytes)
 
-    def on_device(self, spec: ModelSpec) -> int:
-        """Bytes of weights that are on the device at once."""
+    def device_bytes(self, spec: ModelSpec) -> int:
+        """Returns the bytes of weights that are on the device at once."""
         if not self.offloads(spec):
             return spec.weight_bytes
-        known = self._visiting.get(spec.name)
+        known = self._offloaded_bytes.get(spec.name)
         if known is None or known[0] is not spec:
             assert spec.path is not None
-            known = self._visiting[spec.name] = spec, offloaded_device_bytes(spec.path, self._float_bytes(spec))
+            n_bytes = offloaded_device_bytes(spec.path, self._float_bytes(spec))
+            known = self._offloaded_bytes[spec.name] = spec, n_bytes
         return min(spec.weight_bytes, known[1])
 
 
 class Requirements:
-    def __init__(self, peaks: Peaks, key_of: Callable[[ModelSpec], str], weights: Weights) -> None:
-        """key_of: under which a model's peaks are known. weights: as the largest device holds them."""
+    def __init__(self, peaks: Peaks, key_of: Callable[[ModelSpec], str], placement: WeightPlacement) -> None:
+        """key_of: the key under which a model's peaks are kept. placement: that of the largest device."""
         self._peaks = peaks
         self._key_of = key_of
-        self._weights = weights
+        self._placement = placement
 
     def of(self, spec: ModelSpec, requests: Sequence[Request] = ()) -> int:
-        """Weights and KV cache, or weights, adapters and the most that one of `requests` is sure to hold beside them."""
+        """Returns the bytes that the model needs on a device at least, whichever of `requests` it runs.
+
+        A chat model needs its weights and its KV cache. Another model needs its weights, the largest set of adapters of
+        a request, and the activations that such requests were measured to hold.
+        """
         if spec.type == "chat":
-            return spec.weight_bytes + cache_bytes(spec.weight_bytes, self._weights.usable_bytes)
-        pictures = [it for it in requests if isinstance(it, DiffusionRequest)]
-        shapes = {(it.shape, it.units) for it in pictures}
+            return spec.weight_bytes + cache_bytes(spec.weight_bytes, self._placement.usable_bytes)
+        diffusion = [request for request in requests if isinstance(request, DiffusionRequest)]
+        shapes = {(request.shape, request.units) for request in diffusion}
         key = self._key_of(spec) or spec.name
-        beside = max((self._peaks.at_least(key, *shape) for shape in shapes), default=0)
-        beside += max((sum(lora.n_bytes for lora in it.loras) for it in pictures), default=0)
-        weights = self._weights.on_device(spec)
-        return (
-            max(weights, beside) if self._weights.offloads(spec) else weights + beside
-        )  # blocks that visit are in the peak
+        extra = max((self._peaks.lower_bound(key, *shape) for shape in shapes), default=0)
+        extra += max((sum(lora.n_bytes for lora in request.loras) for request in diffusion), default=0)
+        weights = self._placement.device_bytes(spec)
+        # The measured peak of an offloaded model includes the blocks that visit the device.
+        return max(weights, extra) if self._placement.offloads(spec) else weights + extra

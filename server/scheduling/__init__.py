@@ -1,1 +1,1 @@
-"""Pure decisions of the device thread: who is loaded, admitted, evicted, and whose step is next."""
+"""Pure decisions of the device thread: which model is loaded or evicted, which job is admitted, which lane steps."""

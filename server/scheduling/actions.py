@@ -1,4 +1,4 @@
-"""What the device may do next, and what the scheduler must know of a model to decide. Plain data, any thread."""
+"""The actions that the scheduler decides on, and the facts about a model that it decides by. Plain data; any thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from server.job import Job, JobType
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Book the model's bytes and read its files into the page cache, beside the device thread; a `Load` follows."""
+    """Book the model's bytes and read its files into the page cache, in the background; a `Load` follows."""
 
     model: str
 
@@ -30,7 +30,7 @@ class Evict:
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Move components to host memory. Bringing them back costs a copy, not a read from disk."""
+    """Move components to host memory. They come back by a copy and not by a read from disk."""
 
     model: str
     components: tuple[str, ...]
@@ -38,7 +38,7 @@ class Park:
 
 @dataclass(frozen=True, slots=True)
 class Unpark:
-    """Bring parked components back to the device."""
+    """Move parked components back to the device."""
 
     model: str
     components: tuple[str, ...]
@@ -61,16 +61,16 @@ class Admit:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Run one forward of the model's lane, or go on with the one that it is suspended in."""
+    """Run one forward of the model's lane, or resume the one that the lane is suspended in."""
 
     model: str
-    max_rows: int | None = None  # None: as many as the lane merges
+    max_rows: int | None = None  # None: as many as the lane can merge
     reserve_bytes: int = 0  # booked as activations during the step
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing can be done before `until`; None: before a message comes."""
+    """Do nothing until the moment `until` or the next message; None: until the next message."""
 
     until: float | None
 
@@ -81,12 +81,14 @@ Action: TypeAlias = DeviceAction | Wait
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
+    """What the scheduler knows of a model of the catalogue."""
+
     name: str
     type: JobType
     need_bytes: int  # weights and KV cache, from the file headers
-    max_running: int  # most requests in its lane at once
-    keep_alive_s: float  # idle seconds until it is evicted; inf: never
+    max_running: int  # most requests that its lane runs at once
+    keep_alive_s: float  # idle seconds after which it is evicted; inf: never
     pinned: bool = False
     cache_bytes: int = 0  # the KV cache's part of `need_bytes`
     shareable: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # component → (weight identity, bytes)
-    fingerprint: str = ""  # of the checkpoint: the key of what was measured of it; empty: its name is the key
+    fingerprint: str = ""  # identifies the checkpoint in measurements; empty: its name does

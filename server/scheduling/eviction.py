@@ -1,14 +1,15 @@
-"""Chooses which models to evict, park or shrink so that a given number of bytes becomes free on the device. Pure functions.
+"""Chooses which models to evict, park or shrink so that a given number of bytes becomes free on the device.
 
-The whole set of victims is planned first, and only when it suffices is its first action carried out. Victims are taken in this order, by
-score within each group:
-  a. idle models: parked in host memory while there is room for them, else evicted
+Pure functions. The whole set of victims is planned first, and its first action is carried out only if the set suffices.
+Victims are taken in this order, by score within each group:
+  a. idle models: parked if host memory has room for them, else evicted
   b. components of a working lane that its next step does not need: parked
   c. half of a chat model's KV cache
-and, when the model that needs the bytes has lost its patience, from the lanes that have used up their time slice:
-  d. working lanes, parked together with their running jobs, which keep their progress
-  e. working lanes that cannot be parked: admission to them is closed until they have drained
-Pinned models are never victims, nor models within their minimum residency. A lane that is suspended inside a forward is only drained.
+and, when the patience of the model that needs the bytes is over, working lanes whose time slice is over:
+  d. those that can be parked, together with their running jobs, which keep their progress
+  e. those that cannot be parked: admission to them is closed until they have drained
+Pinned models are never victims, nor are models within their minimum residency. A lane that is suspended inside a
+forward is only drained.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from server.scheduling.resident import Resident
 
 @dataclass(frozen=True, slots=True)
 class EvictionPlan:
-    """The next action that frees memory, or the models that must drain first; neither when no set of victims suffices."""
+    """The next action that frees memory, or the models that must drain first; neither if no set of victims suffices."""
 
     action: Action | None = None
     admission_closed: frozenset[str] = frozenset()
@@ -31,13 +32,13 @@ class EvictionPlan:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A resident model, and what decides whether it may leave the device."""
+    """A resident model, with the facts that decide whether it may leave the device."""
 
     resident: Resident
     pinned: bool
     wanted: bool  # jobs wait for it
-    leaving: bool  # it is to be evicted as soon as it is idle
-    protected_until: float  # end of its minimum residency, or of its time slice while it has work
+    leaving: bool  # it must be evicted as soon as it is idle
+    protected_until: float  # end of its minimum residency or, while it has work, of its time slice
 
     @property
     def name(self) -> str:
@@ -48,25 +49,25 @@ class Candidate:
 class Victim:
     model: str
     frees: int  # bytes
-    action: Action | None  # None: it has to drain first
+    action: Action | None  # None: the model has to drain first
 
 
 def plan_eviction(
     need_bytes: int, candidates: Sequence[Candidate], ledger: Ledger, now: float, *, impatient: bool
 ) -> EvictionPlan:
-    """Plans how `need_bytes` become free. impatient: working lanes may be parked or drained, too."""
+    """Plans how `need_bytes` become free. impatient: working lanes may be parked or drained too."""
     free = ledger.free_bytes
     chosen: list[Victim] = []
     for victim in victims(candidates, ledger, now, impatient=impatient):
         if free >= need_bytes:
             break
         if any(victim.model == other.model and isinstance(other.action, Park | None) for other in chosen):
-            continue  # the components it would park are counted already, or it leaves as a whole
+            continue  # these bytes are already counted: its components are parked, or it leaves as a whole
         chosen.append(victim)
         free += victim.frees
     if free < need_bytes:
         return EvictionPlan()
-    for victim in list(chosen):  # a later, larger victim may have made this one needless
+    for victim in list(chosen):  # a larger victim that was chosen later may suffice without this one
         if free - victim.frees >= need_bytes:
             chosen.remove(victim)
             free -= victim.frees
@@ -77,13 +78,13 @@ def plan_eviction(
 
 
 def victims(candidates: Sequence[Candidate], ledger: Ledger, now: float, *, impatient: bool) -> Iterator[Victim]:
-    """All possible victims, the cheapest first: see the list at the top of this file."""
+    """Yields all possible victims in the order of the list at the top of this file."""
     may_leave = [c for c in candidates if not c.pinned]
     settled = [c for c in may_leave if not c.resident.mid_forward]
     yield from _idle_victims(settled, candidates, ledger, now, impatient)
     busy = [c.resident for c in settled if c.resident.running]
-    yield from _spare_components(busy, ledger)
-    yield from _spare_cache(busy, ledger)
+    yield from _unneeded_components(busy, ledger)
+    yield from _cache_halves(busy, ledger)
     if impatient:
         suspended = [c for c in may_leave if c.resident.mid_forward]
         working = [*(c for c in settled if c.resident.running), *suspended]
@@ -96,20 +97,21 @@ def _idle_victims(
     settled: Sequence[Candidate], all_candidates: Sequence[Candidate], ledger: Ledger, now: float, impatient: bool
 ) -> Iterator[Victim]:
     idle = [c for c in settled if not c.resident.running and ledger.held_by(c.name) and c.protected_until <= now]
-    # A loaded model must serve one job before it may be evicted; otherwise two models that wait for each other's memory thrash.
+    # A loaded model must serve one job before it may be evicted; otherwise two models that wait for each other thrash.
     idle = [c for c in idle if not c.wanted or (impatient and c.resident.served)]
     for candidate in sorted(idle, key=lambda c: (c.wanted, -c.resident.victim_score(now))):
         yield Victim(candidate.name, ledger.freed_by(candidate.name), _park_or_evict(candidate, all_candidates, ledger))
 
 
-def _spare_components(busy: Sequence[Resident], ledger: Ledger) -> Iterator[Victim]:
+def _unneeded_components(busy: Sequence[Resident], ledger: Ledger) -> Iterator[Victim]:
     for resident in busy:
-        spare = sum(resident.spare.values())
-        if spare and resident.parkable and not ledger.is_shared(resident.name) and spare <= ledger.host_free_bytes:
-            yield Victim(resident.name, spare, Park(resident.name, tuple(resident.spare)))
+        unneeded = resident.unneeded
+        n_bytes = sum(unneeded.values())
+        if n_bytes and resident.parkable and not ledger.is_shared(resident.name) and n_bytes <= ledger.host_free_bytes:
+            yield Victim(resident.name, n_bytes, Park(resident.name, tuple(unneeded)))
 
 
-def _spare_cache(busy: Sequence[Resident], ledger: Ledger) -> Iterator[Victim]:
+def _cache_halves(busy: Sequence[Resident], ledger: Ledger) -> Iterator[Victim]:
     for resident in busy:
         cache = ledger.held_by(resident.name, "kv_cache")
         if cache and (resident.cache_floor < 0 or cache > resident.cache_floor):
@@ -131,7 +133,10 @@ def _working_victim(resident: Resident, ledger: Ledger) -> Victim:
 
 
 def _park_or_evict(candidate: Candidate, all_candidates: Sequence[Candidate], ledger: Ledger) -> Action:
-    """Park an idle model, or evict it. Host memory for it is made by evicting the parked model that has been idle for longest."""
+    """Returns the action that removes an idle model from the device: park it if host memory allows, else evict it.
+
+    If host memory is full of parked models that have been idle for longer, the longest idle of them is evicted first.
+    """
     resident, size = candidate.resident, ledger.held_by(candidate.name, "weights")
     if (
         not resident.components

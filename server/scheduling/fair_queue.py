@@ -1,9 +1,10 @@
-"""The waiting jobs in the order in which they should start: fair between keys, then by priority, then by age. Device thread only; pure.
+"""Orders the waiting jobs: fair between API keys, then by priority, then by age. Device thread only; pure.
 
-Start-time fair queueing. A key's tag is the device seconds it has used, divided by the weight of its plan. A job that starts is charged
-the mean device seconds of such jobs, and the difference when it ends. The key with the lowest tag goes first, and each second of waiting
-counts as `AGEING` seconds less used, so that nobody starves. A key that comes back starts level with the others: idle time is no credit.
-Each model has its own heap of keys, so that the cost of finding the next job does not grow with the queue.
+This is start-time fair queueing. A key's tag is the device seconds it has used, divided by the weight of its priority.
+A job that starts is charged the mean device seconds of jobs of its model; the difference is corrected when it ends. The
+key with the lowest tag goes first, and each second of waiting counts as `AGEING` seconds less used, so that no key
+starves. A key that comes back starts level with the others: idle time is no credit. Each model has its own heap of
+keys, so that the cost of finding the next job does not grow with the queue.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from dataclasses import dataclass, field
 
 from server.job import Job
 
-AGEING = 0.1
-MEMORY = 0.3  # exponential moving average of device seconds per request: weight of the newest job
+AGEING = 0.1  # seconds by which one second of waiting lowers a key's tag
+EMA_WEIGHT = 0.3  # exponential moving average of device seconds per request: weight of the newest job
 FIRST_GUESS_S = 1.0  # device seconds of a request, for a model that has run none
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
     job: Job
-    since: float  # the engine's clock, seconds
+    since: float  # when it was accepted, seconds on the engine's clock
 
 
 @dataclass(slots=True)
@@ -64,9 +65,8 @@ class ModelQueue:
 
     by_key: dict[str, JobList] = field(default_factory=dict)
     by_arrival: OrderedDict[str, Waiting] = field(default_factory=OrderedDict)
-    heads: list[tuple[float, str]] = field(
-        default_factory=list
-    )  # heap of (due, key); outdated entries are dropped when they come up
+    # Heap of (due, key); outdated entries are dropped or corrected when they come up.
+    heads: list[tuple[float, str]] = field(default_factory=list)
 
 
 class FairQueue:
@@ -96,7 +96,7 @@ class FairQueue:
             self._push(model_queue, job.owner)
 
     def take(self, job_id: str) -> Waiting:
-        """Remove a job that starts now and charge its key. Raises KeyError."""
+        """Remove a job that starts now and charge its key for it. Raises KeyError."""
         job = self._by_arrival[job_id].job
         key = self._keys[job.owner]
         key.running[job_id] = charge = self._job_s.get(job.model, FIRST_GUESS_S) * len(job.requests)
@@ -110,7 +110,7 @@ class FairQueue:
         key = self._keys[job.owner]
         charged = key.running.pop(job.id)
         mean = self._job_s.get(job.model, seconds / len(job.requests))
-        self._job_s[job.model] = mean + MEMORY * (seconds / len(job.requests) - mean)
+        self._job_s[job.model] = mean + EMA_WEIGHT * (seconds / len(job.requests) - mean)
         self._charge(job.owner, (seconds - charged) / weight(job))
         self._drop_if_idle(job.owner)
 
@@ -133,11 +133,11 @@ class FairQueue:
         return waiting
 
     def models(self) -> Iterator[str]:
-        """The models that jobs wait for, in the order of their first jobs."""
+        """Returns the models that jobs wait for, in the order in which their first jobs came."""
         return iter(self._models)
 
     def head(self, model: str) -> Waiting | None:
-        """The job of `model` that should start next."""
+        """Returns the job of `model` that should start next; None when no job waits for it."""
         model_queue = self._models.get(model)
         return None if model_queue is None else model_queue.by_key[self._first_key(model_queue)].first()
 
@@ -147,24 +147,25 @@ class FairQueue:
         return self._level
 
     def since(self, job_id: str) -> float:
-        """When a waiting job was accepted. Raises KeyError."""
+        """Returns when a waiting job was accepted. Raises KeyError."""
         return self._by_arrival[job_id].since
 
     def tag(self, owner: str) -> float:
-        """The fair-share tag of a key with jobs. Raises KeyError."""
+        """Returns the tag of a key with waiting or running jobs. Raises KeyError."""
         return self._keys[owner].tag
 
     def charge_of(self, job: Job) -> float:
-        """How much the tag of the job's key rises when the job starts."""
+        """Returns by how much the tag of the job's key rises when the job starts."""
         return self._job_s.get(job.model, FIRST_GUESS_S) * len(job.requests) / weight(job)
 
     def due(self, model: str) -> float:
-        """A number that is smaller for models whose turn comes sooner. It does not change as time passes."""
+        """Returns the urgency of the model's next job, smaller is sooner. It does not change as time passes."""
         model_queue = self._models[model]
         self._first_key(model_queue)
         return model_queue.heads[0][0]
 
     def oldest(self, model: str | None = None) -> Waiting | None:
+        """Returns the job that has waited longest, of one model or of all."""
         if model is None:
             return next(iter(self._by_arrival.values()), None)
         model_queue = self._models.get(model)
@@ -179,11 +180,11 @@ class FairQueue:
         return 0 if model_queue is None else len(model_queue.by_arrival)
 
     def in_order(self, at_most: int | None = None) -> Iterator[Waiting]:
-        """The jobs in the order in which they would start if nothing but fairness decided."""
-        lines = {owner: iter(key.jobs) for owner, key in self._keys.items()}
+        """Yields the jobs in the order in which they would start if fairness alone decided."""
+        jobs_of = {owner: iter(key.jobs) for owner, key in self._keys.items()}
         heap: list[tuple[float, int, str, float, Waiting]] = []
-        for n, (owner, line) in enumerate(lines.items()):
-            first = next(line, None)
+        for n, (owner, jobs) in enumerate(jobs_of.items()):
+            first = next(jobs, None)
             if first is not None:
                 tag = self._keys[owner].tag
                 heap.append((tag + AGEING * first.since, n, owner, tag, first))
@@ -194,7 +195,7 @@ class FairQueue:
             yield waiting
             left -= 1
             tag += self.charge_of(waiting.job)
-            following = next(lines[owner], None)
+            following = next(jobs_of[owner], None)
             if following is not None:
                 heapq.heappush(heap, (tag + AGEING * following.since, n, owner, tag, following))
 
@@ -203,7 +204,7 @@ class FairQueue:
         if key is None or not seconds:
             return
         key.tag += seconds
-        if seconds < 0:  # its entries are too late; entries that are too early are corrected when they come up
+        if seconds < 0:  # the key's heap entries are now too late; those that are too early are corrected on the way up
             for model_queue in self._models.values():
                 if owner in model_queue.by_key:
                     self._push(model_queue, owner)
@@ -236,5 +237,5 @@ class FairQueue:
 
 
 def weight(job: Job) -> float:
-    """The job's share of the device, in multiples of a key with priority 0."""
+    """Returns the job's share of the device, in multiples of that of a job with priority 0."""
     return 1.0 + max(0, job.priority)

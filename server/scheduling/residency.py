@@ -1,4 +1,7 @@
-"""Which models are on the device and for how long, and what people decided about them. Device thread only; pure."""
+"""Tracks which models are on the device and how long they stay: pins, keep-alives, minimum residency, cooldowns.
+
+Device thread only; pure.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,15 @@ from server.scheduling.load_times import LoadTimes
 from server.scheduling.resident import Resident
 
 SLICE = 4.0  # minimum residency while busy, in multiples of the load time; caps loading at 20 % of the time
-PARKED_SLICE = 16.0  # the same after a return from host memory, which each burst of chat may ask for
+PARKED_SLICE = 16.0  # the same in multiples of the time of an unpark, which each burst of chats may cause
 FIRST_COOLDOWN_S = 10.0  # after a failed load; doubles with each further failure
 LAST_COOLDOWN_S = 300.0
-GROW_AFTER_S = (
-    10.0  # a KV cache that was cut stays small for at least this long: growing it means prefilling its chats again
-)
+GROW_AFTER_S = 10.0  # a KV cache that was cut stays small at least this long, as growing it prefills its chats again
 
 
 @dataclass(frozen=True, slots=True)
 class Cooldown:
-    """A model whose load failed is not tried again before `until`."""
+    """A model whose load failed is not loaded again before `until`."""
 
     until: float
     seconds: float
@@ -33,7 +34,7 @@ class Cooldown:
 
 @dataclass(frozen=True, slots=True)
 class LoadInProgress:
-    """The one model that is being loaded: its bytes are booked, its files are being read or have been read."""
+    """The one model that is being loaded. Its bytes are booked; its files are being read, or have been read."""
 
     model: str
     read_s: float | None = None  # seconds that reading its files took; None while they are being read
@@ -48,7 +49,7 @@ class Residency:
         *,
         min_residency_s: float,
     ) -> None:
-        """wanted: whether waiting jobs of a model will be started."""
+        """facts: those of the catalogue now. wanted: whether jobs wait for a model and will be started."""
         self.residents: dict[str, Resident] = {}
         self.cooldowns: dict[str, Cooldown] = {}
         self.load_requests: dict[str, float] = {}  # model → when a person asked for it
@@ -63,9 +64,9 @@ class Residency:
         self._keep_alives: dict[str, float] = {}
         self._ran_out: set[str] = (
             set()
-        )  # models that ran out of memory on their way to the device and will be tried once more
+        )  # models that ran out of memory in a load or unpark that will be tried once more
 
-    # What people decide
+    # Messages
 
     def handle(self, message: ModelMessage, now: float) -> None:
         match message:
@@ -95,7 +96,7 @@ class Residency:
         resident = self.residents.get(model)
         if resident is not None:
             resident.last_used = now
-        if resident is None or resident.away:
+        if resident is None or resident.to_unpark:
             self.load_requests.setdefault(model, now)
 
     def _forget(self, model: str) -> None:
@@ -112,14 +113,14 @@ class Residency:
     def keep_alive_s(self, model: str) -> float:
         return self._keep_alives[model] if model in self._keep_alives else self.facts_of(model).keep_alive_s
 
-    # What happened
+    # Outcomes, reported by the engine through the scheduler
 
     def files_read(self, model: str, seconds: float) -> None:
         if self.loading is not None and self.loading.model == model:
             self.loading = replace(self.loading, read_s=seconds)
 
     def loaded(self, model: str, now: float, load_s: float) -> Resident:
-        """load_s: all of it, the reading of the files included."""
+        """load_s: seconds of the whole load, with the reading of the files."""
         read_s = (self.loading.read_s or 0.0) if self.loading is not None else 0.0
         self.loading = None
         facts = self._facts(model)
@@ -133,20 +134,20 @@ class Residency:
         return resident
 
     def unparked(self, model: str, now: float, seconds: float) -> None:
-        """The model was parked as a whole and works again."""
+        """The model was parked as a whole, and has come back in `seconds`."""
         resident = self.residents[model]
         resident.since, resident.slice_s, resident.served = now, PARKED_SLICE * seconds, bool(resident.running)
 
     def ready(self, model: str) -> None:
-        """All that the model's next step needs is on the device."""
+        """All components that the model's next step needs are on the device."""
         self.load_requests.pop(model, None)
         self._ran_out.discard(model)
 
     def ran_out_of_memory(self, model: str, free_bytes: int) -> bool:
-        """A load or unpark failed with `free_bytes` free. True: it is tried once more, with all the memory that can be had."""
+        """A load or unpark failed with `free_bytes` free. True: it is tried once more, with all obtainable memory."""
         if self.is_loading(model):
             self.loading = None
-        again = model not in self._ran_out and self.most_obtainable(model) > free_bytes
+        again = model not in self._ran_out and self.max_obtainable_bytes(model) > free_bytes
         if again:
             self._ran_out.add(model)
         else:
@@ -165,12 +166,12 @@ class Residency:
 
     def evicted(self, model: str, seconds: float = 0.0) -> None:
         """seconds: how long the eviction took."""
-        self.load_times.left(seconds)
+        self.load_times.evicted(seconds)
         del self.residents[model]
         self.leaving.discard(model)
         self._ran_out.discard(model)
 
-    # What follows
+    # Questions of the other parts of the scheduler
 
     def plan_eviction(self, need_bytes: int, now: float, *, keep: str, impatient: bool = False) -> EvictionPlan:
         """Plans how `need_bytes` become free for the model `keep`, which itself stays."""
@@ -188,39 +189,39 @@ class Residency:
         return plan_eviction(need_bytes, candidates, self._ledger, now, impatient=impatient)
 
     def facts_of(self, model: str) -> ModelFacts:
-        """The facts with which the model was loaded, else those of the catalogue now."""
+        """Returns the facts with which the model was loaded; if it is not loaded, those of the catalogue now."""
         resident = self.residents.get(model)
         return resident.facts if resident is not None else self._facts(model)
 
     def is_ready(self, model: str) -> bool:
-        """Whether the model is on the device with all that its next step needs."""
+        """Whether the model is on the device with all components that its next step needs."""
         resident = self.residents.get(model)
-        return resident is not None and not resident.away
+        return resident is not None and not resident.to_unpark
 
     def is_loading(self, model: str) -> bool:
         return self.loading is not None and self.loading.model == model
 
     def missing_bytes(self, model: str) -> int:
-        """Bytes of the device that `model` needs before it can work."""
+        """Returns the bytes of the device that `model` still needs before it can work."""
         if model in self._ran_out:
-            return self.most_obtainable(model)
+            return self.max_obtainable_bytes(model)
         resident = self.residents.get(model)
         if resident is None:
             return self.bytes_to_load(model)
-        weights = sum(resident.parked[name] for name in resident.away)
-        cache = resident.facts.cache_bytes if resident.away and not resident.components else 0
+        weights = sum(resident.parked[name] for name in resident.to_unpark)
+        cache = resident.facts.cache_bytes if resident.to_unpark and not resident.components else 0
         return weights + max(0, cache - self._ledger.held_by(model, "kv_cache"))
 
     def bytes_to_load(self, model: str) -> int:
-        """Weights and cache, less the weights that another model on the device shares."""
+        """Returns the bytes of weights and KV cache, less the weights that another model on the device shares."""
         facts = self.facts_of(model)
         return facts.need_bytes - self._ledger.bytes_already_held(facts.shareable)
 
-    def arrival_s(self, model: str) -> float:
-        """Seconds that loading or unparking `model` is expected to take."""
+    def time_to_ready_s(self, model: str) -> float:
+        """Returns the seconds that loading or unparking `model` is expected to take; 0 when it is ready."""
         resident = self.residents.get(model)
         if resident is not None:
-            return 0.1 * resident.load_s if resident.away else 0.0
+            return 0.1 * resident.load_s if resident.to_unpark else 0.0
         return self.load_times.expected_s(model, self.facts_of(model).need_bytes)
 
     def in_cooldown(self, model: str, now: float) -> bool:
@@ -228,21 +229,26 @@ class Residency:
         return cooldown is not None and cooldown.until > now
 
     def expires_at(self, resident: Resident) -> float:
-        """When its keep-alive is over; inf while it works or is pinned."""
+        """Returns when its keep-alive is over; inf while it has running jobs, is pinned, or is kept for ever."""
         if resident.running or self.is_pinned(resident.name):
             return math.inf
         return resident.last_used + self.keep_alive_s(resident.name)
 
-    def protected_until(self, resident: Resident) -> float:
-        """The end of its minimum residency or, while it has work, of its time slice.
+    def expires_in_s(self, resident: Resident, now: float) -> float | None:
+        """Returns the seconds until its keep-alive is over; None when `expires_at` is inf."""
+        left = self.expires_at(resident) - now
+        return None if left == math.inf else max(0.0, left)
 
-        A model that loads in an instant can come back in an instant: it never keeps others waiting for the whole minimum.
+    def protected_until(self, resident: Resident) -> float:
+        """Returns the end of its minimum residency or, while it has work, of its time slice.
+
+        The minimum residency is at most the time slice: a model that loads in an instant may soon be evicted.
         """
         has_work = bool(resident.running) or self._wanted(resident.name)
         return resident.since + (resident.slice_s if has_work else min(self.min_residency_s, resident.slice_s))
 
     def cache_to_grow(self, now: float, keep_free: int) -> ResizeCache | None:
-        """A KV cache that was cut and can have its full size again. keep_free: bytes that must stay free."""
+        """Returns the action that restores a KV cache that was cut, if that leaves `keep_free` bytes free."""
         for resident in self.residents.values():
             more = resident.facts.cache_bytes - self._ledger.held_by(resident.name, "kv_cache")
             if self.cache_grows_at(resident) <= now and more + max(0, keep_free) <= self._ledger.free_bytes:
@@ -250,9 +256,9 @@ class Residency:
         return None
 
     def cache_grows_at(self, resident: Resident) -> float:
-        return math.inf if resident.away else resident.cache_cut_at + GROW_AFTER_S
+        return math.inf if resident.to_unpark else resident.cache_cut_at + GROW_AFTER_S
 
-    def most_obtainable(self, model: str) -> int:
-        """Bytes that would be free for `model` if every other model but the pinned ones left the device."""
+    def max_obtainable_bytes(self, model: str) -> int:
+        """Returns the bytes that would be free for `model` if every other model that is not pinned left the device."""
         others = [name for name in self.residents if name != model and not self.is_pinned(name)]
         return self._ledger.free_bytes + sum(self._ledger.held_by(name) for name in others)

@@ -1,4 +1,4 @@
-"""A loaded model as the scheduler sees it: what runs on it, what its next step is, where its weights are. Device thread only."""
+"""The scheduler's record of a loaded model: its running jobs, its next step, its memory. Device thread only."""
 
 from __future__ import annotations
 
@@ -21,18 +21,16 @@ class Resident:
     last_used: float
     components: Mapping[str, int] = field(default_factory=dict)  # bytes on the device
     parked: Mapping[str, int] = field(default_factory=dict)  # bytes in host memory
-    running: dict[str, int] = field(default_factory=dict)  # job id → its unfinished requests
+    running: dict[str, int] = field(default_factory=dict)  # job id → number of its unfinished requests
     requests: int = 0  # the sum of `running`
-    device_s: float = 0.0  # device seconds used, for taking turns
-    next_step: NextStep | None = None  # what its next step would run
+    device_s: float = 0.0  # device seconds used: the lane with the fewest of its class steps next
+    next_step: NextStep | None = None  # what its next step would run; None: no forward
     parkable: bool = True  # its lane freed memory when it was last parked
     mid_forward: bool = False  # its lane is suspended inside a forward
-    slice_s: float = 0.0  # with work, it keeps the device for so long after `since`
+    slice_s: float = 0.0  # time slice: while it has work, it keeps its memory for so long after `since`
     served: bool = False  # a job was admitted since `since`
     adapters: set[tuple[str, int]] = field(default_factory=set)  # LoRA files that jobs have loaded since `since`
-    cache_cut_at: float = (
-        math.inf
-    )  # when its KV cache was last made smaller than it should be; inf: it has its full size
+    cache_cut_at: float = math.inf  # when its KV cache was last cut below its full size; inf: it has its full size
     cache_floor: int = -1  # bytes below which its KV cache could not shrink; -1: unknown since a chat ended
 
     @property
@@ -49,8 +47,11 @@ class Resident:
         return self.facts.type == "chat"
 
     @property
-    def away(self) -> tuple[str, ...]:
-        """Parked components that must come back before it can work: all when it is idle, else the one its next step needs."""
+    def to_unpark(self) -> tuple[str, ...]:
+        """The parked components that must come back before it can work.
+
+        All of them when it is idle, else the one that its next step needs.
+        """
         if not self.parked:
             return ()
         if not self.running:
@@ -60,8 +61,8 @@ class Resident:
         return ()
 
     @property
-    def spare(self) -> dict[str, int]:
-        """Components on the device that its next step does not need, with their bytes."""
+    def unneeded(self) -> dict[str, int]:
+        """The components on the device that its next step does not need, with their bytes."""
         if self.mid_forward or self.next_step is None:
             return {}
         return {name: n for name, n in self.components.items() if name != self.next_step.component}
@@ -70,10 +71,10 @@ class Resident:
         """Whether the job's requests fit the lane; an idle lane takes any job."""
         return not self.running or self.requests + len(job.requests) <= self.facts.max_running
 
-    def bytes_to_bring(self, job: Job) -> int:
-        """Bytes of the job's adapters that are not loaded yet; loaded ones are booked already."""
+    def new_adapter_bytes(self, job: Job) -> int:
+        """Returns the bytes of the job's adapters that are not loaded yet; loaded ones are booked already."""
         return sum(n_bytes for adapter, n_bytes in job.adapters.items() if adapter not in self.adapters)
 
     def victim_score(self, now: float) -> float:
-        """A model with a larger score is evicted sooner: idle for long, and quick to load again."""
+        """Returns a score that is larger for models to evict sooner: idle for long, and quick to load again."""
         return (now - self.last_used) / max(self.load_s, 1e-3)

@@ -1,18 +1,20 @@
-"""Decides the next thing the device does. Device thread only: no torch, no locks, no I/O, no clock of its own.
+"""Decides the next action of the device. Device thread only: no torch, no locks, no I/O, no clock of its own.
 
-`next_action` reads the state and the time and returns an action; the engine carries it out and reports the outcome back.
+`next_action` reads the state and the time and returns an action; the engine carries it out and reports the outcome.
 
-The decision, the first that applies:
-  1. a model that was told to leave and is idle is evicted
-  2. a waiting job whose model is ready and has room is admitted, fairest first
-  3. a model that work waits for is loaded or unparked, once it fits beside the activations of the running jobs (`model_loads.py`)
-  4. models in its way leave: the whole set is planned first, and evicted only if it suffices (`eviction.py`);
-     while no model waits, a KV cache that was cut grows back
-  5. a lane with work takes a step (`time_slices.py`), as wide as pays and fits (`batch_size.py`)
-  6. a model idle past its keep-alive is evicted
-  7. wait, until something may change by itself
-After `patience_s`, a waiting model stops admission to the models that occupy its memory, so that they drain. Only a message, an outcome or a
-moment that is known in advance changes 1 to 4, so between those a decision is 5 alone, and its cost does not grow with the queue.
+The decision is the first of these that applies:
+  1. an idle model that must leave is evicted
+  2. a waiting job whose model is ready and has room for it is admitted, the fairest job first
+  3. a model that jobs wait for is loaded or unparked, if it fits beside the activations of running jobs
+     (`model_loads.py`)
+  4. models that occupy its memory leave: the whole set is planned first, and evicted only if it suffices
+     (`eviction.py`); while no model waits, a KV cache that was cut grows back
+  5. a lane with work takes a step (`time_slices.py`), as wide as is useful and fits (`batch_size.py`)
+  6. a model that has been idle for longer than its keep-alive is evicted
+  7. the device waits until something may change
+After `patience_s`, a waiting model stops admission to the models that occupy its memory, so that they drain. Only a
+message, an outcome or a moment that is known in advance changes 1 to 4. Between those a decision consists of 5 alone,
+so its cost does not grow with the queue.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from server.scheduling.residency import Cooldown, LoadInProgress, Residency
 from server.scheduling.resident import Resident
 from server.scheduling.time_slices import TimeSlices
 
-OTHERS_POLL_S = 1.0  # nobody reports that another program has freed memory: while a model waits for it, look this often
+OTHERS_POLL_S = 1.0  # other programs do not report when they free memory: a model that waits for it is tried this often
 
 
 class Scheduler:
@@ -49,7 +51,10 @@ class Scheduler:
         max_step_s: float = math.inf,
         reads_ahead: bool = False,
     ) -> None:
-        """max_step_s: most that a merged forward should take while another lane has work. reads_ahead: `Read` precedes every `Load`."""
+        """max_step_s: the longest that a merged forward should take while another lane has work.
+
+        reads_ahead: `Read` precedes every `Load`.
+        """
         self.ledger = ledger
         self.queue = FairQueue()
         self.peaks = Peaks()
@@ -110,29 +115,29 @@ class Scheduler:
         return self.queue.take(job.id)
 
     def expects(self, model: str, next_step: NextStep | None, mid_forward: bool = False) -> None:
-        """What the lane's next step would run; reported whenever it may have changed."""
+        """Record what the lane's next step would run; reported whenever that may have changed."""
         resident = self.residents[model]
         if (next_step and next_step.component) != (resident.next_step and resident.next_step.component):
             self._invalidate()
         resident.next_step, resident.mid_forward = next_step, mid_forward
 
     def placed(self, model: str, components: Mapping[str, int], parked: Mapping[str, int]) -> None:
-        """Where the lane's weights are now: bytes by component, on the device and in host memory."""
+        """Record where the lane's weights are: bytes by component, on the device and in host memory."""
         resident = self.residents[model]
         resident.components, resident.parked = dict(components), dict(parked)
         self.ledger.correct_weights(model, dict(components), dict(parked))
-        if not resident.away:
+        if not resident.to_unpark:
             self.residency.ready(model)
         self._invalidate()
 
     def load_started(self, model: str) -> None:
-        """The model's bytes are booked; where files are read ahead, that has begun."""
+        """The model's bytes are booked and, with `reads_ahead`, the reading of its files has begun."""
         if not self.residency.is_loading(model):
             self.residency.loading = LoadInProgress(model)
         self._invalidate()
 
     def loaded(self, model: str, now: float, load_s: float) -> None:
-        """load_s: all of it, the reading of the files included."""
+        """load_s: seconds of the whole load, with the reading of the files."""
         self.residency.loaded(model, now, load_s)
         self.model_loads.ended()
         self._invalidate()
@@ -143,13 +148,13 @@ class Scheduler:
         self._invalidate()
 
     def ran_out_of_memory(self, model: str, free_bytes: int) -> bool:
-        """A load or unpark did not fit into `free_bytes`. True: it is tried once more, with all the memory that can be had."""
+        """A load or unpark did not fit into `free_bytes`. True: it is tried once more, with all obtainable memory."""
         self.model_loads.ended()
         self._invalidate()
         return self.residency.ran_out_of_memory(model, free_bytes)
 
     def load_failed(self, model: str, now: float, reason: str) -> Cooldown:
-        """Starts the model's cooldown. The engine fails the jobs that wait for it."""
+        """Start the model's cooldown. The engine fails the jobs that wait for it."""
         self.model_loads.ended()
         self._invalidate()
         return self.residency.load_failed(model, now, reason)
@@ -167,7 +172,7 @@ class Scheduler:
         self._invalidate()
 
     def stepped(self, model: str, now: float, seconds: float, shares: Mapping[str, float] | None = None) -> None:
-        """shares: job id → its part of those seconds."""
+        """Charge the lane for `seconds`. shares: job id → its part of the device seconds."""
         resident = self.residents[model]
         resident.last_used = now
         self.time_slices.used(resident, seconds)
@@ -196,7 +201,7 @@ class Scheduler:
         self._invalidate()
 
     def observe(self, reading: Reading | None) -> None:
-        """Take in what the driver reports of the device's memory."""
+        """Update the ledger from what the driver reports."""
         others = self.ledger.others_bytes
         self.ledger.observe(reading)
         if self.ledger.others_bytes != others:
@@ -210,9 +215,9 @@ class Scheduler:
             if action is not None:
                 return action
             self._settled_until = self.model_loads.next_change(now)
-        working = [r for r in self.residents.values() if r.running and not r.away]
+        working = [r for r in self.residents.values() if r.running and not r.to_unpark]
         if working:
-            return self._step(self.time_slices.next_of(working, self.model_loads.in_the_way_of_a_chat), now)  # 5
+            return self._step(self.time_slices.next_of(working, self.model_loads.draining_for_chat), now)  # 5
         stale = min(self.residents.values(), key=self.residency.expires_at, default=None)
         if stale is not None and self.residency.expires_at(stale) <= now:
             return Evict(stale.name)  # 6
@@ -222,27 +227,23 @@ class Scheduler:
         return Wait(None if until == math.inf else until)  # 7
 
     def decided_until(self, model: str) -> float:
-        """Until when equal steps of this lane follow each other unless something is reported; -inf: decide after each step.
+        """Returns until when equal steps of this lane need no new decision; -inf: decide after each step.
 
-        A chat is decided after each step, because its words go out one by one.
+        Chats need one after each step, because each token is sent at once.
         """
         resident = self.residents[model]
         return -math.inf if resident.is_chat or self._others_wait(resident) else self._settled_until
 
     @property
     def chat_due_in_s(self) -> float:
-        """Seconds that a step of another lane may take, beginning now, before a chat's turn comes; inf: no chat runs."""
-        chat_waits = any(r.is_chat and r.running and not r.away for r in self.residents.values())
+        """Seconds that a step of another lane may take from now on before a chat lane goes first; inf: no chat runs."""
+        chat_waits = any(r.is_chat and r.running and not r.to_unpark for r in self.residents.values())
         return self.time_slices.chat_due_in_s if chat_waits else math.inf
-
-    def expires_in_s(self, model: str, now: float) -> float | None:
-        """Idle seconds until the model is evicted; None: never."""
-        left = self.residency.expires_at(self.residents[model]) - now
-        return None if left == math.inf else max(0.0, left)
 
     # The parts of a decision
 
     def _invalidate(self) -> None:
+        """Decide 1 to 4 again, and let the next snapshot be made."""
         self._settled_until = -math.inf
         self.revision += 1
 
@@ -255,7 +256,7 @@ class Scheduler:
             if model in self.residents and not self.residents[model].running:
                 return Evict(model)  # 1
         load, urgent = self.model_loads.next(now, self.draining)  # 3, 4
-        # While the models in an urgent claim's way drain, the others go on admitting jobs.
+        # While models drain for an urgent claim, the other models go on admitting jobs.
         load_first = urgent and load is not None
         if not load_first and not self.draining and (admit := self._admission()) is not None:
             return self._make_room_for_adapters(admit.job, now) or admit  # 2
@@ -263,12 +264,9 @@ class Scheduler:
 
     def _admission(self) -> Admit | None:
         best: tuple[float, Job] | None = None
+        closed, leaving = self.model_loads.admission_closed, self.residency.leaving
         for model, resident in self.residents.items():
-            if (
-                model in self.model_loads.admission_closed
-                or model in self.residency.leaving
-                or not self.residency.is_ready(model)
-            ):
+            if model in closed or model in leaving or not self.residency.is_ready(model):
                 continue
             head = self.queue.head(model)
             if head is not None and resident.has_room(head.job):
@@ -278,8 +276,8 @@ class Scheduler:
         return None if best is None else Admit(best[1])
 
     def _make_room_for_adapters(self, job: Job, now: float) -> Action | None:
-        """Frees memory for the job's adapters; None when there is enough or nothing can be freed."""
-        need = self.residents[job.model].bytes_to_bring(job)
+        """Returns an action that frees memory for the job's adapters; None if enough is free or none can be freed."""
+        need = self.residents[job.model].new_adapter_bytes(job)
         if need <= self.ledger.free_bytes:
             return None
         return self.residency.plan_eviction(need, now, keep=job.model).action
@@ -297,4 +295,4 @@ class Scheduler:
 
     def _others_wait(self, resident: Resident) -> bool:
         """Whether another lane's work would run sooner if this step were short."""
-        return any(r.running and not r.away and r is not resident for r in self.residents.values())
+        return any(r.running and not r.to_unpark and r is not resident for r in self.residents.values())

@@ -1,4 +1,4 @@
-"""Jobs for tests of the engine and the scheduler: small pictures that run a given number of steps."""
+"""Jobs for tests of the engine and the scheduler: small pictures with a given number of outputs and steps."""
 
 from __future__ import annotations
 

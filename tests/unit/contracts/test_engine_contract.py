@@ -1,6 +1,6 @@
-"""One contract for everything behind the engine port: the fake engine of the tests, a real engine, and a fleet of two.
+"""One contract for all implementations of the engine port: the tests' fake engine, a real engine, and a fleet of two.
 
-All that the event loop relies on is here, so that a test over the fake engine shows what a real one would do.
+It covers everything that the event loop relies on, so that a test with the fake engine shows what a real one would do.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def anyio_backend() -> str:
 
 
 class Case:
-    """An engine behind the port, and the events that it delivered."""
+    """An implementation of the port, and the events that it delivered."""
 
     def __init__(self, make: Callable[[Callable[[Event], None]], Any]) -> None:
         self.events: list[Event] = []
@@ -72,7 +72,7 @@ class Case:
         return [event for event in self.events if isinstance(event, kind)]
 
     def ends(self) -> Counter[str]:
-        """Job id → how often it ended, for jobs of one output."""
+        """Returns how often each job ended, by job id. For jobs of one output."""
         return Counter(event.job_id for event in self.of((OutputReady, JobFailed, JobCanceled)))  # type: ignore[arg-type]  # a tuple of kinds
 
 
@@ -102,16 +102,16 @@ def fleet(deliver: Callable[[Event], None]) -> Fleet:
 
 @pytest.fixture(params=[fake, real, fleet], ids=["fake", "engine", "fleet"])
 async def case(request: pytest.FixtureRequest) -> AsyncIterator[Case]:
-    async with started(request.param) as one:
-        yield one
+    async with started(request.param) as case:
+        yield case
 
 
 @asynccontextmanager
 async def started(make: Callable[[Callable[[Event], None]], Any]) -> AsyncIterator[Case]:
-    one = Case(make)
-    one.engine.start()
-    yield one
-    await one.engine.drain(2)
+    case = Case(make)
+    case.engine.start()
+    yield case
+    await case.engine.drain(2)
 
 
 async def test_a_started_engine_is_alive_ready_and_has_bytes_for_models(case: Case) -> None:
@@ -120,7 +120,7 @@ async def test_a_started_engine_is_alive_ready_and_has_bytes_for_models(case: Ca
     assert engine.usable_bytes == CAPACITY
 
 
-async def test_every_job_starts_once_gives_its_outputs_and_ends_once(case: Case) -> None:
+async def test_every_job_starts_once_and_gives_each_output_once_after_its_start(case: Case) -> None:
     for i in range(3):
         case.engine.submit(job(f"j{i}"), 100)
     case.engine.submit(job("many", n=3), 100)
@@ -133,12 +133,12 @@ async def test_every_job_starts_once_gives_its_outputs_and_ends_once(case: Case)
 
 
 async def test_a_job_larger_than_the_device_is_refused_and_one_that_just_fits_runs(case: Case) -> None:
-    for refused in (
+    for refused_call in (
         lambda: case.engine.submit(job("j"), CAPACITY + 1),
         lambda: case.engine.check_fits("m", CAPACITY + 1),
     ):
         with pytest.raises(NeverFits, match="m needs"):
-            refused()
+            refused_call()
     case.engine.check_fits("m", CAPACITY)
     case.engine.submit(job("fits"), CAPACITY)
     await case.until(lambda: bool(case.of(OutputReady)))
@@ -146,7 +146,7 @@ async def test_a_job_larger_than_the_device_is_refused_and_one_that_just_fits_ru
     assert case.ends() == {"fits": 1}
 
 
-async def test_a_canceled_job_ends_once_however_often_it_is_canceled_and_others_go_on(case: Case) -> None:
+async def test_a_job_that_is_canceled_twice_ends_once_and_other_jobs_run(case: Case) -> None:
     case.engine.submit(job("long", steps=10_000_000))
     case.engine.send(Cancel("long"))
     case.engine.send(Cancel("long"))
@@ -158,7 +158,7 @@ async def test_a_canceled_job_ends_once_however_often_it_is_canceled_and_others_
     assert case.ends() == {"long": 1, "next": 1}
 
 
-async def test_messages_about_models_are_taken_and_unknown_names_are_ignored(case: Case) -> None:
+async def test_messages_about_models_are_accepted_and_unknown_names_are_ignored(case: Case) -> None:
     for model in ("m", "unknown"):
         for message in (
             LoadModel(model, 100), KeepAlive(model, 5.0), KeepAlive(model, None), Pin(model, True), Pin(model, False),
@@ -171,7 +171,7 @@ async def test_messages_about_models_are_taken_and_unknown_names_are_ignored(cas
     assert (case.ends(), case.of(JobReturned)) == ({"j": 1}, [])
 
 
-async def test_a_draining_engine_takes_nothing_more_and_says_why(case: Case) -> None:
+async def test_a_draining_engine_refuses_jobs_with_the_reason_and_ignores_messages(case: Case) -> None:
     await case.engine.drain(2)
 
     assert (case.engine.draining, case.engine.not_ready_reason) == (True, "the server is shutting down")
@@ -181,7 +181,7 @@ async def test_a_draining_engine_takes_nothing_more_and_says_why(case: Case) -> 
 
 
 @pytest.mark.parametrize("make", [fake, real, fleet], ids=["fake", "engine", "fleet"])
-async def test_an_engine_that_was_not_started_takes_no_jobs(make: Callable[[Callable[[Event], None]], Any]) -> None:
+async def test_an_engine_that_was_not_started_refuses_jobs(make: Callable[[Callable[[Event], None]], Any]) -> None:
     case = Case(make)
     with pytest.raises(Unavailable):
         case.engine.submit(job("early"))

@@ -1,4 +1,4 @@
-"""The device thread with lanes that compute nothing: what goes in comes out, once, in order."""
+"""An engine with its device thread over fake lanes: which events follow from which messages, and in which order."""
 
 from __future__ import annotations
 
@@ -41,13 +41,14 @@ from tests.support.jobs import job
 
 @dataclass
 class Bench:
-    """An engine over fake lanes, and all it told. `wait` returns when a condition holds: every event wakes it."""
+    """An engine over fake lanes, and the events that it delivered."""
 
     lanes: dict[str, FakeLane] = field(default_factory=lambda: {"m": FakeLane()})
     capacity: int = 1000
     events: list[Event] = field(default_factory=list)
     died: bool = False
-    slow: tuple[str, threading.Event | None] = ("", None)
+    slow_model: str = ""  # reading this model's files takes until `read_ends` is set; if that is None, it fails
+    read_ends: threading.Event | None = None
 
     def __post_init__(self) -> None:
         self.scheduler = Scheduler(
@@ -66,17 +67,13 @@ class Bench:
         )
         self.loads: list[str] = []
         self.engine = Engine(self.scheduler, device, self._deliver, step_timeout_s=5)
-        self._told = asyncio.Event()
-
-    def read_slowly(self, model: str, until: threading.Event | None) -> None:
-        """Reading that model's files ends with the event, or fails at once where there is none."""
-        self.slow = model, until
+        self._delivered = asyncio.Event()
 
     def _read(self, model: str) -> None:
-        if model == self.slow[0]:
-            if self.slow[1] is None:
-                raise OSError("the disk is slow, and gone")
-            assert self.slow[1].wait(10)
+        if model == self.slow_model:
+            if self.read_ends is None:
+                raise OSError("the disk cannot be read")
+            assert self.read_ends.wait(10)
 
     def _load(self, model: str) -> FakeLane:
         self.loads.append(model)
@@ -87,25 +84,26 @@ class Bench:
 
     def _deliver(self, event: Event) -> None:
         self.events.append(event)
-        self._told.set()
+        self._delivered.set()
 
     async def wait(self, condition: Callable[[], bool], timeout_s: float = 5) -> None:
+        """Wait until the condition holds; it is checked after each event."""
         async with asyncio.timeout(timeout_s):
             while not condition():
-                self._told.clear()
-                await self._told.wait()
+                self._delivered.clear()
+                await self._delivered.wait()
 
     def of(self, kind: type[Event]) -> list[Event]:
         return [event for event in self.events if isinstance(event, kind)]
 
     def ends(self) -> list[Event]:
-        return [e for e in self.events if isinstance(e, (OutputReady, JobFailed, JobCanceled))]
+        return [event for event in self.events if isinstance(event, (OutputReady, JobFailed, JobCanceled))]
 
 
 def run(story: Callable[[Bench], object], bench: Bench | None = None, **settings: object) -> Bench:
-    """Run `story` on a started engine and end it."""
+    """Start an engine, run `story` on it, and drain it. settings: fields of `Bench`."""
 
-    async def scene() -> Bench:
+    async def start_and_drain() -> Bench:
         nonlocal bench
         bench = bench or Bench(**settings)  # type: ignore[arg-type]  # fields of Bench
         bench.engine.start()
@@ -113,11 +111,11 @@ def run(story: Callable[[Bench], object], bench: Bench | None = None, **settings
         await bench.engine.drain(2)
         return bench
 
-    return asyncio.run(scene())
+    return asyncio.run(start_and_drain())
 
 
 class HeldLane(FakeLane):
-    """Its first step waits until it is let go: what is told to the engine meanwhile is there before the second."""
+    """Its first step waits for `go`, so that messages sent meanwhile are handled before the second step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,14 +126,14 @@ class HeldLane(FakeLane):
         return super().step(*args, **kwargs)
 
 
-def test_a_job_is_started_makes_progress_and_gives_its_output_in_that_order() -> None:
+def test_a_job_starts_makes_progress_and_gives_its_output_in_that_order() -> None:
     async def story(bench: Bench) -> None:
         bench.engine.submit(job("j"))
         await bench.wait(lambda: len(bench.of(OutputReady)) == 1)
 
-    told = [type(e) for e in run(story).events if not isinstance(e, EngineStatus)]
+    kinds = [type(event) for event in run(story).events if not isinstance(event, EngineStatus)]
 
-    assert told == [JobStarted, JobProgressed, JobProgressed, JobProgressed, OutputReady]
+    assert kinds == [JobStarted, JobProgressed, JobProgressed, JobProgressed, OutputReady]
 
 
 def test_jobs_that_run_together_share_steps() -> None:
@@ -148,10 +146,10 @@ def test_jobs_that_run_together_share_steps() -> None:
 
     run(story, lanes={"m": lane})
 
-    assert max(len(together) for together in lane.step_log) == 3
+    assert max(len(request_ids) for request_ids in lane.step_log) == 3
 
 
-def test_a_forward_that_did_not_fit_is_told_though_its_jobs_go_on() -> None:
+def test_a_forward_that_ran_out_of_memory_is_reported_although_its_jobs_go_on() -> None:
     lane = FakeLane()
     lane.room = 2
 
@@ -162,8 +160,8 @@ def test_a_forward_that_did_not_fit_is_told_though_its_jobs_go_on() -> None:
     assert run(story, lanes={"m": lane}).of(RanOutOfMemory)[0] == RanOutOfMemory("m")
 
 
-class DressedLane(FakeLane):
-    """Its first step brings in an adapter."""
+class AdapterLane(FakeLane):
+    """Its first step loads an adapter."""
 
     def step(self, *args: Any, **kwargs: Any) -> Sequence[Update]:
         if self.weights["model"] == 100:
@@ -172,12 +170,12 @@ class DressedLane(FakeLane):
         return super().step(*args, **kwargs)
 
 
-def test_an_adapter_that_a_job_brought_in_is_on_the_books() -> None:
+def test_an_adapter_that_a_job_has_loaded_is_booked_in_the_ledger() -> None:
     async def story(bench: Bench) -> None:
         bench.engine.submit(job("j"))
         await bench.wait(lambda: len(bench.of(OutputReady)) == 1)
 
-    bench = run(story, lanes={"m": DressedLane()})
+    bench = run(story, lanes={"m": AdapterLane()})
 
     assert bench.scheduler.ledger.held_by("m", "weights") == 130
     assert bench.scheduler.residents["m"].components == {"model": 130}
@@ -204,10 +202,10 @@ def test_a_waiting_job_that_is_canceled_never_starts() -> None:
     bench = run(story, lanes={"m": lane})
 
     assert [e.job_id for e in bench.ends()] == ["next", "long"]  # type: ignore[union-attr]
-    assert not any("next/0" in together for together in lane.step_log)
+    assert not any("next/0" in request_ids for request_ids in lane.step_log)
 
 
-def test_a_running_job_that_is_canceled_ends_once_and_the_lane_is_free_for_the_next() -> None:
+def test_a_running_job_that_is_canceled_twice_ends_once_and_the_next_job_runs() -> None:
     async def story(bench: Bench) -> None:
         bench.engine.submit(job("j", n=2, steps=10_000_000))
         await bench.wait(lambda: len(bench.of(JobProgressed)) > 2)
@@ -221,7 +219,7 @@ def test_a_running_job_that_is_canceled_ends_once_and_the_lane_is_free_for_the_n
     assert [(type(e), e.job_id) for e in ends] == [(JobCanceled, "j"), (OutputReady, "next")]  # type: ignore[union-attr]
 
 
-def test_a_request_that_fails_ends_its_job_once_and_no_other() -> None:
+def test_a_request_that_fails_ends_its_own_job_once_and_no_other_job() -> None:
     lane = FakeLane(fails={"bad/1": Failed("bad/1", "model_error", "it broke")})
 
     async def story(bench: Bench) -> None:
@@ -235,7 +233,7 @@ def test_a_request_that_fails_ends_its_job_once_and_no_other() -> None:
     assert [e.job_id for e in bench.of(OutputReady)] == ["good", "good"]  # type: ignore[union-attr]
 
 
-def test_a_model_that_does_not_load_fails_its_jobs_and_leaves_the_others_alone() -> None:
+def test_a_model_that_does_not_load_fails_its_waiting_jobs_and_those_of_its_cooldown_and_no_others() -> None:
     async def story(bench: Bench) -> None:
         bench.engine.submit(job("lost", model="missing"))
         bench.engine.submit(job("fine"))
@@ -245,10 +243,8 @@ def test_a_model_that_does_not_load_fails_its_jobs_and_leaves_the_others_alone()
 
     bench = run(story)
 
-    assert {e.job_id: e.code for e in bench.of(JobFailed)} == {
-        "lost": "model_load_failed",
-        "again": "model_load_failed",
-    }  # type: ignore[union-attr]
+    codes = {e.job_id: e.code for e in bench.of(JobFailed)}  # type: ignore[union-attr]
+    assert codes == {"lost": "model_load_failed", "again": "model_load_failed"}
     assert bench.scheduler.ledger.held_by("missing") == 0
 
 
@@ -260,7 +256,7 @@ def test_a_model_larger_than_the_device_is_refused_with_the_figures() -> None:
     run(story)
 
 
-def test_nothing_is_taken_while_shutting_down_and_what_waits_is_left_for_the_next_start() -> None:
+def test_a_draining_engine_refuses_jobs_finishes_the_running_ones_and_does_not_start_the_waiting_ones() -> None:
     lane = HeldLane()
 
     async def story(bench: Bench) -> None:
@@ -268,7 +264,7 @@ def test_nothing_is_taken_while_shutting_down_and_what_waits_is_left_for_the_nex
         await bench.wait(lambda: len(bench.of(JobStarted)) == 1)
         bench.engine.submit(job("waiting", n=4))
         draining = asyncio.create_task(bench.engine.drain(5))
-        await asyncio.sleep(0)  # it has told the engine
+        await asyncio.sleep(0)  # `drain` has sent its message
         lane.go.set()
         await draining
         with pytest.raises(Unavailable, match="shutting down"):
@@ -279,7 +275,7 @@ def test_nothing_is_taken_while_shutting_down_and_what_waits_is_left_for_the_nex
     assert {e.job_id for e in bench.ends()} == {"running"}  # type: ignore[union-attr]
 
 
-def test_a_poisoned_device_ends_the_process_and_says_so() -> None:
+def test_a_poisoned_device_ends_the_process_and_the_engine_is_not_ready() -> None:
     lane = FakeLane(explodes=SystemError("CUDA error: an illegal memory access was encountered"))
 
     async def story(bench: Bench) -> None:
@@ -292,7 +288,7 @@ def test_a_poisoned_device_ends_the_process_and_says_so() -> None:
     assert bench.engine.not_ready_reason is not None
 
 
-def test_an_engine_that_stopped_on_an_error_is_not_alive_and_takes_nothing() -> None:
+def test_an_engine_that_stopped_on_an_error_is_not_alive_and_refuses_jobs() -> None:
     lane = FakeLane(explodes=ValueError("a bug"))
 
     async def story(bench: Bench) -> None:
@@ -307,7 +303,7 @@ def test_an_engine_that_stopped_on_an_error_is_not_alive_and_takes_nothing() -> 
     assert not bench.engine.alive
 
 
-def test_the_picture_shows_who_waits_for_what_and_the_bytes_add_up() -> None:
+def test_the_status_shows_what_each_job_waits_for_and_its_memory_holders_add_up() -> None:
     async def story(bench: Bench) -> None:
         bench.engine.submit(job("r", n=4, steps=10**9))
         bench.engine.submit(job("w", n=4, steps=1))
@@ -315,14 +311,14 @@ def test_the_picture_shows_who_waits_for_what_and_the_bytes_add_up() -> None:
         bench.engine.send(Cancel("r"))
 
     bench = run(story)
-    picture = next(e for e in bench.events if isinstance(e, EngineStatus) and e.running and e.queue)
+    status = next(e for e in bench.events if isinstance(e, EngineStatus) and e.running and e.queue)
 
-    assert [entry.job_id for entry in picture.running] == ["r"]
-    assert [(entry.job_id, entry.waiting_for, entry.eta_s) for entry in picture.queue] == [("w", "turn", None)]
-    assert sum(holder.n_bytes for holder in picture.device.holders) == picture.device.used_bytes == 100
+    assert [entry.job_id for entry in status.running] == ["r"]
+    assert [(entry.job_id, entry.waiting_for, entry.eta_s) for entry in status.queue] == [("w", "turn", None)]
+    assert sum(holder.n_bytes for holder in status.device.holders) == status.device.used_bytes == 100
 
 
-def test_a_model_asked_for_is_loaded_without_a_job_and_leaves_when_asked_to() -> None:
+def test_a_model_is_loaded_and_unloaded_on_request_without_a_job() -> None:
     lane = FakeLane()
 
     async def story(bench: Bench) -> None:
@@ -334,7 +330,7 @@ def test_a_model_asked_for_is_loaded_without_a_job_and_leaves_when_asked_to() ->
     assert run(story, lanes={"m": lane}).scheduler.ledger.booked_bytes == 0
 
 
-def test_a_busy_model_asked_to_leave_finishes_its_jobs_and_the_next_one_loads_it_again() -> None:
+def test_a_busy_model_that_is_unloaded_finishes_its_running_jobs_and_is_loaded_again_for_the_waiting_one() -> None:
     async def story(bench: Bench) -> None:
         bench.engine.submit(job("running", steps=200))
         await bench.wait(lambda: len(bench.of(JobStarted)) == 1)
@@ -348,7 +344,7 @@ def test_a_busy_model_asked_to_leave_finishes_its_jobs_and_the_next_one_loads_it
     assert bench.loads == ["m", "m"]
 
 
-def test_a_pinned_model_stays_when_asked_to_leave_and_goes_once_unpinned() -> None:
+def test_a_pinned_model_ignores_an_unload_and_is_evicted_once_it_is_unpinned() -> None:
     lane = FakeLane()
 
     async def story(bench: Bench) -> None:
@@ -365,7 +361,7 @@ def test_a_pinned_model_stays_when_asked_to_leave_and_goes_once_unpinned() -> No
     assert run(story, lanes={"m": lane}).loads == ["m"]
 
 
-def test_a_waiting_job_that_is_recalled_comes_back_and_a_running_one_stays() -> None:
+def test_a_recall_returns_a_waiting_job_and_leaves_a_running_one_alone() -> None:
     lane = HeldLane()
 
     async def story(bench: Bench) -> None:
@@ -384,7 +380,7 @@ def test_a_waiting_job_that_is_recalled_comes_back_and_a_running_one_stays() -> 
     assert [e.job_id for e in bench.ends()] == ["running"]  # type: ignore[union-attr]
 
 
-def test_a_forgotten_model_fails_its_waiting_jobs_ends_its_running_ones_and_leaves_pinned_or_not() -> None:
+def test_a_forgotten_model_fails_its_waiting_jobs_finishes_the_running_ones_and_is_evicted_although_pinned() -> None:
     lane = HeldLane()
 
     async def story(bench: Bench) -> None:
@@ -402,19 +398,18 @@ def test_a_forgotten_model_fails_its_waiting_jobs_ends_its_running_ones_and_leav
     assert bench.scheduler.ledger.booked_bytes == 0
 
 
-def test_a_model_whose_files_are_slow_to_read_does_not_hold_up_the_others() -> None:
-    """The reader's thread stands until a whole job of another model is done."""
-    done = threading.Event()
-    bench = Bench(lanes={"m": FakeLane(), "slow": FakeLane()})
-    bench.read_slowly("slow", done)
+def test_jobs_of_other_models_run_while_the_files_of_a_model_are_read() -> None:
+    """The reading thread waits until two jobs of another model have ended."""
+    read_ends = threading.Event()
+    bench = Bench(lanes={"m": FakeLane(), "slow": FakeLane()}, slow_model="slow", read_ends=read_ends)
 
     async def story(bench: Bench) -> None:
         bench.engine.submit(job("first", model="m"))
         bench.engine.submit(job("waits", model="slow"))
         bench.engine.submit(job("second", model="m"))
         await bench.wait(lambda: len(bench.of(OutputReady)) == 2)
-        assert bench.scheduler.ledger.held_by("slow", "weights") == 100  # nobody else may take it
-        done.set()
+        assert bench.scheduler.ledger.held_by("slow", "weights") == 100  # booked before the load
+        read_ends.set()
         await bench.wait(lambda: len(bench.of(OutputReady)) == 3)
 
     run(story, bench=bench)
@@ -422,9 +417,8 @@ def test_a_model_whose_files_are_slow_to_read_does_not_hold_up_the_others() -> N
     assert [event.job_id for event in bench.of(OutputReady)] == ["first", "second", "waits"]  # type: ignore[union-attr]  # filtered
 
 
-def test_a_reader_that_fails_leaves_it_to_the_load() -> None:
-    bench = Bench()
-    bench.read_slowly("m", None)
+def test_a_model_is_loaded_although_its_files_could_not_be_read_ahead() -> None:
+    bench = Bench(slow_model="m")
 
     async def story(bench: Bench) -> None:
         bench.engine.submit(job("j"))

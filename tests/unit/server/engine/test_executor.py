@@ -1,4 +1,4 @@
-"""What one decision of the scheduler has the carrier do, with lanes that compute nothing and a clock of their own."""
+"""How many steps the executor runs for one `Step` action, with fake lanes and a clock that each step advances."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tests.support.fake_lane import FakeLane
 from tests.support.jobs import job
 
 
-class Ticking:
-    """A clock that each step moves on by 10 ms."""
+class StepClock:
+    """A clock that each step of its lane advances by 10 ms."""
 
     def __init__(self) -> None:
         self.now = 0.0
 
-    def lane(self, **how: Any) -> FakeLane:
+    def lane(self, kind: Any) -> FakeLane:
         clock = self
 
         class Lane(FakeLane):
@@ -35,13 +35,13 @@ class Ticking:
                 clock.now += 0.01
                 return super().step(*args, **kwargs)
 
-        return Lane(**how)
+        return Lane(kind=kind)
 
 
-def steps_in_a_turn(
-    lane: FakeLane, clock: Ticking, *jobs: Job, pressed: bool = False, beside: Job | None = None
+def steps_of_one_action(
+    lane: FakeLane, clock: StepClock, jobs: Sequence[Job], *, message_waits: bool = False, other_job: Job | None = None
 ) -> int:
-    """What `lane` does of the first `Step` that the scheduler decides once all are admitted."""
+    """Returns the steps that `lane` takes for the first `Step` action once all jobs are admitted."""
     scheduler = Scheduler(
         Ledger(name="fake", capacity_bytes=1000), lambda model: ModelFacts(model, lane.kind, 100, 4, 1000.0)
     )
@@ -57,9 +57,9 @@ def steps_in_a_turn(
     inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
     outbox = Outbox(lambda event: None, lambda: clock.now)
     executor = Executor(scheduler, device, inbox, outbox, step_timeout_s=5, clock=lambda: clock.now)
-    for one in (*jobs, *filter(None, [beside])):
-        executor.handle(Submit(one, 0.0))
-    if pressed:
+    for job_ in (*jobs, *filter(None, [other_job])):
+        executor.handle(Submit(job_, 0.0))
+    if message_waits:
         inbox.put(Drain())
     while not isinstance(action := scheduler.next_action(clock.now), Step) or action.model != "m":
         executor.carry_out(action)
@@ -69,24 +69,24 @@ def steps_in_a_turn(
 
 
 @pytest.mark.parametrize(
-    ("kind", "jobs", "how", "steps"),
+    ("kind", "jobs", "circumstances", "steps"),
     [
         ("image", [job("a", steps=50)], {}, 5),
-        ("image", [job("a", steps=50)], {"pressed": True}, 1),
-        ("image", [job("a", steps=50)], {"beside": job("b", steps=50, model="other")}, 1),
+        ("image", [job("a", steps=50)], {"message_waits": True}, 1),
+        ("image", [job("a", steps=50)], {"other_job": job("b", steps=50, model="other")}, 1),
         ("image", [job("a", steps=50), job("b", steps=50)], {}, 1),
         ("chat", [job("a", steps=50)], {}, 1),
     ],
     ids=[
-        "alone",
+        "a job alone",
         "a message waits",
-        "another model works",
-        "a width is to be chosen",
-        "a chat's words go out one by one",
+        "another model has work",
+        "there is a width to choose",
+        "a chat, whose tokens are sent one by one",
     ],
 )
-def test_equal_steps_of_a_job_alone_are_one_turn_for_as_long_as_nobody_notices(
-    kind: Any, jobs: list[Job], how: dict[str, Any], steps: int
+def test_equal_steps_of_a_job_alone_are_run_without_a_new_decision_for_a_short_time(
+    kind: Any, jobs: list[Job], circumstances: dict[str, Any], steps: int
 ) -> None:
-    clock = Ticking()
-    assert steps_in_a_turn(clock.lane(kind=kind), clock, *jobs, **how) == steps
+    clock = StepClock()
+    assert steps_of_one_action(clock.lane(kind), clock, jobs, **circumstances) == steps

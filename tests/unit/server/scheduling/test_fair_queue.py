@@ -1,4 +1,4 @@
-"""The waiting line: keys take turns, priority and age decide within a key."""
+"""The order of waiting jobs: keys take turns; priority, then age decide within a key."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +34,7 @@ def test_within_a_key_higher_priority_goes_first_then_the_older() -> None:
     assert order(queue) == ["urgent", "old", "young"]
 
 
-def test_a_key_whose_job_started_goes_to_the_end_of_the_turn() -> None:
+def test_after_a_job_of_a_key_has_started_the_other_keys_go_first() -> None:
     queue = FairQueue()
     for job_id, owner in (("a0", "a"), ("a1", "a"), ("b0", "b")):
         queue.add(job(job_id, owner), now=0)
@@ -44,7 +44,7 @@ def test_a_key_whose_job_started_goes_to_the_end_of_the_turn() -> None:
     assert order(queue) == ["b0", "a1"]
 
 
-def test_a_removed_job_does_not_cost_its_key_a_turn() -> None:
+def test_a_key_is_not_charged_for_a_job_that_was_removed() -> None:
     queue = FairQueue()
     for job_id, owner in (("a0", "a"), ("a1", "a"), ("b0", "b")):
         queue.add(job(job_id, owner), now=0)

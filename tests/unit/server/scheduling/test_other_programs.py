@@ -1,4 +1,4 @@
-"""Work that waits for memory which other programs hold begins once they free it, though nobody reports that."""
+"""Work that waits for memory of other programs starts once they free it, although no message reports that."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def observe(scheduler: Scheduler, others_bytes: int) -> None:
     scheduler.observe(Reading(free_bytes=100 - others_bytes, ours_bytes=0, exact=False))
 
 
-@pytest.mark.parametrize("asked_by", ["a job", "a person"])
-def test_a_model_that_waits_for_memory_of_other_programs_is_looked_at_again_soon(asked_by: str) -> None:
+@pytest.mark.parametrize("requested_by", ["a job", "a person"])
+def test_a_model_that_waits_for_memory_of_other_programs_is_looked_at_again_soon(requested_by: str) -> None:
     scheduler = scheduler_with(others_bytes=70)
-    if asked_by == "a job":
+    if requested_by == "a job":
         request = ChatRequest(id="c/0", messages=(), max_tokens=1)
         scheduler.add(Job(id="c", owner="a", type="chat", model="chat", requests=(request,)), 0.0)
     else:
         scheduler.handle(LoadModel("chat"), 0.0)
-    for now in (0.0, 50.0, 5000.0):  # however long ago its patience ended
+    for now in (0.0, 50.0, 5000.0):  # its patience has ended long before the last of these
         action = scheduler.next_action(now)
         assert isinstance(action, Wait)
         assert action.until is not None
@@ -42,5 +42,5 @@ def test_a_model_that_waits_for_memory_of_other_programs_is_looked_at_again_soon
     assert scheduler.next_action(5001.0) == Load("chat")
 
 
-def test_an_idle_engine_sleeps_whatever_other_programs_hold() -> None:
+def test_an_engine_without_work_waits_for_a_message_whatever_other_programs_hold() -> None:
     assert scheduler_with(others_bytes=70).next_action(0.0) == Wait(None)

@@ -1,4 +1,4 @@
-"""The policy, driven by hand with a clock of our own: no threads, no torch."""
+"""The scheduling policy: each test reports what happened, at times of its choice, and reads the next actions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def job(job_id: str, model: JobType = "image", owner: str = "a", n: int = 1) -> 
 
 
 def carry_out(s: Scheduler, action: Action, now: float, step_s: float = 1.0) -> None:
-    """What the engine would do, without a device."""
+    """Report the outcome of an action, as the engine does after carrying it out."""
     match action:
         case Load(model):
             s.ledger.book(model, "weights", s.residency.bytes_to_load(model))
@@ -54,7 +54,7 @@ def carry_out(s: Scheduler, action: Action, now: float, step_s: float = 1.0) -> 
 
 
 def play(s: Scheduler, now: float, most: int = 20) -> list[Action]:
-    """Actions until the first step or wait, which is included."""
+    """Returns the actions up to the first step or wait."""
     actions: list[Action] = []
     while len(actions) < most:
         action = s.next_action(now)
@@ -62,7 +62,7 @@ def play(s: Scheduler, now: float, most: int = 20) -> list[Action]:
         if isinstance(action, (Step, Wait)):
             return actions
         carry_out(s, action, now)
-    raise AssertionError(f"no end in {actions}")
+    raise AssertionError(f"neither a step nor a wait: {actions}")
 
 
 def finish(s: Scheduler, job_: Job) -> None:
@@ -70,18 +70,18 @@ def finish(s: Scheduler, job_: Job) -> None:
         s.request_ended(job_.id, job_.model)
 
 
-def test_a_job_whose_model_is_not_there_loads_it_is_admitted_and_steps() -> None:
+def test_a_job_whose_model_is_missing_loads_it_and_is_admitted_and_stepped() -> None:
     s, first = scheduler(), job("j")
     s.add(first, 0)
 
     assert play(s, 0) == [Load("image"), Admit(first), Step("image")]
 
 
-def test_nothing_to_do_waits_for_a_message() -> None:
+def test_without_work_the_device_waits_for_a_message() -> None:
     assert scheduler().next_action(0) == Wait(None)
 
 
-def test_a_model_that_does_not_fit_waits_for_the_running_one_then_evicts_it() -> None:
+def test_a_model_that_does_not_fit_is_loaded_once_the_busy_one_is_idle_and_evicted() -> None:
     s, image, video = scheduler(), job("i"), job("v", "video")
     s.add(image, 0)
     play(s, 0)
@@ -95,7 +95,7 @@ def test_a_model_that_does_not_fit_waits_for_the_running_one_then_evicts_it() ->
     assert play(s, 4) == [Evict("image"), Load("video"), Admit(video), Step("video")]
 
 
-def test_models_that_fit_together_stay_together() -> None:
+def test_a_model_that_fits_beside_another_is_loaded_without_an_eviction() -> None:
     s, image, chat = scheduler(), job("i"), job("c", "chat")
     s.add(image, 0)
     play(s, 0)
@@ -104,23 +104,25 @@ def test_models_that_fit_together_stay_together() -> None:
     assert play(s, 1) == [Load("chat"), Admit(chat), Step("chat")]
 
 
-def wearing(plain: Job, lora: Lora) -> Job:
+def with_lora(plain: Job, lora: Lora) -> Job:
     requests = tuple(
-        dataclasses.replace(it, loras=(lora,)) for it in plain.requests if isinstance(it, DiffusionRequest)
+        dataclasses.replace(request, loras=(lora,))
+        for request in plain.requests
+        if isinstance(request, DiffusionRequest)
     )
     return dataclasses.replace(plain, requests=requests)
 
 
-def test_an_idle_model_goes_for_adapters_that_do_not_fit_beside_it_and_for_no_others() -> None:
+def test_an_idle_model_is_evicted_for_adapters_only_if_they_do_not_fit_beside_it() -> None:
     s, chat, image = scheduler(), job("c", "chat"), job("i")
     s.add(chat, 0)
     play(s, 0)
     finish(s, chat)
     s.add(image, 1)
     play(s, 1)
-    ink = Lora("ink", "ink", 1.0, n_bytes=11)  # beside 60 and 30 of 100
-    small = wearing(job("small"), dataclasses.replace(ink, path="small", n_bytes=10))
-    large, again = wearing(job("large"), ink), wearing(job("again"), dataclasses.replace(ink, weight=0.5))
+    ink = Lora("ink", "ink", 1.0, n_bytes=11)  # the models hold 60 and 30 of 100 bytes
+    small = with_lora(job("small"), dataclasses.replace(ink, path="small", n_bytes=10))
+    large, again = with_lora(job("large"), ink), with_lora(job("again"), dataclasses.replace(ink, weight=0.5))
     s.add(small, 5)
     assert play(s, 5) == [Admit(small), Step("image")]
     s.add(large, 5)
@@ -129,7 +131,7 @@ def test_an_idle_model_goes_for_adapters_that_do_not_fit_beside_it_and_for_no_ot
     s.ledger.book("image", "weights", 11, "ink")
     s.ledger.book("video", "weights", 29)
     s.add(again, 6)
-    assert play(s, 6) == [Admit(again), Step("image")], "it is there already"
+    assert play(s, 6) == [Admit(again), Step("image")], "its adapter is loaded already"
 
 
 def test_a_model_just_loaded_is_not_evicted_before_its_minimum_residency() -> None:
@@ -143,15 +145,15 @@ def test_a_model_just_loaded_is_not_evicted_before_its_minimum_residency() -> No
     assert s.next_action(2) == Evict("image")
 
 
-def test_eviction_is_planned_whole_a_set_that_does_not_suffice_is_left_alone() -> None:
+def test_no_model_is_evicted_if_the_whole_set_would_not_suffice() -> None:
     pinned = dataclasses.replace(FACTS["image"], pinned=True)
     s, image, chat, video = scheduler(image=pinned), job("i"), job("c", "chat"), job("v", "video")
-    for one in (image, chat):
-        s.add(one, 0)
+    for job_ in (image, chat):
+        s.add(job_, 0)
     play(s, 0)
-    for one in (image, chat):
-        if one.id in s.residents[one.model].running:
-            finish(s, one)
+    for job_ in (image, chat):
+        if job_.id in s.residents[job_.model].running:
+            finish(s, job_)
     s.add(video, 50)
 
     # Evicting chat alone (30) would not make room for video (60) beside the pinned image model.
@@ -159,31 +161,31 @@ def test_eviction_is_planned_whole_a_set_that_does_not_suffice_is_left_alone() -
     assert set(s.residents) == {"image", "chat"}
 
 
-def test_a_job_that_lost_patience_closes_the_door_so_that_it_does_not_starve() -> None:
+def test_a_model_whose_patience_is_over_stops_admission_to_the_model_that_occupies_its_memory() -> None:
     s = scheduler()
     running = [job(f"i{n}") for n in range(2)]
-    for one in running:
-        s.add(one, 0)
+    for job_ in running:
+        s.add(job_, 0)
     play(s, 0)
     s.add(job("v", "video", owner="b"), 1)
     s.add(job("late"), 2)
 
-    assert s.next_action(5) == Admit(job("late"))  # before patience ran out: resident first
-    assert s.next_action(12) == Step("image")  # after: the late one waits at the door
+    assert s.next_action(5) == Admit(job("late"))  # while patience lasts, the loaded model goes first
+    assert s.next_action(12) == Step("image")  # afterwards its next job is no longer admitted
 
-    for one in running:
-        finish(s, one)
+    for job_ in running:
+        finish(s, job_)
 
     assert play(s, 12)[:2] == [Evict("image"), Load("video")]
 
 
-def test_a_decision_at_the_very_moment_that_patience_ends_finds_it_ended() -> None:
-    """The scheduler itself names this moment as the next one to decide at: to find nothing changed then would be to sleep for ever."""
+def test_patience_is_over_in_a_decision_at_exactly_the_moment_of_its_end() -> None:
+    """The scheduler waits until this moment. If it then found nothing changed, it would wait for ever."""
     s = scheduler()
     s.add(job("i"), 0)
     play(s, 0)
     s.add(job("v", "video"), 1.1)
-    assert s.next_action(5.0) == Step("image")  # its time slice is over; the other model's patience is not
+    assert s.next_action(5.0) == Step("image")  # its time slice is over, the patience of the other model is not
     patience_ends = 1.1 + s.model_loads.patience_of("video")
     assert s.model_loads.next_change(5.0) == patience_ends
 
@@ -191,7 +193,7 @@ def test_a_decision_at_the_very_moment_that_patience_ends_finds_it_ended() -> No
     assert s.model_loads.admission_closed == {"image"}
 
 
-def test_a_parked_lane_loses_its_patience_at_the_very_moment_that_was_foreseen() -> None:
+def test_the_patience_of_a_parked_model_with_work_is_over_at_exactly_its_end_too() -> None:
     s = scheduler()
     s.add(job("i"), 0)
     play(s, 0)
@@ -208,17 +210,17 @@ def test_a_parked_lane_loses_its_patience_at_the_very_moment_that_was_foreseen()
     assert s.model_loads.admission_closed == {"video"}
 
 
-def test_a_lane_takes_no_more_requests_than_it_may_run() -> None:
+def test_a_lane_admits_no_more_requests_than_it_may_run() -> None:
     s, big, small = scheduler(), job("big", n=3), job("small", n=2)
-    for one in (big, small):
-        s.add(one, 0)
+    for job_ in (big, small):
+        s.add(job_, 0)
 
     assert play(s, 0) == [Load("image"), Admit(big), Step("image")]
     finish(s, big)
     assert play(s, 1) == [Admit(small), Step("image")]
 
 
-def test_a_job_with_more_outputs_than_the_lane_runs_at_once_is_still_admitted_alone() -> None:
+def test_a_job_with_more_outputs_than_a_lane_may_run_is_admitted_to_an_idle_lane() -> None:
     s, huge = scheduler(), job("huge", n=8)
     s.add(huge, 0)
 
@@ -227,19 +229,19 @@ def test_a_job_with_more_outputs_than_the_lane_runs_at_once_is_still_admitted_al
 
 def test_chat_gets_its_share_of_the_device_and_no_more() -> None:
     s = scheduler()
-    for one in (job("i"), job("c", "chat")):
-        s.add(one, 0)
-    spent = {"image": 0.0, "chat": 0.0}
+    for job_ in (job("i"), job("c", "chat")):
+        s.add(job_, 0)
+    used_s = {"image": 0.0, "chat": 0.0}
     now = 0.0
     for _ in range(200):
         action = s.next_action(now)
         step_s = 0.02 if action == Step("chat") else 0.2
         carry_out(s, action, now, step_s)
         if isinstance(action, Step):
-            spent[action.model] += step_s
+            used_s[action.model] += step_s
             now += step_s
 
-    assert abs(spent["chat"] / (spent["chat"] + spent["image"]) - 0.5) < 0.05
+    assert abs(used_s["chat"] / (used_s["chat"] + used_s["image"]) - 0.5) < 0.05
 
 
 def test_a_lane_that_was_idle_gets_no_credit_for_it() -> None:
@@ -250,26 +252,26 @@ def test_a_lane_that_was_idle_gets_no_credit_for_it() -> None:
         s.stepped("image", now, 1.0)
     s.add(job("v", "video", owner="b"), 50)
     play(s, 50)
-    turns = []
+    actions = []
     for now in range(50, 60):
         action = s.next_action(now)
         carry_out(s, action, now)
-        turns.append(action)
+        actions.append(action)
 
-    assert turns.count(Step("image")) == 5
+    assert actions.count(Step("image")) == 5
 
 
 def test_an_idle_model_is_evicted_when_its_keep_alive_is_over() -> None:
-    s, one = scheduler(), job("i")
-    s.add(one, 0)
+    s, image = scheduler(), job("i")
+    s.add(image, 0)
     play(s, 0)
-    finish(s, one)
+    finish(s, image)
 
     assert s.next_action(50) == Wait(100.0)
     assert s.next_action(100) == Evict("image")
 
 
-def test_a_model_that_failed_to_load_cools_down_twice_as_long_each_time_and_others_go_on() -> None:
+def test_the_cooldown_doubles_with_each_failed_load_and_other_models_are_loaded_meanwhile() -> None:
     s = scheduler()
     assert s.load_failed("image", 0, "x").seconds == 10
     s.add(job("i"), 1)
@@ -284,14 +286,14 @@ def test_a_model_that_failed_to_load_cools_down_twice_as_long_each_time_and_othe
 
 
 def test_a_draining_scheduler_starts_nothing_and_finishes_what_runs() -> None:
-    s, one = scheduler(), job("i")
-    s.add(one, 0)
+    s, image = scheduler(), job("i")
+    s.add(image, 0)
     play(s, 0)
     s.handle(Drain(), 1)
     s.add(job("next"), 1)
 
     assert s.next_action(1) == Step("image")
-    finish(s, one)
+    finish(s, image)
     assert isinstance(s.next_action(1), Wait)
 
 
@@ -310,7 +312,7 @@ def test_the_same_events_give_the_same_decisions() -> None:
     assert decisions() == decisions()
 
 
-def test_a_model_asked_for_whose_last_part_comes_back_is_there_and_is_not_loaded_again() -> None:
+def test_a_requested_model_that_is_partly_parked_is_unparked_and_not_loaded_again() -> None:
     s = scheduler()
     s.add(job("j"), 0)
     play(s, 0)
@@ -325,12 +327,12 @@ def test_a_model_asked_for_whose_last_part_comes_back_is_there_and_is_not_loaded
     assert isinstance(s.next_action(5), Wait)
 
 
-def test_two_models_that_wait_for_each_others_place_each_take_a_job_before_they_go() -> None:
-    """A load that takes no time gives no slice: without this they would come and go for ever."""
+def test_two_models_that_need_each_others_memory_each_serve_a_job_before_they_leave() -> None:
+    """A load that takes no time gives no time slice. Without this rule, each would evict the other for ever."""
     s = scheduler()
     for name in ("image", "video"):
         s.add(job(name, name), 0.0)
-    now, seen = 100.0, []  # both lost patience
+    now, kinds = 100.0, []  # the patience of both is over
     for _ in range(12):
         action = s.next_action(now)
         match action:
@@ -341,14 +343,14 @@ def test_two_models_that_wait_for_each_others_place_each_take_a_job_before_they_
                 s.request_ended(model, model)
             case _:
                 carry_out(s, action, now)
-        seen.append(type(action))
+        kinds.append(type(action))
         now += 0.01
 
-    assert seen.count(Admit) == 2
+    assert kinds.count(Admit) == 2
 
 
 def reading_ahead() -> Scheduler:
-    """A picture runs; a chat's files are being read, its bytes booked."""
+    """Returns a scheduler with a running image job and a chat model whose bytes are booked and whose files are read."""
     s = Scheduler(Ledger(name="cpu", capacity_bytes=100), FACTS.__getitem__, reads_ahead=True)
     for model in ("image", "chat"):
         s.add(job(model, model), 0.0)
@@ -375,14 +377,14 @@ def test_steps_go_on_while_the_files_of_another_model_are_read() -> None:
     assert isinstance(s.next_action(0.3), Admit)
 
 
-def test_one_model_at_a_time_is_on_its_way() -> None:
+def test_one_model_at_a_time_is_loaded() -> None:
     s = reading_ahead()
     s.add(job("clip", "video"), 0.2)
 
-    assert s.next_action(500.0) == Step("image")  # however impatient
+    assert s.next_action(500.0) == Step("image")  # although its patience is over
 
 
-def test_a_model_unloaded_while_its_files_are_read_leaves_once_its_jobs_are_done() -> None:
+def test_a_model_that_is_unloaded_while_its_files_are_read_is_evicted_after_the_load() -> None:
     s = reading_ahead()
     s.withdraw("chat")
     s.handle(UnloadModel("chat"), 1.0)
@@ -392,7 +394,7 @@ def test_a_model_unloaded_while_its_files_are_read_leaves_once_its_jobs_are_done
     assert s.next_action(1.1) == Evict("chat")
 
 
-def test_a_load_that_fails_after_its_files_were_read_lets_the_next_one_come() -> None:
+def test_after_a_load_failed_whose_files_were_read_the_model_can_be_loaded_again() -> None:
     s = reading_ahead()
     s.handle(FilesRead("chat", 0.0), 0.2)
     s.ledger.release("chat")
@@ -400,7 +402,7 @@ def test_a_load_that_fails_after_its_files_were_read_lets_the_next_one_come() ->
     assert s.load_failed("chat", 1.0, "no").seconds == 10.0
     s.add(job("again", "chat"), 1.0)
 
-    assert s.next_action(1.0) == Step("image")  # it cools down
+    assert s.next_action(1.0) == Step("image")  # during the cooldown
     assert s.next_action(11.1) == Read("chat")
 
 
@@ -408,39 +410,39 @@ def next_step(rows: int) -> NextStep:
     return NextStep("model", "forward", "denoising", "8x8x1", 64, rows, tuple(f"j/{i}" for i in range(rows)))
 
 
-def test_a_merged_call_takes_a_bounded_time_while_another_lane_has_work() -> None:
+def test_the_width_of_a_step_is_limited_by_time_only_while_another_lane_has_work() -> None:
     s = Scheduler(Ledger(name="cpu", capacity_bytes=100), FACTS.__getitem__, max_step_s=4.0)
     for name in ("image", "chat"):
         s.loaded(name, 0.0, 1.0)
         s.add(job(name, name, n=4 if name == "image" else 1), 0.0)  # type: ignore[arg-type]  # names of types
     for rows, seconds in ((1, 2.0), (2, 3.5), (4, 6.0)):
         for _ in range(5):
-            s.batch_sizes.note("image", "denoising 8x8x1", rows, seconds)
+            s.batch_sizes.record("image", "denoising 8x8x1", rows, seconds)
     for _ in range(2):
         carry_out(s, s.next_action(0.0), 0.0)
     s.expects("image", next_step(4))
-    s.stepped("chat", 0.0, 100.0)  # chat had its share
+    s.stepped("chat", 0.0, 100.0)  # chat has used its share
 
     assert s.next_action(0.0) == Step("image", 2)
     s.request_ended("chat", "chat")
     assert s.next_action(0.0) == Step("image", 4)
 
 
-def test_of_the_lanes_in_a_chats_way_one_that_closes_goes_before_the_others() -> None:
+def test_a_lane_that_drains_for_a_chat_model_steps_before_the_other_lanes() -> None:
     s = scheduler(capacity=150)
     for name in ("image", "video"):
         s.ledger.book(name, "weights", 60)
         s.loaded(name, 0.0, 1.0)
         s.add(job(name, name), 0.0)  # type: ignore[arg-type]  # names of types
         carry_out(s, s.next_action(0.0), 0.0)
-    s.stepped("image", 50.0, 5.0)  # it would be the other one's turn
+    s.stepped("image", 50.0, 5.0)  # otherwise the other lane would be next
     s.add(job("chat", "chat"), 1.0)
     s.ledger.book("other", "weights", 20)
 
     assert s.next_action(60.0) == Step("image")
 
 
-def test_a_cache_that_shrank_for_others_grows_back_while_its_chats_run_once_the_room_has_come_back() -> None:
+def test_a_kv_cache_that_was_cut_grows_back_beside_running_chats_once_memory_is_free() -> None:
     facts = ModelFacts("chat", "chat", need_bytes=50, max_running=8, keep_alive_s=100, cache_bytes=20)
     s, chat = scheduler(100, chat=facts), job("c", "chat")
     s.add(chat, 0)
@@ -450,15 +452,15 @@ def test_a_cache_that_shrank_for_others_grows_back_while_its_chats_run_once_the_
     s.cache_resized("chat", 0, 10, 10)
 
     assert play(s, 1) == [Step("chat")]
-    assert play(s, 11) == [Step("chat")], "there is no room"
+    assert play(s, 11) == [Step("chat")], "there is no free memory"
     s.ledger.release("other")
-    s.handle(KeepAlive("chat", 100), 12)  # any message: what is free has changed
+    s.handle(KeepAlive("chat", 100), 12)  # any message makes the scheduler decide anew
     assert s.next_action(12) == ResizeCache("chat", 20)
     s.cache_resized("chat", 12, 20, 19)
-    assert play(s, 30) == [Step("chat")], "as large as it gets"
+    assert play(s, 30) == [Step("chat")], "it is nearly as large as it may be"
 
 
-def test_a_cache_that_shrank_a_moment_ago_does_not_grow_yet() -> None:
+def test_a_kv_cache_that_was_cut_a_moment_ago_does_not_grow_yet() -> None:
     facts = ModelFacts("chat", "chat", need_bytes=50, max_running=8, keep_alive_s=100, cache_bytes=20)
     s, chat = scheduler(100, chat=facts), job("c", "chat")
     s.add(chat, 0)

@@ -1,7 +1,7 @@
-"""Whatever happens in whatever order: the ledger tells the truth and stays within the device, every job ends exactly once.
+"""In random histories the ledger equals what lanes hold, stays within the device, and every job ends exactly once.
 
-The real scheduler, ledger and carrier over fake lanes on a device that is really full when it is full. Six bugs, put in one at a
-time, show that the machine would find them.
+A Hypothesis state machine drives the real scheduler, ledger and executor over fake lanes, on a device that runs out of
+memory when it is full. Six seeded bugs, one at a time, show that the machine finds such bugs.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ from tests.support.jobs import job
 
 CAPACITY = 1000
 SIZES = {"small": 200, "middle": 400, "large": 600, "chat": 300}
-PEAK = 60  # of one row
+PEAK = 60  # activation bytes of one row
 OWNERS = st.sampled_from("abc")
 MODELS = st.sampled_from(sorted(SIZES))
 
 
 @dataclass
 class StrictLane(FakeLane):
-    """Says no to a request it runs already, and runs out of memory when the device is really full."""
+    """Refuses a request that it already runs, and runs out of memory when the device is full."""
 
     world: World | None = None
 
@@ -70,7 +70,7 @@ class StrictLane(FakeLane):
 
     def step(self, max_rows: int | None = None, should_yield: Callable[[], bool] = never_yield) -> object:
         assert self.world is not None
-        self.room = max(1, (CAPACITY - self.world.held() - self.world.outside) // PEAK)
+        self.room = max(1, (CAPACITY - self.world.held() - self.world.others) // PEAK)
         return super().step(max_rows, should_yield)
 
     def unpark(self, names: Sequence[str]) -> int:
@@ -81,7 +81,7 @@ class StrictLane(FakeLane):
 
 @dataclass
 class EventList:
-    """Takes events as an outbox does."""
+    """Takes the events of an executor, as an outbox does."""
 
     events: list[Event]
 
@@ -91,12 +91,12 @@ class EventList:
 
 @dataclass
 class World:
-    """A device with something of its own on it, and a carrier whose actions are asked for one by one."""
+    """A device that other programs use too, with an executor that takes one turn at a time."""
 
     host_bytes: int = 0
-    outside: int = 0
-    fragmented: int = 0  # bytes that the driver reports as free and that cannot be had
-    reads_left: int = -1  # turns until the files of the model that is being loaded are read
+    others: int = 0  # bytes that other programs hold
+    fragmented: int = 0  # bytes that the driver reports as free although they cannot be allocated
+    turns_to_read: int = -1  # turns until the files of the model that is being loaded are read
     now: float = 0.0
     lanes: dict[str, StrictLane] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)  # models that do not load
@@ -109,9 +109,9 @@ class World:
             min_residency_s=1,
             reads_ahead=True,
         )
-        self.scheduler.observe(self._read())
+        self.observe()
         device = Device(
-            self._load, self._read, lambda error: False, lambda: None, lambda: None,
+            self._load, self._read_memory, lambda error: False, lambda: None, lambda: None,
             in_background=self._begin_reading,
         )  # fmt: skip
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
@@ -120,55 +120,55 @@ class World:
         )
 
     def check_room(self, n_bytes: int) -> None:
-        if self.held() + self.outside + n_bytes > CAPACITY - self.fragmented:
+        if self.held() + self.others + n_bytes > CAPACITY - self.fragmented:
             raise MemoryError("the device is full")
 
     def held(self) -> int:
         return sum(lane.weight_bytes + lane.cache_bytes for lane in self.lanes.values() if not lane.closed)
 
-    def look(self) -> None:
-        self.scheduler.observe(self._read())
+    def observe(self) -> None:
+        self.scheduler.observe(self._read_memory())
 
-    def lanes_open(self) -> bool:
+    def has_open_lanes(self) -> bool:
         return any(not lane.closed for lane in self.lanes.values())
 
     def turn(self) -> bool:
-        """One decision, carried out. False when nothing is to be done now."""
-        self.look()
-        if self.reads_left == 0:
+        """Decide once and carry the action out. False when there is nothing to do now."""
+        self.observe()
+        if self.turns_to_read == 0:
             self.finish_reading()
-        self.reads_left -= 1
+        self.turns_to_read -= 1
         while not self.inbox.empty():
             self.executor.handle(self.inbox.get())
         action = self.scheduler.next_action(self.now)
-        if isinstance(action, Wait) and self.reads_left >= 0:
+        if isinstance(action, Wait) and self.turns_to_read >= 0:
             return True
         if isinstance(action, Wait):
             return False
         self.executor.carry_out(action)
-        assert self.held() + self.outside <= CAPACITY, "more is held than there is"
+        assert self.held() + self.others <= CAPACITY, "more is held than the device has"
         self.now += 0.01
         return True
 
     def _begin_reading(self, read: Callable[[], None]) -> None:
-        self.finish_reading, self.reads_left = read, 2
+        self.finish_reading, self.turns_to_read = read, 2
 
     @property
-    def reading(self) -> str:
-        """The model that is being loaded."""
+    def loading(self) -> str:
+        """The model that is being loaded; empty: none."""
         loading = self.scheduler.residency.loading
         return loading.model if loading is not None else ""
 
-    def promised(self) -> int:
-        """Bytes booked for the model whose files are being read."""
-        return SIZES[self.reading] if self.reading else 0
+    def booked_for_load(self) -> int:
+        """Returns the bytes that are booked for the model whose files are being read."""
+        return SIZES[self.loading] if self.loading else 0
 
     def _facts(self, model: str) -> ModelFacts:
         kind = "chat" if model == "chat" else "image"
         return ModelFacts(model, kind, SIZES[model], 4, 50.0, cache_bytes=100 if kind == "chat" else 0)
 
     def _load(self, model: str) -> StrictLane:
-        assert model == self.reading
+        assert model == self.loading
         if model in self.broken:
             raise OSError("the disk is gone")
         if model == "chat":
@@ -180,16 +180,16 @@ class World:
         self.lanes[model] = lane
         return lane
 
-    def _read(self) -> Reading:
+    def _read_memory(self) -> Reading:
         held = self.held()
-        return Reading(free_bytes=CAPACITY - held - self.outside, ours_bytes=held)
+        return Reading(free_bytes=CAPACITY - held - self.others, ours_bytes=held)
 
 
 class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
-        self.wanted: dict[str, int] = {}  # job id → outputs it should give
+        self.submitted: dict[str, int] = {}  # job id → number of its outputs
 
     @initialize(host_bytes=st.sampled_from([0, 500, 2000]))
     def begin(self, host_bytes: int) -> None:
@@ -197,16 +197,18 @@ class Machine(RuleBasedStateMachine):
 
     @rule(model=MODELS, n=st.integers(1, 3), steps=st.integers(1, 4), owner=OWNERS, turns=st.integers(0, 6))
     def submit(self, model: str, n: int, steps: int, owner: str, turns: int) -> None:
-        job_id = f"{owner}{len(self.wanted)}"
-        self.wanted[job_id] = n
+        job_id = f"{owner}{len(self.submitted)}"
+        self.submitted[job_id] = n
         self.world.executor.handle(Submit(job(job_id, model, n, steps), self.world.now))
         for _ in range(turns):
             self.world.turn()
 
-    @precondition(lambda self: self.wanted)
+    @precondition(lambda self: self.submitted)
     @rule(data=st.data(), recall=st.booleans())
     def withdraw(self, data: st.DataObject, recall: bool) -> None:
-        job_id = data.draw(st.sampled_from(sorted(self.wanted.keys() - self._ends().keys()) or sorted(self.wanted)))
+        job_id = data.draw(
+            st.sampled_from(sorted(self.submitted.keys() - self._ends().keys()) or sorted(self.submitted))
+        )
         self.world.executor.handle(Recall(job_id) if recall else Cancel(job_id))
 
     @rule(model=MODELS)
@@ -215,15 +217,15 @@ class Machine(RuleBasedStateMachine):
 
     @rule(n_bytes=st.integers(0, 700))
     def other_programs_take_memory(self, n_bytes: int) -> None:
-        self.world.outside = min(n_bytes, CAPACITY - self.world.held() - self.world.promised())
-        self.world.look()
+        self.world.others = min(n_bytes, CAPACITY - self.world.held() - self.world.booked_for_load())
+        self.world.observe()
 
     @rule(n_bytes=st.sampled_from([0, 150, 700]))
     def memory_is_fragmented(self, n_bytes: int) -> None:
         self.world.fragmented = n_bytes
 
     @rule(seconds=st.sampled_from([0.5, 3.0, 15.0, 120.0]))
-    def time_goes_by(self, seconds: float) -> None:
+    def time_passes(self, seconds: float) -> None:
         self.world.now += seconds
 
     @rule(n=st.integers(1, 25))
@@ -231,18 +233,18 @@ class Machine(RuleBasedStateMachine):
         for _ in range(n):
             self.world.turn()
 
-    @rule(model=MODELS, what=st.sampled_from(["load", "unload", "pin", "unpin"]))
-    def a_person_says(self, model: str, what: str) -> None:
+    @rule(model=MODELS, message=st.sampled_from(["load", "unload", "pin", "unpin"]))
+    def an_operator_sends(self, model: str, message: str) -> None:
         messages = {"load": LoadModel(model), "unload": UnloadModel(model)}
-        self.world.executor.handle(messages.get(what, Pin(model, what == "pin")))
+        self.world.executor.handle(messages.get(message, Pin(model, message == "pin")))
 
     @invariant()
-    def the_ledger_tells_the_truth_and_stays_within_the_device(self) -> None:
+    def the_ledger_equals_what_is_held_and_stays_within_the_device(self) -> None:
         ledger, held = self.world.scheduler.ledger, self.world.held()
         activations = sum(ledger.held_by(model, "activations") for model in SIZES)
-        assert ledger.booked_bytes == held + activations + self.world.promised()
+        assert ledger.booked_bytes == held + activations + self.world.booked_for_load()
         assert 0 <= ledger.booked_bytes <= CAPACITY
-        assert 0 <= ledger.free_bytes <= CAPACITY - held - self.world.outside
+        assert 0 <= ledger.free_bytes <= CAPACITY - held - self.world.others
         status = ledger.status()
         assert sum(holder.n_bytes for holder in status.holders) == status.used_bytes
         assert all(holder.n_bytes > 0 for holder in status.holders)
@@ -257,18 +259,18 @@ class Machine(RuleBasedStateMachine):
         assert max(started.values(), default=0) <= 1
 
     def teardown(self) -> None:
-        """Left alone, with its memory back, the device ends every job and lets go of everything."""
+        """When the rules end and all memory is free again, the device ends every job and evicts every model."""
         world = self.world
-        world.outside = world.fragmented = 0
+        world.others = world.fragmented = 0
         world.broken.clear()
         for model in SIZES:
             world.executor.handle(Pin(model, False))
         for _ in range(1500):
             if not world.turn():
                 world.now += 60.0
-                if not world.turn() and not world.lanes_open():
+                if not world.turn() and not world.has_open_lanes():
                     break
-        assert self._ends().keys() == self.wanted.keys(), "a job was lost"
+        assert self._ends().keys() == self.submitted.keys(), "a job was lost"
         assert world.scheduler.ledger.booked_bytes == 0, "the ledger did not return to its baseline"
         assert world.scheduler.ledger.host_free_bytes == world.scheduler.ledger.host_bytes
 
@@ -283,7 +285,7 @@ class Machine(RuleBasedStateMachine):
                     ends[returned.id] += 1
                 case OutputReady(job_id):
                     outputs[job_id] += 1
-        ends.update(job_id for job_id, n in outputs.items() if n >= self.wanted[job_id] and not ends[job_id])
+        ends.update(job_id for job_id, n in outputs.items() if n >= self.submitted[job_id] and not ends[job_id])
         return ends
 
 
@@ -293,44 +295,44 @@ QUICK = settings(
 )  # fmt: skip
 
 
-def test_whatever_happens_the_ledger_is_true_and_every_job_ends_once() -> None:
+def test_in_any_history_the_ledger_equals_what_is_held_and_every_job_ends_once() -> None:
     run_state_machine_as_test(Machine, settings=QUICK)
 
 
-def evict_the_busy(candidates: Sequence[Candidate], ledger: Ledger, now: float, *, impatient: bool) -> object:
+def victims_with_busy_models(candidates: Sequence[Candidate], ledger: Ledger, now: float, *, impatient: bool) -> object:
     for candidate in candidates:
         yield Victim(candidate.name, ledger.held_by(candidate.name), Evict(candidate.name))
 
 
-def take_but_keep(self: FairQueue, job_id: str) -> object:
+def take_without_removing(self: FairQueue, job_id: str) -> object:
     self._keys[self._by_arrival[job_id].job.owner].running[job_id] = 1.0
     return self._by_arrival[job_id]
 
 
-def fail_without_release(self: ModelLoader, model: str, reason: str) -> str:
+def fail_and_keep_the_booking(self: ModelLoader, model: str, reason: str) -> str:
     self._scheduler.ledger.correct(model, "weights", SIZES[model])
     return self._scheduler.load_failed(model, self._clock(), reason).reason
 
 
-def cancel_without_a_note(self: Executor, job_id: str) -> None:
-    if (found := self.jobs.get(job_id)) is not None:
-        for request in found.requests:
-            self.lanes[found.model].cancel(request.id)
-        self._update_next_step(found.model)
+def cancel_without_marking_the_job(self: Executor, job_id: str) -> None:
+    if (running := self.jobs.get(job_id)) is not None:
+        for request in running.requests:
+            self.lanes[running.model].cancel(request.id)
+        self._update_next_step(running.model)
 
 
-def load_and_forget_the_booking(self: ModelLoader, model: str) -> None:
+def read_without_booking(self: ModelLoader, model: str) -> None:
     self._scheduler.load_started(model)
     self._device.in_background(lambda: self._read(model))
 
 
 BUGS = {
-    "a busy model is evicted": (eviction, "victims", evict_the_busy),
-    "a started job stays in the queue": (FairQueue, "take", take_but_keep),
-    "a failed load keeps its booking": (ModelLoader, "_failed", fail_without_release),
-    "a canceled job is told to nobody": (Executor, "_cancel", cancel_without_a_note),
-    "a model's bytes are not booked while its files are read": (ModelLoader, "read", load_and_forget_the_booking),
-    "what others hold counts as free": (
+    "a busy model is evicted": (eviction, "victims", victims_with_busy_models),
+    "a started job stays in the queue": (FairQueue, "take", take_without_removing),
+    "a failed load keeps its booking": (ModelLoader, "_failed", fail_and_keep_the_booking),
+    "the cancellation of a job is not reported": (Executor, "_cancel", cancel_without_marking_the_job),
+    "a model's bytes are not booked while its files are read": (ModelLoader, "read", read_without_booking),
+    "memory of other programs counts as free": (
         Ledger, "free_bytes", property(lambda self: max(0, self.usable_bytes - self.booked_bytes)),
     ),
 }  # fmt: skip
@@ -341,5 +343,5 @@ def test_the_machine_finds_a_seeded_bug(bug: str, monkeypatch: pytest.MonkeyPatc
     owner, name, mutant = BUGS[bug]
     monkeypatch.setattr(owner, name, mutant)
 
-    with pytest.raises(Exception):  # noqa: B017  # whichever assertion it trips
+    with pytest.raises(Exception):  # noqa: B017  # any of the assertions may find it
         run_state_machine_as_test(Machine, settings=settings(QUICK, max_examples=400))

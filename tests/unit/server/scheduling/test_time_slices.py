@@ -1,4 +1,4 @@
-"""Chat and the rest share the device's seconds, to the second."""
+"""Chats and all other jobs share the device's seconds."""
 
 import math
 
@@ -15,13 +15,13 @@ def resident(name: str) -> Resident:
 
 
 @pytest.mark.parametrize("share", [0.5, 0.75, 1.0])
-def test_a_chat_that_used_its_share_is_due_again_when_the_rest_has_had_its_own(share: float) -> None:
-    turns, chat, clip = TimeSlices(share), resident("chat"), resident("clip")
-    assert turns.chat_due_in_s == 0.0
-    turns.used(chat, 3.0)
+def test_a_chat_that_used_its_share_goes_first_again_once_other_jobs_have_used_theirs(share: float) -> None:
+    time_slices, chat, video = TimeSlices(share), resident("chat"), resident("video")
+    assert time_slices.chat_due_in_s == 0.0
+    time_slices.used(chat, 3.0)
 
-    due = turns.chat_due_in_s
-    assert math.isclose(due, 3.0 * (1 - share) / share, abs_tol=1e-9)
-    assert turns.next_of([chat, clip]) is (clip if due else chat)
-    turns.used(clip, due)
-    assert turns.chat_due_in_s <= 1e-9
+    due_in_s = time_slices.chat_due_in_s
+    assert math.isclose(due_in_s, 3.0 * (1 - share) / share, abs_tol=1e-9)
+    assert time_slices.next_of([chat, video]) is (video if due_in_s else chat)
+    time_slices.used(video, due_in_s)
+    assert time_slices.chat_due_in_s <= 1e-9

@@ -1,4 +1,4 @@
-"""The scheduler and the executor without a thread: a test takes each turn itself, on a clock of its own, over fake lanes."""
+"""The scheduler and the executor over fake lanes, without a thread: a test takes each turn, on a clock of its own."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from server.scheduling.scheduler import Scheduler
 
 
 @dataclass
-class HandDriven:
+class ThreadlessExecutor:
     lanes: Mapping[str, Lane]
     capacity: int = 1000
     host_bytes: int = 0
-    sizes: Mapping[str, int] = field(default_factory=dict)  # of models that are not 100 bytes large
+    sizes: Mapping[str, int] = field(default_factory=dict)  # bytes by model; 100 for all others
     reading: Callable[[], Reading | None] = lambda: None
     turn_s: float = 0.1
-    policy: Mapping[str, Any] = field(default_factory=dict)  # of the scheduler
+    policy: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the scheduler
 
     def __post_init__(self) -> None:
         self.now = 0.0
-        self.fails_to_load: dict[str, list[Exception]] = {}  # model → raised by its next loads
+        self.load_failures: dict[str, list[Exception]] = {}  # by model: raised by its next loads, the last one first
         self.events: list[Event] = []
         self.actions: list[Action] = []
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
@@ -45,13 +45,13 @@ class HandDriven:
             self.scheduler,
             device,
             self.inbox,
-            self,
+            self,  # type: ignore[arg-type]  # only `put` of an outbox is needed
             step_timeout_s=5,
-            clock=self._clock,  # type: ignore[arg-type]  # `put` alone is needed
+            clock=self._clock,
         )
 
     def put(self, event: Event) -> None:
-        """As the outbox."""
+        """Take an event as the outbox does."""
         self.events.append(event)
 
     def send(self, *messages: Message) -> None:
@@ -71,23 +71,23 @@ class HandDriven:
         return [self.turn() for _ in range(n)]
 
     def until(self, condition: Callable[[Action], bool], most: int = 500) -> Action:
-        """Take turns until an action fulfils the condition; it has been carried out then."""
+        """Take turns until an action that was carried out fulfils the condition."""
         for _ in range(most):
             action = self.turn()
             if condition(action):
                 return action
-        raise AssertionError(f"never came: {self.actions[:10]} … {self.actions[-20:]}")
+        raise AssertionError(f"no action fulfilled the condition: {self.actions[:10]} … {self.actions[-20:]}")
 
     def of(self, kind: type[Event]) -> list[Event]:
         return [event for event in self.events if isinstance(event, kind)]
 
     def _clock(self) -> float:
-        """Each look at the clock takes a moment, so that equal steps do not follow each other for ever."""
+        """Advances by each look at it, so that equal steps do not follow each other for ever."""
         self.now += 0.03
         return self.now
 
     def _load(self, model: str) -> Lane:
-        if failures := self.fails_to_load.get(model):
+        if failures := self.load_failures.get(model):
             raise failures.pop()
         return self.lanes[model]
 

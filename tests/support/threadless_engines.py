@@ -1,6 +1,6 @@
-"""Engines without threads, each with a clock of its own: the one that is furthest behind takes the next turn. Nothing races.
+"""Runs the engines of a fleet without threads. Each has a clock of its own; the one that is furthest behind acts next.
 
-Devices work side by side, so a step or a load moves only the clock of its own engine.
+Devices work side by side, so a step or a load advances only the clock of its own engine. Nothing races.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Clock:
 
 
 class TimedLane(FakeLane):
-    """Its steps take `step_s` for each of their rows on its engine's clock."""
+    """Each row of its steps takes `step_s` on its engine's clock."""
 
     clock: Clock
 
@@ -40,53 +40,53 @@ class TimedLane(FakeLane):
         return updates
 
 
-class HandEngine(Engine):
-    """Turned by `Hand`, not by a thread."""
+class ThreadlessEngine(Engine):
+    """Takes its turns when `ThreadlessEngines` asks it to."""
 
     def __init__(self, clock: Clock, *args: Any) -> None:
         super().__init__(*args, clock=clock)
         self.clock = clock
-        self.resting = True
+        self.waits = True  # for a message
 
     def start(self) -> None:
         self._outbox.bind(asyncio.get_running_loop())
         self._not_ready_reason = None
 
     def turn(self) -> None:
-        self.resting = False
+        self.waits = False
         self._handle_messages(block=False)
         self._turn()
 
     @property
-    def has_mail(self) -> bool:
+    def has_messages(self) -> bool:
         return not self._inbox.empty()
 
     def _handle_messages(self, *, block: bool, until: float | None = None) -> bool:
         if block:
-            self.resting = True
+            self.waits = True
             return True
         return super()._handle_messages(block=False)
 
 
-class Hand:
-    """Makes the engines of a fleet, and turns them."""
+class ThreadlessEngines:
+    """Makes the engines of a fleet, and runs them."""
 
     def __init__(
         self, facts: Callable[[str], ModelFacts], *, capacity: int, load_s: float, step_s: Sequence[float]
     ) -> None:
-        """`step_s`: seconds of a step, by device."""
+        """step_s: seconds of a step, by device."""
         self._facts = facts
         self._capacity = capacity
         self._load_s = load_s
         self._step_s = step_s
-        self.engines: list[HandEngine] = []
-        self.lanes: list[tuple[int, TimedLane]] = []  # in the order they were loaded, with their device
+        self.engines: list[ThreadlessEngine] = []
+        self.lanes: list[tuple[int, TimedLane]] = []  # with their devices, in the order in which they were loaded
 
     def clock(self) -> float:
-        """How far all have come."""
+        """Returns the time that all engines have reached."""
         return min((engine.clock.now for engine in self.engines), default=0.0)
 
-    def make(self, deliver: Callable[[Event], None]) -> HandEngine:
+    def make(self, deliver: Callable[[Event], None]) -> ThreadlessEngine:
         clock, device = Clock(), len(self.engines)
 
         def load(_: str) -> FakeLane:
@@ -97,19 +97,25 @@ class Hand:
             return lane
 
         ledger = Ledger(name=f"cpu {device}", capacity_bytes=self._capacity)
-        tools = Device(load, lambda: None, lambda _: False, lambda: None, lambda: None)
-        self.engines.append(HandEngine(clock, Scheduler(ledger, self._facts), tools, deliver))
+        functions = Device(
+            load=load,
+            read_memory=lambda: None,
+            is_fatal=lambda error: False,
+            die=lambda: None,
+            warm_up=lambda: None,
+        )
+        self.engines.append(ThreadlessEngine(clock, Scheduler(ledger, self._facts), functions, deliver))
         return self.engines[-1]
 
-    async def work(self) -> None:
-        """Until every engine rests and nobody has told it anything."""
-        while awake := [engine for engine in self.engines if not engine.resting or engine.has_mail]:
-            behind = min(awake, key=lambda engine: engine.clock.now)
-            if behind.resting:  # it slept until it was told something, by one that has come so far
-                others = [engine.clock.now for engine in self.engines if engine is not behind]
-                behind.clock.now = max(behind.clock.now, min(others, default=0.0))
-            behind.turn()
-            await asyncio.sleep(0)  # the loop hears of it
+    async def run_until_idle(self) -> None:
+        """Run the engines until all of them wait and no message is left."""
+        while active := [engine for engine in self.engines if not engine.waits or engine.has_messages]:
+            engine = min(active, key=lambda engine: engine.clock.now)
+            if engine.waits:  # it slept until another engine, whose clock is ahead, caused the message
+                others = [other.clock.now for other in self.engines if other is not engine]
+                engine.clock.now = max(engine.clock.now, min(others, default=0.0))
+            engine.turn()
+            await asyncio.sleep(0)  # lets the loop deliver the events
 
     def steps(self, device: int) -> int:
-        return sum(len(lane.step_log) for its, lane in self.lanes if its == device)
+        return sum(len(lane.step_log) for lane_device, lane in self.lanes if lane_device == device)

@@ -1,11 +1,11 @@
-"""How long the next load will take: as the last ones did, but for what only the first one pays."""
+"""Predictions of the next load's time: the median of the last loads, without a first load that includes imports."""
 
 from server.scheduling.load_times import LoadTimes
 
 GB = 10**9
 
 
-def test_the_next_load_takes_what_the_last_ones_took_in_the_middle() -> None:
+def test_the_next_load_is_expected_to_take_the_median_of_the_last_ones() -> None:
     load_times = LoadTimes()
     for seconds in (9.0, 2.0, 3.0):
         load_times.loaded("m", 2 * GB, seconds)
@@ -13,7 +13,7 @@ def test_the_next_load_takes_what_the_last_ones_took_in_the_middle() -> None:
     assert load_times.expected_s("m", 2 * GB) == 3.0
 
 
-def test_a_first_load_that_paid_for_imports_is_not_taken_for_the_next() -> None:
+def test_a_first_load_that_took_far_longer_than_its_size_explains_is_ignored() -> None:
     load_times = LoadTimes()
     load_times.loaded("m", 1 * GB, 5.0)
     load_times.loaded("n", 1 * GB, 1.0)
@@ -21,7 +21,7 @@ def test_a_first_load_that_paid_for_imports_is_not_taken_for_the_next() -> None:
     assert load_times.expected_s("m", 1 * GB) == 1.0
 
 
-def test_files_that_were_read_beside_the_rest_are_that_share_of_the_next_load() -> None:
+def test_the_share_of_reading_in_the_last_load_is_expected_of_the_next_one() -> None:
     load_times = LoadTimes()
     assert load_times.read_share("m") == 0.0
     load_times.loaded("m", 1 * GB, 4.0, read_s=3.0)
