@@ -64,10 +64,10 @@ def _check_peaks(lane: DiffusionLane, make: Any, device: str, record: Record) ->
                 measured[cost.rows] = max(measured.get(cost.rows, 0), cost.peak_bytes)
                 if cost.rows < 8:
                     entry = f"{cost.component}.{cost.entry}"
-                    peaks.note(Peak("m", entry, cost.shape, cost.units, cost.rows, cost.peak_bytes))
-    wanted = make("direct")
-    predicted = peaks.predict("m", "unet.forward", "another", wanted.width * wanted.height, 8)
-    direct = _direct_peak(lane.pipeline, wanted, device)
+                    peaks.record(Peak("m", entry, cost.shape, cost.units, cost.rows, cost.peak_bytes))
+    job = make("direct")
+    predicted = peaks.predict("m", "unet.forward", "another", job.width * job.height, 8)
+    direct = _direct_peak(lane.pipeline, job, device)
     record(
         peaks={
             "lane_by_rows": measured,
@@ -78,7 +78,7 @@ def _check_peaks(lane: DiffusionLane, make: Any, device: str, record: Record) ->
     )
 
 
-def _direct_peak(pipeline: Any, wanted: Any, device: str) -> int:
+def _direct_peak(pipeline: Any, job: Any, device: str) -> int:
     meters: list[device_module.PeakMeter] = []
 
     def before(*_: object) -> None:
@@ -89,7 +89,7 @@ def _direct_peak(pipeline: Any, wanted: Any, device: str) -> int:
         pipeline.unet.register_forward_pre_hook(before),
         pipeline.unet.register_forward_hook(lambda *_: meters[-1].pause()),
     ]
-    call = {"prompt": wanted.prompt, "width": wanted.width, "height": wanted.height, "guidance_scale": 4.0}
+    call = {"prompt": job.prompt, "width": job.width, "height": job.height, "guidance_scale": 4.0}
     pipeline(**call, num_inference_steps=3, output_type="latent")
     for hook in hooks:
         hook.remove()
@@ -191,10 +191,10 @@ def check_latency(tiny: bool, device: str, record: Record) -> None:
     names = (f"clip {i}" for i in itertools.count())
 
     def talk(*, with_video: bool, should_yield: bool) -> dict[str, Any]:
-        request_ = ChatRequest(
+        chat_request = ChatRequest(
             id="c", messages=(Message("user", "hello"),), max_tokens=REPLY_TOKENS[tiny], temperature=1.0
         )
-        chat.admit(request_)
+        chat.admit(chat_request)
         at, steps, mid_forward = [time.perf_counter()], 0, 0
         while chat.has_work():
             if with_video and not video.has_work():
