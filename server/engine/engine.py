@@ -128,7 +128,7 @@ class Engine:
             logger.exception("engine stopped")
             if self._device.is_fatal(error):
                 self._device.die()
-            # Image and video jobs are stored and run again in the next process; the client of a chat waits now.
+            # Image and video jobs are stored and run again in the next process. Chats are not run again: they fail.
             waiting = [entry.job for entry in self._scheduler.queue.in_order()]
             for job in (*self._executor.jobs.all(), *waiting):
                 if job.type == "chat":

@@ -201,10 +201,10 @@ class Executor:
             ledger.book(model, "activations", reserve_bytes)
         began = self._clock()
         self.busy_until = began + self._step_timeout_s
-        chat_at = began + self._scheduler.chat_due_in_s
+        chat_due_at = began + self._scheduler.chat_due_in_s
 
         def should_yield() -> bool:
-            return self._clock() >= chat_at or not self._inbox.empty() or self._device.others_wait()
+            return self._clock() >= chat_due_at or not self._inbox.empty() or self._device.others_wait()
 
         until = min(began + STEP_BURST_S, self._scheduler.decided_until(model))
         next_step = self._scheduler.residents[model].next_step
@@ -224,6 +224,7 @@ class Executor:
         self._update_next_step(model)
 
     def _take_updates(self, model: str, updates: Sequence[Update]) -> None:
+        """Report the updates, and those of the requests that end because their job has failed."""
         lane, now = self.lanes[model], self._clock()
         while updates:
             canceled = [self._lane_output.take(lane, model, update, now) for update in updates]

@@ -1,7 +1,7 @@
 """Sends events from the device thread to the event loop, several at a time. Device thread only, but for `bind`.
 
-Each wake of the event loop takes a core from the step that is running, so progress events wait until more events have
-gathered or `PROGRESS_INTERVAL_S` is over. All other events are sent at once.
+Each wake of the event loop takes a core from the step that is running. So progress events wait until another event is
+sent, at most for `PROGRESS_INTERVAL_S`. All other events, and the first and last progress of a stage, are sent at once.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ class Outbox:
         self._urgent, self._flush_at = False, now + PROGRESS_INTERVAL_S
         try:
             self._loop.call_soon_threadsafe(self._deliver_all, events)
-        except (
-            RuntimeError
-        ):  # the loop is closed because the process ends; the store restores the jobs at the next start
+        except RuntimeError:  # the loop is closed: the process ends, and its jobs are restored at the next start
             logger.warning("events dropped at shutdown", extra={"count": len(events)})
 
     def _deliver_all(self, events: list[Event]) -> None:

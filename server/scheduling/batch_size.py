@@ -1,9 +1,10 @@
 """Chooses how many rows the next forward merges, by the measured seconds of earlier forwards. Device thread only; pure.
 
-For small pictures four rows take little longer than one; for large ones two rows take twice as long. So `BatchSizes`
-learns per model and shape which width pays. Widths are tried by doubling. The useful width is the widest that gains
-`GAIN` per row over the best narrower one; the next wider one is tried a few times, and again after a while.
-Disturbances only ever make a forward slower, so a faster measurement counts for much and a slower one for little.
+The width of a forward is its number of rows, rounded up to a power of two. For small pictures four rows take little
+longer than one; for large ones two rows take twice as long. So `BatchSizes` learns per model and shape which width
+pays. Widths are tried by doubling. The useful width is the widest that gains `GAIN` per row over the best narrower one;
+the next wider one is tried a few times, and again after a while. Disturbances only ever make a forward slower, so a
+faster measurement counts for much and a slower one for little.
 `StepSizer` takes the useful width and limits it to what is short enough and fits the free memory.
 """
 
@@ -44,7 +45,7 @@ class BatchSizes:
     _recent_usual_s: float = 1.0  # seconds that the same forwards take on average
 
     def record(self, model: str, shape: str, rows: int, seconds: float) -> None:
-        """Learn from one forward."""
+        """Learn from a forward of `rows` rows that took `seconds`."""
         widths = self._measured.setdefault((model, shape), {})
         row_s, width = seconds / rows, bucket_of(rows)
         known, usual_s = widths.get(width), row_s / self._pace
@@ -65,7 +66,7 @@ class BatchSizes:
             del widths[2 * width]
 
     def useful_width(self, model: str, shape: str) -> int:
-        """Returns the widest width worth running, or the next one to try as long as every wider one has gained."""
+        """Returns the widest width that pays; if the next wider one has not been measured yet, that one."""
         widths = self._measured.get((model, shape), {})
         if not widths:
             return 1

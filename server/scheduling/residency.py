@@ -62,9 +62,7 @@ class Residency:
         self._wanted = wanted
         self._pins: dict[str, bool] = {}
         self._keep_alives: dict[str, float] = {}
-        self._ran_out: set[str] = (
-            set()
-        )  # models that ran out of memory in a load or unpark that will be tried once more
+        self._ran_out: set[str] = set()  # models whose load or unpark ran out of memory and is tried once more
 
     # Messages
 
