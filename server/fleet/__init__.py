@@ -1,1 +1,1 @@
-"""Several devices as one engine: placement of jobs, their reassignment, and one merged status. Event loop only."""
+"""Presents several devices as one engine: placement, moves of waiting jobs, one merged status. Event loop only."""

@@ -1,7 +1,7 @@
-"""Several devices as one engine: places jobs, merges nothing, moves waiting jobs from a busy device to an idle one.
+"""Presents several engines as one: assigns each job to a device and moves waiting jobs from busy devices to idle ones.
 
-Event loop only. Each engine has its own device thread, ledger and queue; the fleet knows what it sent where and what each
-engine told last. To the service it looks like one engine.
+Event loop only. Each engine has its own device thread, memory ledger and queue. The fleet knows which jobs it submitted
+where and the latest status of each engine; jobs of different devices are never batched together.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import assert_never
 
 from server.errors import Conflict, NeverFits, Unavailable
 from server.fleet.assignments import Assignment, Assignments
 from server.fleet.job_times import JobTimes
-from server.fleet.placement import DeviceView, place, rebalance
+from server.fleet.placement import DeviceView, choose_device, rebalance
 from server.fleet.port import Engine
 from server.job import Job
 from server.protocol import (
@@ -51,19 +52,22 @@ class Fleet:
         device_of: Callable[[str], str | None] = lambda model: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`engines` make one engine each, given where its events go. names: of their devices. device_of: the one a model is bound to."""
+        """engines: each makes one engine from the callback that takes its events. names: of the devices, in that order.
+
+        device_of: the name of the device that a model is bound to; None: it may use every device.
+        """
         self._names = names
         self._device_of = device_of
         self._deliver = deliver
         self._clock = clock
-        self._engines = [make(self._receiver(device)) for device, make in enumerate(engines)]
+        self._engines = [make(partial(self._handle, device)) for device, make in enumerate(engines)]
         self._assignments = Assignments(len(engines))
         self._statuses: list[EngineStatus | None] = [None for _ in self._engines]
-        self._need_bytes: dict[str, int] = {}  # by model, as last said
+        self._need_bytes: dict[str, int] = {}  # by model, from its latest job
         self._job_times = JobTimes()
         self.draining = False
 
-    # As one engine
+    # The engine port
 
     def start(self) -> None:
         for engine in self._engines:
@@ -75,7 +79,7 @@ class Fleet:
 
     @property
     def alive(self) -> bool:
-        """False as soon as one engine is dead or stuck: the process then ends and all devices start afresh."""
+        """False as soon as one engine is dead or stuck: the process then ends, and all devices start again."""
         return all(engine.alive for engine in self._engines)
 
     @property
@@ -87,27 +91,28 @@ class Fleet:
         await asyncio.gather(*(engine.drain(timeout_s) for engine in self._engines))
 
     def check_fits(self, model: str, need_bytes: int) -> None:
-        """Raises what keeps a job of `model` from ever starting here: NeverFits; Conflict, every byte it needs is pinned."""
-        allowed = [device for device in range(len(self._engines)) if self._allows(device, model)]
+        """Raises `NeverFits` when no job of `model` can ever start here, `Conflict` when pinned models prevent it."""
+        allowed = [device for device in range(len(self._engines)) if self._may_use(device, model)]
         if not allowed:
             raise NeverFits(
-                f"{model} is bound to {self._device_of(model)}, which is not among the devices here: {', '.join(self._names)}."
+                f"{model} is bound to {self._device_of(model)}, "
+                f"which is not among the devices here: {', '.join(self._names)}."
             )
+        need = f"{model} needs {need_bytes / 2**30:.1f} GiB"
         usable = max(self._engines[device].usable_bytes for device in allowed)
         if need_bytes > usable:
             which = "this device has" if len(self._engines) == 1 else "the largest device here has"
-            raise NeverFits(f"{model} needs {need_bytes / 2**30:.1f} GiB, {which} {usable / 2**30:.1f} GiB for models.")
-        if all(self._is_pinned_full(device, model, need_bytes) for device in allowed):
-            raise Conflict(
-                f"{model} needs {need_bytes / 2**30:.1f} GiB, and pinned models hold too much. Unpin one of them."
-            )
+            raise NeverFits(f"{need}, {which} {usable / 2**30:.1f} GiB for models.")
+        if all(self._blocked_by_pins(device, model, need_bytes) for device in allowed):
+            raise Conflict(f"{need}, but pinned models leave too little memory for it. Unpin one of them.")
 
-    def _is_pinned_full(self, device: int, model: str, need_bytes: int) -> bool:
+    def _blocked_by_pins(self, device: int, model: str, need_bytes: int) -> bool:
+        """Whether the device cannot load the model because of its pinned models."""
         status = self._statuses[device]
-        if status is None or any(it.model == model and it.state != "failed" for it in status.models):
+        if status is None or any(listed.model == model and listed.state != "failed" for listed in status.models):
             return False
-        pinned = sum(it.weight_bytes + it.cache_bytes for it in status.models if it.pinned)
-        return pinned > 0 and need_bytes > self._engines[device].usable_bytes - pinned
+        pinned_bytes = sum(listed.weight_bytes + listed.cache_bytes for listed in status.models if listed.pinned)
+        return pinned_bytes > 0 and need_bytes > self._engines[device].usable_bytes - pinned_bytes
 
     @property
     def usable_bytes(self) -> int:
@@ -116,21 +121,21 @@ class Fleet:
     def submit(self, job: Job, need_bytes: int = 0, at: float | None = None) -> None:
         at, device = self._clock() if at is None else at, 0
         if len(self._engines) > 1:
-            placed = place(job.model, need_bytes, self._views(job.model), self._job_times)
-            device = placed if placed is not None else 0  # the engine raises `NeverFits` with the figures
+            chosen = choose_device(job.model, need_bytes, self._views(job.model), self._job_times)
+            device = chosen if chosen is not None else 0  # that engine raises `NeverFits` with the figures
         self._engines[device].submit(job, need_bytes, at)
         self._need_bytes[job.model] = need_bytes
-        self._assignments.add(Assignment(job, need_bytes, device, at, left=len(job.requests)))
+        self._assignments.add(Assignment(job, need_bytes, device, submitted_at=at, outputs_left=len(job.requests)))
 
     def send(self, message: Cancel | Recall | ModelMessage) -> None:
         match message:
             case Cancel(job_id) | Recall(job_id):
                 assignment = self._assignments.get(job_id)
                 if assignment is not None:
-                    assignment.cancel_asked |= isinstance(message, Cancel)
+                    assignment.cancel_requested |= isinstance(message, Cancel)
                     self._engines[assignment.device].send(message)
             case LoadModel(model, need_bytes):
-                device = place(model, need_bytes, self._views(model), self._job_times)
+                device = choose_device(model, need_bytes, self._views(model), self._job_times)
                 self._engines[device or 0].send(message)
             case UnloadModel() | Forget() | Pin() | KeepAlive():
                 for engine in self._engines:
@@ -138,12 +143,9 @@ class Fleet:
             case _:
                 assert_never(message)
 
-    # What the engines tell
+    # Events of the engines
 
-    def _receiver(self, device: int) -> Callable[[Event], None]:
-        return lambda event: self._take(device, event)
-
-    def _take(self, device: int, event: Event) -> None:
+    def _handle(self, device: int, event: Event) -> None:
         match event:
             case EngineStatus():
                 self._statuses[device] = event
@@ -151,89 +153,91 @@ class Fleet:
                 self._rebalance()
                 return
             case JobReturned(job):
-                self._returned(job)
+                self._job_returned(job)
                 return
             case JobStarted(job_id, queue_ms):
-                placed = self._assignments.get(job_id)
-                if placed is not None:
-                    # By the device's own account: this loop may hear of start and end at once.
-                    self._assignments.started(placed, placed.at + queue_ms / 1000)
-                    self._job_times.loaded(placed.job.model, event.load_ms / 1000)
+                assignment = self._assignments.get(job_id)
+                if assignment is not None:
+                    # From the device's own measurement: this thread may receive start and end together.
+                    self._assignments.start(assignment, assignment.submitted_at + queue_ms / 1000)
+                    self._job_times.add_load(assignment.job.model, event.load_ms / 1000)
             case OutputReady(job_id):
-                placed = self._assignments.get(job_id)
-                if placed is not None:
-                    placed.left -= 1
-                    if not placed.left:
-                        self._ended(job_id)
+                assignment = self._assignments.get(job_id)
+                if assignment is not None:
+                    assignment.outputs_left -= 1
+                    if not assignment.outputs_left:
+                        self._job_ended(job_id)
             case JobReplied(job_id) | JobFailed(job_id) | JobCanceled(job_id):
-                self._ended(job_id)
+                self._job_ended(job_id)
             case _:
                 pass
         self._deliver(event)
 
-    def _ended(self, job_id: str) -> None:
-        placed = self._assignments.remove(job_id)
-        if placed is not None and placed.started_at is not None:
-            self._job_times.ended(placed.device, placed.job.model, placed.started_at, self._clock())
+    def _job_ended(self, job_id: str) -> None:
+        ended = self._assignments.remove(job_id)
+        if ended is not None and ended.started_at is not None:
+            self._job_times.add_job(ended.device, ended.job.model, ended.started_at, self._clock())
 
-    def _returned(self, job: Job) -> None:
+    def _job_returned(self, job: Job) -> None:
+        """Submits a recalled job to the device it moves to."""
         recalled = self._assignments.get(job.id)
-        if recalled is None or recalled.moving_to is None:  # the service asked for it, not the fleet
+        if recalled is None or recalled.move_target is None:  # the service recalled the job, not the fleet
             self._assignments.remove(job.id)
             self._deliver(JobReturned(job))
             return
-        placed = self._assignments.moved(job.id)
-        if placed.cancel_asked:
-            self._take(placed.device, JobCanceled(job.id))
+        assignment = self._assignments.finish_move(job.id)
+        if assignment.cancel_requested:
+            self._handle(assignment.device, JobCanceled(job.id))
             return
         try:
-            self._engines[placed.device].submit(job, placed.need_bytes, placed.at)
+            self._engines[assignment.device].submit(job, assignment.need_bytes, assignment.submitted_at)
         except (Unavailable, NeverFits):
-            # It drains or died. A stored job is handed back by the next start; a chat has somebody waiting.
+            # The engine drains or has died. The next start submits a stored job again; a chat's client waits now.
             failed = JobFailed(job.id, "engine_stopped", "The server is shutting down.", True)
-            self._take(placed.device, failed)
+            self._handle(assignment.device, failed)
 
-    # Balance
+    # Moves between devices
 
     def _rebalance(self) -> None:
-        if len(self._engines) < 2 or self.draining or all(self._assignments.jobs):
+        if len(self._engines) < 2 or self.draining or all(self._assignments.job_counts):
             return
         queues = [status.queue if status else () for status in self._statuses]
         waiting = [self._assignments.movable(entry.job_id for entry in queue) for queue in queues]
         for move in rebalance(self._views(), waiting, self._need_bytes, self._job_times):
-            self._assignments.move(move.job_id, move.target)
+            self._assignments.begin_move(move.job_id, move.target)
             self._engines[move.source].send(Recall(move.job_id))
             logger.info("job moved", extra={"job": move.job_id, "from": move.source, "to": move.target})
 
-    def _allows(self, device: int, model: str) -> bool:
-        bound = self._device_of(model)
-        return (
-            bound is None or not self._names or self._names[device] in (bound, f"{bound}:0")
-        )  # "cuda" is the first GPU
+    def _may_use(self, device: int, model: str) -> bool:
+        bound_to = self._device_of(model)
+        # "cuda" is the first GPU.
+        return bound_to is None or not self._names or self._names[device] in (bound_to, f"{bound_to}:0")
 
-    def _views(self, *coming: str) -> list[DeviceView]:
-        known = (*self._need_bytes, *coming)
+    def _views(self, *new_models: str) -> list[DeviceView]:
+        """All devices as `placement` sees them. new_models: models that no job was submitted for yet."""
+        known = (*self._need_bytes, *new_models)
         return [
-            replace(self._view(device), barred=frozenset(m for m in known if not self._allows(device, m)))
+            replace(self._view(device), excluded_models=frozenset(m for m in known if not self._may_use(device, m)))
             for device in range(len(self._engines))
         ]
 
     def _view(self, device: int) -> DeviceView:
-        jobs, usable = (
-            self._assignments.jobs[device] + self._assignments.coming(device),
-            self._engines[device].usable_bytes,
-        )
-        status = self._statuses[device]
+        jobs = self._assignments.job_counts[device] + self._assignments.incoming(device)
+        usable_bytes, status = self._engines[device].usable_bytes, self._statuses[device]
         if status is None:
-            return DeviceView(usable, usable, models=frozenset(jobs), jobs=dict(jobs))
-        there = {it.model for it in status.models if it.state != "failed"}
-        idle = sum(it.weight_bytes + it.cache_bytes for it in status.models if not (it.pinned or it.model in jobs))
-        # What was sent here and is not loaded yet will need room.
-        promised = sum(self._need_bytes.get(model, 0) for model in jobs.keys() - there)
+            return DeviceView(usable_bytes, usable_bytes, models=frozenset(jobs), jobs=dict(jobs))
+        present = {listed.model for listed in status.models if listed.state != "failed"}
+        evictable_bytes = sum(
+            listed.weight_bytes + listed.cache_bytes
+            for listed in status.models
+            if not listed.pinned and listed.model not in jobs
+        )
+        # Models of assigned jobs that are not loaded yet will take free memory.
+        expected_bytes = sum(self._need_bytes.get(model, 0) for model in jobs.keys() - present)
         return DeviceView(
-            usable_bytes=usable,
-            free_bytes=max(0, status.device.free_bytes - promised),
-            idle_bytes=idle,
-            models=frozenset(jobs.keys() | there),
+            usable_bytes=usable_bytes,
+            free_bytes=max(0, status.device.free_bytes - expected_bytes),
+            evictable_bytes=evictable_bytes,
+            models=frozenset(jobs.keys() | present),
             jobs=dict(jobs),
         )

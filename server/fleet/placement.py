@@ -1,12 +1,12 @@
-"""Which device a job goes to, and which waiting jobs another device should take over. Pure functions; no clock, no I/O.
+"""Chooses the device for a job, and the waiting jobs that an idle device takes over. Pure functions.
 
-A job goes, first that applies,
-  1. nowhere, when no device that its entry allows could ever hold its model
-  2. where its model is resident, loading or awaited: to the one with the least ahead of it
-  3. but when that wait is longer than a second load is worth and a device has nothing to do: there, if it has free memory
-  4. where the model fits without pushing another out: to the one with the least to do, then to the one with most room
-  5. where it fits once idle models have left
-  6. to the one with the least to do
+A new job goes to the first of these that exists; a device's queue is measured in seconds (`JobTimes`):
+  1. no device, when no device that the model may use could ever hold it
+  2. the device with the shortest queue among those where the model is resident, loading or needed by a queued job,
+  3. but if that queue outweighs the load of a second copy: a device without jobs that has enough free memory
+  4. the device with the shortest queue among those with enough free memory; among equals, the one with most free memory
+  5. the device with the shortest queue among those with enough memory after evicting their idle models
+  6. the device with the shortest queue
 """
 
 from __future__ import annotations
@@ -17,28 +17,24 @@ from dataclasses import dataclass, field
 
 from server.fleet.job_times import JobTimes
 
-REPLICA_WORTH = (
-    2.0  # a wait this many times the load starts a second copy of a model: loading too takes the device's time
-)
+# A queue this many times as long as a load justifies a second copy of a model: the load occupies the other device.
+COPY_AFTER_LOADS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceView:
-    """One device as seen from the event loop: the engine's last picture and what was sent to it since."""
+    """One device as the event loop knows it: the engine's latest status, and what was submitted since."""
 
-    usable_bytes: int  # what one model could have if nothing else were there
+    usable_bytes: int  # bytes that one model could have if the device held nothing else
     free_bytes: int
-    idle_bytes: int = 0  # held by models that could leave at once
-    models: frozenset[str] = frozenset()  # resident, loading, or with jobs on the way
-    jobs: Mapping[str, int] = field(default_factory=dict)  # model → jobs that wait or run here
-    barred: frozenset[str] = frozenset()  # models whose entry names another device
+    evictable_bytes: int = 0  # held by idle models that are not pinned
+    models: frozenset[str] = frozenset()  # resident, loading, or needed by a job assigned to the device
+    jobs: Mapping[str, int] = field(default_factory=dict)  # model → number of unfinished jobs
+    excluded_models: frozenset[str] = frozenset()  # models that are bound to another device
 
     @property
     def n_jobs(self) -> int:
         return sum(self.jobs.values())
-
-    def has_room(self, need_bytes: int) -> bool:
-        return self.free_bytes >= need_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +44,28 @@ class Move:
     target: int
 
 
-def place(model: str, need_bytes: int, devices: Sequence[DeviceView], times: JobTimes) -> int | None:
-    """The index of the device for one more job of `model`; None when it can never fit."""
-    backlog = [times.of_jobs(device.jobs) for device in devices]
-    able = [i for i, device in enumerate(devices) if device.usable_bytes >= need_bytes and model not in device.barred]
+def choose_device(model: str, need_bytes: int, devices: Sequence[DeviceView], times: JobTimes) -> int | None:
+    """The index of the device for one more job of `model`; None when no device could ever hold the model."""
+    queue_s = [times.queue_s(device.jobs) for device in devices]
+    able = [
+        i
+        for i, device in enumerate(devices)
+        if device.usable_bytes >= need_bytes and model not in device.excluded_models
+    ]
     if not able:
         return None  # 1
-    homes = [i for i in able if model in devices[i].models]
-    if homes:
-        home = min(homes, key=lambda i: backlog[i])
-        spare = [i for i in able if i not in homes and not devices[i].n_jobs and devices[i].has_room(need_bytes)]
-        if spare and backlog[home] > REPLICA_WORTH * times.of_load(model):
-            return max(spare, key=lambda i: devices[i].free_bytes)  # 3
-        return home  # 2
-    roomy = [i for i in able if devices[i].has_room(need_bytes)]
-    if roomy:
-        return min(roomy, key=lambda i: (backlog[i], -devices[i].free_bytes))  # 4
-    clearable = [i for i in able if devices[i].free_bytes + devices[i].idle_bytes >= need_bytes]
-    return min(clearable or able, key=lambda i: backlog[i])  # 5, 6
+    with_free_memory = [i for i in able if devices[i].free_bytes >= need_bytes]
+    with_model = [i for i in able if model in devices[i].models]
+    if with_model:
+        shortest = min(with_model, key=lambda i: queue_s[i])
+        idle = [i for i in with_free_memory if i not in with_model and not devices[i].n_jobs]
+        if idle and queue_s[shortest] > COPY_AFTER_LOADS * times.load_s(model):
+            return max(idle, key=lambda i: devices[i].free_bytes)  # 3
+        return shortest  # 2
+    if with_free_memory:
+        return min(with_free_memory, key=lambda i: (queue_s[i], -devices[i].free_bytes))  # 4
+    after_eviction = [i for i in able if devices[i].free_bytes + devices[i].evictable_bytes >= need_bytes]
+    return min(after_eviction or able, key=lambda i: queue_s[i])  # 5, 6
 
 
 def rebalance(
@@ -74,41 +74,43 @@ def rebalance(
     need_bytes: Mapping[str, int],
     times: JobTimes,
 ) -> list[Move]:
-    """Waiting jobs that should change to a device with nothing to do, until both would be done at about the same time.
+    """The waiting jobs that devices without jobs take over, so that both devices finish at about the same time.
 
-    waiting: by device, (job id, model) in the order they would start; need_bytes: of every model among them. Of a model the
-    idle device lacks, only when the wait outweighs the load.
+    waiting: per device, (job id, model) in the order in which the jobs would start. need_bytes: of every model among
+    them. Jobs of a model that the idle device has to load first move only when the queue outweighs the load.
     """
     moves: list[Move] = []
     idle = [i for i, device in enumerate(devices) if not device.n_jobs]
-    donors = sorted((i for i, jobs in enumerate(waiting) if jobs), key=lambda i: -times.of_jobs(devices[i].jobs))
+    donors = sorted((i for i, jobs in enumerate(waiting) if jobs), key=lambda i: -times.queue_s(devices[i].jobs))
     for target, source in zip(idle, donors, strict=False):
-        job_ids = _worth_moving(devices[source], waiting[source], devices[target], need_bytes, times)
+        job_ids = _jobs_to_move(devices[source], waiting[source], devices[target], need_bytes, times)
         moves += [Move(job_id, source, target) for job_id in job_ids]
     return moves
 
 
-def _worth_moving(
+def _jobs_to_move(
     busy: DeviceView,
     waiting: Sequence[tuple[str, str]],
     idle: DeviceView,
     need_bytes: Mapping[str, int],
     times: JobTimes,
 ) -> list[str]:
-    """Jobs of one model: the one with most to gain."""
-    best_gain_s, best_model, its_load_s = 0.0, "", 0.0
+    """Ids of jobs of one model, the model for which a move saves most time; empty when no move saves time."""
+    best_gain_s, best_model, best_load_s = 0.0, "", 0.0
     for model, count in Counter(model for _, model in waiting).items():
-        if model in idle.barred:
+        if model in idle.excluded_models:
             continue
-        room = idle.free_bytes if model in busy.models else idle.free_bytes + idle.idle_bytes  # a copy evicts nobody
-        if model not in idle.models and (idle.usable_bytes < need_bytes[model] or room < need_bytes[model]):
+        # A second copy of a model evicts no other model.
+        available = idle.free_bytes if model in busy.models else idle.free_bytes + idle.evictable_bytes
+        if model not in idle.models and (idle.usable_bytes < need_bytes[model] or available < need_bytes[model]):
             continue
-        load_s = 0.0 if model in idle.models else REPLICA_WORTH * times.of_load(model)
-        gain_s = min(count * times.of_job(model), times.of_jobs(busy.jobs)) - load_s
+        load_s = 0.0 if model in idle.models else COPY_AFTER_LOADS * times.load_s(model)
+        gain_s = min(count * times.job_s(model), times.queue_s(busy.jobs)) - load_s
         if gain_s > best_gain_s:
-            best_gain_s, best_model, its_load_s = gain_s, model, load_s
+            best_gain_s, best_model, best_load_s = gain_s, model, load_s
     if not best_model:
         return []
-    fair = int((times.of_jobs(busy.jobs) - its_load_s) / (2 * times.of_job(best_model)))
+    fair_count = int((times.queue_s(busy.jobs) - best_load_s) / (2 * times.job_s(best_model)))
     of_model = [job_id for job_id, model in waiting if model == best_model]
-    return of_model[::2][: max(1, fair)]  # every second one: both devices then go through them in the order they came
+    # Every second job, so that both devices serve the jobs in the order of their submission.
+    return of_model[::2][: max(1, fair_count)]

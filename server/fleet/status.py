@@ -1,6 +1,6 @@
-"""The engines' pictures as one: a queue over all devices, a model that may have copies, a row per device. Event loop only.
+"""Merges the statuses of several engines: one queue, one entry per model with all its copies, a row per device.
 
-A picture is whole and replaces the one before it of the same device.
+Event loop only. An `EngineStatus` is complete and replaces the previous one of the same device.
 """
 
 from __future__ import annotations
@@ -11,80 +11,86 @@ from dataclasses import dataclass, replace
 
 from server.protocol import DeviceStatus, EngineStatus, ModelState, ModelStatus, QueueEntry, RunningEntry
 
-BEST_FIRST: Sequence[ModelState] = ("resident", "loading", "parked", "failed", "available")
+# A model with copies in several states is reported in the first of these.
+STATE_PRECEDENCE: Sequence[ModelState] = ("resident", "loading", "parked", "failed", "available")
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """A waiting job as its device's engine told it."""
+class QueuedJob:
+    """A waiting job as the engine of its device reported it."""
 
-    position: int  # over all devices: their queues are worked off side by side
+    position: int  # in the merged queue of all devices: the devices serve their queues in parallel
     entry: QueueEntry
     free_bytes: int  # of its device
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSnapshot:
-    """A model over all devices; its bytes and jobs are added up."""
+    """A model over all devices; bytes and job counts of its copies are added up."""
 
     status: ModelStatus
     devices: tuple[str, ...]  # where it is resident
-    idle_unload_in_s: float | None  # when the last copy goes, counted from now; None: it works, or stays
-    retry_in_s: float | None  # after a failed load, until the next one is tried, counted from now
+    idle_unload_in_s: float | None  # seconds from now until the last copy is evicted; None: it has work or stays
+    retry_in_s: float | None  # seconds from now until the next try, after a failed load
 
 
 class FleetStatus:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
+        # The second element of each tuple is the time of the report.
         self._by_device: dict[str, tuple[EngineStatus, float]] = {}
-        self._waiting: dict[str, tuple[Waiting, float]] = {}  # by job id
-        self._running: dict[str, tuple[float | None, float]] = {}  # by job id: seconds left, told when
+        self._queued: dict[str, tuple[QueuedJob, float]] = {}  # by job id
+        self._running: dict[str, tuple[float | None, float]] = {}  # job id → seconds left
 
-    def take(self, status: EngineStatus) -> None:
-        told = self._by_device | {status.device.name: (status, self._clock())}
-        self._by_device = dict(sorted(told.items()))  # by name, whichever reported first
-        listed = [
-            (rank, entry, its.device.free_bytes, at)
-            for its, at in self._by_device.values()
-            for rank, entry in enumerate(its.queue)
+    def update(self, status: EngineStatus) -> None:
+        by_device = self._by_device | {status.device.name: (status, self._clock())}
+        self._by_device = dict(sorted(by_device.items()))  # by name, whichever device reported first
+        ranked = [
+            (rank, entry, engine_status.device.free_bytes, at)
+            for engine_status, at in self._by_device.values()
+            for rank, entry in enumerate(engine_status.queue)
         ]
-        listed.sort(key=lambda place: place[0])  # the heads of all queues, then the second ones
-        self._waiting = {
-            entry.job_id: (Waiting(position, entry, free_bytes), at)
-            for position, (_, entry, free_bytes, at) in enumerate(listed)
+        ranked.sort(key=lambda ranked_entry: ranked_entry[0])  # the heads of all queues, then all second entries, …
+        self._queued = {
+            entry.job_id: (QueuedJob(position, entry, free_bytes), at)
+            for position, (_, entry, free_bytes, at) in enumerate(ranked)
         }
         self._running = {
-            entry.job_id: (entry.eta_s, at) for its, at in self._by_device.values() for entry in its.running
+            entry.job_id: (entry.eta_s, at)
+            for engine_status, at in self._by_device.values()
+            for entry in engine_status.running
         }
 
     @property
-    def n_waiting(self) -> int:
-        return len(self._waiting)
+    def n_queued(self) -> int:
+        return len(self._queued)
 
     @property
-    def free_bytes(self) -> int:
-        """Of the device with most: where a job that is not listed yet may go."""
+    def most_free_bytes(self) -> int:
+        """Free bytes of the device with most: a job that no device lists yet may go there."""
         return max((status.device.free_bytes for status, _ in self._by_device.values()), default=0)
 
-    def waiting(self, job_id: str) -> Waiting | None:
-        found = self._waiting.get(job_id)
+    def queued_job(self, job_id: str) -> QueuedJob | None:
+        """None when no device lists the job as waiting."""
+        found = self._queued.get(job_id)
         return found[0] if found else None
 
     def eta_s(self, job_id: str) -> float | None:
-        """Seconds until done, counted down since the engine said so; None while it cannot know."""
+        """Seconds until the job is done, counted down since the report; None while its engine has no estimate."""
         if job_id in self._running:
             eta_s, at = self._running[job_id]
-        elif job_id in self._waiting:
-            waiting, at = self._waiting[job_id]
-            eta_s = waiting.entry.eta_s
+        elif job_id in self._queued:
+            queued, at = self._queued[job_id]
+            eta_s = queued.entry.eta_s
         else:
             return None
-        return None if eta_s is None else max(0.0, eta_s - (self._clock() - at))
+        return self._left_s(eta_s, at)
 
-    def under_way(self) -> tuple[list[RunningEntry], list[QueueEntry]]:
-        """What runs, and what waits in the order it will start, with the seconds left counted down."""
+    def running_and_queued(self) -> tuple[list[RunningEntry], list[QueueEntry]]:
+        """Running jobs, and waiting ones in the order in which they will start, with their etas counted down."""
         running = [RunningEntry(job_id, self.eta_s(job_id)) for job_id in self._running]
-        return running, [replace(its.entry, eta_s=self.eta_s(job_id)) for job_id, (its, _) in self._waiting.items()]
+        queued = [replace(job.entry, eta_s=self.eta_s(job_id)) for job_id, (job, _) in self._queued.items()]
+        return running, queued
 
     def devices(self) -> list[DeviceStatus]:
         return [status.device for status, _ in self._by_device.values()]
@@ -94,33 +100,35 @@ class FleetStatus:
         for status, at in self._by_device.values():
             for model in status.models:
                 copies.setdefault(model.model, []).append((model, status.device.name, at))
-        return [self._model(its) for its in copies.values()]
+        return [self._merged(of_model) for of_model in copies.values()]
 
-    def _model(self, copies: Sequence[tuple[ModelStatus, str, float]]) -> ModelSnapshot:
-        best = min((status for status, _, _ in copies), key=lambda status: BEST_FIRST.index(status.state))
-        there = [(status, device, at) for status, device, at in copies if status.state in ("resident", "parked")]
+    def _merged(self, copies: Sequence[tuple[ModelStatus, str, float]]) -> ModelSnapshot:
+        """copies: (status, device, time of the report) of one model on each device that lists it."""
+        best = min((status for status, _, _ in copies), key=lambda status: STATE_PRECEDENCE.index(status.state))
+        loaded = [(status, device, at) for status, device, at in copies if status.state in ("resident", "parked")]
         components: Counter[str] = Counter()
-        for status, _, _ in there:
+        for status, _, _ in loaded:
             components.update(dict(status.components))
         merged = replace(
             best,
-            weight_bytes=sum(status.weight_bytes for status, _, _ in there or copies),
-            cache_bytes=sum(status.cache_bytes for status, _, _ in there),
-            parked_bytes=sum(status.parked_bytes for status, _, _ in there),
+            weight_bytes=sum(status.weight_bytes for status, _, _ in loaded or copies),
+            cache_bytes=sum(status.cache_bytes for status, _, _ in loaded),
+            parked_bytes=sum(status.parked_bytes for status, _, _ in loaded),
             components=tuple(components.items()),
-            running=sum(status.running for status, _, _ in there),
-            requests=sum(status.requests for status, _, _ in there),
+            running=sum(status.running for status, _, _ in loaded),
+            requests=sum(status.requests for status, _, _ in loaded),
             waiting=sum(status.waiting for status, _, _ in copies),
         )
-        left = [self._left_s(status.idle_unload_in_s, at) for status, _, at in there]
-        idle = [seconds for seconds in left if seconds is not None]
+        unloads = [self._left_s(status.idle_unload_in_s, at) for status, _, at in loaded]
+        known_unloads = [seconds for seconds in unloads if seconds is not None]
         retries = [self._left_s(status.retry_in_s, at) or 0.0 for status, _, at in copies if status.state == "failed"]
         return ModelSnapshot(
             merged,
-            devices=tuple(device for _, device, _ in there),
-            idle_unload_in_s=max(idle) if idle and len(idle) == len(left) else None,
+            devices=tuple(device for _, device, _ in loaded),
+            idle_unload_in_s=max(known_unloads) if known_unloads and len(known_unloads) == len(unloads) else None,
             retry_in_s=min(retries) if retries and best.state == "failed" else None,
         )
 
     def _left_s(self, seconds: float | None, at: float) -> float | None:
+        """What is left now of `seconds` reported at the time `at`."""
         return None if seconds is None else max(0.0, seconds - (self._clock() - at))

@@ -1,4 +1,4 @@
-"""Two devices behind one face: engines that only take notes, and two real ones with lanes that compute nothing."""
+"""A fleet of two devices: with engines that only record calls, and with two real engines over fake lanes."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from server.protocol import (
 )
 from server.scheduling.actions import ModelFacts
 from server.scheduling.scheduler import Scheduler
-from tests.support.by_hand import Hand
 from tests.support.fake_lane import FakeLane
+from tests.support.threadless_engines import ThreadlessEngines
 
 pytestmark = pytest.mark.anyio
 GIB = 2**30
@@ -52,7 +52,9 @@ def anyio_backend() -> str:
 
 
 @dataclass
-class NotingEngine:
+class RecordingEngine:
+    """Records the calls of the fleet and starts no job."""
+
     deliver: Callable[[Event], None]
     usable_bytes: int = 10 * GIB
     not_ready_reason: str | None = None
@@ -60,36 +62,36 @@ class NotingEngine:
     stuck: bool = False
     draining: bool = False
     jobs: list[str] = field(default_factory=list)
-    ages: dict[str, float | None] = field(default_factory=dict)
-    notes: list[object] = field(default_factory=list)
+    submitted_at: dict[str, float | None] = field(default_factory=dict)
+    calls: list[object] = field(default_factory=list)
 
     def start(self) -> None:
-        self.notes.append(("start",))
+        self.calls.append(("start",))
 
     def submit(self, job: Job, need_bytes: int = 0, at: float | None = None) -> None:
         if self.not_ready_reason:
             raise Unavailable("no")
         self.jobs.append(job.id)
-        self.ages[job.id] = at
+        self.submitted_at[job.id] = at
 
     def send(self, message: Message) -> None:
-        self.notes.append(message)
+        self.calls.append(message)
 
     async def drain(self, timeout_s: float) -> None:
-        self.notes.append(("drain", timeout_s))
+        self.calls.append(("drain", timeout_s))
 
 
-class Two:
-    """A fleet of two noting engines and what came out of it."""
+class FleetOfTwo:
+    """A fleet of two recording engines, and the events that it delivered."""
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.told: list[Event] = []
-        self.engines: list[NotingEngine] = []
-        self.fleet = Fleet([self.make, self.make], self.told.append, clock=lambda: self.now)
+        self.delivered: list[Event] = []
+        self.engines: list[RecordingEngine] = []
+        self.fleet = Fleet([self.make, self.make], self.delivered.append, clock=lambda: self.now)
 
-    def make(self, deliver: Callable[[Event], None]) -> NotingEngine:
-        self.engines.append(NotingEngine(deliver))
+    def make(self, deliver: Callable[[Event], None]) -> RecordingEngine:
+        self.engines.append(RecordingEngine(deliver))
         return self.engines[-1]
 
     def submit(self, *job_ids: str, model: str = "a") -> None:
@@ -114,8 +116,8 @@ def resident(model: str, pinned: bool = False) -> ModelStatus:
     return ModelStatus(model, "resident", 4 * GIB, 0, "on", 0, None, pinned=pinned)
 
 
-def test_jobs_of_one_model_stay_together_and_another_models_go_to_the_free_device() -> None:
-    two = Two()
+def test_jobs_of_one_model_share_a_device_and_those_of_another_model_go_to_the_idle_device() -> None:
+    two = FleetOfTwo()
     two.submit("1", "2")
     two.submit("3", model="b")
     two.submit("4")
@@ -123,63 +125,63 @@ def test_jobs_of_one_model_stay_together_and_another_models_go_to_the_free_devic
     assert [engine.jobs for engine in two.engines] == [["1", "2", "4"], ["3"]]
 
 
-def test_a_waiting_job_moves_to_the_device_that_has_nothing_to_do_and_keeps_its_age() -> None:
-    two = Two()
+def test_a_waiting_job_moves_to_the_idle_device_and_keeps_its_submission_time() -> None:
+    two = FleetOfTwo()
     two.submit("1", "2", "3")
     two.engines[0].deliver(JobStarted("1", 0, 0))
     two.now = 130.0
     two.status(1, models=(resident("a"),))
     two.status(0, "2", "3", models=(resident("a"),))
-    assert two.engines[0].notes == [Recall("2")]
-    two.status(0, "2", "3", models=(resident("a"),))  # it has not come back yet: not asked twice
-    assert two.engines[0].notes == [Recall("2")]
+    assert two.engines[0].calls == [Recall("2")]
+    two.status(0, "2", "3", models=(resident("a"),))  # it was not returned yet: no second recall
+    assert two.engines[0].calls == [Recall("2")]
 
     two.engines[0].deliver(JobReturned(job("2")))
 
     assert two.engines[1].jobs == ["2"]
-    assert two.engines[1].ages == {"2": 100.0}
-    assert not any(isinstance(event, JobReturned) for event in two.told)
+    assert two.engines[1].submitted_at == {"2": 100.0}
+    assert not any(isinstance(event, JobReturned) for event in two.delivered)
 
 
-def test_a_job_canceled_on_its_way_is_canceled_and_runs_nowhere() -> None:
-    two = Two()
+def test_a_job_canceled_during_its_move_is_canceled_and_runs_on_no_device() -> None:
+    two = FleetOfTwo()
     two.submit("1", "2")
     two.status(1, models=(resident("a"),))
     two.status(0, "1", "2", models=(resident("a"),))
-    moving = two.engines[0].notes[0].job_id
+    moving = two.engines[0].calls[0].job_id
     two.fleet.send(Cancel(moving))
     two.engines[0].deliver(JobReturned(job(moving)))
 
-    assert JobCanceled(moving) in two.told
+    assert JobCanceled(moving) in two.delivered
     assert two.engines[1].jobs == []
-    assert two.engines[0].notes[-1] == Cancel(moving)
+    assert two.engines[0].calls[-1] == Cancel(moving)
 
 
-def test_a_job_that_started_before_the_recall_came_stays() -> None:
-    two = Two()
+def test_a_job_that_started_before_the_recall_arrived_stays_on_its_device() -> None:
+    two = FleetOfTwo()
     two.submit("1", "2")
     two.status(1, models=(resident("a"),))
     two.status(0, "1", "2", models=(resident("a"),))
     two.engines[0].deliver(JobStarted("1", 0, 0))
     two.engines[0].deliver(OutputReady("1", 0, None, 1, "S"))  # type: ignore[arg-type]  # no frames needed
 
-    two.submit("3", model="b")  # the device it was promised to is free again
+    two.submit("3", model="b")  # the target of the abandoned move counts as idle again
     assert two.engines[1].jobs == ["3"]
 
 
-def test_a_chat_that_comes_back_while_the_server_drains_is_told_so() -> None:
-    two = Two()
+def test_a_job_returned_to_a_draining_fleet_fails_with_engine_stopped() -> None:
+    two = FleetOfTwo()
     two.submit("1", "2")
     two.status(1, models=(resident("a"),))
     two.status(0, "1", "2", models=(resident("a"),))
-    two.engines[1].not_ready_reason = "it drains"
+    two.engines[1].not_ready_reason = "the server is shutting down"
     two.engines[0].deliver(JobReturned(job("1")))
 
-    assert [event.code for event in two.told if isinstance(event, JobFailed)] == ["engine_stopped"]
+    assert [event.code for event in two.delivered if isinstance(event, JobFailed)] == ["engine_stopped"]
 
 
-def test_one_dead_or_stuck_engine_is_a_dead_or_stuck_fleet() -> None:
-    two = Two()
+def test_a_fleet_with_a_dead_or_stuck_engine_is_dead_or_stuck() -> None:
+    two = FleetOfTwo()
     assert two.fleet.alive
     two.engines[1].alive, two.engines[1].stuck = False, True
     assert (two.fleet.alive, two.fleet.stuck) == (False, True)
@@ -187,23 +189,23 @@ def test_one_dead_or_stuck_engine_is_a_dead_or_stuck_fleet() -> None:
     assert two.fleet.not_ready_reason == "it broke"
 
 
-def test_what_can_never_run_is_refused_with_the_figures() -> None:
-    two = Two()
+def test_a_model_that_can_never_run_is_refused_with_the_figures() -> None:
+    two = FleetOfTwo()
     with pytest.raises(NeverFits, match=r"11\.0 GiB, the largest device here has 10\.0 GiB"):
         two.fleet.check_fits("a", 11 * GIB)
     for device in (0, 1):
         two.status(device, models=(resident("p", pinned=True),))
     two.fleet.check_fits("a", 6 * GIB)
-    two.fleet.check_fits("p", 9 * GIB)  # it is there
+    two.fleet.check_fits("p", 9 * GIB)  # it is loaded already
     with pytest.raises(Conflict, match="Unpin"):
         two.fleet.check_fits("a", 7 * GIB)
 
 
-def test_a_model_bound_to_a_device_runs_and_loads_there_alone_and_a_device_that_is_not_here_is_refused() -> None:
-    engines: list[NotingEngine] = []
+def test_a_model_bound_to_a_device_loads_and_runs_only_there_and_an_unknown_device_is_refused() -> None:
+    engines: list[RecordingEngine] = []
 
-    def make(deliver: Callable[[Event], None]) -> NotingEngine:
-        engines.append(NotingEngine(deliver))
+    def make(deliver: Callable[[Event], None]) -> RecordingEngine:
+        engines.append(RecordingEngine(deliver))
         return engines[-1]
 
     bound = {"a": "cuda:1", "b": "cuda", "c": "cuda:7"}
@@ -216,14 +218,14 @@ def test_a_model_bound_to_a_device_runs_and_loads_there_alone_and_a_device_that_
 
     assert engines[1].jobs == ["a0", "a1", "a2", "a3"]
     assert engines[0].jobs == ["b0", "b1", "b2", "b3"]
-    assert engines[1].notes == [LoadModel("a", GIB)]
+    assert engines[1].calls == [LoadModel("a", GIB)]
     fleet.check_fits("b", GIB)
     with pytest.raises(NeverFits, match="bound to cuda:7, which is not among the devices here: cuda:0, cuda:1"):
         fleet.check_fits("c", GIB)
 
 
-def test_people_are_heard_by_the_device_that_has_the_model_or_by_all() -> None:
-    two = Two()
+def test_a_load_goes_to_the_device_with_the_model_and_other_model_messages_go_to_all_devices() -> None:
+    two = FleetOfTwo()
     two.status(0, free=2)
     two.status(1, models=(resident("a"),), free=6)
     two.fleet.send(LoadModel("a", 4 * GIB))
@@ -232,83 +234,81 @@ def test_people_are_heard_by_the_device_that_has_the_model_or_by_all() -> None:
     two.fleet.send(KeepAlive("a", 5.0))
     common = [UnloadModel("a"), Pin("a", True), KeepAlive("a", 5.0)]
 
-    assert two.engines[0].notes == common
-    assert two.engines[1].notes == [LoadModel("a", 4 * GIB), *common]
+    assert two.engines[0].calls == common
+    assert two.engines[1].calls == [LoadModel("a", 4 * GIB), *common]
 
 
-FLOOD = 60  # jobs of 20 steps
+N_JOBS = 60  # of 20 steps each
 
 
-async def flood(load_s: float, *step_s: float) -> Hand:
-    """One model, `FLOOD` jobs at once, devices of such speeds; no thread and no clock but theirs."""
-    told: list[Event] = []
+async def run_many(load_s: float, *step_s: float) -> ThreadlessEngines:
+    """Runs `N_JOBS` jobs of one model, submitted at once, on devices of the given speeds, with their fake clocks."""
+    delivered: list[Event] = []
     facts = ModelFacts("a", "image", need_bytes=100, max_running=1, keep_alive_s=float("inf"))
-    hand = Hand(lambda _: facts, capacity=150, load_s=load_s, step_s=step_s)
-    fleet = Fleet([hand.make for _ in step_s], told.append, clock=hand.clock)
+    threadless = ThreadlessEngines(lambda _: facts, capacity=150, load_s=load_s, step_s=step_s)
+    fleet = Fleet([threadless.make for _ in step_s], delivered.append, clock=threadless.clock)
     fleet.start()
-    for i in range(FLOOD):
+    for i in range(N_JOBS):
         fleet.submit(job(f"j{i}", steps=20), 100)
-    await hand.work()
-    assert sorted(event.job_id for event in told if isinstance(event, OutputReady)) == sorted(
-        f"j{i}" for i in range(FLOOD)
+    await threadless.run_until_idle()
+    assert sorted(event.job_id for event in delivered if isinstance(event, OutputReady)) == sorted(
+        f"j{i}" for i in range(N_JOBS)
     )
-    return hand
+    return threadless
 
 
 @pytest.mark.parametrize("load_s", [0.0, 5.0, 50.0])
-async def test_two_devices_that_keep_step_share_a_flood_of_one_model_evenly(load_s: float) -> None:
-    hand = await flood(load_s, 1.0, 1.0)
+async def test_two_devices_of_one_speed_share_many_jobs_of_one_model_evenly(load_s: float) -> None:
+    threadless = await run_many(load_s, 1.0, 1.0)
 
-    assert len(hand.lanes) == 2
-    assert hand.steps(0) + hand.steps(1) == FLOOD * 20
-    assert abs(hand.steps(0) - hand.steps(1)) <= 0.1 * FLOOD * 20
-
-
-async def test_a_device_that_is_slower_is_relieved_of_what_it_cannot_do_in_time() -> None:
-    hand = await flood(0.0, 1.0, 10.0)
-
-    assert 0 < hand.steps(1) <= 0.15 * FLOOD * 20  # an eleventh is its part
-    assert (
-        max(engine.clock.now for engine in hand.engines) <= 1.2 * FLOOD * 20 * 10 / 11
-    )  # both are done at about the same time
+    assert len(threadless.lanes) == 2
+    assert threadless.steps(0) + threadless.steps(1) == N_JOBS * 20
+    assert abs(threadless.steps(0) - threadless.steps(1)) <= 0.1 * N_JOBS * 20
 
 
-async def test_two_real_engines_share_a_flood_of_one_model() -> None:
-    """Two device threads, two ledgers: the second one loads a copy once the queue is worth it, and no job runs twice."""
-    told: list[Event] = []
+async def test_a_slower_device_gives_waiting_jobs_to_a_faster_one() -> None:
+    threadless = await run_many(0.0, 1.0, 10.0)
+
+    assert 0 < threadless.steps(1) <= 0.15 * N_JOBS * 20  # its fair share is 1/11
+    # Both finish at about the same time.
+    assert max(engine.clock.now for engine in threadless.engines) <= 1.2 * N_JOBS * 20 * 10 / 11
+
+
+async def test_two_real_engines_share_many_jobs_of_one_model() -> None:
+    """The second engine loads a copy once the queue outweighs the load, and no job runs twice."""
+    delivered: list[Event] = []
     loads: list[int] = []
     lanes: list[FakeLane] = []
     facts = ModelFacts("a", "image", need_bytes=100, max_running=1, keep_alive_s=float("inf"))
 
-    both = (
-        threading.Event()
-    )  # the first lane's steps wait for the second one: however quick they are, the queue is worth it
+    # The steps of the first lane wait for the second lane, so that the queue outweighs the load on any machine.
+    both_loaded = threading.Event()
 
     class Lane(FakeLane):
         def step(self, *args: Any, **kwargs: Any) -> Sequence[Update]:
-            assert both.wait(30)
+            assert both_loaded.wait(30)
             return super().step(*args, **kwargs)
 
     def load(device: int, _: str) -> FakeLane:
         loads.append(device)
         lanes.append(Lane())
         if len(lanes) == 2:
-            both.set()
+            both_loaded.set()
         return lanes[-1]
 
     def make(device: int, deliver: Callable[[Event], None]) -> Engine:
         ledger = Ledger(name=f"cpu {device}", capacity_bytes=150)
-        tools = Device(partial(load, device), lambda: None, lambda _: False, lambda: None, lambda: None)
-        return Engine(Scheduler(ledger, lambda _: facts), tools, deliver)
+        device_calls = Device(partial(load, device), lambda: None, lambda _: False, lambda: None, lambda: None)
+        return Engine(Scheduler(ledger, lambda _: facts), device_calls, deliver)
 
-    fleet = Fleet([partial(make, 0), partial(make, 1)], told.append)
+    fleet = Fleet([partial(make, 0), partial(make, 1)], delivered.append)
     fleet.start()
     for i in range(200):
         fleet.submit(job(f"j{i}", steps=20), 100)
     rendered: list[str] = []
     for _ in range(2000):
         await asyncio.sleep(0.01)
-        rendered = [event.job_id for event in told if isinstance(event, OutputReady)]
+        rendered = [event.job_id for event in delivered if isinstance(event, OutputReady)]
         if len(rendered) == 200:
             break
     await fleet.drain(5)

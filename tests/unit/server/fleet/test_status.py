@@ -1,4 +1,4 @@
-"""The pictures of several devices as one."""
+"""The merged status of several devices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from server.fleet.status import FleetStatus
 from server.protocol import DeviceStatus, EngineStatus, MemoryHolder, ModelStatus, QueueEntry, RunningEntry
 
 
-def picture(device: str, *waiting: str, free: int = 5, models=(), running=()) -> EngineStatus:
+def status(device: str, *waiting: str, free: int = 5, models=(), running=()) -> EngineStatus:
     held = (MemoryHolder("m", "weights", 3),)
     queue = tuple(QueueEntry(name, "turn", 0, 9.0) for name in waiting)
     return EngineStatus(queue, tuple(running), tuple(models), DeviceStatus(device, 10, 3, 0, 1, free, held))
@@ -26,68 +26,68 @@ def statuses(clock: list[float]) -> FleetStatus:
     return FleetStatus(lambda: clock[0])
 
 
-def test_queues_are_worked_off_side_by_side(statuses: FleetStatus) -> None:
-    statuses.take(picture("cpu 0", "a", "b", "c"))
-    statuses.take(picture("cpu 1", "x", "y", free=7))
+def test_positions_count_the_queues_of_all_devices_in_parallel(statuses: FleetStatus) -> None:
+    statuses.update(status("cpu 0", "a", "b", "c"))
+    statuses.update(status("cpu 1", "x", "y", free=7))
 
-    places = {name: statuses.waiting(name) for name in "axbyc"}
-    assert [place.position for place in places.values() if place] == [0, 1, 2, 3, 4]
-    assert [place.free_bytes for place in places.values() if place] == [5, 7, 5, 7, 5]
-    assert (statuses.n_waiting, statuses.free_bytes) == (5, 7)
+    queued = [statuses.queued_job(name) for name in "axbyc"]
+    assert [job.position for job in queued if job] == [0, 1, 2, 3, 4]
+    assert [job.free_bytes for job in queued if job] == [5, 7, 5, 7, 5]
+    assert (statuses.n_queued, statuses.most_free_bytes) == (5, 7)
 
 
-def test_a_picture_replaces_the_one_of_its_device_alone(statuses: FleetStatus) -> None:
-    statuses.take(picture("cpu 1", "x"))
-    statuses.take(picture("cpu 0", "a"))
-    statuses.take(picture("cpu 0"))
+def test_a_status_replaces_only_the_previous_one_of_its_device(statuses: FleetStatus) -> None:
+    statuses.update(status("cpu 1", "x"))
+    statuses.update(status("cpu 0", "a"))
+    statuses.update(status("cpu 0"))
 
-    assert statuses.waiting("a") is None
-    assert statuses.waiting("x") is not None
+    assert statuses.queued_job("a") is None
+    assert statuses.queued_job("x") is not None
     assert [device.name for device in statuses.devices()] == ["cpu 0", "cpu 1"]
     for device in statuses.devices():
         assert sum(holder.n_bytes for holder in device.holders) == device.used_bytes
 
 
-def test_seconds_left_count_down_from_each_devices_own_picture(statuses: FleetStatus, clock: list[float]) -> None:
-    statuses.take(picture("cpu 0", running=[RunningEntry("r", 8.0)]))
+def test_etas_count_down_from_each_devices_own_report(statuses: FleetStatus, clock: list[float]) -> None:
+    statuses.update(status("cpu 0", running=[RunningEntry("r", 8.0)]))
     clock[0] += 3
-    statuses.take(picture("cpu 1", "w"))
+    statuses.update(status("cpu 1", "w"))
 
     assert (statuses.eta_s("r"), statuses.eta_s("w"), statuses.eta_s("nobody")) == (5.0, 9.0, None)
 
 
-def test_copies_of_a_model_are_one_model_with_their_bytes_added(statuses: FleetStatus, clock: list[float]) -> None:
+def test_copies_of_a_model_are_one_model_with_the_sum_of_their_bytes(statuses: FleetStatus, clock: list[float]) -> None:
     def copy(**values) -> ModelStatus:
         return replace(ModelStatus("m", "resident", 3, 1, "on", 0, 10.0), **values)
 
-    statuses.take(picture("cpu 0", models=[copy(components=(("vae", 1), ("unet", 2)))]))
+    statuses.update(status("cpu 0", models=[copy(components=(("vae", 1), ("unet", 2)))]))
     clock[0] += 4
-    statuses.take(picture("cpu 1", models=[copy(components=(("unet", 2),))]))
+    statuses.update(status("cpu 1", models=[copy(components=(("unet", 2),))]))
     (model,) = statuses.models()
 
     assert (model.status.weight_bytes, model.status.cache_bytes) == (6, 2)
     assert dict(model.status.components) == {"vae": 1, "unet": 4}
     assert model.devices == ("cpu 0", "cpu 1")
-    assert model.idle_unload_in_s == 10.0  # when the last one goes
-    statuses.take(picture("cpu 1", models=[copy(running=1, idle_unload_in_s=None)]))
+    assert model.idle_unload_in_s == 10.0  # when the last copy is evicted
+    statuses.update(status("cpu 1", models=[copy(running=1, idle_unload_in_s=None)]))
     assert statuses.models()[0].idle_unload_in_s is None
 
 
-def test_a_model_that_failed_on_one_device_and_is_on_another_is_there(
+def test_a_model_that_failed_on_one_device_and_is_resident_on_another_is_resident(
     statuses: FleetStatus, clock: list[float]
 ) -> None:
     failed = ModelStatus("m", "failed", 0, 0, "unproven", 0, None, retry_in_s=20.0)
-    statuses.take(picture("cpu 0", models=[failed]))
+    statuses.update(status("cpu 0", models=[failed]))
     clock[0] += 5
     assert (statuses.models()[0].status.state, statuses.models()[0].retry_in_s) == ("failed", 15.0)
 
-    statuses.take(picture("cpu 1", models=[ModelStatus("m", "resident", 3, 0, "on", 0, None)]))
+    statuses.update(status("cpu 1", models=[ModelStatus("m", "resident", 3, 0, "on", 0, None)]))
     assert (statuses.models()[0].status.state, statuses.models()[0].retry_in_s) == ("resident", None)
 
 
-def test_devices_of_a_model_are_in_one_order_whichever_reported_first(statuses: FleetStatus) -> None:
+def test_the_devices_of_a_model_are_sorted_by_name_whichever_reported_first(statuses: FleetStatus) -> None:
     model = ModelStatus("m", "resident", 3, 0, "on", 0, None)
     for device in ("cpu 1", "cpu 0"):
-        statuses.take(picture(device, models=[model]))
+        statuses.update(status(device, models=[model]))
 
-    assert [its.devices for its in statuses.models()] == [("cpu 0", "cpu 1")]
+    assert [snapshot.devices for snapshot in statuses.models()] == [("cpu 0", "cpu 1")]
