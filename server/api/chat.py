@@ -20,7 +20,7 @@ from server.api.schemas import Chat, read_chat, read_object
 from server.api.wire import ChatReplyBody, JsonObject, errors, json_body, timestamp
 from server.errors import ServerError
 from server.http.sse import EventStream, disconnected, event, stop
-from server.service.chat import ChatReply, Conversation
+from server.service.chat_turn import ChatReply, ChatTurn
 
 router = APIRouter()
 
@@ -39,19 +39,19 @@ async def chat(request: Request, service: ServiceDep, key: KeyDep) -> Response:
     """
     async with allowance_on_error(request, service, key, ["chats"]):
         message, stream = read_chat(read_object(await request.body()))
-        conversation = await service.chats.open(key, message)
-        headers = allowance_headers(service, Allowance("chats", conversation.limit, conversation.used))
+        turn = await service.chats.open(key, message)
+        headers = allowance_headers(service, Allowance("chats", turn.charge.limit, turn.charge.used))
         if stream:
-            return EventStream(_events(conversation), headers)
-        reply = await reply_unless_disconnected(conversation, request.receive)
+            return EventStream(_events(turn), headers)
+        reply = await reply_unless_disconnected(turn, request.receive)
     if reply is None:
         return Response(status_code=204)  # the client has disconnected
     return JSONResponse(_reply_json(reply), headers=headers)
 
 
-async def reply_unless_disconnected(conversation: Conversation, receive: Receive) -> ChatReply | None:
+async def reply_unless_disconnected(turn: ChatTurn, receive: Receive) -> ChatReply | None:
     """Returns the reply, or None when the client disconnected first; the reply has then been canceled in the engine."""
-    replying = asyncio.ensure_future(_whole_reply(conversation))
+    replying = asyncio.ensure_future(_whole_reply(turn))
     disconnecting = asyncio.ensure_future(disconnected(receive))
     try:
         await asyncio.wait({replying, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
@@ -60,11 +60,11 @@ async def reply_unless_disconnected(conversation: Conversation, receive: Receive
         await stop(replying, disconnecting)
 
 
-async def _whole_reply(conversation: Conversation) -> ChatReply | None:
-    async with aclosing(conversation.deltas()) as deltas:
+async def _whole_reply(turn: ChatTurn) -> ChatReply | None:
+    async with aclosing(turn.deltas()) as deltas:
         async for _ in deltas:
             pass
-    return conversation.reply
+    return turn.reply
 
 
 def _reply_json(reply: ChatReply) -> JsonObject:
@@ -79,14 +79,14 @@ def _reply_json(reply: ChatReply) -> JsonObject:
     }
 
 
-async def _events(conversation: Conversation) -> AsyncGenerator[bytes]:
+async def _events(turn: ChatTurn) -> AsyncGenerator[bytes]:
     """Yields `delta` for each piece of text, then `done` with the whole reply, or `error` with the usual error body."""
     try:
-        async with aclosing(conversation.deltas(streamed=True)) as deltas:
+        async with aclosing(turn.deltas(streamed=True)) as deltas:
             async for text in deltas:
                 yield event("delta", {"text": text})
     except ServerError as error:
         yield event("error", {"error": error.message, "code": error.status})
     else:
-        assert conversation.reply is not None, "deltas() sets the reply or raises"
-        yield event("done", _reply_json(conversation.reply))
+        assert turn.reply is not None, "deltas() sets the reply or raises"
+        yield event("done", _reply_json(turn.reply))

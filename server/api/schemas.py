@@ -18,7 +18,7 @@ from pipelines.interface import Message
 from server.errors import BadRequest
 from server.jobs.output_size import AspectRatio
 from server.jobs.request import MAX_SEED, GenerateRequest
-from server.service.chat import ChatMessage
+from server.service.chat_turn import ChatInput
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -148,12 +148,12 @@ def read_generate(raw: Mapping[str, Any]) -> GenerateRequest:
     return GenerateRequest(**values)
 
 
-def read_chat(raw: Mapping[str, Any]) -> tuple[ChatMessage, bool]:
+def read_chat(raw: Mapping[str, Any]) -> tuple[ChatInput, bool]:
     """Returns the message, and whether the reply is to be streamed. Raises `BadRequest`."""
     body = read_body(Chat, raw)
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-    message = ChatMessage(
-        turns=(Message("user", body.message),),
+    message = ChatInput(
+        messages=(Message("user", body.message),),
         conversation_id=body.conversationId,
         system=body.system,
         model=body.model,

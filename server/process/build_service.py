@@ -1,4 +1,4 @@
-"""Wires the parts of the service together, over a real or a fake engine. Event loop only, once, at start."""
+"""Wires the parts of the service together, over a real or a fake engine. Event loop only; called once, at start."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ from server.service.learned import LearnedValues
 from server.service.metrics import Metrics
 from server.service.model_overrides import ModelOverrides
 from server.service.models import Models
+from server.service.running_chats import RunningChats
 from server.service.service import Service
 from server.store.database import Database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceOptions:
-    """The settings of the service."""
+    """The settings that the parts of the service use."""
 
     plans: Mapping[str, Plan] = field(default_factory=lambda: DEFAULT_PLANS)
     queue_size: int = 10_000
@@ -59,8 +60,9 @@ def build_service(
     burst_limiter: BurstLimiter,
     clock: Callable[[], datetime],
 ) -> Service:
-    """The service, whose parts share one `LiveJobs` and one `Metrics`."""
+    """Builds the service; its parts share one `LiveJobs`, one `RunningChats` and one `Metrics`."""
     live_jobs = LiveJobs()
+    running_chats = RunningChats(engine)
     metrics = Metrics(live_jobs)
     accounts = Accounts(database=database, plans=options.plans, clock=clock)
     limits = JobLimits(
@@ -80,7 +82,7 @@ def build_service(
         webhooks=webhooks,
         clock=clock,
         output_retention=options.output_retention,
-        on_end=metrics.ended,
+        on_end=metrics.job_ended,
     )
     submission = Submission(
         database=database,
@@ -101,11 +103,11 @@ def build_service(
     )
     chats = Chats(
         database=database,
-        engine=engine,
         accounts=accounts,
         limits=limits,
         results=results,
         metrics=metrics,
+        running_chats=running_chats,
         clock=clock,
         system_prompt=options.system_prompt,
     )
@@ -145,7 +147,9 @@ def build_service(
         model_overrides=model_overrides,
         loras=loras,
         auto_dtype=options.auto_dtype,
-        dispatch=Dispatch(live_jobs=live_jobs, results=results, chats=chats, metrics=metrics, learned=learned),
+        dispatch=Dispatch(
+            live_jobs=live_jobs, results=results, running_chats=running_chats, metrics=metrics, learned=learned
+        ),
         metrics=metrics,
         clock=clock,
     )

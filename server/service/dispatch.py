@@ -1,4 +1,4 @@
-"""Each event of an engine goes to whom it concerns: the board, the delivery of a job, a chat, what is learned. Event loop only."""
+"""Routes each event of an engine to its handler: live jobs, results, chats, learned values. Event loop only."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from server.protocol import (
     RanOutOfMemory,
     VerdictsReached,
 )
-from server.service.chat import Chats
 from server.service.learned import LearnedValues
 from server.service.metrics import Metrics
+from server.service.running_chats import RunningChats
 
 
 class Dispatch:
@@ -33,41 +33,41 @@ class Dispatch:
         *,
         live_jobs: LiveJobs,
         results: Results,
-        chats: Chats,
+        running_chats: RunningChats,
         metrics: Metrics,
         learned: LearnedValues,
     ) -> None:
         self._live_jobs = live_jobs
         self._results = results
-        self._chats = chats
+        self._running_chats = running_chats
         self._metrics = metrics
         self._learned = learned
 
-    def take(self, event: Event) -> None:
-        self._metrics.take(event)
+    def handle(self, event: Event) -> None:
+        self._metrics.count(event)  # first, because metrics look up jobs that the event may end
         match event:
             case EngineStatus():
                 self._live_jobs.update_status(event)
             case JobProgressed():
-                self._metrics.stepped(event.job_id, self._live_jobs.progress(event))
+                self._metrics.step_timed(event.job_id, self._live_jobs.update_progress(event))
             case JobPreviewed():
-                self._live_jobs.show(event.job_id, event.colours)
+                self._live_jobs.set_preview(event.job_id, event.colours)
             case OutputReady():
-                self._results.rendered(event)
+                self._results.on_output(event)
             case JobText() | JobReplied():
-                self._chats.deliver(event)
+                self._running_chats.deliver(event)
             case JobStarted():
-                if not self._chats.deliver(event):
-                    self._results.started(event)
+                if not self._running_chats.deliver(event):
+                    self._results.on_started(event)
             case JobFailed():
-                if not self._chats.deliver(event):
-                    self._results.failed(event)
+                if not self._running_chats.deliver(event):
+                    self._results.on_failed(event)
             case JobCanceled():
-                if not self._chats.deliver(event):
-                    self._results.canceled(event)
+                if not self._running_chats.deliver(event):
+                    self._results.on_canceled(event)
             case PeaksLearned() | VerdictsReached():
-                self._learned.take(event)
+                self._learned.add(event)
             case JobReturned() | RanOutOfMemory():
-                pass  # the fleet's own; what is only counted
+                pass  # JobReturned is for the fleet only, RanOutOfMemory for the metrics only
             case _:
                 assert_never(event)

@@ -25,7 +25,7 @@ from server.errors import ServerError
 from server.http.error_body import openai_error
 from server.http.sse import EventStream
 from server.jobs.artifacts import new_id
-from server.service.chat import ChatReply, Conversation
+from server.service.chat_turn import ChatReply, ChatTurn
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -41,13 +41,13 @@ async def completions(request: Request, service: ServiceDep, key: KeyDep) -> Res
     """Replies to a list of messages as OpenAI's chat completions do; with `stream`, sends the reply in chunks."""
     async with allowance_on_error(request, service, key, ["chats"]):
         message, body = read_chat(read_object(await request.body()))
-        conversation = await service.chats.open(key, message)
-        headers = allowance_headers(service, Allowance("chats", conversation.limit, conversation.used))
-        head = {"id": f"chatcmpl-{new_id()}", "created": int(service.clock().timestamp()), "model": conversation.model}
+        turn = await service.chats.open(key, message)
+        headers = allowance_headers(service, Allowance("chats", turn.charge.limit, turn.charge.used))
+        head = {"id": f"chatcmpl-{new_id()}", "created": int(service.clock().timestamp()), "model": turn.model}
         if body.stream:
             with_usage = body.stream_options is not None and body.stream_options.include_usage
-            return EventStream(_chunks(conversation, head, with_usage), headers)
-        reply = await reply_unless_disconnected(conversation, request.receive)
+            return EventStream(_chunks(turn, head, with_usage), headers)
+        reply = await reply_unless_disconnected(turn, request.receive)
     if reply is None:
         return Response(status_code=204)  # the client has disconnected
     reply_message = {"role": "assistant", "content": reply.text, "refusal": None}
@@ -56,7 +56,7 @@ async def completions(request: Request, service: ServiceDep, key: KeyDep) -> Res
     return JSONResponse(completion, headers=headers)
 
 
-async def _chunks(conversation: Conversation, head: JsonObject, with_usage: bool) -> AsyncGenerator[bytes]:
+async def _chunks(turn: ChatTurn, head: JsonObject, with_usage: bool) -> AsyncGenerator[bytes]:
     """Yields a chunk with the role, chunks with text, one with the finish reason, and the usage when requested.
 
     Ends with `[DONE]`, or with an error when the reply failed.
@@ -69,16 +69,16 @@ async def _chunks(conversation: Conversation, head: JsonObject, with_usage: bool
 
     try:
         yield chunk({"role": "assistant", "content": ""})
-        async with aclosing(conversation.deltas(streamed=True)) as deltas:
+        async with aclosing(turn.deltas(streamed=True)) as deltas:
             async for text in deltas:
                 yield chunk({"content": text})
     except ServerError as error:
         yield _data(openai_error(error.status, error.message))
         return
-    assert conversation.reply is not None, "deltas() sets the reply or raises"
-    yield chunk({}, conversation.reply.finish_reason)
+    assert turn.reply is not None, "deltas() sets the reply or raises"
+    yield chunk({}, turn.reply.finish_reason)
     if with_usage:
-        yield _data({**head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(conversation.reply)})
+        yield _data({**head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(turn.reply)})
     yield b"data: [DONE]\n\n"
 
 

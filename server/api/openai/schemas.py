@@ -14,7 +14,7 @@ from pipelines.interface import Message
 from server.api.schemas import NO_NUL, ModelName, Prompt, Seed, StopText, Strict, read_body
 from server.errors import BadRequest
 from server.jobs.request import GenerateRequest
-from server.service.chat import ChatMessage
+from server.service.chat_turn import ChatInput
 
 # Accepted and ignored: clients send these on their own, and they do not change the result.
 IGNORED = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"})
@@ -96,16 +96,16 @@ class VideoCreation(Strict):
     size: str | None = Field(None, pattern=SIZE, description="WIDTHxHEIGHT in pixels that the model accepts, or auto")
 
 
-def read_chat(raw: Mapping[str, Any]) -> tuple[ChatMessage, ChatCompletion]:
+def read_chat(raw: Mapping[str, Any]) -> tuple[ChatInput, ChatCompletion]:
     """Returns the message for the service, and the parsed body. Raises `BadRequest`."""
     body = read_body(ChatCompletion, _supported(raw, NEUTRAL))
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         raise BadRequest("max_tokens and max_completion_tokens are the same: send one of them.")
     if body.stream_options is not None and not body.stream:
         raise BadRequest("stream_options requires stream: true.")
-    message = ChatMessage(
-        turns=tuple(_message(message) for message in body.messages),
-        kept=False,
+    message = ChatInput(
+        messages=tuple(_message(message) for message in body.messages),
+        stored=False,
         model=body.model,
         max_tokens=body.max_completion_tokens or body.max_tokens,
         temperature=body.temperature,

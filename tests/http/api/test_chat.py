@@ -126,7 +126,7 @@ async def test_a_chat_that_fails_is_refunded(tmp_path: Path, code: str, status: 
         f.engine.reply = None
         replying = asyncio.create_task(f.post("/api/chat", {"message": "Hi"}, "free"))
         job = await submitted(f)
-        f.engine.start(job.id)
+        f.engine.start_job(job.id)
         f.engine.fail(job.id, code, "It did not work.")
         reply = await replying
         await f.settle()
@@ -153,14 +153,14 @@ async def test_a_client_that_goes_away_frees_its_place(tmp_path: Path, stream: b
         gone = asyncio.Event()
         sent = await _call(f, {"message": "Hi", "stream": stream}, gone)
         job = await submitted(f)
-        f.engine.start(job.id)
+        f.engine.start_job(job.id)
         f.engine.say(job.id, "He")
         gone.set()
         await sent
 
         assert f.engine.canceled == [job.id]
-        assert f.service._chats.inboxes == {}
-        assert f.service._chats.of_key == {}
+        assert f.service.chats.running_chats.event_queues == {}
+        assert f.service.chats.running_chats.n_of_key == {}
         assert await f.used("chats", "enterprise") == 1  # it had begun
 
 
@@ -217,7 +217,7 @@ async def test_a_stream_is_deltas_then_the_whole(tmp_path: Path) -> None:
         f.engine.reply = None
         replying = asyncio.create_task(f.post("/api/chat", {"message": "Hi", "stream": True}))
         job = await submitted(f)
-        f.engine.start(job.id)
+        f.engine.start_job(job.id)
         f.engine.say(job.id, "Hel")
         f.engine.say(job.id, "lo\n\n")
         f.engine.finish_chat(job.id, "")

@@ -1,0 +1,61 @@
+"""Runs the engine jobs of chat replies and routes the engine's events to them. Event loop only.
+
+A chat is not a stored job: it ends when its client disconnects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
+from server.fleet.port import Engine
+from server.job import Job
+from server.protocol import Cancel, JobCanceled, JobFailed, JobReplied, JobStarted, JobText
+
+ChatEvent: TypeAlias = JobStarted | JobText | JobReplied | JobFailed | JobCanceled
+
+
+class RunningChats:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.event_queues: dict[str, asyncio.Queue[ChatEvent]] = {}  # by id of the engine's job
+        self.n_of_key: Counter[str] = Counter()  # by key id: replies that are being made
+
+    @contextmanager
+    def count(self, key_id: str) -> Iterator[None]:
+        """Counts one more reply of the key until the block ends."""
+        self.n_of_key[key_id] += 1
+        try:
+            yield
+        finally:
+            self.n_of_key[key_id] -= 1
+            if not self.n_of_key[key_id]:
+                del self.n_of_key[key_id]
+
+    async def run(self, job: Job, need_bytes: int) -> AsyncGenerator[ChatEvent]:
+        """Submits a job and yields its events up to its end. Closing the generator earlier cancels the job.
+
+        Raises what `Engine.submit` raises.
+        """
+        events = self.event_queues[job.id] = asyncio.Queue()
+        ended = False
+        try:
+            self._engine.submit(job, need_bytes)
+            while not ended:
+                event = await events.get()
+                ended = not isinstance(event, JobStarted | JobText)
+                yield event
+        finally:
+            del self.event_queues[job.id]
+            if not ended:
+                self._engine.send(Cancel(job.id))
+
+    def deliver(self, event: ChatEvent) -> bool:
+        """Passes an event on to its chat; returns False when the event belongs to no running chat."""
+        events = self.event_queues.get(event.job_id)
+        if events is not None:
+            events.put_nowait(event)
+        return events is not None
