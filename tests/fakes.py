@@ -1,4 +1,4 @@
-"""Stand-ins for the engine and the catalogue: the same methods, no thread, no torch. Events happen when a test says so."""
+"""Fakes of the engine, the catalogue and the memory requirements. Tests trigger the events of the fake engine."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ GIB = 2**30
 
 
 class FakeCatalogue:
+    refused = ()
+
     def __init__(self, *specs: ModelSpec) -> None:
         self._specs = {spec.name: spec for spec in specs}
-
-    refused = ()
 
     def get(self, name: str) -> ModelSpec:
         if name not in self._specs:
@@ -88,17 +88,17 @@ def small_catalogue() -> FakeCatalogue:
 
 
 class FakeRequirements:
-    """Every model needs as much memory as its weights, unless a test says otherwise."""
+    """A model needs as much memory as its weights, unless a test sets `needs`."""
 
     def __init__(self) -> None:
-        self.needs: dict[str, int] = {}
+        self.needs: dict[str, int] = {}  # model → bytes
 
     def of(self, spec: ModelSpec, requests: Sequence[Request] = ()) -> int:
         return self.needs.get(spec.name, spec.weight_bytes)
 
 
 class FakeEngine:
-    """Holds what it was handed. Chats are answered by `reply`, when it is set, as soon as they are submitted."""
+    """Keeps submitted jobs until a test runs or fails them. Chats get what `reply` returns at once; None: no reply."""
 
     def __init__(self, capacity_bytes: int = 8 * GIB) -> None:
         self.deliver: Callable[[Event], None] = lambda event: None
@@ -111,7 +111,7 @@ class FakeEngine:
         self.reply: Callable[[ChatRequest], str] | None = lambda request: f"You said: {request.messages[-1].content}"
         self.usable_bytes = capacity_bytes
 
-    # What the service calls
+    # The engine port
 
     def check_fits(self, model: str, need_bytes: int) -> None:
         if need_bytes > self.usable_bytes:
@@ -144,7 +144,7 @@ class FakeEngine:
         """Ids of the jobs whose cancellation was requested, in order."""
         return [message.job_id for message in self.sent if isinstance(message, Cancel)]
 
-    # What a test makes happen
+    # Triggered by tests
 
     def start_job(self, job_id: str, queue_ms: int = 7, load_ms: int = 3) -> None:
         self.deliver(JobStarted(job_id, queue_ms, load_ms))
@@ -156,7 +156,7 @@ class FakeEngine:
         self.deliver(JobPreviewed(job_id, np.full((6, 8, 3), value, np.uint8)))
 
     def render(self, job_id: str, index: int = 0, value: float | None = None, sound: Sound | None = None) -> None:
-        """Frames of the size asked for; noise of the request's seed, or `value` everywhere."""
+        """Delivers output `index`, of the requested size: noise from the request's seed, or `value` everywhere."""
         request = self.jobs[job_id].requests[index]
         assert isinstance(request, DiffusionRequest)
         shape = (request.num_frames or 1, request.height, request.width, 3)
@@ -165,13 +165,13 @@ class FakeEngine:
         self.deliver(OutputReady(job_id, index, frames, 2, "FlowMatchEulerDiscreteScheduler", sound=sound))
 
     def run(self, job_id: str) -> None:
-        """From the queue to the last output."""
+        """Starts a job and delivers all of its outputs."""
         self.start_job(job_id)
         for index in range(len(self.jobs[job_id].requests)):
             self.render(job_id, index)
 
     def work(self) -> None:
-        """Do what a real engine would do by itself with all that it was handed: end canceled jobs, run the others."""
+        """Does what a real engine would do by itself with all submitted jobs: ends canceled ones, runs the others."""
         for job_id in list(self.jobs):
             if job_id in self.canceled:
                 self.confirm_cancel(job_id)
@@ -186,6 +186,7 @@ class FakeEngine:
         self.deliver(JobCanceled(job_id))
 
     def say(self, job_id: str, text: str) -> None:
+        """Delivers the next text of a chat's reply."""
         self.deliver(JobText(job_id, text, time.monotonic()))
 
     def finish_chat(self, job_id: str, text: str) -> None:
@@ -198,6 +199,7 @@ class FakeEngine:
         running: Sequence[tuple[str, float | None]] = (),
         models: Sequence[ModelStatus] = (),
     ) -> None:
+        """Delivers a status. queue: (job id, reason to wait, eta); running: (job id, eta)."""
         device = DeviceStatus(
             name="cpu",
             total_bytes=8 * GIB,
@@ -209,7 +211,7 @@ class FakeEngine:
         )
         self.deliver(
             EngineStatus(
-                queue=tuple(QueueEntry(job_id, why, GIB, eta) for job_id, why, eta in queue),
+                queue=tuple(QueueEntry(job_id, reason, GIB, eta) for job_id, reason, eta in queue),
                 running=tuple(RunningEntry(job_id, eta) for job_id, eta in running),
                 models=tuple(models),
                 device=device,

@@ -21,7 +21,7 @@ from server.api.wire import JsonObject, errors, job_json
 from server.errors import BadRequest
 from server.http.sse import COMMENT, EventStream, bookmark, event
 from server.jobs.encoding import jpeg
-from server.jobs.event_stream import Bookmark, JobEvent, KeepAlive
+from server.jobs.event_stream import JobEvent, StreamKeepAlive, StreamStart
 from server.service.service import Service
 
 router = APIRouter()
@@ -48,8 +48,8 @@ async def job_events(request: Request, job_id: JobId, service: ServiceDep, key: 
     reconnects after that gets 204, and then stops reconnecting.
     """
     previews, after = _options(request)
-    service.events.check_room(key)
-    if await service.events.is_over(key, job_id, after):
+    service.events.check_limit(key)
+    if await service.events.is_complete(key, job_id, after):
         return Response(status_code=204)
     return EventStream(_events(service, key, job_id, previews, after))
 
@@ -58,7 +58,7 @@ async def job_events(request: Request, job_id: JobId, service: ServiceDep, key: 
 async def all_events(request: Request, service: ServiceDep, key: KeyDep) -> Response:
     """Streams the events of all jobs of the key until the client disconnects."""
     previews, after = _options(request)
-    service.events.check_room(key)
+    service.events.check_limit(key)
     return EventStream(_events(service, key, None, previews, after))
 
 
@@ -81,12 +81,12 @@ async def _events(
     service: Service, key: ApiKey, job_id: str | None, previews: bool, after: int | None
 ) -> AsyncGenerator[bytes]:
     with service.events.watch(key, job_id, previews) as watch:
-        async with aclosing(service.events.tell(key, watch, after)) as items:
+        async with aclosing(service.events.stream(key, watch, after)) as items:
             async for item in items:
                 match item:
-                    case KeepAlive():
+                    case StreamKeepAlive():
                         yield COMMENT
-                    case Bookmark(event_id):
+                    case StreamStart(event_id):
                         yield bookmark(event_id)
                     case JobEvent():
                         yield event(item.name, event_json(item, service), item.id)

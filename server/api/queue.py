@@ -65,7 +65,7 @@ class QueueView(Reply):
 @router.get("/api/queue", responses={200: {"model": QueueView}, **errors()})
 async def queue(service: ServiceDep, key: KeyDep) -> Response:
     """Returns the running and the waiting jobs of all keys, and why jobs wait. Only the key's own jobs have an id."""
-    running, waiting = service.live_jobs.under_way()
+    running, waiting = service.live_jobs.running_and_queued()
     return JSONResponse(
         {
             "running": [_running_json(entry, service, key) for entry in running],
@@ -78,7 +78,7 @@ async def queue(service: ServiceDep, key: KeyDep) -> Response:
 
 
 def _running_json(entry: RunningEntry, service: Service, key: ApiKey) -> JsonObject:
-    job = service.live_jobs.view(entry.job_id)
+    job = service.live_jobs.get(entry.job_id)
     steps: JsonObject = {"stage": None, "step": 0, "totalSteps": 0, "progress": None}
     if job is not None:
         stage = service.live_jobs.stage_of(job)
@@ -98,7 +98,7 @@ def _waiting_json(position: int, entry: QueueEntry, service: Service, key: ApiKe
 
 def _identity(job_id: str, service: Service, key: ApiKey) -> JsonObject:
     """Returns id, owner, type and model of a queue entry. A chat is not a stored job: it has no id and no model."""
-    job = service.live_jobs.view(job_id)
+    job = service.live_jobs.get(job_id)
     if job is None:
         return {"jobId": None, "mine": False, "type": "chat" if job_id.startswith("chat_") else None, "model": None}
     mine = job.row.key_id == key.id

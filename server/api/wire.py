@@ -112,7 +112,7 @@ def timestamp(at: datetime | None) -> str | None:
 
 
 def job_json(view: JobView, link: Link) -> JsonObject:
-    place, metrics = view.place, view.metrics
+    place, metrics = view.queue_position, view.metrics
     return {
         "jobId": view.id,
         "status": view.status.value,

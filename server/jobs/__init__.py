@@ -1,1 +1,1 @@
-"""The life of a job on the event loop: from the request over its progress and results to webhooks and recovery."""
+"""The life of a job on the event loop: submission, progress, results, webhooks, recovery after a restart."""

@@ -1,7 +1,7 @@
-"""Where results live: encoded and written whole or not at all, handed out by signed link, removed. Called on the event loop.
+"""Stores the files of outputs on disk: encodes and writes each one completely or not at all, signs links, deletes.
 
-Encoding, hashing and disk writes run on the worker pool. A file's name is its output's id: it tells nothing and comes from
-the store, never from a URL.
+Called on the event loop; encoding, hashing and disk writes run on the worker pool. A file is named after its output's
+random id, and the name always comes from the store, never from a URL.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.interface import Sound
-from server.jobs.encoding import EXTENSIONS, MIME_TYPES, Format, Provenance, encode, to_pixels
+from server.jobs.encoding import EXTENSIONS, MIME_TYPES, FileMetadata, Format, encode, to_pixels
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class SavedFile:
 
 
 def new_id() -> str:
-    """22 characters of base62: 131 bits nobody guesses."""
+    """A random id of 22 characters in base62, 131 bits."""
     number = secrets.randbelow(62**22)
     digits = []
     for _ in range(22):
@@ -59,10 +59,8 @@ def new_id() -> str:
 
 
 class Artifacts:
-    """One owner: the event loop. The pool's threads touch only the files they are given."""
-
     def __init__(self, root: Path, pool: Executor, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        """`root` is made if it is not there, closed to others, and emptied of half-written files."""
+        """Creates `root` if needed, closes it to other users, and removes unfinished files of an earlier process."""
         self._outputs = root / "outputs"
         self._unfinished = root / "unfinished"
         self._pool = pool
@@ -72,7 +70,7 @@ class Artifacts:
             folder.chmod(0o700)
         for left_over in self._unfinished.iterdir():
             left_over.unlink()
-        self._secret = kept_secret(root / "link-secret")
+        self._secret = load_or_create_secret(root / "link-secret")
 
     async def save(
         self,
@@ -80,12 +78,12 @@ class Artifacts:
         frames: NDArray[np.float32],
         sound: Sound | None,
         fmt: Format,
-        provenance: Provenance,
+        metadata: FileMetadata,
         fps: int | None,
     ) -> SavedFile:
-        """Encode and write to disk; when this returns the file survives a power cut.
+        """Encodes an output and writes it to disk; when this returns, the file survives a power cut.
 
-        frames: (F, H, W, 3) float32 in [0, 1]. Raises `InvalidFrames`, `EncodingFailed`, `OSError`; then there is no file.
+        frames: (F, H, W, 3) float32 in [0, 1]. Raises `InvalidFrames`, `EncodingFailed`, `OSError` and leaves no file.
         """
 
         def work() -> SavedFile:
@@ -94,8 +92,8 @@ class Artifacts:
             file_name = f"{output_id}.{EXTENSIONS[fmt]}"
             unfinished = self._unfinished / file_name
             try:
-                os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL, 0o600))  # the encoders keep the mode it has
-                encode(pixels, fmt, provenance, fps or 1, unfinished, sound)
+                os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL, 0o600))  # the encoders keep its mode
+                encode(pixels, fmt, metadata, fps or 1, unfinished, sound)
                 with open(unfinished, "rb+") as file:
                     os.fsync(file.fileno())
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -110,23 +108,23 @@ class Artifacts:
         return await self._on_pool(work)
 
     def path(self, file_name: str) -> Path | None:
-        """None when there is no such file (any more). `file_name` is from the store."""
-        assert FILE_NAME.fullmatch(file_name), "file names are made in save()"
+        """The path of a file; None when it does not exist any more. file_name: from the store."""
+        assert FILE_NAME.fullmatch(file_name), "save() makes the file names"
         path = self._outputs / file_name
         return path if path.is_file() and not path.is_symlink() else None
 
     async def delete(self, file_names: Sequence[str]) -> None:
-        """Remove the files; those that are not there are fine."""
+        """Deletes the files; missing ones are ignored."""
         if file_names:
             await self._on_pool(lambda: self._delete(file_names))
 
     def _delete(self, file_names: Sequence[str]) -> None:
         for file_name in file_names:
-            assert FILE_NAME.fullmatch(file_name), "file names are made in save()"
+            assert FILE_NAME.fullmatch(file_name), "save() makes the file names"
             (self._outputs / file_name).unlink(missing_ok=True)
 
     async def sweep(self, known: Collection[str]) -> int:
-        """Remove the files that no row in the store knows; returns how many. Called at start, before any job runs."""
+        """Removes the files that are not in `known`; returns their number. Call it at start, before any job runs."""
 
         def remove_unknown() -> int:
             removed = 0
@@ -143,11 +141,12 @@ class Artifacts:
         return await self._on_pool(remove_unknown)
 
     def sign(self, output_id: str, expires_at: datetime) -> str:
-        """The query that opens this output to whoever has the link, until `expires_at`. The same each time it is asked for."""
+        """The query string that opens this output without a key until `expires_at`; the same for the same arguments."""
         expires = int(expires_at.timestamp())
         return f"expires={expires}&signature={self._signature(output_id, expires)}"
 
     def verify(self, output_id: str, expires: str, signature: str) -> bool:
+        """Whether a query string from `sign` is genuine and has not expired."""
         if not re.fullmatch(r"[0-9]{1,12}", expires, re.ASCII) or int(expires) < self._clock().timestamp():
             return False
         return hmac.compare_digest(self._signature(output_id, int(expires)).encode(), signature.encode())
@@ -160,8 +159,8 @@ class Artifacts:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
 
-def kept_secret(path: Path) -> bytes:
-    """32 random bytes, drawn at the first start."""
+def load_or_create_secret(path: Path) -> bytes:
+    """Reads 32 random bytes from `path`; the first call creates the file."""
     if not path.exists():
         unfinished = path.with_suffix(".new")
         unfinished.unlink(missing_ok=True)

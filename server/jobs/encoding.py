@@ -1,6 +1,7 @@
-"""Frames to files: PNG, WebP and JPEG by Pillow, MP4, WebM and GIF by an ffmpeg process. Worker pool only: these take time.
+"""Encodes frames into files: PNG, WebP and JPEG with Pillow; MP4, WebM and GIF with an ffmpeg process.
 
-What made a picture travels inside it: `Provenance.text` where A1111 and its readers look, `Provenance.json` as "agentname".
+Worker pool only, because encoding takes long. Each file carries its metadata: `FileMetadata.parameters` where A1111 and
+programs that read its files expect it, `FileMetadata.json` under the name "agentname" (in clips: as the comment).
 """
 
 from __future__ import annotations
@@ -52,106 +53,114 @@ EXTENSIONS: Mapping[Format, str] = {
 PNG_LEVEL = 4  # zlib: half the time of the default 6 for about 2 % more bytes
 EXIF_IFD = 0x8769
 EXIF_USER_COMMENT = 0x9286
-FFMPEG_TIMEOUT_S = 300.0  # ten times what a minute of 1080p takes on two cores
-FFMPEG_NICENESS = 10  # a step on the CPU waits for the last of its threads: none should wait for the encoder
+FFMPEG_TIMEOUT_S = 300.0  # ten times what one minute of 1080p takes on two cores
+FFMPEG_NICENESS = 10  # a step on the CPU ends with its slowest thread, which must not wait for the encoder
 
 SOUND_ARGUMENTS: Mapping[str, Sequence[str]] = {
     "mp4": ("-c:a", "aac", "-b:a", "192k"),
     "webm": ("-c:a", "libopus", "-b:a", "160k"),
 }
-EVEN = "pad=ceil(iw/2)*2:ceil(ih/2)*2"  # yuv420p halves both sides
+PAD_TO_EVEN = "pad=ceil(iw/2)*2:ceil(ih/2)*2"  # yuv420p halves both sides
 FFMPEG_ARGUMENTS: Mapping[str, Sequence[str]] = {
-    "mp4": ("-vf", EVEN, "-c:v", "libx264", "-preset", "veryfast", "-crf", "17", "-pix_fmt", "yuv420p",
+    "mp4": ("-vf", PAD_TO_EVEN, "-c:v", "libx264", "-preset", "veryfast", "-crf", "17", "-pix_fmt", "yuv420p",
             "-movflags", "+faststart", "-f", "mp4"),
-    "webm": ("-vf", EVEN, "-c:v", "libvpx-vp9", "-crf", "24", "-b:v", "0", "-deadline", "good", "-cpu-used", "5",
+    "webm": ("-vf", PAD_TO_EVEN, "-c:v", "libvpx-vp9", "-crf", "24", "-b:v", "0", "-deadline", "good", "-cpu-used", "5",
              "-row-mt", "1", "-pix_fmt", "yuv420p", "-f", "webm"),
-    "gif": ("-vf", "split[a][b];[a]palettegen=stats_mode=diff[p];[b][p]paletteuse=dither=bayer", "-loop", "0", "-f", "gif"),
+    "gif": ("-vf", "split[a][b];[a]palettegen=stats_mode=diff[p];[b][p]paletteuse=dither=bayer", "-loop", "0",
+            "-f", "gif"),
 }  # fmt: skip
 
 
 class EncodingFailed(Exception):
-    """The encoder is missing, ended with an error or took too long."""
+    """The encoder is missing, has ended with an error, or took longer than `FFMPEG_TIMEOUT_S`."""
 
 
 class InvalidFrames(Exception):
-    """The model gave NaN or infinity: nothing that could be shown."""
+    """The frames contain NaN or infinity."""
 
 
 @dataclass(frozen=True, slots=True)
-class Provenance:
-    text: str  # A1111's `parameters`
+class FileMetadata:
+    """How an image or clip was made, as it is written into the file."""
+
+    parameters: str  # text in the format of A1111
     json: str
 
 
 def to_pixels(frames: NDArray[np.float32]) -> Pixels:
-    """(F, H, W, 3), or 4 with opacity, float in [0, 1] → the same as bytes, rounded as diffusers does. Raises `InvalidFrames`."""
+    """Converts floats in [0, 1] to bytes of the same shape, rounded as diffusers does. Raises `InvalidFrames`.
+
+    frames: (F, H, W, 3), or (F, H, W, 4) with opacity.
+    """
     if not np.isfinite(frames).all():
         raise InvalidFrames
     return np.asarray(np.rint(np.clip(frames, 0.0, 1.0) * 255.0), dtype=np.uint8)
 
 
 def encode(
-    pixels: Pixels, fmt: Format, provenance: Provenance, fps: int, path: Path, sound: Sound | None = None
+    pixels: Pixels, fmt: Format, metadata: FileMetadata, fps: int, path: Path, sound: Sound | None = None
 ) -> None:
-    """Write `pixels` (F, H, W, 3 or 4) to `path`. Pictures are F = 1. Raises `EncodingFailed`, `OSError`.
+    """Writes `pixels`, (F, H, W, 3) or (F, H, W, 4), to `path`; an image has F = 1. Raises `EncodingFailed`, `OSError`.
 
-    sound: cut where the clip ends; a GIF can hold none.
+    sound: is cut at the end of the clip; a GIF has no sound.
     """
     match fmt:
         case "png" | "webp" | "jpeg":
-            _write_picture(pixels[0], fmt, provenance, path)
+            _write_image(pixels[0], fmt, metadata, path)
         case "frames":
-            _write_zip(pixels, provenance, path, sound)
+            _write_zip(pixels, metadata, path, sound)
         case "mp4" | "webm" | "gif":
-            with _raw_file(sound if fmt in SOUND_ARGUMENTS else None, path.with_suffix(".f32")) as heard:
-                _run_ffmpeg(pixels, fmt, provenance, fps, path, heard)
+            with _ffmpeg_sound_input(
+                sound if fmt in SOUND_ARGUMENTS else None, path.with_suffix(".f32")
+            ) as sound_input:
+                _run_ffmpeg(pixels, fmt, metadata, fps, path, sound_input)
 
 
-def jpeg(colours: Pixels) -> bytes:
-    """A small picture (H, W, 3) for a look in passing: quick, and without provenance."""
+def jpeg(pixels: Pixels) -> bytes:
+    """A preview (H, W, 3) as JPEG, without metadata."""
     target = io.BytesIO()
-    Image.fromarray(colours).save(target, "JPEG", quality=85)
+    Image.fromarray(pixels).save(target, "JPEG", quality=85)
     return target.getvalue()
 
 
-def _write_picture(pixels: Pixels, fmt: ImageFormat, provenance: Provenance, target: Path | IO[bytes]) -> None:
-    picture = Image.fromarray(pixels)
+def _write_image(pixels: Pixels, fmt: ImageFormat, metadata: FileMetadata, target: Path | IO[bytes]) -> None:
+    image = Image.fromarray(pixels)
     if fmt == "png":
-        picture.save(target, "PNG", compress_level=PNG_LEVEL, pnginfo=_png_text(provenance))
+        image.save(target, "PNG", compress_level=PNG_LEVEL, pnginfo=_png_text(metadata))
     elif fmt == "webp":
-        picture.save(target, "WEBP", quality=92, method=4, exif=_exif(provenance))
+        image.save(target, "WEBP", quality=92, method=4, exif=_exif(metadata))
     else:
-        picture.convert("RGB").save(target, "JPEG", quality=92, subsampling=0, exif=_exif(provenance))
+        image.convert("RGB").save(target, "JPEG", quality=92, subsampling=0, exif=_exif(metadata))
 
 
-def _png_text(provenance: Provenance) -> PngInfo:
+def _png_text(metadata: FileMetadata) -> PngInfo:
     info = PngInfo()
-    info.add_text("parameters", provenance.text)  # Pillow takes iTXt by itself where Latin-1 is not enough
-    info.add_text("agentname", provenance.json)
+    info.add_text("parameters", metadata.parameters)  # Pillow writes iTXt where the text is not Latin-1
+    info.add_text("agentname", metadata.json)
     return info
 
 
-def _exif(provenance: Provenance) -> Image.Exif:
+def _exif(metadata: FileMetadata) -> Image.Exif:
     exif = Image.Exif()
-    # Where A1111 keeps its `parameters` in formats without text chunks: eight bytes of code name, then the text.
-    # A segment of JPEG holds 64 KiB, and the text is twice as long in UTF-16.
-    exif.get_ifd(EXIF_IFD)[EXIF_USER_COMMENT] = b"UNICODE\0" + provenance.text.encode("utf-16-be")[:60_000]
+    # A1111 keeps its parameters here in formats without text chunks: eight bytes that name the encoding, then the text.
+    # A JPEG segment holds 64 KiB.
+    exif.get_ifd(EXIF_IFD)[EXIF_USER_COMMENT] = b"UNICODE\0" + metadata.parameters.encode("utf-16-be")[:60_000]
     return exif
 
 
-def _write_zip(pixels: Pixels, provenance: Provenance, path: Path, sound: Sound | None) -> None:
+def _write_zip(pixels: Pixels, metadata: FileMetadata, path: Path, sound: Sound | None) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for number, frame in enumerate(pixels):
             png = io.BytesIO()
-            _write_picture(frame, "png", provenance, png)
+            _write_image(frame, "png", metadata, png)
             archive.writestr(f"{number:05d}.png", png.getvalue())
         if sound is not None:
             archive.writestr("sound.wav", _wav(sound))
-        archive.writestr("agentname.json", provenance.json)
+        archive.writestr("agentname.json", metadata.json)
 
 
 def _wav(sound: Sound) -> bytes:
-    """16 bits a sample: what every program reads."""
+    """WAV with 16 bits per sample, which every program reads."""
     target = io.BytesIO()
     with wave.open(target, "wb") as file:
         file.setnchannels(len(sound.samples))
@@ -162,8 +171,8 @@ def _wav(sound: Sound) -> bytes:
 
 
 @contextmanager
-def _raw_file(sound: Sound | None, path: Path) -> Iterator[Sequence[str]]:
-    """The sound in a file that ffmpeg can read beside its pipe, as arguments that name it."""
+def _ffmpeg_sound_input(sound: Sound | None, path: Path) -> Iterator[Sequence[str]]:
+    """Yields the ffmpeg arguments that name the sound as an input file; the file exists until the block ends."""
     if sound is None:
         yield ()
         return
@@ -174,13 +183,15 @@ def _raw_file(sound: Sound | None, path: Path) -> Iterator[Sequence[str]]:
         path.unlink(missing_ok=True)
 
 
-def _run_ffmpeg(pixels: Pixels, fmt: str, provenance: Provenance, fps: int, path: Path, heard: Sequence[str]) -> None:
+def _run_ffmpeg(
+    pixels: Pixels, fmt: str, metadata: FileMetadata, fps: int, path: Path, sound_input: Sequence[str]
+) -> None:
     count, height, width, _ = pixels.shape
     command = [
         imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24",
-        "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:0", *heard, *FFMPEG_ARGUMENTS[fmt],
-        *((*SOUND_ARGUMENTS[fmt], "-t", f"{count / fps:.6f}") if heard else ("-an",)),
-        "-metadata", f"comment={provenance.json}", str(path),
+        "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:0", *sound_input, *FFMPEG_ARGUMENTS[fmt],
+        *((*SOUND_ARGUMENTS[fmt], "-t", f"{count / fps:.6f}") if sound_input else ("-an",)),
+        "-metadata", f"comment={metadata.json}", str(path),
     ]  # fmt: skip
     try:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -190,7 +201,7 @@ def _run_ffmpeg(pixels: Pixels, fmt: str, provenance: Provenance, fps: int, path
     killer = threading.Timer(FFMPEG_TIMEOUT_S, process.kill)
     killer.start()
     try:
-        _feed(process, _frames(pixels))
+        _write_frames(process, pixels)
     finally:
         killer.cancel()
         if process.poll() is None:
@@ -200,17 +211,13 @@ def _run_ffmpeg(pixels: Pixels, fmt: str, provenance: Provenance, fps: int, path
         raise EncodingFailed(f"ffmpeg ended with code {process.returncode}")
 
 
-def _frames(pixels: Pixels) -> Iterator[memoryview]:
-    for frame in pixels:  # one by one: a long clip is not copied as a whole
-        yield np.ascontiguousarray(frame).data.cast("B")
-
-
-def _feed(process: subprocess.Popen[bytes], frames: Iterator[memoryview]) -> None:
+def _write_frames(process: subprocess.Popen[bytes], pixels: Pixels) -> None:
+    """Pipes the frames into ffmpeg and waits for its end."""
     assert process.stdin is not None
     try:
         with process.stdin as pipe:
-            for frame in frames:
-                pipe.write(frame)
+            for frame in pixels:  # frame by frame, to avoid a copy of the whole clip
+                pipe.write(np.ascontiguousarray(frame).data.cast("B"))
     except BrokenPipeError:
-        pass  # it ended early; the exit code says so
+        pass  # ffmpeg ended early; its exit code reports that
     process.wait()

@@ -1,8 +1,8 @@
-"""What happens to a job, told as it happens and again to who comes back. Event loop only.
+"""Streams the events of jobs: as they happen, and those a reconnecting client has missed. Event loop only.
 
-Two kinds. Transitions (`queued`, `completed`, `failed`, `canceled`) have an id, are read from the store, and are told each
-exactly once after the id a reader last had, whatever server process told it that. The rest (`position`, `loading`, `progress`,
-`preview`) have none: they tell how a job stands when its reader is ready to hear it.
+There are two kinds. Transitions (`queued`, `completed`, `failed`, `canceled`) are read from the store and have an id: a
+client gets each one after the last id it received exactly once, even from another server process. Live events
+(`position`, `loading`, `progress`, `preview`) have no id: they report a job's state at the moment the reader is ready.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ from server.store import jobs as store
 from server.store.database import Database
 from server.store.events import EventRow
 
-KEEP_ALIVE_S = 15.0  # proxies close what is silent for 30 s or 60 s
-PACE_S = 0.05  # between two looks at progress: twenty a second are as good as live, and bound what a stream costs
-PAGE = 100  # transitions read at once
+KEEP_ALIVE_S = 15.0  # proxies close connections that are silent for 30 s or 60 s
+MIN_INTERVAL_S = 0.05  # between two rounds of live events: bounds what a stream costs to 20 rounds per second
+PAGE_SIZE = 100  # transitions per read
 
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
     name: str
     job: JobView
-    id: int | None = None  # of transitions
-    preview: NDArray[np.uint8] | None = None  # (H, W, 3)
+    id: int | None = None  # of transitions only
+    preview: NDArray[np.uint8] | None = None  # of `preview` only: (H, W, 3)
 
 
 @dataclass(frozen=True, slots=True)
-class Bookmark:
-    """Where a reader stands who was told nothing yet."""
+class StreamStart:
+    """The id after which a new stream continues, sent before the first event so that a reconnect misses nothing."""
 
     id: int
 
 
 @dataclass(frozen=True, slots=True)
-class KeepAlive:
-    pass
+class StreamKeepAlive:
+    """Nothing happened for `KEEP_ALIVE_S`."""
 
 
-Told: TypeAlias = JobEvent | Bookmark | KeepAlive
+StreamItem: TypeAlias = JobEvent | StreamStart | StreamKeepAlive
 
 
 class JobEvents:
@@ -63,84 +63,90 @@ class JobEvents:
         self._live_jobs = live_jobs
 
     def watch(self, key: ApiKey, job_id: str | None, previews: bool = False) -> AbstractContextManager[Watch]:
-        """To be told of one job or of all the key's."""
+        """Watches one job of the key, or all of them (`job_id` None)."""
         return self._live_jobs.watchers.watch(key.id, job_id, previews=previews)
 
-    def check_room(self, key: ApiKey) -> None:
+    def check_limit(self, key: ApiKey) -> None:
         """Raises `TooMany` when this key may not open another stream."""
         self._live_jobs.watchers.check(key.id)
 
     def close(self) -> None:
-        """The server stops: readers are sent away to come back."""
+        """Ends all streams because the server stops; their clients reconnect to the next process."""
         self._live_jobs.watchers.close()
 
-    async def is_over(self, key: ApiKey, job_id: str, after: int | None) -> bool:
-        """Whether a reader who had event `after` of this job has heard it all. Raises `NotFound`."""
+    async def is_complete(self, key: ApiKey, job_id: str, after: int | None) -> bool:
+        """Whether a client that has received event `after` has received all events of this job. Raises `NotFound`."""
 
-        def look(conn: Connection) -> bool:
+        def look_up(conn: Connection) -> bool:
             row = store.get_job(conn, job_id, key.id)
             if row is None:
                 raise NotFound("There is no such job.")
             return row.state.terminal and after is not None and not log.after(conn, key.id, job_id, after, 1)
 
-        return self._live_jobs.view(job_id) is None and await self._database.read(look)
+        return self._live_jobs.get(job_id) is None and await self._database.read(look_up)
 
-    async def tell(self, key: ApiKey, watch: Watch, after: int | None) -> AsyncGenerator[Told]:
-        """Until the one job that is watched has ended, or for ever when it is all the key's jobs.
+    async def stream(self, key: ApiKey, watch: Watch, after: int | None) -> AsyncGenerator[StreamItem]:
+        """Yields the events of a watch: of one job until it has ended, of all the key's jobs for ever.
 
-        `after` None begins with how things are: a single job is told from its beginning, of all jobs only the live ones.
+        after: id of the last transition that the client received. None: the stream of one job starts with the job's
+        first transition, the stream of all jobs starts with the state of the live ones.
         """
         if after is None and watch.job_id is None:
             after = await self._database.read(log.last)
-            yield Bookmark(after)
+            yield StreamStart(after)
         cursor = after or 0
-        watch.moved.update(
+        watch.changed_jobs.update(
             (job.row.id, None) for job in self._live_jobs.of_key(key.id) if watch.job_id in (None, job.row.id)
         )
-        told: dict[str, tuple[object, ...]] = {}  # what each job's reader heard last, so that nothing is told twice
-        shown: dict[str, NDArray[np.uint8]] = {}  # the preview each job's reader had last
+        sent_states: dict[str, tuple[object, ...]] = {}  # by job id; a state that was sent is not sent again
+        sent_previews: dict[str, NDArray[np.uint8]] = {}  # by job id
         while not watch.closed:
-            if watch.committed.is_set():
-                watch.committed.clear()
+            if watch.transition_stored.is_set():
+                watch.transition_stored.clear()
                 while page := await self._database.read(functools.partial(_page, key, watch.job_id, cursor)):
                     for event in page:
                         cursor = event.id or cursor
                         yield event
                         if event.job.status.terminal and event.name != State.QUEUED:
-                            told.pop(event.job.id, None)
-                            shown.pop(event.job.id, None)
+                            sent_states.pop(event.job.id, None)
+                            sent_previews.pop(event.job.id, None)
                             if watch.job_id is not None:
                                 return
-            for event in self._news(watch, told, shown):
+            for event in self._live_events(watch, sent_states, sent_previews):
                 yield event
-            await watch.pause(PACE_S)
-            if not await watch.changed(KEEP_ALIVE_S):
-                yield KeepAlive()
+            await watch.pause(MIN_INTERVAL_S)
+            if not await watch.wait(KEEP_ALIVE_S):
+                yield StreamKeepAlive()
 
-    def _news(
-        self, watch: Watch, told: dict[str, tuple[object, ...]], shown: dict[str, NDArray[np.uint8]]
+    def _live_events(
+        self,
+        watch: Watch,
+        sent_states: dict[str, tuple[object, ...]],
+        sent_previews: dict[str, NDArray[np.uint8]],
     ) -> Iterator[JobEvent]:
-        moved, watch.moved = watch.moved, {}
-        for job_id in moved:
-            live = self._live_jobs.view(job_id)
+        """Yields the current state of the changed jobs where it differs from what was sent, and notes it as sent."""
+        changed_jobs, watch.changed_jobs = watch.changed_jobs, {}
+        for job_id in changed_jobs:
+            live = self._live_jobs.get(job_id)
             if live is None or live.end is not None:
                 continue
             view = job_view.of_live(live, self._live_jobs)
-            name = "loading" if view.stage == "loading_model" else "position" if view.place is not None else "progress"
-            where = (view.place.position, view.place.waiting_for) if view.place is not None else (view.stage, view.step)
-            if told.get(job_id) != (name, *where):
-                told[job_id] = (name, *where)
+            queued = view.queue_position
+            name = "loading" if view.stage == "loading_model" else "progress" if queued is None else "position"
+            detail = (view.stage, view.step) if queued is None else (queued.position, queued.waiting_for)
+            if sent_states.get(job_id) != (name, *detail):
+                sent_states[job_id] = (name, *detail)
                 yield JobEvent(name, view)
-            if watch.previews and live.preview is not None and shown.get(job_id) is not live.preview:
-                shown[job_id] = live.preview
+            if watch.previews and live.preview is not None and sent_previews.get(job_id) is not live.preview:
+                sent_previews[job_id] = live.preview
                 yield JobEvent("preview", view, preview=live.preview)
 
 
 def _page(key: ApiKey, job_id: str | None, after: int, conn: Connection) -> list[JobEvent]:
-    return [_transition(conn, key, row) for row in log.after(conn, key.id, job_id, after, PAGE)]
+    return [_transition(conn, key, row) for row in log.after(conn, key.id, job_id, after, PAGE_SIZE)]
 
 
 def _transition(conn: Connection, key: ApiKey, event: EventRow) -> JobEvent:
     row = store.get_job(conn, event.job_id, key.id)
-    assert row is not None, "a job's events go with it"
+    assert row is not None, "the events of a job are deleted with the job"
     return JobEvent(event.name, job_view.of_row(row, store.outputs_of(conn, row.id)), event.id)

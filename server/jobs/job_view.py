@@ -1,4 +1,7 @@
-"""A job as its owner sees it, from the board while it lives and from the store afterwards. Event loop only."""
+"""Builds the view of a job that its owner gets: from its live state until it ends, from the store afterwards.
+
+Event loop only.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ class JobView:
     status: State
     type: str
     model: str
-    prompt: str | None  # None: forgotten with its outputs
+    prompt: str | None  # None: deleted together with the outputs
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -28,7 +31,7 @@ class JobView:
     stage: Stage
     step: int
     total_steps: int
-    place: QueuePosition | None
+    queue_position: QueuePosition | None  # None: the job does not wait
     eta_s: float | None
     params: dict[str, Any]
     warnings: Sequence[str]
@@ -54,7 +57,7 @@ def of_live(job: LiveJob, live_jobs: LiveJobs) -> JobView:
         stage=live_jobs.stage_of(job),
         step=job.step,
         total_steps=job.total_steps,
-        place=live_jobs.place(job) if job.state is State.QUEUED else None,
+        queue_position=live_jobs.queue_position(job) if job.state is State.QUEUED else None,
         eta_s=live_jobs.eta_s(job),
         params=row.params,
         warnings=job.warnings,
@@ -66,7 +69,11 @@ def of_live(job: LiveJob, live_jobs: LiveJobs) -> JobView:
 
 
 def of_row(row: JobRow, outputs: Sequence[OutputRow]) -> JobView:
-    """The engine tells which noise scheduler ran with the result: it is kept among the metrics and shown among the params."""
+    """The view of a stored job.
+
+    The engine reports the noise scheduler with the result, so the store has it among the metrics; the view shows it
+    among the params.
+    """
     metrics = dict(row.metrics or {})
     scheduler = metrics.pop("scheduler", row.params.get("scheduler"))
     total_steps = int(row.params.get("steps") or 0)
@@ -86,7 +93,7 @@ def of_row(row: JobRow, outputs: Sequence[OutputRow]) -> JobView:
         stage=stage,
         step=total_steps if completed else 0,
         total_steps=total_steps,
-        place=None,
+        queue_position=None,
         eta_s=0.0 if completed else None,
         params={**row.params, "scheduler": scheduler},
         warnings=row.warnings,

@@ -1,4 +1,4 @@
-"""The jobs of a key: look up, list, preview, cancel, delete, and open their files. Event loop only."""
+"""Looks up, lists, cancels and deletes the jobs of a key, and opens their files. Event loop only."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from server.store.jobs import JobRow, OutputRow
 
 NO_SUCH_JOB = "There is no such job."
 NO_SUCH_FILE = "There is no such file."
-FINISHED_LOOK_S = 60.0  # a wait for a job's end checks for itself this often, although it is woken
-CANCEL_WAIT_S = 5.0  # for the store to take a cancellation before the client is asked to try again
+FINISHED_POLL_S = 60.0  # a wait for the end of a job also polls, in case it was not woken
+CANCEL_WAIT_S = 5.0  # wait for the store to accept a cancellation; then the client is asked to try again
 
 
 class Jobs:
@@ -52,15 +52,15 @@ class Jobs:
         self._events = events
 
     async def status(self, key: ApiKey, job_id: str) -> JobView:
-        """Raises `NotFound`, the same for an unknown, foreign and deleted job."""
+        """The status of a job. Raises the same `NotFound` for an unknown, foreign and deleted job."""
         live = self._live(key, job_id)
         if live is not None:
             return job_view.of_live(live, self._live_jobs)
-        # The job may have ended between the two looks. A job that is being stored has an id that no client knows yet.
+        # The job may have ended since. A job that is not stored yet has an id that no client knows.
         return await self.status_of(key.id, job_id)
 
     async def status_of(self, key_id: str, job_id: str) -> JobView:
-        """As `status`, from the store alone: for work that no request asked for, such as webhooks."""
+        """As `status`, from the store only: for work without a request, such as webhooks."""
         row, outputs = await self._database.read(lambda conn: _look_up(conn, key_id, job_id))
         return job_view.of_row(row, outputs)
 
@@ -74,10 +74,10 @@ class Jobs:
         return None if live is None else live.preview
 
     async def finished(self, key: ApiKey, job_id: str) -> JobView:
-        """The job's status once it has ended. Raises `NotFound`."""
+        """Waits for the end of a job; returns its status. Raises `NotFound`."""
         with self._events.watch(key, job_id) as watch:
-            while self._live_jobs.view(job_id) is not None:
-                await watch.changed(FINISHED_LOOK_S)
+            while self._live_jobs.get(job_id) is not None:
+                await watch.wait(FINISHED_POLL_S)
         return await self.status(key, job_id)
 
     async def list(
@@ -88,7 +88,7 @@ class Jobs:
         cursor: str | None,
         kind: Literal["image", "video"] | None = None,
     ) -> tuple[Sequence[JobView], str | None]:
-        """Newest first, and the cursor of the next page. Raises `BadRequest` for a cursor that is not ours."""
+        """A page of jobs, newest first, and the cursor of the next page. Raises `BadRequest` for an invalid cursor."""
 
         def page(conn: Connection) -> tuple[list[tuple[JobRow, list[OutputRow]]], str | None]:
             rows, after = store.list_jobs(conn, key.id, status, limit, cursor, kind)
@@ -97,23 +97,23 @@ class Jobs:
         found, after = await self._database.read(page)
         views = []
         for row, outputs in found:
-            live = self._live_jobs.view(row.id)
+            live = self._live_jobs.get(row.id)
             views.append(job_view.of_row(row, outputs) if live is None else job_view.of_live(live, self._live_jobs))
         return views, after
 
     async def cursor_after(self, key: ApiKey, job_id: str) -> str | None:
-        """The cursor with which `list` goes on after this job; None when there is no such job."""
+        """The cursor of the page that begins after this job; None when there is no such job."""
         return await self._database.read(lambda conn: store.cursor_after(conn, key.id, job_id))
 
     async def cancel(self, key: ApiKey, job_id: str) -> JobView:
-        """A queued job is canceled at once and refunded, a running one before its next step, a finished one is deleted.
+        """Cancels a queued job at once with a refund, and a running job before its next step; deletes a finished job.
 
         Canceling twice changes nothing. Raises `NotFound`, `Unavailable`.
         """
         live = self._live(key, job_id)
         if live is None:
             return await self._delete(key, job_id)
-        live.cancel_asked = True
+        live.cancel_requested = True
         if live.state is State.QUEUED:
             self._results.cancel(live, refund=True)
         self._engine.send(Cancel(job_id))
@@ -135,7 +135,10 @@ class Jobs:
         return job_view.of_row(row, ())
 
     async def file(self, output_id: str, key: ApiKey | None) -> tuple[OutputRow, Path]:
-        """key: None when the caller holds a valid link. Raises `NotFound`, the same for an unknown, foreign and deleted file."""
+        """An output and its file. Raises the same `NotFound` for an unknown, foreign and deleted file.
+
+        key: None when the request came with a valid link.
+        """
         found = await self._database.read(lambda conn: store.get_output(conn, output_id))
         if found is None or (key is not None and found[1] != key.id):
             raise NotFound(NO_SUCH_FILE)
@@ -152,7 +155,7 @@ class Jobs:
         return self._artifacts.verify(output_id, expires, signature)
 
     def _live(self, key: ApiKey, job_id: str) -> LiveJob | None:
-        live = self._live_jobs.view(job_id)
+        live = self._live_jobs.get(job_id)
         return live if live is not None and live.row.key_id == key.id else None
 
 

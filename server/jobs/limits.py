@@ -1,4 +1,7 @@
-"""Checks whether a key may start one more job or chat: readiness, model, memory, bursts and queue lengths. Event loop only."""
+"""Checks whether a key may start one more job or chat: readiness, model, memory, bursts, queue lengths.
+
+Event loop only.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ class JobLimits:
         self._being_stored: Counter[str] = Counter()  # by key: accepted jobs that the store does not have yet
 
     def model(self, name: str | None, kind: ModelType) -> ModelSpec:
-        """The model of that name, or the default one. Raises `UnknownModel`, and `BadRequest` for a model of another type."""
+        """The model of that name, or the default one. Raises `UnknownModel`; `BadRequest` for another type of model."""
         wanted = name or self._catalogue.default_for(kind)
         if wanted is None:
             raise UnknownModel(f"There is no {kind} model here; try: pull NAME")
@@ -77,17 +80,19 @@ class JobLimits:
         self._check(key, plan, spec, n_of_key, n_chats)
 
     def check_fits(self, spec: ModelSpec, requests: Sequence[Request]) -> None:
-        """Raises `NeverFits` when no device could ever hold the model with these requests, `Conflict` when pins prevent it."""
+        """Raises `NeverFits` when no device can hold the model with these requests, `Conflict` when pins prevent it."""
         self._engine.check_fits(spec.name, self.need_bytes(spec, requests))
 
     def need_bytes(self, spec: ModelSpec, requests: Sequence[Request] = ()) -> int:
+        """Bytes of device memory that the model needs at least, with these requests running on it."""
         return self._requirements.of(spec, requests)
 
     def storing(self, key_id: str) -> None:
-        """Count an accepted job while the store writes it: it is not among the live jobs yet. `stored` must follow."""
+        """Counts an accepted job while the store writes it: it is not live yet. `stored` must follow."""
         self._being_stored[key_id] += 1
 
     def stored(self, key_id: str) -> None:
+        """Ends `storing`, whether the write succeeded or failed."""
         self._being_stored[key_id] -= 1
         if not self._being_stored[key_id]:
             del self._being_stored[key_id]
@@ -102,14 +107,14 @@ class JobLimits:
         limits = [limit for limit in (plan.max_queued, self._max_queued_per_key) if limit is not None]
         if limits and n_of_key >= min(limits):
             raise TooMany(
-                f"This key has {n_of_key} jobs that are not finished, the most it may have.", retry_after_s=_soon()
+                f"This key has {n_of_key} unfinished jobs, which is the maximum for this key.", retry_after_s=_soon()
             )
         if self._live_jobs.n_queued + self._being_stored.total() + n_chats >= self._queue_size:
             raise TooMany(f"The queue is full: {self._queue_size} jobs are waiting.", retry_after_s=_soon())
 
 
 def check_cooldown(live_jobs: LiveJobs, model: str) -> None:
-    """Raises `Unavailable` while a model whose load failed is not tried again."""
+    """Raises `Unavailable` while a model waits for the next try after a failed load."""
     snapshot = live_jobs.model(model)
     if snapshot is not None and snapshot.retry_in_s is not None:
         retry_s = max(1, math.ceil(snapshot.retry_in_s))
@@ -117,5 +122,5 @@ def check_cooldown(live_jobs: LiveJobs, model: str) -> None:
 
 
 def _soon() -> int:
-    """Seconds, drawn at random: clients that are turned away together must not all come back together."""
+    """Random seconds, so that clients that were refused together do not retry together."""
     return 4 + secrets.randbelow(5)

@@ -1,6 +1,6 @@
-"""The live view: what the event loop knows about jobs that have not ended, so that a poll reads no store and takes no lock.
+"""Holds the live state of every job that has not ended, so that a status poll neither reads the store nor takes a lock.
 
-Event loop only. A job is on the board from its acceptance until its end is in the store.
+Event loop only. A job is live from its acceptance until its end is in the store.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from server.jobs.watchers import Watchers
 from server.protocol import DeviceStatus, EngineStatus, JobProgressed, JobStarted, QueueEntry, RunningEntry, WaitingFor
 from server.store.jobs import JobRow, OutputRow
 
-# How far along a job is when a stage begins. Denoising is where the time goes, so its steps fill the middle.
-STAGE_BEGINS: dict[Stage, float] = {
+# The progress of a job when a stage begins. Denoising takes most of the time, so its steps fill the largest part.
+STAGE_START_PROGRESS: dict[Stage, float] = {
     "waiting": 0.0,
     "loading_model": 0.0,
     "encoding": 0.02,
@@ -32,13 +32,12 @@ STAGE_BEGINS: dict[Stage, float] = {
     "done": 1.0,
 }
 
-
-STEP_MEMORY = 0.2  # weight of the newest step in the running mean
+STEP_WEIGHT = 0.2  # exponential moving average of step times: weight of the newest step
 
 
 @dataclass(slots=True)
 class LiveJob:
-    row: JobRow  # as accepted; what changed since is below
+    row: JobRow  # as accepted; the fields below hold what has changed since
     state: State = State.QUEUED
     stage: Stage = "waiting"
     step: int = 0
@@ -49,25 +48,25 @@ class LiveJob:
     load_ms: int = 0
     batch_peak: int = 0
     peak_bytes: int | None = None
-    warnings: list[str] = field(default_factory=list)  # as accepted, and what came up since
-    stepped_at: float = 0.0  # monotonic; when its step last changed
+    warnings: list[str] = field(default_factory=list)  # from the acceptance, and from outputs since
+    stepped_at: float = 0.0  # monotonic time of the latest change of `step`
     scheduler: str | None = None  # class name of the noise scheduler
-    rendered: int = 0  # outputs the engine has delivered
+    n_rendered: int = 0  # outputs that the engine has delivered
     saved: dict[int, OutputRow] = field(default_factory=dict)  # by output index
-    preview: NDArray[np.uint8] | None = None  # how its first output looks by now: (H, W, 3), small
-    cancel_asked: bool = False
-    end: asyncio.Task[None] | None = None  # writes its end to the store: set once, and nothing else ends it then
+    preview: NDArray[np.uint8] | None = None  # of the unfinished first output: (H, W, 3), small
+    cancel_requested: bool = False
+    end: asyncio.Task[None] | None = None  # writes the job's end to the store; set once, which decides how the job ends
 
 
 @dataclass(frozen=True, slots=True)
 class QueuePosition:
-    """Where a waiting job stands."""
+    """The place of a waiting job in the queue, and what it waits for."""
 
-    position: int  # 0 starts next
+    position: int  # 0: starts next
     length: int
     waiting_for: WaitingFor
     need_bytes: int
-    free_bytes: int
+    free_bytes: int  # of the device whose queue lists the job; else of the device with most
 
 
 class LiveJobs:
@@ -77,20 +76,20 @@ class LiveJobs:
         self.watchers = Watchers()
         self._n_queued = 0
         self._clock = clock
-        self._statuses = FleetStatus(clock)
-        self._step_s: dict[str, float] = {}
+        self._fleet_status = FleetStatus(clock)
+        self._step_s: dict[str, float] = {}  # by model
 
     def add(self, row: JobRow) -> LiveJob:
         total = int(row.params.get("steps") or 0)
         job = self._jobs[row.id] = LiveJob(row, total_steps=total, warnings=list(row.warnings))
         self._of_key.setdefault(row.key_id, {})[row.id] = job
         self._n_queued += 1
-        self.watchers.committed(row.key_id, row.id)
-        self.watchers.moved(row.key_id, row.id)
+        self.watchers.notify_transition(row.key_id, row.id)
+        self.watchers.notify_live_change(row.key_id, row.id)
         return job
 
     def remove(self, job_id: str) -> None:
-        """Its end is in the store now."""
+        """Removes a job whose end is in the store."""
         job = self._jobs.pop(job_id, None)
         if job is None:
             return
@@ -100,21 +99,22 @@ class LiveJobs:
             del self._of_key[job.row.key_id]
         if job.state is State.QUEUED:
             self._n_queued -= 1
-        self.watchers.committed(job.row.key_id, job_id)
+        self.watchers.notify_transition(job.row.key_id, job_id)
 
-    def show(self, job_id: str, colours: NDArray[np.uint8]) -> None:
+    def set_preview(self, job_id: str, preview: NDArray[np.uint8]) -> None:
+        """preview: (H, W, 3)."""
         job = self._jobs.get(job_id)
         if job is not None:
-            job.preview = colours
-            self.watchers.moved(job.row.key_id, job_id)
+            job.preview = preview
+            self.watchers.notify_live_change(job.row.key_id, job_id)
 
-    def view(self, job_id: str) -> LiveJob | None:
+    def get(self, job_id: str) -> LiveJob | None:
         return self._jobs.get(job_id)
 
     def update_status(self, status: EngineStatus) -> None:
-        """Replace what is known of one device: its queue, running jobs, models and memory."""
-        self._statuses.take(status)
-        self._note_positions()
+        """Replaces the state of one device: its queue, running jobs, models and memory."""
+        self._fleet_status.update(status)
+        self._notify_positions()
 
     def start(self, event: JobStarted, at: datetime) -> None:
         job = self._jobs.get(event.job_id)
@@ -126,8 +126,8 @@ class LiveJobs:
         job.queue_ms, job.load_ms = event.queue_ms, event.load_ms
         self.advance(job, "encoding")
 
-    def progress(self, event: JobProgressed) -> float | None:
-        """Apply one report of progress; returns the seconds that a denoising step took, None when no step was timed."""
+    def update_progress(self, event: JobProgressed) -> float | None:
+        """Applies a progress report; returns the seconds that a denoising step took, None when no step was timed."""
         job = self._jobs.get(event.job_id)
         if job is None:
             return None
@@ -136,8 +136,8 @@ class LiveJobs:
         return self._time_step(job, job.step - before)
 
     def advance(self, job: LiveJob, stage: Stage, step: int | None = None, total_steps: int | None = None) -> None:
-        """`progress`, `stage` and `step` never go back, whatever order parts of a job report in."""
-        if STAGE_BEGINS[stage] < STAGE_BEGINS[job.stage]:
+        """Moves the job on. Its progress, stage and step never decrease, whatever the order of its outputs' reports."""
+        if STAGE_START_PROGRESS[stage] < STAGE_START_PROGRESS[job.stage]:
             return
         job.stage = stage
         if total_steps:
@@ -145,21 +145,24 @@ class LiveJobs:
         if step is not None:
             job.step = max(job.step, min(step, job.total_steps))
         share = job.step / job.total_steps if stage == "denoising" and job.total_steps else 0.0
-        span = STAGE_BEGINS["decoding"] - STAGE_BEGINS["denoising"]
-        job.progress = max(job.progress, STAGE_BEGINS[stage] + share * span)
-        self.watchers.moved(job.row.key_id, job.row.id)
+        span = STAGE_START_PROGRESS["decoding"] - STAGE_START_PROGRESS["denoising"]
+        job.progress = max(job.progress, STAGE_START_PROGRESS[stage] + share * span)
+        self.watchers.notify_live_change(job.row.key_id, job.row.id)
 
-    def _note_positions(self) -> None:
-        """Waiting jobs may stand elsewhere now. Those behind the list are told only when their own stream asks."""
+    def _notify_positions(self) -> None:
+        """Notifies the watchers of waiting jobs, whose positions may have changed.
+
+        Engines list only the heads of long queues. A job behind them is notified only to a watch of that one job.
+        """
         for watch in self.watchers.all():
             for job_id in (watch.job_id,) if watch.job_id is not None else self._of_key.get(watch.key_id, ()):
                 job = self._jobs.get(job_id)
                 if (
                     job is not None
                     and job.state is State.QUEUED
-                    and (watch.job_id or self._statuses.waiting(job_id) is not None)
+                    and (watch.job_id or self._fleet_status.queued_job(job_id) is not None)
                 ):
-                    watch.note_moved(job_id)
+                    watch.note_live_change(job_id)
 
     def _time_step(self, job: LiveJob, n_steps: int) -> float | None:
         if n_steps <= 0:
@@ -168,12 +171,12 @@ class LiveJobs:
         if job.step > n_steps:  # the first step is not timed: it may include a wait for the text encoder
             seconds = (now - job.stepped_at) / n_steps
             old = self._step_s.get(model, seconds)
-            self._step_s[model] = old + STEP_MEMORY * (seconds - old)
+            self._step_s[model] = old + STEP_WEIGHT * (seconds - old)
         job.stepped_at = now
         return seconds
 
     def step_s(self, model: str) -> float | None:
-        """Seconds from one denoising step of a job to its next, others' turns included: what who waits sees. None: none seen."""
+        """Mean seconds between two denoising steps of a job, other jobs' time slices included; None: not measured."""
         return self._step_s.get(model)
 
     @property
@@ -189,43 +192,43 @@ class LiveJobs:
         return self._jobs.values()
 
     def of_key(self, key_id: str) -> Iterator[LiveJob]:
-        """Its jobs that have not ended, oldest first."""
+        """The key's jobs that have not ended, oldest first."""
         return iter(list(self._of_key.get(key_id, {}).values()))
 
-    def place(self, job: LiveJob) -> QueuePosition:
-        """The engines list the heads of long queues; a job they have not listed yet stands behind those."""
-        statuses = self._statuses
-        listed = statuses.waiting(job.row.id)
+    def queue_position(self, job: LiveJob) -> QueuePosition:
+        """The position of a waiting job. A job that no engine lists is behind the listed ones: lists may be cut off."""
+        status = self._fleet_status
+        listed = status.queued_job(job.row.id)
         if listed is None:
-            behind = max(statuses.n_waiting, self._n_queued - 1)
-            return QueuePosition(behind, max(behind + 1, self._n_queued), "turn", 0, statuses.free_bytes)
-        length = max(statuses.n_waiting, self._n_queued)
+            position = max(status.n_queued, self._n_queued - 1)
+            return QueuePosition(position, max(position + 1, self._n_queued), "turn", 0, status.most_free_bytes)
+        length = max(status.n_queued, self._n_queued)
         entry = listed.entry
         return QueuePosition(listed.position, length, entry.waiting_for, entry.need_bytes, listed.free_bytes)
 
     def stage_of(self, job: LiveJob) -> Stage:
-        """A job whose model is being loaded waits in the queue, but says what for."""
-        listed = self._statuses.waiting(job.row.id)
+        """The stage to report: `loading_model` for a queued job whose model is being loaded."""
+        listed = self._fleet_status.queued_job(job.row.id)
         if job.state is State.QUEUED and listed is not None and listed.entry.waiting_for == "model_load":
             return "loading_model"
         return job.stage
 
     def eta_s(self, job: LiveJob) -> float | None:
-        """Seconds until done; None while the engines cannot know."""
-        return self._statuses.eta_s(job.row.id)
+        """Seconds until the job is done; None while its engine has no estimate."""
+        return self._fleet_status.eta_s(job.row.id)
 
-    def under_way(self) -> tuple[Sequence[RunningEntry], Sequence[QueueEntry]]:
-        """What runs, and what waits in the order it will start, on all devices; chats, too."""
-        return self._statuses.under_way()
+    def running_and_queued(self) -> tuple[Sequence[RunningEntry], Sequence[QueueEntry]]:
+        """Running jobs, and waiting ones in the order in which they will start, on all devices; chats included."""
+        return self._fleet_status.running_and_queued()
 
     def devices(self) -> list[DeviceStatus]:
-        """Those whose engine has told of itself."""
-        return self._statuses.devices()
+        """The devices whose engine has sent a status."""
+        return self._fleet_status.devices()
 
     def models(self) -> list[ModelSnapshot]:
-        """The models that some device holds, loads or has failed to load."""
-        return self._statuses.models()
+        """The models that some device holds, is loading or has failed to load."""
+        return self._fleet_status.models()
 
     def model(self, name: str) -> ModelSnapshot | None:
-        """None: it is only on the disk."""
-        return next((picture for picture in self.models() if picture.status.model == name), None)
+        """None: no device holds the model, is loading it or has failed to load it."""
+        return next((snapshot for snapshot in self.models() if snapshot.status.model == name), None)

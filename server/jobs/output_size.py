@@ -1,4 +1,7 @@
-"""How large a picture and how long a clip become: as asked for, or the model's own, on the grid the model can make. Pure functions."""
+"""Resolves the size of images and the length of clips from the request, or else from the model's defaults.
+
+Pure functions. Requested values must be on the model's grid; derived values are rounded to it.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,16 @@ from server.errors import BadRequest
 AspectRatio: TypeAlias = Literal["16:9", "1:1", "9:16"]
 
 RATIOS: dict[AspectRatio, float] = {"16:9": 16 / 9, "1:1": 1.0, "9:16": 9 / 16}
-SAME_SHAPE = 0.05  # a model's own size within 5 % of the ratio asked for is taken as it is: 832x480 is "16:9"
+RATIO_TOLERANCE = 0.05  # a default size within 5 % of the requested ratio is used unchanged: 832x480 is "16:9"
 
-# For checkpoints that say nothing themselves; the values of stock diffusers pipelines.
-SIDE_PIXELS = 512
-FPS = 8
-DURATION_S = 2
+# Defaults for models without their own: the values of stock diffusers pipelines.
+DEFAULT_SIDE_PIXELS = 512
+DEFAULT_FPS = 8
+DEFAULT_DURATION_S = 2
 
 
-def size(width: int | None, height: int | None, ratio: AspectRatio | None, spec: ModelSpec) -> tuple[int, int]:
-    """(width, height) in pixels; None is not said. Raises `BadRequest`."""
+def output_size(width: int | None, height: int | None, ratio: AspectRatio | None, spec: ModelSpec) -> tuple[int, int]:
+    """(width, height) in pixels. None arguments were not given by the client. Raises `BadRequest`."""
     if width is None and height is None:
         return _size_for(ratio or ("1:1" if spec.type == "image" else "16:9"), spec)
     if width is None or height is None:
@@ -39,25 +42,25 @@ def size(width: int | None, height: int | None, ratio: AspectRatio | None, spec:
 
 
 def _size_for(ratio: AspectRatio, spec: ModelSpec) -> tuple[int, int]:
-    """The model's own size for this ratio, else one of about its native number of pixels on its grid."""
+    """The model's listed size for this ratio, else a size on its grid with about its native number of pixels."""
     if ratio in spec.sizes:
         return spec.sizes[ratio]
-    native = (spec.defaults.width or SIDE_PIXELS, spec.defaults.height or SIDE_PIXELS)
-    wanted = RATIOS[ratio]
-    if abs(native[0] / native[1] / wanted - 1) <= SAME_SHAPE:
+    native = (spec.defaults.width or DEFAULT_SIDE_PIXELS, spec.defaults.height or DEFAULT_SIDE_PIXELS)
+    target = RATIOS[ratio]
+    if abs(native[0] / native[1] / target - 1) <= RATIO_TOLERANCE:
         return native
     multiple = spec.limits.size_multiple
     pixels = min(native[0] * native[1], spec.limits.max_pixels)
-    sides = math.sqrt(pixels * wanted), math.sqrt(pixels / wanted)
+    sides = math.sqrt(pixels * target), math.sqrt(pixels / target)
     width, height = (max(1, round(side / multiple)) * multiple for side in sides)
     while width * height > spec.limits.max_pixels and max(width, height) > multiple:
         width, height = (width - multiple, height) if width > height else (width, height - multiple)
     return width, height
 
 
-def length(num_frames: int | None, duration_s: int | None, spec: ModelSpec) -> tuple[int, int]:
-    """(frames, frames per second); None is not said. Raises `BadRequest`."""
-    limits, fps = spec.limits, spec.defaults.fps or FPS
+def clip_length(num_frames: int | None, duration_s: int | None, spec: ModelSpec) -> tuple[int, int]:
+    """(frames, frames per second). None arguments were not given by the client. Raises `BadRequest`."""
+    limits, fps = spec.limits, spec.defaults.fps or DEFAULT_FPS
     if num_frames is not None:
         if duration_s is not None:
             raise BadRequest("duration and num_frames exclude each other: send one of them.")
@@ -66,18 +69,18 @@ def length(num_frames: int | None, duration_s: int | None, spec: ModelSpec) -> t
     if duration_s is not None:
         if duration_s > limits.max_duration_s:
             raise BadRequest(f"duration must be at most {limits.max_duration_s} seconds for {spec.name}.")
-        return _snapped(duration_s * fps, limits), fps
-    return spec.defaults.num_frames or _snapped(min(DURATION_S, limits.max_duration_s) * fps, limits), fps
+        return _nearest_valid(duration_s * fps, limits), fps
+    return spec.defaults.num_frames or _nearest_valid(min(DEFAULT_DURATION_S, limits.max_duration_s) * fps, limits), fps
 
 
 def _check_frames(num_frames: int, spec: ModelSpec, fps: int) -> None:
     limits = spec.limits
-    most = _snapped(limits.max_duration_s * fps, limits)
+    most = _nearest_valid(limits.max_duration_s * fps, limits)
     if num_frames > most:
         raise BadRequest(
-            f"num_frames must be at most {most} for {spec.name}: {limits.max_duration_s} s at {fps} a second."
+            f"num_frames must be at most {most} for {spec.name}: {limits.max_duration_s} s at {fps} frames per second."
         )
-    near = _snapped(num_frames, limits)
+    near = _nearest_valid(num_frames, limits)
     if near != num_frames:
         plus = f" plus {limits.frames_remainder}" if limits.frames_remainder else ""
         raise BadRequest(
@@ -85,8 +88,8 @@ def _check_frames(num_frames: int, spec: ModelSpec, fps: int) -> None:
         )
 
 
-def _snapped(num_frames: int, limits: Limits) -> int:
-    """The nearest number of frames the model can make, at least one; the larger of two equally near."""
+def _nearest_valid(num_frames: int, limits: Limits) -> int:
+    """The nearest number of frames that the model can make, at least 1; the larger of two equally near ones."""
     multiple, remainder = limits.frames_multiple, limits.frames_remainder
-    least = 0 if remainder > 0 else 1
-    return max(least, math.floor((num_frames - remainder) / multiple + 0.5)) * multiple + remainder
+    min_multiples = 0 if remainder > 0 else 1
+    return max(min_multiples, math.floor((num_frames - remainder) / multiple + 0.5)) * multiple + remainder

@@ -1,4 +1,4 @@
-"""What happens to stored jobs without a request: at start unfinished ones run again, later expired ones are removed. Event loop only.
+"""Recovers stored jobs at start, and removes expired jobs and files while the server runs. Event loop only.
 
 Nothing here may stop the server from starting: a job that cannot run any more fails with the reason and is refunded.
 """
@@ -47,12 +47,12 @@ class Recovery:
         self._job_retention = job_retention
 
     async def recover(self) -> int:
-        """At start, before the first request: remove files that no job knows, and submit unfinished jobs again.
+        """Removes files without a job and submits unfinished jobs again; returns the number of unfinished jobs.
 
-        Returns the number of unfinished jobs.
+        Call it at start, before the first request.
         """
         rows = await self._database.write(lambda conn: store.recover_jobs(conn, self._clock()))
-        swept = await self._sweep()  # before any job runs: the store does not know a new job's files yet
+        swept = await self._sweep()  # before any job runs, because the store does not have a running job's files yet
         known = set(self._catalogue.names())
         for row in rows:
             if row.model in known:
@@ -72,7 +72,7 @@ class Recovery:
             return 0
 
     async def tidy(self) -> None:
-        """Remove what has outlived its retention: outputs, then jobs, conversations and usage counts."""
+        """Removes outputs, jobs, conversations and usage counts after their retention."""
         now = self._clock()
 
         def forget(conn: Connection) -> list[str]:

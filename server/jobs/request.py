@@ -1,6 +1,7 @@
-"""What a request becomes: every number filled in from the model, checked against its limits, written down. Pure functions.
+"""Resolves a generate request: fills in the model's defaults, checks the model's limits, builds the engine's job.
 
-What is stored (`JobRow.request`) is enough to build the very same engine job again after a crash.
+Pure functions, except that they read LoRA files. The stored form (`JobRow.request`) holds everything that is needed
+to build the same engine job again after a crash.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from pipelines.interface import DiffusionRequest, Lora
 from server.errors import BadRequest
 from server.job import Job
 from server.jobs.encoding import Format, ImageFormat, VideoFormat
-from server.jobs.output_size import AspectRatio, length, size
+from server.jobs.output_size import AspectRatio, clip_length, output_size
 from server.store.jobs import JobRow
 
 MAX_SEED = 2**63 - 1
-DRAWN_SEEDS = 2**48  # a seed we draw is exact in clients whose numbers are doubles
-STEPS = 50  # for checkpoints that say nothing themselves; the value of stock diffusers pipelines
+RANDOM_SEED_LIMIT = 2**48  # random seeds are smaller, so that clients whose numbers are doubles see them exactly
+DEFAULT_STEPS = 50  # for models without their own default; the value of stock diffusers pipelines
 
-FindLora: TypeAlias = Callable[[str], Path]  # the file of a LoRA by its name; raises ModelsError
+FindLora: TypeAlias = Callable[[str], Path]  # LoRA name → its file; raises `ModelsError`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
-    """As the client said it; None is not said. A field of the other type is never said."""
+    """A request as the client sent it; None: not given. The fields of the other type are never given."""
 
     prompt: str
     type: Literal["image", "video"]
@@ -55,9 +56,9 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
-    request: dict[str, Any]  # JSON: what is needed to run it
-    params: dict[str, Any]  # JSON: what the client is told
+class ResolvedRequest:
+    request: dict[str, Any]  # JSON: everything that is needed to run the job
+    params: dict[str, Any]  # JSON: the parameters as the client sees them
 
 
 def resolve(
@@ -68,21 +69,26 @@ def resolve(
     auto_dtype: str,
     priority: int,
     find_lora: FindLora | None = None,
-) -> Resolved:
-    """`spec` is of the request's type. Raises `BadRequest` that names the field and what the model takes."""
-    steps = request.steps if request.steps is not None else (spec.defaults.steps or STEPS)
+) -> ResolvedRequest:
+    """Resolves a request for a model of its type. Raises `BadRequest` with the field and the values that are allowed.
+
+    drawn_seed: a random seed, used when the request has none. auto_dtype: of models whose dtype is "auto".
+    """
+    steps = request.steps if request.steps is not None else (spec.defaults.steps or DEFAULT_STEPS)
     if steps > spec.limits.max_steps:
         raise BadRequest(f"steps must be at most {spec.limits.max_steps} for {spec.name}.")
     seed = request.seed if request.seed is not None else drawn_seed
     if seed > MAX_SEED - (request.n - 1):
-        raise BadRequest(f"seed must be at most {MAX_SEED} less n - 1: output i has seed + i.")
-    width, height = size(request.width, request.height, request.aspect_ratio, spec)
-    _check_taken(request, spec)
+        raise BadRequest(f"seed must be at most {MAX_SEED} - (n - 1), because output i has seed + i.")
+    width, height = output_size(request.width, request.height, request.aspect_ratio, spec)
+    _check_supported(request, spec)
     guidance = request.guidance_scale if request.guidance_scale is not None else spec.defaults.guidance_scale
     negative = request.negative_prompt if request.negative_prompt is not None else spec.defaults.negative_prompt
-    if not negative and not _takes(spec, "negative_prompt"):
+    if not negative and not _supports(spec, "negative_prompt"):
         negative = None
-    num_frames, fps = length(request.num_frames, request.duration, spec) if request.type == "video" else (None, None)
+    num_frames, fps = (
+        clip_length(request.num_frames, request.duration, spec) if request.type == "video" else (None, None)
+    )
     fmt: Format = request.output_format or ("png" if request.type == "image" else "mp4")
     dtype = auto_dtype if spec.dtype == "auto" else spec.dtype
     stored = {
@@ -106,21 +112,21 @@ def resolve(
         "loras": _loras(request, spec, dtype, find_lora),
         "preview": request.preview,
     }
-    return Resolved(stored, _params(stored, dtype))
+    return ResolvedRequest(stored, _params(stored, dtype))
 
 
-def _check_taken(request: GenerateRequest, spec: ModelSpec) -> None:
-    """An empty negative prompt asks for nothing."""
+def _check_supported(request: GenerateRequest, spec: ModelSpec) -> None:
+    """Raises `BadRequest` for an argument that the pipeline does not have. An empty negative prompt is allowed."""
     for name, argument, value in (
         ("negative_prompt", "negative_prompt", request.negative_prompt or None),
         ("guidance_scale", "guidance_scale", request.guidance_scale),
         ("steps", "num_inference_steps", request.steps),
     ):
-        if value is not None and not _takes(spec, argument):
-            raise BadRequest(f"{name}: {spec.name} takes none.")
+        if value is not None and not _supports(spec, argument):
+            raise BadRequest(f"{name}: {spec.name} does not support this parameter.")
 
 
-def _takes(spec: ModelSpec, argument: str) -> bool:
+def _supports(spec: ModelSpec, argument: str) -> bool:
     return not spec.arguments or argument in spec.arguments
 
 
@@ -130,35 +136,35 @@ def _scheduler(request: GenerateRequest, spec: ModelSpec) -> str | None:
     if request.scheduler in spec.schedulers:
         return request.scheduler
     if not spec.schedulers:
-        raise BadRequest(f"scheduler: {spec.name} has none that could be changed.")
+        raise BadRequest(f"scheduler: the scheduler of {spec.name} cannot be changed.")
     raise BadRequest(f"scheduler must be one of {', '.join(spec.schedulers)} for {spec.name}.")
 
 
 def _clip_skip(request: GenerateRequest, spec: ModelSpec) -> int | None:
-    wanted = request.clip_skip if request.clip_skip is not None else spec.defaults.clip_skip
-    if wanted and not spec.max_clip_skip:
-        raise BadRequest(f"clip_skip: {spec.name} has no layers of CLIP that could be left out.")
-    if wanted and wanted > spec.max_clip_skip:
+    clip_skip = request.clip_skip if request.clip_skip is not None else spec.defaults.clip_skip
+    if clip_skip and not spec.max_clip_skip:
+        raise BadRequest(f"clip_skip: {spec.name} has no CLIP layers that can be skipped.")
+    if clip_skip and clip_skip > spec.max_clip_skip:
         raise BadRequest(f"clip_skip must be at most {spec.max_clip_skip} for {spec.name}.")
-    return wanted or None
+    return clip_skip or None
 
 
 def _loras(request: GenerateRequest, spec: ModelSpec, dtype: str, find: FindLora | None) -> list[dict[str, Any]]:
-    """With the file of each, so that a job goes on with what it was accepted with."""
+    """The LoRAs with their files, so that the job runs with the files it was accepted with."""
     if not request.loras:
         return []
     if not spec.takes_loras:
-        raise BadRequest(f"loras: {spec.name} takes none.")
+        raise BadRequest(f"loras: {spec.name} does not support LoRAs.")
     if find is None:
-        raise BadRequest("loras: this server has none.")
+        raise BadRequest("loras: this server has no LoRAs.")
     names = [name for name, _ in request.loras]
     if len(set(names)) < len(names):
-        raise BadRequest("loras: each may be named once.")
+        raise BadRequest("loras: each LoRA may be listed only once.")
     try:
         found = [(name, find(name), weight) for name, weight in request.loras]
         for name, path, _ in found:
             if spec.path is not None and not may_fit(path, spec.path):
-                raise BadRequest(f"loras: {name} is for none of {spec.name}'s layers: it was made for another model.")
+                raise BadRequest(f"loras: {name} matches no layer of {spec.name}: it was made for another model.")
         float_bytes = 4 if dtype == "float32" else 2
         return [
             {
@@ -171,7 +177,7 @@ def _loras(request: GenerateRequest, spec: ModelSpec, dtype: str, find: FindLora
             for name, path, weight in found
         ]
     except OSError as error:
-        raise BadRequest("loras: a file went away.") from error
+        raise BadRequest("loras: a LoRA file was removed during the request.") from error
     except ModelsError as error:
         raise BadRequest(f"loras: {error.message}") from error
 
@@ -185,7 +191,7 @@ def _params(stored: dict[str, Any], dtype: str) -> dict[str, Any]:
         "negativePrompt": stored["negative_prompt"],
         "seed": stored["seed"],
         "n": stored["n"],
-        "scheduler": stored["scheduler"],  # where none was asked for, known when it ran
+        "scheduler": stored["scheduler"],  # None: known once the job has run
         "clipSkip": stored["clip_skip"],
         "dtype": dtype,
         "deterministic": stored["deterministic"],
@@ -200,35 +206,35 @@ def _params(stored: dict[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def engine_job(row: JobRow) -> Job:
-    """The engine's job of a stored one: the same each time, seeds included."""
-    said = row.request
+    """Builds the engine's job from a stored one: the same each time, seeds included."""
+    request = row.request
     return Job(
         id=row.id,
         owner=row.key_id,
         type=row.type,
         model=row.model,
-        priority=said["priority"],
+        priority=request["priority"],
         attempt=row.attempt,
         requests=tuple(
             DiffusionRequest(
                 id=f"{row.id}/{index}",
                 owner=row.key_id,
-                prompt=said["prompt"],
-                negative_prompt=said["negative_prompt"],
-                width=said["width"],
-                height=said["height"],
-                num_frames=said["num_frames"],
-                fps=said["fps"],
-                steps=said["steps"],
-                guidance_scale=said["guidance_scale"],
-                seed=said["seed"] + index,
-                deterministic=said["deterministic"],
-                preview=said.get("preview", False) and index == 0,
-                call=said["call"],
-                scheduler=said.get("scheduler"),  # jobs stored before there were these
-                clip_skip=said.get("clip_skip"),
-                loras=tuple(Lora(**lora) for lora in said.get("loras", ())),
+                prompt=request["prompt"],
+                negative_prompt=request["negative_prompt"],
+                width=request["width"],
+                height=request["height"],
+                num_frames=request["num_frames"],
+                fps=request["fps"],
+                steps=request["steps"],
+                guidance_scale=request["guidance_scale"],
+                seed=request["seed"] + index,
+                deterministic=request["deterministic"],
+                preview=request.get("preview", False) and index == 0,
+                call=request["call"],
+                scheduler=request.get("scheduler"),  # absent in jobs that older versions stored
+                clip_skip=request.get("clip_skip"),
+                loras=tuple(Lora(**lora) for lora in request.get("loras", ())),
             )
-            for index in range(said["n"])
+            for index in range(request["n"])
         ),
     )

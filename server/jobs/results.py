@@ -1,6 +1,6 @@
-"""From the engine's events to what lasts: outputs on the disk, ends in the store. Event loop only.
+"""Makes the engine's events permanent: writes outputs to disk and the ends of jobs to the store. Event loop only.
 
-Each job ends once: whoever sets `LiveJob.end` first decides how, and that task tries until the store has it.
+Each job ends once: the first caller that sets `LiveJob.end` decides how, and its task retries until the end is stored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from server.job import State
 from server.jobs.artifacts import Artifacts, SavedFile, new_id
 from server.jobs.encoding import EncodingFailed, InvalidFrames
 from server.jobs.live_jobs import LiveJob, LiveJobs
-from server.jobs.metadata import provenance
+from server.jobs.metadata import file_metadata
 from server.jobs.webhooks import Webhooks
 from server.protocol import Cancel, JobCanceled, JobFailed, JobStarted, OutputReady
 from server.store import jobs as store
@@ -30,8 +30,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-SILENT_GIF = "A GIF has no sound: what the model made of it was left out."
-RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # between tries of a write that the store could not take; the last repeats
+GIF_WITHOUT_SOUND = "A GIF has no sound: the sound that the model generated was left out."
+RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # between tries of a write while the store is unavailable; the last value repeats
 
 
 class Results:
@@ -54,30 +54,31 @@ class Results:
         self._output_retention = output_retention
         self._engine = engine
         self._webhooks = webhooks
-        self._on_end = on_end  # told the type of a job and how it ended
+        self._on_end = on_end  # called with the type of a job and its final state
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def started(self, event: JobStarted) -> None:
+    def on_started(self, event: JobStarted) -> None:
         at = self._clock()
         self._live_jobs.start(event, at)
-        job = self._live_jobs.view(event.job_id)
+        job = self._live_jobs.get(event.job_id)
         if job is not None and job.end is None:
             row = job.row
             logger.info("job started", extra={"job": row.id, "queue_ms": event.queue_ms, "load_ms": event.load_ms})
-            self.spawn(self._note_start(row.id, row.attempt, at))
+            self.spawn(self._store_start(row.id, row.attempt, at))
 
-    async def _note_start(self, job_id: str, attempt: int, at: datetime) -> None:
+    async def _store_start(self, job_id: str, attempt: int, at: datetime) -> None:
         try:
             await self._database.write(lambda conn: store.start_job(conn, job_id, attempt, at))
         except Unavailable:
-            logger.warning("job start not stored", extra={"job": job_id})  # its end will be, from either state
+            logger.warning("job start not stored", extra={"job": job_id})  # its end is stored from either state
 
-    def rendered(self, event: OutputReady) -> None:
-        job = self._live_jobs.view(event.job_id)
+    def on_output(self, event: OutputReady) -> None:
+        """Saves the output in a task; the last output completes the job."""
+        job = self._live_jobs.get(event.job_id)
         if job is None or job.end is not None:
             return
-        job.rendered += 1
-        if job.rendered == job.row.request["n"]:
+        job.n_rendered += 1
+        if job.n_rendered == job.row.request["n"]:
             self._live_jobs.advance(job, "saving")
         self.spawn(self._save(job, event))
 
@@ -86,8 +87,10 @@ class Results:
         job.batch_peak = max(job.batch_peak, event.batch_peak)
         if event.peak_bytes is not None:
             job.peak_bytes = max(job.peak_bytes or 0, event.peak_bytes)
-        silenced = [SILENT_GIF] if event.sound is not None and row.request["output_format"] == "gif" else []
-        job.warnings += [warning for warning in (*event.warnings, *silenced) if warning not in job.warnings]
+        warnings = list(event.warnings)
+        if event.sound is not None and row.request["output_format"] == "gif":
+            warnings.append(GIF_WITHOUT_SOUND)
+        job.warnings += [warning for warning in warnings if warning not in job.warnings]
         job.scheduler = event.scheduler
         try:
             saved = await self._artifacts.save(
@@ -95,7 +98,7 @@ class Results:
                 event.frames,
                 event.sound,
                 row.request["output_format"],
-                provenance(row, event.index, event.scheduler),
+                file_metadata(row, event.index, event.scheduler),
                 row.request["fps"],
             )
         except InvalidFrames:
@@ -107,12 +110,12 @@ class Results:
             self._engine.send(Cancel(row.id))
             self.fail(job, "output_not_saved", "The result could not be written to disk.", True)
             return
-        if job.end is not None:  # it failed or was canceled meanwhile
+        if job.end is not None:  # the job failed or was canceled meanwhile
             await self._artifacts.delete([saved.file_name])
             return
         job.saved[event.index] = _output_row(output_id, job, event.index, saved)
         if len(job.saved) == row.request["n"]:
-            if job.cancel_asked:
+            if job.cancel_requested:
                 self.cancel(job, refund=False)
             else:
                 self.complete(job)
@@ -136,19 +139,20 @@ class Results:
             keep_files=True,
         )
 
-    def failed(self, event: JobFailed) -> None:
-        """An engine that stops takes its jobs down with it, but not for good: the next start hands them back."""
-        job = self._live_jobs.view(event.job_id)
+    def on_failed(self, event: JobFailed) -> None:
+        """Fails the job, except when its engine stops: the next start submits such jobs again."""
+        job = self._live_jobs.get(event.job_id)
         if job is not None and event.code != "engine_stopped":
             self.fail(job, event.code, event.message, event.retryable)
 
     def fail(self, job: LiveJob, code: str, message: str, retryable: bool) -> None:
+        """Ends the job as failed and refunds it."""
         row, at = job.row, self._clock()
         error = {"code": code, "message": message, "retryable": retryable}
         self._end(job, State.FAILED, lambda conn: store.fail_job(conn, row.id, row.attempt, error, at, refund=True))
 
-    def canceled(self, event: JobCanceled) -> None:
-        job = self._live_jobs.view(event.job_id)
+    def on_canceled(self, event: JobCanceled) -> None:
+        job = self._live_jobs.get(event.job_id)
         if job is not None:
             self.cancel(job, refund=job.state is State.QUEUED)
 
@@ -165,18 +169,20 @@ class Results:
     async def _write_end(
         self, job: LiveJob, state: State, write: Callable[[Connection], bool], keep_files: bool
     ) -> None:
-        ours = await self.persist(write)
+        recorded = await self.persist(write)  # False: the job has already ended, or has a newer attempt
         self._live_jobs.remove(job.row.id)
         if job.row.request.get("webhook_url"):
             self._webhooks.wake()
-        if not (ours and keep_files):
+        if not (recorded and keep_files):
             await self._artifacts.delete([output.file_name for output in job.saved.values()])
-        if ours:
+        if recorded:
             self._on_end(job.row.type, state)
-        logger.info("job ended" if ours else "job had ended before", extra={"job": job.row.id, "status": state.value})
+        logger.info(
+            "job ended" if recorded else "job had ended before", extra={"job": job.row.id, "status": state.value}
+        )
 
     async def persist(self, work: Callable[[Connection], T]) -> T:
-        """Write until the store takes it: what was accepted is not lost to a full disk or a lock."""
+        """Retries a write until the store accepts it, so that a full disk or a lock loses nothing."""
         tries = 0
         while True:
             try:
@@ -188,23 +194,20 @@ class Results:
                 await asyncio.sleep(wait_s)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """A task of its own that nobody's going away ends, and whose error is not lost."""
+        """Runs `work` in a task that outlives the request which started it; an unexpected error is logged."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._finished)
+        task.add_done_callback(self._on_done)
         return task
 
-    def _finished(self, task: asyncio.Task[Any]) -> None:
+    def _on_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if (
-            not task.cancelled()
-            and isinstance(error := task.exception(), Exception)
-            and not isinstance(error, ServerError)
-        ):
-            logger.error("delivery failed", exc_info=error)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception) and not isinstance(error, ServerError):  # a ServerError goes to its client
+            logger.error("background task failed", exc_info=error)
 
     async def close(self, timeout_s: float) -> None:
-        """Let what is being saved and written come to its end, for at most `timeout_s`; then drop it: the store hands it back."""
+        """Waits at most `timeout_s` for saves and writes, then cancels them; the next start runs those jobs again."""
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=timeout_s)
             for task in late:

@@ -1,7 +1,7 @@
-"""Accepts jobs: resolves and checks a request, stores it with its charge in one transaction, hands it to the engine. Event loop only.
+"""Accepts jobs: checks a request, stores the job with its charge in one transaction, submits it to the engine.
 
-A job is accepted in the order check → store and charge → live view → engine. Its id goes to the client only after the store has it, so an
-accepted job survives a crash: the next start submits it again.
+Event loop only. The order is check → store and charge → live jobs → engine. The client gets the id only after the job
+is stored, so an accepted job survives a crash: the next start submits it again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from server.job import State
 from server.jobs.artifacts import new_id
 from server.jobs.limits import Catalogue, JobLimits
 from server.jobs.live_jobs import LiveJobs
-from server.jobs.request import DRAWN_SEEDS, GenerateRequest, engine_job, resolve
+from server.jobs.request import RANDOM_SEED_LIMIT, GenerateRequest, engine_job, resolve
 from server.jobs.results import Results
 from server.jobs.webhooks import Webhooks
 from server.store import idempotency, usage
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 class Loras(Protocol):
     def names(self) -> list[str]: ...
     def find(self, name: str) -> Path:
-        """Raises `models.errors.UnknownModel` or `BadModel`."""
+        """The file of a LoRA. Raises `models.errors.UnknownModel` or `BadModel`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Submission:
         clock: Callable[[], datetime],
         auto_dtype: str,
     ) -> None:
-        """auto_dtype: the precision of models that leave theirs open, on this machine's devices."""
+        """auto_dtype: the precision of models with dtype "auto", on the devices of this machine."""
         self._database = database
         self._catalogue = catalogue
         self._engine = engine
@@ -81,7 +81,7 @@ class Submission:
         self._auto_dtype = auto_dtype
 
     async def accept(self, key: ApiKey, request: GenerateRequest, idempotency_key: str | None = None) -> Accepted:
-        """Check, charge, store and submit. When this returns, a power cut loses nothing.
+        """Checks, charges, stores and submits a job. Once this returns, the job survives a power cut.
 
         Raises BadRequest, UnknownModel, NeverFits, Conflict, TooMany, Unavailable; then nothing was charged.
         """
@@ -92,7 +92,7 @@ class Submission:
         resolved = resolve(
             request,
             spec,
-            drawn_seed=secrets.randbelow(DRAWN_SEEDS),
+            drawn_seed=secrets.randbelow(RANDOM_SEED_LIMIT),
             auto_dtype=self._auto_dtype,
             priority=plan.priority,
             find_lora=self._loras.find,
@@ -117,10 +117,11 @@ class Submission:
         self._limits.check_fits(spec, engine_job(row).requests)
         claim = None if idempotency_key is None else (idempotency_key, _fingerprint(request))
         self._limits.storing(key.id)
-        # A task of its own: a client that disconnects now must not leave a stored job that nobody runs.
+        # In a separate task, because a client that disconnects now must not leave a stored job that is never submitted.
         return await asyncio.shield(self._results.spawn(self._store_and_run(row, plan, claim)))
 
     async def _store_and_run(self, row: JobRow, plan: Plan, claim: tuple[str, str] | None) -> Accepted:
+        """claim: the client's idempotency key and the fingerprint of the request."""
         kind, day = row.charged_kind, row.charged_day
         assert kind is not None
         assert day is not None
@@ -144,19 +145,19 @@ class Submission:
         return Accepted(earlier or row.id, Allowance(kind, limit, used))
 
     def run(self, row: JobRow) -> None:
-        """Show a stored job among the live jobs and hand it to the engine: one just accepted, or one recovered at start.
+        """Adds a stored job to the live jobs and submits it to the engine, after its acceptance or at a restart.
 
-        Never raises. A job that this server cannot run any more fails with the reason and is refunded; its client is not asked to retry.
+        Never raises. A job that this server cannot run any more fails with the reason, a refund and `retryable` false.
         """
         job = self._live_jobs.add(row)
         fields = {"job": row.id, "key_id": row.key_id, "type": row.type, "model": row.model, "attempt": row.attempt}
         logger.info("job queued", extra=fields)
         try:
-            engine_row = engine_job(row)
-            need_bytes = self._limits.need_bytes(self._catalogue.recall(row.model), engine_row.requests)
-            self._engine.submit(engine_row, need_bytes)
+            submitted = engine_job(row)
+            need_bytes = self._limits.need_bytes(self._catalogue.recall(row.model), submitted.requests)
+            self._engine.submit(submitted, need_bytes)
         except Unavailable:
-            # The engine drains or has died since the check. The job is stored: the next start submits it again.
+            # The engine drains or has died since the check. The next start submits the stored job again.
             logger.warning("job waits for the next start", extra={"job": row.id})
         except Exception as error:
             logger.exception("stored job cannot run", extra={"job": row.id})
@@ -166,5 +167,5 @@ class Submission:
 
 
 def _fingerprint(request: GenerateRequest) -> str:
-    """Of what the client sent, before the seed is drawn: the same request sent twice has the same fingerprint."""
+    """A hash of the request as the client sent it, before a random seed is drawn: the same for a repeated request."""
     return hashlib.sha256(json.dumps(asdict(request), sort_keys=True).encode()).hexdigest()

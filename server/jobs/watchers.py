@@ -1,7 +1,7 @@
-"""Who waits to hear of a job's changes. Event loop only.
+"""Wakes the event streams and waits that follow a job when the job changes. Event loop only.
 
-A watch remembers that something changed, never what: whoever looks reads the board and the store. So a reader that is
-slow costs one set of ids, and what it missed in between is not sent late but not at all.
+A watch records only which jobs changed; its reader then reads the current state from `LiveJobs` and the store. A slow
+reader therefore costs one set of job ids, and live states that it missed are skipped, not queued.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ from contextlib import contextmanager, suppress
 
 from server.errors import TooMany
 
-MAX_PER_KEY = 100  # streams; each holds a socket
+MAX_PER_KEY = 100  # event streams; each holds a socket
 
 
 class Watch:
-    """One reader of one job, or of all jobs of a key (`job_id` None)."""
+    """The changes that one reader has not read yet, of one job or of all jobs of a key (`job_id` None)."""
 
     def __init__(self, key_id: str, job_id: str | None, previews: bool) -> None:
         self.key_id = key_id
         self.job_id = job_id
         self.previews = previews
-        self.moved: dict[str, None] = {}  # ids of jobs that went on, oldest first
-        self.committed = asyncio.Event()  # the store has transitions not read yet; at the beginning it may
-        self.committed.set()
-        self.closed = False  # the server stops: the reader is to come back
+        self.changed_jobs: dict[str, None] = {}  # ids of jobs with a new live state, in the order of their first change
+        # Set while the store may have transitions that were not read yet, as it may when the watch begins.
+        self.transition_stored = asyncio.Event()
+        self.transition_stored.set()
+        self.closed = False  # the server stops: the stream ends, and its client should reconnect
         self._changed = asyncio.Event()
 
-    async def changed(self, timeout_s: float) -> bool:
-        """False when nothing changed for so long."""
+    async def wait(self, timeout_s: float) -> bool:
+        """Waits for a change; returns False when none came within `timeout_s`."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._changed.wait()
@@ -40,59 +41,63 @@ class Watch:
         return True
 
     async def pause(self, seconds: float) -> None:
-        """Sleep, but not through a transition."""
+        """Sleeps until the time is over or a transition is stored."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self.committed.wait()
+                await self.transition_stored.wait()
 
     def wake(self) -> None:
         self._changed.set()
 
-    def note_moved(self, job_id: str) -> None:
-        self.moved[job_id] = None
+    def note_live_change(self, job_id: str) -> None:
+        self.changed_jobs[job_id] = None
         self._changed.set()
 
-    def note_committed(self) -> None:
-        self.committed.set()
+    def note_transition(self) -> None:
+        self.transition_stored.set()
         self._changed.set()
 
 
 class Watchers:
     def __init__(self) -> None:
         self._watches: set[Watch] = set()
-        self._of_key: Counter[str] = Counter()
+        self._n_of_key: Counter[str] = Counter()
 
     def check(self, key_id: str) -> None:
-        """Raises `TooMany` when this key has its share."""
-        if self._of_key[key_id] >= MAX_PER_KEY:
-            raise TooMany(f"This key has {MAX_PER_KEY} event streams open, the most it may have.", retry_after_s=5)
+        """Raises `TooMany` when this key has `MAX_PER_KEY` watches."""
+        if self._n_of_key[key_id] >= MAX_PER_KEY:
+            raise TooMany(
+                f"This key has {MAX_PER_KEY} event streams open, which is the maximum for a key.", retry_after_s=5
+            )
 
     @contextmanager
     def watch(self, key_id: str, job_id: str | None, *, previews: bool = False) -> Iterator[Watch]:
         watch = Watch(key_id, job_id, previews)
         self._watches.add(watch)
-        self._of_key[key_id] += 1
+        self._n_of_key[key_id] += 1
         try:
             yield watch
         finally:
             self._watches.discard(watch)
-            self._of_key[key_id] -= 1
-            if not self._of_key[key_id]:
-                del self._of_key[key_id]
+            self._n_of_key[key_id] -= 1
+            if not self._n_of_key[key_id]:
+                del self._n_of_key[key_id]
 
-    def moved(self, key_id: str, job_id: str) -> None:
+    def notify_live_change(self, key_id: str, job_id: str) -> None:
+        """The job's live state (position, stage, step or preview) has changed."""
         for watch in self._watching(key_id, job_id):
-            watch.note_moved(job_id)
+            watch.note_live_change(job_id)
 
-    def committed(self, key_id: str, job_id: str) -> None:
+    def notify_transition(self, key_id: str, job_id: str) -> None:
+        """The store has a new transition of the job."""
         for watch in self._watching(key_id, job_id):
-            watch.note_committed()
+            watch.note_transition()
 
     def all(self) -> set[Watch]:
         return self._watches
 
     def close(self) -> None:
-        """The server stops: streams end, so that their readers come back to the next one."""
+        """Ends all streams because the server stops; their clients reconnect to the next process."""
         for watch in self._watches:
             watch.closed = True
             watch.wake()

@@ -1,7 +1,7 @@
-"""Tells other servers how jobs ended: signed, again until it gets through, and over restarts. Event loop only.
+"""Calls the webhooks of ended jobs: signs the calls and repeats them until they succeed, across restarts too.
 
-What is to be told is in the store with the end itself, so nothing is lost between the two. A call may get through twice (the
-server died before it noted the answer); its id is the same then. Signatures are those of standardwebhooks.com.
+Event loop only. A call is stored in the transaction that ends its job, so no call is lost. A receiver may get a call
+twice, with the same id, when the server ends before it has stored the reply. Signatures follow standardwebhooks.com.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import http.client
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from ipaddress import ip_network
 from typing import Any
@@ -26,10 +27,11 @@ from server.store.webhooks import Call
 
 logger = logging.getLogger(__name__)
 
-# Between tries; after the last of them it is given up: about a day in all.
+# Seconds between the tries of a call, about a day in all; then the call is given up.
 BACK_OFF_S = (5, 30, 120, 600, 3600, 4 * 3600, 8 * 3600, 12 * 3600)
-AT_ONCE = 8
-LOOK_EVERY_S = 60.0  # if nothing wakes it earlier
+MAX_CONCURRENT = 8
+POLL_S = 60.0  # longest wait between two looks for due calls
+STORE_RETRY_S = 5.0  # wait after the store was unavailable
 
 Post = Callable[[Target, str, bytes, Mapping[str, str]], int]
 
@@ -45,82 +47,79 @@ class Webhooks:
         look_up: Callable[[str, int], Sequence[str]] = safe_post.look_up,
         post: Post = safe_post.post,
     ) -> None:
-        """`allowed_networks`, like "192.168.1.0/24", may be called though they are private."""
+        """allowed_networks: private networks that may be called, such as "192.168.1.0/24"."""
         self._database = database
         self._secret = secret
         self._clock = clock
-        self._allowed = tuple(ip_network(network) for network in allowed_networks)
+        self._allowed_networks = tuple(ip_network(network) for network in allowed_networks)
         self._look_up = look_up
         self._post = post
-        self._ended = asyncio.Event()
+        self._job_ended = asyncio.Event()
 
     def check(self, url: str) -> None:
-        """Raises `BadRequest`."""
+        """Raises `BadRequest` for a URL that the server does not call."""
         try:
-            safe_post.check(url, self._allowed)
+            safe_post.check(url, self._allowed_networks)
         except Refused as error:
             raise BadRequest(f"webhook_url must be {error}.") from None
 
     def secret_of(self, key_id: str) -> str:
-        """What this key's receivers check signatures with."""
-        return f"whsec_{base64.b64encode(self._key(key_id)).decode()}"
+        """The secret with which the receivers of this key verify signatures."""
+        return f"whsec_{base64.b64encode(self._signing_key(key_id)).decode()}"
 
     def wake(self) -> None:
-        """A job has ended: it may have somebody to tell."""
-        self._ended.set()
+        """Makes `run` look for due calls now: a job has ended."""
+        self._job_ended.set()
 
     async def run(self, describe: Callable[[str, str], Awaitable[Any]]) -> None:
-        """For ever. `describe(key_id, job_id)` gives the job's status as JSON, and raises `NotFound` when it is gone."""
+        """Makes calls as they become due, for ever.
+
+        describe: (key id, job id) → the job's status as JSON; raises `NotFound` for a deleted job.
+        """
         while True:
-            self._ended.clear()
+            self._job_ended.clear()
             try:
                 wait_s = await self.deliver(describe)
             except Unavailable:
                 logger.warning("webhooks wait for the store")
-                wait_s = 5.0
-            try:
+                wait_s = STORE_RETRY_S
+            with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
-                    await self._ended.wait()
-            except TimeoutError:
-                pass
+                    await self._job_ended.wait()
 
     async def deliver(self, describe: Callable[[str, str], Awaitable[Any]]) -> float:
-        """Make the calls that are due. Returns the seconds until the next is."""
-        while calls := await self._database.read(lambda conn: store.due(conn, self._clock(), AT_ONCE)):
+        """Makes the calls that are due; returns the seconds to wait before the next look."""
+        while calls := await self._database.read(lambda conn: store.due(conn, self._clock(), MAX_CONCURRENT)):
             await asyncio.gather(*(self._call(call, describe) for call in calls))
-        following = await self._database.read(store.next_at)
-        return (
-            LOOK_EVERY_S
-            if following is None
-            else min(LOOK_EVERY_S, max(0.0, (following - self._clock()).total_seconds()))
-        )
+        next_at = await self._database.read(store.next_at)
+        if next_at is None:
+            return POLL_S
+        return min(POLL_S, max(0.0, (next_at - self._clock()).total_seconds()))
 
     async def _call(self, call: Call, describe: Callable[[str, str], Awaitable[Any]]) -> None:
-        said = {"webhook_id": f"evt_{call.event_id}", "job": call.job_id, "tries": call.tries + 1}
+        fields = {"webhook_id": f"evt_{call.event_id}", "job": call.job_id, "tries": call.tries + 1}
         try:
             status = await self._send(call, await describe(call.key_id, call.job_id))
-        except (Refused, NotFound):
-            logger.warning(
-                "webhook refused", extra=said
-            )  # its name leads into a private network, or its job is deleted
-            await self._done(call)
+        except (Refused, NotFound):  # the name has a private address, or the job was deleted
+            logger.warning("webhook refused", extra=fields)
+            await self._remove(call)
             return
         except (OSError, http.client.HTTPException, ValueError) as error:
-            status, said = 0, {**said, "cause": type(error).__name__}
+            status, fields = 0, {**fields, "cause": type(error).__name__}
         if 200 <= status < 300:
-            logger.info("webhook delivered", extra=said)
-            await self._done(call)
-        elif call.tries >= len(BACK_OFF_S) or status == 410:  # Gone: the receiver wants no more
-            logger.warning("webhook given up", extra={**said, "status": status})
-            await self._done(call)
+            logger.info("webhook delivered", extra=fields)
+            await self._remove(call)
+        elif call.tries >= len(BACK_OFF_S) or status == 410:  # 410 Gone: the receiver wants no more calls
+            logger.warning("webhook given up", extra={**fields, "status": status})
+            await self._remove(call)
         else:
-            until = self._clock() + timedelta(seconds=BACK_OFF_S[call.tries])
-            logger.info(
-                "webhook failed, trying again", extra={**said, "status": status, "wait_s": BACK_OFF_S[call.tries]}
-            )
-            await self._database.write(lambda conn: store.postpone(conn, call.event_id, until))
+            wait_s = BACK_OFF_S[call.tries]
+            retry_at = self._clock() + timedelta(seconds=wait_s)
+            logger.info("webhook failed, trying again", extra={**fields, "status": status, "wait_s": wait_s})
+            await self._database.write(lambda conn: store.postpone(conn, call.event_id, retry_at))
 
     async def _send(self, call: Call, status: Any) -> int:
+        """Returns the HTTP status of the receiver's reply."""
         target = safe_post.parse(call.url)
         event_id, at = f"evt_{call.event_id}", int(self._clock().timestamp())
         body = json.dumps({"type": f"job.{call.name}", "id": event_id, "data": status}, ensure_ascii=False).encode()
@@ -131,15 +130,15 @@ class Webhooks:
             "webhook-timestamp": str(at),
             "webhook-signature": self.signature(call.key_id, event_id, at, body),
         }
-        address = await asyncio.to_thread(safe_post.resolve, target, self._allowed, self._look_up)
+        address = await asyncio.to_thread(safe_post.resolve, target, self._allowed_networks, self._look_up)
         return await asyncio.to_thread(self._post, target, address, body, headers)
 
-    async def _done(self, call: Call) -> None:
+    async def _remove(self, call: Call) -> None:
         await self._database.write(lambda conn: store.done(conn, call.event_id))
 
     def signature(self, key_id: str, event_id: str, at: int, body: bytes) -> str:
-        digest = hmac.digest(self._key(key_id), f"{event_id}.{at}.".encode() + body, "sha256")
+        digest = hmac.digest(self._signing_key(key_id), f"{event_id}.{at}.".encode() + body, "sha256")
         return f"v1,{base64.b64encode(digest).decode()}"
 
-    def _key(self, key_id: str) -> bytes:
+    def _signing_key(self, key_id: str) -> bytes:
         return hmac.digest(self._secret, f"webhooks of {key_id}".encode(), "sha256")

@@ -32,7 +32,7 @@ from server.accounts.quotas import BurstLimiter
 from server.api.app import create_app
 from server.fleet.fleet import Fleet
 from server.http.http11 import Http11
-from server.jobs.artifacts import Artifacts, kept_secret
+from server.jobs.artifacts import Artifacts, load_or_create_secret
 from server.jobs.webhooks import Webhooks
 from server.library.folder_watcher import FolderWatcher
 from server.library.library import Library
@@ -93,7 +93,7 @@ async def _serve(
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="artifacts", initializer=_lower_priority)
     learned = LearnedValues(database, clock)
     learned.load()
-    fleet = make_fleet(settings, machines, catalogue, learned, lambda event: service.dispatch.take(event))
+    fleet = make_fleet(settings, machines, catalogue, learned, lambda event: service.dispatch.handle(event))
     service = build_service(
         ServiceOptions(
             plans=settings.plans,
@@ -113,7 +113,7 @@ async def _serve(
         artifacts=Artifacts(settings.data_dir, pool),
         webhooks=Webhooks(
             database,
-            secret=kept_secret(settings.data_dir / "webhook-secret"),
+            secret=load_or_create_secret(settings.data_dir / "webhook-secret"),
             clock=clock,
             allowed_networks=settings.webhook_networks,
         ),

@@ -1,1 +1,1 @@
-"""What the product does, without HTTP: jobs, chats, models and metrics behind one object. Event loop only."""
+"""The product without HTTP: jobs, chats, models and metrics, as parts of one `Service`. Event loop only."""

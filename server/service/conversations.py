@@ -1,4 +1,4 @@
-"""The conversations of a key, to list, read back, name and forget. What is said in them is `conversation.py`'s. Event loop only."""
+"""Lists, reads, renames and deletes the conversations of a key; `chat_exchange.py` adds to them. Event loop only."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ NO_SUCH_CONVERSATION = "There is no such conversation."
 
 
 class Conversations:
-    """Each but `list` raises `NotFound`, the same for an unknown, foreign and forgotten one."""
+    """Methods with a conversation id raise the same `NotFound` for an unknown, foreign and deleted conversation."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def list(self, key: ApiKey, limit: int, cursor: str | None) -> tuple[Sequence[ConversationRow], str | None]:
-        """The one spoken in last first, and the cursor of the next page. Raises `BadRequest` for a cursor that is not ours."""
+        """A page of conversations, latest message first, and the cursor of the next page.
+
+        Raises `BadRequest` for an invalid cursor.
+        """
         return await self._database.read(lambda conn: store.page(conn, key.id, limit, cursor))
 
     async def get(self, key: ApiKey, conversation_id: str) -> tuple[ConversationRow, Sequence[Exchange]]:

@@ -1,6 +1,7 @@
-"""What the engines learn of checkpoints, kept: read from the store before they start, written behind their backs. Event loop only.
+"""Persists what the engines learn about checkpoints: activation peaks and merge verdicts. Event loop only.
 
-A write never delays a job: news are gathered for a while and written together; what the store cannot take is tried with the next.
+The store is read before the engines start. Writes delay no job: new values are collected for a while and written
+together; values that the store did not accept are written with the next ones.
 """
 
 from __future__ import annotations
@@ -24,47 +25,48 @@ from server.store.learned import PeakRow
 
 logger = logging.getLogger(__name__)
 
-GATHER_S = 2.0
-KEPT = timedelta(days=180)  # what nobody measured again for so long: its checkpoint has likely gone
+WRITE_DELAY_S = 2.0  # collects new values into one write
+RETENTION = timedelta(days=180)  # values not measured again for so long: their checkpoint has likely been deleted
 
 
 class LearnedValues:
     def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
         self._database = database
         self._clock = clock
-        self.peaks = Peaks()  # the event loop's own copy, of all devices: for what is refused before it is accepted
-        self._verdicts: dict[str, dict[str, bool]] = {}  # fingerprint → call → merges
+        # The event loop's own copy, with the peaks of all devices: it predicts the memory that a new job needs.
+        self.peaks = Peaks()
+        self._verdicts: dict[str, dict[str, bool]] = {}  # fingerprint → call → whether it may be merged
         self._new_peaks: dict[tuple[str, str, str, int, str], PeakRow] = {}
         self._new_verdicts: set[str] = set()
         self._writing: asyncio.Task[None] | None = None
 
     def load(self) -> None:
-        """Before the engines are made; blocks."""
+        """Reads the store. Blocks; called before the engines are built."""
 
         def read(conn: Connection) -> tuple[list[PeakRow], dict[str, dict[str, bool]]]:
-            learned.forget_before(conn, self._clock() - KEPT)
+            learned.forget_before(conn, self._clock() - RETENTION)
             return learned.all_peaks(conn), learned.all_verdicts(conn)
 
         rows, self._verdicts = self._database.write_now(read)
         self.peaks.restore(_peak(row) for row in rows)
         self._rows = rows
 
-    def peaks_for_a_device(self) -> list[Peak]:
-        """What was known at the start; each engine learns on by itself."""
+    def stored_peaks(self) -> list[Peak]:
+        """The peaks known at start; each engine adds its own measurements to its copy."""
         return [_peak(row) for row in self._rows]
 
     def verdicts(self, fingerprint: str) -> Mapping[str, bool]:
-        """Any thread: one reference, replaced whole."""
+        """Call → whether it may be merged. Any thread: the mapping is replaced, never changed."""
         return self._verdicts.get(fingerprint, {})
 
-    def take(self, event: PeaksLearned | VerdictsReached) -> None:
+    def add(self, event: PeaksLearned | VerdictsReached) -> None:
         match event:
             case PeaksLearned(peaks):
                 for peak in peaks:
-                    self.peaks.note(peak)
+                    self.peaks.record(peak)
                     row = _row(peak)
                     self._new_peaks[row.key] = row
-                self.peaks.take_news()
+                self.peaks.take_new()
             case VerdictsReached(fingerprint, verdicts):
                 self._verdicts = {**self._verdicts, fingerprint: {**self.verdicts(fingerprint), **verdicts}}
                 self._new_verdicts.add(fingerprint)
@@ -72,13 +74,13 @@ class LearnedValues:
             self._writing = asyncio.get_running_loop().create_task(self._write_soon())
 
     async def close(self) -> None:
-        """Write what is left."""
+        """Writes the values that were not written yet."""
         if self._writing is not None:
             self._writing.cancel()
         await self._write()
 
     async def _write_soon(self) -> None:
-        await asyncio.sleep(GATHER_S)
+        await asyncio.sleep(WRITE_DELAY_S)
         await self._write()
 
     async def _write(self) -> None:
@@ -96,13 +98,19 @@ class LearnedValues:
         try:
             await self._database.write(save)
         except Unavailable:
-            logger.warning("what was learned is not stored yet", extra={"peaks": len(peaks), "verdicts": len(changed)})
+            logger.warning(
+                "learned values not stored, trying again with the next ones",
+                extra={"peaks": len(peaks), "verdicts": len(changed)},
+            )
             self._new_peaks = peaks | self._new_peaks
             self._new_verdicts |= changed
 
 
-def knowledge_key(folder: Path | None, dtype: str, device: str) -> str:
-    """What a measurement is good for: these files, this precision, this kind of device. Empty when the files cannot be looked at."""
+def measurement_key(folder: Path | None, dtype: str, device: str) -> str:
+    """A hash of what a measurement is valid for: these files, this precision, this kind of device.
+
+    Empty when the files cannot be read.
+    """
     try:
         files = fingerprint(folder) if folder is not None else ""
     except OSError:

@@ -1,6 +1,7 @@
-"""What people decide about models: load, unload, pin, keep-alive. Pins and keep-alives are stored and outlive the process.
+"""Carries out what people request of models: load, unload, pin, keep-alive.
 
-Event loop only. The engines act on their own threads: the effect shows in their next status.
+Event loop only. Pins and keep-alives are stored and outlive the process. The engines act on their own threads, and
+their next status shows the effect.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class ModelOverrides:
         requirements: MemoryRequirements,
         keep_alive_s: float,
     ) -> None:
-        """keep_alive_s: for models whose keep-alive neither their entry nor a person gives."""
+        """keep_alive_s: of models that have a keep-alive neither in their catalogue entry nor as an override."""
         self._database = database
         self._catalogue = catalogue
         self._engine = engine
@@ -43,7 +44,7 @@ class ModelOverrides:
         self._overrides: dict[str, ModelOverride] = {}
 
     async def restore(self) -> None:
-        """Send the stored pins and keep-alives to the engines, before they start."""
+        """Sends the stored pins and keep-alives to the engines. Call it before the engines start."""
         self._overrides = await self._database.read(store.model_overrides)
         for model, override in self._overrides.items():
             if override.pinned is not None:
@@ -52,7 +53,10 @@ class ModelOverrides:
                 self._engine.send(KeepAlive(model, override.keep_alive_s))
 
     async def load(self, name: str) -> None:
-        """Load the model, or start its idle time anew. Raises UnknownModel, NeverFits, Conflict, Unavailable."""
+        """Loads the model; the idle time of a loaded model starts anew.
+
+        Raises UnknownModel, NeverFits, Conflict, Unavailable.
+        """
         spec = self._spec(name)
         check_cooldown(self._live_jobs, name)
         need_bytes = self._requirements.of(spec)
@@ -61,34 +65,34 @@ class ModelOverrides:
         logger.info("model load requested", extra={"model": name})
 
     async def unload(self, name: str) -> None:
-        """Evict the model once its running jobs are done. Raises UnknownModel; Conflict for a pinned one."""
+        """Evicts the model once its running jobs are done. Raises UnknownModel; Conflict for a pinned model."""
         if self.is_pinned(self._spec(name)):
             raise Conflict(f"{name} is pinned. Unpin it first.")
         self._engine.send(UnloadModel(name))
         logger.info("model unload requested", extra={"model": name})
 
     async def pin(self, name: str, pinned: bool) -> None:
-        """Raises UnknownModel."""
+        """Pins or unpins the model. Raises UnknownModel."""
         self._spec(name)
         await self._database.write(lambda conn: store.decide(conn, name, pinned=pinned))
         self._overrides[name] = replace(self._overrides.get(name, ModelOverride()), pinned=pinned)
         self._engine.send(Pin(name, pinned))
 
     async def keep_alive(self, name: str, seconds: float | None) -> None:
-        """None: back to what its entry or the setting says. Raises UnknownModel."""
+        """Sets the keep-alive; None removes the override. Raises UnknownModel."""
         self._spec(name)
         await self._database.write(lambda conn: store.decide(conn, name, keep_alive_s=seconds))
         self._overrides[name] = replace(self._overrides.get(name, ModelOverride()), keep_alive_s=seconds)
         self._engine.send(KeepAlive(name, seconds))
 
     def is_pinned(self, spec: ModelSpec) -> bool:
-        decided = self._overrides.get(spec.name, ModelOverride()).pinned
-        return spec.pinned if decided is None else decided
+        override = self._overrides.get(spec.name, ModelOverride()).pinned
+        return spec.pinned if override is None else override
 
     def keep_alive_s(self, spec: ModelSpec) -> float:
-        decided = self._overrides.get(spec.name, ModelOverride()).keep_alive_s
-        by_default = self._keep_alive_s if spec.keep_alive_s is None else spec.keep_alive_s
-        return by_default if decided is None else decided
+        override = self._overrides.get(spec.name, ModelOverride()).keep_alive_s
+        default = self._keep_alive_s if spec.keep_alive_s is None else spec.keep_alive_s
+        return default if override is None else override
 
     def _spec(self, name: str) -> ModelSpec:
         if name not in self._catalogue.names():

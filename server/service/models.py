@@ -1,4 +1,4 @@
-"""The models and what is known of each: its specification, its state on the devices, and what people decided. Event loop only."""
+"""Describes each model of the catalogue: specification, state on the devices, pin and keep-alive. Event loop only."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from server.service.model_overrides import ModelOverrides
 @dataclass(frozen=True, slots=True)
 class ModelView:
     spec: ModelSpec
-    live: ModelSnapshot | None  # None: no device holds it or tries to load it
+    live: ModelSnapshot | None  # None: no device holds the model, is loading it or has failed to load it
     idle_unload_at: datetime | None
     pinned: bool
-    keep_alive_s: float  # inf: for ever
+    keep_alive_s: float  # inf: never unloaded
 
 
 class Models:

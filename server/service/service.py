@@ -1,4 +1,7 @@
-"""The parts of the product that routes use, without HTTP. Wired together by `server/process/build_service.py`. Event loop only."""
+"""The parts of the product that the routes use, without HTTP. `server/process/build_service.py` wires them together.
+
+Event loop only.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,13 @@ from server.service.models import Models
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    accounts: Accounts  # keys, plans, what a key has used
+    accounts: Accounts  # keys, plans, usage
     a1111_options: A1111Options
     limits: JobLimits  # whether a key may start one more job
-    # Pictures and clips
+    # Images and videos
     submission: Submission
     jobs: Jobs
-    live_jobs: LiveJobs  # those that have not ended, and the devices' latest status
+    live_jobs: LiveJobs  # jobs that have not ended, and the latest status of the devices
     events: JobEvents
     results: Results
     recovery: Recovery
@@ -45,8 +48,8 @@ class Service:
     models: Models
     model_overrides: ModelOverrides
     loras: Loras
-    auto_dtype: str  # the precision of models that leave theirs open
+    auto_dtype: str  # the precision of models with dtype "auto"
     # The server
-    dispatch: Dispatch  # takes the engines' events
+    dispatch: Dispatch  # handles the engines' events
     metrics: Metrics
     clock: Callable[[], datetime]

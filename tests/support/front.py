@@ -141,7 +141,7 @@ async def front(
             burst_limiter=BurstLimiter(time.monotonic),
             clock=clock,
         )
-        engine.deliver = service.dispatch.take
+        engine.deliver = service.dispatch.handle
         engine.start()
         if keys is None:
             keys = {plan: (await database.write(_new_key(plan, plan))) for plan in ("free", "pro", "enterprise")}

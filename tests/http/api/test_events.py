@@ -24,7 +24,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_stream, "PACE_S", 0.0)
+    monkeypatch.setattr(event_stream, "MIN_INTERVAL_S", 0.0)
 
 
 async def test_a_job_is_told_from_its_acceptance_to_its_end_and_then_the_stream_ends(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ async def test_a_job_is_told_from_its_acceptance_to_its_end_and_then_the_stream_
             begin = await reader.until("position")
             f.engine.publish(queue=[(job_id, "model_load", 9.0)])
             loading = await reader.until("loading")
-            f.engine.start(job_id)
+            f.engine.start_job(job_id)
             f.engine.progress(job_id, "denoising", 2)
             progress = await reader.until("progress")
             f.engine.render(job_id)
@@ -58,7 +58,7 @@ async def test_every_end_is_told(tmp_path: Path, ended: str) -> None:
         job_id = await f.submit()
         async with stream(f, f"/api/jobs/{job_id}/events") as reader:
             if ended == "failed":
-                f.engine.start(job_id)
+                f.engine.start_job(job_id)
                 f.engine.fail(job_id)
             else:
                 await f.delete(f"/api/jobs/{job_id}")
@@ -93,7 +93,7 @@ async def test_after_a_restart_the_stream_goes_on_where_the_reader_was(tmp_path:
         async with stream(f, "/api/events") as reader:
             f.engine.run(ended)
             await reader.until("completed")
-            f.engine.start(job_id)
+            f.engine.start_job(job_id)
             await f.settle()
         last, keys = reader.last_id, f.keys
     assert last is not None
@@ -163,12 +163,12 @@ async def test_a_slow_reader_is_told_how_things_are_not_how_they_were(tmp_path: 
         async with stream(f, f"/api/jobs/{job_id}/events") as reader:
             await reader.until("position")
             reader.reading.clear()
-            f.engine.start(job_id)
+            f.engine.start_job(job_id)
             for step in range(100):
                 f.engine.progress(job_id, "denoising", step, 100)
                 await asyncio.sleep(0)
             (watch,) = f.service.live_jobs.watchers.all()
-            assert len(watch.moved) <= 1
+            assert len(watch.changed_jobs) <= 1
             reader.reading.set()
             f.engine.render(job_id)
             told = await reader.rest()
@@ -233,7 +233,7 @@ async def test_previews_go_to_those_who_want_them_and_only_the_latest(tmp_path: 
     async with front(tmp_path) as f:
         job_id = await f.submit(preview=True)
         assert f.engine.jobs[job_id].requests[0].preview  # type: ignore[union-attr]  # a picture
-        f.engine.start(job_id)
+        f.engine.start_job(job_id)
         async with stream(f, f"/api/jobs/{job_id}/events?preview=1") as wants, stream(f, "/api/events") as plain:
             await wants.until("progress")
             wants.reading.clear()

@@ -29,7 +29,8 @@ def anyio_backend() -> str:
 
 
 @pytest.mark.parametrize(
-    ("output_format", "warned"), [("mp4", []), ("gif", ["A GIF has no sound: what the model made of it was left out."])]
+    ("output_format", "warned"),
+    [("mp4", []), ("gif", ["A GIF has no sound: the sound that the model generated was left out."])],
 )
 async def test_a_clips_sound_goes_into_its_file_or_that_it_cannot_is_said(
     tmp_path: Path, output_format: str, warned: list[str]
@@ -37,7 +38,7 @@ async def test_a_clips_sound_goes_into_its_file_or_that_it_cannot_is_said(
     sound = Sound(np.zeros((2, 4800), np.float32), 24_000)
     async with front(tmp_path) as f:
         job_id = await f.submit(**VIDEO, num_frames=9, output_format=output_format)
-        f.engine.start(job_id)
+        f.engine.start_job(job_id)
         f.engine.render(job_id, sound=sound)
         await f.settle()
         done = await f.status(job_id)
@@ -51,7 +52,7 @@ async def test_a_job_from_the_queue_to_its_picture(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         job_id = await f.submit(seed=5)
         waiting = await f.status(job_id)
-        f.engine.start(job_id)
+        f.engine.start_job(job_id)
         f.engine.progress(job_id, "denoising", 2)
         running = await f.status(job_id)
         f.clock.forward(seconds=2)
@@ -125,7 +126,7 @@ async def test_completed_is_said_only_once_it_is_stored(tmp_path: Path) -> None:
 async def test_a_failed_job_says_why_and_is_refunded(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         job_id = await f.submit("free", n=3)
-        f.engine.start(job_id)
+        f.engine.start_job(job_id)
         f.engine.fail(job_id, "out_of_memory", "Not enough memory at 64x64.")
         await f.settle()
         status = await f.status(job_id, "free")
@@ -139,7 +140,7 @@ async def test_a_failed_job_says_why_and_is_refunded(tmp_path: Path) -> None:
 async def test_a_job_that_renders_nan_fails_and_leaves_no_file(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         job_id = await f.submit("free", n=2)
-        f.engine.start(job_id)
+        f.engine.start_job(job_id)
         f.engine.render(job_id, 0)
         await f.settle()
         f.engine.render(job_id, 1, value=float("nan"))
@@ -171,7 +172,7 @@ async def test_a_queued_job_is_canceled_at_once_and_refunded_once(tmp_path: Path
 async def test_a_running_job_is_canceled_when_the_engine_says_so_and_stays_charged(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         job_id = await f.submit("free")
-        f.engine.start(job_id)
+        f.engine.start_job(job_id)
         asked = await f.post(f"/api/jobs/{job_id}/cancel", key="free")
         f.engine.confirm_cancel(job_id)
         await f.settle()

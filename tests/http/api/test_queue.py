@@ -57,14 +57,14 @@ async def test_an_empty_queue_is_empty_before_the_engine_has_said_anything(tmp_p
 async def test_the_time_of_a_step_is_what_passed_between_two(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         job_id = await f.submit()
-        row = f.service.live_jobs.view(job_id).row  # type: ignore[union-attr]  # it is there
+        row = f.service.live_jobs.get(job_id).row  # type: ignore[union-attr]  # it is there
     now = 100.0
     live_jobs = LiveJobs(clock=lambda: now)
     live_jobs.add(row)
     live_jobs.start(JobStarted(job_id, 0, 0), f.clock())
     for step, at in ((1, 107.0), (1, 107.3), (2, 107.5), (4, 108.5)):
         now = at
-        live_jobs.progress(JobProgressed(job_id, "denoising", step, 8))
+        live_jobs.update_progress(JobProgressed(job_id, "denoising", step, 8))
 
     assert live_jobs.step_s("filmer") is None
     assert live_jobs.step_s("painter") == pytest.approx(0.5)

@@ -206,12 +206,12 @@ async def test_loras_are_read_out_of_the_prompt(tmp_path: Path) -> None:
     ("prompt", "text"),
     [
         ("A city <lora:inc:1>", "loras: There is no LoRA of that name. Did you mean 'ink'?"),
-        ("A city <lora:ink:strong>", "prompt: a LoRA is <lora:NAME:WEIGHT>, its weight a number."),
+        ("A city <lora:ink:strong>", "prompt: a LoRA is written <lora:NAME:WEIGHT>, and its weight is a number."),
         ("A city <lora:ink:nan>", "prompt: the weight of a LoRA must be from -10 to 10."),
-        ("A city <lora:ink:1:0.5>", "prompt: a LoRA has one weight here"),
-        ("A city <lora:ink:1:1:1>", "prompt: a LoRA has one weight here"),
-        ("A city <lora:ink:1><lora:ink:1>", "loras: each may be named once."),
-        ("<lora:ink:1>", "prompt must say something besides its LoRAs."),
+        ("A city <lora:ink:1:0.5>", "prompt: a LoRA has one weight"),
+        ("A city <lora:ink:1:1:1>", "prompt: a LoRA has one weight"),
+        ("A city <lora:ink:1><lora:ink:1>", "loras: each LoRA may be listed only once."),
+        ("<lora:ink:1>", "prompt must contain text besides its LoRAs."),
         ("A city" + "<lora:ink:1>" * 9, "prompt: at most 8 LoRAs."),
     ],
 )  # fmt: skip
@@ -228,7 +228,7 @@ async def test_a_model_that_takes_no_loras_says_so(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         reply = await f.post("/sdapi/v1/txt2img", {"prompt": "A city <lora:ink:1>"})
 
-    assert reply.json() == {"error": "loras: painter takes none.", "code": 400}
+    assert reply.json() == {"error": "loras: painter does not support LoRAs.", "code": 400}
 
 
 @pytest.mark.parametrize(

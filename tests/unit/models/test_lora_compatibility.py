@@ -70,7 +70,7 @@ def test_a_request_with_a_lora_of_another_model_is_refused_by_its_name(tmp_path:
     spec = ModelSpec(name="sd", type="image", path=checkpoint, source="sd", takes_loras=True)
     request = GenerateRequest(prompt="x", type="image", loras=(("ink", 1.0),))
 
-    with pytest.raises(BadRequest, match="loras: ink is for none of sd's layers: it was made for another model"):
+    with pytest.raises(BadRequest, match="loras: ink matches no layer of sd: it was made for another model"):
         resolve(
             request, spec, drawn_seed=1, auto_dtype="float32", priority=0, find_lora=LoraFolder(tmp_path / "loras").find
         )

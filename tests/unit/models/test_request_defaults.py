@@ -122,7 +122,7 @@ async def test_a_default_that_no_request_could_use_is_refused_by_its_name(
 @pytest.mark.parametrize(
     ("spec", "clip_skip", "words"),
     [
-        ({}, 1, "clip_skip: m has no layers of CLIP that could be left out."),
+        ({}, 1, "clip_skip: m has no CLIP layers that can be skipped."),
         ({"max_clip_skip": 2}, 3, "clip_skip must be at most 2 for m."),
     ],
 )

@@ -1,4 +1,4 @@
-"""The live view goes forward only."""
+"""The live state of jobs: progress, positions, etas and counts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 
 from server.job import State
-from server.jobs.live_jobs import STAGE_BEGINS, LiveJobs
+from server.jobs.live_jobs import STAGE_START_PROGRESS, LiveJobs
 from server.protocol import DeviceStatus, EngineStatus, JobProgressed, JobStarted, QueueEntry, RunningEntry
 from tests.support.stores import job_row
 
@@ -22,13 +22,14 @@ def status(*waiting: str, running: tuple[RunningEntry, ...] = ()) -> EngineStatu
     return EngineStatus(tuple(QueueEntry(name, "turn", 3, 9.0) for name in waiting), running, (), device)
 
 
-def test_progress_never_goes_back_whatever_order_reports_come_in() -> None:
-    dice = random.Random(3)
+def test_progress_never_decreases_whatever_the_order_of_reports() -> None:
+    rng = random.Random(3)
+    stages = list(STAGE_START_PROGRESS)[:-1]
     live_jobs = LiveJobs()
     job = live_jobs.add(job_row(params={"steps": 20}))
     seen = [(job.progress, job.step)]
     for _ in range(500):
-        live_jobs.progress(JobProgressed("job_1", dice.choice(list(STAGE_BEGINS)[:-1]), dice.randrange(25), 20))
+        live_jobs.update_progress(JobProgressed("job_1", rng.choice(stages), rng.randrange(25), 20))
         seen.append((job.progress, job.step))
 
     assert seen == sorted(seen)
@@ -36,28 +37,29 @@ def test_progress_never_goes_back_whatever_order_reports_come_in() -> None:
     assert max(step for _, step in seen) == 20
 
 
-def test_denoising_fills_the_middle_evenly() -> None:
+def test_denoising_steps_advance_the_progress_evenly() -> None:
     live_jobs = LiveJobs()
     job = live_jobs.add(job_row(params={"steps": 4}))
-    shares = []
+    progress = []
     for step in range(5):
-        live_jobs.progress(JobProgressed("job_1", "denoising", step, 4))
-        shares.append(job.progress)
+        live_jobs.update_progress(JobProgressed("job_1", "denoising", step, 4))
+        progress.append(job.progress)
 
-    steps = [b - a for a, b in itertools.pairwise(shares)]
+    steps = [b - a for a, b in itertools.pairwise(progress)]
     assert max(steps) == pytest.approx(min(steps))
-    assert (shares[0], shares[-1]) == (STAGE_BEGINS["denoising"], pytest.approx(STAGE_BEGINS["decoding"]))
+    assert progress[0] == STAGE_START_PROGRESS["denoising"]
+    assert progress[-1] == pytest.approx(STAGE_START_PROGRESS["decoding"])
 
 
-def test_places_are_those_of_the_engine_and_new_jobs_stand_behind() -> None:
+def test_positions_are_those_of_the_engine_and_jobs_it_does_not_list_are_behind() -> None:
     live_jobs = LiveJobs()
     a, b, c = (live_jobs.add(job_row(name)) for name in "abc")
     live_jobs.update_status(status("b", "a"))
 
-    assert [live_jobs.place(job).position for job in (b, a, c)] == [0, 1, 2]
-    assert {live_jobs.place(job).length for job in (a, b, c)} == {3}
-    assert live_jobs.place(a).need_bytes == 3
-    assert live_jobs.place(c).free_bytes == 5
+    assert [live_jobs.queue_position(job).position for job in (b, a, c)] == [0, 1, 2]
+    assert {live_jobs.queue_position(job).length for job in (a, b, c)} == {3}
+    assert live_jobs.queue_position(a).need_bytes == 3
+    assert live_jobs.queue_position(c).free_bytes == 5
 
 
 def test_an_eta_counts_down_and_an_unknown_one_stays_unknown() -> None:
@@ -72,7 +74,7 @@ def test_an_eta_counts_down_and_an_unknown_one_stays_unknown() -> None:
     assert live_jobs.eta_s(running) == 0.0
 
 
-def test_the_counts_come_back_to_nothing() -> None:
+def test_the_counts_return_to_zero() -> None:
     live_jobs = LiveJobs()
     live_jobs.add(job_row("a"))
     live_jobs.add(job_row("b"))
@@ -82,10 +84,10 @@ def test_the_counts_come_back_to_nothing() -> None:
     assert (live_jobs.n_queued, live_jobs.n_of_key("anna")) == (1, 2)
     for name in ("a", "b", "b"):
         live_jobs.remove(name)
-    assert (live_jobs.n_queued, live_jobs.n_of_key("anna"), live_jobs.view("a")) == (0, 0, None)
+    assert (live_jobs.n_queued, live_jobs.n_of_key("anna"), live_jobs.get("a")) == (0, 0, None)
 
 
-def test_a_started_job_is_processing_and_knows_since_when() -> None:
+def test_a_started_job_is_processing_with_its_start_time() -> None:
     live_jobs = LiveJobs()
     job = live_jobs.add(replace(job_row("a"), state=State.QUEUED))
     live_jobs.start(JobStarted("a", 12, 5), AT)

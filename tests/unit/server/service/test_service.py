@@ -1,14 +1,16 @@
-"""What is promised whatever happens between the engine and the store: nothing accepted is lost, nothing counts twice."""
+"""The service with a fake engine and a real store: no job is lost, and none is charged or ended twice."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from server.accounts.quotas import DEFAULT_PLANS
 from server.errors import Unavailable
 from server.jobs import results
 from server.jobs.encoding import EncodingFailed
@@ -27,8 +29,8 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-class Hiccups:
-    """A store that fails its next `n` writes."""
+class FailingWrites:
+    """Makes the next `n` writes to the store fail."""
 
     def __init__(self, f: Front, n: int) -> None:
         self.left = n
@@ -43,18 +45,21 @@ class Hiccups:
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "RETRY_S", (0.001,))
 
 
 async def test_the_frame_rate_of_a_clip_reaches_its_pipeline(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
-        clip, picture = f.engine.jobs[await f.submit(**VIDEO)], f.engine.jobs[await f.submit()]
+        clip, image = f.engine.jobs[await f.submit(**VIDEO)], f.engine.jobs[await f.submit()]
 
-    assert [job.requests[0].fps for job in (clip, picture)] == [4, None]  # the default of the model
+    assert [job.requests[0].fps for job in (clip, image)] == [
+        4,
+        None,
+    ]  # the default of the video model; images have none
 
 
-async def test_a_restart_runs_what_was_not_finished_with_the_same_seeds(tmp_path: Path) -> None:
+async def test_a_restart_runs_unfinished_jobs_with_the_same_seeds(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         queued = await f.submit("free", n=2)
         running = await f.submit("free", **VIDEO)
@@ -96,7 +101,7 @@ async def test_a_stored_job_that_no_longer_fits_fails_with_a_refund_and_does_not
         large, small, keys = await f.submit("free"), await f.submit("free", **VIDEO), f.keys
         used = await f.used("images")
     async with front(tmp_path, keys=keys, catalogue=small_catalogue(), usable_bytes=GIB // 2) as f:
-        f.requirements.needs["filmer"] = GIB // 4  # the memory budget was lowered: only this one fits now
+        f.requirements.needs["filmer"] = GIB // 4  # the memory budget was lowered: only this model still fits
         assert await f.service.recovery.recover() == 2
         await f.settle()
         status = await f.status(large, "free")
@@ -108,7 +113,7 @@ async def test_a_stored_job_that_no_longer_fits_fails_with_a_refund_and_does_not
         assert list(f.engine.jobs) == [small]
 
 
-async def test_a_stored_job_that_cannot_be_read_any_more_fails_and_the_others_run(tmp_path: Path) -> None:
+async def test_a_stored_job_that_cannot_be_decoded_fails_and_the_others_run(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         broken, fine, keys = await f.submit("free"), await f.submit("free"), f.keys
         await f.database.write(
@@ -125,7 +130,7 @@ async def test_a_stored_job_that_cannot_be_read_any_more_fails_and_the_others_ru
         assert await f.used("images") == 1
 
 
-async def test_what_cannot_be_swept_from_the_outputs_does_not_stop_the_start(tmp_path: Path) -> None:
+async def test_a_left_over_that_cannot_be_removed_does_not_stop_the_start(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         (f.data_dir / "outputs" / "a folder").mkdir()
         (f.data_dir / "outputs" / "left-over.png").write_bytes(b"x")
@@ -134,10 +139,10 @@ async def test_what_cannot_be_swept_from_the_outputs_does_not_stop_the_start(tmp
         assert [path.name for path in (f.data_dir / "outputs").iterdir()] == ["a folder"]
 
 
-async def test_a_model_larger_than_the_device_is_accepted_and_loaded_when_its_blocks_may_be_offloaded(
+async def test_a_model_larger_than_the_device_runs_and_loads_when_its_blocks_may_be_offloaded(
     tmp_path: Path,
 ) -> None:
-    """What a model needs of the device is less than its weights then: every check goes by that need."""
+    """An offloaded model needs less device memory than its weights, and every check uses that requirement."""
     async with front(tmp_path, usable_bytes=GIB // 2) as f:
         f.requirements.needs["painter"] = GIB // 4
         job_id = await f.submit()
@@ -148,7 +153,7 @@ async def test_a_model_larger_than_the_device_is_accepted_and_loaded_when_its_bl
         assert f.engine.sent == [LoadModel("painter", GIB // 4)]
 
 
-async def test_an_engine_that_stops_does_not_fail_its_jobs_for_good(tmp_path: Path) -> None:
+async def test_the_jobs_of_a_stopped_engine_run_again_after_a_restart(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         job_id, keys = await f.submit(), f.keys
         f.engine.start_job(job_id)
@@ -160,12 +165,12 @@ async def test_an_engine_that_stops_does_not_fail_its_jobs_for_good(tmp_path: Pa
 
 
 @pytest.mark.parametrize("end", ["completed", "failed", "canceled"])
-async def test_an_end_is_written_however_often_the_store_hiccups(tmp_path: Path, end: str) -> None:
+async def test_the_end_of_a_job_is_stored_after_any_number_of_failed_writes(tmp_path: Path, end: str) -> None:
     async with front(tmp_path) as f:
         job_id = await f.submit("free")
         f.engine.start_job(job_id)
         await f.settle()
-        hiccups = Hiccups(f, 5)
+        failing = FailingWrites(f, 5)
         if end == "completed":
             f.engine.render(job_id)
         elif end == "failed":
@@ -174,13 +179,13 @@ async def test_an_end_is_written_however_often_the_store_hiccups(tmp_path: Path,
             f.engine.confirm_cancel(job_id)
         await f.settle()
 
-        assert hiccups.left == 0
+        assert failing.left == 0
         assert (await f.status(job_id, "free"))["status"] == end
 
 
-async def test_a_job_that_could_not_be_stored_was_not_accepted(tmp_path: Path) -> None:
+async def test_a_job_that_could_not_be_stored_is_refused(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
-        Hiccups(f, 1)
+        FailingWrites(f, 1)
         refused = await f.post("/api/generate", IMAGE, "free")
 
         assert f.engine.jobs == {}
@@ -188,27 +193,27 @@ async def test_a_job_that_could_not_be_stored_was_not_accepted(tmp_path: Path) -
     assert (refused.status_code, refused.headers["retry-after"]) == (502, "5")
 
 
-async def test_a_client_that_hangs_up_at_the_worst_moment_leaves_a_job_that_runs(tmp_path: Path) -> None:
+async def test_a_client_that_disconnects_during_the_write_leaves_a_job_that_runs(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         writing, write = asyncio.Event(), f.database.write
 
-        async def noted_write(work: Callable[[Any], Any]) -> Any:
+        async def signaling_write(work: Callable[[Any], Any]) -> Any:
             writing.set()
             return await write(work)
 
-        f.database.write = noted_write
-        asking = asyncio.create_task(f.post("/api/generate", IMAGE))
+        f.database.write = signaling_write
+        request = asyncio.create_task(f.post("/api/generate", IMAGE))
         await writing.wait()
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
         await f.settle()
 
         (row,) = (await f.get("/api/jobs")).json()["jobs"]
         assert row["jobId"] in f.engine.jobs
 
 
-async def test_two_hundred_at_once_get_exactly_what_the_plan_allows(tmp_path: Path) -> None:
-    async with front(tmp_path, plans=_plan_of(50)) as f:
+async def test_200_concurrent_requests_get_exactly_what_the_plan_allows(tmp_path: Path) -> None:
+    async with front(tmp_path, plans=_plans_with_free_images(50)) as f:
         replies = await asyncio.gather(*(f.post("/api/generate", IMAGE, "free") for _ in range(200)))
         ids = {reply.json()["jobId"] for reply in replies if reply.status_code == 200}
 
@@ -217,19 +222,15 @@ async def test_two_hundred_at_once_get_exactly_what_the_plan_allows(tmp_path: Pa
     assert len(ids) == 50
 
 
-def _plan_of(images: int) -> dict[str, Any]:
-    from dataclasses import replace
-
-    from server.accounts.quotas import DEFAULT_PLANS
-
-    wide = replace(DEFAULT_PLANS["free"], images=images, burst_per_minute=None, max_queued=None)
-    return {**DEFAULT_PLANS, "free": wide}
+def _plans_with_free_images(images: int) -> dict[str, Any]:
+    free = replace(DEFAULT_PLANS["free"], images=images, burst_per_minute=None, max_queued=None)
+    return {**DEFAULT_PLANS, "free": free}
 
 
 async def test_a_result_that_cannot_be_written_fails_the_job_and_is_refunded(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         job_id = await f.submit("free")
-        f.artifacts.save = _fail  # type: ignore[method-assign]  # the disk
+        f.artifacts.save = _fail  # type: ignore[method-assign]  # simulates a full disk
         f.engine.run(job_id)
         await f.settle()
         status = await f.status(job_id, "free")
@@ -244,7 +245,7 @@ async def _fail(*_: object) -> None:
     raise EncodingFailed("ffmpeg ended with code 1")
 
 
-async def test_an_end_that_comes_after_a_cancellation_changes_nothing(tmp_path: Path) -> None:
+async def test_engine_events_after_a_cancellation_change_nothing(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         job_id = await f.submit("free")
         await f.delete(f"/api/jobs/{job_id}", "free")
@@ -258,27 +259,27 @@ async def test_an_end_that_comes_after_a_cancellation_changes_nothing(tmp_path: 
         assert not list((f.data_dir / "outputs").iterdir())
 
 
-async def test_an_attempt_that_lost_its_row_removes_its_files(tmp_path: Path) -> None:
+async def test_an_attempt_that_a_newer_one_replaced_removes_its_files(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         job_id = await f.submit()
         f.engine.start_job(job_id)
         await f.settle()
-        await f.database.write(lambda conn: store.recover_jobs(conn, f.clock()))  # another attempt owns it now
+        await f.database.write(lambda conn: store.recover_jobs(conn, f.clock()))  # begins a newer attempt
         f.engine.render(job_id)
         await f.settle()
 
         assert not list((f.data_dir / "outputs").iterdir())
 
 
-async def test_events_of_jobs_nobody_knows_are_ignored(tmp_path: Path) -> None:
+async def test_events_of_unknown_jobs_are_ignored(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         for event in (f.engine.start_job, f.engine.fail, f.engine.confirm_cancel):
-            event("job_of_another_life")
-        f.engine.say("chat_of_another_life", "x")
+            event("job_unknown")
+        f.engine.say("chat_unknown", "x")
         await f.settle()
 
 
-async def test_two_jobs_of_one_row_are_equal(tmp_path: Path) -> None:
+async def test_the_engine_job_of_a_stored_job_is_always_the_same(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         job_id = await f.submit(n=2, deterministic=True)
         key_id = f.engine.jobs[job_id].owner
