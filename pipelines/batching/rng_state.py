@@ -23,7 +23,7 @@ class RngState:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Around code of the task: torch's default generators continue where the task stopped, and are then restored."""
+        """Around code of the task: torch's default generators continue where it stopped, and are restored after it."""
         outside = [generator.get_state() for generator in self._generators]
         for i, generator in enumerate(self._generators):
             if self._saved:

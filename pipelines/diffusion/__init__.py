@@ -1,1 +1,1 @@
-"""The lane of a diffusion pipeline, image or video: stock pipelines called through the rendezvous. Device thread only."""
+"""The lane of a diffusion pipeline, image or video: stock pipelines, batched by the rendezvous. Device thread only."""

@@ -1,4 +1,4 @@
-"""What a pipeline hands back, as frames and sound. Pure."""
+"""Converts the output of a stock pipeline to frames and sound. Pure functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipelines.interface import Sound
 def frames_of(media: Any, kind: Literal["image", "video"]) -> NDArray[np.float32]:
     """The first picture or clip of a pipeline's output as (F, H, W, 3) float32 in [0, 1].
 
-    media: (B, H, W, 3) for pictures; (B, F, H, W, 3), or a list of B clips, for videos; arrays, tensors or PIL pictures.
+    media: (B, H, W, 3) for pictures; (B, F, H, W, 3), or a list of B clips, for videos. Arrays, tensors or PIL images.
     """
     first = media[0]
     if kind == "image":
@@ -24,16 +24,16 @@ def frames_of(media: Any, kind: Literal["image", "video"]) -> NDArray[np.float32
 
 
 def sound_of(output: Any, pipeline: Any) -> Sound | None:
-    """The sound of the first clip of a pipeline's output, where it makes any: LTX 2 and Kandinsky 6 do."""
+    """The sound of the first clip of a pipeline's output. LTX 2 and Kandinsky 6 make some; None for other pipelines."""
     audio = getattr(output, "audio", None)
     if audio is None:
         return None
     first = audio[0].float().cpu().numpy() if isinstance(audio, torch.Tensor) else np.asarray(audio[0])
-    return Sound(np.ascontiguousarray(np.atleast_2d(first), dtype=np.float32), _rate(pipeline))
+    return Sound(np.ascontiguousarray(np.atleast_2d(first), dtype=np.float32), _sample_rate(pipeline))
 
 
-def _rate(pipeline: Any) -> int:
-    """Samples a second of what its vocoder makes."""
+def _sample_rate(pipeline: Any) -> int:
+    """Samples per second of the pipeline's vocoder."""
     rate = getattr(pipeline, "audio_sample_rate", None)
     return int(pipeline.vocoder.config.output_sampling_rate if rate is None else rate)
 

@@ -1,10 +1,11 @@
-"""LoHa and LoKr → LoRA, exactly: both are products of low rank written another way. Pure functions over tensors.
+"""Converts LoHa and LoKr to LoRA exactly: both are low-rank products in another notation. Pure functions over tensors.
 
 LoHa   ΔW = (A1 B1) ∘ (A2 B2)   row by row the products of all pairs: rank r1 r2
-LoKr   ΔW = C ⊗ D               (X Y) ⊗ (U V) = (X ⊗ U)(Y ⊗ V), a whole matrix W being I W or W I, whichever is narrower
+LoKr   ΔW = C ⊗ D               (X Y) ⊗ (U V) = (X ⊗ U)(Y ⊗ V), where a whole matrix W is I W or W I, whichever is
+narrower
 
-So they go through diffusers' own conversion of names and peft's own layers, may be worn with LoRAs and with each other, and are
-switched like them. diffusers 0.42 itself loads LoKr for Flux 2 and Z-Image only, and no LoHa.
+So they use diffusers' own conversion of names and peft's own layers, can be combined with LoRAs and with each other,
+and are switched like them. diffusers 0.42 itself loads LoKr for Flux 2 and Z-Image only, and no LoHa.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ import torch
 
 State: TypeAlias = dict[str, torch.Tensor]
 PART = re.compile(r"(.+?)\.((?:hada|lokr)_w[12](?:_[ab])?|alpha|scalar)$")
-# Stability's names of SDXL's convolutions; all its other modules are linear there.
+# Stability's names for SDXL's convolutions; its other modules are linear under these names.
 SGM_CONVOLUTION = re.compile(r"(in_layers_2|out_layers_3|_op|_conv)$")
 SGM_POINTWISE = re.compile(r"skip_connection$")
 
 
 class NotConvertible(Exception):
-    """The message says what of the file it is."""
+    """The message names the part of the file that cannot be converted."""
 
 
 def as_lora(state: State, modules: Mapping[str, Any]) -> State:
-    """`state` with each LoHa and LoKr module as a LoRA of kohya's names. modules: the pipeline's, by kohya's name.
+    """Return `state` with each LoHa and LoKr module as a LoRA under kohya's names. LoRA modules stay as they are.
 
-    What is there as a LoRA already stays. Raises `NotConvertible`.
+    modules: the pipeline's, by kohya's names. Raises `NotConvertible`.
     """
     by_module: dict[str, State] = {}
     rest: State = {}
@@ -54,7 +55,7 @@ def as_lora(state: State, modules: Mapping[str, Any]) -> State:
 
 
 def _loha(parts: State) -> tuple[torch.Tensor, torch.Tensor, int | None]:
-    """(up, down, what alpha is divided by)"""
+    """(up, down, divisor of alpha)"""
     a1, b1, a2, b2 = (parts[f"hada_{part}"].float() for part in ("w1_a", "w1_b", "w2_a", "w2_b"))
     up = torch.einsum("oi,oj->oij", a1, a2).flatten(1)
     down = torch.einsum("ix,jx->ijx", b1, b2).flatten(0, 1)
@@ -62,18 +63,19 @@ def _loha(parts: State) -> tuple[torch.Tensor, torch.Tensor, int | None]:
 
 
 def _lokr(parts: State) -> tuple[torch.Tensor, torch.Tensor, int | None]:
-    """Where no factor is of low rank alpha means nothing, by LyCORIS' own reading."""
+    """(up, down, divisor of alpha). LyCORIS ignores alpha when no factor has low rank; the divisor is None then."""
     ranks = [parts[f"lokr_{w}_b"].shape[0] for w in ("w1", "w2") if f"lokr_{w}_b" in parts]
-    ways = [
+    products = [
         (torch.kron(x, u), torch.kron(y, v))
         for x, y in _factors(parts, "lokr_w1")
         for u, v in _factors(parts, "lokr_w2")
     ]
-    up, down = min(ways, key=lambda way: way[1].shape[0])
+    up, down = min(products, key=lambda product: product[1].shape[0])
     return up, down, ranks[0] if ranks else None
 
 
 def _factors(parts: State, name: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Pairs of matrices whose product is the factor `name`."""
     if name in parts:
         whole = parts[name].float().flatten(1)
         yield torch.eye(whole.shape[0]), whole
@@ -83,11 +85,11 @@ def _factors(parts: State, name: str) -> Iterator[tuple[torch.Tensor, torch.Tens
 
 
 def _kernel(name: str, n_inputs: int, modules: Mapping[str, Any]) -> int | None:
-    """Side of the module's kernel, None for a linear one. `n_inputs`: columns, kernel included."""
+    """Side of a convolution's kernel; None for a linear module. n_inputs: inputs times the kernel's elements."""
     if (module := modules.get(name)) is not None:
         weight = module.weight
         if weight.ndim not in (2, 4) or weight[0].numel() != n_inputs:
-            raise NotConvertible(f"{name} is of another shape")
+            raise NotConvertible(f"{name} has another shape")
         return int(weight.shape[-1]) if weight.ndim == 4 else None
     if SGM_CONVOLUTION.search(name):
         return 3

@@ -1,7 +1,7 @@
-"""What a job looks like while it is made: latents to colours by one small matrix, fitted from the model's own VAE. Device thread only.
+"""Shows what a job looks like while it is made: one small matrix, fitted to the model's VAE, maps latents to colors.
 
-The latents are seen where every diffusers pipeline hands them to its noise scheduler, so there is no code for a family here.
-Layouts that are not recognised give no preview; the job itself is never touched.
+Device thread only. The latents are read where every diffusers pipeline hands them to its noise scheduler, so there is
+no code for a family here. Unknown layouts give no preview; the job itself is never affected.
 """
 
 from __future__ import annotations
@@ -21,48 +21,48 @@ from torch import Tensor
 
 from pipelines import device
 
-INTERVAL_S = 0.25  # between two previews of a job: each makes the host wait for the device once
-SIDE = 16  # latents a side of the pictures that the matrix is fitted on
-PICTURES = 8
+INTERVAL_S = 0.25  # between two previews of a job: for each the host waits for the device once
+SIDE = 16  # of the pictures that the matrix is fitted on, in latents
+N_PICTURES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """RGB in [-1, 1] ≈ latents · matrix + offset, place by place."""
+    """RGB in [-1, 1] ≈ latents · matrix + offset, at each position."""
 
     matrix: Tensor  # (C, 3) float32
     offset: Tensor  # (3,)
 
     def colours(self, latents: Tensor) -> NDArray[np.uint8]:
-        """latents: (C, H, W), as the pipeline denoises them. Returns (H, W, 3)."""
+        """Map latents, (C, H, W) as the pipeline denoises them, to colors (H, W, 3)."""
         rgb = torch.einsum("chw,cd->hwd", latents.float(), self.matrix) + self.offset
         pixels = ((rgb.clamp(-1, 1) + 1) * 127.5).to(torch.uint8)
         return np.asarray(pixels.cpu().numpy())
 
 
 class Previews:
-    """Of one model. Its matrix is fitted for the first request that wants to be seen."""
+    """The previews of one model's requests. The matrix is fitted for the first request that wants previews."""
 
     def __init__(self) -> None:
         self._projection: Projection | None = None
         self._fitted = False
 
     def fit(self, vae: Any | None) -> None:
-        """Once. None: there is no VAE to ask, and there will be no previews."""
+        """Fit the matrix, once. vae: None when the model has none; then there are no previews."""
         if not self._fitted:
             self._fitted, self._projection = True, None if vae is None else fit(vae)
 
     def watch(self, own: Any, ratio: float, show: Callable[[NDArray[np.uint8]], None]) -> None:
-        """`own`: one request's copy of the pipeline. See `watch` below."""
+        """Send previews of a request. own: its copy of the pipeline; the rest as in the function `watch`."""
         if self._projection is not None:
             watch(own.scheduler, self._projection, ratio, show)
 
 
 def fit(vae: Any) -> Projection | None:
-    """Least squares over a few soft pictures that `vae` encodes. None for a VAE that cannot be asked that way."""
+    """Least squares over a few smooth pictures that `vae` encodes. None when the VAE cannot be used this way."""
     try:
         return _fit(vae)
-    except Exception as error:  # stock code of any family; a preview is worth nothing that it could break
+    except Exception as error:  # stock code of any family may raise anything; a preview must not break a job
         if device.is_fatal(error):
             raise
         return None
@@ -72,14 +72,14 @@ def fit(vae: Any) -> Projection | None:
 def _fit(vae: Any) -> Projection:
     parameter = next(vae.parameters())
     generator = torch.Generator("cpu").manual_seed(0)
-    coarse = torch.rand(PICTURES, 3, 4, 4, generator=generator) * 2 - 1
+    coarse = torch.rand(N_PICTURES, 3, 4, 4, generator=generator) * 2 - 1
     small = torch.nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bilinear")
     scale = getattr(vae, "spatial_compression_ratio", None) or 2 ** (len(vae.config.block_out_channels) - 1)
     pictures = torch.nn.functional.interpolate(small, scale_factor=scale, mode="bilinear")
-    clips = _is_for_clips(vae)
+    clips = _takes_clips(vae)
     encoded = vae.encode((pictures[:, :, None] if clips else pictures).to(parameter))
     found = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
-    latents = _as_denoised(vae, (found[:, :, 0] if clips else found).float())
+    latents = _normalized(vae, (found[:, :, 0] if clips else found).float())
     seen = torch.nn.functional.interpolate(small, size=latents.shape[-2:], mode="area").to(latents.device)
     rows = latents.movedim(1, -1).flatten(0, -2)  # (B·H·W, C)
     rows = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1).cpu()
@@ -87,12 +87,12 @@ def _fit(vae: Any) -> Projection:
     return Projection(solution[:-1], solution[-1])
 
 
-def _is_for_clips(vae: Any) -> bool:
+def _takes_clips(vae: Any) -> bool:
     return any(isinstance(module, torch.nn.Conv3d) for module in vae.modules())
 
 
-def _as_denoised(vae: Any, latents: Tensor) -> Tensor:
-    """The encoder's latents as pipelines denoise them. latents: (B, C, H, W)."""
+def _normalized(vae: Any, latents: Tensor) -> Tensor:
+    """The encoder's latents in the scale in which pipelines denoise them. latents: (B, C, H, W)."""
     config = vae.config
     mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
     if mean is not None and std is not None:
@@ -105,10 +105,10 @@ def _column(values: Any, like: Tensor) -> Tensor:
 
 
 def one_frame(latents: Tensor, channels: int, ratio: float) -> Tensor | None:
-    """The picture, or the middle frame of the clip, of the first row: (C, H, W); None for a layout that is not known.
+    """The latents (C, H, W) of the first row's picture, or of the middle frame of its clip; None for an unknown layout.
 
-    Known are (B, C, H, W), (B, C, F, H, W), (B, F, C, H, W), and rows of 2x2 patches (B, H·W/4, 4·C) whose ratio of width to
-    height is `ratio`.
+    Known layouts are (B, C, H, W), (B, C, F, H, W), (B, F, C, H, W), and 2x2 patches (B, H·W/4, 4·C) of a picture whose
+    width divided by its height is `ratio`.
     """
     match latents.shape:
         case (_, c, _, _) if c == channels:
@@ -126,7 +126,7 @@ def one_frame(latents: Tensor, channels: int, ratio: float) -> Tensor | None:
 
 
 def watch(scheduler: Any, projection: Projection, ratio: float, show: Callable[[NDArray[np.uint8]], None]) -> None:
-    """Have `show` called with the colours of what `scheduler`, which is one request's own, steps; now and then, not each time."""
+    """Make `scheduler`, one request's own, call `show` with colors (H, W, 3) after a step, once per `INTERVAL_S`."""
     step = scheduler.step
     shown_at = -INTERVAL_S
 
@@ -138,11 +138,11 @@ def watch(scheduler: Any, projection: Projection, ratio: float, show: Callable[[
             shown_at = time.monotonic()
             try:
                 given = inspect.signature(step).bind(*args, **kwargs).arguments
-                clean = _clean(scheduler, given["model_output"], given["sample"], result)
+                clean = _predicted_result(scheduler, given["model_output"], given["sample"], result)
                 frame = one_frame(clean, len(projection.matrix), ratio)
                 if frame is not None:
                     show(projection.colours(frame))
-            except Exception as error:  # a layout that only looked known; the job goes on without previews
+            except Exception as error:  # not the layout that it seemed to be; the job goes on without previews
                 if device.is_fatal(error):
                     raise
                 shown_at = math.inf
@@ -151,8 +151,8 @@ def watch(scheduler: Any, projection: Projection, ratio: float, show: Callable[[
     scheduler.step = watched
 
 
-def _clean(scheduler: Any, model_output: Tensor, sample: Tensor, result: Any) -> Tensor:
-    """Where the model thinks this is going, where that can be told; else what it is now, noise and all."""
+def _predicted_result(scheduler: Any, model_output: Tensor, sample: Tensor, result: Any) -> Tensor:
+    """The result that the model predicts, if the scheduler tells it; otherwise the present latents with their noise."""
     predicted = getattr(result, "pred_original_sample", None)
     if isinstance(predicted, Tensor):
         return predicted

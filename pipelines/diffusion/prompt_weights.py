@@ -1,6 +1,6 @@
-"""Which words of a prompt are said to weigh more or less: "a (red:1.3) circle". Text only, no torch.
+"""Parses the weights in a prompt: "a (red:1.3) circle". Pure functions over text; no torch.
 
-The notation that A1111 and ComfyUI share, with the number said: bare parentheses are punctuation, here as in any prose.
+This is the notation of A1111 and ComfyUI, but only with a number: bare parentheses are punctuation, as in any prose.
 """
 
 from __future__ import annotations
@@ -20,25 +20,28 @@ class Fragment:
 
 
 def fragments(prompt: str) -> tuple[Fragment, ...]:
-    r"""The prompt in pieces of one weight each; groups may be nested, their weights multiply. `\(` is a plain parenthesis.
+    r"""The prompt in fragments of one weight each. Weights of nested groups multiply. `\(` is a plain parenthesis.
 
-    A prompt that says no weight is one piece, exactly as it was written.
+    A prompt without weights is one fragment, exactly as it was written.
     """
-    found = _read(prompt)
+    found = _parse(prompt)
     if found is None:
         return (Fragment(prompt),)
-    alike = groupby(found, key=lambda piece: piece.weight)
-    return tuple(Fragment(ESCAPED.sub(r"\1", "".join(p.text for p in pieces)), weight) for weight, pieces in alike)
+    by_weight = groupby(found, key=lambda fragment: fragment.weight)
+    return tuple(Fragment(ESCAPED.sub(r"\1", "".join(f.text for f in group)), weight) for weight, group in by_weight)
 
 
-def _read(prompt: str) -> list[Fragment] | None:
-    """One pass from the left: the pieces since each open parenthesis are weighted, or left alone, when it closes. None: no weight."""
-    open_at: list[int] = []  # in `done`: the pieces inside the parentheses that are open
+def _parse(prompt: str) -> list[Fragment] | None:
+    """Parse in one pass. When a parenthesis closes, the fragments since it opened get its weight, if it has one.
+
+    Returns None for a prompt without weights.
+    """
+    open_at: list[int] = []  # for each open parenthesis, the index in `done` of its first fragment
     done: list[Fragment] = []
     weighted = False
     text, i = "", 0
 
-    def put() -> None:
+    def end_fragment() -> None:
         nonlocal text
         if text:
             done.append(Fragment(text))
@@ -49,20 +52,20 @@ def _read(prompt: str) -> list[Fragment] | None:
         if prompt[i] == "\\" and prompt[i + 1 : i + 2] in ("(", ")"):
             text, i = text + prompt[i : i + 2], i + 2
         elif prompt[i] == "(":
-            put()
+            end_fragment()
             open_at.append(len(done))
             text, i = "(", i + 1
         elif weight and open_at:
-            put()
+            end_fragment()
             weighted = True
             begin, factor = open_at.pop(), float(weight[1])
-            inside = [Fragment(done[begin].text[1:]), *done[begin + 1 :]]  # without its "("
-            done[begin:] = [Fragment(piece.text, piece.weight * factor) for piece in inside if piece.text]
+            inside = [Fragment(done[begin].text[1:]), *done[begin + 1 :]]  # without the "("
+            done[begin:] = [Fragment(each.text, each.weight * factor) for each in inside if each.text]
             i = weight.end()
         elif prompt[i] == ")" and open_at:
             open_at.pop()
             text, i = text + ")", i + 1
         else:
             text, i = text + prompt[i], i + 1
-    put()
+    end_fragment()
     return done if weighted else None

@@ -1,13 +1,14 @@
-"""Prompts that the stock call cannot read whole: weighted words, and texts longer than CLIP takes at once. Device thread only.
+"""Embeds prompts that the stock call cannot read whole: weighted words, and texts longer than CLIP takes at once.
 
-Where CLIP alone encodes the prompt (Stable Diffusion 1.5, 2, XL and what is made of them) such a prompt is embedded by compel and
-handed to the stock call in its place. Everything else, and every plain prompt, goes as it is; where the end is lost, it is said.
+Where CLIP alone encodes the prompt (Stable Diffusion 1.5, 2, XL and their derivatives) compel embeds such a prompt, and
+the embeddings replace it in the stock call. All other prompts go to the stock call as they are; where it would cut off
+the end of one, the client gets a warning. Device thread only.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,91 +19,101 @@ from pipelines.diffusion.prompt_weights import Fragment, fragments
 ONE_ENCODER = ("StableDiffusionPipeline", "StableDiffusionPAGPipeline", "LatentConsistencyModelPipeline",
                "AnimateDiffPipeline")  # fmt: skip
 TWO_ENCODERS = ("StableDiffusionXLPipeline", "StableDiffusionXLPAGPipeline", "AnimateDiffSDXLPipeline")
-NO_LIMIT = 100_000  # tokenizers without one say something astronomical
+NO_LIMIT = 100_000  # tokenizers without a limit report an astronomical number
 
-Texts = Sequence[Fragment]
+Fragments = Sequence[Fragment]
 
 
 def read_prompts(pipeline: Any, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The arguments of the stock call, with embeddings where the prompts need them, and what the client should know of it.
+    """Return the arguments of the stock call, with embeddings where the prompts need them, and warnings for the client.
 
-    `pipeline` is the request's own copy: for clip skip its text encoder is dressed.
+    pipeline: the request's own copy. With clip skip its text encoder is replaced by a `CompatibleClip`.
     """
     if arguments.get("clip_skip") and type(pipeline.text_encoder).__name__ == "CLIPTextModel":
-        vars(pipeline)["text_encoder"] = Clip(pipeline.text_encoder)
-    kind = type(pipeline).__name__
-    said: dict[str, Texts] = {
+        vars(pipeline)["text_encoder"] = CompatibleClip(pipeline.text_encoder)
+    family = type(pipeline).__name__
+    prompts: dict[str, Fragments] = {
         name: fragments(arguments[name]) for name in ("prompt", "negative_prompt") if name in arguments
     }
-    if kind not in (*ONE_ENCODER, *TWO_ENCODERS) or not said or {"prompt_2", "negative_prompt_2"} & arguments.keys():
-        return arguments, _losses(pipeline, arguments)
-    lengths = {name: _n_tokens(pipeline, texts) for name, texts in said.items()}
-    most = pipeline.tokenizer.model_max_length - 2  # its marks of begin and end
+    by_compel = family in (*ONE_ENCODER, *TWO_ENCODERS)
+    if not by_compel or not prompts or {"prompt_2", "negative_prompt_2"} & arguments.keys():
+        return arguments, _stock_warnings(pipeline, arguments)
+    lengths = {name: _n_tokens(pipeline, prompt) for name, prompt in prompts.items()}
+    limit = pipeline.tokenizer.model_max_length - 2  # without the tokens for begin and end
     warnings = [
-        f"The {name.replace('_', ' ')} has {n} tokens, {most} are read at once: it was read in parts."
+        f"The {name.replace('_', ' ')} has {n} tokens, {limit} are read at once: it was read in parts."
         for name, n in lengths.items()
-        if n > most
+        if n > limit
     ]
-    if not warnings and all(_plain(texts) for texts in said.values()):
-        return {**arguments, **{name: "".join(piece.text for piece in texts) for name, texts in said.items()}}, []
-    rest = {name: value for name, value in arguments.items() if name not in (*said, "clip_skip")}
-    taken = inspect.signature(type(pipeline).__call__).parameters
-    embeddings = _embed(pipeline, kind in TWO_ENCODERS, said, arguments.get("clip_skip"))
-    return {**rest, **{name: value for name, value in embeddings.items() if name in taken}}, warnings
+    if not warnings and all(fragment.weight == 1.0 for prompt in prompts.values() for fragment in prompt):
+        return {**arguments, **{name: "".join(f.text for f in prompt) for name, prompt in prompts.items()}}, []
+    rest = {name: value for name, value in arguments.items() if name not in (*prompts, "clip_skip")}
+    parameters = inspect.signature(type(pipeline).__call__).parameters
+    embeddings = _embed(pipeline, family in TWO_ENCODERS, prompts, arguments.get("clip_skip"))
+    return {**rest, **{name: value for name, value in embeddings.items() if name in parameters}}, warnings
 
 
-def _embed(pipeline: Any, two: bool, said: dict[str, Texts], clip_skip: int | None) -> dict[str, Any]:
-    """As the stock `encode_prompt` gives them: only the prompt skips layers, and XL may take nothing for no negative prompt."""
-    places = ("", "_2") if two else ("",)
-    prompt = [_encode(pipeline, place, two, said["prompt"], clip_skip) for place in places]
-    negative = [_encode(pipeline, place, two, said.get("negative_prompt", (Fragment(""),)), None) for place in places]
-    embeds, negatives = _same_length(
-        torch.cat([e for e, _ in prompt], dim=-1), torch.cat([e for e, _ in negative], dim=-1), pipeline, places, two
+def _embed(pipeline: Any, two: bool, prompts: Mapping[str, Fragments], clip_skip: int | None) -> dict[str, Any]:
+    """Embeddings as the stock `encode_prompt` makes them. two: the pipeline has two text encoders.
+
+    Only the prompt skips layers. SDXL may use zeros when there is no negative prompt.
+    """
+    suffixes = ("", "_2") if two else ("",)  # of the attributes `tokenizer` and `text_encoder`
+    negative_prompt = prompts.get("negative_prompt", (Fragment(""),))
+    positive = [_encode(pipeline, suffix, two, prompts["prompt"], clip_skip) for suffix in suffixes]
+    negative = [_encode(pipeline, suffix, two, negative_prompt, None) for suffix in suffixes]
+    embeds, negative_embeds = _same_length(
+        torch.cat([tokens for tokens, _ in positive], dim=-1),
+        torch.cat([tokens for tokens, _ in negative], dim=-1),
+        pipeline,
+        suffixes,
+        two,
     )
-    found: dict[str, Any] = {"prompt_embeds": embeds, "negative_prompt_embeds": negatives}
+    found: dict[str, Any] = {"prompt_embeds": embeds, "negative_prompt_embeds": negative_embeds}
     if two:
-        found |= {"pooled_prompt_embeds": prompt[-1][1], "negative_pooled_prompt_embeds": negative[-1][1]}
-        if "negative_prompt" not in said and pipeline.config.force_zeros_for_empty_prompt:
+        found |= {"pooled_prompt_embeds": positive[-1][1], "negative_pooled_prompt_embeds": negative[-1][1]}
+        if "negative_prompt" not in prompts and pipeline.config.force_zeros_for_empty_prompt:
             for name in ("negative_prompt_embeds", "negative_pooled_prompt_embeds"):
                 found[name] = torch.zeros_like(found[name])
     return found
 
 
 def _encode(
-    pipeline: Any, place: str, two: bool, texts: Texts, clip_skip: int | None
+    pipeline: Any, suffix: str, two: bool, prompt: Fragments, clip_skip: int | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(embeddings of each token, of the whole text where the family wants it)"""
+    """(embeddings of each token, embedding of the whole text for the second encoder of a pipeline with two)"""
     from compel.embeddings_provider import EmbeddingsProvider, ReturnedEmbeddingsType
 
-    tokenizer, encoder = getattr(pipeline, f"tokenizer{place}"), getattr(pipeline, f"text_encoder{place}")
-    where = pipeline._execution_device
+    tokenizer, encoder = getattr(pipeline, f"tokenizer{suffix}"), getattr(pipeline, f"text_encoder{suffix}")
+    device = pipeline._execution_device
     if two:
-        layer, dropped = ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED, clip_skip or 0
+        layer, n_skipped = ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED, clip_skip or 0
     elif clip_skip:
-        layer, dropped = ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NORMALIZED, clip_skip - 1
+        layer, n_skipped = ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NORMALIZED, clip_skip - 1
     else:
-        layer, dropped = ReturnedEmbeddingsType.LAST_HIDDEN_STATES_NORMALIZED, 0
+        layer, n_skipped = ReturnedEmbeddingsType.LAST_HIDDEN_STATES_NORMALIZED, 0
     provider = EmbeddingsProvider(
         tokenizer,
-        Clip(encoder, dropped),
+        CompatibleClip(encoder, n_skipped),
         truncate=False,
         returned_embeddings_type=layer,
-        device=where,
+        device=device,
     )
-    words = [_converted(pipeline, piece.text, tokenizer) for piece in texts]
-    weights = [piece.weight for piece in texts]
-    embeds = provider.get_embeddings_for_weighted_prompt_fragments([words], [weights], device=where).to(where)
-    return embeds, provider.get_pooled_embeddings([" ".join(words)], device=where) if place else None
+    texts = [_with_inversion_tokens(pipeline, fragment.text, tokenizer) for fragment in prompt]
+    weights = [fragment.weight for fragment in prompt]
+    embeds = provider.get_embeddings_for_weighted_prompt_fragments([texts], [weights], device=device).to(device)
+    return embeds, provider.get_pooled_embeddings([" ".join(texts)], device=device) if suffix else None
 
 
-class Clip:
-    """CLIP's text model as diffusers and compel know it: transformers 5 took its `text_model` away, whose norm clip skip still wants.
+class CompatibleClip:
+    """CLIP's text model with the attributes that diffusers and compel expect.
 
-    dropped: last layers whose hidden states are left out, for a library that asks for the last but one.
+    transformers 5 removed its `text_model`, whose norm is needed for clip skip. n_skipped: last layers whose hidden
+    states are left out of the output, for a library that reads the last but one.
     """
 
-    def __init__(self, encoder: Any, dropped: int = 0) -> None:
-        self._encoder, self._dropped = encoder, dropped
+    def __init__(self, encoder: Any, n_skipped: int = 0) -> None:
+        self._encoder, self._n_skipped = encoder, n_skipped
 
     def __getattr__(self, name: str) -> Any:
         if name == "text_model" and not hasattr(self._encoder, name):
@@ -111,18 +122,18 @@ class Clip:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         output = self._encoder(*args, **kwargs)
-        if self._dropped and output.hidden_states is not None:
-            output.hidden_states = output.hidden_states[: -self._dropped]
+        if self._n_skipped and output.hidden_states is not None:
+            output.hidden_states = output.hidden_states[: -self._n_skipped]
         return output
 
 
 def _same_length(
-    one: torch.Tensor, other: torch.Tensor, pipeline: Any, places: Sequence[str], two: bool
+    one: torch.Tensor, other: torch.Tensor, pipeline: Any, suffixes: Sequence[str], two: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The shorter one goes on with what an empty text is, as the stock call pads a short negative prompt."""
+    """Pad the shorter one with the embeddings of an empty text, as the stock call pads a short negative prompt."""
     if one.shape[1] == other.shape[1]:
         return one, other
-    empty = torch.cat([_encode(pipeline, place, two, (Fragment(""),), None)[0] for place in places], dim=-1)
+    empty = torch.cat([_encode(pipeline, suffix, two, (Fragment(""),), None)[0] for suffix in suffixes], dim=-1)
 
     def padded(tensor: torch.Tensor) -> torch.Tensor:
         missing = max(one.shape[1], other.shape[1]) - tensor.shape[1]
@@ -131,57 +142,60 @@ def _same_length(
     return padded(one), padded(other)
 
 
-def _converted(pipeline: Any, text: str, tokenizer: Any) -> str:
-    """With the further tokens of a textual inversion that takes several."""
+def _with_inversion_tokens(pipeline: Any, text: str, tokenizer: Any) -> str:
+    """The text in which the name of a textual inversion of several tokens is followed by the others."""
     convert = getattr(pipeline, "maybe_convert_prompt", None)
     return str(convert(text, tokenizer)) if convert else text
 
 
-def _n_tokens(pipeline: Any, texts: Texts) -> int:
+def _n_tokens(pipeline: Any, prompt: Fragments) -> int:
     tokenizer = pipeline.tokenizer
-    words = [_converted(pipeline, piece.text, tokenizer) for piece in texts]
-    return sum(len(ids) for ids in tokenizer(words, add_special_tokens=False, verbose=False).input_ids)
+    texts = [_with_inversion_tokens(pipeline, fragment.text, tokenizer) for fragment in prompt]
+    return sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False).input_ids)
 
 
-def _plain(texts: Texts) -> bool:
-    return all(piece.weight == 1.0 for piece in texts)
+def _stock_warnings(pipeline: Any, arguments: dict[str, Any]) -> list[str]:
+    """Warnings about weights and ends of prompts that the stock call does not read.
 
-
-def _losses(pipeline: Any, arguments: dict[str, Any]) -> list[str]:
-    """What the stock call will not read of the prompts; where a CLIP reads beside another encoder, the other decides."""
+    Where several encoders read the prompt, the one that reads the most counts.
+    """
     warnings = []
-    limits = _limits(pipeline, arguments)
+    limits = _token_limits(pipeline, arguments)
     for name in ("prompt", "negative_prompt"):
         text = arguments.get(name)
         if not isinstance(text, str):
             continue
-        shown = name.replace("_", " ")
+        label = name.replace("_", " ")
         if fragments(text) != (Fragment(text),):
-            warnings.append(f"This model reads no weights: the {shown} went to it as it is.")
+            warnings.append(f"This model reads no weights: the {label} was passed on unchanged.")
         over = [(len(tokenizer(text, verbose=False).input_ids) - limit, limit) for tokenizer, limit in limits]
         if over and min(over)[0] > 0:
             n_over, limit = min(over)
-            warnings.append(f"The {shown} has {limit + n_over} tokens, this model reads {limit}: the end was cut off.")
+            warnings.append(f"The {label} has {limit + n_over} tokens, this model reads {limit}: the end was cut off.")
     return warnings
 
 
-def _limits(pipeline: Any, arguments: dict[str, Any]) -> list[tuple[Any, int]]:
-    """Each tokenizer whose encoder is there, with the tokens it may give: CLIP's are fixed, others are told by the call."""
+def _token_limits(pipeline: Any, arguments: dict[str, Any]) -> list[tuple[Any, int]]:
+    """Each tokenizer whose encoder the pipeline has, with the most tokens that are read.
+
+    CLIP's limit is fixed; that of others is an argument of the call. CLIP is left out where another encoder reads too.
+    """
     parameter = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
-    told = arguments.get("max_sequence_length", parameter.default if parameter else None)
+    configured = arguments.get("max_sequence_length", parameter.default if parameter else None)
     found = []
     for name, tokenizer in vars(pipeline).items():
         if not name.startswith("tokenizer") or not callable(tokenizer):
             continue
         if isinstance(
             tokenizer, ProcessorMixin
-        ):  # of a model that sees: a tokenizer of its own reads the words (Flux 2)
+        ):  # of a vision-language model (Flux 2): its own tokenizer reads the text
             tokenizer = tokenizer.tokenizer
         if getattr(pipeline, name.replace("tokenizer", "text_encoder"), None) is None:
             continue
-        own = getattr(tokenizer, "model_max_length", None)
-        clip = "CLIP" in type(tokenizer).__name__
-        limit = own if clip or not isinstance(told, int) else told
+        is_clip = "CLIP" in type(tokenizer).__name__
+        own_limit = getattr(tokenizer, "model_max_length", None)
+        limit = own_limit if is_clip or not isinstance(configured, int) else configured
         if isinstance(limit, int) and limit < NO_LIMIT:
-            found.append((clip, tokenizer, limit))
-    return [(tokenizer, limit) for clip, tokenizer, limit in found if not clip or all(other for other, _, _ in found)]
+            found.append((is_clip, tokenizer, limit))
+    only_clip = all(is_clip for is_clip, _, _ in found)
+    return [(tokenizer, limit) for is_clip, tokenizer, limit in found if not is_clip or only_clip]

@@ -1,8 +1,9 @@
-"""A pipeline of one's own for each request: shared modules, private state. Device thread only.
+"""Gives each request its own copy of the pipeline: shared modules, private state. Device thread only.
 
-Stock pipelines keep per-call state on themselves and on their schedulers (`set_timesteps` rewrites the shared noise
-schedule; guiders remember momentum from call to call), so two calls at once spoil each other. A request therefore runs
-on a shallow copy that shares every module and owns everything stateful that is not one, in nested pipelines too.
+Stock pipelines keep state of a call on themselves and on their schedulers (`set_timesteps` rewrites the shared noise
+schedule; guiders keep their momentum from call to call), so two calls at once would spoil each other. A request
+therefore runs on a shallow copy that shares every module and has its own copy of everything stateful that is not a
+module, in nested pipelines too.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from diffusers.configuration_utils import ConfigMixin
 from pipelines.batching.rendezvous import VAE_ENTRIES
 
 
-def scoped(pipeline: Any, progress: Callable[[int], StepCounter], place: torch.device | None = None) -> Any:
-    """A copy of `pipeline` for one call; `progress(total)` is asked for its progress bar.
+def request_copy(pipeline: Any, progress: Callable[[int], StepCounter], device: torch.device | None = None) -> Any:
+    """A copy of `pipeline` for one call. progress: makes the call's progress bar from its number of steps.
 
-    place: where it is to compute, told to it where its own guess (the place of its first module) may be wrong.
+    device: where the pipeline computes. None leaves it to the pipeline's own guess, the device of its first module.
     """
     own = copy.copy(pipeline)
-    if place is not None:
-        own.__class__ = _placed(type(pipeline), place)  # type: ignore[arg-type]  # a class is hashable
+    if device is not None:
+        own.__class__ = _on_device(type(pipeline), device)  # type: ignore[arg-type]  # a class is hashable
     for name, value in vars(pipeline).items():
         if isinstance(value, DiffusionPipeline):
-            own.__dict__[name] = scoped(value, progress, place)
+            own.__dict__[name] = request_copy(value, progress, device)
         elif isinstance(value, ConfigMixin) and not isinstance(value, torch.nn.Module):
             own.__dict__[name] = copy.deepcopy(value)
     own.__dict__["progress_bar"] = lambda iterable=None, total=None: progress(total or 0).over(iterable)
@@ -37,23 +38,23 @@ def scoped(pipeline: Any, progress: Callable[[int], StepCounter], place: torch.d
 
 
 @functools.lru_cache(maxsize=64)
-def _placed(cls: type, place: torch.device) -> type:
-    """`cls`, computing on `place` wherever its modules are: a parked text encoder says nothing of where to make the noise."""
-    here = property(lambda self: place)
-    return type(cls.__name__, (cls,), {"device": here, "_execution_device": here})
+def _on_device(cls: type, device: torch.device) -> type:
+    """A subclass of `cls` that computes on `device`, even while its first module, a text encoder, is parked."""
+    fixed = property(lambda self: device)
+    return type(cls.__name__, (cls,), {"device": fixed, "_execution_device": fixed})
 
 
-def scheduler_of(name: str, usual: Any) -> Any:
-    """The noise scheduler class `name` of diffusers, with what the checkpoint says of its own: `usual`."""
+def make_scheduler(name: str, default: Any) -> Any:
+    """The noise scheduler of class `name` of diffusers, with the configuration of the checkpoint's own, `default`."""
     import diffusers
 
-    return getattr(diffusers, name).from_config(usual.config)
+    return getattr(diffusers, name).from_config(default.config)
 
 
-def keep_no_cache(pipeline: Any) -> None:
-    """Tell the language models that encode prompts to keep no KV cache: nobody reads it, and a cache cannot be split by rows.
+def disable_kv_cache(pipeline: Any) -> None:
+    """Configure language models that encode prompts to return no KV cache: it is not used, and cannot be split by rows.
 
-    Where a pipeline lets one write (`generate`), the cache is asked for by name and so is there.
+    Pipelines in which a language model writes (`generate`) request the cache explicitly, so they still have it.
     """
     for _, module, _ in entry_points(pipeline):
         if hasattr(getattr(module, "config", None), "get_text_config"):
@@ -61,7 +62,7 @@ def keep_no_cache(pipeline: Any) -> None:
 
 
 def entry_points(pipeline: Any) -> Iterator[tuple[str, Any, str]]:
-    """(component name, module, entry point) of everything in the pipeline that costs device time, each module once."""
+    """(component name, module, entry point) of each module in the pipeline that costs device time. A VAE has two."""
     seen: set[int] = set()
     for name, value in vars(pipeline).items():
         if isinstance(value, DiffusionPipeline):
@@ -77,7 +78,7 @@ def entry_points(pipeline: Any) -> Iterator[tuple[str, Any, str]]:
 
 
 class StepCounter:
-    """Stands where the pipeline's tqdm bar would: counts `update()` calls, one per denoising step."""
+    """Replaces the pipeline's tqdm progress bar: counts `update()` calls, one per denoising step."""
 
     def __init__(self, total: int, on_step: Callable[[int, int], None]) -> None:
         self.total = total

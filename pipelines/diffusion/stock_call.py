@@ -1,4 +1,7 @@
-"""What a task runs: the stock pipeline's own `__call__`, on a copy that is the request's own. Device thread only."""
+"""Runs the stock pipeline's own `__call__` for one request, on the request's own copy of the pipeline.
+
+This is the body of a task. Device thread only.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ from pipelines.diffusion.lora import Adapters
 from pipelines.diffusion.preview import Previews
 from pipelines.diffusion.prompt_cache import PromptCache
 from pipelines.diffusion.prompts import read_prompts
-from pipelines.diffusion.request_scope import StepCounter, scheduler_of, scoped
+from pipelines.diffusion.request_scope import StepCounter, make_scheduler, request_copy
 from pipelines.interface import DiffusionRequest, Lora, Previewed, Progressed, Sound, Stage, Update
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """What it gave, as `Rendered` has it."""
+class PipelineOutput:
+    """The fields that `Rendered` takes from a pipeline."""
 
     frames: NDArray[np.float32]
     sound: Sound | None
@@ -36,43 +39,46 @@ class Made:
 
 
 class StockCall:
-    """One pipeline's. `denoising` has the ids of requests whose progress bar has started."""
+    """Calls one pipeline for its requests."""
 
     def __init__(
         self,
         pipeline: Any,
         kind: Literal["image", "video"],
-        place: torch.device | None,
+        device: torch.device | None,
         adapters: Adapters,
-        tell: Callable[[Update], None],
+        emit: Callable[[Update], None],
     ) -> None:
-        """place: where it is to compute; None: wherever its modules are."""
+        """device: where the pipeline computes; None: where its modules are. emit: takes the updates of requests."""
         self.previews = Previews()
-        self.denoising: set[str] = set()
+        self.denoising: set[str] = set()  # ids of requests whose progress bar has started
         self._pipeline = pipeline
         self._kind = kind
-        self._place = place
+        self._device = device
         self._adapters = adapters
-        self._tell = tell
+        self._emit = emit
         self._arguments = Arguments(type(pipeline))
-        self._prompts = PromptCache(place=place)
+        self._prompt_cache = PromptCache(device=device)
 
-    def run(self, request: DiffusionRequest, loras_in_use: Callable[[], Collection[Lora]]) -> Made:
+    def run(self, request: DiffusionRequest, loras_in_use: Callable[[], Collection[Lora]]) -> PipelineOutput:
+        """loras_in_use: LoRAs of all requests of the lane, which must stay loaded."""
         self._progressed(request, "encoding", 0, request.steps)
-        own = scoped(self._pipeline, functools.partial(self._count_steps, request), self._place)
+        own = request_copy(self._pipeline, functools.partial(self._count_steps, request), self._device)
         if request.scheduler is not None:
-            own.scheduler = scheduler_of(request.scheduler, own.scheduler)
-        partly = self._adapters.load(request.loras, loras_in_use())
+            own.scheduler = make_scheduler(request.scheduler, own.scheduler)
+        lora_warnings = self._adapters.load(request.loras, loras_in_use())
         if request.preview:
             self.previews.watch(own, request.width / request.height, functools.partial(self._show, request))
-        self._prompts.dress(own, request)
-        arguments, warnings = read_prompts(own, self._arguments.of(request))
+        self._prompt_cache.wrap(own, request)
+        arguments, prompt_warnings = read_prompts(own, self._arguments.for_request(request))
         output = own(**arguments)
         scheduler = type(getattr(own, "scheduler", None)).__name__
-        return Made(frames_of(output[0], self._kind), sound_of(output, own), scheduler, (*partly, *warnings))
+        return PipelineOutput(
+            frames_of(output[0], self._kind), sound_of(output, own), scheduler, (*lora_warnings, *prompt_warnings)
+        )
 
     def _show(self, request: DiffusionRequest, colours: NDArray[np.uint8]) -> None:
-        self._tell(Previewed(request.id, colours))
+        self._emit(Previewed(request.id, colours))
 
     def _count_steps(self, request: DiffusionRequest, total: int) -> StepCounter:
         def on_step(done: int, total: int) -> None:
@@ -83,4 +89,4 @@ class StockCall:
         return StepCounter(total, on_step)
 
     def _progressed(self, request: DiffusionRequest, stage: Stage, step: int, total: int) -> None:
-        self._tell(Progressed(request.id, stage, step, total))
+        self._emit(Progressed(request.id, stage, step, total))

@@ -34,10 +34,12 @@ class TakesNoRate:
 
 @pytest.mark.parametrize(("pipeline", "argument"), [(TakesFrameRate, "frame_rate"), (TakesFps, "fps")])
 def test_the_frame_rate_is_passed_under_the_name_that_the_pipeline_has_for_it(pipeline: type, argument: str) -> None:
-    assert Arguments(pipeline).of(CLIP)[argument] == 12
-    assert argument not in Arguments(pipeline).of(replace(CLIP, fps=None)), "the pipeline's own default stays"
-    assert Arguments(pipeline).of(replace(CLIP, call={argument: 30}))[argument] == 30, "an explicit argument wins"
+    assert Arguments(pipeline).for_request(CLIP)[argument] == 12
+    assert argument not in Arguments(pipeline).for_request(replace(CLIP, fps=None)), "the pipeline's own default stays"
+    assert Arguments(pipeline).for_request(replace(CLIP, call={argument: 30}))[argument] == 30, (
+        "an explicit argument wins"
+    )
 
 
 def test_a_pipeline_without_a_frame_rate_gets_none() -> None:
-    assert not {"fps", "frame_rate"} & Arguments(TakesNoRate).of(CLIP).keys()
+    assert not {"fps", "frame_rate"} & Arguments(TakesNoRate).for_request(CLIP).keys()

@@ -187,7 +187,7 @@ def test_a_lora_comes_in_between_forwards_only(loras: tuple[Lora, Lora]) -> None
 def test_a_lora_is_counted_with_its_component_as_long_as_it_is_there(
     monkeypatch: pytest.MonkeyPatch, loras: tuple[Lora, Lora]
 ) -> None:
-    monkeypatch.setattr(lora, "MOST", 1)
+    monkeypatch.setattr(lora, "MAX_ADAPTERS", 1)
     ink, wash = loras
     lane = DiffusionLane(SD.build(), kind="image")
     bare, size = dict(lane.components), sum(t.nbytes for t in load_file(ink.path).values())
@@ -302,12 +302,16 @@ def test_a_request_is_stored_with_the_file_of_each_lora(loras: tuple[Lora, Lora]
     ("spec", "wanted", "says"),
     [
         (SPEC, {"scheduler": "C"}, "scheduler must be one of A, B for m."),
-        (ModelSpec(name="m", type="image", path=None, source="m"), {"scheduler": "C"}, "scheduler: m has none"),
-        (ModelSpec(name="m", type="image", path=None, source="m"), {"loras": (("a", 1.0),)}, "loras: m takes none."),
-        (KNOWN, {"negative_prompt": "blurred"}, "negative_prompt: m takes none."),
-        (KNOWN, {"guidance_scale": 3.0}, "guidance_scale: m takes none."),
-        (KNOWN, {"steps": 3}, "steps: m takes none."),
-        (SPEC, {"loras": (("a", 1.0), ("a", 0.5))}, "loras: each may be named once."),
+        (ModelSpec(name="m", type="image", path=None, source="m"), {"scheduler": "C"}, "scheduler: the scheduler of m"),
+        (
+            ModelSpec(name="m", type="image", path=None, source="m"),
+            {"loras": (("a", 1.0),)},
+            "loras: m does not support LoRAs.",
+        ),
+        (KNOWN, {"negative_prompt": "blurred"}, "negative_prompt: m does not support this parameter."),
+        (KNOWN, {"guidance_scale": 3.0}, "guidance_scale: m does not support this parameter."),
+        (KNOWN, {"steps": 3}, "steps: m does not support this parameter."),
+        (SPEC, {"loras": (("a", 1.0), ("a", 0.5))}, "loras: each LoRA may be listed only once."),
         (SPEC, {"loras": (("inc", 1.0),)}, "loras: There is no LoRA of that name. Did you mean 'ink'"),
     ],
 )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines import device
 from pipelines.diffusion import preview
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import Previewed
@@ -68,11 +69,11 @@ def test_colours_of_a_trained_vaes_latents_are_those_of_the_picture(name: str) -
     assert projection is not None
     picture = torch.full((1, 3, 128, 128), -0.8)
     picture[:, 0, :, :64] = picture[:, 2, :, 64:] = 0.8
-    clips = preview._is_for_clips(vae)
+    clips = preview._takes_clips(vae)
     with torch.no_grad():
         encoded = vae.encode(picture[:, :, None] if clips else picture)
     found = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
-    colours = projection.colours(preview._as_denoised(vae, found[:, :, 0] if clips else found)[0])
+    colours = projection.colours(preview._normalized(vae, found[:, :, 0] if clips else found)[0])
 
     left, right = colours[:, : colours.shape[1] // 2].mean((0, 1)), colours[:, colours.shape[1] // 2 :].mean((0, 1))
     assert left[0] - left[2] > 80
@@ -125,3 +126,20 @@ def test_a_sample_that_is_not_the_third_argument_is_still_found() -> None:
     preview.watch(scheduler, preview.Projection(torch.eye(4, 3), torch.zeros(3)), 1.0, shown.append)
     scheduler.step(torch.zeros(1, 4, 2, 2), None, 3, torch.ones(1, 4, 2, 2))
     assert [int(colours.min()) for colours in shown] == [255]
+
+
+def test_a_vae_that_is_parked_when_the_first_job_starts_gives_previews_of_later_jobs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(device, "has_own_memory", lambda device_name: True)
+    lane = DiffusionLane(FAMILIES["sd15"].build(), kind="image")
+    assert lane.park(["vae"]) > 0
+    lane.admit(request(FAMILIES["sd15"], "early", preview=True))
+    early = play(lane)
+    lane.unpark(["vae"])
+    lane.admit(request(FAMILIES["sd15"], "late", preview=True))
+    late = play(lane)
+    lane.close()
+
+    assert not any(isinstance(update, Previewed) for update in early)
+    assert any(isinstance(update, Previewed) for update in late)

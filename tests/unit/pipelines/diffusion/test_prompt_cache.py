@@ -81,7 +81,7 @@ class Reader:
 
 def dressed(cache: PromptCache, wanted: DiffusionRequest, **how: Any) -> Any:
     own = Reader(**how)
-    cache.dress(own, wanted)
+    cache.wrap(own, wanted)
     return own
 
 
@@ -119,7 +119,7 @@ def test_it_holds_no_more_than_its_limit_and_lets_the_least_used_go() -> None:
 
 def test_a_pipeline_that_reads_its_prompts_in_another_way_is_left_as_it_is() -> None:
     own = SimpleNamespace()
-    PromptCache().dress(own, request(SD, "a"))
+    PromptCache().wrap(own, request(SD, "a"))
     assert vars(own) == {}
 
 

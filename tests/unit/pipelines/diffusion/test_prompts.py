@@ -13,7 +13,7 @@ from benchmarks.families import FAMILIES as ALL
 from benchmarks.families import parts
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.diffusion.prompt_weights import fragments
-from pipelines.diffusion.prompts import Clip, read_prompts
+from pipelines.diffusion.prompts import CompatibleClip, read_prompts
 from tests.support.lane_play import direct, gap, rendered, request
 from tests.support.stock_families import FAMILIES
 
@@ -123,7 +123,7 @@ def test_weighted_and_long_jobs_share_forwards_and_are_what_they_are_alone(famil
 def test_a_weight_that_scales_nothing_gives_the_stock_embeddings(family: str) -> None:
     """The library's reading of a text in one piece is the pipeline's own, so that all that differs is the weight."""
     pipeline = FAMILIES[family].build()
-    vars(pipeline)["text_encoder"] = Clip(pipeline.text_encoder)
+    vars(pipeline)["text_encoder"] = CompatibleClip(pipeline.text_encoder)
     with torch.no_grad():
         ours, _ = read_prompts(
             pipeline, {"prompt": "a (red:1.00001) circle", "negative_prompt": "blurred", "clip_skip": 1}
@@ -152,7 +152,7 @@ def test_jobs_with_different_clip_skips_at_once_are_each_what_diffusers_gives() 
 
     for wanted in requests:
         pipeline = FAMILIES["sd15"].build()
-        vars(pipeline)["text_encoder"] = Clip(pipeline.text_encoder)  # else the stock call itself fails
+        vars(pipeline)["text_encoder"] = CompatibleClip(pipeline.text_encoder)  # else the stock call itself fails
         skipping = functools.partial(type(pipeline).__call__, pipeline, clip_skip=wanted.clip_skip)
         stock = skipping(
             wanted.prompt, width=wanted.width, height=wanted.height, num_inference_steps=wanted.steps,
@@ -198,6 +198,6 @@ def test_where_the_end_of_a_prompt_is_cut_off_the_job_says_so(family: str) -> No
 
     assert done["s"].warnings == ()
     weights, lost = done["c"].warnings
-    assert weights == "This model reads no weights: the prompt went to it as it is."
+    assert weights == "This model reads no weights: the prompt was passed on unchanged."
     assert lost.endswith("tokens, this model reads 16: the end was cut off.")
     lane.close()

@@ -1,0 +1,33 @@
+"""Turns the way a task ended into the update that ends its request. Device thread only."""
+
+from __future__ import annotations
+
+import traceback
+
+from pipelines import device
+from pipelines.batching.task import Outcome, Task
+from pipelines.diffusion.arguments import UnknownArgument
+from pipelines.diffusion.lora import BadLora
+from pipelines.diffusion.stock_call import PipelineOutput
+from pipelines.interface import Failed, Rendered
+
+
+def end_of(outcome: Outcome) -> Rendered | Failed:
+    task = outcome.task
+    if outcome.error is not None:
+        return _failure(task, outcome.error)
+    output: PipelineOutput = outcome.result
+    if not output.finite:
+        return Failed(task.name, "invalid_output", "The model produced values that are not numbers.")
+    return Rendered(task.name, output.frames, task.batch_peak, output.scheduler, output.warnings, output.sound)
+
+
+def _failure(task: Task, error: BaseException) -> Failed:
+    detail = "".join(traceback.format_exception(error))
+    if isinstance(error, UnknownArgument | BadLora):
+        return Failed(task.name, "bad_request", str(error), detail)
+    if isinstance(error, (ValueError, TypeError)) and task.n_calls == 0:  # pipelines check their arguments first
+        return Failed(task.name, "bad_request", "The pipeline refused the arguments of this job.", detail)
+    if device.is_out_of_memory(error):
+        return Failed(task.name, "out_of_memory", "The device ran out of memory for this job, even alone.", detail)
+    return Failed(task.name, "model_error", "The pipeline failed on this job.", detail)
