@@ -103,7 +103,9 @@ class Results:
             )
         except InvalidFrames:
             self._engine.send(Cancel(row.id))
-            self.fail(job, "invalid_output", "The model produced no valid picture (NaN or infinite values).", False)
+            self.fail(
+                job, "invalid_output", "The output of the model is invalid: it contains NaN or infinite values.", False
+            )
             return
         except (EncodingFailed, OSError):
             logger.exception("output not saved", extra={"job": row.id, "index": event.index})
