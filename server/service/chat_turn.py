@@ -108,29 +108,13 @@ class ChatTurn:
         first = True
         with self._running_chats.count(self._key.id):
             try:
-                while True:
-                    end: JobReplied | JobFailed | JobCanceled | None = None
-                    async with aclosing(self._running_chats.run(self._job(), self._need_bytes)) as events:
-                        async for event in events:
-                            match event:
-                                case JobStarted():
-                                    self._started = True
-                                case JobText(text=text):
-                                    yield text
-                                    if streamed:
-                                        self._metrics.text_sent(event.at, first)
-                                        first = False
-                                        self._sent_text += text
-                                case _:
-                                    end = event
-                    if isinstance(end, JobReplied):
-                        self._sent_text = ""  # the whole reply is stored instead
-                        self.reply = await self._stored_reply(end)
-                        return
-                    # The server keeps the conversation, so the server has to make it fit into the model's context.
-                    overflow = isinstance(end, JobFailed) and end.code == "context_overflow"
-                    if not (overflow and self._context.shorten()):
-                        raise _error_of(end)
+                async with aclosing(self._texts()) as texts:
+                    async for text in texts:
+                        yield text.text
+                        if streamed:
+                            self._metrics.text_sent(text.at, first)
+                            first = False
+                            self._sent_text += text.text
             except ServerError:
                 self.charge.refund(self._results)
                 raise
@@ -140,6 +124,31 @@ class ChatTurn:
                 elif self._sent_text:
                     self._exchange.store_partial(self._results, self._sent_text, self._clock())
                 raise
+
+    async def _texts(self) -> AsyncGenerator[JobText]:
+        """Yields the texts of the engine's job, then sets `reply`. Raises a `ServerError` when the job fails.
+
+        A conversation that is too long for the model's context is shortened and tried again, because the server, which
+        keeps the conversation, has to make it fit.
+        """
+        while True:
+            end: JobReplied | JobFailed | JobCanceled | None = None
+            async with aclosing(self._running_chats.run(self._job(), self._need_bytes)) as events:
+                async for event in events:
+                    match event:
+                        case JobStarted():
+                            self._started = True
+                        case JobText():
+                            yield event
+                        case _:
+                            end = event
+            if isinstance(end, JobReplied):
+                self._sent_text = ""  # the whole reply is stored instead
+                self.reply = await self._stored_reply(end)
+                return
+            overflow = isinstance(end, JobFailed) and end.code == "context_overflow"
+            if not (overflow and self._context.shorten()):
+                raise _error_of(end)
 
     def _job(self) -> Job:
         given, defaults = self._input, self._spec.defaults
