@@ -1,4 +1,4 @@
-/** Short words at the right moment: to the screen reader always, on the screen when they matter. */
+/** Messages to the user: for screen readers, and as toasts on the screen. */
 
 import { h, say } from "./dom.js";
 

@@ -1,4 +1,4 @@
-/** The server's HTTP interface: JSON in, JSON out, events as they come; every error an ApiError with the server's own words. */
+/** Calls the server's API: JSON requests and event streams. An error becomes an ApiError with the server's text. */
 
 import { session } from "./session.js";
 
@@ -10,7 +10,7 @@ export class ApiError extends Error {
   }
 }
 
-/** Told of every change between reachable and not, and of a key that is no longer taken. */
+/** Dispatches "reach" when the server becomes reachable or unreachable, and "signedout" when it rejects the key. */
 export const link = new EventTarget();
 let reachable = true;
 
@@ -22,12 +22,19 @@ function note(now) {
 }
 
 async function send(method, path, body, { signal, headers = {}, key = session.key } = {}) {
-  const said = { ...headers };
-  if (key) said.Authorization = `Bearer ${key}`;
-  if (body !== undefined) said["Content-Type"] = "application/json";
+  const all = { ...headers };
+  if (key) all.Authorization = `Bearer ${key}`;
+  if (body !== undefined) all["Content-Type"] = "application/json";
   let reply;
   try {
-    reply = await fetch(path, { method, headers: said, body: body === undefined ? undefined : JSON.stringify(body), signal, cache: "no-store", credentials: "omit" });
+    reply = await fetch(path, {
+      method,
+      headers: all,
+      body: body === undefined ? undefined : JSON.stringify(body),
+      signal,
+      cache: "no-store",
+      credentials: "omit",
+    });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     note(false);
@@ -35,10 +42,14 @@ async function send(method, path, body, { signal, headers = {}, key = session.ke
   }
   note(true);
   if (reply.ok) return reply;
-  const told = await reply.json().catch(() => null);
-  const text = told?.error ?? `The server answered ${reply.status}.`;
+  const content = await reply.json().catch(() => null);
+  const text = content?.error ?? `The server answered ${reply.status}.`;
   if (reply.status === 401 && key === session.key && session.me) link.dispatchEvent(new Event("signedout"));
-  throw new ApiError(typeof text === "string" ? text : text.message, reply.status, Number(reply.headers.get("retry-after")) || null);
+  throw new ApiError(
+    typeof text === "string" ? text : text.message,
+    reply.status,
+    Number(reply.headers.get("retry-after")) || null,
+  );
 }
 
 export const get = async (path, options) => (await send("GET", path, undefined, options)).json();
@@ -46,10 +57,14 @@ export const post = async (path, body = {}, options) => (await send("POST", path
 export const patch = async (path, body, options) => (await send("PATCH", path, body, options)).json();
 export const remove = async (path, options) => (await send("DELETE", path, undefined, options)).json();
 
-/** A reply of server-sent events, one {event, data, id} at a time. EventSource cannot send a key; fetch can. */
+/** Yields server-sent events as {event, data, id}. Uses fetch, because EventSource cannot send a key. */
 export async function* events(method, path, body, options) {
-  const reply = await send(method, path, body, { ...options, headers: { Accept: "text/event-stream", ...options?.headers } });
-  if (!reply.headers.get("content-type")?.startsWith("text/event-stream")) throw new ApiError("The server sent no events.", 0);
+  const reply = await send(method, path, body, {
+    ...options,
+    headers: { Accept: "text/event-stream", ...options?.headers },
+  });
+  if (!reply.headers.get("content-type")?.startsWith("text/event-stream"))
+    throw new ApiError("The server sent no events.", 0);
   options?.onopen?.();
   let rest = "";
   for await (const text of chunks(reply.body.pipeThrough(new TextDecoderStream()))) {
@@ -71,7 +86,7 @@ async function* chunks(stream) {
       yield value;
     }
   } finally {
-    reader.cancel().catch(() => {}); // it may have ended by itself
+    reader.cancel().catch(() => {}); // the stream may have ended already
   }
 }
 
@@ -86,6 +101,6 @@ function parse(part) {
   try {
     return { ...found, data: JSON.parse(found.data) };
   } catch {
-    return found; // "[DONE]" and the like
+    return found; // not JSON, such as "[DONE]"
   }
 }

@@ -1,4 +1,4 @@
-/** The start: who is signed in, which view is shown, whether the server answers. */
+/** Entry point: signs in, shows the view of the address, and displays whether the server answers. */
 
 import { announce, complain } from "./announce.js";
 import { get, link } from "./api.js";
@@ -19,7 +19,7 @@ const VIEWS = {
 const READY_EVERY_MS = 5000;
 
 const app = document.getElementById("app");
-let leave = new AbortController(); // aborts when the view shown now is left
+let leave = new AbortController(); // aborted when the user leaves the current view
 
 start().catch(complain);
 
@@ -45,23 +45,62 @@ function showSignin(reason) {
 }
 
 function showFrame() {
-  const brand = () => h("a", { class: "brand", href: "#/create" }, h("img", { src: "/page/icon.svg", alt: "", width: 26, height: 26 }), "AgentName");
+  const brand = () =>
+    h(
+      "a",
+      { class: "brand", href: "#/create" },
+      h("img", { src: "/page/icon.svg", alt: "", width: 26, height: 26 }),
+      "AgentName",
+    );
   const links = Object.entries(VIEWS)
     .filter(([, view]) => !view.admin || session.admin)
     .map(([name, view]) => h("a", { href: `#/${name}`, "data-view": name }, icon(name), h("span", {}, view.label)));
   const pulse = () => h("span", { class: "pulse", "data-pulse": "" }, h("span", {}, "Ready"));
-  const buttons = () => h("div", { class: "row" },
-    h("button", { class: "button plain little", type: "button", title: "Light or dark", "aria-label": "Light or dark", onclick: nextTheme }, icon("theme")),
-    h("button", { class: "button plain little", type: "button", "aria-label": "Sign out", title: "Sign out", onclick: signOut }, icon("out")),
-  );
+  const buttons = () =>
+    h(
+      "div",
+      { class: "row" },
+      h(
+        "button",
+        {
+          class: "button plain little",
+          type: "button",
+          title: "Light or dark",
+          "aria-label": "Light or dark",
+          onclick: nextTheme,
+        },
+        icon("theme"),
+      ),
+      h(
+        "button",
+        { class: "button plain little", type: "button", "aria-label": "Sign out", title: "Sign out", onclick: signOut },
+        icon("out"),
+      ),
+    );
   app.replaceChildren(
-    h("div", { class: "frame" },
+    h(
+      "div",
+      { class: "frame" },
       h("div", { class: "top" }, brand(), h("div", { class: "row" }, pulse(), buttons())),
-      h("header", { class: "side" }, brand(),
+      h(
+        "header",
+        { class: "side" },
+        brand(),
         h("nav", { class: "nav", "aria-label": "Views" }, links),
-        h("div", { class: "who" }, pulse(),
-          h("div", {}, h("div", { class: "soft" }, "Signed in as"), h("b", {}, session.me.name), h("span", { class: "soft" }, ` · ${session.me.plan}`)),
-          buttons())),
+        h(
+          "div",
+          { class: "who" },
+          pulse(),
+          h(
+            "div",
+            {},
+            h("div", { class: "soft" }, "Signed in as"),
+            h("b", {}, session.me.name),
+            h("span", { class: "soft" }, ` · ${session.me.plan}`),
+          ),
+          buttons(),
+        ),
+      ),
       h("main", { class: "main", id: "main", tabindex: "-1" }),
     ),
   );
@@ -110,8 +149,11 @@ async function check() {
   try {
     const reply = await fetch("/healthz", { cache: "no-store" });
     if (!reply.ok) throw new Error();
-    const ready = await get("/api/gpu").then(() => null, (error) => error);
-    pulse(ready === null ? "ready" : "busy", ready === null ? "Ready" : "Not ready");
+    const problem = await get("/api/gpu").then(
+      () => null,
+      (error) => error,
+    );
+    pulse(problem === null ? "ready" : "busy", problem === null ? "Ready" : "Not ready");
   } catch {
     pulse("away", "No answer");
   }
@@ -127,13 +169,13 @@ function pulse(state, text) {
 link.addEventListener("reach", ({ detail }) => pulse(detail ? "ready" : "away", detail ? "Ready" : "No answer"));
 link.addEventListener("signedout", () => {
   session.forget();
-  showSignin("This key is no longer taken. It may have been revoked.");
+  showSignin("The server no longer accepts this key. It may have been revoked.");
 });
 
 function signOut() {
   session.forget();
   history.replaceState(null, "", location.pathname);
-  location.reload(); // nothing of the old session stays in memory
+  location.reload(); // clears everything of the old session from memory
 }
 
 function theme(name) {
@@ -148,5 +190,5 @@ function nextTheme() {
   if (next) localStorage.setItem("theme", next);
   else localStorage.removeItem("theme");
   theme(next);
-  announce(next ? `${next} theme` : "Theme of the system");
+  announce(next ? `${next} theme` : "System theme");
 }

@@ -1,4 +1,4 @@
-/** Elements from data. Text goes in as text, never as markup: what people write cannot become part of the page. */
+/** Creates DOM elements. Text is inserted as text, never as markup, so that user input cannot inject markup. */
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -24,14 +24,14 @@ function fill(element, properties, children) {
 
 const FIELDS = { value: 1, checked: 1, disabled: 1, muted: 1, loop: 1, htmlFor: 1, selected: 1 };
 
-/** Leaves alone what already says so: a screen reader and a selection are not disturbed by every tick. */
+/** Sets the text only if it differs, so that an unchanged text disturbs neither a screen reader nor a selection. */
 export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
 let lastId = 0;
 
-/** A label and its control, tied together. */
+/** A control with its label and an optional hint. */
 export function field(label, control, hint, extra = {}) {
   control.id ||= `f${++lastId}`;
   const hints = hint ? h("span", { class: "hint", id: `${control.id}-hint` }, hint) : null;
@@ -39,7 +39,7 @@ export function field(label, control, hint, extra = {}) {
   return h("div", { class: `field ${extra.class ?? ""}` }, h("label", { htmlFor: control.id }, label), control, hints);
 }
 
-/** One of a few, as a row of radio buttons. `options`: [value, label, icon?] */
+/** A row of radio buttons. `options`: [value, label, icon?] */
 export function choice(name, legend, options, chosen, onchange) {
   return h(
     "fieldset",
@@ -48,8 +48,14 @@ export function choice(name, legend, options, chosen, onchange) {
     h(
       "div",
       { class: "choice" },
-      options.map(([value, label, picture]) =>
-        h("label", {}, h("input", { type: "radio", name, value, checked: value === chosen, onchange: () => onchange(value) }), picture ?? null, label),
+      options.map(([value, label, symbol]) =>
+        h(
+          "label",
+          {},
+          h("input", { type: "radio", name, value, checked: value === chosen, onchange: () => onchange(value) }),
+          symbol ?? null,
+          label,
+        ),
       ),
     ),
   );

@@ -1,14 +1,35 @@
-/** What the Create form holds, so that it survives a look at another view and can be filled from an earlier job. */
+/** The state of the Create form. It survives a change of the view, and can be filled from an earlier job. */
 
 const TEXTS = ["negative_prompt", "output_format", "scheduler"];
 
-export const draft = { type: "image", prompt: "", model: "", aspect: "", n: 1, duration: "", advanced: {}, open: false };
+export const IDEAS = {
+  image: [
+    "A futuristic city at night",
+    "A red circle at the left on a blue background",
+    "Mountains at sunrise",
+    "A forest in the rain",
+  ],
+  video: ["Ocean waves at sunset", "A car passes a city at night", "A green star moves to the right"],
+};
 
-/** Fill the form with what made this job; output i of it had its own seed. */
+export const draft = {
+  type: "image",
+  prompt: "",
+  model: "",
+  aspect: "",
+  n: 1,
+  duration: "",
+  advanced: {},
+  open: false,
+};
+
+/** Fills the form with the values of a job; each output of a job has its own seed. */
 export function reuse(job, models, index = 0) {
   const { params } = job;
   const model = models.find(({ name }) => name === job.model);
-  const aspect = Object.entries(model?.sizes ?? {}).find(([, [w, h]]) => w === params.width && h === params.height)?.[0];
+  const aspect = Object.entries(model?.sizes ?? {}).find(
+    ([, [w, h]]) => w === params.width && h === params.height,
+  )?.[0];
   Object.assign(draft, {
     type: job.type,
     prompt: job.prompt ?? "",
@@ -27,7 +48,7 @@ export function reuse(job, models, index = 0) {
       num_frames: params.numFrames ?? "",
       output_format: params.outputFormat ?? "",
       deterministic: params.deterministic ?? false,
-      scheduler: params.scheduler && params.scheduler !== usual(model) ? params.scheduler : "",
+      scheduler: params.scheduler && params.scheduler !== defaultScheduler(model) ? params.scheduler : "",
       clip_skip: params.clipSkip ?? "",
       loras: (params.loras ?? []).map((lora) => ({ ...lora })),
     },
@@ -35,19 +56,20 @@ export function reuse(job, models, index = 0) {
   location.hash = "#/create";
 }
 
-const usual = (model) => model?.defaults?.scheduler ?? model?.schedulers?.[0];
+const defaultScheduler = (model) => model?.defaults?.scheduler ?? model?.schedulers?.[0];
 
-/** The body of POST /api/generate: what was said, and that somebody watches. */
+/** The body of POST /api/generate: the filled fields, and a request for previews. */
 export function bodyOf(draft) {
   const body = { prompt: draft.prompt, type: draft.type, preview: true };
-  const { loras = [], ...said } = draft.advanced;
+  const { loras = [], ...advanced } = draft.advanced;
   if (draft.model) body.model = draft.model;
-  if (draft.aspect && !said.width && !said.height) body.aspect_ratio = draft.aspect;
+  if (draft.aspect && !advanced.width && !advanced.height) body.aspect_ratio = draft.aspect;
   if (draft.type === "image" && Number(draft.n) > 1) body.n = Number(draft.n);
-  if (draft.type === "video" && draft.duration && !said.num_frames) body.duration = Number(draft.duration);
-  if (draft.type === "image") delete said.num_frames;
-  if (loras.length) body.loras = loras.map(({ name, weight }) => ({ name, weight: weight === "" ? 1 : Number(weight) }));
-  for (const [name, value] of Object.entries(said)) {
+  if (draft.type === "video" && draft.duration && !advanced.num_frames) body.duration = Number(draft.duration);
+  if (draft.type === "image") delete advanced.num_frames;
+  if (loras.length)
+    body.loras = loras.map(({ name, weight }) => ({ name, weight: weight === "" ? 1 : Number(weight) }));
+  for (const [name, value] of Object.entries(advanced)) {
     if (value === "" || value === false || value === null || value === undefined) continue;
     body[name] = TEXTS.includes(name) || value === true ? value : Number(value);
   }

@@ -1,43 +1,45 @@
-/** A job's status until it has ended: told by one stream of events for all jobs, asked for now and then in case that breaks. */
+/** Follows jobs until they end, by one event stream for all of them, and by polling in case the stream breaks. */
 
 import { events, get } from "./api.js";
 
-const RUNNING_MS = 400; // between questions while no stream tells
-const WAITING_MS = 900;
-const AWAY_MS = 3000; // the server does not answer, nobody looks, or the stream tells anyhow
-const AGAIN_MS = 2000; // before the stream is tried again
+// Intervals of polling a job's status:
+const RUNNING_MS = 400; // without a stream, while the job runs
+const WAITING_MS = 900; // without a stream, while the job waits
+const SLOW_MS = 3000; // with a stream, in a hidden tab, or while the server does not answer
+const RECONNECT_MS = 2000; // before the stream is opened again
 
 export const ended = (job) => ["completed", "failed", "canceled"].includes(job.status);
 
-/** Whether `now` tells less than `before`: an end is final, but an answer may be read after the stream told of what came later. */
+/** Whether `now` is older than `before`: a status can arrive after the stream has reported the end of the job. */
 export const outdated = (now, before) => Boolean(before && ended(before) && !ended(now));
 
-const followers = new Set(); // {jobId, hear(event, data), wake()}
-let stream = null; // an AbortController while one is wanted
+const followers = new Set(); // {jobId, receive(event, data), wake()}
+let stream = null; // an AbortController while the stream is needed
 let streaming = false;
 
-/** Calls `onchange(status, preview)` with each change. Returns the last status; throws when the job is gone or `signal` says stop. */
+/** Calls `onchange(status, preview)` after each change, and returns the last status. Throws when the job does not exist
+ * or `signal` is aborted. */
 export async function follow(jobId, onchange, signal) {
   let job = null;
-  let heard = null;
-  const me = {
+  let sleep = null; // an AbortController that ends the pause between two polls
+  const follower = {
     jobId,
-    hear(name, data) {
+    receive(name, data) {
       if (!job) return;
       if (name === "preview") return onchange(job, `data:${data.mimeType};base64,${data.image}`);
       job = { ...job, ...data };
       if (job.status !== "queued") job.queue = null;
       onchange(job);
-      if (ended(job)) heard?.abort();
+      if (ended(job)) sleep?.abort();
     },
-    wake: () => heard?.abort(),
+    wake: () => sleep?.abort(),
   };
-  followers.add(me);
+  followers.add(follower);
   listen();
   try {
     for (;;) {
       signal.throwIfAborted();
-      let wait = AWAY_MS;
+      let wait = SLOW_MS;
       try {
         if (!job || !ended(job)) {
           const now = await get(`/api/status/${jobId}`, { signal });
@@ -48,32 +50,38 @@ export async function follow(jobId, onchange, signal) {
       } catch (error) {
         if (error.name === "AbortError" || error.code === 404 || error.code === 401) throw error;
       }
-      heard = new AbortController();
-      await pause(wait, AbortSignal.any([signal, heard.signal])).catch(() => {}); // either woken, or stopped: seen above
+      sleep = new AbortController();
+      await pause(wait, AbortSignal.any([signal, sleep.signal])).catch(() => {}); // woken, or aborted as checked above
     }
   } finally {
-    followers.delete(me);
-    if (!followers.size) { stream?.abort(); stream = null; }
+    followers.delete(follower);
+    if (!followers.size) {
+      stream?.abort();
+      stream = null;
+    }
   }
 }
 
-/** One stream however many jobs: a browser has six connections to a server, and pictures need some. */
+/** Reads one stream for all jobs: a browser opens six connections to a server, and images need some of them. */
 async function listen() {
   if (stream) return;
   const mine = (stream = new AbortController());
   const { signal } = mine;
   while (!signal.aborted) {
     try {
-      const onopen = () => { streaming = true; for (const follower of followers) follower.wake(); };
+      const onopen = () => {
+        streaming = true;
+        for (const follower of followers) follower.wake();
+      };
       for await (const { event, data } of events("GET", "/api/events?preview=1", undefined, { signal, onopen })) {
-        for (const follower of followers) if (follower.jobId === data.jobId) follower.hear(event, data);
+        for (const follower of followers) if (follower.jobId === data.jobId) follower.receive(event, data);
       }
     } catch (error) {
-      if (error.code === 404 || error.code === 401) break; // there is none: the questions go on
+      if (error.code === 404 || error.code === 401) break; // no stream: polling goes on
     } finally {
       if (stream === mine || !stream) streaming = false;
     }
-    await pause(AGAIN_MS, signal).catch(() => {}); // stopped: the loop sees it
+    await pause(RECONNECT_MS, signal).catch(() => {}); // aborted: the loop ends
   }
 }
 
@@ -81,14 +89,21 @@ export function pause(ms, signal) {
   return new Promise((resolve, reject) => {
     if (signal?.aborted) return reject(signal.reason);
     const timer = setTimeout(resolve, ms);
-    signal?.addEventListener("abort", () => { clearTimeout(timer); reject(signal.reason); }, { once: true });
+    signal?.addEventListener(
+      "abort",
+      () => {
+        clearTimeout(timer);
+        reject(signal.reason);
+      },
+      { once: true },
+    );
   });
 }
 
-/** Runs `look` every `ms`, while the tab is seen, until `signal`. Errors go to `onerror`, and it goes on. */
-export async function every(ms, signal, look, onerror) {
+/** Calls `refresh` every `ms` while the tab is visible, until `signal` is aborted. Errors go to `onerror`. */
+export async function every(ms, signal, refresh, onerror) {
   while (!signal.aborted) {
-    if (!document.hidden) await look().catch((error) => error.name === "AbortError" || onerror(error));
-    await pause(ms, signal).catch(() => {}); // stopped: the loop sees it
+    if (!document.hidden) await refresh().catch((error) => error.name === "AbortError" || onerror(error));
+    await pause(ms, signal).catch(() => {}); // aborted: the loop ends
   }
 }

@@ -1,10 +1,13 @@
-/** Figures as people read them. */
+/** Formats numbers, times and file names for display. */
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 
 export function bytes(n) {
   let at = 0;
-  while (n >= 1000 && at < UNITS.length - 1) { n /= 1024; at += 1; }
+  while (n >= 1000 && at < UNITS.length - 1) {
+    n /= 1024;
+    at += 1;
+  }
   return `${at === 0 || n >= 100 ? Math.round(n) : n.toFixed(1)} ${UNITS[at]}`;
 }
 
@@ -17,7 +20,7 @@ export function seconds(s) {
   return `${(s / 3600).toFixed(1)} h`;
 }
 
-/** Time left, said as loosely as it is known. */
+/** Remaining time, rounded, since it is an estimate. */
 export function left(s) {
   if (s === null || s === undefined) return "";
   return s < 1.5 ? "about a second left" : `about ${seconds(Math.round(s))} left`;
@@ -34,8 +37,16 @@ export function count(n, one, many = `${one}s`) {
   return `${n.toLocaleString()} ${n === 1 ? one : many}`;
 }
 
-/** The file's name for a download, from what it is. */
+/** The file name for the download of an output. */
 export function fileName(job, output, index) {
-  const endings = { "image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/gif": "gif", "video/mp4": "mp4", "video/webm": "webm", "application/zip": "zip" };
+  const endings = {
+    "image/png": "png",
+    "image/jpeg": "jpg",
+    "image/webp": "webp",
+    "image/gif": "gif",
+    "video/mp4": "mp4",
+    "video/webm": "webm",
+    "application/zip": "zip",
+  };
   return `${job.jobId}-${index}.${endings[output.mimeType] ?? "bin"}`;
 }

@@ -1,4 +1,4 @@
-/** Line drawings, 24 by 24, drawn with the colour of the text around them. */
+/** Line icons of 24 by 24 units in the colour of the surrounding text. */
 
 import { svg } from "./dom.js";
 
@@ -10,7 +10,10 @@ const PATHS = {
   models: ["M12 3.5 20 8v8l-8 4.500L4 16V8z", "M4 8l8 4.500L20 8M12 12.500v8"],
   keys: ["M14.500 4.500a5 5 0 1 1-3.700 8.300L4.500 19.500V16H8v-2.500h2.200a5 5 0 0 1 4.300-9z", "M15.500 8.500h.01"],
   docs: ["M8 7 3.500 12 8 17M16 7l4.500 5-4.500 5M13.500 5l-3 14"],
-  image: ["M5 4.500h14a1 1 0 0 1 1 1v13a1 1 0 0 1-1 1H5a1 1 0 0 1-1-1v-13a1 1 0 0 1 1-1z", "M4.500 17l5-5.500 3.500 3.500 2.500-2.500 4 4.500M15 9h.01"],
+  image: [
+    "M5 4.500h14a1 1 0 0 1 1 1v13a1 1 0 0 1-1 1H5a1 1 0 0 1-1-1v-13a1 1 0 0 1 1-1z",
+    "M4.500 17l5-5.500 3.500 3.500 2.500-2.500 4 4.500M15 9h.01",
+  ],
   video: ["M4.500 6h11v12h-11zM15.500 10.500 20 8v8l-4.500-2.500"],
   download: ["M12 4v11M7.500 11 12 15.500 16.500 11M5 19.500h14"],
   reuse: ["M5 9h10a4 4 0 0 1 0 8h-3M8.500 5.500 5 9l3.500 3.500"],
@@ -31,12 +34,20 @@ const PATHS = {
 export function icon(name) {
   return svg(
     "svg",
-    { viewBox: "0 0 24 24", fill: "none", stroke: "currentColor", "stroke-width": "1.7", "stroke-linecap": "round", "stroke-linejoin": "round", "aria-hidden": "true" },
+    {
+      viewBox: "0 0 24 24",
+      fill: "none",
+      stroke: "currentColor",
+      "stroke-width": "1.7",
+      "stroke-linecap": "round",
+      "stroke-linejoin": "round",
+      "aria-hidden": "true",
+    },
     PATHS[name].map((d) => svg("path", { d })),
   );
 }
 
-/** The outline of an aspect ratio like "16:9". */
+/** A rectangle with an aspect ratio such as "16:9". */
 export function shape(ratio) {
   const [w, h] = ratio.split(":").map(Number);
   const scale = 15 / Math.max(w, h);

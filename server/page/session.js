@@ -1,4 +1,4 @@
-/** Who is signed in. The key lives in this tab's session storage, and is gone with the tab. */
+/** The signed-in key. It is kept in the tab's session storage, which the browser deletes with the tab. */
 
 const NAME = "agentname-key";
 

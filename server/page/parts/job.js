@@ -1,4 +1,4 @@
-/** One job as people see it: its picture or how far it is, what made it, and what can be done with it. */
+/** One job: its outputs or its progress, its settings, and its actions. */
 
 import { announce, complain, copy, toast } from "../announce.js";
 import { remove } from "../api.js";
@@ -11,22 +11,32 @@ import { icon } from "../icons.js";
 const STAGES = {
   waiting: "Waiting",
   loading_model: "Loading the model",
-  encoding: "Reading the prompt",
-  decoding: "Turning it into pixels",
+  encoding: "Encoding the prompt",
+  decoding: "Decoding",
   saving: "Saving",
   done: "Done",
 };
 const WAITS = { turn: "waiting for its turn", model_load: "its model is loading" };
-export const STATES = { queued: "Waiting", processing: "In the making", completed: "Done", failed: "Failed", canceled: "Canceled" };
+export const STATES = {
+  queued: "Waiting",
+  processing: "Running",
+  completed: "Done",
+  failed: "Failed",
+  canceled: "Canceled",
+};
 
-/** In one line, what is going on. */
+/** The progress in one line. */
 export function progressText(job) {
   if (job.status === "queued") {
     if (!job.queue) return "Waiting";
-    const place = job.queue.position === 0 ? "Next in line" : `Number ${job.queue.position + 1} of ${job.queue.length} in line`;
-    const why = job.queue.waitingFor === "gpu_memory"
-      ? `waiting for ${bytes(job.queue.needBytes)} of memory, ${bytes(job.queue.freeBytes)} are free`
-      : WAITS[job.queue.waitingFor];
+    const place =
+      job.queue.position === 0
+        ? "Next in the queue"
+        : `Position ${job.queue.position + 1} of ${job.queue.length} in the queue`;
+    const why =
+      job.queue.waitingFor === "gpu_memory"
+        ? `waiting for ${bytes(job.queue.needBytes)} of memory, ${bytes(job.queue.freeBytes)} are free`
+        : WAITS[job.queue.waitingFor];
     return why ? `${place}, ${why}` : place;
   }
   if (job.status !== "processing") return STATES[job.status];
@@ -37,28 +47,40 @@ export function chip(status) {
   return h("span", { class: `chip ${status}` }, STATES[status]);
 }
 
-/** The pictures or clips of a finished job. */
+/** An element that shows one output of a finished job. */
 function media(job, output, index) {
   const label = job.prompt ?? `Output ${index + 1}`;
-  if (output.mimeType === "application/zip") return h("div", { class: "nothing" }, icon("video"), `Frames as a zip, ${bytes(output.bytes)}`);
+  if (output.mimeType === "application/zip")
+    return h("div", { class: "nothing" }, icon("video"), `Frames as a zip, ${bytes(output.bytes)}`);
   if (output.mimeType.startsWith("video/")) {
-    return h("video", { src: output.url, controls: true, loop: true, muted: true, autoplay: true, playsinline: true, "aria-label": label, width: output.width, height: output.height });
+    return h("video", {
+      src: output.url,
+      controls: true,
+      loop: true,
+      muted: true,
+      autoplay: true,
+      playsinline: true,
+      "aria-label": label,
+      width: output.width,
+      height: output.height,
+    });
   }
   return h("img", { src: output.url, alt: label, width: output.width, height: output.height, decoding: "async" });
 }
 
-/** An element that shows `job` and changes with `update(job, preview)`. `on`: {reuse(job, index), changed(job), gone(job)} */
+/** An element that shows a job, and `update(job, preview)`. `on`: {reuse(job, index), changed(job), gone(job)} */
 export function jobStage(job, on) {
   const box = h("article", { class: "stage", "aria-label": "Result" });
-  let shown = null; // the job and the end whose whole shape is on the page
-  let live = null;
+  let shown = null; // the job and its final status, as last drawn
+  let live = null; // updates the drawn progress
 
   function update(next, preview) {
-    // Drawn anew only when it ends: a click must not fall between two buttons.
+    // Redraws only when the job ends, so that a click cannot hit a button that is just being replaced.
     const key = `${next.jobId} ${ended(next) ? next.status : "under way"}`;
     if (shown === key && live) live(next, preview);
     else if (shown !== key) {
-      if (shown?.startsWith(next.jobId) && ended(next)) announce(next.status === "failed" ? `Failed: ${next.error?.message}` : STATES[next.status]);
+      if (shown?.startsWith(next.jobId) && ended(next))
+        announce(next.status === "failed" ? `Failed: ${next.error?.message}` : STATES[next.status]);
       shown = key;
       draw(next);
     }
@@ -68,7 +90,11 @@ export function jobStage(job, on) {
     live = null;
     const frame = h("div", { class: "frames" });
     if (next.status === "completed" && next.outputs.length) {
-      frame.append(...next.outputs.map((output, index) => ratio(h("figure", { class: "frame-of" }, media(next, output, index)), output)));
+      frame.append(
+        ...next.outputs.map((output, index) =>
+          ratio(h("figure", { class: "frame-of" }, media(next, output, index)), output),
+        ),
+      );
       frame.classList.toggle("many", next.outputs.length > 1);
     } else if (ended(next)) {
       frame.append(ratio(h("div", { class: "frame-of" }, h("div", { class: "nothing" }, ending(next))), next.params));
@@ -77,25 +103,51 @@ export function jobStage(job, on) {
       const head = h("b", {});
       const eta = h("span", { class: "soft" });
       const meter = h("div", { class: "meter" }, h("span"));
-      const bar = h("div", { role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100 }, meter);
-      frame.append(ratio(h("div", { class: "frame-of" }, still, h("div", { class: "going" }, h("div", { class: "row" }, head, eta), bar)), next.params));
+      const bar = h(
+        "div",
+        { role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100 },
+        meter,
+      );
+      frame.append(
+        ratio(
+          h(
+            "div",
+            { class: "frame-of" },
+            still,
+            h("div", { class: "going" }, h("div", { class: "row" }, head, eta), bar),
+          ),
+          next.params,
+        ),
+      );
       live = (now, preview) => {
         say(head, progressText(now));
         say(eta, left(now.etaSeconds));
         meter.firstChild.style.width = `${now.progress * 100}%`;
         bar.setAttribute("aria-valuenow", Math.round(now.progress * 100));
         bar.setAttribute("aria-valuetext", head.textContent);
-        if (preview) { still.src = preview; still.hidden = false; }
+        if (preview) {
+          still.src = preview;
+          still.hidden = false;
+        }
       };
       live(next);
     }
-    box.replaceChildren(frame, h("div", { class: "about" },
-      h("p", { class: "prompt" }, next.prompt ?? h("span", { class: "soft" }, "The prompt was forgotten with the files.")),
-      next.warnings.map((text) => h("p", { class: "note warn" }, text)),
-      next.status === "failed" ? h("p", { class: "note bad" }, next.error?.message ?? "It failed.") : null,
-      facts(next),
-      actions(next, on),
-    ));
+    box.replaceChildren(
+      frame,
+      h(
+        "div",
+        { class: "about" },
+        h(
+          "p",
+          { class: "prompt" },
+          next.prompt ?? h("span", { class: "soft" }, "The prompt was deleted with the files."),
+        ),
+        next.warnings.map((text) => h("p", { class: "note warn" }, text)),
+        next.status === "failed" ? h("p", { class: "note bad" }, next.error?.message ?? "The job failed.") : null,
+        facts(next),
+        actions(next, on),
+      ),
+    );
   }
 
   update(job);
@@ -105,10 +157,10 @@ export function jobStage(job, on) {
 function ending(job) {
   if (job.status === "failed") return "It failed";
   if (job.status === "canceled") return "Canceled";
-  return "Its files are no longer kept";
+  return "The files have expired";
 }
 
-/** Room for the picture before it is there: nothing jumps when it comes. */
+/** Reserves the space of the output before it is loaded, so that the layout does not move. */
 function ratio(element, { width, height }) {
   element.style.setProperty("--ratio", width / height || 1);
   return element;
@@ -116,7 +168,7 @@ function ratio(element, { width, height }) {
 
 function facts(job) {
   const { params, metrics } = job;
-  const told = [
+  const entries = [
     ["Model", job.model],
     ["Size", `${params.width} × ${params.height}`],
     ["Length", params.durationSeconds && `${seconds(params.durationSeconds)}, ${count(params.numFrames, "frame")}`],
@@ -125,28 +177,55 @@ function facts(job) {
     ["Clip skip", params.clipSkip],
     ["LoRAs", params.loras?.map(({ name, weight }) => `${name} ${weight}`).join(", ")],
     ["Seed", job.outputs.length === 1 ? job.outputs[0].seed : params.seed],
-    ["Took", metrics?.runMs && seconds(metrics.runMs / 1000)],
-    ["Shared with", metrics?.batchPeak > 1 && count(metrics.batchPeak - 1, "other")],
-    ["Asked", when(job.createdAt)],
+    ["Run time", metrics?.runMs && seconds(metrics.runMs / 1000)],
+    ["Batched with", metrics?.batchPeak > 1 && count(metrics.batchPeak - 1, "other output")],
+    ["Created", when(job.createdAt)],
   ];
-  return h("dl", { class: "facts" }, told.filter(([, value]) => value !== null && value !== undefined && value !== false && value !== "").map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  return h(
+    "dl",
+    { class: "facts" },
+    entries
+      .filter(([, value]) => value !== null && value !== undefined && value !== false && value !== "")
+      .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+  );
 }
 
 function actions(job, on) {
-  const button = (name, text, onclick, kind = "") => h("button", { class: `button ${kind}`, type: "button", onclick }, icon(name), text);
-  if (!ended(job)) return h("div", { class: "row" }, button("stop", "Cancel", () => drop(job, on), "risky"));
-  return h("div", { class: "row" },
-    job.outputs.map((output, index) => h("a", { class: "button", href: output.url, download: fileName(job, output, index) }, icon("download"), job.outputs.length > 1 ? `Download ${index + 1}` : "Download")),
+  const button = (name, text, onclick, kind = "") =>
+    h("button", { class: `button ${kind}`, type: "button", onclick }, icon(name), text);
+  if (!ended(job))
+    return h(
+      "div",
+      { class: "row" },
+      button("stop", "Cancel", () => drop(job, on), "risky"),
+    );
+  return h(
+    "div",
+    { class: "row" },
+    job.outputs.map((output, index) =>
+      h(
+        "a",
+        { class: "button", href: output.url, download: fileName(job, output, index) },
+        icon("download"),
+        job.outputs.length > 1 ? `Download ${index + 1}` : "Download",
+      ),
+    ),
     job.prompt ? button("reuse", "Use again", () => on.reuse(job, 0)) : null,
-    button("copy", "Copy settings", () => copy(JSON.stringify({ prompt: job.prompt, model: job.model, ...job.params }, null, 2), "Settings")),
+    button("copy", "Copy settings", () =>
+      copy(JSON.stringify({ prompt: job.prompt, model: job.model, ...job.params }, null, 2), "Settings"),
+    ),
     job.status === "canceled" ? null : button("trash", "Delete", () => drop(job, on), "plain risky"),
   );
 }
 
-/** Cancel what is not finished, delete what is. */
+/** Cancels a job that has not ended, deletes one that has. */
 async function drop(job, on) {
   const over = ended(job);
-  if (over && !(await confirm("Delete this?", "The files are deleted from the server. This cannot be undone.", "Delete"))) return;
+  if (
+    over &&
+    !(await confirm("Delete this?", "The files are deleted from the server. This cannot be undone.", "Delete"))
+  )
+    return;
   try {
     const now = await remove(`/api/jobs/${job.jobId}`);
     const deleted = over || now.status === "completed" || now.status === "failed"; // it may have ended meanwhile
@@ -158,16 +237,39 @@ async function drop(job, on) {
   }
 }
 
-/** A small square that opens a job. */
+/** A thumbnail that opens a job. */
 export function thumb(job, onclick, current = false) {
   const output = job.outputs[0];
   let inside;
-  if (output && output.mimeType.startsWith("image/")) inside = h("img", { src: output.url, alt: "", loading: "lazy", decoding: "async" });
-  else if (output && output.mimeType.startsWith("video/")) inside = h("video", { src: output.url, preload: "metadata", muted: true, loop: true, playsinline: true, tabindex: "-1", "aria-hidden": "true" });
+  if (output && output.mimeType.startsWith("image/"))
+    inside = h("img", { src: output.url, alt: "", loading: "lazy", decoding: "async" });
+  else if (output && output.mimeType.startsWith("video/"))
+    inside = h("video", {
+      src: output.url,
+      preload: "metadata",
+      muted: true,
+      loop: true,
+      playsinline: true,
+      tabindex: "-1",
+      "aria-hidden": "true",
+    });
   else inside = h("span", { class: "nothing" }, ended(job) ? STATES[job.status] : progressText(job).split(",")[0]);
-  const label = `${job.prompt ?? "Forgotten prompt"}, ${job.type}, ${STATES[job.status].toLowerCase()}`;
-  const hover = inside.tagName === "VIDEO" ? { onmouseenter: () => inside.play().catch(() => {}), onmouseleave: () => inside.pause() } : {};
-  return h("button", { class: "thumb", type: "button", title: job.prompt ?? "", "aria-label": label, "aria-current": current ? "true" : null, onclick, ...hover },
+  const label = `${job.prompt ?? "Prompt deleted"}, ${job.type}, ${STATES[job.status].toLowerCase()}`;
+  const hover =
+    inside.tagName === "VIDEO"
+      ? { onmouseenter: () => inside.play().catch(() => {}), onmouseleave: () => inside.pause() }
+      : {};
+  return h(
+    "button",
+    {
+      class: "thumb",
+      type: "button",
+      title: job.prompt ?? "",
+      "aria-label": label,
+      "aria-current": current ? "true" : null,
+      onclick,
+      ...hover,
+    },
     inside,
     job.type === "video" && output ? h("span", { class: "mark" }, icon("video")) : null,
     ended(job) ? null : h("span", { class: "meter" }, bar(job.progress)),

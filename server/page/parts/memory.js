@@ -1,23 +1,52 @@
-/** A device's memory as one bar: every holder, other programs, the reserve and what is free, together exactly the whole. */
+/** A device's memory as a bar: all holders, other programs, the reserve and the free rest, which sum to the total. */
 
 import { h } from "../dom.js";
 import { bytes } from "../format.js";
 
-const KINDS = { weights: "weights", kv_cache: "cache", activations: "working memory", other: "other" };
+const KINDS = { weights: "weights", kv_cache: "KV cache", activations: "activations", other: "other" };
 const HUES = 6;
 
 export function memory(device) {
   const { total, used, others, reserve, free, holders } = device;
   const parts = [
-    ...holders.map((held, index) => ({ name: held.name, what: KINDS[held.kind] ?? held.kind, n: held.bytes, hue: (index % HUES) + 1 })),
+    ...holders.map((holder, index) => ({
+      name: holder.name,
+      what: KINDS[holder.kind] ?? holder.kind,
+      n: holder.bytes,
+      hue: (index % HUES) + 1,
+    })),
     { name: "Other programs", n: others, kind: "others" },
-    { name: "Kept free", n: reserve, kind: "reserve" },
+    { name: "Reserve", n: reserve, kind: "reserve" },
     { name: "Free", n: free, kind: "free" },
   ].filter(({ n }) => n > 0);
-  return h("section", { class: "card memory" },
-    h("div", { class: "row" }, h("h2", { class: "grow" }, device.name), h("span", {}, h("b", {}, bytes(used + others)), h("span", { class: "soft" }, ` of ${bytes(total)} used`))),
-    h("div", { class: "bar", "aria-hidden": "true" }, parts.map((part) => slice(part, total))),
-    h("ul", { class: "legend", "aria-label": "Who holds how much" }, parts.map((part) => h("li", {}, dot(part), h("span", { class: "grow" }, part.name, part.what ? h("span", { class: "soft" }, ` ${part.what}`) : null), h("span", { class: "amount" }, bytes(part.n))))));
+  return h(
+    "section",
+    { class: "card memory" },
+    h(
+      "div",
+      { class: "row" },
+      h("h2", { class: "grow" }, device.name),
+      h("span", {}, h("b", {}, bytes(used + others)), h("span", { class: "soft" }, ` of ${bytes(total)} used`)),
+    ),
+    h(
+      "div",
+      { class: "bar", "aria-hidden": "true" },
+      parts.map((part) => slice(part, total)),
+    ),
+    h(
+      "ul",
+      { class: "legend", "aria-label": "Who holds how much" },
+      parts.map((part) =>
+        h(
+          "li",
+          {},
+          dot(part),
+          h("span", { class: "grow" }, part.name, part.what ? h("span", { class: "soft" }, ` ${part.what}`) : null),
+          h("span", { class: "amount" }, bytes(part.n)),
+        ),
+      ),
+    ),
+  );
 }
 
 function slice(part, total) {

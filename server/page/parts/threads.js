@@ -1,4 +1,4 @@
-/** The list of one's conversations, as the server keeps them: open, rename, forget. */
+/** The list of stored conversations: open, rename, delete. */
 
 import { complain, toast } from "../announce.js";
 import { get, patch, remove } from "../api.js";
@@ -9,40 +9,80 @@ import { icon } from "../icons.js";
 
 const PAGE = 30;
 
-/** `on`: {open(thread), gone(thread)}. The element, and what the view does with it. */
+/** Returns the element, and functions for the Chat view. `on`: {open(thread), gone(thread)} */
 export function threadList(on, signal) {
-  let threads = []; // the one spoken in last first
+  let threads = []; // the most recent first
   let cursor = null;
-  let current = null; // its id
+  let current = null; // id of the open conversation
   const list = h("ul", { class: "threads" });
-  const more = h("button", { class: "button plain little", type: "button", hidden: true, onclick: () => load(true).catch(complain) }, "Show more");
+  const more = h(
+    "button",
+    { class: "button plain little", type: "button", hidden: true, onclick: () => load(true).catch(complain) },
+    "Show more",
+  );
   const element = h("aside", { class: "thread-list", "aria-label": "Conversations" }, list, more);
 
   async function load(further = false) {
     const reply = await get(`/api/conversations?limit=${PAGE}${further ? `&cursor=${cursor}` : ""}`, { signal });
     const known = new Set(further ? threads.map(({ conversationId }) => conversationId) : []);
-    threads = [...(further ? threads : []), ...reply.conversations.filter(({ conversationId }) => !known.has(conversationId))];
+    threads = [
+      ...(further ? threads : []),
+      ...reply.conversations.filter(({ conversationId }) => !known.has(conversationId)),
+    ];
     cursor = reply.nextCursor;
     more.hidden = !cursor;
     draw();
   }
 
   function draw() {
-    list.replaceChildren(...threads.map((thread) =>
-      h("li", {},
-        h("button", { class: "thread", type: "button", title: `${thread.title}\n${when(thread.updatedAt)}`, "aria-current": thread.conversationId === current ? "true" : null, onclick: () => on.open(thread) }, thread.title),
-        button("pen", `Rename “${thread.title}”`, "Rename", () => rename(thread)),
-        button("close", `Forget “${thread.title}”`, "Forget", () => forget(thread)))));
+    list.replaceChildren(
+      ...threads.map((thread) =>
+        h(
+          "li",
+          {},
+          h(
+            "button",
+            {
+              class: "thread",
+              type: "button",
+              title: `${thread.title}\n${when(thread.updatedAt)}`,
+              "aria-current": thread.conversationId === current ? "true" : null,
+              onclick: () => on.open(thread),
+            },
+            thread.title,
+          ),
+          button("pen", `Rename “${thread.title}”`, "Rename", () => rename(thread)),
+          button("close", `Forget “${thread.title}”`, "Forget", () => forget(thread)),
+        ),
+      ),
+    );
   }
 
-  const button = (name, label, title, onclick) => h("button", { class: "button plain little", type: "button", "aria-label": label, title, onclick }, icon(name));
+  const button = (name, label, title, onclick) =>
+    h("button", { class: "button plain little", type: "button", "aria-label": label, title, onclick }, icon(name));
 
   async function rename(thread) {
     const title = await dialog("Rename this conversation", (close) => {
-      const text = h("input", { class: "input", name: "title", maxlength: 100, required: true, autofocus: true, value: thread.title });
-      return h("form", { class: "stack", onsubmit: (event) => { event.preventDefault(); close(text.value.trim()); } },
+      const text = h("input", {
+        class: "input",
+        name: "title",
+        maxlength: 100,
+        required: true,
+        autofocus: true,
+        value: thread.title,
+      });
+      return h(
+        "form",
+        {
+          class: "stack",
+          onsubmit: (event) => {
+            event.preventDefault();
+            close(text.value.trim());
+          },
+        },
         field("Name", text),
-        h("div", { class: "actions" }, h("button", { class: "button main-one", type: "submit" }, "Rename")));
+        h("div", { class: "actions" }, h("button", { class: "button main-one", type: "submit" }, "Rename")),
+      );
     });
     if (!title) return;
     try {
@@ -54,12 +94,19 @@ export function threadList(on, signal) {
   }
 
   async function forget(thread) {
-    if (!(await confirm("Forget this conversation?", `“${thread.title}” is deleted from the server. This cannot be undone.`, "Forget"))) return;
+    if (
+      !(await confirm(
+        "Forget this conversation?",
+        `“${thread.title}” is deleted from the server. This cannot be undone.`,
+        "Forget",
+      ))
+    )
+      return;
     try {
       await remove(pathOf(thread));
       toast("Forgotten.");
     } catch (error) {
-      if (error.code !== 404) return complain(error); // it was never kept, or is gone already
+      if (error.code !== 404) return complain(error); // 404: never stored, or deleted already
     }
     drop(thread);
     on.gone(thread);
@@ -74,11 +121,17 @@ export function threadList(on, signal) {
     element,
     load,
     drop,
-    mark(id) { current = id; draw(); },
-    /** Something was said in it. */
+    mark(id) {
+      current = id;
+      draw();
+    },
+    /** Moves a conversation with a new message to the top. */
     raise(thread) {
       const known = threads.find(({ conversationId }) => conversationId === thread.conversationId);
-      threads = [{ ...thread, ...known, updatedAt: new Date().toISOString() }, ...threads.filter((other) => other !== known)];
+      threads = [
+        { ...thread, ...known, updatedAt: new Date().toISOString() },
+        ...threads.filter((other) => other !== known),
+      ];
       draw();
     },
   };

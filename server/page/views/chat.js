@@ -1,38 +1,100 @@
-/** Chat: conversations that the server keeps, replies as they are made. */
+/** The Chat view: conversations that the server stores, and replies that appear as they are generated. */
 
-import { announce, complain, copy } from "../announce.js";
+import { announce, complain } from "../announce.js";
 import { events, get } from "../api.js";
 import { field, h, options, say } from "../dom.js";
-import { count } from "../format.js";
 import { icon } from "../icons.js";
 import { pathOf, threadList } from "../parts/threads.js";
+import { noteOf, turn } from "../parts/turn.js";
 
 const NAME = "agentname-chat";
 const IDEAS = ["What can you help me with?", "Write two lines about the sea.", "Explain what a diffusion model does."];
-const NEAR_PX = 80; // as near to the end as this, the view follows the text
-const TITLE_CHARS = 80; // as the server names what has no name yet
+const NEAR_PX = 80; // the view follows the text while it is scrolled this close to the end
+const TITLE_CHARS = 80; // the server cuts the title of a new conversation at the same length
 
-/** Of this tab: which conversation is open, and how the next message is to be answered. */
-const here = { id: null, model: "", system: "", temperature: "", max_tokens: "", ...JSON.parse(sessionStorage.getItem(NAME) ?? "{}") };
+/** The tab's state: the open conversation, and the options of the next message. */
+const here = {
+  id: null,
+  model: "",
+  system: "",
+  temperature: "",
+  max_tokens: "",
+  ...JSON.parse(sessionStorage.getItem(NAME) ?? "{}"),
+};
 const keep = (changes) => sessionStorage.setItem(NAME, JSON.stringify(Object.assign(here, changes)));
 
 export default function chat({ signal }) {
   const log = h("div", { class: "log", role: "log", "aria-label": "Conversation", "aria-live": "off", tabindex: "0" });
-  const text = h("textarea", { class: "input", rows: 1, name: "message", maxlength: 32000, placeholder: "Write a message", "aria-label": "Message", onkeydown: onEnter });
-  const button = h("button", { class: "button main-one", type: "submit" }, icon("send"), h("span", { class: "unseen" }, "Send"));
+  const text = h("textarea", {
+    class: "input",
+    rows: 1,
+    name: "message",
+    maxlength: 32000,
+    placeholder: "Write a message",
+    "aria-label": "Message",
+    onkeydown: onEnter,
+  });
+  const button = h(
+    "button",
+    { class: "button main-one", type: "submit" },
+    icon("send"),
+    h("span", { class: "unseen" }, "Send"),
+  );
   const model = h("select", { class: "input", name: "model", onchange: () => keep({ model: model.value }) });
-  const system = h("textarea", { class: "input short", name: "system", rows: 2, maxlength: 32000, placeholder: "How it should answer", value: here.system, oninput: () => keep({ system: system.value }) });
-  const number = (name, limits) => h("input", { class: "input", type: "number", name, placeholder: "the model's", value: here[name], oninput: (event) => keep({ [name]: event.target.value }), ...limits });
-  const form = h("form", { class: "composer", onsubmit: (event) => { event.preventDefault(); if (going) going.abort(); else send(); } },
+  const system = h("textarea", {
+    class: "input short",
+    name: "system",
+    rows: 2,
+    maxlength: 32000,
+    placeholder: "How the model should answer",
+    value: here.system,
+    oninput: () => keep({ system: system.value }),
+  });
+  const number = (name, limits) =>
+    h("input", {
+      class: "input",
+      type: "number",
+      name,
+      placeholder: "model's default",
+      value: here[name],
+      oninput: (event) => keep({ [name]: event.target.value }),
+      ...limits,
+    });
+  const form = h(
+    "form",
+    {
+      class: "composer",
+      onsubmit: (event) => {
+        event.preventDefault();
+        if (going) going.abort();
+        else send();
+      },
+    },
     h("div", { class: "beside" }, text, button),
-    h("details", {}, h("summary", {}, "Model and system prompt"),
-      h("div", { class: "fields" },
+    h(
+      "details",
+      {},
+      h("summary", {}, "Model and system prompt"),
+      h(
+        "div",
+        { class: "fields" },
         field("Model", model),
         field("Temperature", number("temperature", { min: 0, max: 2, step: "any" })),
         field("System prompt", system, null, { class: "wide" }),
-        field("Longest reply (tokens)", number("max_tokens", { min: 1, max: 32768 })))));
-  const threads = threadList({ open: (thread) => open(thread).catch(complain), gone: (thread) => { if (thread.conversationId === here.id) begin(); } }, signal);
-  let going = null; // an AbortController while a reply is made
+        field("Longest reply (tokens)", number("max_tokens", { min: 1, max: 32768 })),
+      ),
+    ),
+  );
+  const threads = threadList(
+    {
+      open: (thread) => open(thread).catch(complain),
+      gone: (thread) => {
+        if (thread.conversationId === here.id) begin();
+      },
+    },
+    signal,
+  );
+  let going = null; // an AbortController while a reply is generated
 
   function onEnter(event) {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
@@ -54,24 +116,27 @@ export default function chat({ signal }) {
     shown.classList.add("going");
     log.append(turn({ role: "user", content: message }), shown);
     toEnd();
-    threads.raise({ conversationId: id, title: [...message.trim().replace(/\s+/g, " ")].slice(0, TITLE_CHARS).join("") });
+    threads.raise({
+      conversationId: id,
+      title: [...message.trim().replace(/\s+/g, " ")].slice(0, TITLE_CHARS).join(""),
+    });
     threads.mark(id);
     going = new AbortController();
     const stop = () => going?.abort();
     signal.addEventListener("abort", stop, { once: true });
     busy(true);
-    let began = null; // with the first piece of text: waiting is not writing
+    let firstPieceAt = null; // the rate of tokens excludes the time in the queue
     try {
       for await (const { event, data } of events("POST", "/api/chat", bodyOf(id, message), { signal: going.signal })) {
         if (event === "delta") {
-          began ??= performance.now();
+          firstPieceAt ??= performance.now();
           reply.content += data.text;
           const follows = nearEnd();
           say(shown.querySelector(".text"), reply.content);
           if (follows) toEnd();
         } else if (event === "done") {
           reply.content = data.reply;
-          reply.note = noteOf(data, (performance.now() - (began ?? performance.now())) / 1000);
+          reply.note = noteOf(data, (performance.now() - (firstPieceAt ?? performance.now())) / 1000);
         } else if (event === "error") {
           throw new Error(data.error);
         }
@@ -80,7 +145,10 @@ export default function chat({ signal }) {
     } catch (error) {
       reply.note = error.name === "AbortError" ? "Stopped" : error.message;
       reply.failed = error.name !== "AbortError";
-      if (!reply.content && reply.failed) { text.value ||= message; announce(error.message); }
+      if (!reply.content && reply.failed) {
+        text.value ||= message;
+        announce(error.message);
+      }
     } finally {
       going = null;
       busy(false);
@@ -104,7 +172,9 @@ export default function chat({ signal }) {
   }
 
   const nearEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_PX;
-  const toEnd = () => { log.scrollTop = log.scrollHeight; };
+  const toEnd = () => {
+    log.scrollTop = log.scrollHeight;
+  };
 
   function begin() {
     going?.abort();
@@ -115,8 +185,30 @@ export default function chat({ signal }) {
   }
 
   function empty() {
-    const ideas = IDEAS.map((idea) => h("button", { class: "button little", type: "button", onclick: () => { text.value = idea; form.requestSubmit(); } }, idea));
-    log.replaceChildren(h("div", { class: "empty" }, icon("chat"), h("h2", {}, "A new conversation"), h("p", {}, "It remembers what was said before. Try:"), h("div", { class: "row" }, ideas)));
+    const ideas = IDEAS.map((idea) =>
+      h(
+        "button",
+        {
+          class: "button little",
+          type: "button",
+          onclick: () => {
+            text.value = idea;
+            form.requestSubmit();
+          },
+        },
+        idea,
+      ),
+    );
+    log.replaceChildren(
+      h(
+        "div",
+        { class: "empty" },
+        icon("chat"),
+        h("h2", {}, "A new conversation"),
+        h("p", {}, "The model sees all earlier messages of the conversation. Try:"),
+        h("div", { class: "row" }, ideas),
+      ),
+    );
   }
 
   async function open(thread) {
@@ -125,7 +217,7 @@ export default function chat({ signal }) {
     threads.mark(here.id);
     try {
       const whole = await get(pathOf(thread), { signal });
-      if (here.id !== whole.conversationId) return; // another one was opened meanwhile
+      if (here.id !== whole.conversationId) return; // the user has opened another conversation meanwhile
       keep({ system: whole.system ?? "" });
       system.value = here.system;
       if ([...model.options].some(({ value }) => value === whole.model)) model.value = whole.model;
@@ -134,49 +226,56 @@ export default function chat({ signal }) {
       toEnd();
     } catch (error) {
       if (error.code !== 404) throw error;
-      threads.drop(thread); // forgotten elsewhere, or stopped before there was anything to keep
+      threads.drop(thread); // deleted elsewhere, or never stored because its first reply was canceled
       begin();
     }
   }
 
   async function load() {
-    const left = here.id; // of the last visit
+    const last = here.id; // the conversation of the last visit
     const { models } = await get("/api/models", { signal });
-    const talkers = models.filter(({ type }) => type === "chat");
-    if (!talkers.some(({ name }) => name === here.model)) keep({ model: "" });
-    options(model, talkers.map(({ name, default: first }) => [name, `${name}${first ? " (default)" : ""}`]), here.model || talkers.find((one) => one.default)?.name);
-    if (!talkers.length) form.prepend(h("p", { class: "note warn" }, "There is no chat model here. Add one under Models."));
+    const chatModels = models.filter(({ type }) => type === "chat");
+    if (!chatModels.some(({ name }) => name === here.model)) keep({ model: "" });
+    const entries = chatModels.map(({ name, default: first }) => [name, `${name}${first ? " (default)" : ""}`]);
+    options(model, entries, here.model || chatModels.find((entry) => entry.default)?.name);
+    if (!chatModels.length)
+      form.prepend(h("p", { class: "note warn" }, "There is no chat model. Add one in the Models view."));
     await threads.load();
-    if (left && here.id === left && !going) await open({ conversationId: left }); // who wrote meanwhile is not interrupted
+    if (last && here.id === last && !going) await open({ conversationId: last }); // unless the user has sent a message
   }
 
   empty();
   load().catch(complain);
   return [
-    h("header", {}, h("div", {}, h("h1", { tabindex: "-1" }, "Chat")),
-      h("button", { class: "button", type: "button", onclick: () => { begin(); text.focus(); } }, icon("plus"), "New conversation")),
-    h("div", { class: "talk" }, threads.element, h("section", { class: "thread-view", "aria-label": "Messages" }, log, form)),
+    h(
+      "header",
+      {},
+      h("div", {}, h("h1", { tabindex: "-1" }, "Chat")),
+      h(
+        "button",
+        {
+          class: "button",
+          type: "button",
+          onclick: () => {
+            begin();
+            text.focus();
+          },
+        },
+        icon("plus"),
+        "New conversation",
+      ),
+    ),
+    h(
+      "div",
+      { class: "talk" },
+      threads.element,
+      h("section", { class: "thread-view", "aria-label": "Messages" }, log, form),
+    ),
   ];
 }
 
-/** A client may name its conversations; so that a reply that is stopped has one to go on with. */
+/** The page chooses the id itself, so that the conversation can continue after its first reply was canceled. */
 function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return `conv_${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
-}
-
-function noteOf({ usage, finishReason, warnings }, took) {
-  const { completionTokens } = usage;
-  const pace = took > 0.1 ? `, ${((completionTokens - 1) / took).toFixed(0)} a second` : "";
-  const told = `${count(completionTokens, "token")}${pace}${finishReason === "length" ? ", cut at its longest" : ""}`;
-  return [told, ...(warnings ?? [])].join(". ");
-}
-
-function turn({ role, content, note = "", failed }) {
-  const who = role === "user" ? "You" : "Reply";
-  return h("article", { class: `turn ${role}`, "aria-label": who },
-    h("div", { class: "text" }, content),
-    role === "assistant" && (note || content)
-      ? h("div", { class: `row small ${failed ? "failed" : "soft"}` }, note, content && h("button", { class: "button plain little", type: "button", "aria-label": "Copy this reply", onclick: () => copy(content, "Reply") }, icon("copy")))
-      : null);
 }

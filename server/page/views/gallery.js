@@ -1,4 +1,4 @@
-/** Gallery: everything this key has made and the server still keeps. */
+/** The Gallery view: all jobs of this key that the server still stores. */
 
 import { complain } from "../announce.js";
 import { get } from "../api.js";
@@ -15,21 +15,52 @@ const filter = { status: "", type: "" };
 export default function gallery({ signal }) {
   const grid = h("ul", { class: "grid" });
   const more = h("button", { class: "button", type: "button", hidden: true, onclick: () => load(true) }, "Show more");
-  const status = options(h("select", { class: "input", onchange: () => { filter.status = status.value; load(); } }), [["", "All"], ["completed", "Done"], ["processing", "In the making"], ["queued", "Waiting"], ["failed", "Failed"], ["canceled", "Canceled"]], filter.status);
-  const type = options(h("select", { class: "input", onchange: () => { filter.type = type.value; load(); } }), [["", "Images and videos"], ["image", "Images"], ["video", "Videos"]], filter.type);
+  const status = options(
+    h("select", {
+      class: "input",
+      onchange: () => {
+        filter.status = status.value;
+        load();
+      },
+    }),
+    [
+      ["", "All"],
+      ["completed", "Done"],
+      ["processing", "Running"],
+      ["queued", "Waiting"],
+      ["failed", "Failed"],
+      ["canceled", "Canceled"],
+    ],
+    filter.status,
+  );
+  const type = options(
+    h("select", {
+      class: "input",
+      onchange: () => {
+        filter.type = type.value;
+        load();
+      },
+    }),
+    [
+      ["", "Images and videos"],
+      ["image", "Images"],
+      ["video", "Videos"],
+    ],
+    filter.type,
+  );
   const nothing = h("div", {});
   let cursor = null;
   let models = [];
-  let asked = 0;
+  let latest = 0; // number of the latest request; replies to earlier ones are dropped
 
   async function load(further = false) {
-    const mine = ++asked;
+    const mine = ++latest;
     const query = new URLSearchParams({ limit: PAGE });
     for (const [name, value] of Object.entries(filter)) if (value) query.set(name, value);
     if (further) query.set("cursor", cursor);
     try {
       const reply = await get(`/api/jobs?${query}`, { signal });
-      if (mine !== asked) return;
+      if (mine !== latest) return;
       if (!further) grid.replaceChildren();
       grid.append(...reply.jobs.map(tile));
       cursor = reply.nextCursor;
@@ -43,23 +74,40 @@ export default function gallery({ signal }) {
 
   function tile(job) {
     const item = h("li", {});
-    const show = (now) => item.replaceChildren(thumb(now, () => open(now, item)), h("p", { class: "caption" }, now.prompt ?? "Forgotten prompt"));
+    const show = (now) =>
+      item.replaceChildren(
+        thumb(now, () => open(now, item)),
+        h("p", { class: "caption" }, now.prompt ?? "Prompt deleted"),
+      );
     show(job);
-    if (!ended(job)) follow(job.jobId, show, signal).catch(() => {}); // gone: the next look at the list shows it
+    if (!ended(job)) follow(job.jobId, show, signal).catch(() => {}); // deleted: the next load of the list shows that
     return item;
   }
 
   async function open(job, item) {
     const watching = new AbortController();
-    await dialog(job.type === "image" ? "Image" : "Video", (close) => {
-      const stage = jobStage(job, {
-        reuse: (made, index) => { close(); reuse(made, models, index); },
-        changed: () => { close(); load(); },
-        gone: () => { close(); item.remove(); },
-      });
-      if (!ended(job)) follow(job.jobId, stage.update, watching.signal).catch(() => {}); // closed, or gone
-      return stage.element;
-    }, { large: true });
+    await dialog(
+      job.type === "image" ? "Image" : "Video",
+      (close) => {
+        const stage = jobStage(job, {
+          reuse: (source, index) => {
+            close();
+            reuse(source, models, index);
+          },
+          changed: () => {
+            close();
+            load();
+          },
+          gone: () => {
+            close();
+            item.remove();
+          },
+        });
+        if (!ended(job)) follow(job.jobId, stage.update, watching.signal).catch(() => {}); // closed or deleted
+        return stage.element;
+      },
+      { large: true },
+    );
     watching.abort();
     item.querySelector("button")?.focus();
     if (!grid.children.length) load();
@@ -67,15 +115,35 @@ export default function gallery({ signal }) {
 
   function empty() {
     const any = !filter.status && !filter.type;
-    return h("div", { class: "empty" }, icon("gallery"), h("h2", {}, any ? "Nothing here yet" : "Nothing of that kind"),
-      h("p", {}, any ? "What you make is kept here for a day, with the settings that made it." : "Choose another filter to see the rest."),
-      any ? h("div", { class: "row" }, h("a", { class: "button main-one", href: "#/create" }, "Make something")) : null);
+    return h(
+      "div",
+      { class: "empty" },
+      icon("gallery"),
+      h("h2", {}, any ? "No results yet" : "No results for this filter"),
+      h(
+        "p",
+        {},
+        any ? "Results are kept here for a day, with their settings." : "Choose another filter to see the rest.",
+      ),
+      any
+        ? h("div", { class: "row" }, h("a", { class: "button main-one", href: "#/create" }, "Create something"))
+        : null,
+    );
   }
 
-  get("/api/models", { signal }).then((reply) => { ({ models } = reply); }, complain);
+  get("/api/models", { signal }).then((reply) => {
+    ({ models } = reply);
+  }, complain);
   load();
   return [
-    h("header", {}, h("div", {}, h("h1", { tabindex: "-1" }, "Gallery")), h("div", { class: "row filters" }, field("State", status), field("Kind", type))),
-    grid, nothing, h("div", { class: "row more" }, more),
+    h(
+      "header",
+      {},
+      h("div", {}, h("h1", { tabindex: "-1" }, "Gallery")),
+      h("div", { class: "row filters" }, field("State", status), field("Kind", type)),
+    ),
+    grid,
+    nothing,
+    h("div", { class: "row more" }, more),
   ];
 }

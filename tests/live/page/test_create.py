@@ -71,7 +71,7 @@ def test_clip_skip_and_loras_are_offered_only_for_models_that_take_them(
     failed = result.get_by_text("Failed").or_(result.get_by_text("It failed")).first
     expect(failed).to_be_visible()  # the checkpoint has no usable weights
 
-    page.get_by_role("button", name="Without wash").click()
+    page.get_by_role("button", name="Remove wash").click()
     result.get_by_role("button", name="Use again").click()
     expect(page.get_by_label("Weight of wash")).to_have_value("0.8")
     expect(page.get_by_label("Clip skip")).to_have_value("1")

@@ -16,10 +16,10 @@ def test_a_key_is_created_shown_once_used_and_revoked(page: Page, server: LiveSe
     page.get_by_role("button", name="New key").click()
     page.get_by_label("Name").fill(name)
     page.get_by_label("Plan").select_option("free")
-    page.get_by_role("button", name="Make it").click()
+    page.get_by_role("button", name="Create key").click()
     key = page.locator("[data-new-key]").inner_text()
     assert_accessible(page)
-    page.get_by_role("button", name="I have it").click()
+    page.get_by_role("button", name="Done").click()
     assert server.post("/api/generate", {"prompt": "A star", "type": "image", "steps": 2}, key=key).status == 200
 
     open_view(page, "Create")

@@ -46,7 +46,7 @@ def test_an_invalid_source_shows_the_servers_error_and_a_failed_pull_can_be_trie
     console_errors.clear()  # Chromium logged the 400
     page.get_by_label("Source").fill("https://127.0.0.1:9/none.safetensors#sha256=" + "0" * 64)
     page.get_by_role("dialog").get_by_role("button", name="Pull").click()
-    pulls = page.locator("section", has=page.get_by_role("heading", name="On their way"))
+    pulls = page.locator("section", has=page.get_by_role("heading", name="Downloads"))
     expect(pulls.get_by_role("button", name=re.compile("Try again|Cancel"))).to_be_visible()
 
 

@@ -45,7 +45,7 @@ def test_the_page_is_small_usable_within_a_second_and_shows_nothing_without_a_ke
     screenshot(page, "signin-dark")
     page.get_by_label("API key").fill("an_not_a_key")
     page.get_by_label("API key").press("Enter")
-    expect(page.get_by_role("alert")).to_contain_text("not known here")
+    expect(page.get_by_role("alert")).to_contain_text("does not know this key")
     assert page.evaluate("sessionStorage.length") == 0
 
     sign_in(page, server.key)

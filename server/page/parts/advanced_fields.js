@@ -1,0 +1,144 @@
+/** The advanced fields of the Create form. */
+
+import { field, h, options } from "../dom.js";
+import { draft } from "../draft.js";
+import { icon } from "../icons.js";
+import { loraRows } from "./loras.js";
+
+const FORMATS = { image: ["png", "webp", "jpeg"], video: ["mp4", "webm", "gif", "frames"] };
+
+/** The fields that `model` supports. They edit `draft.advanced`. `loras`: names of the LoRAs on the server. */
+export function advancedFields(model, loras) {
+  const { defaults = {}, limits = {} } = model ?? {};
+  const values = draft.advanced;
+  const format = options(
+    h("select", {
+      class: "input",
+      name: "output_format",
+      onchange: () => {
+        values.output_format = format.value;
+      },
+    }),
+    [["", `${FORMATS[draft.type][0]} (default)`], ...FORMATS[draft.type].slice(1).map((name) => [name, name])],
+    values.output_format ?? "",
+  );
+  const negative = h("textarea", {
+    class: "input short",
+    name: "negative_prompt",
+    rows: 2,
+    maxlength: 4000,
+    value: values.negative_prompt ?? "",
+    placeholder: defaults.negativePrompt || "What not to show",
+    oninput: () => {
+      values.negative_prompt = negative.value;
+    },
+  });
+  const exact = h("input", {
+    type: "checkbox",
+    name: "deterministic",
+    checked: values.deterministic ?? false,
+    onchange: () => {
+      values.deterministic = exact.checked;
+    },
+  });
+  const multiple = limits.sizeMultiple ?? 8;
+  const { schedulers = [], maxClipSkip = 0, takesLoras = false } = model ?? {};
+  if (model) dropUnsupported(values, schedulers, maxClipSkip, takesLoras);
+  const scheduler = options(
+    h("select", {
+      class: "input",
+      name: "scheduler",
+      onchange: () => {
+        values.scheduler = scheduler.value;
+      },
+    }),
+    [
+      ["", `${plain(defaults.scheduler ?? schedulers[0] ?? "")} (default)`],
+      ...schedulers.map((name) => [name, plain(name)]),
+    ],
+    values.scheduler ?? "",
+  );
+  return [
+    seedField(values),
+    numberField("Steps", "steps", { min: 1, max: limits.maxSteps, placeholder: defaults.steps ?? "50" }, values),
+    numberField(
+      "Guidance",
+      "guidance_scale",
+      { min: 0, max: 100, step: "any", placeholder: defaults.guidanceScale ?? "model's default" },
+      values,
+    ),
+    ...(schedulers.length > 1 ? [field("Noise scheduler", scheduler)] : []),
+    ...(maxClipSkip
+      ? [
+          numberField(
+            "Clip skip",
+            "clip_skip",
+            { min: 0, max: maxClipSkip, placeholder: defaults.clipSkip ?? 0 },
+            values,
+          ),
+        ]
+      : []),
+    field("File format", format),
+    numberField("Width", "width", { min: multiple, step: multiple, placeholder: "from aspect ratio" }, values),
+    numberField("Height", "height", { min: multiple, step: multiple, placeholder: "from aspect ratio" }, values),
+    ...(draft.type === "video"
+      ? [numberField("Frames", "num_frames", { min: 1, placeholder: "from seconds" }, values)]
+      : []),
+    field("Leave out", negative, null, { class: "wide" }),
+    ...(takesLoras && loras.length ? [loraRows(values, loras)] : []),
+    h(
+      "label",
+      { class: "check wide" },
+      exact,
+      h("span", {}, "Deterministic: identical bits each time ", h("span", { class: "soft" }, "(never batched)")),
+    ),
+  ];
+}
+
+/** A number with a label that edits `target[name]`. */
+export function numberField(text, name, attributes, target) {
+  const control = h("input", {
+    class: "input",
+    type: "number",
+    inputmode: "decimal",
+    name,
+    value: target[name] ?? "",
+    ...attributes,
+    oninput: () => {
+      target[name] = control.value;
+    },
+  });
+  return field(text, control);
+}
+
+function seedField(values) {
+  const seed = numberField("Seed", "seed", { min: 0, step: 1, placeholder: "random" }, values);
+  const control = seed.querySelector("input");
+  const random = h(
+    "button",
+    {
+      class: "button plain little",
+      type: "button",
+      title: "Random seed",
+      "aria-label": "Random seed",
+      onclick: () => {
+        values.seed = control.value = "";
+      },
+    },
+    icon("dice"),
+  );
+  const row = h("div", { class: "beside" });
+  control.before(row);
+  row.append(control, random);
+  return seed;
+}
+
+/** Removes values that were set for another model and that this model does not support. */
+function dropUnsupported(values, schedulers, maxClipSkip, takesLoras) {
+  if (!schedulers.includes(values.scheduler)) delete values.scheduler;
+  if (Number(values.clip_skip) > maxClipSkip) delete values.clip_skip;
+  if (!takesLoras) delete values.loras;
+}
+
+/** "EulerAncestralDiscreteScheduler" → "Euler Ancestral Discrete" */
+const plain = (name) => name.replace(/Scheduler$/, "").replace(/([a-z])([A-Z])/g, "$1 $2");
