@@ -22,16 +22,15 @@ from server.engine.engine import Engine
 from server.engine.model_loader import Device
 from server.fleet.fleet import Fleet
 from server.memory.ledger import Ledger, Reading
-from server.memory.requirements import Requirements, Weights, cache_bytes
+from server.memory.requirements import Requirements, WeightPlacement, cache_bytes
 from server.process.hardware import Machine, NoSuchDevice, torch_device
 from server.process.host_memory import HostMemory
 from server.process.settings import Settings
-from server.process.supervisor import POISONED
-from server.process.supervisor import UNUSABLE
+from server.process.supervisor import POISONED, UNUSABLE
 from server.protocol import Event
 from server.scheduling.actions import ModelFacts
 from server.scheduling.scheduler import Scheduler
-from server.service.learned import LearnedValues, knowledge_key
+from server.service.learned import LearnedValues, measurement_key
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ def _engine(
         return ModelFacts(
             name=model,
             type=spec.type,
-            need_bytes=weights.on_device(spec) + cache_of(spec),
+            need_bytes=weights.device_bytes(spec) + cache_of(spec),
             cache_bytes=cache_of(spec),
             max_running=spec.max_running,
             keep_alive_s=settings.keep_alive if spec.keep_alive_s is None else spec.keep_alive_s,
@@ -99,7 +98,7 @@ def _engine(
         max_step_s=settings.max_quantum_s,
         reads_ahead=True,
     )
-    scheduler.peaks.restore(learned.peaks_for_a_device())
+    scheduler.peaks.restore(learned.stored_peaks())
     device = _device(
         machine,
         host,
@@ -138,11 +137,11 @@ def _ledger(settings: Settings, machine: Machine) -> Ledger:
     )
 
 
-def _weights(settings: Settings, machine: Machine, usable_bytes: int) -> Weights:
+def _weights(settings: Settings, machine: Machine, usable_bytes: int) -> WeightPlacement:
     float_bytes = {"float32": 4, "bfloat16": 2, "float16": 2}
-    return Weights(
+    return WeightPlacement(
         usable_bytes,
-        allowed=settings.offload and machine.device != "cpu",  # on a CPU device offload frees nothing
+        auto_offload=settings.offload and machine.device != "cpu",  # on a CPU device offload frees nothing
         float_bytes=lambda spec: float_bytes[spec.dtype if spec.dtype != "auto" else auto_dtype([machine])],
     )
 
@@ -155,7 +154,7 @@ def _keys(machine: Machine) -> Callable[[ModelSpec], str]:
         known = keys.get(spec.name)
         if known is None or known[0] is not spec:
             precision = spec.dtype if spec.dtype != "auto" else auto_dtype([machine])
-            known = keys[spec.name] = spec, knowledge_key(spec.path, precision, machine.device)
+            known = keys[spec.name] = spec, measurement_key(spec.path, precision, machine.device)
         return known[1]
 
     return key_of
