@@ -33,7 +33,6 @@ class Job:
     model: str
     requests: tuple[Request, ...]
     priority: int = 0  # larger runs sooner
-    attempt: int = 1
 
     @property
     def adapters(self) -> dict[tuple[str, int], int]:

@@ -214,7 +214,6 @@ def engine_job(row: JobRow) -> Job:
         type=row.type,
         model=row.model,
         priority=request["priority"],
-        attempt=row.attempt,
         requests=tuple(
             DiffusionRequest(
                 id=f"{row.id}/{index}",
