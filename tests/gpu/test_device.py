@@ -1,4 +1,4 @@
-"""What `pipelines.device` reads and recognises of a real GPU, and that merging calls there changes nothing but rounding."""
+"""`pipelines.device` on a real GPU: memory, errors and peaks; and merged calls equal single ones but for rounding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A lane that computes nothing: each request takes a number of steps, then ends as the test wants. For the engine's tests.
+"""A lane that computes nothing, for tests of the engine: each request takes so many steps and then ends.
 
 `tests/unit/contracts/test_lane_contract.py` holds it to what the real lanes do.
 """

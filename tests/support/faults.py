@@ -1,4 +1,4 @@
-"""Makes a module run out of memory on purpose, inside its forward, where a device would."""
+"""Makes a module run out of memory inside its forward, as on a full device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipelines.batching.preemption import repeated_blocks
 
 @contextmanager
 def out_of_memory(module: torch.nn.Module, *, times: int | None = None, above_rows: int = 0) -> Iterator[list[int]]:
-    """The first `times` forwards (None: all) of more than `above_rows` rows fail. Yields the rows of each that did, as they come."""
+    """Make the first `times` forwards (None: all) of more than `above_rows` rows fail. Yields a list of their rows."""
     failed: list[int] = []
 
     def fail(block: torch.nn.Module, args: tuple[Any, ...]) -> None:

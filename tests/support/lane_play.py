@@ -1,4 +1,4 @@
-"""Driving a diffusion lane by hand, and the stock pipeline beside it. Shared by the tests of the lane."""
+"""Runs requests through a diffusion lane, and through the stock pipeline for comparison."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ End = Rendered | Replied | Failed | Canceled
 
 
 def request(family: Family, name: str, **wanted: Any) -> DiffusionRequest:
-    """A small request of the family; `wanted` says what it asks for otherwise."""
+    """A small request of the family; `wanted` replaces its fields."""
     usual: dict[str, Any] = {
         "prompt": "a red circle on blue",
         "negative_prompt": None,
@@ -35,7 +35,7 @@ def request(family: Family, name: str, **wanted: Any) -> DiffusionRequest:
 
 
 def mixed_four(family: Family) -> list[DiffusionRequest]:
-    """Four that differ in prompt, seed, steps and guidance."""
+    """Four requests that differ in prompt, seed, steps and guidance."""
     negative = "blurred" if family.takes_negative else None
     return [
         request(family, "a", prompt="a red circle", seed=1, steps=4, guidance_scale=3.0),
@@ -46,7 +46,7 @@ def mixed_four(family: Family) -> list[DiffusionRequest]:
 
 
 def direct(pipeline: Any, wanted: DiffusionRequest) -> NDArray[np.float32]:
-    """What the stock pipeline itself gives for the request: (F, H, W, 3)."""
+    """The output of the stock pipeline for the request: (F, H, W, 3)."""
     arguments: dict[str, Any] = {
         "prompt": wanted.prompt,
         "negative_prompt": wanted.negative_prompt,
@@ -56,10 +56,10 @@ def direct(pipeline: Any, wanted: DiffusionRequest) -> NDArray[np.float32]:
         "guidance_scale": wanted.guidance_scale,
         **wanted.call,
     }
-    takes = inspect.signature(type(pipeline).__call__).parameters
-    arguments[next((name for name in FRAMES_ARGUMENTS if name in takes), "num_frames")] = wanted.num_frames
-    given = {name: value for name, value in arguments.items() if value is not None and name in takes}
-    torch.manual_seed(wanted.seed)  # some write to themselves first, with torch's own generator
+    parameters = inspect.signature(type(pipeline).__call__).parameters
+    arguments[next((name for name in FRAMES_ARGUMENTS if name in parameters), "num_frames")] = wanted.num_frames
+    given = {name: value for name, value in arguments.items() if value is not None and name in parameters}
+    torch.manual_seed(wanted.seed)  # some pipelines sample a prompt first, with torch's own generator
     generator = torch.Generator("cpu").manual_seed(wanted.seed)
     media = pipeline(**given, generator=generator, output_type="np")[0]
     return np.asarray(media[0] if wanted.num_frames else media, dtype=np.float32)
@@ -76,14 +76,14 @@ def play(lane: DiffusionLane, most_steps: int = 10_000) -> list[Update]:
 
 
 def ends(updates: Iterable[Update]) -> dict[str, End]:
-    """How each request ended. One end each."""
+    """How each request ended. Asserts that each ended once."""
     found = [update for update in updates if isinstance(update, End)]
     assert len({end.request_id for end in found}) == len(found)
     return {end.request_id: end for end in found}
 
 
 def rendered(lane: DiffusionLane, requests: Iterable[DiffusionRequest]) -> dict[str, Rendered]:
-    """All requests at once through the lane; every one must succeed."""
+    """Run all requests at once through the lane. Asserts that every one succeeds."""
     for each in requests:
         lane.admit(each)
     done = ends(play(lane))
@@ -93,5 +93,6 @@ def rendered(lane: DiffusionLane, requests: Iterable[DiffusionRequest]) -> dict[
 
 
 def gap(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Largest difference of two pixels."""
     assert one.shape == other.shape
     return float(np.abs(one - other).max())

@@ -1,4 +1,4 @@
-"""The eight families that the quick tests go through: what the lane has to serve without knowing them."""
+"""The eight families of stock pipelines that the tests use, and builders of tiny models of some of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A language model of a few thousand random weights and a tokenizer of one character a token, made in code."""
+"""A language model of a few thousand random weights, and a tokenizer with one token per character, made in code."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-PRINTABLE = [chr(code) for code in range(33, 127)] + ["Ġ", "Ċ"]  # byte-level BPE writes space and newline as Ġ and Ċ
+PRINTABLE = [chr(code) for code in range(33, 127)] + ["Ġ", "Ċ"]  # byte-level BPE writes space and newline so
 
 
 def tiny_tokenizer() -> Any:
-    """Replies are printable ASCII: other bytes have no token and are left out of prompts."""
+    """Tokens are printable ASCII characters: other bytes have no token and are left out of prompts."""
     special = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
     vocabulary = {token: index for index, token in enumerate([*special, *PRINTABLE])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -35,7 +35,7 @@ def tiny_tokenizer() -> Any:
 
 
 def tiny_model() -> Any:
-    """Random Llama, float32. Its special tokens have logit 0, so that greedy replies run to their last token."""
+    """A random Llama in float32. Special tokens have logit 0, so that greedy replies run to their last token."""
     config = LlamaConfig(
         vocab_size=len(PRINTABLE) + 3,
         hidden_size=32,
@@ -44,7 +44,7 @@ def tiny_model() -> Any:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=1024,
-        initializer_range=0.3,  # the default makes flat logits: every reply would be the same
+        initializer_range=0.3,  # the default makes flat logits, and every reply would be the same
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,

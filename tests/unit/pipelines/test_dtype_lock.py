@@ -1,4 +1,4 @@
-"""Loads change torch for the whole process; who steps on another device sees nothing of it."""
+"""Loads change torch for the whole process; steps on other devices see nothing of it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.support.stock_families import stable_diffusion
 
 
 @contextmanager
-def beside(run: Callable[[], None]) -> Iterator[threading.Thread]:
-    """`run` on another thread, which ends with the block."""
+def on_another_thread(run: Callable[[], None]) -> Iterator[threading.Thread]:
+    """Run `run` on another thread, which ends with the block."""
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     yield thread
@@ -35,7 +35,7 @@ def test_a_step_waits_while_a_model_is_built_in_another_precision() -> None:
 
     with loading():
         torch.set_default_dtype(torch.bfloat16)
-        with beside(step) as thread:
+        with on_another_thread(step) as thread:
             thread.join(0.05)
             assert seen == []
             torch.set_default_dtype(torch.float32)
@@ -43,7 +43,7 @@ def test_a_step_waits_while_a_model_is_built_in_another_precision() -> None:
     assert seen == [torch.float32]
 
 
-def test_a_model_is_built_once_the_step_of_another_device_has_given_way() -> None:
+def test_a_model_is_built_once_the_step_of_another_device_has_yielded() -> None:
     begun, seen = threading.Event(), []
 
     def step() -> None:
@@ -53,7 +53,7 @@ def test_a_model_is_built_once_the_step_of_another_device_has_given_way() -> Non
                 pass
             seen.append(torch.get_default_dtype())
 
-    with beside(step):
+    with on_another_thread(step):
         begun.wait(10)
         with working(), loading():
             torch.set_default_dtype(torch.bfloat16)
@@ -63,7 +63,7 @@ def test_a_model_is_built_once_the_step_of_another_device_has_given_way() -> Non
     assert not others_wait()
 
 
-def test_a_step_that_wants_to_load_waits_for_its_turn_and_is_not_waited_for() -> None:
+def test_a_step_that_waits_to_load_does_not_hold_up_the_load_before_it() -> None:
     begun, taken, loaded = threading.Event(), threading.Event(), []
 
     def step() -> None:
@@ -73,7 +73,7 @@ def test_a_step_that_wants_to_load_waits_for_its_turn_and_is_not_waited_for() ->
             with loading():
                 loaded.append(torch.get_default_dtype())
 
-    with beside(step):
+    with on_another_thread(step):
         begun.wait(10)
         with working(), loading():
             taken.set()
@@ -99,7 +99,7 @@ def test_a_build_that_fails_leaves_the_usual_precision() -> None:
 
 
 @pytest.mark.slow
-def test_what_a_model_is_built_in_is_seen_by_no_step_of_another_device(tmp_path: Path) -> None:
+def test_no_step_of_another_device_sees_the_dtype_in_which_a_model_is_built(tmp_path: Path) -> None:
     stable_diffusion().save_pretrained(tmp_path / "sd")
     spec = ModelSpec(name="sd", type="image", path=tmp_path / "sd", source="sd", dtype="bfloat16")
     loaded, seen = threading.Event(), set()
@@ -109,7 +109,7 @@ def test_what_a_model_is_built_in_is_seen_by_no_step_of_another_device(tmp_path:
             with working():
                 seen.add(torch.get_default_dtype())
 
-    with beside(step):
+    with on_another_thread(step):
         try:
             load(spec, device="cpu")
         finally:

@@ -1,4 +1,4 @@
-"""Which calls can share a forward, and how they are joined and split."""
+"""Which calls can share a forward, and how their tensors are joined and split."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def key(one: Call) -> Any:
     return signature.key
 
 
-@given(count=st.integers(1, 200), most=st.integers(1, 64))
-def test_a_bucket_takes_what_it_can_and_pads_by_at_most_a_quarter(count: int, most: int) -> None:
-    take, width = bucket(count, most)
+@given(count=st.integers(1, 200), limit=st.integers(1, 64))
+def test_a_bucket_takes_as_many_calls_as_it_can_and_pads_by_at_most_a_quarter(count: int, limit: int) -> None:
+    take, width = bucket(count, limit)
 
     assert 1 <= take <= count
-    assert take <= width <= most
+    assert take <= width <= limit
     assert width & (width - 1) == 0, "widths are powers of two"
     assert (width - take) * 4 <= width
-    assert take * 2 > min(count, most), "more than half of what waits goes at once"
+    assert take * 2 > min(count, limit), "more than half of the waiting calls run at once"
 
 
-@given(most=st.integers(1, 64))
-def test_few_widths_are_ever_used(most: int) -> None:
-    assert len({bucket(count, most)[1] for count in range(1, 200)}) <= most.bit_length()
+@given(limit=st.integers(1, 64))
+def test_few_widths_are_ever_used(limit: int) -> None:
+    assert len({bucket(count, limit)[1] for count in range(1, 200)}) <= limit.bit_length()
 
 
 def test_calls_that_differ_only_in_values_of_rows_and_scalars_share_a_key() -> None:
@@ -83,7 +83,7 @@ def test_shared_tensors_must_be_equal_by_value() -> None:
     assert key(call(torch.zeros(2, 3), table)) != key(call(torch.ones(2, 3), table + 1))
 
 
-def test_a_shared_tensor_that_is_written_to_is_looked_at_again() -> None:
+def test_a_shared_tensor_that_is_written_to_is_hashed_again() -> None:
     table = torch.arange(5.0)
     before = key(call(torch.zeros(2, 3), table))
     table[0] = 9
@@ -91,7 +91,7 @@ def test_a_shared_tensor_that_is_written_to_is_looked_at_again() -> None:
     assert key(call(torch.zeros(2, 3), table)) != before
 
 
-def test_a_call_without_rows_has_no_form() -> None:
+def test_a_call_without_rows_has_no_signature() -> None:
     assert signature_of(call("a prompt", torch.tensor(1))) is None
 
 
@@ -123,7 +123,7 @@ def test_an_output_that_does_not_lead_with_all_rows_cannot_be_split(output: Any)
         run_merged(calls, width=2)
 
 
-def test_a_stranger_has_the_same_key_and_other_values_everywhere() -> None:
+def test_a_perturbed_call_has_the_same_key_and_other_values_everywhere() -> None:
     mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
     one = call(
         torch.randn(2, 3, 5), torch.tensor(0), torch.tensor([4.0, 8.0]), ids=torch.arange(6).view(2, 3), mask=mask
@@ -133,7 +133,7 @@ def test_a_stranger_has_the_same_key_and_other_values_everywhere() -> None:
     assert key(one) == key(other)
     for before, after in zip((*one.args, one.kwargs["ids"]), (*other.args, other.kwargs["ids"]), strict=True):
         assert not torch.equal(before, after)
-    assert torch.equal(other.kwargs["mask"], mask), "a mask turned round may mask everything"
+    assert torch.equal(other.kwargs["mask"], mask), "a flipped mask may mask everything"
 
 
 def test_difference_is_relative_to_the_size_of_the_values_and_infinite_where_they_do_not_compare() -> None:

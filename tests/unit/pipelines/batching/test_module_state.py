@@ -1,4 +1,4 @@
-"""Stock code that changes what all tasks share: each job gives what it gives alone, and the modules are left as they were found."""
+"""Stock code that changes shared modules: each job gives what it gives alone, and the modules are left unchanged."""
 
 from __future__ import annotations
 
@@ -27,54 +27,54 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 
 
 def three(family: Family) -> list[DiffusionRequest]:
-    """The first ends while the others still have steps to go."""
+    """The first ends while the others still have steps to do."""
     lengths = {"a": 2, "b": 5, "c": 4}
     return [
         request(family, name, seed=i, steps=lengths[name], call=STRONG[family.name]) for i, name in enumerate(lengths)
     ]
 
 
-def attention(pipeline: Any) -> list[str]:
+def processors(pipeline: Any) -> list[str]:
     return [type(one).__name__ for one in pipeline.unet.attn_processors.values()]
 
 
 @pytest.mark.parametrize("family", [PERTURBED, SELF_ATTENTION], ids=lambda family: family.name)
-def test_jobs_that_swap_the_attention_give_what_they_give_alone(family: Family) -> None:
+def test_jobs_that_swap_attention_processors_give_what_they_give_alone(family: Family) -> None:
     pipeline = family.build()
-    before = attention(pipeline)
+    before = processors(pipeline)
     expected = {wanted.id: direct(pipeline, wanted) for wanted in three(family)}
     done = rendered(DiffusionLane(pipeline, kind="image"), three(family))
 
     assert max(gap(done[name].frames, frames) for name, frames in expected.items()) == 0
-    assert attention(pipeline) == before
+    assert processors(pipeline) == before
 
 
-def test_a_canceled_job_leaves_the_attention_as_it_found_it() -> None:
+def test_a_canceled_job_restores_the_attention_processors() -> None:
     pipeline = PERTURBED.build()
-    before = attention(pipeline)
+    before = processors(pipeline)
     lane = DiffusionLane(pipeline, kind="image")
     first, second, _ = three(PERTURBED)
     lane.admit(first)
     lane.admit(second)
     for _ in range(6):  # into its steps
         lane.step()
-        assert attention(pipeline) == before, "and between two turns of its task"
+        assert processors(pipeline) == before, "between two turns of its task, too"
     lane.cancel("a")
     end = ends(play(lane))["b"]
 
-    assert attention(pipeline) == before
+    assert processors(pipeline) == before
     assert isinstance(end, Rendered)
     assert gap(end.frames, direct(pipeline, second)) == 0
 
 
-def test_a_hook_of_one_task_is_not_run_by_another_ones_forward() -> None:
-    seen: list[str] = []
-    meeting, net = Rendezvous(), torch.nn.Linear(2, 2)
-    meeting.wrap("net", net, "forward")
+def test_a_hook_of_one_task_does_not_run_in_the_forward_of_another() -> None:
+    ran: list[str] = []
+    rendezvous, net = Rendezvous(), torch.nn.Linear(2, 2)
+    rendezvous.wrap("net", net, "forward")
 
     def body(name: str) -> None:
-        """As Qwen-Image 2.1 reads its prompt: a hook for one call, taken off after it."""
-        handle = net.register_forward_hook(lambda *_: seen.append(name))
+        """As Qwen-Image 2.1 reads its prompt: a hook for one call, removed after it."""
+        handle = net.register_forward_hook(lambda *_: ran.append(name))
         try:
             net(torch.zeros(1, 2))
         finally:
@@ -84,17 +84,17 @@ def test_a_hook_of_one_task_is_not_run_by_another_ones_forward() -> None:
         net(torch.zeros(1, 2))
 
     for task in (Task("a", functools.partial(body, "a")), Task("b", plain), Task("c", functools.partial(body, "c"))):
-        assert meeting.start(task) is None
-        assert not net._forward_hooks, "between two turns of its task it is not there"
-    while meeting.busy:
-        meeting.step()
+        assert rendezvous.start(task) is None
+        assert not net._forward_hooks, "the hook is removed between two turns of its task"
+    while rendezvous.busy:
+        rendezvous.step()
 
-    assert seen == ["a", "c"]
+    assert ran == ["a", "c"]
     assert not net._forward_hooks
 
 
 class Writer(torch.nn.Module, GenerationMixin):
-    """Counts on itself, as language models remember where in a text they are; a setting that somebody else makes stays."""
+    """Counts on itself, as language models cache the shift of text positions. `setting` is changed from outside."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,9 +106,9 @@ class Writer(torch.nn.Module, GenerationMixin):
         return self.shift
 
 
-def test_what_a_language_model_remembers_on_itself_is_each_tasks_own() -> None:
-    meeting, net = Rendezvous(), Writer()
-    meeting.wrap("net", net, "forward")
+def test_attributes_that_a_language_model_caches_on_itself_belong_to_each_task() -> None:
+    rendezvous, net = Rendezvous(), Writer()
+    rendezvous.wrap("net", net, "forward")
     counted: dict[str, list[float]] = {"a": [], "b": []}
 
     def body(name: str, n: int) -> None:
@@ -116,12 +116,12 @@ def test_what_a_language_model_remembers_on_itself_is_each_tasks_own() -> None:
             counted[name].append(float(net(object())))
 
     for name, n in (("a", 2), ("b", 4)):
-        meeting.start(Task(name, functools.partial(body, name, n)))
+        rendezvous.start(Task(name, functools.partial(body, name, n)))
     net.setting = "set between two forwards"
-    while meeting.busy:
-        meeting.step()
+    while rendezvous.busy:
+        rendezvous.step()
         assert net.shift is None
 
     assert counted == {"a": [0, 1], "b": [0, 1, 2, 3]}
     assert net.setting == "set between two forwards"
-    assert float(net(object())) == 0, "nobody's is left to who comes from outside"
+    assert float(net(object())) == 0, "a call from outside of tasks sees no task's value"

@@ -1,3 +1,5 @@
+"""The chat lane: equal to `generate`, each chat by its own settings, and usable after every failure."""
+
 from __future__ import annotations
 
 import weakref
@@ -30,7 +32,7 @@ SMALL_CACHE = 800_000  # a dozen pages of 32 tokens
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """On a busy machine two threads that wait for each other at every tiny operation take minutes."""
+    """With two threads, which wait for each other at every tiny operation, the tests take minutes on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -76,7 +78,7 @@ def ends(updates: Iterable[Update]) -> list[tuple[str, str]]:
 
 
 def free_pages(lane: ChatLane) -> tuple[int, int]:
-    """Pages of the KV cache that no sequence holds, and all of them. What was kept for equal prompts is dropped."""
+    """(pages of the KV cache that no sequence holds, all pages). Drops the blocks that are cached for equal prompts."""
     batch = lane._kv_cache.batch
     assert batch is not None
     batch._cache.evict_cached_blocks()
@@ -84,7 +86,7 @@ def free_pages(lane: ChatLane) -> tuple[int, int]:
     return int(batch._cache.pool.num_free_sectors), batch.n_pages
 
 
-def test_greedy_reply_is_that_of_generate_alone_and_among_eight(model: Any, lane: ChatLane) -> None:
+def test_greedy_reply_equals_that_of_generate_alone_and_in_a_batch_of_eight(model: Any, lane: ChatLane) -> None:
     requests = [chat(f"c{i}", "tell me of " + "the sea " * i, max_tokens=10 + 3 * i) for i in range(8)]
     tokenizer = tiny_tokenizer()
     expected = {}
@@ -103,7 +105,7 @@ def test_greedy_reply_is_that_of_generate_alone_and_among_eight(model: Any, lane
     assert together == expected
 
 
-def test_chat_that_comes_while_others_run_joins_them_in_the_next_forward(lane: ChatLane) -> None:
+def test_chat_that_arrives_while_others_run_joins_their_next_forward(lane: ChatLane) -> None:
     lane.admit(chat("first", max_tokens=20))
     for _ in range(5):
         lane.step()
@@ -118,7 +120,7 @@ def test_chat_that_comes_while_others_run_joins_them_in_the_next_forward(lane: C
     assert ends(play(lane)) == [("first", "Replied"), ("second", "Replied")]
 
 
-def test_seeded_sampling_gives_the_same_text_whoever_runs_beside_it(model: Any, lane: ChatLane) -> None:
+def test_seeded_sampling_gives_the_same_text_whatever_shares_the_batch(model: Any, lane: ChatLane) -> None:
     request = chat("mine", temperature=1.0, seed=11, max_tokens=40)
     neighbours = [chat(f"n{i}", temperature=1.3, seed=11 + i, max_tokens=10 + 7 * i) for i in range(7)]
     alone = reply(lane, request).text
@@ -126,7 +128,7 @@ def test_seeded_sampling_gives_the_same_text_whoever_runs_beside_it(model: Any, 
     assert reply(lane, chat("other", "hello mine", temperature=1.0, seed=12, max_tokens=40)).text != alone
 
 
-def test_settings_of_each_chat_are_its_own(model: Any, lane: ChatLane) -> None:
+def test_each_chat_is_sampled_by_its_own_settings(model: Any, lane: ChatLane) -> None:
     text = "what is it like"
     settings: list[dict[str, Any]] = [
         {},
@@ -182,7 +184,7 @@ def test_end_token_ends_the_reply_and_is_not_shown() -> None:
     assert (end.finish_reason, end.completion_tokens) == ("stop", len(end.text) + 1)
 
 
-def test_too_long_request_fails_alone_with_the_figures(lane: ChatLane) -> None:
+def test_too_long_request_fails_alone_and_its_message_has_the_numbers(lane: ChatLane) -> None:
     updates = play(lane, [chat("ok"), chat("long", "x" * 1_000, max_tokens=100), chat("fine")])
     assert sorted(ends(updates)) == [("fine", "Replied"), ("long", "Failed"), ("ok", "Replied")]
     failed = next(update for update in updates if isinstance(update, Failed))
@@ -200,7 +202,7 @@ def test_context_limit_counts_the_reply_to_its_last_token(model: Any) -> None:
 
 
 @pytest.mark.slow
-def test_more_than_the_cache_holds_waits_in_order_and_all_get_their_whole_reply(model: Any) -> None:
+def test_chats_beyond_the_cache_wait_in_order_and_all_get_their_whole_reply(model: Any) -> None:
     lane = tiny_lane(model, cache_bytes=SMALL_CACHE)
     requests = [chat(f"c{i}", "count " * (1 + i % 4), max_tokens=40 + 25 * (i % 3)) for i in range(12)]
     alone = {request.id: reply(tiny_lane(model), request).text for request in requests}
@@ -225,7 +227,7 @@ def test_more_than_the_cache_holds_waits_in_order_and_all_get_their_whole_reply(
 def test_request_that_fills_the_whole_cache_runs_and_one_token_more_fails(model: Any) -> None:
     lane = tiny_lane(model, cache_bytes=SMALL_CACHE)
     longest = lane._max_length
-    assert longest < 1024, "the cache is to be the limit here, not the model"
+    assert longest < 1024, "the cache must be the limit here, not the model"
     room = longest - len(prompt_tokens(tiny_tokenizer(), [Message("user", "hello")]))
     assert reply(lane, chat("full", "hello", max_tokens=room)).completion_tokens == room
     assert ends(play(lane, [chat("over", "hello", max_tokens=room + 1)])) == [("over", "Failed")]
@@ -243,7 +245,7 @@ def test_prompt_longer_than_one_step_takes_is_read_in_parts_while_others_go_on(m
     assert next(u for u in updates if isinstance(u, Replied) and u.request_id == "long").text == alone
 
 
-def test_cancel_frees_the_pages_and_is_told_exactly_once(lane: ChatLane) -> None:
+def test_cancel_frees_the_pages_and_is_reported_exactly_once(lane: ChatLane) -> None:
     for name in ("a", "b"):
         lane.admit(chat(name, max_tokens=200))
     for _ in range(10):
@@ -264,7 +266,7 @@ def test_cancel_frees_the_pages_and_is_told_exactly_once(lane: ChatLane) -> None
     assert not lane.has_work()
 
 
-def test_waiting_chat_can_be_canceled_and_the_one_behind_it_gets_in(model: Any) -> None:
+def test_waiting_chat_can_be_canceled_and_the_one_behind_it_runs(model: Any) -> None:
     lane = tiny_lane(model, max_running=1)
     for name in ("a", "b", "c"):
         lane.admit(chat(name, max_tokens=5))
@@ -280,7 +282,7 @@ def test_cancel_before_the_first_step_lets_nothing_run(lane: ChatLane) -> None:
     assert not lane.has_work()
 
 
-def test_forward_that_raises_fails_those_in_it_and_the_next_chat_works() -> None:
+def test_forward_that_raises_fails_the_chats_in_it_and_the_next_chat_works() -> None:
     model = tiny_model()
     lane = tiny_lane(model, max_running=2)
     expected = reply(lane, chat("third", max_tokens=6)).text
@@ -315,7 +317,7 @@ def four_chats() -> list[ChatRequest]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2, 3])
-def test_out_of_memory_harms_no_chat_that_fits_with_fewer_beside_it(times: int) -> None:
+def test_out_of_memory_with_four_chats_loses_none_that_fits_with_fewer(times: int) -> None:
     model = tiny_model()
     lane = tiny_lane(model)
     expected = {name: end.text for name, end in replies(lane, four_chats()).items()}
@@ -335,7 +337,7 @@ def test_out_of_memory_harms_no_chat_that_fits_with_fewer_beside_it(times: int) 
 
 
 @pytest.mark.slow
-def test_out_of_memory_always_fails_one_chat_after_the_other_and_the_next_is_fine() -> None:
+def test_constant_out_of_memory_fails_one_chat_after_the_other_and_a_later_chat_works() -> None:
     model = tiny_model()
     lane = tiny_lane(model)
     with out_of_memory(model):
@@ -346,7 +348,7 @@ def test_out_of_memory_always_fails_one_chat_after_the_other_and_the_next_is_fin
 
 
 @pytest.mark.slow
-def test_cache_that_cannot_be_made_is_made_smaller_and_who_waits_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_that_does_not_fit_is_made_smaller_and_the_waiting_chat_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     lane = tiny_lane(tiny_model(), cache_bytes=4 << 20)
     expected = reply(lane, chat("a", max_tokens=8)).text
     assert lane.resize_cache(0) == 0
@@ -366,7 +368,7 @@ def test_cache_that_cannot_be_made_is_made_smaller_and_who_waits_stays(monkeypat
 
 
 @pytest.mark.slow
-def test_cache_of_another_size_loses_no_word_of_those_who_run() -> None:
+def test_resizing_the_cache_loses_no_token_of_running_chats() -> None:
     lane = tiny_lane(tiny_model(), cache_bytes=4 << 20)
     expected = {name: end.text for name, end in replies(lane, four_chats()).items()}
     for request in four_chats():
@@ -375,7 +377,7 @@ def test_cache_of_another_size_loses_no_word_of_those_who_run() -> None:
     for _ in range(4):
         updates += lane.step()
     small = lane.resize_cache(0)
-    assert 0 < small < 2 << 20, "who runs keeps the room to end"
+    assert 0 < small < 2 << 20, "running chats keep the memory to end"
     for _ in range(3):
         updates += lane.step()
     assert lane.resize_cache(4 << 20) > small
@@ -384,7 +386,7 @@ def test_cache_of_another_size_loses_no_word_of_those_who_run() -> None:
     assert lane.resize_cache(0) == 0
 
 
-def test_what_is_kept_of_a_prompt_serves_prompts_of_the_same_owner_only(lane: ChatLane) -> None:
+def test_cached_prompts_are_shared_between_requests_of_the_same_owner_only(lane: ChatLane) -> None:
     prompt = "the same long introduction " * 6
 
     def tokens_read(name: str, owner: str) -> int:
@@ -398,8 +400,8 @@ def test_what_is_kept_of_a_prompt_serves_prompts_of_the_same_owner_only(lane: Ch
     assert tokens_read("d", "bob") < whole / 2
 
 
-def test_long_prompt_is_read_in_parts_as_long_as_the_others_can_wait(lane: ChatLane) -> None:
-    lane._token_s = 0.2 / 40  # on this device 40 tokens take the time that others may be held up
+def test_long_prompt_is_read_in_parts_that_hold_up_others_for_a_limited_time(lane: ChatLane) -> None:
+    lane._token_s = 0.2 / 40  # as if 40 tokens took as long as other chats may be held up
     lane.admit(chat("short", max_tokens=30))
     while not lane._queue.running or not lane._queue.running["short"].n_tokens:
         lane.step()
@@ -459,7 +461,9 @@ def test_plain_messages_have_the_tokens_of_the_template() -> None:
         ("{{ messages[0].content }}", chat("a", max_tokens=0)),
     ],
 )
-def test_what_cannot_be_a_prompt_fails_without_raising(model: Any, template: str | None, request_: ChatRequest) -> None:
+def test_messages_that_cannot_be_a_prompt_fail_without_raising(
+    model: Any, template: str | None, request_: ChatRequest
+) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = template
     lane = ChatLane(model, tokenizer, cache_bytes=4 << 20)
@@ -484,7 +488,7 @@ def test_prompts_with_the_same_beginning_share_pages(lane: ChatLane) -> None:
     play(lane)
 
 
-def test_cache_takes_no_more_than_it_was_given_and_the_global_generator_is_left_alone(model: Any) -> None:
+def test_cache_keeps_to_its_bytes_and_leaves_the_global_generator_alone(model: Any) -> None:
     before = torch.random.get_rng_state()
     for cache_bytes in (SMALL_CACHE, 4 << 20):
         lane = tiny_lane(model, cache_bytes=cache_bytes)
@@ -509,7 +513,7 @@ def test_closed_lane_lets_go_of_the_model(merging: Merging) -> None:
     assert lane.next_step() is None
 
 
-def test_no_more_chats_come_in_than_the_step_allows_and_those_who_run_go_on(lane: ChatLane) -> None:
+def test_a_step_admits_no_more_chats_than_it_may_run_and_running_chats_go_on(lane: ChatLane) -> None:
     for name in "abc":
         lane.admit(chat(name, max_tokens=40))
     lane.step(max_rows=2)
@@ -521,7 +525,7 @@ def test_no_more_chats_come_in_than_the_step_allows_and_those_who_run_go_on(lane
     play(lane)
 
 
-# Failures of the device and of the library: the lane stays usable, and every chat ends exactly once.
+# Errors of the device and of libraries: the lane stays usable, and every chat ends exactly once.
 
 
 def start_four(lane: ChatLane, n_steps: int = 4) -> list[Update]:
@@ -533,7 +537,7 @@ def start_four(lane: ChatLane, n_steps: int = 4) -> list[Update]:
 def fail_making_the_cache(
     lane: ChatLane, monkeypatch: pytest.MonkeyPatch, error: Exception, *, times: int | None = None, above: int = 0
 ) -> list[int]:
-    """The first `times` (None: all) caches larger than `above` bytes cannot be made. Returns their sizes, as they come."""
+    """Make the first `times` (None: all) caches larger than `above` bytes fail. Returns the list of their sizes."""
     make, failed = lane._kv_cache._make_batch, []
 
     def limited(n_bytes: int) -> Any:
@@ -546,7 +550,7 @@ def fail_making_the_cache(
     return failed
 
 
-NO_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
 @pytest.mark.parametrize("wanted", [8 << 20, 0])
@@ -557,7 +561,7 @@ def test_resizing_the_cache_out_of_memory_holds_nothing_and_the_chats_go_on(
     lane = tiny_lane(model)
     updates = start_four(lane)
     with monkeypatch.context() as patched:
-        assert fail_making_the_cache(lane, patched, NO_MEMORY) == []
+        assert fail_making_the_cache(lane, patched, OUT_OF_MEMORY) == []
         assert lane.resize_cache(wanted) == lane.cache_bytes == 0
     updates += play(lane)
 
@@ -569,7 +573,7 @@ def test_growing_the_cache_with_memory_for_half_of_it_holds_half(monkeypatch: py
     lane = tiny_lane(model)
     updates = start_four(lane)
     assert lane.cache_bytes < 4 << 20
-    failed = fail_making_the_cache(lane, monkeypatch, NO_MEMORY, above=5 << 20)
+    failed = fail_making_the_cache(lane, monkeypatch, OUT_OF_MEMORY, above=5 << 20)
     assert 0 < lane.resize_cache(8 << 20) <= 4 << 20
     assert failed == [8 << 20]
     updates += play(lane)
@@ -581,7 +585,7 @@ def test_resizing_the_cache_of_an_idle_lane_out_of_memory_holds_nothing_and_the_
     monkeypatch: pytest.MonkeyPatch, lane: ChatLane
 ) -> None:
     with monkeypatch.context() as patched:
-        fail_making_the_cache(lane, patched, NO_MEMORY)
+        fail_making_the_cache(lane, patched, OUT_OF_MEMORY)
         assert lane.resize_cache(8 << 20) == lane.cache_bytes == 0
     assert reply(lane, chat("next")).completion_tokens > 0
 
@@ -598,7 +602,7 @@ def test_a_cache_that_cannot_be_resized_for_another_reason_fails_the_chats_with_
     assert reply(lane, chat("next")).completion_tokens > 0
 
 
-def test_an_error_while_the_cache_is_made_fails_who_waits_for_it_with_a_reason(
+def test_an_error_while_the_cache_is_made_fails_the_waiting_chats_with_a_reason(
     monkeypatch: pytest.MonkeyPatch, lane: ChatLane
 ) -> None:
     lane.resize_cache(0)
@@ -625,7 +629,7 @@ def test_a_lost_device_is_not_taken_for_a_failed_cache(monkeypatch: pytest.Monke
         lane.step()
 
 
-def test_a_cancel_that_the_library_fails_ends_the_chat_once_and_the_others_lose_no_word(
+def test_a_cancel_in_which_the_library_raises_ends_the_chat_once_and_the_others_lose_no_token(
     monkeypatch: pytest.MonkeyPatch, model: Any
 ) -> None:
     expected = {name: end.text for name, end in replies(tiny_lane(model), four_chats()).items()}
@@ -648,7 +652,7 @@ def test_a_cancel_that_the_library_fails_ends_the_chat_once_and_the_others_lose_
 @pytest.mark.parametrize("error", [RuntimeError("already borrowed"), OverflowError("token 2**40")])
 def test_a_tokenizer_that_fails_on_one_chat_fails_it_alone(model: Any, error: Exception) -> None:
     class Broken:
-        """Fails on what the chat "bad" says, and on the second token of the chat "worse"."""
+        """Fails on the prompt of the chat "bad", and on a token in the reply of the chat "worse"."""
 
         def __init__(self, own: Any) -> None:
             self._own = own
@@ -678,11 +682,9 @@ def test_a_tokenizer_that_fails_on_one_chat_fails_it_alone(model: Any, error: Ex
     assert sorted(ends(updates)) == [("bad", "Failed"), ("good", "Replied"), ("worse", "Failed")]
     for update in updates:
         if isinstance(update, Failed):
-            assert (update.code, str(error) in update.detail, str(error) in update.message) == (
-                "model_error",
-                True,
-                False,
-            )
+            assert update.code == "model_error"
+            assert str(error) in update.detail
+            assert str(error) not in update.message
     assert next(u.text for u in updates if isinstance(u, Replied)) == expected
     free, total = free_pages(lane)
     assert free == total
@@ -699,6 +701,6 @@ def test_a_canceled_chat_is_no_part_of_the_next_step(lane: ChatLane) -> None:
     assert next_step is not None
     assert (next_step.stage, next_step.request_ids) == ("decode", ("b",))
     lane.cancel("b")
-    assert lane.next_step() is None, "no forward, and no weights on the device, are needed for these"
+    assert lane.next_step() is None, "ending these needs no forward, and no weights on the device"
     assert sorted(ends(lane.step())) == [(name, "Canceled") for name in "abc"]
     assert not lane.has_work()

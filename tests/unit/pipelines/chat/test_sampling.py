@@ -1,3 +1,5 @@
+"""Sampling: the distributions are those of `generate`, and each row depends on its own seed and position alone."""
+
 from __future__ import annotations
 
 import math
@@ -14,14 +16,14 @@ from pipelines.chat.sampling import draw, gumbel, penalize, row_key
 def draws(
     logits: Tensor, n: int, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 7
 ) -> Tensor:
-    """n draws from one row of logits: positions 0 … n - 1 of a seed."""
+    """n samples from one row of logits, at positions 0 … n - 1 of a seed."""
     keys = torch.tensor([row_key(seed, position) for position in range(n)])
     rows = logits.expand(n, -1)
     return draw(rows, torch.full((n,), temperature), torch.full((n,), top_k), torch.full((n,), top_p), keys)
 
 
 def assert_drawn_from(probabilities: Tensor, tokens: Tensor) -> None:
-    """Every frequency within 5 standard deviations: one false alarm in 1.7 million per token, and the seed is fixed."""
+    """Every frequency is within 5 standard deviations: a false alarm in 1.7 million per token, with a fixed seed."""
     n = len(tokens)
     frequencies = torch.bincount(tokens, minlength=len(probabilities)) / n
     deviation = (probabilities * (1 - probabilities) / n).sqrt()
@@ -59,7 +61,7 @@ def test_nucleus_wider_than_the_candidates_is_not_cut_short() -> None:
     assert mass[tokens.max() - 1] < 0.8
 
 
-def test_row_draws_the_same_alone_and_beside_others() -> None:
+def test_row_draws_the_same_token_alone_and_in_a_batch() -> None:
     n, vocabulary = 12, 3_000
     logits = torch.randn(n, vocabulary, generator=torch.Generator().manual_seed(1)) * 3
     temperature = torch.linspace(0.2, 2.0, n)
@@ -88,13 +90,13 @@ def test_noise_is_gumbel() -> None:
     assert noise.var().item() == pytest.approx(math.pi**2 / 6, rel=0.02)
 
 
-def test_noise_of_a_token_does_not_depend_on_which_others_are_asked_for() -> None:
+def test_noise_of_a_token_does_not_depend_on_the_other_tokens() -> None:
     keys = torch.tensor([row_key(1, 2), row_key(3, 4)])
     some = torch.tensor([[7, 900, 3], [3, 2, 11]])
     assert torch.equal(gumbel(keys, some), gumbel(keys, torch.arange(1_000)).gather(-1, some))
 
 
-def test_noise_of_a_seed_is_what_it_was_in_every_earlier_version() -> None:
+def test_noise_of_a_seed_never_changes_between_versions() -> None:
     noise = gumbel(torch.tensor([row_key(42, 0), row_key(42, 1)]), torch.arange(3))
     expected = [
         [1.6704560188934439, 0.05192817185272295, 2.5016353987696864],
@@ -103,7 +105,7 @@ def test_noise_of_a_seed_is_what_it_was_in_every_earlier_version() -> None:
     torch.testing.assert_close(noise, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
-def test_repetition_penalty_is_that_of_generate() -> None:
+def test_repetition_penalty_equals_that_of_generate() -> None:
     logits = torch.tensor([1.0, -1.0, 2.0, -2.0, 0.5])
     expected = RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([[0, 1, 3, 3]]), logits[None].clone())[0]
     torch.testing.assert_close(penalize(logits, [0, 1], {3: 2}, repetition=1.3), expected)

@@ -1,3 +1,5 @@
+"""Text of tokens: characters appear whole, and no part of a stop string is shown."""
+
 from __future__ import annotations
 
 import itertools
@@ -9,12 +11,12 @@ from pipelines.chat.stopping import ReplyText, StopStrings, TokenText
 
 
 def from_bytes(tokens: list[int]) -> str:
-    """A decoder whose tokens are bytes, the hardest case: a character may take four."""
+    """A decoder whose tokens are bytes, the hardest case: one character may take four."""
     return bytes(tokens).decode("utf-8", "replace")
 
 
 def bytewise_fallback(tokens: list[int]) -> str:
-    """As sentencepiece decodes: one replacement for each byte of an unfinished character."""
+    """Decode as sentencepiece does: one replacement character for each byte of an incomplete character."""
     decoded, rest = "", bytes(tokens)
     while rest:
         for length in range(1, 5):
@@ -33,12 +35,12 @@ def words(tokens: list[int]) -> str:
     return "".join(f" w{token}" for token in tokens).removeprefix(" ")
 
 
-def test_emoji_comes_out_whole_with_its_last_byte() -> None:
+def test_emoji_appears_whole_with_its_last_byte() -> None:
     text = TokenText(from_bytes)
     assert [text.push(byte) for byte in "a😀é".encode()] == ["a", "", "", "", "😀", "", "é"]
 
 
-def test_emoji_comes_out_whole_from_a_decoder_that_marks_every_byte() -> None:
+def test_emoji_appears_whole_from_a_decoder_that_marks_every_byte() -> None:
     text = TokenText(bytewise_fallback)
     assert [text.push(byte) for byte in "a😀é".encode()] == ["a", "", "", "", "😀", "", "é"]
 
@@ -51,10 +53,10 @@ def test_pieces_of_any_text_join_to_it_and_never_hold_part_of_a_character(whole:
 
 
 @given(st.binary(max_size=40))
-def test_bytes_that_are_no_text_are_marked_and_do_not_pile_up(raw: bytes) -> None:
+def test_bytes_that_are_not_text_become_replacement_characters_at_once(raw: bytes) -> None:
     text = TokenText(from_bytes)
-    told = "".join(text.push(byte) for byte in [*raw, ord("!")])
-    assert told == from_bytes([*raw, ord("!")])
+    shown = "".join(text.push(byte) for byte in [*raw, ord("!")])
+    assert shown == from_bytes([*raw, ord("!")])
 
 
 def test_space_before_a_word_is_kept_though_the_decoder_drops_that_of_the_first_token() -> None:
@@ -62,12 +64,12 @@ def test_space_before_a_word_is_kept_though_the_decoder_drops_that_of_the_first_
     assert [text.push(token) for token in (1, 2, 3, 4)] == ["w1", " w2", " w3", " w4"]
 
 
-def test_decoder_is_asked_about_a_few_tokens_only_however_long_the_reply() -> None:
-    asked = []
-    text = TokenText(lambda tokens: asked.append(len(tokens)) or words(tokens))  # type: ignore[func-returns-value]
+def test_decoder_gets_only_a_few_tokens_however_long_the_reply() -> None:
+    lengths = []
+    text = TokenText(lambda tokens: lengths.append(len(tokens)) or words(tokens))  # type: ignore[func-returns-value]
     for token in range(500):
         text.push(token)
-    assert max(asked) <= 3
+    assert max(lengths) <= 3
 
 
 def test_stop_string_is_found_across_pieces_and_nothing_of_it_is_shown() -> None:

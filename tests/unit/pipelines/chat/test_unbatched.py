@@ -1,4 +1,4 @@
-"""Which language models share forwards, and that those which cannot are served all the same."""
+"""Which language models share forwards, and how chats of the others take turns."""
 
 from __future__ import annotations
 
@@ -27,34 +27,33 @@ def play(lane: ChatLane) -> list[Update]:
 
 
 @pytest.mark.parametrize("name", ["Llama", "Gemma2", "Qwen3Moe", "GPTNeoX", "GPT2"])
-def test_greedy_tokens_are_those_of_generate_alone_and_among_others(name: str) -> None:
+def test_greedy_tokens_equal_those_of_generate_alone_and_in_a_batch(name: str) -> None:
     row = compare(name)
 
     assert row.equal, row.note
 
 
-def test_a_model_that_the_paged_batch_takes_is_told_from_one_that_it_does_not() -> None:
+def test_the_proof_tells_models_that_the_paged_batch_can_run_from_others() -> None:
     assert shares_forwards_correctly(decoder("Qwen2"))
     assert not shares_forwards_correctly(decoder("Mamba"))
 
 
-def test_a_model_that_differs_in_the_batch_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_proof_rejects_a_model_whose_logits_differ_in_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
     forward = model.forward
-    # What it gives depends on how many rows of tokens it is handed at once, as a model that mixes its rows does.
-    shifted = lambda *args, **kwargs: _shift(forward(*args, **kwargs), kwargs)  # noqa: E731 - named to be read
-    monkeypatch.setattr(model, "forward", shifted)
+
+    def differs_in_a_batch(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        if "cu_seq_lens_q" in kwargs or "read_index" in kwargs:
+            output.logits = output.logits.flip(-1)
+        return output
+
+    monkeypatch.setattr(model, "forward", differs_in_a_batch)
 
     assert not shares_forwards_correctly(model)
 
 
-def _shift(output: Any, kwargs: Any) -> Any:
-    if "cu_seq_lens_q" in kwargs or "read_index" in kwargs:
-        output.logits = output.logits.flip(-1)
-    return output
-
-
-def test_a_plain_lane_takes_turns_and_says_so() -> None:
+def test_an_unbatched_lane_takes_turns_and_warns_about_it() -> None:
     lane = ChatLane(tiny_model(), tiny_tokenizer(), cache_bytes=4 << 20, merging="off")
     for name in "ab":
         lane.admit(ask(name))
@@ -67,7 +66,7 @@ def test_a_plain_lane_takes_turns_and_says_so() -> None:
     assert all(len(cost.request_ids) == 1 for cost in lane.take_costs() if hasattr(cost, "request_ids"))
 
 
-def test_a_plain_chat_is_canceled_between_two_tokens_and_the_other_goes_on() -> None:
+def test_an_unbatched_chat_is_canceled_between_two_tokens_and_the_other_goes_on() -> None:
     lane = ChatLane(tiny_model(), tiny_tokenizer(), cache_bytes=4 << 20, merging="off")
     for name in "ab":
         lane.admit(ask(name))
@@ -82,7 +81,7 @@ def test_a_plain_chat_is_canceled_between_two_tokens_and_the_other_goes_on() -> 
 
 
 @torch.inference_mode()
-def test_a_plain_chat_samples_by_its_own_seed() -> None:
+def test_an_unbatched_chat_samples_by_its_own_seed() -> None:
     texts = []
     for others in (0, 2):
         lane = ChatLane(tiny_model(), tiny_tokenizer(), cache_bytes=4 << 20, merging="off")

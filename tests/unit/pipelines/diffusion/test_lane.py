@@ -1,6 +1,6 @@
-"""Stock pipelines of eight families through the lane: what comes out is what the pipeline called directly gives.
+"""Stock pipelines of eight families in the lane give what the pipeline gives when it is called directly.
 
-Tolerances are on pixels in [0, 1] before they are rounded to 8 bits. Seen: alone 0, merged at most 4e-6.
+Tolerances are for pixels in [0, 1] before they are rounded to 8 bits. Measured: 0 alone, at most 4e-6 merged.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ MERGED = 1e-4
 SD = FAMILIES["sd15"]
 WAN = FAMILIES["wan"]
 
-# A stock model that will run only once more says so; nothing of ours.
+# Some stock models warn that they are deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Models this small lose time to a second thread, much of it when the machine is busy."""
+    """For models this small a second thread costs time, much of it when the machine is busy."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 
 
-QUICK = ("sd15", "wan")  # a picture's and a clip's stand for all in `make check`
+QUICK = ("sd15", "wan")  # one family of pictures and one of clips stand for all in `make check`
 
 
 @pytest.fixture(
@@ -67,7 +67,9 @@ def lane(sd: Any) -> Iterator[DiffusionLane]:
     lane.close()
 
 
-def test_alone_it_is_the_direct_call_bit_for_bit_and_in_a_mixed_four_all_but_rounding(each: tuple[Family, Any]) -> None:
+def test_a_job_alone_equals_the_stock_call_bit_for_bit_and_four_batched_jobs_equal_it_but_for_rounding(
+    each: tuple[Family, Any],
+) -> None:
     family, pipeline = each
     four = mixed_four(family)
     expected = {wanted.id: direct(pipeline, wanted) for wanted in four}
@@ -87,7 +89,7 @@ def test_alone_it_is_the_direct_call_bit_for_bit_and_in_a_mixed_four_all_but_rou
     lane.close()
 
 
-def test_other_sizes_and_a_joiner_midway_change_nothing(each: tuple[Family, Any]) -> None:
+def test_jobs_of_other_sizes_and_jobs_that_join_later_change_no_output(each: tuple[Family, Any]) -> None:
     family, pipeline = each
     a, b, wide, late = (
         request(family, "a", seed=1, steps=12),
@@ -113,7 +115,7 @@ def test_other_sizes_and_a_joiner_midway_change_nothing(each: tuple[Family, Any]
     assert done["late"].batch_peak > 1  # type: ignore[union-attr]  # it is Rendered, see above
 
 
-def test_deterministic_is_bit_identical_to_the_direct_call_among_others(each: tuple[Family, Any]) -> None:
+def test_a_deterministic_job_equals_the_stock_call_bit_for_bit_while_others_run(each: tuple[Family, Any]) -> None:
     family, pipeline = each
     pinned = request(family, "pinned", seed=9, deterministic=True)
     lane = DiffusionLane(pipeline, kind=family.kind)
@@ -124,7 +126,7 @@ def test_deterministic_is_bit_identical_to_the_direct_call_among_others(each: tu
     assert results["pinned"].batch_peak == 1
 
 
-def test_the_same_request_gives_the_same_output_whoever_runs_beside_it(lane: DiffusionLane) -> None:
+def test_the_same_request_gives_the_same_output_whatever_shares_its_batch(lane: DiffusionLane) -> None:
     wanted = request(SD, "same", seed=5)
     one = rendered(lane, [wanted])["same"].frames
     for neighbours in (1, 3, 6):
@@ -132,11 +134,11 @@ def test_the_same_request_gives_the_same_output_whoever_runs_beside_it(lane: Dif
         assert gap(rendered(lane, [*others, wanted])["same"].frames, one) <= MERGED
 
 
-def test_at_one_width_the_neighbours_do_not_show_in_a_single_bit(lane: DiffusionLane) -> None:
+def test_at_a_constant_width_the_other_rows_do_not_change_a_single_bit(lane: DiffusionLane) -> None:
     rendered(lane, [request(SD, "same", seed=5), request(SD, "first", seed=1)])  # proved
     outputs = []
     for seed, prompt in ((1, "a city"), (2, "a red star"), (5, "a red circle on blue")):
-        # Of another owner each time: who finds the prompt read already is a step ahead of its neighbour.
+        # Another owner each time: with a cached prompt a request would be a step ahead of the other.
         two = request(SD, "same", seed=5, owner=prompt), request(SD, "beside", seed=seed, prompt=prompt, owner=prompt)
         outputs.append(rendered(lane, two)["same"])
 
@@ -144,14 +146,16 @@ def test_at_one_width_the_neighbours_do_not_show_in_a_single_bit(lane: Diffusion
     assert all(np.array_equal(output.frames, outputs[0].frames) for output in outputs)
 
 
-def test_a_schedule_or_a_noise_of_one_job_never_reaches_another(sd: Any, lane: DiffusionLane) -> None:
+def test_no_job_changes_the_shared_noise_scheduler(sd: Any, lane: DiffusionLane) -> None:
     before = dict(vars(sd.scheduler))
     rendered(lane, [request(SD, "a", steps=3), request(SD, "b", steps=9)])
 
     assert vars(sd.scheduler) == before
 
 
-def test_cancel_midway_frees_the_job_at_once_and_leaves_the_others_as_they_were(sd: Any, lane: DiffusionLane) -> None:
+def test_canceling_a_running_job_frees_its_memory_at_once_and_changes_no_other_job(
+    sd: Any, lane: DiffusionLane
+) -> None:
     latents: list[weakref.ref[torch.Tensor]] = []
 
     def keep(pipeline: Any, step: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -212,7 +216,7 @@ def test_an_argument_the_pipeline_does_not_take_is_a_bad_request_that_names_it(l
         assert (end.code, f"'{argument}'" in end.message) == ("bad_request", True)
 
 
-def test_a_value_the_pipeline_refuses_is_a_bad_request_without_its_words(lane: DiffusionLane) -> None:
+def test_a_value_that_the_pipeline_refuses_is_a_bad_request_without_the_exception_text(lane: DiffusionLane) -> None:
     lane.admit(request(SD, "x", width=33))
     end = ends(play(lane))["x"]
 
@@ -222,13 +226,13 @@ def test_a_value_the_pipeline_refuses_is_a_bad_request_without_its_words(lane: D
     assert "33" not in end.message
 
 
-def test_a_job_cannot_take_over_its_generator_or_its_output(lane: DiffusionLane, sd: Any) -> None:
+def test_a_job_cannot_override_its_generator_or_its_output_type(lane: DiffusionLane, sd: Any) -> None:
     wanted = request(SD, "x", call={"generator": None, "output_type": "latent"})
 
     assert np.array_equal(rendered(lane, [wanted])["x"].frames, direct(sd, request(SD, "x")))
 
 
-def test_a_job_that_breaks_midway_fails_alone(sd: Any, lane: DiffusionLane) -> None:
+def test_a_job_that_raises_between_two_steps_fails_alone(sd: Any, lane: DiffusionLane) -> None:
     def explode(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         if step == 1:
             raise ValueError("a secret")
@@ -262,23 +266,23 @@ def test_a_decode_that_runs_out_of_memory_is_split_then_tiled_then_fails_its_own
     pipeline = quiet(SD.build())
     four = mixed_four(SD)
     expected = {wanted.id: direct(pipeline, wanted) for wanted in four}
-    decode, room = pipeline.vae.decode, {"rows": 2, "rows in tiles": 1}
+    decode, max_rows = pipeline.vae.decode, {"whole": 2, "tiled": 1}
 
     def tight(vae: Any, latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if len(latents) > room["rows in tiles" if vae.use_tiling else "rows"]:
+        if len(latents) > max_rows["tiled" if vae.use_tiling else "whole"]:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return decode(latents, *args, **kwargs)
 
     pipeline.vae.decode = MethodType(tight, pipeline.vae)
     lane = DiffusionLane(pipeline, kind="image")
     split = rendered(lane, four)
-    room["rows"] = 0
+    max_rows["whole"] = 0
     tiled = rendered(lane, four)
     for name, frames in expected.items():
         assert gap(split[name].frames, frames) <= MERGED
         assert gap(tiled[name].frames, frames) <= MERGED
     assert not pipeline.vae.use_tiling
-    room["rows in tiles"] = 0
+    max_rows["tiled"] = 0
     lane.admit(four[0])
     end = ends(play(lane))["a"]
     assert isinstance(end, Failed)
@@ -296,7 +300,7 @@ def test_frames_are_float32_in_range_and_rows_first() -> None:
     assert 0 <= clip.min() <= clip.max() <= 1
 
 
-def test_what_was_measured_names_the_shape_the_rows_and_who_shared_it(lane: DiffusionLane) -> None:
+def test_costs_name_the_shape_the_rows_and_the_requests_that_shared_the_forward(lane: DiffusionLane) -> None:
     rendered(lane, [request(SD, "a"), request(SD, "b")])
     costs = lane.take_costs()
 
@@ -326,10 +330,10 @@ def peaks(lane: DiffusionLane, component: str) -> list[int | None]:
     return [cost.peak_bytes for cost in lane.take_costs() if isinstance(cost, StepCost) and cost.component == component]
 
 
-def test_peaks_are_measured_once_for_each_shape_and_width_and_never_of_a_proof(lane: DiffusionLane) -> None:
+def test_peak_bytes_are_measured_once_for_each_shape_and_width_and_never_for_a_proof(lane: DiffusionLane) -> None:
     rendered(lane, [request(SD, "a", steps=2), request(SD, "b", steps=2)])
     proof, two_rows, *_ = peaks(lane, "unet")
-    assert proof is None, "its calls ran more than once"
+    assert proof is None, "each of its calls ran more than once"
     assert two_rows is not None
     rendered(lane, [request(SD, "c", steps=3)])
     one_row, *again = peaks(lane, "unet")
@@ -339,27 +343,27 @@ def test_peaks_are_measured_once_for_each_shape_and_width_and_never_of_a_proof(l
     assert all(peak is None for peak in again)
 
 
-def test_a_forward_that_gives_way_at_every_block_gives_the_same_picture_and_one_cost(lane: DiffusionLane) -> None:
+def test_a_forward_preempted_at_every_block_gives_the_same_picture_and_one_cost(lane: DiffusionLane) -> None:
     expected = rendered(lane, [request(SD, "a")])["a"].frames
     n_costs = len(lane.take_costs())
     lane.admit(request(SD, "b", owner="another"))
     updates: list[Update] = []
-    n_midway = 0
+    n_preempted = 0
     while lane.has_work():
         updates += lane.step(should_yield=lambda: True)
-        n_midway += lane.mid_forward
+        n_preempted += lane.mid_forward
     (end,) = ends(updates).values()
     assert isinstance(end, Rendered)
     assert np.array_equal(end.frames, expected)
-    assert n_midway > 20
+    assert n_preempted > 20
     assert len(lane.take_costs()) == n_costs
 
 
-def test_canceled_midway_a_request_ends_at_once_and_the_lane_goes_on(lane: DiffusionLane) -> None:
+def test_canceled_inside_a_forward_a_request_ends_at_once_and_the_lane_goes_on(lane: DiffusionLane) -> None:
     lane.admit(request(SD, "a"))
     while not lane.mid_forward:
         lane.step(should_yield=lambda: True)
-    assert lane.park(["text_encoder"]) == 0, "on a CPU the host is the device"
+    assert lane.park(["text_encoder"]) == 0, "on a CPU the device's memory is the host's"
     lane.cancel("a")
     assert ends(lane.step()) == {"a": Canceled("a")}
     assert not lane.mid_forward
@@ -367,11 +371,11 @@ def test_canceled_midway_a_request_ends_at_once_and_the_lane_goes_on(lane: Diffu
     rendered(lane, [request(SD, "b")])
 
 
-def test_next_quantum_says_what_the_next_step_will_run(lane: DiffusionLane) -> None:
+def test_next_step_names_the_forward_that_the_next_step_runs(lane: DiffusionLane) -> None:
     rendered(lane, [request(SD, "a"), request(SD, "b")])
     for name in "cd":
         lane.admit(request(SD, name))
-    assert lane.next_step() is None, "they have to start first"
+    assert lane.next_step() is None, "the requests have to start first"
     lane.take_costs()
     while lane.has_work():
         next_step = lane.next_step()
@@ -389,7 +393,7 @@ def refusals(lane: DiffusionLane) -> list[tuple[str, int]]:
     return [(note.component, note.rows) for note in lane.take_costs() if isinstance(note, OutOfMemory)]
 
 
-def test_width_that_ran_out_of_memory_is_told_and_not_tried_again_at_once(lane: DiffusionLane, sd: Any) -> None:
+def test_a_width_that_ran_out_of_memory_is_reported_and_not_tried_again_at_once(lane: DiffusionLane, sd: Any) -> None:
     rendered(lane, [request(SD, name) for name in "abcd"])
     expected = rendered(lane, [request(SD, "a")])["a"].frames
     lane.take_costs()
@@ -401,7 +405,7 @@ def test_width_that_ran_out_of_memory_is_told_and_not_tried_again_at_once(lane: 
 
 
 @pytest.mark.parametrize("component", ["text_encoder", "unet", "vae"])
-def test_out_of_memory_once_harms_nobody_even_alone(lane: DiffusionLane, sd: Any, component: str) -> None:
+def test_a_job_survives_a_single_out_of_memory_error_even_alone(lane: DiffusionLane, sd: Any, component: str) -> None:
     expected = rendered(lane, [request(SD, "a")])["a"].frames
     lane.take_costs()
     with out_of_memory(sd.vae.decoder if component == "vae" else getattr(sd, component), times=1):
@@ -409,7 +413,7 @@ def test_out_of_memory_once_harms_nobody_even_alone(lane: DiffusionLane, sd: Any
     assert refusals(lane) == [(component, 1)]
 
 
-def test_out_of_memory_always_fails_that_job_alone_and_the_next_is_fine(lane: DiffusionLane, sd: Any) -> None:
+def test_a_job_that_always_runs_out_of_memory_fails_alone_and_the_next_succeeds(lane: DiffusionLane, sd: Any) -> None:
     lane.admit(request(SD, "small"))
     lane.admit(request(SD, "large", guidance_scale=1.0, width=64, height=64))
 
@@ -440,7 +444,7 @@ def test_a_job_whose_cleanup_raises_when_it_is_canceled_is_canceled_and_the_othe
     began: list[int] = []
 
     def untidy(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Calls a module, and fails when that call is canceled."""
+        """A callback that calls a module, and raises when that call is canceled."""
         began.append(step)
         try:
             pipeline.unet.forward(torch.zeros(1, 4, 8, 8), 1, torch.zeros(1, 7, 32), return_dict=False)
@@ -466,7 +470,7 @@ def test_a_closed_lane_holds_nothing_of_the_model() -> None:
     del pipeline
     lane.close()
 
-    assert weights() is None, "freed by the lane's own collection, while the lane itself is still there"
+    assert weights() is None, "close() frees them, though the lane itself still exists"
     assert (lane.components, lane.parked, lane.weight_bytes, lane.next_step()) == ({}, {}, 0, None)
 
 
@@ -483,12 +487,12 @@ def test_a_canceled_request_is_no_part_of_the_next_step(lane: DiffusionLane) -> 
     lane.admit(request(SD, "c"))
     for name in "bc":
         lane.cancel(name)
-    assert (lane.next_step(), lane.mid_forward) == (None, False), "no forward is needed for these"
+    assert (lane.next_step(), lane.mid_forward) == (None, False), "ending these needs no forward"
     assert sorted(ends(lane.step())) == ["b", "c"]
     assert not lane.has_work()
 
 
-def test_a_forward_that_gave_way_goes_on_for_those_who_still_want_it(lane: DiffusionLane, sd: Any) -> None:
+def test_a_preempted_forward_goes_on_for_the_requests_that_are_left(lane: DiffusionLane, sd: Any) -> None:
     rendered(lane, [request(SD, "a"), request(SD, "b")])  # proved
     for name in "ab":
         lane.admit(request(SD, name))

@@ -1,4 +1,4 @@
-"""LoRAs and noise schedulers by request: the same as diffusers with the same, whoever shares the modules."""
+"""LoRAs and noise schedulers by request give what diffusers gives, whatever other jobs use on the same modules."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def loras(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lora, Lora]:
 
 
 def with_adapters(wanted: DiffusionRequest) -> Any:
-    """What diffusers gives by itself."""
+    """The output of diffusers without the lane."""
     pipeline = SD.build()
     names = []
     for wanted_lora in wanted.loras:
@@ -62,7 +62,7 @@ def with_adapters(wanted: DiffusionRequest) -> Any:
     return direct(pipeline, wanted)
 
 
-def test_jobs_with_different_loras_at_once_are_each_what_diffusers_gives(loras: tuple[Lora, Lora]) -> None:
+def test_jobs_with_different_loras_at_once_each_give_what_diffusers_gives(loras: tuple[Lora, Lora]) -> None:
     ink, wash = loras
     lane = DiffusionLane(SD.build(), kind="image")
     requests = [
@@ -76,16 +76,16 @@ def test_jobs_with_different_loras_at_once_are_each_what_diffusers_gives(loras: 
 
     for wanted in requests:
         assert gap(done[wanted.id].frames, with_adapters(wanted)) <= MERGED
-        assert done[wanted.id].batch_peak == 1, "none has the same set as another"
-    unworn = with_adapters(ask("ink", seed=2))
-    assert gap(done["ink"].frames, unworn) > 100 * MERGED, "a LoRA that does nothing proves nothing"
+        assert done[wanted.id].batch_peak == 1, "no two have the same set"
+    without = with_adapters(ask("ink", seed=2))
+    assert gap(done["ink"].frames, without) > 100 * MERGED, "a LoRA that does nothing proves nothing"
     lane.close()
 
 
 def test_jobs_with_the_same_loras_share_forwards(loras: tuple[Lora, Lora]) -> None:
     lane = DiffusionLane(SD.build(), kind="image")
     four = [ask(name, seed=seed, loras=loras[:1]) for seed, name in enumerate("abcd")]
-    rendered(lane, four)  # proves merging
+    rendered(lane, four)  # proves that they merge
 
     done = rendered(lane, four)
 
@@ -94,7 +94,7 @@ def test_jobs_with_the_same_loras_share_forwards(loras: tuple[Lora, Lora]) -> No
     lane.close()
 
 
-def test_after_a_lora_the_model_is_as_it_was(loras: tuple[Lora, Lora]) -> None:
+def test_a_lora_leaves_no_trace_on_later_jobs(loras: tuple[Lora, Lora]) -> None:
     lane = DiffusionLane(SD.build(), kind="image")
     before = rendered(lane, [ask("a")])["a"].frames
     rendered(lane, [ask("b", loras=loras)])
@@ -119,7 +119,7 @@ def test_a_lora_of_another_model_fails_its_job_alone_and_says_so(tmp_path: Path,
 
 
 def test_a_lora_for_other_components_alone_is_refused(tmp_path: Path, loras: tuple[Lora, Lora]) -> None:
-    """Stable Diffusion has no second text encoder: the library takes the file and does nothing with it."""
+    """Stable Diffusion has no second text encoder: diffusers accepts the file and does nothing with it."""
     state = {name.replace("unet.", "text_encoder_2."): tensor for name, tensor in load_file(loras[0].path).items()}
     save_file(state, tmp_path / "other.safetensors")
     lane = DiffusionLane(SD.build(), kind="image")
@@ -128,12 +128,15 @@ def test_a_lora_for_other_components_alone_is_refused(tmp_path: Path, loras: tup
     (failed,) = ends(play(lane)).values()
 
     assert isinstance(failed, Failed)
-    assert (failed.code, failed.message) == ("bad_request", "The LoRA other does not fit this model: it is for none of its layers.")  # fmt: skip
+    assert failed.code == "bad_request"
+    assert failed.message == "The LoRA other does not fit this model: it is for none of its layers."
     lane.close()
 
 
 @pytest.mark.parametrize("extra", ["unet.down_blocks.7.to_q", "text_encoder_2.layers.0.q_proj"])
-def test_a_lora_of_which_a_part_fits_is_worn_with_a_warning(tmp_path: Path, loras: tuple[Lora, Lora], extra: str) -> None:  # fmt: skip
+def test_a_lora_of_which_a_part_fits_is_used_with_a_warning(
+    tmp_path: Path, loras: tuple[Lora, Lora], extra: str
+) -> None:
     state = load_file(loras[0].path)
     n_layers = len(state) // 2
     more = {f"{extra}.lora_A.weight": torch.zeros(2, 8), f"{extra}.lora_B.weight": torch.zeros(8, 2)}
@@ -152,7 +155,7 @@ def test_a_lora_of_which_a_part_fits_is_worn_with_a_warning(tmp_path: Path, lora
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_what_a_lora_is_said_to_hold_is_about_what_it_holds(tmp_path: Path, loras: tuple[Lora, Lora], dtype: Any) -> None:  # fmt: skip
+def test_the_estimated_bytes_of_a_lora_are_what_it_takes(tmp_path: Path, loras: tuple[Lora, Lora], dtype: Any) -> None:
     save_file({name: tensor.to(dtype) for name, tensor in load_file(loras[0].path).items()}, tmp_path / "x.safetensors")
     lane = DiffusionLane(SD.build(), kind="image")
     bare = lane.weight_bytes
@@ -163,8 +166,8 @@ def test_what_a_lora_is_said_to_hold_is_about_what_it_holds(tmp_path: Path, lora
     lane.close()
 
 
-def test_a_lora_comes_in_between_forwards_only(loras: tuple[Lora, Lora]) -> None:
-    """One that gave way midway goes on with the adapters it began with."""
+def test_a_lora_is_loaded_between_forwards_only(loras: tuple[Lora, Lora]) -> None:
+    """A preempted forward goes on with the adapters that it began with."""
     ink, wash = loras
     lane = DiffusionLane(SD.build(), kind="image")
     first, second = ask("first", seed=2, loras=(ink,)), ask("second", seed=3, loras=(wash,))
@@ -184,9 +187,7 @@ def test_a_lora_comes_in_between_forwards_only(loras: tuple[Lora, Lora]) -> None
     lane.close()
 
 
-def test_a_lora_is_counted_with_its_component_as_long_as_it_is_there(
-    monkeypatch: pytest.MonkeyPatch, loras: tuple[Lora, Lora]
-) -> None:
+def test_a_loaded_lora_counts_with_its_component(monkeypatch: pytest.MonkeyPatch, loras: tuple[Lora, Lora]) -> None:
     monkeypatch.setattr(lora, "MAX_ADAPTERS", 1)
     ink, wash = loras
     lane = DiffusionLane(SD.build(), kind="image")
@@ -197,9 +198,9 @@ def test_a_lora_is_counted_with_its_component_as_long_as_it_is_there(
     assert [note for note in lane.take_costs() if isinstance(note, WeightsChanged)] == [WeightsChanged()]
 
     rendered(lane, [ask("b", loras=(wash,))])
-    assert lane.components["unet"] == bare["unet"] + size, "the other one went"
+    assert lane.components["unet"] == bare["unet"] + size, "the other one was dropped"
     rendered(lane, [ask("c", loras=(ink, wash))])
-    assert lane.components["unet"] == bare["unet"] + 2 * size, "both are wanted at once"
+    assert lane.components["unet"] == bare["unet"] + 2 * size, "both are in use at once"
     assert {name: n for name, n in lane.components.items() if name != "unet"} == {
         name: n for name, n in bare.items() if name != "unet"
     }
@@ -221,7 +222,7 @@ def test_a_lora_beside_one_that_does_not_fit_is_counted_though_the_job_failed(
     lane.close()
 
 
-def test_a_lora_that_was_trained_further_is_read_again(tmp_path: Path, loras: tuple[Lora, Lora]) -> None:
+def test_a_lora_file_that_was_rewritten_is_loaded_again(tmp_path: Path, loras: tuple[Lora, Lora]) -> None:
     path = tmp_path / "ink.safetensors"
     shutil.copy(loras[0].path, path)
     before = Lora("ink", str(path), 0.8, stamp=1)
@@ -236,7 +237,9 @@ def test_a_lora_that_was_trained_further_is_read_again(tmp_path: Path, loras: tu
     lane.close()
 
 
-def test_a_scheduler_by_name_is_diffusers_own_beside_the_checkpoints(loras: tuple[Lora, Lora]) -> None:
+def test_a_scheduler_by_name_gives_what_diffusers_gives_while_others_use_the_checkpoints_own(
+    loras: tuple[Lora, Lora],
+) -> None:
     lane = DiffusionLane(SD.build(), kind="image")
     solver, usual = ask("solver", scheduler="DPMSolverMultistepScheduler"), ask("usual")
 
@@ -263,14 +266,17 @@ def test_schedulers_that_fit_are_read_from_diffusers() -> None:
 
 
 def test_only_schedulers_that_know_what_the_denoiser_predicts_are_offered() -> None:
-    """tiny-scenes offered Euler, which knows no flow: each such job failed at its first step."""
+    """tiny-scenes offered Euler, which cannot predict flow: each such job failed at its first step."""
     found = compatible_schedulers(
         {"scheduler": ["diffusers", "DPMSolverMultistepScheduler"]}, {"prediction_type": "flow_prediction"}
     )
 
     assert found == (
-        "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler"
-    )  # fmt: skip
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler",
+        "DEISMultistepScheduler",
+        "UniPCMultistepScheduler",
+    )
 
 
 SPEC = ModelSpec(name="m", type="image", path=None, source="m", schedulers=("A", "B"), takes_loras=True)
@@ -282,7 +288,7 @@ def stored(spec: ModelSpec = SPEC, find: Any = None, **wanted: Any) -> dict[str,
     return resolve(asked, spec, drawn_seed=1, auto_dtype="float32", priority=0, find_lora=find).request
 
 
-def test_an_empty_negative_prompt_asks_nothing_of_a_model_that_takes_none() -> None:
+def test_an_empty_negative_prompt_is_dropped_for_a_model_that_takes_none() -> None:
     assert stored(KNOWN, negative_prompt="")["negative_prompt"] is None
     assert stored(SPEC, negative_prompt="")["negative_prompt"] == ""
 

@@ -1,4 +1,4 @@
-"""LoHa and LoKr: the same as their differences added to the weights, with LoRAs beside them; other formats are refused by name."""
+"""LoHa and LoKr equal their differences added to the weights, also next to LoRAs; other formats are refused by name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Delta = torch.Tensor
 
 
 def loha(shape: tuple[int, ...], draw: Callable[..., torch.Tensor]) -> tuple[Parts, Delta]:
-    """Weights as LyCORIS saves them, and the difference they stand for by its own formula."""
+    """Weights as LyCORIS saves them, and the difference that they stand for by LyCORIS' own formula."""
     rows, columns = shape[0], int(torch.Size(shape[1:]).numel())
     a1, b1, a2, b2 = draw(rows, 2), draw(2, columns), draw(rows, 2), draw(2, columns)
     parts = {"hada_w1_a": a1, "hada_w1_b": b1, "hada_w2_a": a2, "hada_w2_b": b2, "alpha": torch.tensor(3.0)}
@@ -59,7 +59,7 @@ KINDS: dict[str, Callable[..., tuple[Parts, Delta]]] = {
 
 
 def chosen(pipeline: Any) -> dict[str, Any]:
-    """Some of the modules that LyCORIS trains: linear ones, convolutions, and the text encoder's."""
+    """Some of the modules that LyCORIS trains: linear layers, convolutions, and layers of the text encoder."""
     wanted = ("attn1.to_q", "attn2.to_v", "ff.net.2", "proj_in", "resnets.0.conv1")
     found = {
         f"lora_unet_{name.replace('.', '_')}": module
@@ -100,7 +100,7 @@ def added(wanted: DiffusionRequest, deltas: dict[str, Delta], *, lora: Lora | No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_its_difference_added_to_the_weights(tmp_path: Path, kind: str) -> None:
+def test_an_adapter_equals_its_difference_added_to_the_weights(tmp_path: Path, kind: str) -> None:
     adapter, deltas = make(tmp_path, kind)
     lane = DiffusionLane(SD.build(), kind="image")
 
@@ -112,7 +112,7 @@ def test_it_is_its_difference_added_to_the_weights(tmp_path: Path, kind: str) ->
     lane.close()
 
 
-def test_it_is_worn_together_with_a_lora(tmp_path: Path) -> None:
+def test_an_adapter_can_be_combined_with_a_lora(tmp_path: Path) -> None:
     (adapter, deltas), ink = make(tmp_path, "loha"), make_lora(tmp_path, "ink", 1)
     lane = DiffusionLane(SD.build(), kind="image")
 
@@ -158,13 +158,13 @@ def test_the_rank_is_the_smallest_that_is_exact() -> None:
         ([], "no LoRA"),
     ],
 )
-def test_a_file_is_known_by_the_names_of_its_tensors(tensors: list[str], says: str | None) -> None:
+def test_the_format_of_a_file_is_recognized_by_the_names_of_its_tensors(tensors: list[str], says: str | None) -> None:
     reason = refusal(tensors)
 
     assert (reason is None) if says is None else says in str(reason)
 
 
-def test_another_format_is_refused_by_its_name_when_it_is_asked_for(tmp_path: Path) -> None:
+def test_an_unsupported_format_is_refused_by_its_name(tmp_path: Path) -> None:
     save_file({"lora_unet_x.oft_blocks": torch.zeros(2, 2)}, tmp_path / "turn.safetensors")
 
     with pytest.raises(BadModel, match="turn is an OFT or BOFT; LoRA, LoHa and LoKr are served"):

@@ -1,4 +1,4 @@
-"""Previews: what is shown of latents, that asking changes nothing of the result, and what it costs."""
+"""Previews: the colors of known layouts of latents, and that previews change no result."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def each(request: pytest.FixtureRequest) -> tuple[Family, Any]:
     return family, pipeline
 
 
-def test_a_preview_a_step_and_the_result_is_the_same(each: tuple[Family, Any]) -> None:
-    """Latents as pictures, as packed patches and as clips."""
+def test_previews_at_each_step_do_not_change_the_result(each: tuple[Family, Any]) -> None:
+    """Latents of pictures, of pictures in packed patches, and of clips."""
     family, pipeline = each
     lane = DiffusionLane(pipeline, kind=family.kind)
     lane.admit(request(family, "plain"))
@@ -61,7 +61,7 @@ def test_a_preview_a_step_and_the_result_is_the_same(each: tuple[Family, Any]) -
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny-scenes", "tiny-motion"])
 def test_colours_of_a_trained_vaes_latents_are_those_of_the_picture(name: str) -> None:
-    """A red and a blue half stay red and blue: the matrix is fitted on other pictures."""
+    """A red and a blue half stay red and blue, though the matrix is fitted on other pictures."""
     folder = BUILTIN / name / "vae"
     config = json.loads((folder / "config.json").read_text())
     vae = getattr(diffusers, config["_class_name"]).from_pretrained(folder)
@@ -96,11 +96,11 @@ def test_a_layout_that_is_not_known_gives_none(shape: tuple[int, ...]) -> None:
     assert preview.one_frame(torch.zeros(shape), 4, 1.0) is None
 
 
-def test_a_vae_that_cannot_be_asked_gives_no_previews() -> None:
+def test_an_unsuitable_vae_gives_no_previews() -> None:
     assert preview.fit(torch.nn.Linear(2, 2)) is None
 
 
-def test_a_scheduler_that_is_called_in_another_way_gives_no_previews_and_works() -> None:
+def test_a_scheduler_with_other_parameters_gives_no_previews_and_works() -> None:
     class Unusual:
         def step(self, logits: torch.Tensor) -> tuple[torch.Tensor]:
             return (logits + 1,)

@@ -1,4 +1,4 @@
-"""A prompt that was read for one job is not read again for the next that differs in its seed alone."""
+"""A prompt that was encoded for one job is not encoded again for a job that differs in its seed alone."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def encodings(lane: DiffusionLane) -> int:
     return sum(isinstance(note, StepCost) and note.component == "text_encoder" for note in lane.take_costs())
 
 
-def test_the_same_words_with_another_seed_run_no_text_encoder_and_give_what_they_give_alone(
+def test_the_same_prompt_with_another_seed_runs_no_text_encoder_and_gives_the_stock_output(
     sd: Any, lane: DiffusionLane
 ) -> None:
     first = request(SD, "a", deterministic=True, owner="me")
     rendered(lane, [first])
-    assert encodings(lane) == 2  # the prompt, and what to leave out
+    assert encodings(lane) == 2  # the prompt and the negative prompt
 
     again = replace(first, id="b", seed=first.seed + 1)
     picture = rendered(lane, [again])["b"].frames
@@ -55,7 +55,7 @@ def test_the_same_words_with_another_seed_run_no_text_encoder_and_give_what_they
     [{"owner": "you"}, {"prompt": "another"}, {"guidance_scale": 1.5}, {"deterministic": False}, {"clip_skip": 1}],
     ids=lambda other: next(iter(other)),
 )
-def test_what_differs_in_anything_else_or_is_somebody_elses_is_read_anew(
+def test_a_request_of_another_owner_or_with_other_settings_is_encoded_again(
     lane: DiffusionLane, other: dict[str, Any]
 ) -> None:
     first = request(SD, "a", deterministic=True, owner="me")
@@ -67,8 +67,8 @@ def test_what_differs_in_anything_else_or_is_somebody_elses_is_read_anew(
     assert encodings(lane) > 0
 
 
-class Reader:
-    """As much of a pipeline as the cache sees."""
+class Encoder:
+    """The part of a pipeline that the cache uses."""
 
     def __init__(self, random: bool = False) -> None:
         self.random = random
@@ -79,14 +79,14 @@ class Reader:
         return (torch.rand(n) if self.random else torch.ones(n)), None
 
 
-def dressed(cache: PromptCache, wanted: DiffusionRequest, **how: Any) -> Any:
-    own = Reader(**how)
+def wrapped(cache: PromptCache, wanted: DiffusionRequest, **how: Any) -> Any:
+    own = Encoder(**how)
     cache.wrap(own, wanted)
     return own
 
 
-def test_what_stock_code_writes_to_is_its_own_copy() -> None:
-    own = dressed(PromptCache(), request(SD, "a"))
+def test_stock_code_gets_copies_that_it_may_write_to() -> None:
+    own = wrapped(PromptCache(), request(SD, "a"))
     for _ in range(3):
         encoded, _ = own.encode_prompt("x")
         assert torch.equal(encoded, torch.ones(4))
@@ -94,18 +94,18 @@ def test_what_stock_code_writes_to_is_its_own_copy() -> None:
     assert own.calls == 1
 
 
-def test_a_prompt_that_chance_had_a_part_in_and_one_given_as_numbers_are_never_kept() -> None:
-    rewriting = dressed(PromptCache(), request(SD, "a"), random=True)
-    given = dressed(PromptCache(), request(SD, "a"))
+def test_outputs_that_depend_on_random_numbers_and_prompts_given_as_tensors_are_not_cached() -> None:
+    rewriting = wrapped(PromptCache(), request(SD, "a"), random=True)
+    given = wrapped(PromptCache(), request(SD, "a"))
     for _ in range(2):
         rewriting.encode_prompt("x")
         given.encode_prompt(torch.zeros(2))
     assert (rewriting.calls, given.calls) == (2, 2)
 
 
-def test_it_holds_no_more_than_its_limit_and_lets_the_least_used_go() -> None:
+def test_the_cache_keeps_to_its_limit_and_drops_the_least_recently_used_prompt() -> None:
     cache = PromptCache(limit_bytes=40)
-    own = dressed(cache, request(SD, "a"))
+    own = wrapped(cache, request(SD, "a"))
     for prompt in ("old", "used", "used", "old", "new"):
         own.encode_prompt(prompt)
     assert (own.calls, cache.n_bytes) == (3, 32)
@@ -117,15 +117,15 @@ def test_it_holds_no_more_than_its_limit_and_lets_the_least_used_go() -> None:
     assert cache.n_bytes == 32
 
 
-def test_a_pipeline_that_reads_its_prompts_in_another_way_is_left_as_it_is() -> None:
+def test_a_pipeline_without_encode_prompt_is_left_unchanged() -> None:
     own = SimpleNamespace()
     PromptCache().wrap(own, request(SD, "a"))
     assert vars(own) == {}
 
 
-def test_no_memory_for_a_copy_fails_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is kept for others is not worth a job: where there is no room, the prompt is read again."""
-    own = dressed(PromptCache(), request(SD, "a"))
+def test_a_cache_without_memory_for_a_copy_fails_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without memory for a copy, the prompt is encoded again."""
+    own = wrapped(PromptCache(), request(SD, "a"))
     clone, full = torch.Tensor.clone, True
 
     def limited(tensor: torch.Tensor) -> torch.Tensor:
@@ -136,11 +136,11 @@ def test_no_memory_for_a_copy_fails_no_job(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.Tensor, "clone", limited)
     for _ in range(2):
         assert torch.equal(own.encode_prompt("x")[0], torch.ones(4))
-    assert own.calls == 2, "nothing could be kept"
+    assert own.calls == 2, "nothing could be cached"
     full = False
     own.encode_prompt("x")
     own.encode_prompt("x")
     assert own.calls == 3
     full = True
     assert torch.equal(own.encode_prompt("x")[0], torch.ones(4))
-    assert own.calls == 4, "what was kept could not be handed out"
+    assert own.calls == 4, "the cached output could not be copied"

@@ -1,4 +1,4 @@
-"""Weighted words and long prompts: read by CLIP's families, said where the end is lost; plain prompts go the stock way."""
+"""Weighted words and long prompts: CLIP families read them whole, others warn; plain prompts go to the stock call."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ OUTDATED = pytest.mark.filterwarnings("ignore:The configuration file of this sch
         ("", []),
     ],
 )
-def test_only_a_number_said_is_a_weight(prompt: str, pieces: list[tuple[str, float]]) -> None:
+def test_only_an_explicit_number_is_a_weight(prompt: str, pieces: list[tuple[str, float]]) -> None:
     found = [(piece.text, piece.weight) for piece in fragments(prompt) if piece.text]
 
     assert found == [(text, pytest.approx(weight)) for text, weight in pieces]
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
-def test_a_plain_prompt_goes_the_stock_way_bit_by_bit(family: str) -> None:
+def test_a_plain_prompt_gives_what_the_stock_call_gives_bit_for_bit(family: str) -> None:
     one = request(FAMILIES[family], "a", prompt="a (red) circle", negative_prompt="blurred")
     lane = DiffusionLane(FAMILIES[family].build(), kind="image")
 
@@ -72,7 +72,7 @@ def test_a_plain_prompt_goes_the_stock_way_bit_by_bit(family: str) -> None:
         ),
     ],
 )
-def test_a_weight_is_seen_and_a_weight_of_one_changes_nothing(name: str) -> None:
+def test_a_weight_changes_the_output_and_a_weight_of_one_does_not(name: str) -> None:
     family = ALL[name]
     ask = functools.partial(request, family, seed=3)
     lane = DiffusionLane(family.build(), kind=family.kind)
@@ -92,7 +92,7 @@ def test_a_weight_is_seen_and_a_weight_of_one_changes_nothing(name: str) -> None
     assert gap(done["plain"].frames, done["one"].frames) == 0.0
     for other in done.keys() - {"plain", "one", "short", "long"}:
         assert gap(done["plain"].frames, done[other].frames) > MERGED, other
-    assert gap(done["short"].frames, done["long"].frames) > MERGED, "what is past CLIP's 77 tokens is read"
+    assert gap(done["short"].frames, done["long"].frames) > MERGED, "the tokens beyond CLIP's 77 are read"
     assert [end.warnings for name, end in done.items() if name != "long"] == [()] * (len(done) - 1)
     (warning,) = done["long"].warnings
     assert warning == f"The prompt has {20 * 11} tokens, 75 are read at once: it was read in parts."
@@ -100,7 +100,7 @@ def test_a_weight_is_seen_and_a_weight_of_one_changes_nothing(name: str) -> None
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
-def test_weighted_and_long_jobs_share_forwards_and_are_what_they_are_alone(family: str) -> None:
+def test_jobs_with_weights_and_long_prompts_share_forwards_and_give_what_they_give_alone(family: str) -> None:
     ask = functools.partial(request, FAMILIES[family])
     four = [
         ask("a", prompt="a (red:1.4) circle", seed=1),
@@ -120,8 +120,8 @@ def test_weighted_and_long_jobs_share_forwards_and_are_what_they_are_alone(famil
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
-def test_a_weight_that_scales_nothing_gives_the_stock_embeddings(family: str) -> None:
-    """The library's reading of a text in one piece is the pipeline's own, so that all that differs is the weight."""
+def test_a_weight_close_to_one_gives_nearly_the_stock_embeddings(family: str) -> None:
+    """compel embeds a text in one piece as the pipeline does, so only the weight makes a difference."""
     pipeline = FAMILIES[family].build()
     vars(pipeline)["text_encoder"] = CompatibleClip(pipeline.text_encoder)
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_a_weight_that_scales_nothing_gives_the_stock_embeddings(family: str) ->
         assert float((ours[name] - wanted).abs().max()) < 1e-3, name
 
 
-def test_jobs_with_different_clip_skips_at_once_are_each_what_diffusers_gives() -> None:
+def test_jobs_with_different_clip_skips_at_once_each_give_what_diffusers_gives() -> None:
     ask = functools.partial(request, FAMILIES["sd15"])
     lane = DiffusionLane(FAMILIES["sd15"].build(), kind="image")
     layers = lane.pipeline.text_encoder.config.num_hidden_layers
@@ -152,7 +152,7 @@ def test_jobs_with_different_clip_skips_at_once_are_each_what_diffusers_gives() 
 
     for wanted in requests:
         pipeline = FAMILIES["sd15"].build()
-        vars(pipeline)["text_encoder"] = CompatibleClip(pipeline.text_encoder)  # else the stock call itself fails
+        vars(pipeline)["text_encoder"] = CompatibleClip(pipeline.text_encoder)  # otherwise the stock call fails
         skipping = functools.partial(type(pipeline).__call__, pipeline, clip_skip=wanted.clip_skip)
         stock = skipping(
             wanted.prompt, width=wanted.width, height=wanted.height, num_inference_steps=wanted.steps,
@@ -164,13 +164,13 @@ def test_jobs_with_different_clip_skips_at_once_are_each_what_diffusers_gives() 
     lane.close()
 
 
-def test_where_a_processor_stands_for_the_tokenizer_its_own_tokenizer_counts_the_words() -> None:
-    class Seeing(ProcessorMixin):
+def test_tokens_are_counted_by_the_tokenizer_of_a_multimodal_processor() -> None:
+    class Multimodal(ProcessorMixin):
         def __init__(self, tokenizer: Any) -> None:
             self.tokenizer = tokenizer
 
         def __call__(self, images: Any = None, text: Any = None) -> Any:
-            raise AssertionError("its first argument is a picture")
+            raise AssertionError("the first argument of a processor is a picture")
 
     class Flux2Like:
         tokenizer = text_encoder = None
@@ -178,14 +178,14 @@ def test_where_a_processor_stands_for_the_tokenizer_its_own_tokenizer_counts_the
         def __call__(self, prompt: str, max_sequence_length: int = 16) -> None: ...
 
     pipeline = Flux2Like()
-    pipeline.__dict__ |= {"tokenizer": Seeing(parts.llama_tokenizer()), "text_encoder": torch.nn.Identity()}
+    pipeline.__dict__ |= {"tokenizer": Multimodal(parts.llama_tokenizer()), "text_encoder": torch.nn.Identity()}
     _, warnings = read_prompts(pipeline, {"prompt": LONG})
 
     assert warnings[0].endswith("tokens, this model reads 16: the end was cut off.")
 
 
 @pytest.mark.parametrize("family", ["pixart", "flux", "wan"])
-def test_where_the_end_of_a_prompt_is_cut_off_the_job_says_so(family: str) -> None:
+def test_a_prompt_that_is_cut_off_gives_a_warning(family: str) -> None:
     chosen = FAMILIES[family]
     call = {**chosen.call, "max_sequence_length": 16}
     lane = DiffusionLane(chosen.build(), kind=chosen.kind)

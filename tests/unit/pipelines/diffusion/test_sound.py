@@ -1,4 +1,4 @@
-"""Clips with their sound: what a stock pipeline makes of it comes out of the lane."""
+"""Clips with sound: the lane returns the sound that the stock pipeline makes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_sound_is_the_pipelines_own_at_its_rate(ltx_2: Any) -> None:
     assert np.array_equal(sound.samples, direct.audio[0].numpy())
 
 
-def test_sound_that_is_no_number_fails_the_job(ltx_2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sound_with_values_that_are_not_numbers_fails_the_job(ltx_2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ltx_2.vocoder, "forward", lambda mel: torch.full((1, 2, 100), torch.nan))
     lane = DiffusionLane(ltx_2, kind="video")
     try:
@@ -62,12 +62,12 @@ def test_sound_that_is_no_number_fails_the_job(ltx_2: Any, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("audio", [torch.zeros(1, 50), np.zeros((1, 50), np.float32), torch.zeros(1, 1, 50)])
-def test_one_channel_or_two_an_array_or_a_tensor_it_is_channels_first(audio: Any) -> None:
+def test_sound_of_any_type_and_channel_count_becomes_a_channels_first_array(audio: Any) -> None:
     sound = sound_of(SimpleNamespace(audio=audio), SimpleNamespace(audio_sample_rate=44_100))
     assert sound is not None
     assert (sound.samples.shape, sound.samples.dtype, sound.rate) == ((1, 50), np.float32, 44_100)
 
 
-def test_a_pipeline_that_makes_none_has_none() -> None:
+def test_a_pipeline_without_sound_gives_none() -> None:
     assert sound_of((torch.zeros(1),), SimpleNamespace()) is None
     assert Rendered("a", np.zeros((1, 1, 1, 3), np.float32), 1, "S").sound is None
