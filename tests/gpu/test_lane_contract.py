@@ -11,12 +11,12 @@ from tests.support.lane_contract import LaneCase, LaneContract, MidForwardContra
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
-THAT_GIVE_WAY: dict[str, Callable[[], LaneCase]] = {
+PREEMPTIBLE: dict[str, Callable[[], LaneCase]] = {
     "picture": lambda: diffusion_case("cuda"),
     "clip": lambda: diffusion_case("cuda", "wan"),
 }
 LANES: dict[str, Callable[[], LaneCase]] = {
-    **THAT_GIVE_WAY,
+    **PREEMPTIBLE,
     "chat": lambda: chat_case("cuda"),
     "unbatched chat": lambda: chat_case("cuda", "off"),
 }
@@ -33,6 +33,6 @@ class TestLane(LaneContract):
     pass
 
 
-@pytest.mark.parametrize("case", THAT_GIVE_WAY.values(), ids=THAT_GIVE_WAY.keys(), indirect=True)
-class TestLaneThatGivesWay(MidForwardContract):
+@pytest.mark.parametrize("case", PREEMPTIBLE.values(), ids=PREEMPTIBLE.keys(), indirect=True)
+class TestPreemptibleLane(MidForwardContract):
     pass

@@ -1,4 +1,4 @@
-"""The contract of `pipelines.interface.Lane` as tests, for fake and real lanes, on any device.
+"""The contract of `pipelines.interface.Lane` as tests, for fake and real lanes on any device.
 
 A test module subclasses the two classes and gives them the fixture `case`.
 """
@@ -35,7 +35,7 @@ from tests.support.lane_play import End, request
 from tests.support.stock_families import FAMILIES
 from tests.support.tiny_chat import tiny_lane, tiny_model
 
-MOST_STEPS = 3_000  # of one test: a lane that needs more never comes to an end
+MAX_STEPS = 3_000  # of one test: a lane that needs more never comes to an end
 CACHE_BYTES = {"cpu": 4 << 20, "cuda": 16 << 20}  # on CUDA a step reads more tokens, and its masks take 4 MiB
 
 
@@ -48,7 +48,7 @@ class LaneCase:
     failing: Callable[[str], Request]  # by id: fails
     code: FailureCode  # that those fail with
     holds_weights: Callable[[], bool]  # whether the model's weights are in memory
-    gives_way: bool  # whether a forward can give way: then `MidForwardContract` holds too
+    preemptible: bool  # whether a forward can yield; then `MidForwardContract` holds too
     updates: list[Update] = field(default_factory=list)  # all that came out of the lane
 
     def admit(self, *names: str) -> None:
@@ -67,19 +67,19 @@ class LaneCase:
         return new
 
     def step_into_a_forward(self) -> NextStep:
-        """Step until a forward gives way."""
-        for _ in range(MOST_STEPS):
+        """Step until a forward has yielded."""
+        for _ in range(MAX_STEPS):
             self.step(should_yield=True)
             next_step = self.lane.next_step()
             if self.lane.mid_forward:
                 assert next_step is not None
                 return next_step
-        raise AssertionError("no forward ever gave way")
+        raise AssertionError("no forward ever yielded")
 
     def play(self, *names: str) -> dict[str, End]:
         """Admit the requests and step until nothing is left; returns all ends so far, by request."""
         self.admit(*names)
-        for _ in range(MOST_STEPS):
+        for _ in range(MAX_STEPS):
             if not self.lane.has_work():
                 return self.ends()
             self.step()
@@ -218,15 +218,15 @@ class LaneContract:
         assert isinstance(bad, Failed)
         assert (bad.code, bool(bad.message)) == (case.code, True)
 
-    def test_giving_way_whenever_it_can_changes_no_output(self, case: LaneCase) -> None:
+    def test_yielding_at_every_opportunity_changes_no_output(self, case: LaneCase) -> None:
         expected = case.play("a")["a"]
         case.updates.clear()
         case.admit("a")
-        gave_way = False
+        was_preempted = False
         while case.lane.has_work():
             case.step(should_yield=True)
-            gave_way |= case.lane.mid_forward
-        assert gave_way == case.gives_way
+            was_preempted |= case.lane.mid_forward
+        assert was_preempted == case.preemptible
         assert same_output(case.ends()["a"], expected)
 
     def test_parked_and_present_components_add_up_on_the_way_out_and_back(self, case: LaneCase) -> None:
@@ -298,7 +298,7 @@ class LaneContract:
 
 
 class MidForwardContract:
-    """What they may rely on where a forward can give way to others, too."""
+    """What they may also rely on when forwards of the lane can be preempted."""
 
     def test_canceled_in_the_middle_of_a_forward_a_request_ends_at_once(self, case: LaneCase) -> None:
         case.admit("a")
@@ -357,7 +357,7 @@ def fake_case(kind: str) -> LaneCase:
     def wanted(name: str) -> Request:
         return chat(name) if kind == "chat" else request(FAMILIES["sd15"], name)
 
-    return LaneCase(lane, wanted, wanted, "model_error", lambda: not lane.closed, gives_way=kind != "chat")
+    return LaneCase(lane, wanted, wanted, "model_error", lambda: not lane.closed, preemptible=kind != "chat")
 
 
 def diffusion_case(device_name: str, family_name: str = "sd15") -> LaneCase:
@@ -373,7 +373,7 @@ def diffusion_case(device_name: str, family_name: str = "sd15") -> LaneCase:
         return request(family, name, call={**family.call, "sharpness": 3})
 
     holds_weights = _any_alive(denoiser.parameters())
-    return LaneCase(lane, lambda name: request(family, name), failing, "bad_request", holds_weights, gives_way=True)
+    return LaneCase(lane, lambda name: request(family, name), failing, "bad_request", holds_weights, preemptible=True)
 
 
 def chat_case(device_name: str, merging: Merging = "on") -> LaneCase:
@@ -385,7 +385,7 @@ def chat_case(device_name: str, merging: Merging = "on") -> LaneCase:
     def failing(name: str) -> Request:
         return chat(name, "x" * 2_000)
 
-    return LaneCase(lane, chat, failing, "context_overflow", _any_alive(model.parameters()), gives_way=False)
+    return LaneCase(lane, chat, failing, "context_overflow", _any_alive(model.parameters()), preemptible=False)
 
 
 def chat(name: str, text: str = "") -> ChatRequest:

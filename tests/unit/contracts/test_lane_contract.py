@@ -17,13 +17,13 @@ from tests.support.lane_contract import (
     fake_case,
 )
 
-THAT_GIVE_WAY: dict[str, Callable[[], LaneCase]] = {
+PREEMPTIBLE: dict[str, Callable[[], LaneCase]] = {
     "fake picture": lambda: fake_case("image"),
     "picture": lambda: diffusion_case("cpu"),
     "clip": lambda: diffusion_case("cpu", "wan"),
 }
 LANES: dict[str, Callable[[], LaneCase]] = {
-    **THAT_GIVE_WAY,
+    **PREEMPTIBLE,
     "fake chat": lambda: fake_case("chat"),
     "chat": lambda: chat_case("cpu"),
     "unbatched chat": lambda: chat_case("cpu", "off"),
@@ -49,6 +49,6 @@ class TestLane(LaneContract):
     pass
 
 
-@pytest.mark.parametrize("case", each_of(THAT_GIVE_WAY), indirect=True)
-class TestLaneThatGivesWay(MidForwardContract):
+@pytest.mark.parametrize("case", each_of(PREEMPTIBLE), indirect=True)
+class TestPreemptibleLane(MidForwardContract):
     pass

@@ -139,7 +139,7 @@ def test_at_a_constant_width_the_other_rows_do_not_change_a_single_bit(lane: Dif
     outputs = []
     for seed, prompt in ((1, "a city"), (2, "a red star"), (5, "a red circle on blue")):
         # Another owner each time: with a cached prompt a request would be a step ahead of the other.
-        two = request(SD, "same", seed=5, owner=prompt), request(SD, "beside", seed=seed, prompt=prompt, owner=prompt)
+        two = request(SD, "same", seed=5, owner=prompt), request(SD, "other", seed=seed, prompt=prompt, owner=prompt)
         outputs.append(rendered(lane, two)["same"])
 
     assert {output.batch_peak for output in outputs} == {2}

@@ -207,7 +207,7 @@ def test_a_loaded_lora_counts_with_its_component(monkeypatch: pytest.MonkeyPatch
     lane.close()
 
 
-def test_a_lora_beside_one_that_does_not_fit_is_counted_though_the_job_failed(
+def test_a_lora_loaded_for_a_job_that_fails_over_another_lora_is_counted(
     tmp_path: Path, loras: tuple[Lora, Lora]
 ) -> None:
     save_file({"unet.nowhere.lora_A.weight": torch.zeros(2, 8)}, tmp_path / "alien.safetensors")

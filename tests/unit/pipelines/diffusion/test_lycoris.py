@@ -94,8 +94,8 @@ def added(wanted: DiffusionRequest, deltas: dict[str, Delta], *, lora: Lora | No
             module.weight += 0.7 * deltas[name]
     if lora is not None:
         path = Path(lora.path)
-        pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="beside")
-        pipeline.set_adapters(["beside"], [lora.weight])
+        pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name="second")
+        pipeline.set_adapters(["second"], [lora.weight])
     return direct(pipeline, wanted)
 
 
