@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.support.asgi import http_scope
 from tests.support.front import Front
 
 PATIENCE_S = 5.0
@@ -78,12 +79,7 @@ async def stream(f: Front, path: str, key: str = "enterprise", **headers: str) -
     reader.reading.set()
     all_headers = {"host": "localhost", **f.auth(key), **headers}
     path, _, query = path.partition("?")
-    scope = {
-        "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": query.encode(),
-        "headers": [(name.encode(), value.encode()) for name, value in all_headers.items()], "http_version": "1.1",
-        "scheme": "http", "root_path": "", "client": None, "server": None,
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-    }  # fmt: skip
+    scope = http_scope("GET", path, all_headers, query)
 
     async def receive() -> dict[str, Any]:
         await gone.wait()

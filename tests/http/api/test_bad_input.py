@@ -1,4 +1,4 @@
-"""What people and programs send by mistake or on purpose: each has one exact status, at once, and never a 500."""
+"""Invalid and hostile input: each gets one exact status, at once, and never a 500."""
 
 from __future__ import annotations
 
@@ -25,11 +25,6 @@ pytestmark = pytest.mark.anyio
 LEAKS = re.compile(r"0x[0-9a-f]{6,}|/home|/tmp|/root|Traceback|site-packages|pydantic", re.IGNORECASE)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def image(**fields: Any) -> bytes:
     return json.dumps({"prompt": "a red circle", "type": "image"} | fields).encode()
 
@@ -39,7 +34,7 @@ def video(**fields: Any) -> bytes:
 
 
 def raw(field: str, text: str) -> bytes:
-    """A body whose `field` is written as `text`, which need not be JSON."""
+    """Returns a body whose `field` has the literal `text`, which need not be valid JSON."""
     return f'{{"prompt": "a red circle", "type": "image", "{field}": {text}}}'.encode()
 
 
@@ -162,7 +157,7 @@ BODIES: dict[str, tuple[bytes, int]] = {
     "frames at the model's end": (video(num_frames=49), 200),
     "frames past it": (video(num_frames=53), 400),
     "frames off the grid": (video(num_frames=10), 400),
-    # what would fetch or load
+    # what could make the server fetch or load something
     "loras": (image(loras=[{"name": "x", "weight": 1}]), 400),
     "webhook": (image(webhook_url="http://169.254.169.254/"), 400),
     "image to fetch": (image(image="file:///etc/passwd"), 400),
@@ -189,29 +184,29 @@ CHATS: dict[str, tuple[dict[str, Any], int]] = {
 }
 
 
-def check(status: int, content: bytes, wanted: int) -> None:
-    assert status == wanted, content
-    if wanted >= 400:
+def check(status: int, content: bytes, expected: int) -> None:
+    assert status == expected, content
+    if expected >= 400:
         assert len(content) <= 1024
-        told = json.loads(content)
-        assert told.keys() == {"error", "code"}
-        assert told["code"] == wanted
-        assert told["error"]
-        assert not LEAKS.search(told["error"])
-        assert "SECRETSECRET" not in told["error"]
-        assert "<" not in told["error"]
+        body = json.loads(content)
+        assert body.keys() == {"error", "code"}
+        assert body["code"] == expected
+        assert body["error"]
+        assert not LEAKS.search(body["error"])
+        assert "SECRETSECRET" not in body["error"]
+        assert "<" not in body["error"]
 
 
-async def test_every_body_of_the_corpus_gets_its_status_at_once(tmp_path: Path) -> None:
-    """One server for all of them: what one leaves behind must not harm the next."""
+async def test_every_body_of_the_corpus_gets_its_status_within_a_second(tmp_path: Path) -> None:
+    """One server gets all bodies, so that no body may affect the next one."""
     async with front(tmp_path) as f:
         for name, (body, status) in BODIES.items():
-            began = time.perf_counter()
+            started = time.perf_counter()
             reply = await f.post("/api/generate", body)
-            assert time.perf_counter() - began < 1, name
+            assert time.perf_counter() - started < 1, name
             check(reply.status_code, reply.content, status)
-        wanted = sum(status == 200 for _, status in BODIES.values())
-        assert len(f.engine.jobs) == wanted
+        accepted = sum(status == 200 for _, status in BODIES.values())
+        assert len(f.engine.jobs) == accepted
 
 
 @pytest.mark.parametrize("name", CHATS)
@@ -242,7 +237,9 @@ async def test_every_chat_of_the_corpus_gets_its_status(tmp_path: Path, name: st
         ({"content-type": "application/json", "content-encoding": "identity"}, 200),
     ],
 )
-async def test_a_body_is_plain_json_and_says_so(tmp_path: Path, headers: dict[str, str], status: int) -> None:
+async def test_a_body_must_be_uncompressed_json_with_its_content_type(
+    tmp_path: Path, headers: dict[str, str], status: int
+) -> None:
     body = gzip.compress(image()) if headers.get("content-encoding") == "gzip" else image()
     async with front(tmp_path) as f:
         reply = await f.client.post("/api/generate", content=body, headers=f.auth("pro") | headers)
@@ -257,16 +254,16 @@ async def test_a_body_without_any_content_type_is_refused(tmp_path: Path) -> Non
     check(reply.status_code, reply.content, 400)
 
 
-# Over a real socket: what only exists below ASGI
+# Over a real socket: the HTTP layer below ASGI
 
 
 @asynccontextmanager
 async def listening(tmp_path: Path) -> AsyncIterator[tuple[Front, int]]:
     async with front(tmp_path) as f:
         with socket.create_server(("127.0.0.1", 0)) as sock:
-            quick = Guard(f.app, body_timeout_s=0.3)  # the same door once more, with less patience
+            impatient = Guard(f.app, body_timeout_s=0.3)  # a second guard with a shorter timeout
             config = uvicorn.Config(
-                quick, http=Http11, ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=1
+                impatient, http=Http11, ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=1
             )
             server = uvicorn.Server(config)
             serving = asyncio.create_task(server.serve(sockets=[sock]))
@@ -278,7 +275,7 @@ async def listening(tmp_path: Path) -> AsyncIterator[tuple[Front, int]]:
 
 
 async def exchange(port: int, *parts: bytes, end: bool = False) -> tuple[int, bytes]:
-    """Send the parts, read until the server closes or a whole reply is there: status and body."""
+    """Sends the parts, reads one reply, and returns its status and body."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         for part in parts:
@@ -300,43 +297,43 @@ async def read_reply(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 
 
 def head(f: Front, *lines: str, method: str = "POST", path: str = "/api/generate", version: str = "1.1") -> bytes:
-    said = [f"{method} {path} HTTP/{version}", "Host: localhost", f"Authorization: Bearer {f.keys['pro']}", *lines]
-    return "\r\n".join([*said, "", ""]).encode()
+    start = [f"{method} {path} HTTP/{version}", "Host: localhost", f"Authorization: Bearer {f.keys['pro']}"]
+    return "\r\n".join([*start, *lines, "", ""]).encode()
 
 
 JSON_TYPE = "Content-Type: application/json"
 
 
-async def test_a_length_of_a_gibibyte_is_refused_on_sight(tmp_path: Path) -> None:
+async def test_a_content_length_of_a_gibibyte_is_refused_at_once(tmp_path: Path) -> None:
     async with listening(tmp_path) as (f, port):
         check(*await exchange(port, head(f, JSON_TYPE, f"Content-Length: {2**30}"), b"{"), 413)
 
 
-async def test_a_client_that_pours_megabytes_still_reads_its_413(tmp_path: Path) -> None:
+async def test_a_client_that_sends_megabytes_still_gets_its_413(tmp_path: Path) -> None:
     async with listening(tmp_path) as (f, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(head(f, JSON_TYPE, f"Content-Length: {2**30}"))
-        for _ in range(64):  # 4 MiB, more than the buffers on the way hold
+        for _ in range(64):  # 4 MiB, more than the socket buffers hold
             writer.write(b" " * 65_536)
             await writer.drain()
         check(*await read_reply(reader), 413)
         writer.close()
 
 
-async def test_a_chunked_body_is_counted_as_it_comes(tmp_path: Path) -> None:
+async def test_a_chunked_body_is_limited_while_it_arrives(tmp_path: Path) -> None:
     chunk = b"4000\r\n" + b" " * 0x4000 + b"\r\n"
     async with listening(tmp_path) as (f, port):
         check(*await exchange(port, head(f, JSON_TYPE, "Transfer-Encoding: chunked"), *[chunk] * 5), 413)
 
 
-async def test_a_chunked_body_in_time_is_as_good_as_any(tmp_path: Path) -> None:
+async def test_a_chunked_body_is_accepted(tmp_path: Path) -> None:
     body = image()
     chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
     async with listening(tmp_path) as (f, port):
         check(*await exchange(port, head(f, JSON_TYPE, "Transfer-Encoding: chunked"), chunks), 200)
 
 
-async def test_a_body_that_never_ends_is_given_up(tmp_path: Path) -> None:
+async def test_a_body_that_does_not_end_is_refused_after_a_timeout(tmp_path: Path) -> None:
     async with listening(tmp_path) as (f, port):
         check(*await exchange(port, head(f, JSON_TYPE, "Transfer-Encoding: chunked"), b"1\r\n{\r\n"), 400)
         check(*await exchange(port, head(f, JSON_TYPE, "Content-Length: 50"), b"{"), 400)
@@ -357,7 +354,7 @@ async def test_a_body_that_never_ends_is_given_up(tmp_path: Path) -> None:
         ["Sp ace: x"],
     ],
 )
-async def test_what_is_no_http_gets_an_error_in_our_shape(tmp_path: Path, lines: list[str]) -> None:
+async def test_invalid_http_gets_the_usual_error_body(tmp_path: Path, lines: list[str]) -> None:
     async with listening(tmp_path) as (f, port):
         status, content = await exchange(port, head(f, JSON_TYPE, *lines), b"{}")
 
@@ -373,8 +370,8 @@ async def test_another_protocol_is_a_400(tmp_path: Path, start: str) -> None:
         check(*await exchange(port, f"{start}\r\n\r\n".encode("latin-1")), 400)
 
 
-async def test_length_and_chunks_together_do_not_hide_a_second_request(tmp_path: Path) -> None:
-    """Whichever h11 believes, the rest is not taken for another request on this connection."""
+async def test_a_content_length_with_chunks_cannot_smuggle_a_second_request(tmp_path: Path) -> None:
+    """Whichever of the two headers h11 uses, the rest is not parsed as another request on this connection."""
     hidden = b"0\r\n\r\n" + b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     lines = [JSON_TYPE, f"Content-Length: {len(hidden)}", "Transfer-Encoding: chunked"]
     async with listening(tmp_path) as (f, port):
@@ -383,13 +380,13 @@ async def test_length_and_chunks_together_do_not_hide_a_second_request(tmp_path:
     check(status, content, 400)
 
 
-async def test_no_host_is_a_400_in_both_versions(tmp_path: Path) -> None:
+async def test_a_missing_host_is_a_400_in_http_1_0_and_1_1(tmp_path: Path) -> None:
     async with listening(tmp_path) as (_, port):
         for version in ("1.0", "1.1"):
             check(*await exchange(port, f"GET /healthz HTTP/{version}\r\n\r\n".encode()), 400)
 
 
-async def test_two_requests_in_one_go_get_two_replies(tmp_path: Path) -> None:
+async def test_two_pipelined_requests_get_two_replies(tmp_path: Path) -> None:
     async with listening(tmp_path) as (f, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(head(f, method="GET", path="/api/jobs") * 2)
@@ -411,12 +408,14 @@ async def test_two_requests_in_one_go_get_two_replies(tmp_path: Path) -> None:
         ("GET", "/" + "x" * 60_000, 404),
     ],
 )
-async def test_odd_methods_and_targets(tmp_path: Path, method: str, path: str, status: int) -> None:
+async def test_unusual_methods_and_targets_get_their_status(
+    tmp_path: Path, method: str, path: str, status: int
+) -> None:
     async with listening(tmp_path) as (f, port):
         check(*await exchange(port, head(f, method=method, path=path)), status)
 
 
-async def test_two_thousand_headers_are_no_trouble(tmp_path: Path) -> None:
+async def test_two_thousand_headers_get_a_reply(tmp_path: Path) -> None:
     async with listening(tmp_path) as (f, port):
         lines = [f"X-{n}: {n}" for n in range(2000)]
         check(*await exchange(port, head(f, *lines, method="GET", path="/api/jobs")), 200)

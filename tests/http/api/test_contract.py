@@ -1,4 +1,4 @@
-"""The live server against its own OpenAPI document, by a program that thinks of what we did not."""
+"""schemathesis tests a running server against its own OpenAPI document."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from pipelines.interface import DiffusionRequest
 from server.http.http11 import Http11
 from server.job import Job
 from tests.support.front import IMAGE, VIDEO, Front, front
@@ -17,26 +18,21 @@ from tests.support.front import IMAGE, VIDEO, Front, front
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def finish_some(f: Front) -> None:
-    """From now on every small job of one output ends by itself, so that there are files and metrics to look at."""
+    """Makes the fake engine complete every small job with one output, so that there are files and metrics."""
     submit = f.engine.submit
 
-    def submit_and_run(job: Job, need_bytes: int = 0) -> None:
-        submit(job, need_bytes)
+    def submit_and_run(job: Job, need_bytes: int = 0, at: float | None = None) -> None:
+        submit(job, need_bytes, at)
         request = job.requests[0]
-        if job.type != "chat" and len(job.requests) == 1 and request.width * request.height <= 64 * 64:  # type: ignore[union-attr]  # no chat
+        if isinstance(request, DiffusionRequest) and len(job.requests) == 1 and request.width * request.height <= 4096:
             asyncio.get_running_loop().call_soon(f.engine.run, job.id)
 
-    f.engine.submit = submit_and_run  # type: ignore[method-assign]  # one more thing it does
+    f.engine.submit = submit_and_run  # type: ignore[method-assign]  # wraps the method
 
 
-async def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
-    """All its checks but one: it cannot know a model's limits, so not everything the document allows is accepted."""
+async def test_schemathesis_finds_no_violation_of_the_openapi_document(tmp_path: Path) -> None:
+    """Runs all checks except one: the document lacks the models' limits, so that some valid data is refused."""
     async with front(tmp_path, queue_size=100_000) as f:
         finish_some(f)
         for body in (IMAGE, VIDEO):
@@ -45,7 +41,7 @@ async def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
             server = uvicorn.Server(uvicorn.Config(f.app, http=Http11, ws="none", lifespan="on", log_config=None))
             serving = asyncio.create_task(server.serve(sockets=[sock]))
             (tmp_path / "schemathesis.toml").write_text(
-                # The usual ones, and 413: too many messages are often too many bytes, which is told first.
+                # The default statuses and 413: too many messages are often too many bytes, which is checked first.
                 "[checks.negative_data_rejection]\n"
                 "expected-statuses = [400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 428, 429]\n"
             )
@@ -54,14 +50,14 @@ async def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
                 "--header", f"Authorization: Bearer {f.keys['enterprise']}",
                 "--checks", "all", "--exclude-checks", "positive_data_acceptance",
                 "--phases", "coverage,fuzzing,stateful", "--max-examples", "5", "--max-time", "12",
-                "--exclude-path-regex", "/events$",  # they end when their jobs do, or never: tests/http/api/test_events.py
+                "--exclude-path-regex", "/events$",  # these streams end with their jobs or never: see test_events.py
                 "--generation-deterministic", "--no-color",
             ]  # fmt: skip
             process = await asyncio.create_subprocess_exec(
                 sys.executable, *command, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
             )
-            told, _ = await process.communicate()
+            output, _ = await process.communicate()
             server.should_exit = True
             await serving
 
-    assert process.returncode == 0, told.decode()[-6000:]
+    assert process.returncode == 0, output.decode()[-6000:]

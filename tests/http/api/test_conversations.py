@@ -1,4 +1,4 @@
-"""/api/conversations: what POST /api/chat keeps, listed, read back, named and forgotten; each key's own."""
+"""/api/conversations: the conversations that POST /api/chat stores are listed, read, renamed and deleted per key."""
 
 from __future__ import annotations
 
@@ -11,16 +11,12 @@ import pytest
 from pipelines.interface import Message
 from server.store import conversations as store
 from server.store import messages, migrations, schema
-from tests.http.api.test_chat import _call, said, submitted
+from tests.support.asgi import start_post
+from tests.support.chats import messages_of, next_chat
 from tests.support.front import Front, front
 from tests.support.stores import NOW, open_store
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 async def talk(f: Front, message: str, key: str = "enterprise", **more: Any) -> str:
@@ -33,7 +29,7 @@ async def patch(f: Front, path: str, body: Any, key: str = "enterprise") -> Any:
     return await f.client.patch(path, json=body, headers=f.auth(key))
 
 
-async def test_the_one_spoken_in_last_comes_first_and_is_called_by_its_first_words(tmp_path: Path) -> None:
+async def test_the_most_recent_conversation_is_first_and_titled_by_its_first_words(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         first = await talk(f, "  I am\n Ann. " + "x" * 200)
         f.clock.forward(minutes=1)
@@ -43,7 +39,7 @@ async def test_the_one_spoken_in_last_comes_first_and_is_called_by_its_first_wor
         await talk(f, "Not yours", "other")
         listed = (await f.get("/api/conversations")).json()
 
-    assert [one["conversationId"] for one in listed["conversations"]] == [first, second]
+    assert [conversation["conversationId"] for conversation in listed["conversations"]] == [first, second]
     assert listed["nextCursor"] is None
     assert listed["conversations"][0] == {
         "conversationId": first,
@@ -56,29 +52,29 @@ async def test_the_one_spoken_in_last_comes_first_and_is_called_by_its_first_wor
     assert (listed["conversations"][1]["title"], listed["conversations"][1]["system"]) == ("Untitled", "Be brief.")
 
 
-async def test_the_list_comes_in_pages(tmp_path: Path) -> None:
+async def test_conversations_are_listed_in_pages(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
-        made = [await talk(f, f"{n}") for n in range(5)]
-        seen: list[str] = []
+        ids = [await talk(f, f"{n}") for n in range(5)]
+        listed: list[str] = []
         cursor = ""
         while True:
             page = (await f.get(f"/api/conversations?limit=2{cursor}")).json()
-            seen += [one["conversationId"] for one in page["conversations"]]
+            listed += [conversation["conversationId"] for conversation in page["conversations"]]
             if page["nextCursor"] is None:
                 break
             cursor = f"&cursor={page['nextCursor']}"
 
-    assert seen == made[::-1]
+    assert listed == ids[::-1]
 
 
-async def test_what_was_said_is_read_back_in_order(tmp_path: Path) -> None:
+async def test_messages_are_read_back_in_order(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         conversation = await talk(f, "I am Ann.")
         f.clock.forward(seconds=30)
         await talk(f, "Who am I?", conversationId=conversation)
         whole = (await f.get(f"/api/conversations/{conversation}")).json()
 
-    assert [(said["role"], said["content"], said["timestamp"][14:19]) for said in whole["messages"]] == [
+    assert [(message["role"], message["content"], message["timestamp"][14:19]) for message in whole["messages"]] == [
         ("user", "I am Ann.", "00:00"),
         ("assistant", "You said: I am Ann.", "00:00"),
         ("user", "Who am I?", "00:30"),
@@ -86,7 +82,7 @@ async def test_what_was_said_is_read_back_in_order(tmp_path: Path) -> None:
     ]
 
 
-async def test_a_name_stays_when_the_conversation_goes_on(tmp_path: Path) -> None:
+async def test_a_new_title_stays_when_the_conversation_continues(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         conversation = await talk(f, "I am Ann.")
         renamed = await patch(f, f"/api/conversations/{conversation}", {"title": " Ann's "})
@@ -97,29 +93,29 @@ async def test_a_name_stays_when_the_conversation_goes_on(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("body", [{}, {"title": ""}, {"title": "  "}, {"title": "a\nb"}, {"title": 1}, {"name": "x"}])
-async def test_a_bad_name_is_a_400(tmp_path: Path, body: object) -> None:
+async def test_an_invalid_title_is_a_400(tmp_path: Path, body: object) -> None:
     async with front(tmp_path) as f:
         conversation = await talk(f, "Hi")
 
         assert (await patch(f, f"/api/conversations/{conversation}", body)).status_code == 400
 
 
-async def test_what_was_forgotten_is_gone_and_the_model_does_not_know_it(tmp_path: Path) -> None:
+async def test_a_deleted_conversation_is_gone_and_the_model_gets_none_of_it(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         conversation = await talk(f, "I am Ann.")
-        forgotten = await f.delete(f"/api/conversations/{conversation}")
+        deleted = await f.delete(f"/api/conversations/{conversation}")
         again = await f.delete(f"/api/conversations/{conversation}")
         listed = (await f.get("/api/conversations")).json()["conversations"]
         f.engine.jobs.clear()
         await talk(f, "Who am I?", conversationId=conversation)
 
-        assert said(f.engine.jobs.popitem()[1]) == [("user", "Who am I?")]
-    assert forgotten.json() == {"conversationId": conversation, "deleted": True}
+        assert messages_of(f.engine.jobs.popitem()[1]) == [("user", "Who am I?")]
+    assert deleted.json() == {"conversationId": conversation, "deleted": True}
     assert (again.status_code, listed) == (404, [])
 
 
 @pytest.mark.parametrize("conversation", ["conv_none", "a" * 65, "a%0A", "é"])
-async def test_an_unknown_one_and_that_of_another_key_are_the_same_404(tmp_path: Path, conversation: str) -> None:
+async def test_an_unknown_and_a_foreign_conversation_give_the_same_404(tmp_path: Path, conversation: str) -> None:
     async with front(tmp_path) as f:
         theirs = await talk(f, "Hi", "other")
         replies = [
@@ -140,22 +136,24 @@ async def test_an_unknown_one_and_that_of_another_key_are_the_same_404(tmp_path:
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=x", "cursor=zz", "status=all"])
-async def test_a_bad_query_is_a_400(tmp_path: Path, query: str) -> None:
+async def test_an_invalid_query_is_a_400(tmp_path: Path, query: str) -> None:
     async with front(tmp_path) as f:
         assert (await f.get(f"/api/conversations?{query}")).status_code == 400
 
 
-async def test_what_was_read_of_a_stopped_reply_is_kept(tmp_path: Path) -> None:
+async def test_the_received_part_of_a_canceled_reply_is_stored(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         f.engine.reply = None
-        gone = asyncio.Event()
-        sent = await _call(f, {"message": "Tell me", "stream": True, "conversationId": "mine"}, gone)
-        job = await submitted(f)
-        f.engine.start(job.id)
+        disconnected = asyncio.Event()
+        sent = start_post(
+            f, "/api/chat", {"message": "Tell me", "stream": True, "conversationId": "mine"}, disconnected
+        )
+        job = await next_chat(f)
+        f.engine.start_job(job.id)
         f.engine.say(job.id, "Once upon")
         f.engine.say(job.id, " a time")
         await asyncio.sleep(0)
-        gone.set()
+        disconnected.set()
         await sent
         await f.settle()
         whole = (await f.get("/api/conversations/mine")).json()
@@ -165,32 +163,34 @@ async def test_what_was_read_of_a_stopped_reply_is_kept(tmp_path: Path) -> None:
     assert "Once upon a time".startswith(whole["messages"][1]["content"])
 
 
-async def test_of_a_reply_nobody_read_nothing_is_kept(tmp_path: Path) -> None:
+async def test_a_reply_of_which_nothing_was_received_is_not_stored(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         f.engine.reply = None
         for stream in (False, True):
-            gone = asyncio.Event()
-            sent = await _call(f, {"message": "Tell me", "stream": stream, "conversationId": "mine"}, gone)
-            job = await submitted(f)
-            f.engine.start(job.id)
+            disconnected = asyncio.Event()
+            sent = start_post(
+                f, "/api/chat", {"message": "Tell me", "stream": stream, "conversationId": "mine"}, disconnected
+            )
+            job = await next_chat(f)
+            f.engine.start_job(job.id)
             if not stream:
                 f.engine.say(job.id, "Once")
-            gone.set()
+            disconnected.set()
             await sent
         await f.settle()
 
         assert (await f.get("/api/conversations/mine")).status_code == 404
 
 
-async def test_a_reply_does_not_bring_back_what_was_forgotten_meanwhile(tmp_path: Path) -> None:
+async def test_a_reply_does_not_restore_a_conversation_deleted_meanwhile(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         conversation = await talk(f, "Hi")
         f.engine.reply = None
         f.engine.submitted.clear()
         f.engine.jobs.clear()
         replying = asyncio.create_task(f.post("/api/chat", {"message": "And then?", "conversationId": conversation}))
-        job = await submitted(f)
-        f.engine.start(job.id)
+        job = await next_chat(f)
+        f.engine.start_job(job.id)
         await f.delete(f"/api/conversations/{conversation}")
         f.engine.finish_chat(job.id, "Then")
 
@@ -198,17 +198,17 @@ async def test_a_reply_does_not_bring_back_what_was_forgotten_meanwhile(tmp_path
         assert (await f.get(f"/api/conversations/{conversation}")).status_code == 404
 
 
-async def test_a_conversation_of_v1_is_the_clients_own_and_in_no_list(tmp_path: Path) -> None:
+async def test_a_conversation_of_v1_is_not_stored(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         await f.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "model": "talker"})
 
         assert (await f.get("/api/conversations")).json()["conversations"] == []
 
 
-def test_conversations_from_before_there_was_a_list_are_in_it(tmp_path: Path) -> None:
+def test_the_migration_lists_conversations_of_older_versions(tmp_path: Path) -> None:
     with open_store(tmp_path) as database:
 
-        def step_back(conn: Any) -> None:
+        def downgrade_and_upgrade(conn: Any) -> None:
             messages.append(conn, "anna", "c1", [Message("user", "Hello \x00 there"), Message("assistant", "Hi")], NOW)
             messages.append(conn, "anna", "c2", [Message("user", "Other")], NOW)
             messages.append(conn, "anna", "c1", [Message("user", "More")], NOW)
@@ -217,7 +217,7 @@ def test_conversations_from_before_there_was_a_list_are_in_it(tmp_path: Path) ->
             conn.exec_driver_sql("UPDATE alembic_version SET version_num = '0004'")
             migrations.upgrade(conn)
 
-        database.write_now(step_back)
+        database.write_now(downgrade_and_upgrade)
         rows, _ = database.read_now(lambda conn: store.page(conn, "anna", 9, None))
 
     assert [(row.id, row.title, row.created_at) for row in rows] == [

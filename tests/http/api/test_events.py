@@ -1,4 +1,4 @@
-"""Event streams: what is told, to whom, how often, and again after a reader or the server was away."""
+"""Event streams: their events, who gets them, how often, and how they continue after a disconnect or a restart."""
 
 from __future__ import annotations
 
@@ -17,17 +17,12 @@ from tests.support.streams import stream
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(autouse=True)
-def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_throttling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_stream, "MIN_INTERVAL_S", 0.0)
 
 
-async def test_a_job_is_told_from_its_acceptance_to_its_end_and_then_the_stream_ends(tmp_path: Path) -> None:
+async def test_a_stream_reports_a_job_from_acceptance_to_its_end_and_then_ends(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         job_id = await f.submit()
         async with stream(f, f"/api/jobs/{job_id}/events") as reader:
@@ -53,7 +48,7 @@ async def test_a_job_is_told_from_its_acceptance_to_its_end_and_then_the_stream_
 
 
 @pytest.mark.parametrize("ended", ["failed", "canceled"])
-async def test_every_end_is_told(tmp_path: Path, ended: str) -> None:
+async def test_a_failed_or_canceled_job_sends_a_final_event(tmp_path: Path, ended: str) -> None:
     async with front(tmp_path) as f:
         job_id = await f.submit()
         async with stream(f, f"/api/jobs/{job_id}/events") as reader:
@@ -62,19 +57,19 @@ async def test_every_end_is_told(tmp_path: Path, ended: str) -> None:
                 f.engine.fail(job_id)
             else:
                 await f.delete(f"/api/jobs/{job_id}")
-            told = await reader.rest()
+            events = await reader.rest()
 
-    assert told[-1].name == told[-1].data["status"] == ended
+    assert events[-1].name == events[-1].data["status"] == ended
 
 
-async def test_who_comes_late_hears_it_from_the_beginning(tmp_path: Path) -> None:
+async def test_a_late_reader_gets_the_events_from_the_beginning(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         job = await f.complete()
         async with stream(f, f"/api/jobs/{job['jobId']}/events") as reader:
             assert [event.name for event in await reader.rest()] == ["queued", "completed"]
 
 
-async def test_who_heard_the_end_is_told_to_stay_away(tmp_path: Path) -> None:
+async def test_a_reader_with_the_last_event_gets_204(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         job = await f.complete()
         async with stream(f, f"/api/jobs/{job['jobId']}/events") as reader:
@@ -85,8 +80,8 @@ async def test_who_heard_the_end_is_told_to_stay_away(tmp_path: Path) -> None:
     assert again.status_code == 204
 
 
-async def test_after_a_restart_the_stream_goes_on_where_the_reader_was(tmp_path: Path) -> None:
-    """The job ran when the server was killed: it is queued again, and nothing is told twice."""
+async def test_after_a_restart_the_stream_continues_after_the_readers_last_event(tmp_path: Path) -> None:
+    """A job that ran when the server was killed is queued again, and no event is sent twice."""
     async with front(tmp_path) as f:
         ended = await f.submit()
         job_id = await f.submit()
@@ -106,22 +101,22 @@ async def test_after_a_restart_the_stream_goes_on_where_the_reader_was(tmp_path:
             new = await f.submit()
             third = await reader.until("queued")
 
-    told = [event for event in queued + end + third if event.id is not None]
-    assert [(event.name, event.data["jobId"]) for event in told] == [
+    events = [event for event in queued + end + third if event.id is not None]
+    assert [(event.name, event.data["jobId"]) for event in events] == [
         ("queued", job_id),
         ("completed", job_id),
         ("queued", new),
     ]
-    ids = [int(last)] + [int(event.id or 0) for event in told]
+    ids = [int(last)] + [int(event.id or 0) for event in events]
     assert ids == sorted(set(ids))
 
 
-async def test_an_end_that_came_while_nobody_listened_is_told_after_the_restart(tmp_path: Path) -> None:
+async def test_a_final_event_without_a_reader_is_sent_after_the_restart(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         job_id = await f.submit()
         async with stream(f, "/api/events") as reader:
             await reader.until("position")
-        last, keys = reader.last_id, f.keys  # of the bookmark: the reader has had no event with an id
+        last, keys = reader.last_id, f.keys  # id of the bookmark: the reader has received no event with an id
         f.engine.run(job_id)
         await f.settle()
     assert last is not None
@@ -129,7 +124,7 @@ async def test_an_end_that_came_while_nobody_listened_is_told_after_the_restart(
         assert [event.name for event in await reader.until("completed")] == ["completed"]
 
 
-async def test_ids_are_never_used_twice_even_when_the_newest_job_is_deleted(tmp_path: Path) -> None:
+async def test_event_ids_are_not_reused_when_the_newest_job_is_deleted(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         first = await f.complete()
         async with stream(f, f"/api/jobs/{first['jobId']}/events") as reader:
@@ -137,27 +132,27 @@ async def test_ids_are_never_used_twice_even_when_the_newest_job_is_deleted(tmp_
         await f.delete(f"/api/jobs/{first['jobId']}")
         second = await f.complete()
         async with stream(f, f"/api/jobs/{second['jobId']}/events") as again:
-            told = await again.rest()
+            events = await again.rest()
 
-    assert min(int(event.id or 0) for event in told) > int(reader.last_id or 0)
+    assert min(int(event.id or 0) for event in events) > int(reader.last_id or 0)
 
 
-async def test_all_of_ones_jobs_and_nobody_elses(tmp_path: Path) -> None:
+async def test_the_stream_of_all_jobs_has_only_the_keys_own(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         before = await f.submit()
         async with stream(f, "/api/events") as reader:
             await f.submit("other")
             mine = await f.submit()
             f.engine.run(mine)
-            told = await reader.until("completed")
+            events = await reader.until("completed")
             foreign = await f.get(f"/api/jobs/{mine}/events", "other")
 
-    assert {event.data["jobId"] for event in told} == {before, mine}
+    assert {event.data["jobId"] for event in events} == {before, mine}
     assert foreign.status_code == 404
 
 
-async def test_a_slow_reader_is_told_how_things_are_not_how_they_were(tmp_path: Path) -> None:
-    """What a reader did not take is not kept for it: a thousand steps later one progress event says it all."""
+async def test_a_slow_reader_gets_the_current_state_instead_of_all_past_events(tmp_path: Path) -> None:
+    """Events are not buffered for a reader: after many steps it gets one progress event with the current state."""
     async with front(tmp_path) as f:
         job_id = await f.submit(steps=100)
         async with stream(f, f"/api/jobs/{job_id}/events") as reader:
@@ -171,10 +166,10 @@ async def test_a_slow_reader_is_told_how_things_are_not_how_they_were(tmp_path: 
             assert len(watch.changed_jobs) <= 1
             reader.reading.set()
             f.engine.render(job_id)
-            told = await reader.rest()
+            events = await reader.rest()
 
-    assert told[-1].name == "completed"
-    assert sum(event.name == "progress" for event in told) <= 3
+    assert events[-1].name == "completed"
+    assert sum(event.name == "progress" for event in events) <= 3
 
 
 async def test_a_silent_stream_is_kept_alive_by_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,20 +180,20 @@ async def test_a_silent_stream_is_kept_alive_by_comments(tmp_path: Path, monkeyp
             reader._read(block.decode().strip())
 
 
-async def test_a_reader_who_leaves_is_forgotten(tmp_path: Path) -> None:
+async def test_a_reader_that_disconnects_is_removed(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         async with stream(f, "/api/events"):
             assert len(f.service.live_jobs.watchers.all()) == 1
         assert f.service.live_jobs.watchers.all() == set()
 
 
-async def test_a_server_that_stops_sends_its_readers_away(tmp_path: Path) -> None:
+async def test_streams_end_when_the_server_stops(tmp_path: Path) -> None:
     async with front(tmp_path) as f, stream(f, "/api/events") as reader:
         f.service.events.close()
         assert await reader.next() is None
 
 
-async def test_a_key_may_not_open_streams_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_number_of_streams_per_key_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchers, "MAX_PER_KEY", 1)
     async with front(tmp_path) as f, stream(f, "/api/events"):
         reply = await f.get("/api/events")
@@ -207,13 +202,13 @@ async def test_a_key_may_not_open_streams_without_end(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("path", ["?preview=2", "?preview=1&preview=1", "?x=1", "?preview"])
-async def test_a_query_that_is_not_known_is_refused(tmp_path: Path, path: str) -> None:
+async def test_an_unknown_query_is_refused(tmp_path: Path, path: str) -> None:
     async with front(tmp_path) as f:
         assert (await f.get(f"/api/events{path}")).status_code == 400
 
 
 @pytest.mark.parametrize("last", ["x", "-1", "1" * 16, "1.5", ""])
-async def test_an_id_that_is_none_is_refused(tmp_path: Path, last: str) -> None:
+async def test_an_invalid_last_event_id_is_refused(tmp_path: Path, last: str) -> None:
     async with front(tmp_path) as f:
         reply = await f.get("/api/events", **{"last-event-id": last})
 
@@ -221,7 +216,7 @@ async def test_an_id_that_is_none_is_refused(tmp_path: Path, last: str) -> None:
     assert "Last-Event-ID" in reply.json()["error"]
 
 
-async def test_no_key_no_events(tmp_path: Path) -> None:
+async def test_events_need_a_key(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         job_id = await f.submit(**IMAGE)
         assert (await f.client.get("/api/events")).status_code == 401
@@ -229,28 +224,29 @@ async def test_no_key_no_events(tmp_path: Path) -> None:
         assert (await f.get("/api/jobs/job_1_nothing/events")).status_code == 404
 
 
-async def test_previews_go_to_those_who_want_them_and_only_the_latest(tmp_path: Path) -> None:
+async def test_only_the_latest_preview_is_sent_and_only_on_request(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         job_id = await f.submit(preview=True)
-        assert f.engine.jobs[job_id].requests[0].preview  # type: ignore[union-attr]  # a picture
+        assert f.engine.jobs[job_id].requests[0].preview  # type: ignore[union-attr]  # an image
         f.engine.start_job(job_id)
-        async with stream(f, f"/api/jobs/{job_id}/events?preview=1") as wants, stream(f, "/api/events") as plain:
-            await wants.until("progress")
-            wants.reading.clear()
+        path = f"/api/jobs/{job_id}/events?preview=1"
+        async with stream(f, path) as with_previews, stream(f, "/api/events") as without:
+            await with_previews.until("progress")
+            with_previews.reading.clear()
             for value in range(5):
                 f.engine.preview(job_id, value * 50)
                 await asyncio.sleep(0)
-            wants.reading.set()
-            shown = await wants.until("preview")
-            while (picture := Image.open(io.BytesIO(base64.b64decode(shown[-1].data["image"])))).getpixel((0, 0)) != (
-                200,
-                200,
-                200,
-            ):
-                shown += await wants.until("preview")
+            with_previews.reading.set()
+            events = await with_previews.until("preview")
+            while (preview := decoded(events[-1].data["image"])).getpixel((0, 0)) != (200, 200, 200):
+                events += await with_previews.until("preview")
             f.engine.render(job_id)
-            told = await plain.until("completed")
+            others = await without.until("completed")
 
-    assert (picture.size, shown[-1].data["mimeType"]) == ((8, 6), "image/jpeg")
-    assert sum(event.name == "preview" for event in shown) <= 3
-    assert "preview" not in [event.name for event in told]
+    assert (preview.size, events[-1].data["mimeType"]) == ((8, 6), "image/jpeg")
+    assert sum(event.name == "preview" for event in events) <= 3
+    assert "preview" not in [event.name for event in others]
+
+
+def decoded(image: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(image)))

@@ -1,4 +1,4 @@
-"""POST /api/generate: what the document promises, and what is recorded."""
+"""POST /api/generate: accepted jobs and their defaults, refused requests, charges and idempotency."""
 
 from __future__ import annotations
 
@@ -15,13 +15,8 @@ from tests.support.front import IMAGE, VIDEO, Front, front
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def accepted(f: Front, body: dict[str, Any]) -> tuple[DiffusionRequest, dict[str, Any]]:
-    """The engine's first request and the status of a job with this body."""
+    """Submits a job and returns the engine's first request and the job's status."""
     reply = await f.post("/api/generate", body)
     assert reply.status_code == 200, reply.text
     job_id = reply.json()["jobId"]
@@ -30,7 +25,7 @@ async def accepted(f: Front, body: dict[str, Any]) -> tuple[DiffusionRequest, di
     return request, await f.status(job_id)
 
 
-async def test_the_documents_example_is_queued(tmp_path: Path) -> None:
+async def test_the_documented_example_is_queued(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         reply = await f.post("/api/generate", IMAGE | {"aspect_ratio": "16:9"})
 
@@ -41,15 +36,15 @@ async def test_the_documents_example_is_queued(tmp_path: Path) -> None:
     assert reply.json()["statusUrl"] == f"/api/status/{reply.json()['jobId']}"
 
 
-async def test_what_is_not_said_comes_from_the_model_and_is_told(tmp_path: Path) -> None:
+async def test_omitted_fields_take_the_models_defaults_and_are_in_the_status(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         request, status = await accepted(f, IMAGE)
 
     assert (request.width, request.height, request.steps, request.guidance_scale) == (64, 64, 4, 3.0)
     assert request.call == {"shift": 2.0}
     assert request.id == f"{status['jobId']}/0"
-    told = {name: status["params"][name] for name in ("width", "height", "steps", "guidanceScale", "seed", "dtype")}
-    assert told == {
+    names = ("width", "height", "steps", "guidanceScale", "seed", "dtype")
+    assert {name: status["params"][name] for name in names} == {
         "width": 64,
         "height": 64,
         "steps": 4,
@@ -68,11 +63,11 @@ async def test_each_output_of_a_job_has_the_next_seed(tmp_path: Path) -> None:
     assert seeds == [(f"{job_id}/0", 41), (f"{job_id}/1", 42), (f"{job_id}/2", 43)]
 
 
-async def test_seeds_that_are_not_given_differ(tmp_path: Path) -> None:
+async def test_omitted_seeds_differ(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         seeds = {f.engine.jobs[await f.submit()].requests[0].seed for _ in range(5)}
 
-    assert len(seeds) == 5  # two alike: one in 2^44
+    assert len(seeds) == 5  # two equal seeds have a probability of 2^-44
 
 
 @pytest.mark.parametrize(("ratio", "size"), [("1:1", (64, 64)), ("16:9", (88, 48)), ("9:16", (48, 88))])
@@ -85,7 +80,7 @@ async def test_a_ratio_becomes_the_nearest_size_of_the_native_area(
     assert (request.width, request.height) == size
 
 
-async def test_a_size_of_the_models_own_goes_before_arithmetic(tmp_path: Path) -> None:
+async def test_a_size_that_the_model_declares_wins_over_the_computed_one(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         request, _ = await accepted(f, VIDEO | {"aspect_ratio": "9:16"})
 
@@ -93,13 +88,13 @@ async def test_a_size_of_the_models_own_goes_before_arithmetic(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("said", "frames"), [({}, 9), ({"duration": 10}, 41), ({"duration": 1}, 5), ({"num_frames": 13}, 13)]
+    ("fields", "frames"), [({}, 9), ({"duration": 10}, 41), ({"duration": 1}, 5), ({"num_frames": 13}, 13)]
 )
-async def test_a_duration_becomes_a_number_of_frames_the_model_makes(
-    tmp_path: Path, said: dict[str, int], frames: int
+async def test_a_duration_becomes_a_number_of_frames_that_the_model_supports(
+    tmp_path: Path, fields: dict[str, int], frames: int
 ) -> None:
     async with front(tmp_path) as f:
-        request, status = await accepted(f, VIDEO | said)
+        request, status = await accepted(f, VIDEO | fields)
 
     assert request.num_frames == frames
     assert (status["params"]["numFrames"], status["params"]["fps"]) == (frames, 4)
@@ -131,7 +126,9 @@ async def test_a_duration_becomes_a_number_of_frames_the_model_makes(
         (IMAGE | {"aspect_ration": "1:1"}, "Unknown field aspect_ration; did you mean aspect_ratio?"),
     ],
 )
-async def test_what_cannot_be_done_is_refused_with_the_facts(tmp_path: Path, body: dict[str, Any], text: str) -> None:
+async def test_an_impossible_request_is_refused_with_the_reason(
+    tmp_path: Path, body: dict[str, Any], text: str
+) -> None:
     async with front(tmp_path) as f:
         reply = await f.post("/api/generate", body, "free")
 
@@ -140,7 +137,7 @@ async def test_what_cannot_be_done_is_refused_with_the_facts(tmp_path: Path, bod
     assert text in reply.json()["error"]
 
 
-async def test_an_unknown_model_is_a_404_that_says_how_to_get_it(tmp_path: Path) -> None:
+async def test_an_unknown_model_is_a_404_that_tells_how_to_pull_it(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         reply = await f.post("/api/generate", IMAGE | {"model": "paintr"})
 
@@ -149,8 +146,8 @@ async def test_an_unknown_model_is_a_404_that_says_how_to_get_it(tmp_path: Path)
     assert "nearest name is painter" in reply.json()["error"]
 
 
-async def test_each_plan_is_charged_and_ends_at_its_limit(tmp_path: Path) -> None:
-    async with front(tmp_path, plans=_unhurried()) as f:
+async def test_a_plan_is_charged_up_to_its_limit(tmp_path: Path) -> None:
+    async with front(tmp_path, plans=_without_burst_limit()) as f:
         for left in range(9, -1, -1):
             reply = await f.post("/api/generate", IMAGE, "free")
             assert reply.headers["x-ratelimit-remaining"] == str(left)
@@ -167,15 +164,15 @@ async def test_each_plan_is_charged_and_ends_at_its_limit(tmp_path: Path) -> Non
     assert video.headers["x-ratelimit-limit"] == "2"
 
 
-async def test_the_day_begins_anew_at_midnight_utc(tmp_path: Path) -> None:
-    async with front(tmp_path, plans=_unhurried()) as f:
+async def test_the_daily_limit_is_reset_at_midnight_utc(tmp_path: Path) -> None:
+    async with front(tmp_path, plans=_without_burst_limit()) as f:
         assert (await f.post("/api/generate", IMAGE | {"n": 8}, "free")).status_code == 200
         assert (await f.post("/api/generate", IMAGE | {"n": 3}, "free")).status_code == 429
         f.clock.forward(hours=15)
         assert (await f.post("/api/generate", IMAGE | {"n": 3}, "free")).status_code == 200
 
 
-async def test_an_error_on_a_counted_route_tells_the_allowance_too(tmp_path: Path) -> None:
+async def test_an_error_reply_of_a_charged_route_has_rate_limit_headers(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         await f.submit("free", n=4)
         reply = await f.post("/api/generate", IMAGE | {"steps": "many"}, "free")
@@ -184,7 +181,7 @@ async def test_an_error_on_a_counted_route_tells_the_allowance_too(tmp_path: Pat
     assert (reply.headers["x-ratelimit-limit"], reply.headers["x-ratelimit-remaining"]) == ("10", "6")
 
 
-async def test_the_same_idempotency_key_and_body_is_one_job_charged_once(tmp_path: Path) -> None:
+async def test_requests_with_the_same_idempotency_key_and_body_are_one_job(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         replies = [await f.post("/api/generate", IMAGE, "free", **{"idempotency-key": "k-1"}) for _ in range(3)]
         other_body = await f.post("/api/generate", IMAGE | {"seed": 1}, "free", **{"idempotency-key": "k-1"})
@@ -197,17 +194,17 @@ async def test_the_same_idempotency_key_and_body_is_one_job_charged_once(tmp_pat
     assert other_owner.json()["jobId"] != replies[0].json()["jobId"]
 
 
-@pytest.mark.parametrize("said", ["", "a b", "x" * 256, "café".encode().decode("latin-1")])
-async def test_a_malformed_idempotency_key_is_refused(tmp_path: Path, said: str) -> None:
+@pytest.mark.parametrize("value", ["", "a b", "x" * 256, "café".encode().decode("latin-1")])
+async def test_a_malformed_idempotency_key_is_refused(tmp_path: Path, value: str) -> None:
     async with front(tmp_path) as f:
         reply = await f.client.post(
-            "/api/generate", json=IMAGE, headers={**f.auth("free"), "idempotency-key": said.encode("latin-1")}
+            "/api/generate", json=IMAGE, headers={**f.auth("free"), "idempotency-key": value.encode("latin-1")}
         )
 
     assert reply.status_code == 400
 
 
-async def test_a_key_may_have_only_so_many_unfinished_jobs(tmp_path: Path) -> None:
+async def test_the_number_of_unfinished_jobs_per_key_is_limited(tmp_path: Path) -> None:
     async with front(tmp_path, max_queued_per_key=2) as f:
         first, _ = [await f.submit("pro") for _ in range(2)]
         refused = await f.post("/api/generate", IMAGE, "pro")
@@ -220,7 +217,7 @@ async def test_a_key_may_have_only_so_many_unfinished_jobs(tmp_path: Path) -> No
     assert again.status_code == 200
 
 
-async def test_a_full_queue_turns_away_before_it_charges(tmp_path: Path) -> None:
+async def test_a_full_queue_refuses_a_job_without_a_charge(tmp_path: Path) -> None:
     async with front(tmp_path, queue_size=1) as f:
         await f.submit("pro")
         refused = await f.post("/api/generate", IMAGE, "free")
@@ -231,14 +228,14 @@ async def test_a_full_queue_turns_away_before_it_charges(tmp_path: Path) -> None
     assert int(refused.headers["retry-after"]) >= 1
 
 
-async def test_a_burst_is_turned_away(tmp_path: Path) -> None:
-    async with front(tmp_path, plans=_unhurried(burst_per_minute=2)) as f:
+async def test_too_many_requests_per_minute_are_refused(tmp_path: Path) -> None:
+    async with front(tmp_path, plans=_without_burst_limit(burst_per_minute=2)) as f:
         statuses = [(await f.post("/api/generate", IMAGE, "free")).status_code for _ in range(3)]
 
     assert statuses == [200, 200, 429]
 
 
-async def test_an_engine_that_is_not_ready_is_a_502_and_nothing_is_charged(tmp_path: Path) -> None:
+async def test_a_job_without_a_ready_engine_is_a_502_without_a_charge(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         f.engine.not_ready_reason = "the engine is starting"
         reply = await f.post("/api/generate", IMAGE, "free")
@@ -247,9 +244,9 @@ async def test_an_engine_that_is_not_ready_is_a_502_and_nothing_is_charged(tmp_p
     assert (reply.status_code, reply.headers["retry-after"]) == (502, "5")
 
 
-async def test_a_job_survives_an_engine_that_dies_right_after_it_was_stored(tmp_path: Path) -> None:
+async def test_a_job_survives_an_engine_that_fails_right_after_the_job_was_stored(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
-        f.engine.submit = _raise_unavailable  # type: ignore[method-assign]  # this one moment
+        f.engine.submit = _raise_unavailable  # type: ignore[method-assign]  # the engine fails
         job_id = await f.submit()
         keys = f.keys
     async with front(tmp_path, keys=keys) as f:
@@ -264,10 +261,10 @@ def _raise_unavailable(*_: object) -> None:
     raise Unavailable("gone")
 
 
-def _unhurried(**changes: Any) -> dict[str, Any]:
+def _without_burst_limit(**changes: Any) -> dict[str, Any]:
     from dataclasses import replace
 
     from server.accounts.quotas import DEFAULT_PLANS
 
-    wide = {"burst_per_minute": None, "max_queued": None}
-    return {name: replace(plan, **(wide | changes)) for name, plan in DEFAULT_PLANS.items()}
+    unlimited = {"burst_per_minute": None, "max_queued": None}
+    return {name: replace(plan, **(unlimited | changes)) for name, plan in DEFAULT_PLANS.items()}

@@ -1,4 +1,4 @@
-"""Host, Origin, keys: who gets in. And that nobody can forget to ask."""
+"""The guard and the key check: Host, Origin, API keys, and the error body of every rejected request."""
 
 from __future__ import annotations
 
@@ -23,25 +23,20 @@ UNAUTHORIZED = b'{"error":"Missing or invalid API key. Send \'Authorization: Bea
 PUBLIC = {(method, path) for method in ("GET", "HEAD") for path in ("/", "/healthz", "/readyz")}
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def routes_of(routes: list[BaseRoute]) -> set[tuple[str, str]]:
-    """Every method and address; an unknown kind of route fails the test rather than go unseen."""
+    """Returns every method and path. An unknown kind of route fails the test, so that no route is missed."""
     found = set()
     for route in routes:
         if isinstance(route, APIRoute):
             found |= {(method, route.path) for method in route.methods}
         else:
             router = getattr(route, "original_router", None)
-            assert router is not None, f"this test must be taught about {route!r}"
+            assert router is not None, f"this test must handle {route!r}"
             found |= routes_of(router.routes)
     return found
 
 
-async def test_every_route_but_the_public_ones_wants_a_key(tmp_path: Path) -> None:
+async def test_every_route_except_the_public_ones_needs_a_key(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         routes = routes_of(f.app.routes)
         assert len(routes) >= 15
@@ -49,14 +44,14 @@ async def test_every_route_but_the_public_ones_wants_a_key(tmp_path: Path) -> No
         for method, template in sorted(routes - PUBLIC):
             path = template.replace("{job_id}", "job_1767225600_" + "0" * 22).replace("{output_id}", "0" * 22)
             reply = await f.client.request(method, path)
-            said = error_body(401, Unauthorized().message, path)
-            assert (reply.status_code, reply.content) == (401, b"" if method == "HEAD" else said), (method, path)
+            body = error_body(401, Unauthorized().message, path)
+            assert (reply.status_code, reply.content) == (401, b"" if method == "HEAD" else body), (method, path)
             assert reply.headers["www-authenticate"] == "Bearer"
         for method, path in PUBLIC:
             assert (await f.client.request(method, path)).status_code == 200
 
 
-async def test_a_route_or_mount_added_without_a_thought_wants_a_key(tmp_path: Path) -> None:
+async def test_a_new_route_or_mount_needs_a_key_by_default(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         f.app.add_route("/forgotten", lambda request: PlainTextResponse("secret"))
         f.app.mount("/mounted", PlainTextResponse("secret"))
@@ -67,21 +62,21 @@ async def test_a_route_or_mount_added_without_a_thought_wants_a_key(tmp_path: Pa
     assert {reply.status_code for reply in replies} == {401}
 
 
-async def test_every_fault_of_a_key_is_the_same_401(tmp_path: Path) -> None:
+async def test_every_invalid_key_gets_the_same_401(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         _, revoked = await f.database.write(lambda conn: create_key(conn, "gone", "pro", {"use"}, MORNING))
         await f.database.write(lambda conn: revoke_key(conn, "gone", MORNING))
-        good = f.keys["pro"]
-        nearly = good[:-1] + ("y" if good[-1] == "x" else "x")
+        valid = f.keys["pro"]
+        altered = valid[:-1] + ("y" if valid[-1] == "x" else "x")
         headers = [
-            "", "Bearer", "Bearer ", f"Bearer {revoked}", f"Bearer {new_key()}", f"Bearer {nearly}", f"Basic {good}",
-            f"Bearer {good} x", good, "Bearer " + "a" * 8192, "Bearer é", "Bearer \x80\xff", f"Bearer\t{good}",
+            "", "Bearer", "Bearer ", f"Bearer {revoked}", f"Bearer {new_key()}", f"Bearer {altered}", f"Basic {valid}",
+            f"Bearer {valid} x", valid, "Bearer " + "a" * 8192, "Bearer é", "Bearer \x80\xff", f"Bearer\t{valid}",
         ]  # fmt: skip
         replies = [
             await f.client.get("/api/jobs", headers={"authorization": header.encode("latin-1")}) for header in headers
         ]
-        replies.append(await f.client.get(f"/api/jobs?key={good}&authorization=Bearer%20{good}"))
-        twice = [("authorization", f"Bearer {good}"), ("authorization", f"Bearer {revoked}")]
+        replies.append(await f.client.get(f"/api/jobs?key={valid}&authorization=Bearer%20{valid}"))
+        twice = [("authorization", f"Bearer {valid}"), ("authorization", f"Bearer {revoked}")]
         replies.append(await f.client.get("/api/jobs", headers=twice))
 
     assert {(reply.status_code, reply.content) for reply in replies} == {(401, UNAUTHORIZED)}
@@ -97,10 +92,10 @@ async def test_a_key_without_the_scope_is_a_403(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/%61pi/jobs", "//api/jobs", "/api//jobs", "/api/./jobs", "/api/../api/jobs", "/api/jobs;x", "/API/JOBS", "/api/jobs/",
-     "/healthz/../api/jobs", "/healthz%2f..%2fapi/jobs", "/healthz;/api/jobs", "/healthz%00"],
+    ["/%61pi/jobs", "//api/jobs", "/api//jobs", "/api/./jobs", "/api/../api/jobs", "/api/jobs;x", "/API/JOBS",
+     "/api/jobs/", "/healthz/../api/jobs", "/healthz%2f..%2fapi/jobs", "/healthz;/api/jobs", "/healthz%00"],
 )  # fmt: skip
-async def test_no_spelling_of_a_path_gets_past_the_key(tmp_path: Path, path: str) -> None:
+async def test_no_spelling_of_a_path_bypasses_the_key(tmp_path: Path, path: str) -> None:
     async with front(tmp_path) as f:
         url = httpx.URL(f.client.base_url, raw_path=path.encode())
         without_key = await f.client.send(httpx.Request("GET", url))
@@ -116,10 +111,11 @@ async def test_no_spelling_of_a_path_gets_past_the_key(tmp_path: Path, path: str
         ("media.lan", 200), ("media.lan:80", 200),
         ("", 400), ("evil.example", 400), ("localhost.evil.example", 400), ("evil.example:localhost", 400),
         ("a@localhost", 400), ("localhost:x", 400), ("localhost:", 400), ("localhost:123456", 400), ("127.0.0.2", 400),
-        ("0.0.0.0", 400), ("[::2]", 400), ("localhost.", 400), ("localhost, evil.example", 400), ("localhost/evil", 400),
+        ("0.0.0.0", 400), ("[::2]", 400), ("localhost.", 400), ("localhost, evil.example", 400),
+        ("localhost/evil", 400),
     ],
 )  # fmt: skip
-async def test_the_host_is_checked_always(tmp_path: Path, host: str, status: int) -> None:
+async def test_the_host_header_is_always_checked(tmp_path: Path, host: str, status: int) -> None:
     async with front(tmp_path, allowed_hosts=("media.lan",)) as f:
         replies = [
             await f.client.get("/healthz", headers={"host": host}),
@@ -159,25 +155,25 @@ async def test_pages_of_other_origins_are_refused(tmp_path: Path, headers: dict[
     assert ("access-control-allow-origin" in reply.headers) == (headers.get("origin") == "https://app.example")
 
 
-async def test_a_link_that_somebody_follows_from_another_site_opens(tmp_path: Path) -> None:
-    following = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+async def test_a_link_from_another_site_opens(tmp_path: Path) -> None:
+    navigation = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
     async with front(tmp_path) as f:
-        assert (await f.client.get("/healthz", headers=following)).status_code == 200
-        assert (await f.client.post("/healthz", headers=following)).status_code == 403
+        assert (await f.client.get("/healthz", headers=navigation)).status_code == 200
+        assert (await f.client.post("/healthz", headers=navigation)).status_code == 403
 
 
 async def test_cors_is_off_until_origins_are_configured(tmp_path: Path) -> None:
-    asking = {"origin": "https://app.example", "access-control-request-method": "POST"}
+    preflight = {"origin": "https://app.example", "access-control-request-method": "POST"}
     async with front(tmp_path / "off") as f:
-        off = await f.client.options("/api/generate", headers=asking)
+        off = await f.client.options("/api/generate", headers=preflight)
     async with front(tmp_path / "on", allowed_origins=("https://app.example",)) as f:
-        on = await f.client.options("/api/generate", headers=asking)
+        on = await f.client.options("/api/generate", headers=preflight)
 
     assert off.status_code == 403
     assert (on.status_code, on.headers["access-control-allow-origin"]) == (200, "https://app.example")
 
 
-async def test_every_reply_has_an_id_of_its_own_and_safe_headers(tmp_path: Path) -> None:
+async def test_every_reply_has_its_own_request_id_and_safe_headers(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         replies = [
             await f.client.get("/healthz"),
@@ -192,7 +188,7 @@ async def test_every_reply_has_an_id_of_its_own_and_safe_headers(tmp_path: Path)
     assert {reply.headers["cache-control"] for reply in replies} == {"no-store"}
 
 
-async def test_unknown_paths_and_methods_are_errors_of_the_usual_shape(tmp_path: Path) -> None:
+async def test_unknown_paths_and_methods_get_the_usual_error_body(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         unknown, method = await f.get("/api/nope"), await f.get("/api/generate")
         several = await f.client.options("/api/keys", headers=f.auth("enterprise"))
@@ -202,7 +198,9 @@ async def test_unknown_paths_and_methods_are_errors_of_the_usual_shape(tmp_path:
     assert (method.status_code, method.json()["code"], method.headers["allow"]) == (405, 405, "POST")
 
 
-async def test_a_bug_is_a_500_that_tells_nothing_but_its_id(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bug_is_a_500_that_reveals_only_its_request_id(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with front(tmp_path) as f:
         f.service.models.all = lambda: 1 / 0  # type: ignore[method-assign]  # a bug
         reply = await f.get("/api/models")
@@ -212,24 +210,24 @@ async def test_a_bug_is_a_500_that_tells_nothing_but_its_id(tmp_path: Path, capl
     assert reply.headers["x-request-id"] in {getattr(record, "request_id", None) for record in caplog.records}
 
 
-async def test_a_flood_is_turned_away_in_the_usual_shape(tmp_path: Path) -> None:
+async def test_too_many_concurrent_requests_get_the_usual_error_body(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
-        narrow = httpx.ASGITransport(Guard(f.app, max_at_once=1))
-        async with httpx.AsyncClient(transport=narrow, base_url="http://localhost") as client:
+        one_at_once = httpx.ASGITransport(Guard(f.app, max_at_once=1))
+        async with httpx.AsyncClient(transport=one_at_once, base_url="http://localhost") as client:
             f.engine.reply = None
-            talking = asyncio.create_task(client.post("/api/chat", json={"message": "Hi"}, headers=f.auth("pro")))
+            chatting = asyncio.create_task(client.post("/api/chat", json={"message": "Hi"}, headers=f.auth("pro")))
             await f.engine.submitted.wait()
             refused = await client.get("/healthz")
             (job_id,) = f.engine.jobs
             f.engine.finish_chat(job_id, "Hello")
-            assert (await talking).status_code == 200
+            assert (await chatting).status_code == 200
             again = await client.get("/healthz")
 
     assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (429, 429, "1")
     assert again.status_code == 200
 
 
-async def test_readyz_says_why_not_and_healthz_does_not_care(tmp_path: Path) -> None:
+async def test_readyz_has_the_reason_and_healthz_stays_ok(tmp_path: Path) -> None:
     async with front(tmp_path, ready=lambda: "the engine is starting") as f:
         health, ready = await f.client.get("/healthz"), await f.client.get("/readyz")
 
@@ -238,7 +236,7 @@ async def test_readyz_says_why_not_and_healthz_does_not_care(tmp_path: Path) -> 
     assert int(ready.headers["retry-after"]) >= 1
 
 
-async def test_the_openapi_document_is_behind_the_key(tmp_path: Path) -> None:
+async def test_the_openapi_document_needs_a_key(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         assert (await f.client.get("/api/openapi.json")).status_code == 401
         document = (await f.get("/api/openapi.json")).json()

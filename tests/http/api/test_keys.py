@@ -1,4 +1,4 @@
-"""One's own day over HTTP, and keys made and ended by an admin."""
+"""GET /api/me, and keys that an admin lists, creates and revokes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,12 @@ from tests.support.front import MORNING, VIDEO, Front, front
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def admin(f: Front) -> str:
     _, key = await f.database.write(lambda conn: create_key(conn, "boss", "pro", {"use", "admin"}, MORNING))
     return str(key)
 
 
-async def test_a_key_sees_its_plan_its_scopes_and_what_it_used_today(tmp_path: Path) -> None:
+async def test_a_key_sees_its_plan_scopes_and_usage_of_today(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         await f.submit("free", n=3)
         await f.submit("free", **VIDEO)
@@ -49,23 +44,23 @@ async def test_an_unlimited_plan_has_null_for_its_limit(tmp_path: Path) -> None:
     assert me["usage"]["images"] == {"used": 0, "limit": None}
 
 
-async def test_a_key_that_was_made_is_shown_once_and_works_until_it_is_revoked(tmp_path: Path) -> None:
+async def test_a_new_key_is_shown_once_and_works_until_it_is_revoked(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
-        boss = await admin(f)
-        made = (await f.post("/api/keys", {"name": " studio ", "plan": "free"}, boss)).json()
-        assert (await f.get("/api/me", made["key"])).json()["name"] == "studio"
-        await f.submit(made["key"])
-        listed = (await f.get("/api/keys", boss)).json()
-        revoked = (await f.delete(f"/api/keys/{made['id']}", boss)).json()
-        again = (await f.delete(f"/api/keys/{made['id']}", boss)).json()
+        admin_key = await admin(f)
+        created = (await f.post("/api/keys", {"name": " studio ", "plan": "free"}, admin_key)).json()
+        assert (await f.get("/api/me", created["key"])).json()["name"] == "studio"
+        await f.submit(created["key"])
+        listed = (await f.get("/api/keys", admin_key)).json()
+        revoked = (await f.delete(f"/api/keys/{created['id']}", admin_key)).json()
+        again = (await f.delete(f"/api/keys/{created['id']}", admin_key)).json()
         fresh = Authenticator(f.database, local_key=None)
         with pytest.raises(Exception, match="Missing or invalid API key"):
-            await fresh.identify(f"Bearer {made['key']}")
+            await fresh.identify(f"Bearer {created['key']}")
 
-    mine = next(key for key in listed["keys"] if key["id"] == made["id"])
-    assert made.keys() - mine.keys() == {"key"}
-    assert made["key"].startswith(mine["hint"])
-    assert made["key"] not in str(listed)
+    mine = next(key for key in listed["keys"] if key["id"] == created["id"])
+    assert created.keys() - mine.keys() == {"key"}
+    assert created["key"].startswith(mine["hint"])
+    assert created["key"] not in str(listed)
     assert (mine["plan"], mine["scopes"], mine["revokedAt"]) == ("free", ["use"], None)
     assert mine["usage"]["images"] == {"used": 1, "limit": 10}
     assert listed["plans"]["free"] == {"images": 10, "videos": 2, "chats": 50}
@@ -73,19 +68,25 @@ async def test_a_key_that_was_made_is_shown_once_and_works_until_it_is_revoked(t
     assert again == revoked
 
 
-async def test_an_admin_can_make_an_admin(tmp_path: Path) -> None:
+async def test_an_admin_can_create_an_admin_key(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
-        boss = await admin(f)
-        made = await f.post("/api/keys", {"name": "second", "plan": "pro", "scopes": ["admin", "use"]}, boss)
+        admin_key = await admin(f)
+        created = await f.post("/api/keys", {"name": "second", "plan": "pro", "scopes": ["admin", "use"]}, admin_key)
 
-        assert (await f.get("/api/keys", made.json()["key"])).status_code == 200
+        assert (await f.get("/api/keys", created.json()["key"])).status_code == 200
 
 
 @pytest.mark.parametrize(
     ("method", "path", "body"),
-    [("GET", "/api/keys", None), ("POST", "/api/keys", {"name": "x", "plan": "free"}), ("DELETE", "/api/keys/key_" + "0" * 22, None)],
-)  # fmt: skip
-async def test_keys_are_an_admins_to_see_and_to_change(tmp_path: Path, method: str, path: str, body: object) -> None:
+    [
+        ("GET", "/api/keys", None),
+        ("POST", "/api/keys", {"name": "x", "plan": "free"}),
+        ("DELETE", "/api/keys/key_" + "0" * 22, None),
+    ],
+)
+async def test_listing_and_changing_keys_needs_an_admin_key(
+    tmp_path: Path, method: str, path: str, body: object
+) -> None:
     async with front(tmp_path) as f:
         reply = await f.client.request(method, path, json=body, headers=f.auth("enterprise"))
 
@@ -107,7 +108,7 @@ async def test_keys_are_an_admins_to_see_and_to_change(tmp_path: Path, method: s
         ({"name": "x", "plan": "free", "scope": ["use"]}, "did you mean scopes?"),
     ],
 )
-async def test_a_wrong_field_of_a_new_key_is_named(tmp_path: Path, body: object, text: str) -> None:
+async def test_an_invalid_field_of_a_new_key_is_named(tmp_path: Path, body: object, text: str) -> None:
     async with front(tmp_path) as f:
         reply = await f.post("/api/keys", body, await admin(f))
 
@@ -115,17 +116,17 @@ async def test_a_wrong_field_of_a_new_key_is_named(tmp_path: Path, body: object,
     assert text in reply.json()["error"]
 
 
-async def test_two_live_keys_never_share_a_name_and_the_error_does_not_repeat_it(tmp_path: Path) -> None:
+async def test_a_taken_name_is_a_conflict_whose_message_does_not_repeat_it(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
-        boss = await admin(f)
-        reply = await f.post("/api/keys", {"name": "free", "plan": "pro"}, boss)
+        admin_key = await admin(f)
+        reply = await f.post("/api/keys", {"name": "free", "plan": "pro"}, admin_key)
 
     assert reply.status_code == 409
     assert "'free'" not in reply.json()["error"]
 
 
 @pytest.mark.parametrize("key_id", ["key_" + "0" * 22, "free", "local", "an_000000"])
-async def test_only_an_id_that_is_there_can_be_revoked(tmp_path: Path, key_id: str) -> None:
+async def test_only_an_existing_id_can_be_revoked(tmp_path: Path, key_id: str) -> None:
     async with front(tmp_path) as f:
         reply = await f.delete(f"/api/keys/{key_id}", await admin(f))
 

@@ -1,4 +1,4 @@
-"""People decide about models over HTTP: load, unload, pin, keep-alive."""
+"""Admins load, unload and pin models and set their keep-alive."""
 
 from __future__ import annotations
 
@@ -17,11 +17,6 @@ pytestmark = pytest.mark.anyio
 FAILED = ModelStatus("painter", "failed", 0, 0, "unproven", 0, None, retry_in_s=12.0)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def patch(f: Front, name: str, body: object) -> object:
     return await f.client.patch(f"/api/models/{name}", json=body, headers=f.auth("admin"))
 
@@ -38,30 +33,30 @@ async def test_every_route_needs_the_admin_scope_and_a_known_model(tmp_path: Pat
         assert f.engine.sent == []
 
 
-async def test_load_and_unload_are_handed_to_the_engine_and_answered_with_the_model(tmp_path: Path) -> None:
+async def test_load_and_unload_reach_the_engine_and_return_the_model(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         loaded = await f.post("/api/models/painter/load", key="admin")
-        gone = await f.post("/api/models/painter/unload", key="admin")
+        unloaded = await f.post("/api/models/painter/unload", key="admin")
 
         assert (loaded.status_code, loaded.json()["name"], loaded.json()["state"]) == (200, "painter", "available")
-        assert gone.status_code == 200
+        assert unloaded.status_code == 200
         assert f.engine.sent == [LoadModel("painter", 2**30), UnloadModel("painter")]
 
 
-async def test_a_load_that_cannot_be_is_refused_with_the_reason(tmp_path: Path) -> None:
+async def test_an_impossible_load_is_refused_with_the_reason(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         assert (await f.post("/api/models/giant/load", key="admin")).status_code == 400
 
         def all_pinned(model: str, need_bytes: int) -> None:
             raise Conflict("pinned models hold too much")
 
-        f.engine.check_fits = all_pinned  # type: ignore[method-assign]  # as a fleet full of pinned models does
+        f.engine.check_fits = all_pinned  # type: ignore[method-assign]  # like a fleet whose models are all pinned
         assert (await f.post("/api/models/painter/load", key="admin")).status_code == 409
         assert (await f.post("/api/generate", IMAGE)).status_code == 409
         assert f.engine.sent == []
 
 
-async def test_while_a_failed_load_cools_down_loads_and_jobs_of_that_model_are_told_when_to_come_back(
+async def test_during_the_cooldown_of_a_failed_load_requests_get_a_retry_after(
     tmp_path: Path,
 ) -> None:
     async with front(tmp_path) as f:
@@ -77,7 +72,7 @@ async def test_while_a_failed_load_cools_down_loads_and_jobs_of_that_model_are_t
         assert (await f.post("/api/generate", IMAGE)).status_code == 200
 
 
-async def test_a_pin_holds_a_model_against_unload_and_survives_a_restart(tmp_path: Path) -> None:
+async def test_a_pin_prevents_unload_and_survives_a_restart(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         pinned = await f.post("/api/models/painter/pin", key="admin")
         refused = await f.post("/api/models/painter/unload", key="admin")
@@ -93,23 +88,23 @@ async def test_a_pin_holds_a_model_against_unload_and_survives_a_restart(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("said", "seconds"), [("10m", 600.0), ("300", 300.0), (2.5, 2.5), (0, 0.0), (-1, math.inf), ("-1", math.inf)]
+    ("value", "seconds"), [("10m", 600.0), ("300", 300.0), (2.5, 2.5), (0, 0.0), (-1, math.inf), ("-1", math.inf)]
 )
-async def test_keep_alive_is_spelt_as_in_the_settings(tmp_path: Path, said: object, seconds: float) -> None:
+async def test_keep_alive_has_the_format_of_the_settings(tmp_path: Path, value: object, seconds: float) -> None:
     async with front(tmp_path) as f:
-        reply = await patch(f, "painter", {"keepAlive": said})
+        reply = await patch(f, "painter", {"keepAlive": value})
 
         assert reply.json()["keepAliveSeconds"] == (-1 if math.isinf(seconds) else seconds)
         assert f.engine.sent == [KeepAlive("painter", seconds)]
         assert await f.database.read(model_overrides.model_overrides) == {"painter": ModelOverride(None, seconds)}
 
 
-async def test_keep_alive_on_a_load_counts_and_null_goes_back_to_what_the_setting_says(tmp_path: Path) -> None:
+async def test_a_load_can_set_the_keep_alive_and_null_restores_the_setting(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         await f.post("/api/models/painter/load", {"keepAlive": "1h"}, key="admin")
-        back = await patch(f, "painter", {"keepAlive": None})
+        restored = await patch(f, "painter", {"keepAlive": None})
 
-        assert back.json()["keepAliveSeconds"] == 300
+        assert restored.json()["keepAliveSeconds"] == 300
         assert [message for message in f.engine.sent if isinstance(message, KeepAlive)] == [
             KeepAlive("painter", 3600.0),
             KeepAlive("painter", None),
@@ -120,7 +115,7 @@ async def test_keep_alive_on_a_load_counts_and_null_goes_back_to_what_the_settin
 @pytest.mark.parametrize(
     "body", [{"keepAlive": "soon"}, {"keepAlive": True}, {"keepAlive": [1]}, {"pinned": "yes"}, {"keepalive": 1}]
 )
-async def test_a_wrong_field_is_named_and_changes_nothing(tmp_path: Path, body: dict) -> None:
+async def test_an_invalid_field_is_named_and_changes_nothing(tmp_path: Path, body: dict) -> None:
     async with front(tmp_path) as f:
         refused = await patch(f, "painter", body)
 
@@ -129,7 +124,7 @@ async def test_a_wrong_field_is_named_and_changes_nothing(tmp_path: Path, body: 
         assert f.engine.sent == []
 
 
-async def test_a_resident_model_shows_its_bytes_by_component_and_until_when_it_stays(tmp_path: Path) -> None:
+async def test_a_resident_model_has_bytes_by_component_and_the_time_of_its_unload(tmp_path: Path) -> None:
     status = ModelStatus(
         "painter",
         "resident",

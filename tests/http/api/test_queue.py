@@ -1,4 +1,4 @@
-"""GET /api/queue: what runs and waits, told to everybody; whose it is, to nobody else."""
+"""GET /api/queue: the running and waiting jobs of all keys, without the ids of other keys' jobs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,7 @@ from tests.support.front import VIDEO, front
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-async def test_the_queue_tells_what_waits_for_what_and_hides_whose_it_is(tmp_path: Path) -> None:
+async def test_the_queue_shows_reasons_and_hides_the_ids_of_other_keys(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         running, mine, foreign = await f.submit(), await f.submit(), await f.submit("pro", **VIDEO)
         f.engine.start_job(running)
@@ -28,36 +23,36 @@ async def test_the_queue_tells_what_waits_for_what_and_hides_whose_it_is(tmp_pat
             running=[(running, 1.5)],
             models=[ModelStatus("painter", "resident", 100, 0, "proven", 1, None)],
         )
-        told = (await f.get("/api/queue")).json()
+        queue = (await f.get("/api/queue")).json()
 
-    assert told["running"] == [
+    assert queue["running"] == [
         {"jobId": running, "mine": True, "type": "image", "model": "painter", "stage": "denoising", "step": 2,
          "totalSteps": 4, "progress": 0.485, "etaSeconds": pytest.approx(1.5, abs=1)}
     ]  # fmt: skip
-    assert [(job["jobId"], job["type"], job["waitingFor"], job["position"]) for job in told["waiting"]] == [
+    assert [(job["jobId"], job["type"], job["waitingFor"], job["position"]) for job in queue["waiting"]] == [
         (mine, "image", "turn", 0),
         (None, "video", "gpu_memory", 1),
         (None, "chat", "turn", 2),
     ]
-    assert told["reasons"] == {"turn": 2, "gpu_memory": 1}
-    assert told["length"] == 3
-    (lane,) = told["lanes"]
+    assert queue["reasons"] == {"turn": 2, "gpu_memory": 1}
+    assert queue["length"] == 3
+    (lane,) = queue["lanes"]
     assert (lane["model"], lane["type"], lane["state"], lane["running"], lane["merging"], lane["bytes"]) == (
         "painter", "image", "resident", 1, "proven", 100,
     )  # fmt: skip
 
 
-async def test_an_empty_queue_is_empty_before_the_engine_has_said_anything(tmp_path: Path) -> None:
+async def test_the_queue_is_empty_before_the_first_engine_status(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
-        told = (await f.get("/api/queue")).json()
+        queue = (await f.get("/api/queue")).json()
 
-    assert told == {"running": [], "waiting": [], "length": 0, "reasons": {}, "lanes": []}
+    assert queue == {"running": [], "waiting": [], "length": 0, "reasons": {}, "lanes": []}
 
 
-async def test_the_time_of_a_step_is_what_passed_between_two(tmp_path: Path) -> None:
+async def test_the_step_time_is_the_time_between_two_progress_reports(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         job_id = await f.submit()
-        row = f.service.live_jobs.get(job_id).row  # type: ignore[union-attr]  # it is there
+        row = f.service.live_jobs.get(job_id).row  # type: ignore[union-attr]  # the job is live
     now = 100.0
     live_jobs = LiveJobs(clock=lambda: now)
     live_jobs.add(row)
@@ -68,14 +63,3 @@ async def test_the_time_of_a_step_is_what_passed_between_two(tmp_path: Path) -> 
 
     assert live_jobs.step_s("filmer") is None
     assert live_jobs.step_s("painter") == pytest.approx(0.5)
-
-
-async def test_jobs_are_listed_by_type(tmp_path: Path) -> None:
-    async with front(tmp_path) as f:
-        image, video = await f.submit(), await f.submit(**VIDEO)
-        images = (await f.get("/api/jobs?type=image")).json()["jobs"]
-        videos = (await f.get("/api/jobs?type=video")).json()["jobs"]
-        wrong = await f.get("/api/jobs?type=chat")
-
-    assert ([job["jobId"] for job in images], [job["jobId"] for job in videos]) == ([image], [video])
-    assert (wrong.status_code, wrong.json()["error"]) == (400, "type must be image or video.")

@@ -1,4 +1,4 @@
-"""AUTOMATIC1111's API as Open WebUI uses it, and its Basic authentication, there and only there."""
+"""AUTOMATIC1111's API as Open WebUI uses it, and its Basic authentication."""
 
 from __future__ import annotations
 
@@ -25,26 +25,21 @@ pytestmark = pytest.mark.anyio
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def basic(f: Front, key: str = "pro") -> dict[str, str]:
     return {"authorization": f"Basic {base64.b64encode(f'anybody:{f.keys[key]}'.encode()).decode()}"}
 
 
-async def test_open_webui_makes_a_picture(tmp_path: Path) -> None:
+async def test_open_webui_generates_images(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         finish_jobs(f)
-        said = basic(f)
-        models = (await f.client.get("/sdapi/v1/sd-models", headers=said)).json()
-        chosen = (await f.client.get("/sdapi/v1/options", headers=said)).json()["sd_model_checkpoint"]
+        headers = basic(f)
+        models = (await f.client.get("/sdapi/v1/sd-models", headers=headers)).json()
+        chosen = (await f.client.get("/sdapi/v1/options", headers=headers)).json()["sd_model_checkpoint"]
         body = {
-            "prompt": "A city", "negative_prompt": "", "batch_size": 2, "width": 64, "height": 64, "steps": 3, "seed": -1,
-            "sampler_name": "Euler", "restore_faces": False, "alwayson_scripts": {},
+            "prompt": "A city", "negative_prompt": "", "batch_size": 2, "width": 64, "height": 64, "steps": 3,
+            "seed": -1, "sampler_name": "Euler", "restore_faces": False, "alwayson_scripts": {},
         }  # fmt: skip
-        reply = (await f.client.post("/sdapi/v1/txt2img", json=body, headers=said)).json()
+        reply = (await f.client.post("/sdapi/v1/txt2img", json=body, headers=headers)).json()
 
     assert [model["title"] for model in models] == ["painter", "giant"]
     assert chosen == "painter"
@@ -54,7 +49,7 @@ async def test_open_webui_makes_a_picture(tmp_path: Path) -> None:
     assert info["ignored"] == ["sampler_name"]
 
 
-async def test_progress_and_interrupt_are_of_ones_own_job(tmp_path: Path) -> None:
+async def test_progress_and_interrupt_refer_to_the_keys_own_job(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         idle = (await f.get("/sdapi/v1/progress")).json()
         job_id = await f.submit()
@@ -63,61 +58,68 @@ async def test_progress_and_interrupt_are_of_ones_own_job(tmp_path: Path) -> Non
         mine = (await f.get("/sdapi/v1/progress")).json()
         foreign = (await f.get("/sdapi/v1/progress", "other")).json()
         await f.post("/sdapi/v1/interrupt", key="other")
-        left_alone = list(f.engine.canceled)
+        canceled_by_other = list(f.engine.canceled)
         await f.post("/sdapi/v1/interrupt")
 
     assert (idle["progress"], foreign["progress"]) == (0, 0)
     assert (mine["state"]["sampling_step"], mine["state"]["sampling_steps"]) == (2, 4)
     assert 0 < mine["progress"] < 1
-    assert (left_alone, f.engine.canceled) == ([], [job_id])
+    assert (canceled_by_other, f.engine.canceled) == ([], [job_id])
 
 
-async def test_progress_shows_what_the_picture_looks_like_by_now(tmp_path: Path) -> None:
+async def test_progress_has_a_preview_of_the_image(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
-        asking = asyncio.create_task(f.post("/sdapi/v1/txt2img", {"prompt": "A city"}))
+        generating = asyncio.create_task(f.post("/sdapi/v1/txt2img", {"prompt": "A city"}))
         await f.engine.submitted.wait()
         (job,) = f.engine.jobs.values()
         f.engine.start_job(job.id)
-        nothing_yet = (await f.get("/sdapi/v1/progress")).json()["current_image"]
+        before = (await f.get("/sdapi/v1/progress")).json()["current_image"]
         f.engine.preview(job.id, 200)
-        seen = (await f.get("/sdapi/v1/progress?skip_current_image=false")).json()["current_image"]
+        preview = (await f.get("/sdapi/v1/progress?skip_current_image=false")).json()["current_image"]
         skipped = (await f.get("/sdapi/v1/progress?skip_current_image=true")).json()["current_image"]
-        nonsense = await f.get("/sdapi/v1/progress?skip_current_image=maybe")
+        invalid = await f.get("/sdapi/v1/progress?skip_current_image=maybe")
         foreign = (await f.get("/sdapi/v1/progress", "other")).json()["current_image"]
         f.engine.render(job.id, 0)
-        assert (await asking).status_code == 200
+        assert (await generating).status_code == 200
 
-    assert (nothing_yet, skipped, foreign) == (None, None, None)
-    assert abs(np.asarray(Image.open(io.BytesIO(base64.b64decode(seen)))).astype(int) - 200).max() < 8
-    assert nonsense.json() == {"error": "skip_current_image must be true or false.", "code": 400}
+    assert (before, skipped, foreign) == (None, None, None)
+    assert abs(np.asarray(Image.open(io.BytesIO(base64.b64decode(preview)))).astype(int) - 200).max() < 8
+    assert invalid.json() == {"error": "skip_current_image must be true or false.", "code": 400}
 
 
-@pytest.mark.parametrize("said", [True, False])
-async def test_previews_are_made_unless_the_client_wants_none(tmp_path: Path, said: bool) -> None:
+@pytest.mark.parametrize("enabled", [True, False])
+async def test_previews_are_on_unless_the_client_disables_them(tmp_path: Path, enabled: bool) -> None:
     async with front(tmp_path) as f:
         finish_jobs(f)
-        await f.post("/sdapi/v1/txt2img", {"prompt": "x", "override_settings": {"live_previews_enable": said}})
+        await f.post("/sdapi/v1/txt2img", {"prompt": "x", "override_settings": {"live_previews_enable": enabled}})
         (job,) = f.engine.jobs.values()
 
-    assert job.requests[0].preview is said  # type: ignore[union-attr]  # of a picture
+    assert job.requests[0].preview is enabled  # type: ignore[union-attr]  # an image
 
 
 @pytest.mark.parametrize(
     "body",
-    [{}, {"prompt": ""}, {"prompt": "x", "batch_size": 4, "n_iter": 4}, {"prompt": "x", "steps": "4"}, {"prompt": "x", "width": 63, "height": 64}, {"prompt": "x", "override_settings": {"sd_model_checkpoint": 1}}],
-)  # fmt: skip
-async def test_bad_input_is_a_400(tmp_path: Path, body: object) -> None:
+    [
+        {},
+        {"prompt": ""},
+        {"prompt": "x", "batch_size": 4, "n_iter": 4},
+        {"prompt": "x", "steps": "4"},
+        {"prompt": "x", "width": 63, "height": 64},
+        {"prompt": "x", "override_settings": {"sd_model_checkpoint": 1}},
+    ],
+)
+async def test_invalid_input_is_a_400(tmp_path: Path, body: object) -> None:
     async with front(tmp_path) as f:
         assert (await f.post("/sdapi/v1/txt2img", body)).status_code == 400
 
 
-async def test_open_webui_chooses_a_model_once_and_gets_it_for_its_key_alone(tmp_path: Path) -> None:
-    """It reads the options, sends all of them back with another checkpoint, and then only asks for pictures."""
-    async with front(tmp_path, catalogue=two_painters()) as f:
+async def test_the_model_that_open_webui_sets_applies_to_its_key_only(tmp_path: Path) -> None:
+    """Open WebUI reads the options, sends all of them back with another checkpoint, and then requests images."""
+    async with front(tmp_path, catalogue=two_image_models()) as f:
         finish_jobs(f)
-        told = (await f.client.get("/sdapi/v1/options", headers=basic(f))).json()
-        told["sd_model_checkpoint"] = "sketcher"
-        chosen = await f.client.post("/sdapi/v1/options", json=told, headers=basic(f))
+        options = (await f.client.get("/sdapi/v1/options", headers=basic(f))).json()
+        options["sd_model_checkpoint"] = "sketcher"
+        chosen = await f.client.post("/sdapi/v1/options", json=options, headers=basic(f))
         now = (await f.client.get("/sdapi/v1/options", headers=basic(f))).json()["sd_model_checkpoint"]
         body = {"prompt": "A city", "batch_size": 1, "width": 64, "height": 64, "steps": 4}
         mine = (await f.client.post("/sdapi/v1/txt2img", json=body, headers=basic(f))).json()
@@ -126,24 +128,24 @@ async def test_open_webui_chooses_a_model_once_and_gets_it_for_its_key_alone(tmp
             "/sdapi/v1/txt2img", body | {"override_settings": {"sd_model_checkpoint": "painter"}}, "pro"
         )
         unknown = await f.post("/sdapi/v1/options", {"sd_model_checkpoint": "nobody"})
-        no_painter = await f.post("/sdapi/v1/options", {"sd_model_checkpoint": "talker"})
+        chat_model = await f.post("/sdapi/v1/options", {"sd_model_checkpoint": "talker"})
 
     assert (chosen.status_code, now) == (200, "sketcher")
     assert json.loads(mine["info"])["sd_model_name"] == "sketcher"
     assert json.loads(foreign["info"])["sd_model_name"] == "painter"
     assert json.loads(overridden.json()["info"])["sd_model_name"] == "painter"
-    assert (unknown.status_code, no_painter.status_code) == (404, 400)
+    assert (unknown.status_code, chat_model.status_code) == (404, 400)
 
 
-async def test_a_chosen_model_that_was_removed_is_the_default_again(tmp_path: Path) -> None:
-    async with front(tmp_path, catalogue=two_painters()) as f:
+async def test_the_default_replaces_a_stored_model_that_was_removed(tmp_path: Path) -> None:
+    async with front(tmp_path, catalogue=two_image_models()) as f:
         await f.post("/sdapi/v1/options", {"sd_model_checkpoint": "sketcher"})
     async with front(tmp_path, keys=f.keys) as f:
         assert (await f.get("/sdapi/v1/options")).json()["sd_model_checkpoint"] == "painter"
 
 
-async def made(f: Front, **body: Any) -> tuple[DiffusionRequest, dict[str, Any]]:
-    """The request that the engine was handed, and `info` of the reply."""
+async def generate(f: Front, **body: Any) -> tuple[DiffusionRequest, dict[str, Any]]:
+    """Generates an image and returns the request that the engine received, and `info` of the reply."""
     reply = await f.post("/sdapi/v1/txt2img", {"prompt": "A city"} | body)
     assert reply.status_code == 200, reply.text
     request = f.engine.jobs.popitem()[1].requests[0]
@@ -152,7 +154,7 @@ async def made(f: Front, **body: Any) -> tuple[DiffusionRequest, dict[str, Any]]
 
 
 @pytest.mark.parametrize(
-    ("said", "layers"),
+    ("fields", "layers"),
     [
         ({}, None),
         ({"clip_skip": 1}, None),
@@ -163,43 +165,43 @@ async def made(f: Front, **body: Any) -> tuple[DiffusionRequest, dict[str, Any]]
     ],
 )
 async def test_clip_skip_counts_from_the_last_layer_as_one(
-    tmp_path: Path, said: dict[str, Any], layers: int | None
+    tmp_path: Path, fields: dict[str, Any], layers: int | None
 ) -> None:
-    async with front(tmp_path, catalogue=two_painters()) as f:
+    async with front(tmp_path, catalogue=two_image_models()) as f:
         finish_jobs(f)
-        request, info = await made(f, **said)
+        request, info = await generate(f, **fields)
 
         assert (request.clip_skip, info["clip_skip"]) == (layers, (layers or 0) + 1)
 
 
-async def test_clip_skip_may_be_set_among_the_options(tmp_path: Path) -> None:
-    async with front(tmp_path, catalogue=two_painters()) as f:
+async def test_clip_skip_can_be_stored_as_an_option(tmp_path: Path) -> None:
+    async with front(tmp_path, catalogue=two_image_models()) as f:
         finish_jobs(f)
         await f.post("/sdapi/v1/options", {"CLIP_stop_at_last_layers": 2})
 
         assert (await f.get("/sdapi/v1/options")).json()["CLIP_stop_at_last_layers"] == 2
-        assert (await made(f))[0].clip_skip == 1
-        assert (await made(f, clip_skip=1))[0].clip_skip is None
+        assert (await generate(f))[0].clip_skip == 1
+        assert (await generate(f, clip_skip=1))[0].clip_skip is None
 
 
-async def test_loras_are_read_out_of_the_prompt(tmp_path: Path) -> None:
-    ink, wash = lora(tmp_path, "ink"), lora(tmp_path, "wash.v2")
-    async with front(tmp_path, catalogue=two_painters()) as f:
+async def test_loras_in_the_prompt_are_parsed_and_removed(tmp_path: Path) -> None:
+    ink, wash = save_lora(tmp_path, "ink"), save_lora(tmp_path, "wash.v2")
+    async with front(tmp_path, catalogue=two_image_models()) as f:
         finish_jobs(f)
-        listed = [one["name"] for one in (await f.get("/sdapi/v1/loras")).json()]
+        listed = [lora["name"] for lora in (await f.get("/sdapi/v1/loras")).json()]
         own = (await f.get("/api/loras")).json()
-        request, info = await made(f, prompt="A <lora:ink:0.8> city, <lora:wash.v2>night<hypernet:old:1>")
-        parts, _ = await made(f, prompt="A city <lora:ink:te=0.5:unet=0.5>")
+        request, info = await generate(f, prompt="A <lora:ink:0.8> city, <lora:wash.v2>night<hypernet:old:1>")
+        parts, _ = await generate(f, prompt="A city <lora:ink:te=0.5:unet=0.5>")
 
     assert (listed, own) == (["ink", "wash.v2"], {"loras": ["ink", "wash.v2"]})
     assert request.prompt == "A  city, night"
-    assert [(one.name, one.path, one.weight) for one in request.loras] == [
+    assert [(lora.name, lora.path, lora.weight) for lora in request.loras] == [
         ("ink", str(ink), 0.8),
         ("wash.v2", str(wash), 1.0),
     ]
     assert info["loras"] == [{"name": "ink", "weight": 0.8}, {"name": "wash.v2", "weight": 1.0}]
     assert info["ignored"] == ["prompt"]
-    assert [one.weight for one in parts.loras] == [0.5]
+    assert [lora.weight for lora in parts.loras] == [0.5]
 
 
 @pytest.mark.parametrize(
@@ -215,16 +217,16 @@ async def test_loras_are_read_out_of_the_prompt(tmp_path: Path) -> None:
         ("A city" + "<lora:ink:1>" * 9, "prompt: at most 8 LoRAs."),
     ],
 )  # fmt: skip
-async def test_a_lora_that_cannot_be_is_a_400_that_says_why(tmp_path: Path, prompt: str, text: str) -> None:
-    lora(tmp_path, "ink")
-    async with front(tmp_path, catalogue=two_painters()) as f:
+async def test_an_invalid_lora_is_a_400_with_the_reason(tmp_path: Path, prompt: str, text: str) -> None:
+    save_lora(tmp_path, "ink")
+    async with front(tmp_path, catalogue=two_image_models()) as f:
         reply = await f.post("/sdapi/v1/txt2img", {"prompt": prompt})
 
     assert reply.status_code == 400
     assert reply.json()["error"].startswith(text)
 
 
-async def test_a_model_that_takes_no_loras_says_so(tmp_path: Path) -> None:
+async def test_a_model_without_lora_support_is_a_400(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         reply = await f.post("/sdapi/v1/txt2img", {"prompt": "A city <lora:ink:1>"})
 
@@ -232,7 +234,7 @@ async def test_a_model_that_takes_no_loras_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "scheduler", "ignored"),
+    ("fields", "scheduler", "ignored"),
     [
         ({}, None, []),
         ({"sampler_name": "Euler a"}, "EulerAncestralDiscreteScheduler", []),
@@ -244,27 +246,27 @@ async def test_a_model_that_takes_no_loras_says_so(tmp_path: Path) -> None:
         ({"sampler_name": "UniPC"}, None, ["sampler_name"]),
     ],
 )
-async def test_samplers_go_by_their_names_there(
-    tmp_path: Path, said: dict[str, Any], scheduler: str | None, ignored: list[str]
+async def test_sampler_names_are_translated(
+    tmp_path: Path, fields: dict[str, Any], scheduler: str | None, ignored: list[str]
 ) -> None:
-    async with front(tmp_path, catalogue=two_painters()) as f:
+    async with front(tmp_path, catalogue=two_image_models()) as f:
         finish_jobs(f)
-        request, info = await made(f, **said)
+        request, info = await generate(f, **fields)
 
     assert (request.scheduler, info["ignored"]) == (scheduler, ignored)
 
 
-async def test_only_samplers_that_a_model_takes_are_listed_and_an_unknown_one_is_a_400(tmp_path: Path) -> None:
-    async with front(tmp_path, catalogue=two_painters()) as f:
-        listed = [one["name"] for one in (await f.get("/sdapi/v1/samplers")).json()]
-        spacings = [one["label"] for one in (await f.get("/sdapi/v1/schedulers")).json()]
+async def test_only_supported_samplers_are_listed_and_an_unknown_one_is_a_400(tmp_path: Path) -> None:
+    async with front(tmp_path, catalogue=two_image_models()) as f:
+        listed = [sampler["name"] for sampler in (await f.get("/sdapi/v1/samplers")).json()]
+        spacings = [scheduler["label"] for scheduler in (await f.get("/sdapi/v1/schedulers")).json()]
         unknown = await f.post("/sdapi/v1/txt2img", {"prompt": "A city", "sampler_name": "Eular"})
 
     assert (listed, spacings) == (["Euler a", "DPM++ 2M"], ["Automatic"])
     assert unknown.json() == {"error": "sampler_name must be a name from GET /sdapi/v1/samplers.", "code": 400}
 
 
-async def test_a_batch_is_n_iter_times_batch_size_pictures_with_seeds_in_a_row(tmp_path: Path) -> None:
+async def test_n_iter_times_batch_size_images_have_consecutive_seeds(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         finish_jobs(f)
         reply = (await f.post("/sdapi/v1/txt2img", {"prompt": "x", "n_iter": 2, "batch_size": 3, "seed": 5})).json()
@@ -273,9 +275,9 @@ async def test_a_batch_is_n_iter_times_batch_size_pictures_with_seeds_in_a_row(t
     assert json.loads(reply["info"])["all_seeds"] == [5, 6, 7, 8, 9, 10]
 
 
-async def test_an_interrupted_picture_ends_its_request(tmp_path: Path) -> None:
+async def test_an_interrupt_ends_the_request_with_an_error(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
-        asking = asyncio.create_task(f.post("/sdapi/v1/txt2img", {"prompt": "A city"}))
+        generating = asyncio.create_task(f.post("/sdapi/v1/txt2img", {"prompt": "A city"}))
         await f.engine.submitted.wait()
         (job,) = f.engine.jobs.values()
         f.engine.start_job(job.id)
@@ -283,10 +285,10 @@ async def test_an_interrupted_picture_ends_its_request(tmp_path: Path) -> None:
         f.engine.confirm_cancel(job.id)
 
         assert interrupted.json() == {}
-        assert (await asking).json() == {"error": "The job was canceled.", "code": 502}
+        assert (await generating).json() == {"error": "The job was canceled.", "code": 502}
 
 
-def two_painters() -> FakeCatalogue:
+def two_image_models() -> FakeCatalogue:
     more = {"max_clip_skip": 4, "takes_loras": True, "defaults": Defaults(steps=2, width=64, height=64)}
     schedulers = ("EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler")
     return FakeCatalogue(
@@ -296,23 +298,23 @@ def two_painters() -> FakeCatalogue:
     )
 
 
-def lora(folder: Path, name: str) -> Path:
+def save_lora(folder: Path, name: str) -> Path:
     path = folder / "loras" / f"{name}.safetensors"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(save({"unet.down.lora_A.weight": np.zeros((1, 1), np.float16)}))
     return path
 
 
-async def test_a_failed_picture_is_an_error(tmp_path: Path) -> None:
+async def test_a_failed_job_is_an_error(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
-        asking = asyncio.create_task(f.post("/sdapi/v1/txt2img", {"prompt": "x"}))
+        generating = asyncio.create_task(f.post("/sdapi/v1/txt2img", {"prompt": "x"}))
         await f.engine.submitted.wait()
         f.engine.fail(next(iter(f.engine.jobs)))
 
-        assert (await asking).status_code == 502
+        assert (await generating).status_code == 502
 
 
-async def test_basic_authentication_is_taken_there_and_only_there(tmp_path: Path) -> None:
+async def test_basic_authentication_works_only_under_sdapi(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         assert (await f.client.get("/sdapi/v1/options", headers=basic(f))).status_code == 200
         assert (await f.client.get("/api/models", headers=basic(f))).status_code == 401

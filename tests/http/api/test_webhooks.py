@@ -1,4 +1,4 @@
-"""Webhooks: whom they are told, how they are signed, how long they are tried, and where they never go."""
+"""Webhooks: their content and signature, retries, and addresses that are never called."""
 
 from __future__ import annotations
 
@@ -28,13 +28,8 @@ pytestmark = pytest.mark.anyio
 URL = "https://hooks.example/jobs?x=1"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Receiver:
-    """Notes every call; answers with `statuses` in turn, then 200."""
+    """Records every call, and answers with `statuses` in turn, then with 200. A status of 0 refuses the connection."""
 
     def __init__(self, *statuses: int) -> None:
         self.statuses = list(statuses)
@@ -50,13 +45,13 @@ class Receiver:
         return status
 
     @property
-    def wiring(self) -> dict[str, Any]:
+    def network(self) -> dict[str, Any]:
         return {"post": self.post, "look_up": lambda host, port: ["93.184.216.34"]}
 
 
 async def deliver(f: Front) -> float:
     async def describe(key_id: str, job_id: str) -> Any:
-        return job_json(await f.service.status_of(key_id, job_id), f.service.link)
+        return job_json(await f.service.jobs.status_of(key_id, job_id), f.service.jobs.link)
 
     return await f.service.webhooks.deliver(describe)
 
@@ -67,15 +62,15 @@ async def pending(f: Front) -> int:
 
 
 @pytest.mark.parametrize("ended", ["completed", "failed", "canceled"])
-async def test_every_end_is_told_once_and_signed(tmp_path: Path, ended: str) -> None:
+async def test_each_end_of_a_job_makes_one_signed_call(tmp_path: Path, ended: str) -> None:
     receiver = Receiver()
-    async with front(tmp_path, webhooks=receiver.wiring) as f:
+    async with front(tmp_path, webhooks=receiver.network) as f:
         job_id = await f.submit(webhook_url=URL)
         await f.submit()
         if ended == "canceled":
             await f.delete(f"/api/jobs/{job_id}")
         else:
-            f.engine.start(job_id)
+            f.engine.start_job(job_id)
             f.engine.render(job_id) if ended == "completed" else f.engine.fail(job_id)
         await f.settle()
         await deliver(f)
@@ -85,8 +80,8 @@ async def test_every_end_is_told_once_and_signed(tmp_path: Path, ended: str) -> 
         foreign = (await f.get("/api/webhooks/secret", "other")).json()["secret"]
 
     ((target, address, body, headers),) = receiver.calls
-    told = json.loads(body)
-    assert (told["type"], told["id"], told["data"]) == (f"job.{ended}", headers["webhook-id"], status)
+    content = json.loads(body)
+    assert (content["type"], content["id"], content["data"]) == (f"job.{ended}", headers["webhook-id"], status)
     assert (target, address) == (Target("https", "hooks.example", 443, "/jobs?x=1"), "93.184.216.34")
     key = base64.b64decode(secret.removeprefix("whsec_"))
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
@@ -95,10 +90,10 @@ async def test_every_end_is_told_once_and_signed(tmp_path: Path, ended: str) -> 
 
 
 @pytest.mark.parametrize("fault", [500, 302, 404, 0])
-async def test_a_call_that_fails_is_made_again_later_with_the_same_id(tmp_path: Path, fault: int) -> None:
-    """A redirect is a failure: it is not followed."""
+async def test_a_failed_call_is_retried_later_with_the_same_id(tmp_path: Path, fault: int) -> None:
+    """A redirect counts as a failure and is not followed."""
     receiver = Receiver(fault)
-    async with front(tmp_path, webhooks=receiver.wiring) as f:
+    async with front(tmp_path, webhooks=receiver.network) as f:
         await f.complete(webhook_url=URL)
         assert await deliver(f) == pytest.approx(BACK_OFF_S[0])
         await deliver(f)
@@ -111,9 +106,9 @@ async def test_a_call_that_fails_is_made_again_later_with_the_same_id(tmp_path: 
     assert len(receiver.calls) == 2
 
 
-async def test_after_a_day_of_failures_it_is_given_up(tmp_path: Path) -> None:
+async def test_a_call_is_given_up_after_a_day_of_failures(tmp_path: Path) -> None:
     receiver = Receiver(*[503] * 100)
-    async with front(tmp_path, webhooks=receiver.wiring) as f:
+    async with front(tmp_path, webhooks=receiver.network) as f:
         await f.complete(webhook_url=URL)
         while await pending(f):
             await deliver(f)
@@ -122,14 +117,14 @@ async def test_after_a_day_of_failures_it_is_given_up(tmp_path: Path) -> None:
     assert len(receiver.calls) == len(BACK_OFF_S) + 1
 
 
-async def test_what_was_not_told_before_a_restart_is_told_after_it(tmp_path: Path) -> None:
+async def test_undelivered_calls_are_made_after_a_restart(tmp_path: Path) -> None:
     before, after = Receiver(0), Receiver()
-    async with front(tmp_path, webhooks=before.wiring) as f:
+    async with front(tmp_path, webhooks=before.network) as f:
         await f.complete(webhook_url=URL)
         await deliver(f)
-        await f.complete(webhook_url=URL)  # the server dies before it looks
+        await f.complete(webhook_url=URL)  # the server stops before the delivery
         keys = f.keys
-    async with front(tmp_path, keys=keys, webhooks=after.wiring) as f:
+    async with front(tmp_path, keys=keys, webhooks=after.network) as f:
         f.clock.forward(minutes=1)
         await deliver(f)
 
@@ -138,41 +133,43 @@ async def test_what_was_not_told_before_a_restart_is_told_after_it(tmp_path: Pat
     assert before.calls[0][3]["webhook-id"] in {headers["webhook-id"] for *_, headers in after.calls}
 
 
-async def test_the_end_of_a_job_wakes_the_one_who_tells_it(tmp_path: Path) -> None:
+async def test_the_end_of_a_job_wakes_the_delivery(tmp_path: Path) -> None:
     receiver = Receiver()
-    async with front(tmp_path, webhooks=receiver.wiring) as f:
+    async with front(tmp_path, webhooks=receiver.network) as f:
 
         async def describe(key_id: str, job_id: str) -> Any:
             return {}
 
-        telling = asyncio.create_task(f.service.webhooks.run(describe))
+        delivering = asyncio.create_task(f.service.webhooks.run(describe))
         await f.complete(webhook_url=URL)
         assert await asyncio.to_thread(receiver.called.wait, 5)
-        telling.cancel()
+        delivering.cancel()
 
 
-INSIDE = [
-    "127.0.0.1", "127.1.2.3", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1", "224.0.0.1",
-    "255.255.255.255", "::1", "::", "fe80::1", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::",
+PRIVATE = [
+    "127.0.0.1", "127.1.2.3", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1",
+    "224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "fc00::1", "ff02::1", "::ffff:127.0.0.1",
+    "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("address", INSIDE)
-def test_addresses_of_the_inside_are_not_called(address: str) -> None:
+@pytest.mark.parametrize("address", PRIVATE)
+def test_private_addresses_are_not_called(address: str) -> None:
     assert not safe_post.may_call(ip_address(address), ())
     with pytest.raises(Refused):
         safe_post.resolve(Target("http", "x.example", 80, "/"), (), lambda host, port: ["93.184.216.34", address])
 
 
-SPELLINGS = [
-    "http://127.0.0.1/", "http://[::1]/", "http://[::ffff:7f00:1]/", "http://169.254.169.254/latest", "http://a@b.example/", "ftp://x.example/",
-    "http://127.0.0.1:6666\\@1.1.1.1", "http:///x", "http://x.example:0/", "http://x.example:99999/", "http://x.example/#a", "http://x.example/a b",
-    "http://x.example/\n", "http://é.example/", "//x.example", "x", "http://%31/", "http://x.example\r\nHost: y/", "HTTP://x.example",
+INVALID_URLS = [
+    "http://127.0.0.1/", "http://[::1]/", "http://[::ffff:7f00:1]/", "http://169.254.169.254/latest",
+    "http://a@b.example/", "ftp://x.example/", "http://127.0.0.1:6666\\@1.1.1.1", "http:///x", "http://x.example:0/",
+    "http://x.example:99999/", "http://x.example/#a", "http://x.example/a b", "http://x.example/\n",
+    "http://é.example/", "//x.example", "x", "http://%31/", "http://x.example\r\nHost: y/", "HTTP://x.example",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("url", SPELLINGS)
-async def test_a_url_that_is_odd_or_leads_inside_is_a_400(tmp_path: Path, url: str) -> None:
+@pytest.mark.parametrize("url", INVALID_URLS)
+async def test_an_invalid_or_private_url_is_a_400(tmp_path: Path, url: str) -> None:
     async with front(tmp_path) as f:
         reply = await f.post("/api/generate", {"prompt": "x", "type": "image", "webhook_url": url})
 
@@ -180,7 +177,7 @@ async def test_a_url_that_is_odd_or_leads_inside_is_a_400(tmp_path: Path, url: s
 
 
 @pytest.mark.parametrize("host", ["localhost", "2130706433", "127.1", "0x7f.1", "0177.0.0.1"])
-async def test_a_name_for_this_machine_is_never_connected_to(tmp_path: Path, host: str) -> None:
+async def test_a_name_for_this_machine_is_not_called(tmp_path: Path, host: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.05)
         async with front(tmp_path) as f:
@@ -190,13 +187,13 @@ async def test_a_name_for_this_machine_is_never_connected_to(tmp_path: Path, hos
             listener.accept()
 
 
-async def test_a_network_the_owner_allows_is_called_and_a_redirect_not_followed(tmp_path: Path) -> None:
-    """Over a real socket."""
-    seen: list[str] = []
+async def test_an_allowed_network_is_called_and_a_redirect_is_not_followed(tmp_path: Path) -> None:
+    """Uses a real socket."""
+    requests: list[str] = []
 
     class Redirecting(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            seen.append(f"{self.path} {self.headers['host']}")
+            requests.append(f"{self.path} {self.headers['host']}")
             self.send_response(307)
             self.send_header("location", "/elsewhere")
             self.send_header("content-length", "0")
@@ -214,12 +211,12 @@ async def test_a_network_the_owner_allows_is_called_and_a_redirect_not_followed(
             assert await pending(f) == 1
         server.shutdown()
 
-    assert seen == [f"/hook 127.0.0.1:{server.server_port}"]
+    assert requests == [f"/hook 127.0.0.1:{server.server_port}"]
 
 
-async def test_who_deletes_a_job_takes_back_its_call(tmp_path: Path) -> None:
+async def test_deleting_a_job_removes_its_call(tmp_path: Path) -> None:
     receiver = Receiver()
-    async with front(tmp_path, webhooks=receiver.wiring) as f:
+    async with front(tmp_path, webhooks=receiver.network) as f:
         job = await f.complete(webhook_url=URL)
         await f.delete(f"/api/jobs/{job['jobId']}")
         await deliver(f)

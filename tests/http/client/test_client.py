@@ -26,11 +26,6 @@ from tests.support.paths import ROOT
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AGENTNAME_URL", "AGENTNAME_API_KEY", "AGENTNAME_DATA_DIR"):

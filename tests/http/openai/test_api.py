@@ -1,4 +1,4 @@
-"""/v1 on bad input and in bad weather: exact statuses in OpenAI's shape, and nothing paid for that was not given."""
+"""/v1 with invalid input, failures and disconnects: statuses in OpenAI's shape, and refunds."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.support.front import Front, front
+from tests.support.asgi import start_post
+from tests.support.chats import messages_of
+from tests.support.front import front
 from tests.support.http_front import finish_jobs
 
 pytestmark = pytest.mark.anyio
 
 HI = [{"role": "user", "content": "Hi"}]
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 BAD = [
@@ -34,7 +31,7 @@ BAD = [
     ("chat/completions", {"messages": HI, "tools": [{"type": "function"}]}, "tools is not supported"),
     ("chat/completions", {"messages": HI, "response_format": {"type": "json_object"}}, "response_format is not"),
     ("chat/completions", {"messages": HI, "max_tokens": 1, "max_completion_tokens": 1}, "max_tokens and"),
-    ("chat/completions", {"messages": HI, "stream_options": {"include_usage": True}}, "stream_options belongs"),
+    ("chat/completions", {"messages": HI, "stream_options": {"include_usage": True}}, "stream_options requires"),
     ("chat/completions", {"messages": HI, "temprature": 1}, "did you mean temperature"),
     ("chat/completions", {"messages": HI, "model": "painter"}, "is for image"),
     ("images/generations", {"prompt": " "}, "prompt must be"),
@@ -44,21 +41,21 @@ BAD = [
     ("images/generations", {"prompt": "x", "n": 9}, "n must be"),
     ("videos", {"prompt": "x", "seconds": "0"}, "seconds must be"),
     ("videos", {"prompt": "x", "seconds": "61"}, "seconds must be"),
-    ("videos", {"prompt": "x", "input_reference": "y"}, "input_reference is not taken"),
+    ("videos", {"prompt": "x", "input_reference": "y"}, "input_reference is not supported"),
 ]
 
 
-@pytest.mark.parametrize(("path", "body", "says"), BAD)
-async def test_what_is_not_done_here_is_refused_by_name(tmp_path: Path, path: str, body: Any, says: str) -> None:
+@pytest.mark.parametrize(("path", "body", "message"), BAD)
+async def test_an_unsupported_field_is_refused_by_name(tmp_path: Path, path: str, body: Any, message: str) -> None:
     async with front(tmp_path) as f:
         reply = await f.post(f"/v1/{path}", body)
 
     assert reply.status_code == 400, reply.text
-    assert says in reply.json()["error"]["message"]
+    assert message in reply.json()["error"]["message"]
     assert reply.json()["error"].keys() == {"message", "type", "param", "code"}
 
 
-async def test_errors_of_the_door_and_of_the_framework_have_openais_shape_too(tmp_path: Path) -> None:
+async def test_errors_of_the_guard_and_the_framework_have_openais_shape(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         replies = [
             await f.client.get("/v1/models"),
@@ -77,7 +74,7 @@ async def test_errors_of_the_door_and_of_the_framework_have_openais_shape_too(tm
     assert plain.json().keys() == {"error", "code"}
 
 
-async def test_neutral_fields_that_clients_send_unasked_are_taken(tmp_path: Path) -> None:
+async def test_neutral_values_of_unsupported_fields_are_accepted(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         body = {
             "messages": HI,
@@ -90,19 +87,18 @@ async def test_neutral_fields_that_clients_send_unasked_are_taken(tmp_path: Path
         assert (await f.post("/v1/chat/completions", body)).status_code == 200
 
 
-async def test_the_server_keeps_nothing_of_a_conversation_that_the_client_keeps(tmp_path: Path) -> None:
+async def test_the_server_does_not_store_a_conversation_of_v1(tmp_path: Path) -> None:
     async with front(tmp_path, system_prompt="Ours.") as f:
         turns = [{"role": "developer", "content": "Mine."}, *HI, {"role": "assistant", "content": "Yes?"}, *HI]
         await f.post("/v1/chat/completions", {"messages": turns})
         _, job = f.engine.jobs.popitem()
-        said = [(turn.role, turn.content) for turn in job.requests[0].messages]  # type: ignore[union-attr]  # a chat
-        kept = await f.database.read(lambda conn: conn.exec_driver_sql("SELECT count(*) FROM turns").scalar())
+        stored = await f.database.read(lambda conn: conn.exec_driver_sql("SELECT count(*) FROM turns").scalar())
 
-    assert said == [("system", "Mine."), ("user", "Hi"), ("assistant", "Yes?"), ("user", "Hi")]
-    assert kept == 0
+    assert messages_of(job) == [("system", "Mine."), ("user", "Hi"), ("assistant", "Yes?"), ("user", "Hi")]
+    assert stored == 0
 
 
-async def test_a_stream_that_fails_says_so_and_is_not_done(tmp_path: Path) -> None:
+async def test_a_failed_stream_ends_with_an_error_and_without_done(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         f.engine.reply = None
         replying = asyncio.create_task(f.post("/v1/chat/completions", {"messages": HI, "stream": True}, "free"))
@@ -116,43 +112,41 @@ async def test_a_stream_that_fails_says_so_and_is_not_done(tmp_path: Path) -> No
     assert "[DONE]" not in blocks[-1]
 
 
-async def test_a_picture_that_fails_is_an_error_and_refunded(tmp_path: Path) -> None:
+async def test_a_failed_image_is_an_error_and_refunded(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
-        asking = asyncio.create_task(f.post("/v1/images/generations", {"prompt": "x"}, "free"))
+        generating = asyncio.create_task(f.post("/v1/images/generations", {"prompt": "x"}, "free"))
         await f.engine.submitted.wait()
         f.engine.fail(next(iter(f.engine.jobs)))
-        reply = await asking
+        reply = await generating
 
         assert await f.used("images") == 0
     assert (reply.status_code, reply.json()["error"]["type"]) == (502, "server_error")
 
 
-async def test_a_client_that_leaves_while_its_picture_is_made_cancels_it(tmp_path: Path) -> None:
+async def test_a_client_that_disconnects_cancels_its_image(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
-        asking = asyncio.create_task(leave_soon(f, "/v1/images/generations", {"prompt": "x"}))
-        await f.engine.submitted.wait()
-        await asking
+        await start_post(f, "/v1/images/generations", {"prompt": "x"}, f.engine.submitted, "pro")
         (job_id,) = f.engine.jobs
 
         assert (await f.status(job_id, "pro"))["status"] == "canceled"
 
 
-async def test_videos_are_paged_and_only_videos_are_listed(tmp_path: Path) -> None:
+async def test_only_videos_are_listed_in_pages(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         finish_jobs(f)
-        made = [(await f.post("/v1/videos", {"prompt": f"clip {i}"})).json()["id"] for i in range(3)]
+        ids = [(await f.post("/v1/videos", {"prompt": f"clip {i}"})).json()["id"] for i in range(3)]
         await f.submit()
         first = (await f.get("/v1/videos?limit=2")).json()
         second = (await f.get(f"/v1/videos?limit=2&after={first['last_id']}")).json()
-        picture = await f.get(f"/v1/videos/{await f.submit()}")
-        foreign = await f.get(f"/v1/videos/{made[0]}", "other")
+        image = await f.get(f"/v1/videos/{await f.submit()}")
+        foreign = await f.get(f"/v1/videos/{ids[0]}", "other")
 
-    assert [video["id"] for video in first["data"] + second["data"]] == made[::-1]
+    assert [video["id"] for video in first["data"] + second["data"]] == ids[::-1]
     assert (first["has_more"], second["has_more"]) == (True, False)
-    assert (picture.status_code, foreign.status_code) == (404, 404)
+    assert (image.status_code, foreign.status_code) == (404, 404)
 
 
-async def test_a_form_with_a_file_or_a_field_twice_is_refused(tmp_path: Path) -> None:
+async def test_a_form_with_a_file_or_a_repeated_field_is_refused(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         for part in (
             'name="prompt"; filename="a"',
@@ -162,37 +156,7 @@ async def test_a_form_with_a_file_or_a_field_twice_is_refused(tmp_path: Path) ->
             form = f"--b\r\nContent-Disposition: form-data; {part}\r\n\r\nA\r\n--b--\r\n".encode()
             reply = await f.post("/v1/videos", form, **{"content-type": "multipart/form-data; boundary=b"})
             assert reply.status_code == 400, part
-        nonsense = await f.post("/v1/videos", b"x", **{"content-type": "multipart/form-data; boundary=b"})
+        malformed = await f.post("/v1/videos", b"x", **{"content-type": "multipart/form-data; boundary=b"})
         elsewhere = await f.post("/api/generate", b"x", **{"content-type": "multipart/form-data; boundary=b"})
 
-    assert (nonsense.status_code, elsewhere.status_code) == (400, 400)
-
-
-async def leave_soon(f: Front, path: str, body: Any) -> None:
-    """The application called by a client that leaves as soon as the engine has its job."""
-    content = json.dumps(body).encode()
-    said = {
-        "host": "localhost",
-        "content-type": "application/json",
-        "content-length": str(len(content)),
-        **f.auth("pro"),
-    }
-    scope = {
-        "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"",
-        "headers": [(name.encode(), value.encode()) for name, value in said.items()], "http_version": "1.1",
-        "scheme": "http", "root_path": "", "client": None, "server": None, "asgi": {"version": "3.0", "spec_version": "2.3"},
-    }  # fmt: skip
-    given = False
-
-    async def receive() -> dict[str, Any]:
-        nonlocal given
-        if not given:
-            given = True
-            return {"type": "http.request", "body": content, "more_body": False}
-        await f.engine.submitted.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        pass
-
-    await f.app(scope, receive, send)  # type: ignore[arg-type]  # Starlette's types are mutable mappings
+    assert (malformed.status_code, elsewhere.status_code) == (400, 400)

@@ -1,6 +1,6 @@
-"""Programs that speak OpenAI's API through libraries of their own, unmodified, against the server on a socket.
+"""Unmodified programs that use OpenAI's API through their own libraries, against the server on a socket.
 
-None of them is needed to work on the server: where one is not installed its test is skipped.
+The test of a program that is not installed is skipped.
 """
 
 from __future__ import annotations
@@ -18,25 +18,20 @@ from tests.support.http_front import finish_jobs, listening
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 PNG = b"\x89PNG\r\n\x1a\n"
-SAID = "Hé 👋 there"
+REPLY = "Hé 👋 there"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+def reply_to_chats(f: Front) -> None:
+    f.engine.reply = lambda request: f"{REPLY} {len(request.messages)}"
 
 
-def speak(f: Front) -> None:
-    f.engine.reply = lambda request: f"{SAID} {len(request.messages)}"
-
-
-async def test_langchain_chats_whole_in_a_stream_and_in_a_chain(tmp_path: Path) -> None:
+async def test_langchain_chats_whole_streamed_and_in_a_chain(tmp_path: Path) -> None:
     langchain = pytest.importorskip("langchain_openai", reason="pip install langchain-openai")
     from langchain_core.output_parsers import StrOutputParser
     from langchain_core.prompts import ChatPromptTemplate
 
     async with front(tmp_path) as f, listening(f) as address:
-        speak(f)
+        reply_to_chats(f)
         model = langchain.ChatOpenAI(
             base_url=f"{address}/v1",
             api_key=f.keys["pro"],
@@ -44,56 +39,54 @@ async def test_langchain_chats_whole_in_a_stream_and_in_a_chain(tmp_path: Path) 
             temperature=0,
             max_tokens=9,
             max_retries=0,
-            stream_usage=True,  # LangChain does not ask for it where the address is not OpenAI's
+            stream_usage=True,  # LangChain requests the usage by default only from OpenAI's own address
         )
         whole = await model.ainvoke([("system", "Be brief."), ("human", "Hi")])
         pieces = [piece async for piece in model.astream("Hi")]
         chain = ChatPromptTemplate.from_messages([("human", "Tell me of {what}.")]) | model | StrOutputParser()
         several = await chain.abatch([{"what": "tea"}, {"what": "salt"}])
 
-    assert whole.content == f"{SAID} 2"
+    assert whole.content == f"{REPLY} 2"
     assert whole.usage_metadata["total_tokens"] == 17
     assert whole.response_metadata["finish_reason"] == "stop"
-    assert "".join(piece.content for piece in pieces) == f"{SAID} 1"
+    assert "".join(piece.content for piece in pieces) == f"{REPLY} 1"
     assert sum(piece.usage_metadata["output_tokens"] for piece in pieces if piece.usage_metadata) == 5
-    assert several == [f"{SAID} 1"] * 2
+    assert several == [f"{REPLY} 1"] * 2
 
 
-@pytest.mark.filterwarnings("ignore")  # the library's own, of pydantic and of unclosed sessions
-async def test_litellm_chats_and_makes_pictures_and_maps_errors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or it asks the internet for prices
+@pytest.mark.filterwarnings("ignore")  # the library's own warnings about pydantic and unclosed sessions
+async def test_litellm_chats_generates_images_and_maps_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # otherwise the library downloads a price list
     litellm = pytest.importorskip("litellm", reason="pip install litellm")
     async with front(tmp_path) as f, listening(f) as address:
-        speak(f)
+        reply_to_chats(f)
         finish_jobs(f)
-        ours = {"api_base": f"{address}/v1", "api_key": f.keys["pro"], "num_retries": 0}
+        options = {"api_base": f"{address}/v1", "api_key": f.keys["pro"], "num_retries": 0}
         turns = [{"role": "user", "content": "Hi"}]
-        whole = await litellm.acompletion("openai/talker", turns, max_tokens=9, **ours)
+        whole = await litellm.acompletion("openai/talker", turns, max_tokens=9, **options)
         stream = await litellm.acompletion(
-            "openai/talker", turns, stream=True, stream_options={"include_usage": True}, **ours
+            "openai/talker", turns, stream=True, stream_options={"include_usage": True}, **options
         )
         chunks = [chunk async for chunk in stream]
-        # The library passes `response_format` on for the names of OpenAI's models only: both are in the reply then.
-        made = await litellm.aimage_generation(prompt="A city", model="openai/painter", n=2, **ours)
+        # The library sends `response_format` only for the names of OpenAI's models, so that the reply has both formats.
+        images = await litellm.aimage_generation(prompt="A city", model="openai/painter", n=2, **options)
         with pytest.raises(litellm.AuthenticationError):
-            await litellm.acompletion("openai/talker", turns, **{**ours, "api_key": "an_wrong"})
+            await litellm.acompletion("openai/talker", turns, **{**options, "api_key": "an_wrong"})
         with pytest.raises(litellm.BadRequestError, match="max_tokens"):
-            await litellm.acompletion("openai/talker", turns, max_tokens=-1, **ours)
+            await litellm.acompletion("openai/talker", turns, max_tokens=-1, **options)
 
-    assert whole.choices[0].message.content == f"{SAID} 1"
+    assert whole.choices[0].message.content == f"{REPLY} 1"
     assert whole.usage.total_tokens == 17
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == f"{SAID} 1"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == f"{REPLY} 1"
     assert next(chunk.usage for chunk in chunks if getattr(chunk, "usage", None)).completion_tokens == 5
-    assert [base64.b64decode(picture.b64_json)[:8] for picture in made.data] == [PNG, PNG]
-    assert made.data[0].url.startswith("http://127.0.0.1:")
+    assert [base64.b64decode(image.b64_json)[:8] for image in images.data] == [PNG, PNG]
+    assert images.data[0].url.startswith("http://127.0.0.1:")
 
 
-async def test_llm_on_the_command_line_talks_and_goes_on(tmp_path: Path) -> None:
+async def test_the_llm_command_chats_and_continues_a_conversation(tmp_path: Path) -> None:
     pytest.importorskip("llm", reason="pip install llm")
     async with front(tmp_path / "server") as f, listening(f) as address:
-        speak(f)
+        reply_to_chats(f)
         (tmp_path / "extra-openai-models.yaml").write_text(
             f"- model_id: ours\n  model_name: talker\n  api_base: {address}/v1\n  api_key_name: ours\n"
         )
@@ -104,14 +97,14 @@ async def test_llm_on_the_command_line_talks_and_goes_on(tmp_path: Path) -> None
                 sys.executable, "-m", "llm", *words, env=env,
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             )  # fmt: skip
-            told, _ = await process.communicate()
-            return told.decode().strip()
+            output, _ = await process.communicate()
+            return output.decode().strip()
 
         key = f.keys["pro"]
         streamed = await run("-m", "ours", "--key", key, "Hi", "-s", "Be brief.")
-        went_on = await run("-c", "--key", key, "And now?")
+        continued = await run("-c", "--key", key, "And now?")
         whole = await run("-m", "ours", "--key", key, "--no-stream", "Hi")
 
-    assert streamed == f"{SAID} 2"
-    assert went_on == f"{SAID} 4"  # llm keeps the conversation and sends it whole
-    assert whole == f"{SAID} 1"
+    assert streamed == f"{REPLY} 2"
+    assert continued == f"{REPLY} 4"  # llm stores the conversation and sends all messages
+    assert whole == f"{REPLY} 1"

@@ -1,6 +1,6 @@
-"""OpenAI's own clients, unmodified, against the server on a socket: chat, images, videos.
+"""OpenAI's unmodified clients against the server on a socket: chat, images, videos.
 
-The Node client is found in $OPENAI_NODE_MODULES (npm install openai); without it or without node that test is skipped.
+The test of the Node client is skipped unless $OPENAI_NODE_MODULES names the node_modules folder of the npm package.
 """
 
 from __future__ import annotations
@@ -19,15 +19,10 @@ from tests.support.node_client import node_client
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning"),  # the client's, about OpenAI's own service
+    pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning"),  # about OpenAI's own service
 ]
 
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 async def test_the_python_client_chats(tmp_path: Path) -> None:
@@ -53,47 +48,46 @@ async def test_the_python_client_chats(tmp_path: Path) -> None:
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-async def test_the_python_client_makes_pictures(tmp_path: Path) -> None:
+async def test_the_python_client_generates_images(tmp_path: Path) -> None:
     async with front(tmp_path) as f, listening(f) as address, client(f"{address}/v1", f.keys["pro"]) as ai:
         finish_jobs(f)
-        as_text = await ai.images.generate(
+        as_base64 = await ai.images.generate(
             prompt="A city", model="painter", n=2, size="64x64", response_format="b64_json"
         )
-        as_link = await ai.images.generate(prompt="A city", response_format="url")
-        either = await ai.images.generate(prompt="A city")
+        as_url = await ai.images.generate(prompt="A city", response_format="url")
+        as_both = await ai.images.generate(prompt="A city")
         async with httpx.AsyncClient() as browser:
-            fetched = await browser.get(str((as_link.data or [])[0].url))
+            fetched = await browser.get(str((as_url.data or [])[0].url))
 
-    assert [base64.b64decode(str(picture.b64_json))[:8] for picture in as_text.data or []] == [PNG, PNG]
+    assert [base64.b64decode(str(image.b64_json))[:8] for image in as_base64.data or []] == [PNG, PNG]
     assert fetched.content[:8] == PNG
-    assert (either.data or [])[0].url
-    assert (either.data or [])[0].b64_json
+    assert (as_both.data or [])[0].url
+    assert (as_both.data or [])[0].b64_json
 
 
 @pytest.mark.parametrize(
     ("trusted", "scheme"), [((), "http"), (("10.0.0.0/8",), "http"), (("10.1.2.3", "127.0.0.0/8"), "https")]
 )
-async def test_links_are_https_behind_a_proxy_that_is_trusted_to_say_so(
-    tmp_path: Path, trusted: tuple[str, ...], scheme: str
-) -> None:
+async def test_links_are_https_behind_a_trusted_proxy(tmp_path: Path, trusted: tuple[str, ...], scheme: str) -> None:
     async with front(tmp_path, allowed_hosts=("box.example",)) as f, listening(f, trusted) as address:
         finish_jobs(f)
         headers = {"x-forwarded-proto": "https", "x-forwarded-for": "203.0.113.9", "host": "box.example"}
         async with client(f"{address}/v1", f.keys["pro"], headers) as ai:
-            made = await ai.images.generate(prompt="A city", response_format="url")
+            images = await ai.images.generate(prompt="A city", response_format="url")
 
-    assert str((made.data or [])[0].url).startswith(f"{scheme}://box.example/api/files/")
+    assert str((images.data or [])[0].url).startswith(f"{scheme}://box.example/api/files/")
 
 
-async def test_the_python_client_makes_a_video_polls_it_and_downloads_it(tmp_path: Path) -> None:
+async def test_the_python_client_creates_polls_and_downloads_a_video(tmp_path: Path) -> None:
     async with front(tmp_path) as f, listening(f) as address, client(f"{address}/v1", f.keys["pro"]) as ai:
-        first = await ai.videos.create(prompt="Waves", model="filmer", seconds="4", size="64x32")  # type: ignore[arg-type]  # sizes of OpenAI's models only
+        request = {"prompt": "Waves", "model": "filmer", "seconds": "4", "size": "64x32"}
+        first = await ai.videos.create(**request)  # type: ignore[arg-type]  # typed for OpenAI's own models
         finish_jobs(f)
         done = await ai.videos.create_and_poll(prompt="Waves", model="filmer", poll_interval_ms=10)
         clip = await (await ai.videos.download_content(done.id)).aread()
         page = await ai.videos.list(limit=1)
         ids = [video.id async for video in page]
-        gone = await ai.videos.delete(done.id)
+        deleted = await ai.videos.delete(done.id)
         with pytest.raises(openai.NotFoundError):
             await ai.videos.retrieve(done.id)
 
@@ -101,10 +95,10 @@ async def test_the_python_client_makes_a_video_polls_it_and_downloads_it(tmp_pat
     assert (done.status, done.progress, done.error) == ("completed", 100, None)
     assert clip[4:8] == b"ftyp"
     assert ids == [done.id, first.id]
-    assert gone.deleted
+    assert deleted.deleted
 
 
-async def test_the_python_client_lists_models_and_understands_errors(tmp_path: Path) -> None:
+async def test_the_python_client_lists_models_and_maps_errors(tmp_path: Path) -> None:
     async with front(tmp_path) as f, listening(f) as address:
         async with client(f"{address}/v1", f.keys["pro"]) as ai:
             names = [model.id async for model in await ai.models.list()]
@@ -121,16 +115,16 @@ async def test_the_python_client_lists_models_and_understands_errors(tmp_path: P
     assert names == ["painter", "filmer", "talker", "giant"]
 
 
-async def test_the_node_client_does_all_of_it(tmp_path: Path) -> None:
+async def test_the_node_client_does_chat_images_and_videos(tmp_path: Path) -> None:
     async with front(tmp_path / "server") as f, listening(f) as address:
         finish_jobs(f)
         command = node_client(tmp_path / "node", f"{address}/v1", f.keys["pro"], "talker", "painter", "filmer")
         node = await asyncio.create_subprocess_exec(
             *command, cwd=tmp_path / "node", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
         )
-        told, _ = await node.communicate()
+        output, _ = await node.communicate()
 
-    assert (node.returncode, told.decode()) == (0, "ok\n")
+    assert (node.returncode, output.decode()) == (0, "ok\n")
 
 
 def client(base_url: str, key: str, headers: dict[str, str] | None = None) -> openai.AsyncOpenAI:

@@ -1,4 +1,4 @@
-"""The page's files: open to all, and nothing else is; small, kept by browsers, and safe against what people write."""
+"""The page's files: public, small, cached by browsers, and safe against injected markup."""
 
 from __future__ import annotations
 
@@ -13,12 +13,7 @@ from tests.support.front import front
 
 pytestmark = pytest.mark.anyio
 
-MAX_BYTES = 150 * 1024  # all of it, as sent
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+MAX_BYTES = 150 * 1024  # of all files, compressed
 
 
 async def test_the_page_opens_without_a_key_under_a_strict_policy(tmp_path: Path) -> None:
@@ -34,7 +29,7 @@ async def test_the_page_opens_without_a_key_under_a_strict_policy(tmp_path: Path
     assert reply.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_every_file_is_served_and_all_together_are_small(tmp_path: Path) -> None:
+async def test_every_file_is_served_and_their_total_size_is_limited(tmp_path: Path) -> None:
     sent = 0
     async with front(tmp_path) as f:
         for address, asset in read_page().items():
@@ -47,7 +42,7 @@ async def test_every_file_is_served_and_all_together_are_small(tmp_path: Path) -
     assert sent <= MAX_BYTES
 
 
-async def test_a_browser_that_has_a_file_is_told_so(tmp_path: Path) -> None:
+async def test_a_cached_file_is_a_304(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         first = await f.client.get("/")
         again = await f.client.get("/", headers={"if-none-match": first.headers["etag"]})
@@ -55,11 +50,11 @@ async def test_a_browser_that_has_a_file_is_told_so(tmp_path: Path) -> None:
 
     assert (again.status_code, again.content) == (304, b"")
     assert first.headers["cache-control"] == again.headers["cache-control"] == "no-cache"
-    assert plain.headers["etag"] != first.headers["etag"]  # other bytes
+    assert plain.headers["etag"] != first.headers["etag"]  # uncompressed bytes have another ETag
     assert "content-encoding" not in plain.headers
 
 
-async def test_what_is_not_a_file_of_the_page_wants_a_key(tmp_path: Path) -> None:
+async def test_any_other_path_needs_a_key(tmp_path: Path) -> None:
     paths = [
         "/page/",
         "/page",
@@ -77,8 +72,8 @@ async def test_what_is_not_a_file_of_the_page_wants_a_key(tmp_path: Path) -> Non
     assert {reply.status_code for reply in with_key} == {404}
 
 
-def test_the_page_asks_nobody_else_and_writes_no_markup() -> None:
-    """The policy would stop it; this says where."""
+def test_the_page_calls_no_other_server_and_inserts_no_markup() -> None:
+    """The content security policy would prevent both; this test names the file."""
     for path in FOLDER.rglob("*.*"):
         text = path.read_text()
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), (

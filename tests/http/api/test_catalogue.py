@@ -1,4 +1,4 @@
-"""The catalogue changes while it is served: by the admin's routes, by models.toml, by what is put into a folder."""
+"""The catalogue changes while the server runs: by the admin routes, by models.toml and by new folders."""
 
 from __future__ import annotations
 
@@ -19,16 +19,11 @@ from tests.support.library_front import library, patch
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def names(f: Front) -> list[str]:
     return [model["name"] for model in (await f.get("/api/models")).json()["models"]]
 
 
-async def test_a_folder_is_added_changed_made_default_and_removed_with_no_restart(tmp_path: Path) -> None:
+async def test_a_model_is_added_changed_made_default_and_removed_without_a_restart(tmp_path: Path) -> None:
     first, second = stable_diffusion_folder(tmp_path / "a"), stable_diffusion_folder(tmp_path / "b")
     (tmp_path / "models.toml").write_text("# mine\n")
     async with library(tmp_path) as f:
@@ -46,7 +41,7 @@ async def test_a_folder_is_added_changed_made_default_and_removed_with_no_restar
 
         await patch(f, "/api/models/b", {"default": True})
         job = f.engine.jobs[await f.submit()]
-        assert (job.model, job.requests[0].steps) == ("b", 7)  # type: ignore[union-attr]  # a picture
+        assert (job.model, job.requests[0].steps) == ("b", 7)  # type: ignore[union-attr]  # an image
 
         await patch(f, "/api/models/b", {"defaults": {"steps": None}})
         assert (await f.get("/api/models/b")).json()["values"]["defaults.steps"] == 50
@@ -58,7 +53,7 @@ async def test_a_folder_is_added_changed_made_default_and_removed_with_no_restar
         assert (tmp_path / "models.toml").read_text().startswith("# mine\n")
 
 
-async def test_a_job_of_a_model_that_goes_away_is_still_known(tmp_path: Path) -> None:
+async def test_a_job_of_a_removed_model_keeps_its_status(tmp_path: Path) -> None:
     stable_diffusion_folder(tmp_path / "a")
     async with library(tmp_path) as f:
         await f.post("/api/models", {"source": str(tmp_path / "a")}, "admin")
@@ -70,7 +65,7 @@ async def test_a_job_of_a_model_that_goes_away_is_still_known(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "message"),
     [
         ({"source": "/nowhere/at/all"}, "/nowhere/at/all"),
         ({"source": "{a}", "defaults": {"step": 3}}, "unknown key 'step'. Did you mean 'steps'?"),
@@ -87,23 +82,23 @@ async def test_a_job_of_a_model_that_goes_away_is_still_known(tmp_path: Path) ->
         ({"source": "{a}", "name": "../up"}, "name must be"),
     ],
 )
-async def test_what_cannot_be_added_is_refused_with_the_reason_and_leaves_no_trace(
-    tmp_path: Path, body: dict[str, Any], words: str
+async def test_an_invalid_model_is_refused_with_the_reason_and_changes_nothing(
+    tmp_path: Path, body: dict[str, Any], message: str
 ) -> None:
     stable_diffusion_folder(tmp_path / "a")
     chat_folder(tmp_path / "c")
     pickled = stable_diffusion_folder(tmp_path / "pickled")
     (pickled / "unet/diffusion_pytorch_model.safetensors").rename(pickled / "unet/diffusion_pytorch_model.bin")
-    said = {
+    sent = {
         key: value.format(a=tmp_path / "a", c=tmp_path / "c", pickled=pickled) if isinstance(value, str) else value
         for key, value in body.items()
     }
     (tmp_path / "models.toml").write_text("# nothing\n")
     async with library(tmp_path) as f:
-        reply = await f.post("/api/models", said, "admin")
+        reply = await f.post("/api/models", sent, "admin")
 
         assert reply.status_code == 400
-        assert words in reply.json()["error"]
+        assert message in reply.json()["error"]
         assert await names(f) == []
     assert (tmp_path / "models.toml").read_text() == "# nothing\n"
 
@@ -121,7 +116,7 @@ async def test_only_an_admin_changes_models(tmp_path: Path) -> None:
         assert {reply.status_code for reply in replies} == {403}
 
 
-async def test_a_name_that_is_taken_and_a_model_that_is_not_ours_to_remove_are_conflicts(tmp_path: Path) -> None:
+async def test_adding_a_taken_name_and_removing_a_model_outside_models_toml_are_conflicts(tmp_path: Path) -> None:
     stable_diffusion_folder(tmp_path / "models/a")
     async with library(tmp_path) as f:
         assert (await f.post("/api/models", {"source": str(tmp_path / "models/a")}, "admin")).status_code == 409
@@ -132,7 +127,7 @@ async def test_a_name_that_is_taken_and_a_model_that_is_not_ours_to_remove_are_c
 # The watched folder
 
 
-async def test_what_is_put_into_the_folder_is_a_model_once_its_files_stop_growing(tmp_path: Path) -> None:
+async def test_a_folder_becomes_a_model_once_its_files_stop_growing(tmp_path: Path) -> None:
     async with library(tmp_path) as f:
         watcher = FolderWatcher([tmp_path / "models"], f.app.state.library.refresh)
         await watcher.look()
@@ -141,7 +136,7 @@ async def test_what_is_put_into_the_folder_is_a_model_once_its_files_stop_growin
         weights = folder / "unet/diffusion_pytorch_model.safetensors"
         weights.write_bytes(ONE_F16[:40])
         await watcher.look()
-        weights.write_bytes(ONE_F16)  # it grew between two looks: it is not over yet
+        weights.write_bytes(ONE_F16)  # the file has grown since the last look, so that it may be incomplete
         await watcher.look()
         assert await names(f) == []
         await watcher.look()
@@ -154,7 +149,7 @@ async def test_what_is_put_into_the_folder_is_a_model_once_its_files_stop_growin
         assert f.engine.sent == [Forget("a")]
 
 
-async def test_other_weights_under_the_same_name_put_the_loaded_ones_out_and_other_defaults_do_not(
+async def test_changed_weights_unload_a_model_and_changed_defaults_do_not(
     tmp_path: Path,
 ) -> None:
     folder = stable_diffusion_folder(tmp_path / "models/a")
@@ -178,7 +173,7 @@ async def test_a_broken_checkpoint_is_shown_with_the_reason(tmp_path: Path) -> N
         assert "zip content" in shown["reason"]
 
 
-async def test_a_models_toml_with_a_mistake_changes_nothing_until_it_is_mended(tmp_path: Path) -> None:
+async def test_an_invalid_models_toml_changes_nothing(tmp_path: Path) -> None:
     stable_diffusion_folder(tmp_path / "models/a")
     async with library(tmp_path) as f:
         (tmp_path / "models.toml").write_text("[models.a.defaults]\nstep = 3\n")
@@ -188,15 +183,15 @@ async def test_a_models_toml_with_a_mistake_changes_nothing_until_it_is_mended(t
 
 
 @pytest.mark.slow
-def test_readers_see_one_whole_snapshot_while_it_is_swapped(tmp_path: Path) -> None:
-    """A thread reads while another swaps ten times: a name it was just told is always known."""
+def test_readers_see_a_consistent_catalogue_while_it_is_replaced(tmp_path: Path) -> None:
+    """One thread reads while another replaces the catalogue ten times: every listed name can be looked up."""
     for name in ("a", "b"):
         chat_folder(tmp_path / "models" / name)
     catalogue = open_catalogue(tmp_path)
-    over, seen = threading.Event(), []
+    stopped, seen = threading.Event(), []
 
     def read() -> None:
-        while not over.is_set():
+        while not stopped.is_set():
             seen.extend(catalogue.recall(name).name for name in catalogue.names())
 
     thread = threading.Thread(target=read)
@@ -207,7 +202,7 @@ def test_readers_see_one_whole_snapshot_while_it_is_swapped(tmp_path: Path) -> N
         else:
             shutil.rmtree(tmp_path / "models/b")
         catalogue.apply(catalogue.read())
-    over.set()
+    stopped.set()
     thread.join()
 
     assert set(seen) == {"a", "b"}
