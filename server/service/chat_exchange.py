@@ -48,5 +48,5 @@ class ChatExchange:
             at,
             model=self.model,
             system=self.system,
-            goes_on=self.existed,
+            must_exist=self.existed,
         )

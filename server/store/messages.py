@@ -32,15 +32,15 @@ def append(
     *,
     model: str | None = None,
     system: str | None = None,
-    goes_on: bool = False,
+    must_exist: bool = False,
 ) -> bool:
     """Adds the messages of one exchange, in order.
 
-    `goes_on`: the conversation existed when the reply began. If it has been deleted since then, it stays deleted, and
+    `must_exist`: the conversation existed when the reply began. If it was deleted since then, it stays deleted, and
     the result is False.
     """
     at = at or datetime.now(UTC)
-    if goes_on and conversations.get(conn, key_id, conversation_id) is None:
+    if must_exist and conversations.get(conn, key_id, conversation_id) is None:
         return False
     row = {"key_id": key_id, "conversation_id": conversation_id, "messages": [asdict(message) for message in messages]}
     adding = insert(schema.turns).returning(schema.turns.c.seq)

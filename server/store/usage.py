@@ -19,7 +19,7 @@ NAMES = {"images": "images", "videos": "videos", "chats": "chat messages"}
 
 class QuotaUsedUp(TooMany):
     def __init__(self, kind: Kind, limit: int, used: int, units: int, *, retry_after_s: int | None = None) -> None:
-        text = f"This key's plan allows {limit} {NAMES[kind]} a day (UTC): {used} used, {units} more asked for."
+        text = f"This key's plan allows {limit} {NAMES[kind]} a day (UTC): {used} used, {units} more requested."
         super().__init__(text, retry_after_s=retry_after_s)
         self.kind = kind
         self.limit = limit

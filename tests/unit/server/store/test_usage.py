@@ -50,7 +50,7 @@ def test_of_two_hundred_concurrent_charges_a_limit_of_fifty_admits_fifty(tmp_pat
 
 def test_a_charge_above_the_limit_books_nothing_and_reports_what_is_used(database: Database) -> None:
     assert database.write_now(lambda conn: usage.charge(conn, "anna", DAY, "images", 8, 10)) == 8
-    with pytest.raises(QuotaUsedUp, match=r"allows 10 images a day \(UTC\): 8 used, 3 more asked for") as raised:
+    with pytest.raises(QuotaUsedUp, match=r"allows 10 images a day \(UTC\): 8 used, 3 more requested") as raised:
         database.write_now(lambda conn: usage.charge(conn, "anna", DAY, "images", 3, 10, retry_after_s=77))
 
     assert (raised.value.status, raised.value.retry_after_s) == (429, 77)
