@@ -184,7 +184,7 @@ def _allocations() -> Iterator[int]:
     """Stop the profiler. Yields the bytes allocated (> 0) and freed (< 0), in order."""
     for thread in torch._C._autograd._disable_profiler_legacy():
         for event in thread:
-            if event.kind() == "memory_alloc":  # type: ignore[comparison-overlap]  # a string, though the stub says otherwise
+            if event.kind() == "memory_alloc":  # type: ignore[comparison-overlap]  # a string at run time
                 yield event.cpu_memory_usage()
 
 

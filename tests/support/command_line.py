@@ -24,8 +24,7 @@ def clear_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def use_folder(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
-    """Sets data and cache directory to folders in `folder`, and returns the data directory, which does not exist yet.
-    """
+    """Uses folders in `folder` for data and cache; returns the data directory, which does not exist yet."""
     clear_settings(monkeypatch)
     monkeypatch.setenv("AGENTNAME_DATA_DIR", str(folder / "data"))
     monkeypatch.setenv("AGENTNAME_CACHE_DIR", str(folder / "cache"))

@@ -98,7 +98,7 @@ async def stream(f: Front, path: str, key: str = "enterprise", **headers: str) -
             reader.parts.put_nowait(b"")
 
     started = asyncio.Event()
-    serving = asyncio.create_task(f.app(scope, receive, send))  # type: ignore[arg-type]  # mutable mappings in Starlette
+    serving = asyncio.create_task(f.app(scope, receive, send))
     try:
         async with asyncio.timeout(PATIENCE_S):
             await started.wait()

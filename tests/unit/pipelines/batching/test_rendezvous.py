@@ -389,7 +389,7 @@ def test_cleanup_that_raises_while_a_task_is_canceled_changes_no_other_task(
 
     assert canceled.dead
     (record,) = caplog.records
-    assert (record.getMessage(), record.task) == ("cleanup of a canceled task failed", "canceled")  # type: ignore[attr-defined]
+    assert (record.getMessage(), record.task) == ("cleanup of a canceled task failed", "canceled")
     assert torch.equal(finish(rendezvous, [other])["other"].result, alone(Doubler, 3, 4))
 
 

@@ -117,7 +117,7 @@ def test_the_local_key_is_an_admin_and_needs_no_read_of_the_store(tmp_path: Path
     local = write_local_key(tmp_path)
     text = (tmp_path / "local-key").read_text().strip()
     store = CountingStore(database)
-    found = identify(Authenticator(store, local_key=local), f"Bearer {text}")  # type: ignore[arg-type]  # only read is called
+    found = identify(Authenticator(store, local_key=local), f"Bearer {text}")
 
     assert found.scopes == {"use", "admin"}
     assert found.id == "local"

@@ -216,7 +216,7 @@ def test_a_running_job_that_is_canceled_twice_ends_once_and_the_next_job_runs() 
 
     ends = run(story).ends()
 
-    assert [(type(e), e.job_id) for e in ends] == [(JobCanceled, "j"), (OutputReady, "next")]  # type: ignore[union-attr]
+    assert [(type(e), e.job_id) for e in ends] == [(JobCanceled, "j"), (OutputReady, "next")]
 
 
 def test_a_request_that_fails_ends_its_own_job_once_and_no_other_job() -> None:
@@ -340,7 +340,7 @@ def test_a_busy_model_that_is_unloaded_finishes_its_running_jobs_and_is_loaded_a
 
     bench = run(story)
 
-    assert [(type(e), e.job_id) for e in bench.ends()] == [(OutputReady, "running"), (OutputReady, "waiting")]  # type: ignore[union-attr]
+    assert [(type(e), e.job_id) for e in bench.ends()] == [(OutputReady, "running"), (OutputReady, "waiting")]
     assert bench.loads == ["m", "m"]
 
 
@@ -414,7 +414,7 @@ def test_jobs_of_other_models_run_while_the_files_of_a_model_are_read() -> None:
 
     run(story, bench=bench)
 
-    assert [event.job_id for event in bench.of(OutputReady)] == ["first", "second", "waits"]  # type: ignore[union-attr]  # filtered
+    assert [event.job_id for event in bench.of(OutputReady)] == ["first", "second", "waits"]
 
 
 def test_a_model_is_loaded_although_its_files_could_not_be_read_ahead() -> None:

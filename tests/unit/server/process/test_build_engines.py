@@ -29,7 +29,7 @@ class FakeTorch:
         self.environment: dict[str, str] = {}  # as it was when torch was asked for its GPUs
         monkeypatch.setattr(pipelines, "device", self, raising=False)
         loading = SimpleNamespace(quiet_libraries=lambda: None)
-        monkeypatch.setitem(sys.modules, "models.loading.load", loading)  # type: ignore[arg-type]  # stands for a module
+        monkeypatch.setitem(sys.modules, "models.loading.load", loading)
 
     def uuids(self) -> list[str]:
         self.environment = dict(os.environ)

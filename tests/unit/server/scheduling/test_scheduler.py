@@ -301,7 +301,7 @@ def test_the_same_events_give_the_same_decisions() -> None:
     def decisions() -> list[Action]:
         s = scheduler()
         for i in range(6):
-            s.add(job(f"j{i}", ("image", "chat", "video")[i % 3], owner="ab"[i % 2]), i)  # type: ignore[arg-type]  # a literal
+            s.add(job(f"j{i}", ("image", "chat", "video")[i % 3], owner="ab"[i % 2]), i)
         out = []
         for now in range(6, 40):
             action = s.next_action(now)
