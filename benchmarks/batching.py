@@ -28,7 +28,7 @@ import common
 from models.loading.load import load
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import DiffusionRequest, Replied
-from tests.support.lane_play import rendered
+from tests.support.lanes.lane_play import rendered
 
 JOBS = 8
 N_TOKENS = 48

@@ -18,7 +18,7 @@ from typing import Any
 
 import common
 
-from tests.support.live_server import LiveServer
+from tests.support.http.live_server import LiveServer
 
 CLIP = {"type": "video", "prompt": "Ocean waves at sunset", "steps": 100, "duration": 2}
 CLIPS = 4

@@ -31,7 +31,7 @@ from benchmarks.families.decoders import DECODERS
 from benchmarks.families.unserved import REASONS
 from models.checkpoint.pipeline_source import text_pipelines
 from models.loading.load import quiet_libraries
-from tests.support.live_server import LiveServer
+from tests.support.http.live_server import LiveServer
 
 
 def main() -> None:

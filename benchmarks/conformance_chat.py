@@ -13,7 +13,7 @@ from pipelines.chat.chat_template import prompt_tokens
 from pipelines.chat.lane import ChatLane
 from pipelines.chat.proof import shares_forwards_correctly
 from pipelines.interface import ChatRequest, Failed, Message, Replied
-from tests.support.tiny_chat import tiny_tokenizer
+from tests.support.lanes.tiny_chat import tiny_tokenizer
 
 QUESTIONS = ("Hello there!", "What is the capital of France?", "a", "Count to ten, slowly, and then back to one again.")
 N_TOKENS = 24

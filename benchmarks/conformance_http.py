@@ -27,8 +27,8 @@ from benchmarks.families import FAMILIES, Family
 from benchmarks.families.decoders import decoder
 from models.checkpoint.pipeline_source import pipeline_source
 from pipelines.diffusion.arguments import FRAMES_ARGUMENTS
-from tests.support.live_server import LiveServer
-from tests.support.tiny_chat import tiny_tokenizer
+from tests.support.http.live_server import LiveServer
+from tests.support.lanes.tiny_chat import tiny_tokenizer
 
 SAME_LEVELS = 1  # of 255; a value near the middle of two levels may round either way
 PROMPTS = ("a red circle", "ocean waves at sunset, wide", "a city", "a green star on the left")

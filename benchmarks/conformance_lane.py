@@ -14,7 +14,7 @@ from benchmarks.families import FAMILIES, Family
 from models.checkpoint.pipeline_source import pipeline_source
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import DiffusionRequest
-from tests.support.lane_play import direct, rendered, request
+from tests.support.lanes.lane_play import direct, rendered, request
 
 PROMPTS = ("a red circle", "ocean waves at sunset, wide", "a city", "a green star on the left")
 SAME_VALUES = 1e-3  # of [0, 1]; a few steps of random weights amplify rounding

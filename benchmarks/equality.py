@@ -19,8 +19,8 @@ import torch
 from models.loading.load import load
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import DiffusionRequest, Replied
-from tests.support.lane_play import direct, gap, mixed_four, rendered
-from tests.support.stock_families import FAMILIES
+from tests.support.lanes.lane_play import direct, gap, mixed_four, rendered
+from tests.support.lanes.stock_families import FAMILIES
 
 BAR = 1e-3
 N_TOKENS = 48

@@ -24,8 +24,8 @@ from models.loading.load import load
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import DiffusionRequest
 from server.jobs.encoding import FileMetadata, encode, to_pixels
-from tests.support.lane_play import rendered
-from tests.support.live_server import LiveServer
+from tests.support.http.live_server import LiveServer
+from tests.support.lanes.lane_play import rendered
 
 TURNS = 31
 POLLS_PER_S = 50

@@ -18,8 +18,8 @@ import common
 import numpy as np
 
 from pipelines.diffusion.lane import DiffusionLane
-from tests.support.lane_play import direct, rendered, request
-from tests.support.stock_families import FAMILIES
+from tests.support.lanes.lane_play import direct, rendered, request
+from tests.support.lanes.stock_families import FAMILIES
 from tests.unit.pipelines.diffusion.test_lora import make_lora, with_adapters
 
 PAIRS = 20

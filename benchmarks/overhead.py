@@ -26,8 +26,8 @@ from server_client import Connection
 from models.loading.load import load
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import DiffusionRequest
-from tests.support.lane_play import direct, rendered
-from tests.support.live_server import LiveServer
+from tests.support.http.live_server import LiveServer
+from tests.support.lanes.lane_play import direct, rendered
 
 TURNS = {"image": 31, "video": 5}
 BAR = 1.05

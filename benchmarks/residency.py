@@ -30,8 +30,8 @@ from diffusers import PixArtSigmaPipeline
 from PIL import Image
 
 from benchmarks.families import parts
-from tests.support.live_server import LiveServer
-from tests.support.stock_families import pixart_sigma
+from tests.support.http.live_server import LiveServer
+from tests.support.lanes.stock_families import pixart_sigma
 
 MODELS = ("amber", "birch", "cedar", "dune")
 STEPS, SIDE = 100, 64  # 200 jobs take half a minute, and submitting them half a second

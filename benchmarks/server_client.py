@@ -14,7 +14,7 @@ from typing import Any
 
 import common
 
-from tests.support.live_server import LiveServer
+from tests.support.http.live_server import LiveServer
 
 IMAGE = {"type": "image", "prompt": "A futuristic city at night"}
 POLL_S = 0.01

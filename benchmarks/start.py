@@ -10,7 +10,7 @@ from pathlib import Path
 import common
 import server_client
 
-from tests.support.live_server import LiveServer
+from tests.support.http.live_server import LiveServer
 
 GIB = 2**30
 

@@ -24,7 +24,7 @@ from typing import Any
 import common
 import server_client
 
-from tests.support.live_server import LiveServer
+from tests.support.http.live_server import LiveServer
 
 CHATS = 64
 TOKENS = 16

@@ -26,7 +26,7 @@ from benchmarks.families import FAMILIES
 from models.loading.load import quiet_libraries
 from pipelines import device
 from scripts import gpu_models
-from tests.support.live_server import LiveServer
+from tests.support.http.live_server import LiveServer
 
 CHECKPOINTS = 6
 LARGE_ROUNDS = 3

@@ -34,8 +34,8 @@ from pipelines import device as device_module  # noqa: E402
 from pipelines.diffusion.lane import DiffusionLane  # noqa: E402
 from pipelines.interface import ChatRequest, DiffusionRequest, Message, Replied, StepCost  # noqa: E402
 from scripts import gpu_memory, gpu_models, gpu_switching  # noqa: E402
-from tests.support.lane_play import direct, gap, rendered, request  # noqa: E402
-from tests.support.stock_families import FAMILIES  # noqa: E402
+from tests.support.lanes.lane_play import direct, gap, rendered, request  # noqa: E402
+from tests.support.lanes.stock_families import FAMILIES  # noqa: E402
 
 PART_S = 105.0  # limit of a part, which takes half of it or less: nine parts and their starts take under ten minutes
 JOBS = (1, 4, 8)
@@ -48,7 +48,7 @@ Record = Callable[..., None]
 @dataclass(frozen=True, slots=True)
 class Part:
     name: str
-    family: str  # key in tests/support/stock_families.py: shape of a request, and the model for --tiny
+    family: str  # key in tests/support/lanes/stock_families.py: shape of a request, and the model for --tiny
     build: Callable[[], Any] | None  # builds the model at real size; None for parts that check something else
     width: int = 0
     height: int = 0
@@ -238,7 +238,7 @@ def verdicts(lane: DiffusionLane) -> list[dict[str, Any]]:
 
 def check_chat(tiny: bool, device: str, record: Record) -> None:
     from pipelines.chat.lane import ChatLane
-    from tests.support.tiny_chat import tiny_model, tiny_tokenizer
+    from tests.support.lanes.tiny_chat import tiny_model, tiny_tokenizer
 
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     model = (tiny_model() if tiny else gpu_models.on(device, dtype, gpu_models.llama_1b)).to(device)

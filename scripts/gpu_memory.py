@@ -19,10 +19,10 @@ from pipelines.interface import ChatRequest, Failed, Message, OutOfMemory, Rende
 from scripts import gpu_models
 from server.memory.activations import Peaks
 from server.protocol import Peak
-from tests.support.faults import out_of_memory
-from tests.support.lane_play import ends, play, rendered, request
-from tests.support.stock_families import FAMILIES
-from tests.support.tiny_chat import tiny_model, tiny_tokenizer
+from tests.support.lanes.faults import out_of_memory
+from tests.support.lanes.lane_play import ends, play, rendered, request
+from tests.support.lanes.stock_families import FAMILIES
+from tests.support.lanes.tiny_chat import tiny_model, tiny_tokenizer
 
 MIB = 1 << 20
 SWAPS = {False: 100, True: 10}  # with --tiny or not → how often a model is loaded and unloaded

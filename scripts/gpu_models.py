@@ -40,7 +40,7 @@ from transformers import (
 
 from benchmarks.families import parts, vaes
 from benchmarks.families.parts import clip_tokenizer, t5_tokenizer
-from tests.support.tiny_chat import PRINTABLE
+from tests.support.lanes.tiny_chat import PRINTABLE
 
 XXL = {"vocab_size": 64, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 1, "num_heads": 64}
 

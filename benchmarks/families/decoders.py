@@ -8,7 +8,7 @@ import torch
 import transformers
 
 USUAL = {
-    "vocab_size": 97 + 2,  # of the tokenizer in tests/support/tiny_chat.py
+    "vocab_size": 97 + 2,  # of the tokenizer in tests/support/lanes/tiny_chat.py
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,

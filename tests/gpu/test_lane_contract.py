@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from tests.support.lane_contract import LaneCase, LaneContract, MidForwardContract, chat_case, diffusion_case
+from tests.support.lanes.lane_contract import LaneCase, LaneContract, MidForwardContract, chat_case, diffusion_case
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 

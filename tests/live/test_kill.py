@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.support.live_server import LiveServer
+from tests.support.http.live_server import LiveServer
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 

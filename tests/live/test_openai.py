@@ -15,8 +15,8 @@ import openai
 import pytest
 from PIL import Image, ImageChops
 
-from tests.support.live_server import LiveServer
-from tests.support.node_client import node_client
+from tests.support.http.live_server import LiveServer
+from tests.support.http.node_client import node_client
 
 pytestmark = [
     pytest.mark.live,

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.live_server import LiveServer
+from tests.support.http.live_server import LiveServer
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 

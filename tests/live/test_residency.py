@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.live_server import LiveServer
+from tests.support.http.live_server import LiveServer
 from tests.support.paths import ROOT
 
 sys.path.append(str(ROOT / "benchmarks"))  # the benchmarks import one another by name

@@ -1,8 +1,8 @@
-"""Jobs for tests of the engine and the scheduler: small pictures with a given number of outputs and steps."""
+"""Jobs for tests of the engine and the scheduler: small pictures of a few steps, and chats of one token."""
 
 from __future__ import annotations
 
-from pipelines.interface import DiffusionRequest
+from pipelines.interface import ChatRequest, DiffusionRequest
 from server.job import Job, JobType
 
 
@@ -15,3 +15,8 @@ def job(job_id: str, model: str = "m", n: int = 1, steps: int = 3, type_: JobTyp
         for i in range(n)
     )  # fmt: skip
     return Job(id=job_id, owner="a", type=type_, model=model, requests=requests)
+
+
+def chat_job(job_id: str, owner: str = "a", priority: int = 0, model: str = "m") -> Job:
+    request = ChatRequest(id=job_id, messages=(), max_tokens=1)
+    return Job(id=job_id, owner=owner, type="chat", model=model, requests=(request,), priority=priority)

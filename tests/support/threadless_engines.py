@@ -17,7 +17,7 @@ from server.memory.ledger import Ledger
 from server.protocol import Event
 from server.scheduling.actions import ModelFacts
 from server.scheduling.scheduler import Scheduler
-from tests.support.fake_lane import FakeLane
+from tests.support.lanes.fake_lane import FakeLane
 
 
 @dataclass

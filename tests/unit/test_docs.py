@@ -12,7 +12,7 @@ from server.api.models import DeviceReply, HolderReply, ModelReply
 from server.api.queue import QueueView, RunningReply, WaitingReply
 from server.jobs.live_jobs import LiveJobs
 from server.service.metrics import Metrics
-from tests.support.front import front
+from tests.support.http.front import front
 from tests.support.paths import ROOT
 
 DOCS = [

@@ -18,8 +18,8 @@ import pytest
 
 from server.job import Job
 from tests.fakes import FakeEngine
+from tests.support.http.served import Served, served
 from tests.support.paths import ROOT
-from tests.support.served import Served, served
 
 EXAMPLES = ROOT / "examples"
 PNG, MP4 = b"\x89PNG\r\n\x1a\n", b"ftyp"

@@ -18,7 +18,7 @@ import uvicorn
 
 from server.http.guard import Guard
 from server.http.http11 import Http11
-from tests.support.front import Front, front
+from tests.support.http.front import Front, front
 
 pytestmark = pytest.mark.anyio
 

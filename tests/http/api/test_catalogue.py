@@ -13,8 +13,8 @@ from server.library.folder_watcher import FolderWatcher
 from server.protocol import Forget, UnloadModel
 from tests.support.catalogues import open_catalogue
 from tests.support.checkpoints import ONE_F16, chat_folder, safetensors_bytes, stable_diffusion_folder
-from tests.support.front import Front
-from tests.support.library_front import library, patch
+from tests.support.http.front import Front
+from tests.support.http.library_front import library, patch
 
 pytestmark = pytest.mark.anyio
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.asgi import start_post
-from tests.support.chats import chat_request, messages_of, next_chat
-from tests.support.front import front
+from tests.support.http.asgi import start_post
+from tests.support.http.chats import chat_request, messages_of, next_chat
+from tests.support.http.front import front
 
 pytestmark = pytest.mark.anyio
 

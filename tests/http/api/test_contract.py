@@ -13,7 +13,7 @@ import uvicorn
 from pipelines.interface import DiffusionRequest
 from server.http.http11 import Http11
 from server.job import Job
-from tests.support.front import IMAGE, VIDEO, Front, front
+from tests.support.http.front import IMAGE, VIDEO, Front, front
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

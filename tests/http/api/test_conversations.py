@@ -11,9 +11,9 @@ import pytest
 from pipelines.interface import Message
 from server.store import conversations as store
 from server.store import messages, migrations, schema
-from tests.support.asgi import start_post
-from tests.support.chats import messages_of, next_chat
-from tests.support.front import Front, front
+from tests.support.http.asgi import start_post
+from tests.support.http.chats import messages_of, next_chat
+from tests.support.http.front import Front, front
 from tests.support.stores import NOW, open_store
 
 pytestmark = pytest.mark.anyio

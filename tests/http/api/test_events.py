@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from server.jobs import event_stream, watchers
-from tests.support.front import IMAGE, front
-from tests.support.streams import stream
+from tests.support.http.front import IMAGE, front
+from tests.support.http.streams import stream
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.support.front import VIDEO, Front, front
+from tests.support.http.front import VIDEO, Front, front
 
 pytestmark = pytest.mark.anyio
 

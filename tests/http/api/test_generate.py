@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.interface import DiffusionRequest
 from server.job import State
-from tests.support.front import IMAGE, VIDEO, Front, front
+from tests.support.http.front import IMAGE, VIDEO, Front, front
 
 pytestmark = pytest.mark.anyio
 

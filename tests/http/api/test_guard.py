@@ -15,7 +15,7 @@ from server.errors import Unauthorized
 from server.http.error_body import error_body
 from server.http.guard import Guard
 from server.store.keys import create_key, new_key, revoke_key
-from tests.support.front import IMAGE, MORNING, front
+from tests.support.http.front import IMAGE, MORNING, front
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipelines.interface import Sound
-from tests.support.front import VIDEO, front
+from tests.support.http.front import VIDEO, front
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ import pytest
 
 from server.accounts.auth import Authenticator
 from server.store.keys import create_key
-from tests.support.front import MORNING, VIDEO, Front, front
+from tests.support.http.front import MORNING, VIDEO, Front, front
 
 pytestmark = pytest.mark.anyio
 

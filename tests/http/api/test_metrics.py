@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.protocol import ModelStatus, OutputReady, RanOutOfMemory
-from tests.support.front import VIDEO, Front, front
+from tests.support.http.front import VIDEO, Front, front
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ from server.errors import Conflict
 from server.protocol import KeepAlive, LoadModel, ModelStatus, Pin, UnloadModel
 from server.store import model_overrides
 from server.store.model_overrides import ModelOverride
-from tests.support.front import IMAGE, Front, front
+from tests.support.http.front import IMAGE, Front, front
 
 pytestmark = pytest.mark.anyio
 FAILED = ModelStatus("painter", "failed", 0, 0, "unproven", 0, None, retry_in_s=12.0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.protocol import ModelStatus
-from tests.support.front import MORNING, front
+from tests.support.http.front import MORNING, front
 
 pytestmark = pytest.mark.anyio
 

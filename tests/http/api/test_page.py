@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from server.api.page import FOLDER, read_page
-from tests.support.front import front
+from tests.support.http.front import front
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ import pytest
 
 from server.jobs.live_jobs import LiveJobs
 from server.protocol import JobProgressed, JobStarted, ModelStatus
-from tests.support.front import VIDEO, front
+from tests.support.http.front import VIDEO, front
 
 pytestmark = pytest.mark.anyio
 

@@ -17,8 +17,8 @@ from safetensors.numpy import save
 from models.spec import Defaults
 from pipelines.interface import DiffusionRequest
 from tests.fakes import FakeCatalogue, spec
-from tests.support.front import Front, front
-from tests.support.http_front import finish_jobs
+from tests.support.http.front import Front, front
+from tests.support.http.http_front import finish_jobs
 
 pytestmark = pytest.mark.anyio
 

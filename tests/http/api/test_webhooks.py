@@ -21,7 +21,7 @@ from server.jobs import safe_post
 from server.jobs.safe_post import Refused, Target
 from server.jobs.webhooks import BACK_OFF_S
 from server.store import webhooks as store
-from tests.support.front import Front, front
+from tests.support.http.front import Front, front
 
 pytestmark = pytest.mark.anyio
 

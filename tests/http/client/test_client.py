@@ -20,7 +20,7 @@ from server.client.calls import Calls
 from server.client.events import EventReader
 from server.client.methods import Methods
 from server.client.options import ChatOptions, GenerateOptions
-from tests.support.front import Front, front
+from tests.support.http.front import Front, front
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.anyio

@@ -8,7 +8,7 @@ from pathlib import Path
 from server.client import AgentName, ChatDelta, Job
 from server.job import Job as QueuedJob
 from server.protocol import Cancel, ModelMessage, Recall
-from tests.support.served import served
+from tests.support.http.served import served
 
 
 def test_closing_a_stream_cancels_the_reply(tmp_path: Path) -> None:

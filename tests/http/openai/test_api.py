@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.asgi import start_post
-from tests.support.chats import messages_of
-from tests.support.front import front
-from tests.support.http_front import finish_jobs
+from tests.support.http.asgi import start_post
+from tests.support.http.chats import messages_of
+from tests.support.http.front import front
+from tests.support.http.http_front import finish_jobs
 
 pytestmark = pytest.mark.anyio
 

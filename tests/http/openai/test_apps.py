@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.front import Front, front
-from tests.support.http_front import finish_jobs, listening
+from tests.support.http.front import Front, front
+from tests.support.http.http_front import finish_jobs, listening
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

@@ -13,9 +13,9 @@ import httpx
 import openai
 import pytest
 
-from tests.support.front import front
-from tests.support.http_front import finish_jobs, listening
-from tests.support.node_client import node_client
+from tests.support.http.front import front
+from tests.support.http.http_front import finish_jobs, listening
+from tests.support.http.node_client import node_client
 
 pytestmark = [
     pytest.mark.anyio,

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.support.browser import CHROMIUM, FLAGS, SIZES, TIMEOUT_MS, sign_in
 from tests.support.checkpoints import chat_folder, safetensors_bytes, stable_diffusion_folder, write_json
 from tests.support.fake_hub import Hub, fake_hub
-from tests.support.live_server import LiveServer
+from tests.support.http.browser import CHROMIUM, FLAGS, SIZES, TIMEOUT_MS, sign_in
+from tests.support.http.live_server import LiveServer
 
 WEIGHT_BYTES = 8 << 20
 HEADER = json.dumps({"w": {"dtype": "F16", "shape": [WEIGHT_BYTES // 2], "data_offsets": [0, WEIGHT_BYTES]}}).encode()

@@ -6,8 +6,8 @@ import json
 
 from playwright.sync_api import Page, Route, expect
 
-from tests.support.browser import PAGE_TEST, assert_accessible, open_view, screenshot
-from tests.support.live_server import LiveServer
+from tests.support.http.browser import PAGE_TEST, assert_accessible, open_view, screenshot
+from tests.support.http.live_server import LiveServer
 
 pytestmark = PAGE_TEST
 

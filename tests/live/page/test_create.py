@@ -7,8 +7,8 @@ import re
 
 from playwright.sync_api import APIResponse, Page, Route, expect
 
-from tests.support.browser import PAGE_TEST, assert_accessible, screenshot
-from tests.support.live_server import LiveServer
+from tests.support.http.browser import PAGE_TEST, assert_accessible, screenshot
+from tests.support.http.live_server import LiveServer
 
 pytestmark = PAGE_TEST
 

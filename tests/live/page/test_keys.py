@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from playwright.sync_api import Page, expect
 
-from tests.support.browser import PAGE_TEST, assert_accessible, open_view, screenshot
-from tests.support.live_server import LiveServer
+from tests.support.http.browser import PAGE_TEST, assert_accessible, open_view, screenshot
+from tests.support.http.live_server import LiveServer
 
 pytestmark = PAGE_TEST
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
-from tests.support.browser import PAGE_TEST, assert_accessible, open_view, screenshot
 from tests.support.checkpoints import chat_folder
 from tests.support.fake_hub import Hub
-from tests.support.live_server import LiveServer
+from tests.support.http.browser import PAGE_TEST, assert_accessible, open_view, screenshot
+from tests.support.http.live_server import LiveServer
 
 pytestmark = PAGE_TEST
 

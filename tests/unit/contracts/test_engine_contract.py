@@ -36,8 +36,8 @@ from server.protocol import (
 from server.scheduling.actions import ModelFacts
 from server.scheduling.scheduler import Scheduler
 from tests.fakes import FakeEngine
-from tests.support.fake_lane import FakeLane
 from tests.support.jobs import job
+from tests.support.lanes.fake_lane import FakeLane
 
 pytestmark = pytest.mark.anyio
 CAPACITY = 1000

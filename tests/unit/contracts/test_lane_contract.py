@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipelines import device
-from tests.support.lane_contract import (
+from tests.support.lanes.lane_contract import (
     LaneCase,
     LaneContract,
     MidForwardContract,

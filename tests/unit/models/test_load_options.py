@@ -16,7 +16,7 @@ from models.load_options import check_load_options
 from models.spec import LoadOptions, ModelSpec
 from tests.support.catalogues import open_catalogue
 from tests.support.checkpoints import chat_folder, write_json
-from tests.support.stock_families import FAMILIES
+from tests.support.lanes.stock_families import FAMILIES
 
 
 @pytest.fixture(scope="module")

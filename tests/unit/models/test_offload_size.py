@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
 from models.offload_size import offloaded_device_bytes
-from tests.support.stock_families import stable_diffusion
+from tests.support.lanes.stock_families import stable_diffusion
 
 
 def save_tensors(folder: Path, **sizes: int) -> None:

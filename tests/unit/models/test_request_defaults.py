@@ -11,7 +11,7 @@ from models.spec import Defaults, ModelSpec
 from server.errors import BadRequest
 from server.jobs.request import GenerateRequest, resolve
 from tests.support.checkpoints import chat_folder, diffusion_folder, write_json
-from tests.support.library_front import library, patch
+from tests.support.http.library_front import library, patch
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ import torch
 from models.loading.load import load
 from models.spec import ModelSpec
 from pipelines.dtype_lock import loading, others_wait, working
-from tests.support.stock_families import stable_diffusion
+from tests.support.lanes.stock_families import stable_diffusion
 
 
 @contextmanager

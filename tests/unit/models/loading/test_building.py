@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 
 from pipelines.diffusion.lane import DiffusionLane
 from tests.support.catalogues import open_catalogue
-from tests.support.lane_play import direct, gap, request
-from tests.support.loaded_models import load_and_render, load_diffusion, render
-from tests.support.original_layout import vae_of
-from tests.support.stock_families import FAMILIES
+from tests.support.lanes.lane_play import direct, gap, request
+from tests.support.lanes.loaded_models import load_and_render, load_diffusion, render
+from tests.support.lanes.original_layout import vae_of
+from tests.support.lanes.stock_families import FAMILIES
 
 pytestmark = pytest.mark.slow
 

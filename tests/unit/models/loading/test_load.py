@@ -17,9 +17,9 @@ from models.spec import ModelSpec
 from pipelines.interface import ChatRequest, Message, Replied
 from tests.support.catalogues import open_catalogue
 from tests.support.checkpoints import chat_folder, stable_diffusion_folder, write_json
-from tests.support.lane_play import rendered, request
-from tests.support.loaded_models import load_diffusion, save_chat, save_stable_diffusion
-from tests.support.stock_families import FAMILIES, stable_diffusion, wan
+from tests.support.lanes.lane_play import rendered, request
+from tests.support.lanes.loaded_models import load_diffusion, save_chat, save_stable_diffusion
+from tests.support.lanes.stock_families import FAMILIES, stable_diffusion, wan
 
 
 def test_a_saved_image_pipeline_becomes_a_lane_of_the_bytes_that_the_catalogue_computed(tmp_path: Path) -> None:

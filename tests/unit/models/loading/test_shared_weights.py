@@ -17,7 +17,7 @@ from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import ChatRequest, Lane, Message, Replied
 from server.memory.ledger import Ledger
 from tests.support.catalogues import open_catalogue
-from tests.support.lane_play import rendered, request
+from tests.support.lanes.lane_play import rendered, request
 
 KLEIN = FAMILIES["Flux2KleinPipeline"]
 

@@ -16,7 +16,7 @@ from models.loading.smoke import smoke_test
 from models.spec import Defaults, ModelSpec
 from pipelines.interface import DiffusionRequest, Failed, FailureCode, Rendered, Update
 from tests.support.catalogues import open_catalogue
-from tests.support.loaded_models import save_chat, save_stable_diffusion
+from tests.support.lanes.loaded_models import save_chat, save_stable_diffusion
 
 
 class LaneOfFixedSteps:

@@ -26,8 +26,8 @@ from models.catalogue import Catalogue
 from models.checkpoint.single_file import FAMILIES as FAMILIES_OF_FILES
 from models.sources.clip_vocabulary import CONFIGS
 from tests.support.catalogues import open_catalogue
-from tests.support.loaded_models import load_and_render, load_diffusion
-from tests.support.original_layout import mmdit_of, unet_of, vae_of, write_whole_file
+from tests.support.lanes.loaded_models import load_and_render, load_diffusion
+from tests.support.lanes.original_layout import mmdit_of, unet_of, vae_of, write_whole_file
 
 pytestmark = pytest.mark.slow
 

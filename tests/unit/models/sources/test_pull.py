@@ -18,7 +18,7 @@ from models.sources.url import _is_public, fetch_url, parse_address
 from server.library.pulls import Pull
 from tests.support.checkpoints import chat_folder, safetensors_bytes
 from tests.support.fake_hub import TOKEN, Hub, fake_hub
-from tests.support.library_front import library
+from tests.support.http.library_front import library
 
 pytestmark = pytest.mark.slow  # each pull is a process
 

@@ -14,7 +14,7 @@ from pipelines.batching.rendezvous import Rendezvous
 from pipelines.batching.task import Task
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import DiffusionRequest, Rendered
-from tests.support.lane_play import direct, ends, gap, play, rendered, request
+from tests.support.lanes.lane_play import direct, ends, gap, play, rendered, request
 
 PERTURBED = FAMILIES["StableDiffusionPAGPipeline"]
 SELF_ATTENTION = FAMILIES["StableDiffusionSAGPipeline"]

@@ -14,7 +14,7 @@ from pipelines.batching import preemption, torch_modes
 from pipelines.batching.preemption import layers, repeated_blocks
 from pipelines.batching.rendezvous import Rendezvous
 from pipelines.batching.task import Task
-from tests.unit.pipelines.batching.test_rendezvous import finish
+from tests.support.lanes.rendezvous import finish
 
 
 class Block(nn.Module):

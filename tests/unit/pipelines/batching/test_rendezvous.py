@@ -15,7 +15,8 @@ import torch
 from pipelines.batching import task as task_module
 from pipelines.batching.rendezvous import Rendezvous
 from pipelines.batching.rng_state import RngState
-from pipelines.batching.task import Outcome, Task
+from pipelines.batching.task import Task
+from tests.support.lanes.rendezvous import finish
 
 
 class Doubler:
@@ -85,16 +86,6 @@ def loop(module: Any, value: float, steps: int, *, t0: int = 10, rows: int = 1) 
 
 def alone(module_type: type[Doubler], value: float, steps: int, **options: Any) -> torch.Tensor:
     return loop(module_type(), value, steps, **options)()
-
-
-def finish(rendezvous: Rendezvous, tasks: list[Task]) -> dict[str, Outcome]:
-    """Start the tasks that have not started, and step until all have ended."""
-    fresh = [task for task in tasks if task.pending_call is None]
-    outcomes = [outcome for outcome in map(rendezvous.start, fresh) if outcome is not None]
-    while rendezvous.busy:
-        outcomes += rendezvous.step()[1]
-    assert sorted(outcome.task.name for outcome in outcomes) == sorted(task.name for task in tasks)
-    return {outcome.task.name: outcome for outcome in outcomes}
 
 
 def rendezvous_at(module: Any, entry: str = "forward", **options: Any) -> Rendezvous:

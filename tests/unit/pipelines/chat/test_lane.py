@@ -24,8 +24,8 @@ from pipelines.interface import (
     TextDelta,
     Update,
 )
-from tests.support.faults import out_of_memory
-from tests.support.tiny_chat import tiny_lane, tiny_model, tiny_tokenizer
+from tests.support.lanes.faults import out_of_memory
+from tests.support.lanes.tiny_chat import tiny_lane, tiny_model, tiny_tokenizer
 
 SMALL_CACHE = 800_000  # a dozen pages of 32 tokens
 

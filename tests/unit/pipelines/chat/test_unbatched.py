@@ -12,7 +12,7 @@ from benchmarks.families.decoders import decoder
 from pipelines.chat.lane import ChatLane
 from pipelines.chat.proof import shares_forwards_correctly
 from pipelines.interface import Canceled, ChatRequest, Message, Replied, Update
-from tests.support.tiny_chat import tiny_model, tiny_tokenizer
+from tests.support.lanes.tiny_chat import tiny_model, tiny_tokenizer
 
 
 def ask(name: str, **wanted: Any) -> ChatRequest:

@@ -18,9 +18,9 @@ import torch
 from pipelines.batching.preemption import repeated_blocks
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import Canceled, Failed, OutOfMemory, Progressed, Rendered, StepCost, Update
-from tests.support.faults import out_of_memory
-from tests.support.lane_play import direct, ends, gap, mixed_four, play, rendered, request
-from tests.support.stock_families import FAMILIES, Family
+from tests.support.lanes.faults import out_of_memory
+from tests.support.lanes.lane_play import direct, ends, gap, mixed_four, play, rendered, request
+from tests.support.lanes.stock_families import FAMILIES, Family
 
 MERGED = 1e-4
 SD = FAMILIES["sd15"]

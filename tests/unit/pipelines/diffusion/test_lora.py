@@ -11,7 +11,6 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from models.checkpoint.schedulers import compatible_schedulers
@@ -23,24 +22,15 @@ from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import DiffusionRequest, Failed, Lora, Rendered, WeightsChanged
 from server.errors import BadRequest
 from server.jobs.request import GenerateRequest, resolve
-from tests.support.lane_play import direct, ends, gap, play, rendered, request
-from tests.support.stock_families import FAMILIES
+from tests.support.lanes.lane_play import direct, ends, gap, play, rendered, request
+from tests.support.lanes.loras import make_lora
+from tests.support.lanes.stock_families import FAMILIES
 
 pytestmark = pytest.mark.slow
 
 SD = FAMILIES["sd15"]
 ask = functools.partial(request, SD)
 MERGED = 1e-4
-
-
-def make_lora(folder: Path, name: str, seed: int) -> Lora:
-    """A random LoRA of the U-Net's attention, in the file format of diffusers."""
-    pipeline = SD.build()
-    torch.manual_seed(seed)
-    pipeline.unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
-    state = get_peft_model_state_dict(pipeline.unet)
-    diffusers.StableDiffusionPipeline.save_lora_weights(folder, state, weight_name=f"{name}.safetensors")
-    return Lora(name, str(folder / f"{name}.safetensors"), 0.8)
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from models.lora_files import LoraFolder, refusal
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.diffusion.lycoris import as_lora
 from pipelines.interface import DiffusionRequest, Lora
-from tests.support.lane_play import direct, gap, rendered, request
-from tests.support.stock_families import FAMILIES
-from tests.unit.pipelines.diffusion.test_lora import make_lora
+from tests.support.lanes.lane_play import direct, gap, rendered, request
+from tests.support.lanes.loras import make_lora
+from tests.support.lanes.stock_families import FAMILIES
 
 pytestmark = pytest.mark.slow
 

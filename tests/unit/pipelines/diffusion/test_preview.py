@@ -15,9 +15,9 @@ from pipelines import device
 from pipelines.diffusion import preview
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import Previewed
-from tests.support.lane_play import ends, play, request
+from tests.support.lanes.lane_play import ends, play, request
+from tests.support.lanes.stock_families import FAMILIES, Family
 from tests.support.paths import ROOT
-from tests.support.stock_families import FAMILIES, Family
 
 BUILTIN = ROOT / "models" / "builtin"
 

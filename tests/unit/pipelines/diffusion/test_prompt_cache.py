@@ -13,8 +13,8 @@ import torch
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.diffusion.prompt_cache import PromptCache
 from pipelines.interface import DiffusionRequest, StepCost
-from tests.support.lane_play import direct, gap, rendered, request
-from tests.support.stock_families import FAMILIES
+from tests.support.lanes.lane_play import direct, gap, rendered, request
+from tests.support.lanes.stock_families import FAMILIES
 
 SD = FAMILIES["sd15"]
 

@@ -14,8 +14,8 @@ from benchmarks.families import parts
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.diffusion.prompt_weights import fragments
 from pipelines.diffusion.prompts import CompatibleClip, read_prompts
-from tests.support.lane_play import direct, gap, rendered, request
-from tests.support.stock_families import FAMILIES
+from tests.support.lanes.lane_play import direct, gap, rendered, request
+from tests.support.lanes.stock_families import FAMILIES
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from benchmarks.families import FAMILIES
 from pipelines.diffusion.frames import sound_of
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import Failed, Rendered
-from tests.support.lane_play import ends, play, rendered, request
+from tests.support.lanes.lane_play import ends, play, rendered, request
 
 LTX_2 = FAMILIES["LTX2Pipeline"]
 

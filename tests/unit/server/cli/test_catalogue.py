@@ -11,9 +11,9 @@ import pytest
 from models.catalogue import Catalogue
 from models.starters import starters
 from tests.support.checkpoints import chat_folder, safetensors_bytes, stable_diffusion_folder
-from tests.support.command_line import run, use_server
 from tests.support.fake_hub import fake_hub
-from tests.support.served import Served, served
+from tests.support.http.command_line import run, use_server
+from tests.support.http.served import Served, served
 
 DENOISER = safetensors_bytes({"weight": ("F32", [4], 16)})
 

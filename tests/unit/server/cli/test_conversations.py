@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command_line import run, use_server
-from tests.support.served import Served, served
+from tests.support.http.command_line import run, use_server
+from tests.support.http.served import Served, served
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 from server.accounts.auth import write_local_key
 from server.cli.doctor_checks import Finding, examine
 from server.process.settings import load_settings
-from tests.support.command_line import run, use_folder
-from tests.support.scripted_server import scripted_server
+from tests.support.http.command_line import run, use_folder
+from tests.support.http.scripted_server import scripted_server
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.store import keys
-from tests.support.command_line import run, use_folder
+from tests.support.http.command_line import run, use_folder
 from tests.support.stores import open_store
 
 KEY = re.compile(r"an_[0-9A-Za-z]{22}_[0-9A-Za-z]{6}")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from server.accounts.auth import write_local_key
-from tests.support.command_line import run, use_folder
-from tests.support.scripted_server import ScriptedServer, scripted_server
+from tests.support.http.command_line import run, use_folder
+from tests.support.http.scripted_server import ScriptedServer, scripted_server
 
 
 @pytest.fixture(autouse=True)

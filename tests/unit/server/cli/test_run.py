@@ -16,9 +16,9 @@ from PIL import Image
 
 from server.client import AgentName
 from server.job import Job
-from tests.support.command_line import run, use_server
+from tests.support.http.command_line import run, use_server
+from tests.support.http.served import Served, served
 from tests.support.paths import ROOT
-from tests.support.served import Served, served
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from server.process.supervisor import UNUSABLE
-from tests.support.command_line import run, use_folder
+from tests.support.http.command_line import run, use_folder
 from tests.support.paths import ROOT
 
 

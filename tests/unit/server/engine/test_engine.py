@@ -35,8 +35,8 @@ from server.protocol import (
 )
 from server.scheduling.actions import ModelFacts
 from server.scheduling.scheduler import Scheduler
-from tests.support.fake_lane import FakeLane
 from tests.support.jobs import job
+from tests.support.lanes.fake_lane import FakeLane
 
 
 @dataclass

@@ -17,8 +17,8 @@ from server.memory.ledger import Ledger
 from server.protocol import Drain, Message, Submit
 from server.scheduling.actions import ModelFacts, Step
 from server.scheduling.scheduler import Scheduler
-from tests.support.fake_lane import FakeLane
 from tests.support.jobs import job
+from tests.support.lanes.fake_lane import FakeLane
 
 
 class StepClock:

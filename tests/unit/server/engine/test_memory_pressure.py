@@ -9,8 +9,8 @@ from pipelines.interface import Failed
 from server.memory.ledger import Reading
 from server.protocol import Cancel, JobCanceled, JobFailed, LoadModel, Peak, Pin, Submit
 from server.scheduling.actions import Action, Load, Park, Step, Unpark, Wait
-from tests.support.fake_lane import FakeLane
 from tests.support.jobs import job
+from tests.support.lanes.fake_lane import FakeLane
 from tests.support.threadless_executor import ThreadlessExecutor
 
 

@@ -12,7 +12,7 @@ from server.memory.ledger import Ledger, Reading
 from server.protocol import MemoryHolder
 from server.scheduling.actions import ModelFacts
 from server.scheduling.scheduler import Scheduler
-from tests.support.fake_lane import FakeLane
+from tests.support.lanes.fake_lane import FakeLane
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ from server.protocol import (
 )
 from server.scheduling.actions import ModelFacts
 from server.scheduling.scheduler import Scheduler
-from tests.support.fake_lane import FakeLane
+from tests.support.lanes.fake_lane import FakeLane
 from tests.support.threadless_engines import ThreadlessEngines
 
 pytestmark = pytest.mark.anyio

@@ -3,14 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.interface import ChatRequest
-from server.job import Job
 from server.scheduling.fair_queue import FairQueue
-
-
-def job(job_id: str, owner: str = "a", priority: int = 0, model: str = "m") -> Job:
-    request = ChatRequest(id=job_id, messages=(), max_tokens=1)
-    return Job(id=job_id, owner=owner, type="chat", model=model, requests=(request,), priority=priority)
+from tests.support.jobs import chat_job
 
 
 def order(queue: FairQueue) -> list[str]:
@@ -20,8 +14,8 @@ def order(queue: FairQueue) -> list[str]:
 def test_a_key_that_floods_the_queue_delays_only_itself() -> None:
     queue = FairQueue()
     for i in range(5):
-        queue.add(job(f"a{i}", "a"), now=i)
-    queue.add(job("b0", "b"), now=9)
+        queue.add(chat_job(f"a{i}", "a"), now=i)
+    queue.add(chat_job("b0", "b"), now=9)
 
     assert order(queue)[:3] == ["a0", "b0", "a1"]
 
@@ -29,7 +23,7 @@ def test_a_key_that_floods_the_queue_delays_only_itself() -> None:
 def test_within_a_key_higher_priority_goes_first_then_the_older() -> None:
     queue = FairQueue()
     for job_id, priority in (("old", 0), ("urgent", 5), ("young", 0)):
-        queue.add(job(job_id, priority=priority), now=0)
+        queue.add(chat_job(job_id, priority=priority), now=0)
 
     assert order(queue) == ["urgent", "old", "young"]
 
@@ -37,7 +31,7 @@ def test_within_a_key_higher_priority_goes_first_then_the_older() -> None:
 def test_after_a_job_of_a_key_has_started_the_other_keys_go_first() -> None:
     queue = FairQueue()
     for job_id, owner in (("a0", "a"), ("a1", "a"), ("b0", "b")):
-        queue.add(job(job_id, owner), now=0)
+        queue.add(chat_job(job_id, owner), now=0)
 
     queue.take("a0")
 
@@ -47,7 +41,7 @@ def test_after_a_job_of_a_key_has_started_the_other_keys_go_first() -> None:
 def test_a_key_is_not_charged_for_a_job_that_was_removed() -> None:
     queue = FairQueue()
     for job_id, owner in (("a0", "a"), ("a1", "a"), ("b0", "b")):
-        queue.add(job(job_id, owner), now=0)
+        queue.add(chat_job(job_id, owner), now=0)
 
     queue.remove("a0")
 
@@ -59,7 +53,7 @@ def test_every_job_added_and_not_taken_is_in_the_order_exactly_once(moves: list[
     queue = FairQueue()
     expected: set[str] = set()
     for i, (owner, priority, take) in enumerate(moves):
-        queue.add(job(f"j{i}", owner, priority), now=i)
+        queue.add(chat_job(f"j{i}", owner, priority), now=i)
         expected.add(f"j{i}")
         if take:
             first = order(queue)[0]

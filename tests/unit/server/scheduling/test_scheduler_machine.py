@@ -48,8 +48,8 @@ from server.scheduling.actions import Evict, ModelFacts, Wait
 from server.scheduling.eviction import Candidate, Victim
 from server.scheduling.fair_queue import FairQueue
 from server.scheduling.scheduler import Scheduler
-from tests.support.fake_lane import FakeLane
 from tests.support.jobs import job
+from tests.support.lanes.fake_lane import FakeLane
 
 CAPACITY = 1000
 SIZES = {"small": 200, "middle": 400, "large": 600, "chat": 300}

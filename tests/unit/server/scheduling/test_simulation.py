@@ -14,7 +14,7 @@ from scripts.simulation.traces import TRACES, Trace, hot_and_cold
 from server.memory.ledger import Ledger
 from server.scheduling.actions import Admit, Load, ModelFacts, Step
 from server.scheduling.scheduler import Scheduler
-from tests.unit.server.scheduling.test_fair_queue import job
+from tests.support.jobs import chat_job
 
 MIXED = ("steady", "cold")  # models that do not all fit
 
@@ -67,7 +67,7 @@ def decision_s(n_jobs: int, n_decisions: int = 400) -> float:
     ledger = Ledger(name="d", capacity_bytes=100)
     scheduler = Scheduler(ledger, lambda model: ModelFacts(model, "image", 50, 8, 1000.0))
     for i in range(n_jobs):
-        scheduler.add(job(f"j{i}", owner=f"key{i % 50}", model=f"m{i % 4}"), i * 1e-3)
+        scheduler.add(chat_job(f"j{i}", owner=f"key{i % 50}", model=f"m{i % 4}"), i * 1e-3)
     now, rounds = n_jobs * 1e-3, []
     for _ in range(5):
         spent = 0.0

@@ -19,7 +19,7 @@ from server.protocol import LoadModel
 from server.store import jobs as store
 from server.store import schema
 from tests.fakes import GIB, FakeCatalogue, small_catalogue
-from tests.support.front import IMAGE, VIDEO, Front, front
+from tests.support.http.front import IMAGE, VIDEO, Front, front
 
 pytestmark = pytest.mark.anyio
 

@@ -30,10 +30,10 @@ from pipelines.interface import (
     StepCost,
     Update,
 )
-from tests.support.fake_lane import FakeLane
-from tests.support.lane_play import End, request
-from tests.support.stock_families import FAMILIES
-from tests.support.tiny_chat import tiny_lane, tiny_model
+from tests.support.lanes.fake_lane import FakeLane
+from tests.support.lanes.lane_play import End, request
+from tests.support.lanes.stock_families import FAMILIES
+from tests.support.lanes.tiny_chat import tiny_lane, tiny_model
 
 MAX_STEPS = 3_000  # of one test: a lane that needs more never comes to an end
 CACHE_BYTES = {"cpu": 4 << 20, "cuda": 16 << 20}  # on CUDA a step reads more tokens, and its masks take 4 MiB

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipelines.interface import ChatRequest
 from server.job import Job
-from tests.support.front import Front
+from tests.support.http.front import Front
 
 
 def chat_request(job: Job) -> ChatRequest:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.catalogues import open_catalogue
-from tests.support.front import Front, front
+from tests.support.http.front import Front, front
 
 
 @asynccontextmanager

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.asgi import http_scope
-from tests.support.front import Front
+from tests.support.http.asgi import http_scope
+from tests.support.http.front import Front
 
 PATIENCE_S = 5.0
 

@@ -11,7 +11,7 @@ import uvicorn
 
 from server.job import Job
 from server.process.main import uvicorn_config
-from tests.support.front import Front
+from tests.support.http.front import Front
 
 
 def finish_jobs(f: Front) -> None:

@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tests.support.front import Front, front
-from tests.support.http_front import finish_jobs, listening
+from tests.support.http.front import Front, front
+from tests.support.http.http_front import finish_jobs, listening
 
 
 class Served:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tests.support.front import Front
+from tests.support.http.front import Front
 
 
 def http_scope(method: str, path: str, headers: Mapping[str, str], query: str = "") -> dict[str, Any]:

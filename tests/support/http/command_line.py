@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from server.cli import app
-from tests.support.served import Served
+from tests.support.http.served import Served
 
 
 def run(*arguments: str, stdin: str | None = None) -> Result:

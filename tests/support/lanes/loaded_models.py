@@ -9,9 +9,9 @@ from models.loading.load import load
 from models.spec import ModelSpec
 from pipelines.diffusion.lane import DiffusionLane
 from tests.support.catalogues import open_catalogue
-from tests.support.lane_play import rendered, request
-from tests.support.stock_families import FAMILIES, stable_diffusion
-from tests.support.tiny_chat import tiny_model, tiny_tokenizer
+from tests.support.lanes.lane_play import rendered, request
+from tests.support.lanes.stock_families import FAMILIES, stable_diffusion
+from tests.support.lanes.tiny_chat import tiny_model, tiny_tokenizer
 
 
 def save_chat(folder: Path) -> None:
