@@ -14,8 +14,8 @@ from pathlib import Path
 from models.chat_template import check_template, check_templates
 from models.checkpoint.component_configs import Config, Configs, number, positive_int
 from models.checkpoint.image_size import native_size, size_multiple, sizes_by_aspect
+from models.checkpoint.noise_schedulers import compatible_schedulers
 from models.checkpoint.pipeline_source import pipeline_source
-from models.checkpoint.schedulers import compatible_schedulers
 from models.checkpoint.single_file import base_components, chat_context, find_base, weight_bytes_of_file
 from models.checkpoint.video_frames import frame_rule, frames_per_second
 from models.errors import BadModel

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """Implements `server.fleet.port.Engine` for one device; that protocol documents the calls of the event loop."""
+    """The engine of one device. `server.fleet.engine_port.Engine` documents the calls that the event loop makes."""
 
     def __init__(
         self,

@@ -16,9 +16,9 @@ from typing import assert_never
 
 from server.errors import Conflict, NeverFits, Unavailable
 from server.fleet.assignments import Assignment, Assignments
+from server.fleet.engine_port import Engine
 from server.fleet.job_times import JobTimes
 from server.fleet.placement import DeviceView, choose_device, rebalance
-from server.fleet.port import Engine
 from server.job import Job
 from server.protocol import (
     Cancel,

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from server.accounts.auth import ApiKey
 from server.errors import NotFound, Unavailable
-from server.fleet.port import Engine
+from server.fleet.engine_port import Engine
 from server.job import State
 from server.jobs import job_view
 from server.jobs.artifacts import Artifacts

@@ -18,7 +18,7 @@ from pipelines.interface import Request
 from server.accounts.auth import ApiKey
 from server.accounts.quotas import BurstLimiter, Plan
 from server.errors import BadRequest, TooMany, Unavailable, UnknownModel
-from server.fleet.port import Engine
+from server.fleet.engine_port import Engine
 from server.jobs.live_jobs import LiveJobs
 
 

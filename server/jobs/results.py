@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from server.errors import ServerError, Unavailable
-from server.fleet.port import Engine
+from server.fleet.engine_port import Engine
 from server.job import State
 from server.jobs.artifacts import Artifacts, SavedFile, new_id
 from server.jobs.encoding import EncodingFailed, InvalidFrames

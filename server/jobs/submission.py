@@ -23,7 +23,7 @@ from server.accounts.auth import ApiKey
 from server.accounts.quotas import Plan, seconds_to_reset, today
 from server.accounts.usage import Accounts, Allowance
 from server.errors import ServerError, Unavailable
-from server.fleet.port import Engine
+from server.fleet.engine_port import Engine
 from server.job import State
 from server.jobs.artifacts import new_id
 from server.jobs.limits import Catalogue, JobLimits

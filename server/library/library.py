@@ -19,7 +19,7 @@ from models.model_entry import parse_entry
 from models.models_toml import TomlFile
 from models.spec import ModelSpec
 from server.errors import BadRequest, Conflict, UnknownModel
-from server.fleet.port import Engine
+from server.fleet.engine_port import Engine
 from server.protocol import Forget, UnloadModel
 
 logger = logging.getLogger(__name__)

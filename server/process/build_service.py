@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
-from server.accounts.a1111_options import A1111Options
 from server.accounts.quotas import DEFAULT_PLANS, BurstLimiter, Plan
+from server.accounts.sdapi_options import SdapiOptions
 from server.accounts.usage import Accounts
-from server.fleet.port import Engine
+from server.fleet.engine_port import Engine
 from server.jobs.artifacts import Artifacts
 from server.jobs.event_stream import JobEvents
 from server.jobs.jobs import Jobs
@@ -131,7 +131,7 @@ def build_service(
     )
     return Service(
         accounts=accounts,
-        a1111_options=A1111Options(database),
+        sdapi_options=SdapiOptions(database),
         limits=limits,
         submission=submission,
         jobs=jobs,

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from models.spec import ModelSpec
 from server.errors import Conflict, UnknownModel
-from server.fleet.port import Engine
+from server.fleet.engine_port import Engine
 from server.jobs.limits import Catalogue, MemoryRequirements, check_cooldown
 from server.jobs.live_jobs import LiveJobs
 from server.protocol import KeepAlive, LoadModel, Pin, UnloadModel

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
-from server.fleet.port import Engine
+from server.fleet.engine_port import Engine
 from server.job import Job
 from server.protocol import Cancel, JobCanceled, JobFailed, JobReplied, JobStarted, JobText
 

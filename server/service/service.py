@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from server.accounts.a1111_options import A1111Options
+from server.accounts.sdapi_options import SdapiOptions
 from server.accounts.usage import Accounts
 from server.jobs.event_stream import JobEvents
 from server.jobs.jobs import Jobs
@@ -30,7 +30,7 @@ from server.service.models import Models
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
     accounts: Accounts  # keys, plans, usage
-    a1111_options: A1111Options
+    sdapi_options: SdapiOptions
     limits: JobLimits  # whether a key may start one more job
     # Images and videos
     submission: Submission

@@ -167,13 +167,13 @@ async def set_options(request: Request, service: ServiceDep, key: KeyDep) -> Res
     body = read_body(Options, read_object(await request.body()))
     if body.sd_model_checkpoint is not None:
         service.limits.model(body.sd_model_checkpoint, "image")  # raises `UnknownModel`
-    await service.a1111_options.add(key, body.model_dump(exclude_none=True))
+    await service.sdapi_options.add(key, body.model_dump(exclude_none=True))
     return JSONResponse({})
 
 
 async def _stored_options(service: Service, key: ApiKey) -> dict[str, Any]:
     """Returns the options the key has set, without a model that no longer exists."""
-    stored = await service.a1111_options.of(key)
+    stored = await service.sdapi_options.of(key)
     if stored.get("sd_model_checkpoint") not in _image_models(service):
         stored.pop("sd_model_checkpoint", None)
     return stored

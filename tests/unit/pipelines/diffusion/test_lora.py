@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.checkpoint.schedulers import compatible_schedulers
+from models.checkpoint.noise_schedulers import compatible_schedulers
 from models.errors import BadModel, UnknownModel
 from models.lora_files import LoraFolder, held_bytes
 from models.spec import ModelSpec
