@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.support.http.command_line import run, use_server
-from tests.support.http.served import Served, served
+from tests.support.http.command_line import run
+from tests.support.http.served import Served
 
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("served")) as server:
-        server.run_every_job()
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def use_server_and_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: Served) -> None:
-    use_server(monkeypatch, server)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("use_server_and_folder")
 
 
 def test_chat_prints_the_reply_to_an_argument_and_to_standard_input(server: Served) -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,18 +19,7 @@ from tests.support.http.command_line import run, use_server
 from tests.support.http.served import Served, served
 from tests.support.paths import ROOT
 
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("served")) as server:
-        server.run_every_job()
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def use_server_and_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: Served) -> None:
-    use_server(monkeypatch, server)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("use_server_and_folder")
 
 
 def test_each_image_is_saved_under_a_new_name(server: Served) -> None:
