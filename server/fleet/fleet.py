@@ -33,6 +33,7 @@ from server.protocol import (
     KeepAlive,
     LoadModel,
     ModelMessage,
+    ModelStatus,
     OutputReady,
     Pin,
     Recall,
@@ -63,6 +64,7 @@ class Fleet:
         self._engines = [make(partial(self._handle, device)) for device, make in enumerate(engines)]
         self._assignments = Assignments(len(engines))
         self._statuses: list[EngineStatus | None] = [None for _ in self._engines]
+        self._pins: dict[str, bool] = {}  # by model, as last sent to the engines
         self._need_bytes: dict[str, int] = {}  # by model, from its latest job
         self._job_times = JobTimes()
         self.draining = False
@@ -111,8 +113,14 @@ class Fleet:
         status = self._statuses[device]
         if status is None or any(listed.model == model and listed.state != "failed" for listed in status.models):
             return False
-        pinned_bytes = sum(listed.weight_bytes + listed.cache_bytes for listed in status.models if listed.pinned)
+        pinned_bytes = sum(
+            listed.weight_bytes + listed.cache_bytes for listed in status.models if self._is_pinned(listed)
+        )
         return pinned_bytes > 0 and need_bytes > self._engines[device].usable_bytes - pinned_bytes
+
+    def _is_pinned(self, listed: ModelStatus) -> bool:
+        """By the newest message: the engine's status may be older than it."""
+        return self._pins.get(listed.model, listed.pinned)
 
     @property
     def usable_bytes(self) -> int:
@@ -137,11 +145,20 @@ class Fleet:
             case LoadModel(model, need_bytes):
                 device = choose_device(model, need_bytes, self._views(model), self._job_times)
                 self._engines[device or 0].send(message)
-            case UnloadModel() | Forget() | Pin() | KeepAlive():
-                for engine in self._engines:
-                    engine.send(message)
+            case Pin(model, pinned):
+                self._pins[model] = pinned
+                self._send_to_all(message)
+            case Forget(model):
+                self._pins.pop(model, None)
+                self._send_to_all(message)
+            case UnloadModel() | KeepAlive():
+                self._send_to_all(message)
             case _:
                 assert_never(message)
+
+    def _send_to_all(self, message: ModelMessage) -> None:
+        for engine in self._engines:
+            engine.send(message)
 
     # Events of the engines
 
@@ -230,7 +247,7 @@ class Fleet:
         evictable_bytes = sum(
             listed.weight_bytes + listed.cache_bytes
             for listed in status.models
-            if not listed.pinned and listed.model not in jobs
+            if not self._is_pinned(listed) and listed.model not in jobs
         )
         # Models of assigned jobs that are not loaded yet will take free memory.
         expected_bytes = sum(self._need_bytes.get(model, 0) for model in jobs.keys() - present)

@@ -201,6 +201,17 @@ def test_a_model_that_can_never_run_is_refused_with_the_figures() -> None:
         two.fleet.check_fits("a", 7 * GIB)
 
 
+def test_an_unpinned_model_is_in_nobodys_way_although_no_engine_has_reported_it_yet() -> None:
+    two = FleetOfTwo()
+    for device in (0, 1):
+        two.status(device, models=(resident("p", pinned=True),))
+    two.fleet.send(Pin("p", False))
+    two.fleet.check_fits("a", 7 * GIB)
+    two.fleet.send(Pin("p", True))
+    with pytest.raises(Conflict, match="Unpin"):
+        two.fleet.check_fits("a", 7 * GIB)
+
+
 def test_a_model_bound_to_a_device_loads_and_runs_only_there_and_an_unknown_device_is_refused() -> None:
     engines: list[RecordingEngine] = []
 
