@@ -35,6 +35,7 @@ from server.protocol import (
     RunningEntry,
     WaitingFor,
 )
+from server.units import size
 
 GIB = 2**30
 
@@ -115,8 +116,7 @@ class FakeEngine:
 
     def check_fits(self, model: str, need_bytes: int) -> None:
         if need_bytes > self.usable_bytes:
-            need, usable = need_bytes / GIB, self.usable_bytes / GIB
-            raise NeverFits(f"{model} needs {need:.1f} GiB, this device has {usable:.1f} GiB for models.")
+            raise NeverFits(f"{model} needs {size(need_bytes)}, this device has {size(self.usable_bytes)} for models.")
 
     def submit(self, job: Job, need_bytes: int = 0, at: float | None = None) -> None:
         if self.not_ready_reason is not None:

@@ -34,6 +34,7 @@ from server.protocol import (
 )
 from server.scheduling.actions import Load, Wait
 from server.scheduling.scheduler import Scheduler
+from server.units import size
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +96,9 @@ class Engine:
 
     def check_fits(self, model: str, need_bytes: int) -> None:
         if need_bytes > self._capacity_bytes:
-            need, usable = need_bytes / 2**30, self._capacity_bytes / 2**30
-            raise NeverFits(f"{model} needs {need:.1f} GiB, this device has {usable:.1f} GiB for models.")
+            raise NeverFits(
+                f"{model} needs {size(need_bytes)}, this device has {size(self._capacity_bytes)} for models."
+            )
 
     def submit(self, job: Job, need_bytes: int = 0, at: float | None = None) -> None:
         if self._not_ready_reason is not None:

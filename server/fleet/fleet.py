@@ -39,6 +39,7 @@ from server.protocol import (
     Recall,
     UnloadModel,
 )
+from server.units import size
 
 logger = logging.getLogger(__name__)
 
@@ -100,11 +101,11 @@ class Fleet:
                 f"{model} is bound to {self._device_of(model)}, "
                 f"which is not among the devices here: {', '.join(self._names)}."
             )
-        need = f"{model} needs {need_bytes / 2**30:.1f} GiB"
+        need = f"{model} needs {size(need_bytes)}"
         usable = max(self._engines[device].usable_bytes for device in allowed)
         if need_bytes > usable:
             which = "this device has" if len(self._engines) == 1 else "the largest device here has"
-            raise NeverFits(f"{need}, {which} {usable / 2**30:.1f} GiB for models.")
+            raise NeverFits(f"{need}, {which} {size(usable)} for models.")
         if all(self._blocked_by_pins(device, model, need_bytes) for device in allowed):
             raise Conflict(f"{need}, but pinned models leave too little memory for it. Unpin one of them.")
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from models.spec import ModelSpec
 from server.process.hardware import Machine
+from server.units import size
 
 
 def print_banner(
@@ -20,11 +21,11 @@ def print_banner(
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"\n[bold]AgentName[/bold] is at [bold cyan]{url}[/bold cyan]")
     for machine in machines:
-        console.print(f"  device  {escape(machine.name)}, {machine.memory_bytes / 2**30:.1f} GiB for models")
+        console.print(f"  device  {escape(machine.name)}, {size(machine.memory_bytes)} for models")
     for spec in specs:
         default = " (default)" if spec.default else ""
-        size = f"{spec.weight_bytes / 2**20:.0f} MiB" if spec.path else "not downloaded yet"
-        console.print(f"  {spec.type:<6}  {escape(spec.name)}{default}, {size}")
+        held = size(spec.weight_bytes) if spec.path else "not downloaded yet"
+        console.print(f"  {spec.type:<6}  {escape(spec.name)}{default}, {held}")
     if first_key is None:
         console.print("\nTry it with one of your keys (a new one: agentname keys create --plan free --name NAME):\n")
     else:

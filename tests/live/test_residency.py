@@ -66,7 +66,7 @@ def test_a_pinned_model_stays_loaded_and_models_that_do_not_fit_beside_it_are_re
     assert small.post("/api/models/amber/unpin", {}).status == 200
     never = small.post("/api/chat", {"message": "Hello", "model": "smollm2-135m"})
     assert never.status == 400, never.body
-    assert "GiB" in never.json["error"]
+    assert "MiB" in never.json["error"]
 
 
 def test_two_devices_share_many_jobs_and_each_is_reported(tmp_path: Path) -> None:

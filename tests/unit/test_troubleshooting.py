@@ -25,7 +25,7 @@ PHRASES = (
     " is at ",
     "device  ",
     "the server process ended, starting it again",
-    " GiB for models.",
+    " for models.",
     "job failed",
     "memory leaked",
     "model load failed",
