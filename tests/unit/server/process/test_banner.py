@@ -29,7 +29,7 @@ def test_the_banner_names_the_device_the_size_of_each_model_and_models_that_are_
     printed = banner(capsys, first_key=None)
 
     assert "cpu, 2.0 GiB for models" in printed
-    assert "painter, 1024 MiB" in printed
+    assert "painter, 1.0 GiB" in printed
     assert "talker (default), not downloaded yet" in printed
 
 
