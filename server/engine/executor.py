@@ -219,6 +219,10 @@ class Executor:
         now = self._clock()
         if any(isinstance(note, WeightsChanged) for note in notes):
             self._scheduler.placed(model, lane.components, lane.parked)
+        if lane.cache_bytes != ledger.held_by(
+            model, "kv_cache"
+        ):  # after out of memory a chat lane keeps a smaller cache
+            self._scheduler.cache_resized(model, now, lane.cache_bytes, lane.cache_bytes)
         self._scheduler.stepped(model, now, now - began, self._learn(model, notes, free_bytes))
         self._take_updates(model, updates)
         self._update_next_step(model)

@@ -28,6 +28,7 @@ class ThreadlessExecutor:
 
     def __post_init__(self) -> None:
         self.now = 0.0
+        self.cache_sizes: dict[str, int] = {}  # bytes of KV cache by model, as its lane had them at first
         self.load_failures: dict[str, list[Exception]] = {}  # by model: raised by its next loads, the last one first
         self.events: list[Event] = []
         self.actions: list[Action] = []
@@ -93,4 +94,5 @@ class ThreadlessExecutor:
 
     def _facts(self, model: str) -> ModelFacts:
         kind = self.lanes[model].kind
-        return ModelFacts(model, kind, self.sizes.get(model, 100), 4, 1000.0)
+        cache_bytes = self.cache_sizes.setdefault(model, self.lanes[model].cache_bytes)
+        return ModelFacts(model, kind, self.sizes.get(model, 100), 4, 1000.0, cache_bytes=cache_bytes)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pipelines.interface import Failed
 from server.memory.ledger import Reading
 from server.protocol import Cancel, JobCanceled, JobFailed, LoadModel, Peak, Pin, Submit
-from server.scheduling.actions import Action, Load, Park, Step, Unpark, Wait
+from server.scheduling.actions import Action, Load, Park, ResizeCache, Step, Unpark, Wait
 from tests.support.jobs import job
 from tests.support.lanes.fake_lane import FakeLane
 from tests.support.threadless_executor import ThreadlessExecutor
@@ -122,3 +122,17 @@ def test_a_model_is_loaded_beside_a_pinned_one_although_no_memory_is_left_for_it
 
     device.until(lambda action: isinstance(action, Step) and action.model == "m", most=20)
     assert isinstance(device.turns(3)[-1], Wait)
+
+
+def test_a_kv_cache_that_a_lane_cut_by_itself_is_booked_at_its_size_and_grows_back() -> None:
+    """As a chat lane does when it runs out of memory: the bytes must be free for others, and come back to it later."""
+    lane = FakeLane("chat", {"model": 100}, cache_bytes=50, reply_steps=2000)
+    device = ThreadlessExecutor({"m": lane}, sizes={"m": 150}, turn_s=1.0)
+    device.send(Submit(job("chat", "m", type_="chat"), 0.0))
+    device.until(lambda action: isinstance(action, Step))
+    lane.cache_bytes = 20
+    device.turn()
+    assert device.scheduler.ledger.held_by("m", "kv_cache") == 20
+
+    assert device.until(lambda action: isinstance(action, ResizeCache)) == ResizeCache("m", 50)
+    assert device.scheduler.ledger.held_by("m", "kv_cache") == 50
