@@ -219,9 +219,8 @@ class Executor:
         now = self._clock()
         if any(isinstance(note, WeightsChanged) for note in notes):
             self._scheduler.placed(model, lane.components, lane.parked)
-        if lane.cache_bytes != ledger.held_by(
-            model, "kv_cache"
-        ):  # after out of memory a chat lane keeps a smaller cache
+        # A chat lane that ran out of memory keeps a smaller KV cache.
+        if lane.cache_bytes != ledger.held_by(model, "kv_cache"):
             self._scheduler.cache_resized(model, now, lane.cache_bytes, lane.cache_bytes)
         self._scheduler.stepped(model, now, now - began, self._learn(model, notes, free_bytes))
         self._take_updates(model, updates)
