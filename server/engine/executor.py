@@ -219,8 +219,9 @@ class Executor:
         now = self._clock()
         if any(isinstance(note, WeightsChanged) for note in notes):
             self._scheduler.placed(model, lane.components, lane.parked)
-        # A chat lane that ran out of memory keeps a smaller KV cache.
-        if lane.cache_bytes != ledger.held_by(model, "kv_cache"):
+        # A chat lane that ran out of memory makes a smaller KV cache. One that has freed its cache makes it anew in the
+        # next step, so those bytes stay booked.
+        if 0 < lane.cache_bytes != ledger.held_by(model, "kv_cache"):
             self._scheduler.cache_resized(model, now, lane.cache_bytes, lane.cache_bytes)
         self._scheduler.stepped(model, now, now - began, self._learn(model, notes, free_bytes))
         self._take_updates(model, updates)

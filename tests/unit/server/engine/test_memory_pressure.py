@@ -130,6 +130,9 @@ def test_a_kv_cache_that_a_lane_cut_by_itself_is_booked_at_its_size_and_grows_ba
     device = ThreadlessExecutor({"m": lane}, sizes={"m": 150}, turn_s=1.0)
     device.send(Submit(job("chat", "m", type_="chat"), 0.0))
     device.until(lambda action: isinstance(action, Step))
+    lane.cache_bytes = 0  # freed, to be made anew in the next step
+    device.turn()
+    assert device.scheduler.ledger.held_by("m", "kv_cache") == 50
     lane.cache_bytes = 20
     device.turn()
     assert device.scheduler.ledger.held_by("m", "kv_cache") == 20
