@@ -84,7 +84,7 @@ export function advancedFields(model, loras) {
     ...(draft.type === "video"
       ? [numberField("Frames", "num_frames", { min: 1, placeholder: "from seconds" }, values)]
       : []),
-    field("Leave out", negative, null, { class: "wide" }),
+    field("Negative prompt", negative, null, { class: "wide" }),
     ...(takesLoras && loras.length ? [loraRows(values, loras)] : []),
     h(
       "label",

@@ -16,13 +16,13 @@ BAD_REQUEST_MESSAGE = "Failed to load resource: the server responded with a stat
 
 
 def test_an_image_is_created_and_its_settings_can_be_used_again(page: Page, size: str) -> None:
-    page.get_by_label("Prompt").fill("A futuristic city at night")
+    page.get_by_label("Prompt", exact=True).fill("A futuristic city at night")
     page.get_by_text("16:9", exact=True).click()
     page.get_by_text("Advanced").click()
     page.get_by_label("Seed", exact=True).fill("6")
     page.get_by_label("Steps").fill("8")
     page.get_by_label("Noise scheduler").select_option("UniPCMultistepScheduler")
-    page.get_by_label("Leave out").fill("people")
+    page.get_by_label("Negative prompt").fill("people")
     page.get_by_role("button", name="Create image").click()
 
     result = page.get_by_role("article", name="Result")
@@ -42,7 +42,7 @@ def test_an_image_is_created_and_its_settings_can_be_used_again(page: Page, size
     expect(page.get_by_label("Seed", exact=True)).to_have_value("6")
     expect(page.get_by_label("Steps")).to_have_value("8")
     expect(page.get_by_label("Noise scheduler")).to_have_value("UniPCMultistepScheduler")
-    expect(page.get_by_label("Leave out")).to_have_value("people")
+    expect(page.get_by_label("Negative prompt")).to_have_value("people")
     expect(page.get_by_role("radio", name="16:9")).to_be_checked()
     with page.expect_download() as download:
         result.get_by_role("link", name="Download").click()
@@ -55,7 +55,7 @@ def test_clip_skip_and_loras_are_offered_only_for_models_that_take_them(
     page.get_by_text("Advanced").click()
     expect(page.get_by_label("Clip skip")).to_have_count(0)
     page.get_by_label("Model").select_option(f"old-master-{size}")
-    page.get_by_label("Prompt").fill("A lake")
+    page.get_by_label("Prompt", exact=True).fill("A lake")
     page.get_by_label("Clip skip").fill("1")
     page.get_by_role("button", name="Add a LoRA").click()
     page.get_by_label("LoRA", exact=True).select_option("wash")
@@ -79,7 +79,7 @@ def test_clip_skip_and_loras_are_offered_only_for_models_that_take_them(
 
 def test_a_video_is_created_and_a_running_video_job_is_canceled(page: Page, size: str) -> None:
     page.get_by_role("radio", name="Video").check(force=True)
-    page.get_by_label("Prompt").fill(f"Ocean waves at sunset, for the {size}")
+    page.get_by_label("Prompt", exact=True).fill(f"Ocean waves at sunset, for the {size}")
     page.get_by_label("Seconds").fill("1")
     page.get_by_text("Advanced").click()
     page.get_by_label("Steps").fill("4")
@@ -100,7 +100,7 @@ def test_a_video_is_created_and_a_running_video_job_is_canceled(page: Page, size
 
 def test_a_job_stays_canceled_when_the_cancel_response_arrives_after_the_canceled_event(page: Page, size: str) -> None:
     page.get_by_role("radio", name="Video").check(force=True)
-    page.get_by_label("Prompt").fill(f"A red circle grows, for the {size}")
+    page.get_by_label("Prompt", exact=True).fill(f"A red circle grows, for the {size}")
     page.get_by_text("Advanced").click()
     page.get_by_label("Steps").fill("150")
     page.get_by_label("Seconds").fill("8")
@@ -123,7 +123,7 @@ def test_a_job_stays_canceled_when_the_cancel_response_arrives_after_the_cancele
 
 def test_previews_are_shown_while_a_video_is_generated(page: Page, size: str) -> None:
     page.get_by_role("radio", name="Video").check(force=True)
-    page.get_by_label("Prompt").fill("A green star moves to the right")
+    page.get_by_label("Prompt", exact=True).fill("A green star moves to the right")
     page.get_by_text("Advanced").click()
     page.get_by_label("Steps").fill("150")
     page.get_by_label("Seconds").fill("8")
@@ -143,7 +143,7 @@ def test_previews_are_shown_while_a_video_is_generated(page: Page, size: str) ->
 
 
 def test_a_validation_error_is_shown_at_its_field_in_the_servers_words(page: Page, console_errors: list[str]) -> None:
-    page.get_by_label("Prompt").fill("A forest")
+    page.get_by_label("Prompt", exact=True).fill("A forest")
     page.get_by_text("Advanced").click()
     page.get_by_label("Steps").fill("5000")
     with page.expect_response("**/api/generate"):

@@ -68,7 +68,7 @@ def test_the_keyboard_alone_is_enough_and_signing_out_forgets_the_key(browser: B
     page.keyboard.type(server.key)
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1, name="Create")).to_be_visible()
-    page.get_by_label("Prompt").focus()
+    page.get_by_label("Prompt", exact=True).focus()
     page.keyboard.type("A star")
     with page.expect_response("**/api/generate") as reply:
         page.keyboard.press("Control+Enter")
