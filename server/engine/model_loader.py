@@ -106,10 +106,9 @@ class ModelLoader:
         return None if ran_out and self._scheduler.ran_out_of_memory(model, free) else self._failed(model, reason)
 
     def _loaded(self, model: str, lane: Lane, began: float) -> None:
-        scheduler, loading = self._scheduler, self._scheduler.residency.loading
+        scheduler = self._scheduler
         self._lanes[model] = lane
-        read_s = (loading.read_s or 0.0) if loading is not None else 0.0
-        seconds = self._clock() - began + read_s
+        seconds = self._clock() - began + scheduler.residency.read_s
         scheduler.loaded(model, self._clock(), seconds)
         scheduler.ledger.correct(model, "kv_cache", lane.cache_bytes)
         for component, (weights, _) in scheduler.residents[model].facts.shareable.items():

@@ -6,7 +6,8 @@ long queue makes it slow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 
 from pipelines.interface import Lane
 from server.engine.eta import Estimates, eta_seconds
@@ -65,7 +66,12 @@ class SnapshotPublisher:
 
     def _models(self, now: float) -> list[ModelStatus]:
         scheduler = self._scheduler
-        models = [self._resident_status(name, now) for name in scheduler.residents]
+        steps: dict[str, list[tuple[str, int, float]]] = defaultdict(list)
+        for key, shape, rows, seconds in scheduler.batch_sizes.all():
+            steps[key].append((shape, rows, seconds))
+        models = [
+            self._resident_status(name, steps[resident.key], now) for name, resident in scheduler.residents.items()
+        ]
         if (loading := scheduler.residency.loading) is not None:
             n_bytes = scheduler.residency.bytes_to_load(loading.model)
             models.append(ModelStatus(loading.model, "loading", n_bytes, 0, "unproven", 0, None))
@@ -74,7 +80,8 @@ class SnapshotPublisher:
                 models.append(ModelStatus(name, "failed", 0, 0, "unproven", 0, None, retry_in_s=cooldown.until - now))
         return models
 
-    def _resident_status(self, name: str, now: float) -> ModelStatus:
+    def _resident_status(self, name: str, steps: Sequence[tuple[str, int, float]], now: float) -> ModelStatus:
+        """steps: (shape, rows, seconds of the forward) of what was measured of the model."""
         scheduler, resident = self._scheduler, self._scheduler.residents[name]
         return ModelStatus(
             model=name,
@@ -90,9 +97,5 @@ class SnapshotPublisher:
             keep_alive_s=scheduler.residency.keep_alive_s(name),
             parked_bytes=sum(resident.parked.values()),
             components=tuple(sorted(resident.components.items())),
-            step_s=tuple(
-                (shape, rows, seconds)
-                for key, shape, rows, seconds in scheduler.batch_sizes.all()
-                if key == resident.key
-            ),
+            step_s=tuple(steps),
         )

@@ -64,8 +64,7 @@ class JobLimits:
         try:
             spec = self._catalogue.get(wanted)
         except NoSuchModel:
-            near = difflib.get_close_matches(wanted, self._catalogue.names(), 1)
-            hint = f" The nearest name is {near[0]}." if near else ""
+            hint = nearest_name(wanted, self._catalogue)
             raise UnknownModel(f"There is no model {wanted} here; try: pull {wanted}.{hint}") from None
         if spec.type != kind:
             raise BadRequest(f"model {wanted} is for {spec.type}, not for {kind}. GET /api/models lists them all.")
@@ -73,11 +72,7 @@ class JobLimits:
 
     def check_job(self, key: ApiKey, plan: Plan, spec: ModelSpec) -> None:
         """Raises when this key may not start one more job now: NeverFits, Conflict, TooMany, Unavailable."""
-        self._check(key, plan, spec, self._live_jobs.n_of_key(key.id) + self._being_stored[key.id], 0)
-
-    def check_chat(self, key: ApiKey, plan: Plan, spec: ModelSpec, n_of_key: int, n_chats: int) -> None:
-        """As `check_job`. n_of_key: running chats of this key; n_chats: those of all keys."""
-        self._check(key, plan, spec, n_of_key, n_chats)
+        self.check(key, plan, spec, self._live_jobs.n_of_key(key.id) + self._being_stored[key.id])
 
     def check_fits(self, spec: ModelSpec, requests: Sequence[Request]) -> None:
         """Raises `NeverFits` when no device can hold the model with these requests, `Conflict` when pins prevent it."""
@@ -97,7 +92,8 @@ class JobLimits:
         if not self._being_stored[key_id]:
             del self._being_stored[key_id]
 
-    def _check(self, key: ApiKey, plan: Plan, spec: ModelSpec, n_of_key: int, n_chats: int) -> None:
+    def check(self, key: ApiKey, plan: Plan, spec: ModelSpec, n_of_key: int, n_chats: int = 0) -> None:
+        """As `check_job`. n_of_key: unfinished jobs or chats of this key; n_chats: running chats of all keys."""
         reason = self._engine.not_ready_reason
         if reason is not None:
             raise Unavailable(f"Not accepting work: {reason}.", retry_after_s=5)
@@ -111,6 +107,12 @@ class JobLimits:
             )
         if self._live_jobs.n_queued + self._being_stored.total() + n_chats >= self._queue_size:
             raise TooMany(f"The queue is full: {self._queue_size} jobs are waiting.", retry_after_s=_soon())
+
+
+def nearest_name(name: str, catalogue: Catalogue) -> str:
+    """A sentence that names the model whose name is nearest, with a space before it; empty when none is near."""
+    near = difflib.get_close_matches(name, catalogue.names(), 1)
+    return f" The nearest name is {near[0]}." if near else ""
 
 
 def check_cooldown(live_jobs: LiveJobs, model: str) -> None:

@@ -119,8 +119,7 @@ class Residency:
 
     def loaded(self, model: str, now: float, load_s: float) -> Resident:
         """load_s: seconds of the whole load, with the reading of the files."""
-        read_s = (self.loading.read_s or 0.0) if self.loading is not None else 0.0
-        self.loading = None
+        read_s, self.loading = self.read_s, None
         facts = self._facts(model)
         self.load_times.loaded(model, facts.need_bytes, load_s, read_s)
         expected_s = self.load_times.expected_s(model, facts.need_bytes)
@@ -195,6 +194,11 @@ class Residency:
         """Whether the model is on the device with all components that its next step needs."""
         resident = self.residents.get(model)
         return resident is not None and not resident.to_unpark
+
+    @property
+    def read_s(self) -> float:
+        """Seconds that reading the files of the loading model took; 0 when they were not read ahead."""
+        return (self.loading.read_s or 0.0) if self.loading is not None else 0.0
 
     def is_loading(self, model: str) -> bool:
         return self.loading is not None and self.loading.model == model

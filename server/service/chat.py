@@ -54,7 +54,7 @@ class Chats:
         plan = self._accounts.plan_of(key)
         spec = self._limits.model(chat_input.model, "chat")
         running = self.running_chats
-        self._limits.check_chat(key, plan, spec, running.n_of_key[key.id], len(running.event_queues))
+        self._limits.check(key, plan, spec, running.n_of_key[key.id], len(running.event_queues))
         now = self._clock()
         conversation_id = chat_input.conversation_id or f"conv_{new_id()}"
 

@@ -6,14 +6,13 @@ their next status shows the effect.
 
 from __future__ import annotations
 
-import difflib
 import logging
 from dataclasses import replace
 
 from models.spec import ModelSpec
 from server.errors import Conflict, UnknownModel
 from server.fleet.engine_port import Engine
-from server.jobs.limits import Catalogue, MemoryRequirements, check_cooldown
+from server.jobs.limits import Catalogue, MemoryRequirements, check_cooldown, nearest_name
 from server.jobs.live_jobs import LiveJobs
 from server.protocol import KeepAlive, LoadModel, Pin, UnloadModel
 from server.store import model_overrides as store
@@ -96,6 +95,5 @@ class ModelOverrides:
 
     def _spec(self, name: str) -> ModelSpec:
         if name not in self._catalogue.names():
-            near = difflib.get_close_matches(name, self._catalogue.names(), 1)
-            raise UnknownModel(f"There is no such model here.{f' The nearest name is {near[0]}.' if near else ''}")
+            raise UnknownModel(f"There is no such model here.{nearest_name(name, self._catalogue)}")
         return self._catalogue.get(name)
