@@ -7,6 +7,7 @@ ModelsError
                     the start or by an edit, never by a request
     SourceMissing   a path that models.toml names does not exist; that model is left out, the others are served
   BadModel          a checkpoint is broken or would run its own code; it is neither listed nor loaded
+    Incomplete      files that the checkpoint names are not there (yet): half copied, an interrupted download
   FetchFailed       a source could not be downloaded completely and verified
   LoadFailed        a listed model could not be put on the device; `detail` is for the log
 """
@@ -38,6 +39,12 @@ class SourceMissing(BadConfig):
 
 class BadModel(ModelsError):
     pass
+
+
+class Incomplete(BadModel):
+    def __init__(self, message: str, *, missing: tuple[str, ...], detail: str = "") -> None:
+        super().__init__(message, detail=detail)
+        self.missing = missing  # what is not there: "unet: weights", "vae"; no paths of this machine
 
 
 class FetchFailed(ModelsError):

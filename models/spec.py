@@ -81,6 +81,7 @@ class ModelSpec:
     limits: Limits = field(default_factory=Limits)
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # aspect ratio → (width, height)
     call: Mapping[str, object] = field(default_factory=dict)  # further arguments of the pipeline's __call__
+    guidance_argument: str = "guidance_scale"  # the argument of __call__ that a request's guidance_scale sets
     schedulers: tuple[str, ...] = ()  # noise schedulers that a request may name; the checkpoint's own is the first
     takes_loras: bool = False
     arguments: frozenset[str] = frozenset()  # parameters of the pipeline's __call__; empty: not known
@@ -90,5 +91,7 @@ class ModelSpec:
     vae_path: Path | None = None  # local path of `load.vae`
     embedding_paths: tuple[Path, ...] = ()  # local paths of `load.embeddings`
     fingerprint: str = ""  # names, sizes and times of the files; another fingerprint means another checkpoint
+    scheduler_config: Mapping[str, object] = field(default_factory=dict)  # what the file says of itself: v-prediction
+    notes: tuple[str, ...] = ()  # what is odd about the files but does not keep them from being served, one sentence each
     shareable: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # component → (weight identity, bytes)
     origins: Mapping[str, str] = field(default_factory=dict)  # "defaults.steps" → where it was set; absent: our default

@@ -16,7 +16,8 @@ import torch
 from models.errors import LoadFailed, ModelsError
 from models.files.safety import check_path
 from models.files.weight_files import variant
-from models.loading.building import chat_quantization, pipeline_builder
+from models.loading.building import pipeline_builder
+from models.loading.options import chat_quantization
 from models.loading.shared_weights import SharedWeights
 from models.loading.smoke import smoke_test, smoke_test_chat_model
 from models.spec import ModelSpec
