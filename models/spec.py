@@ -92,6 +92,6 @@ class ModelSpec:
     embedding_paths: tuple[Path, ...] = ()  # local paths of `load.embeddings`
     fingerprint: str = ""  # names, sizes and times of the files; another fingerprint means another checkpoint
     scheduler_config: Mapping[str, object] = field(default_factory=dict)  # what the file says of itself: v-prediction
-    notes: tuple[str, ...] = ()  # what is odd about the files but does not keep them from being served, one sentence each
+    notes: tuple[str, ...] = ()  # sentences about oddities that do not keep the model from being served
     shareable: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # component → (weight identity, bytes)
     origins: Mapping[str, str] = field(default_factory=dict)  # "defaults.steps" → where it was set; absent: our default
