@@ -6,9 +6,8 @@ checkpoint names is looked up in the library that defines it before anything is 
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,11 @@ from models.errors import BadModel
 from models.files.json_files import read_config
 from models.files.model_index import components
 from models.files.safety import check_folder
-from models.files.weight_files import variant
 from models.load_options import DENOISERS
 from models.loading.component_classes import component_class
-from models.loading.options import apply_options, enable_offload, pipeline_quantization, try_option
+from models.loading.components import open_component, open_components
+from models.loading.options import apply_options, denoiser_quantization, enable_offload
+from models.loading.read_check import check_is_filled, check_reads, watch_single_files
 from models.loading.shared_weights import SharedWeights
 from models.loading.single_file import OFFLINE, has_component, open_denoiser, open_full_file, open_vae
 from models.spec import ModelSpec
@@ -30,10 +30,11 @@ from models.spec import ModelSpec
 
 def pipeline_builder(
     spec: ModelSpec, device: str, dtype: torch.dtype, offload: bool, shared: SharedWeights
-) -> Callable[[], Any]:
+) -> Callable[[], tuple[Any, list[str]]]:
     """Checks every class that the checkpoint names, and returns the function that builds the pipeline.
 
-    The files are checked already. Raises `BadModel`.
+    That function also returns sentences about tensors that were left out by intention. The files are checked already.
+    Both raise `BadModel`.
     """
     os.environ["DIFFUSERS_DISABLE_REMOTE_CODE"] = "1"  # diffusers reads it when it is imported, on the next line
     import diffusers
@@ -50,31 +51,38 @@ def pipeline_builder(
     # After the pipeline class: importing that one adds components that transformers lacks (T5GemmaEncoder of PRX).
     classes = {name: component_class(name, *listed) for name, listed in components(model_index).items()}
 
-    def build() -> Any:
+    def build() -> tuple[Any, list[str]]:
         parts: dict[str, Any] = {}
-        if spec.vae_path is not None:
-            parts["vae"] = _replacement_vae(classes["vae"], spec.vae_path, configs, dtype)
+        notes: list[str] = []
         # Embeddings add words to the encoder and offload moves its weights: such an encoder cannot be shared.
         exclusive = offload or bool(spec.embedding_paths)
         sharing = {} if exclusive else {name: identity for name, (identity, _) in spec.shareable.items()}
         for name, identity in sharing.items():
             if (part := shared.borrow(identity, dtype, configs / name, device)) is not None:
                 parts[name] = part
-        if path.is_file() and has_all_parts(path):
-            pipeline = open_full_file(path, pipeline_class, classes, configs, dtype, parts)
-        else:
-            # The library requires an explicit None for a component that was saved as null (an SD 3 without T5).
-            nulls = [name for name, listed in model_index.items() if listed == [None, None]]
-            parts |= {name: None for name in nulls if has_component(pipeline_class, name)}
-            pipeline = _open_folder(spec, pipeline_class, classes, configs, dtype, parts)
+        with watch_single_files() as single_files:
+            if spec.vae_path is not None:
+                parts["vae"], notes = _replacement_vae(classes["vae"], spec.vae_path, configs, dtype)
+            if path.is_file() and has_all_parts(path):
+                pipeline = open_full_file(path, pipeline_class, classes, configs, dtype, parts)
+            else:
+                # The library requires an explicit None for a component that was saved as null (an SD 3 without T5).
+                nulls = [name for name in model_index if _is_null(model_index[name])]
+                parts |= {name: None for name in nulls if has_component(pipeline_class, name)}
+                pipeline, left_out = _open_folder(spec, pipeline_class, classes, configs, dtype, parts)
+                notes += left_out
+        for name, module in _modules(pipeline):
+            if (reads := single_files.of(module)) is not None:
+                notes += check_reads(name, module, reads)
+            check_is_filled(name, module)
         apply_options(pipeline, spec, dtype)
         if offload:
-            return enable_offload(pipeline, device)
+            return enable_offload(pipeline, device), notes
         if device != "cpu":  # the weights are on the CPU already, and walking over them takes a while
             pipeline.to(device)
         for name, identity in sharing.items():
             shared.offer(identity, dtype, getattr(pipeline, name))
-        return pipeline
+        return pipeline, notes
 
     return build
 
@@ -86,31 +94,32 @@ def _open_folder(
     configs: Path,
     dtype: torch.dtype,
     parts: dict[str, Any],
-) -> Any:
+) -> tuple[Any, list[str]]:
     """Opens a pipeline folder; when the checkpoint is a single file, the denoiser comes from the file."""
     assert spec.path is not None
     if spec.path.is_file():
         name = next(name for name in DENOISERS if name in classes)
         parts[name] = open_denoiser(spec.path, classes[name], configs, name, dtype)
-    listed = [configs / name for name in classes if (configs / name).is_dir() and name not in parts]
-    quantization = pipeline_quantization(spec, classes)
-    open_pipeline = functools.partial(
-        pipeline_class.from_pretrained,
-        configs,
-        dtype=dtype,
-        variant=variant(listed),
-        use_safetensors=True,
-        low_cpu_mem_usage=True,
-        trust_remote_code=False,
-        **quantization,
-        **parts,
-        **OFFLINE,
+    wanted = {name: cls for name, cls in classes.items() if name not in parts}
+    opened, notes = open_components(configs, wanted, dtype, denoiser_quantization(spec, wanted))
+    pipeline = pipeline_class.from_pretrained(
+        configs, dtype=dtype, trust_remote_code=False, **parts, **opened, **OFFLINE
     )
-    return try_option("quantization", open_pipeline) if quantization else open_pipeline()
+    return pipeline, notes
 
 
-def _replacement_vae(cls: Any, path: Path, configs: Path, dtype: torch.dtype) -> Any:
+def _replacement_vae(cls: Any, path: Path, configs: Path, dtype: torch.dtype) -> tuple[Any, list[str]]:
     """Opens the VAE that `load.vae` names, a file or a folder."""
     if path.is_file():
-        return open_vae(cls, path, configs, dtype)
-    return cls.from_pretrained(path, dtype=dtype, use_safetensors=True, **OFFLINE)
+        return open_vae(cls, path, configs, dtype), []
+    return open_component("vae", cls, path, dtype)
+
+
+def _modules(pipeline: Any) -> Iterator[tuple[str, torch.nn.Module]]:
+    for name, part in pipeline.components.items():
+        if isinstance(part, torch.nn.Module):
+            yield name, part
+
+
+def _is_null(listed: object) -> bool:
+    return isinstance(listed, list) and len(listed) == 2 and listed[0] is None

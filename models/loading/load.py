@@ -9,15 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from models.errors import LoadFailed, ModelsError
 from models.files.safety import check_path
-from models.files.weight_files import variant
 from models.loading.building import pipeline_builder
-from models.loading.options import chat_quantization
+from models.loading.chat import open_chat
 from models.loading.shared_weights import SharedWeights
 from models.loading.smoke import smoke_test, smoke_test_chat_model
 from models.spec import ModelSpec
@@ -112,7 +111,7 @@ def _diffusion(
     from pipelines.diffusion.lane import DiffusionLane
 
     build = pipeline_builder(spec, device, dtype, offload, shared)
-    pipeline = _with_library(build, spec)
+    pipeline, _notes = _with_library(build, spec)
     assert spec.type != "chat"
     return DiffusionLane(
         pipeline,
@@ -134,30 +133,10 @@ def _chat(
     smoke_tested: set[str] | None,
     shared: SharedWeights,
 ) -> Lane:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
     from pipelines.chat.lane import ChatLane
     from pipelines.chat.proof import shares_forwards_correctly
 
-    def build() -> tuple[Any, Any]:
-        safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        if path.is_file():
-            folder, safe["gguf_file"] = path.parent, path.name
-            options = {"quantization_config": GgufConfig(dequantize=True)}
-        else:
-            folder = path
-            options = {"use_safetensors": True, "variant": variant([path]), **chat_quantization(spec)}
-        tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
-        identity = spec.shareable["model"][0] if "model" in spec.shareable and not spec.load.quantization else None
-        model = None if identity is None else shared.borrow(identity, dtype, path, device)
-        if model is None:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options, **safe)
-            model = model.to(device).eval().requires_grad_(False)
-        if identity is not None:
-            shared.offer(identity, dtype, model)
-        return model, tokenizer
-
-    model, tokenizer = _with_library(build, spec)
+    model, tokenizer, _notes = _with_library(lambda: open_chat(spec, path, device, dtype, shared), spec)
     if not tokenizer.chat_template:
         raise LoadFailed(f"The model {spec.name} has no chat template.", detail=str(path))
     if smoke_tested is not None and spec.fingerprint not in smoke_tested:
@@ -177,8 +156,8 @@ def _with_library(build: Callable[[], T], spec: ModelSpec) -> T:
     """Calls `build`. Errors of the library become `LoadFailed`, except out-of-memory and fatal device errors."""
     try:
         return build()
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, MemoryError) as error:
-        if is_fatal(error):
+    except Exception as error:  # the libraries raise many kinds, about configs, shapes, vocabularies and packages
+        if isinstance(error, ModelsError) or is_fatal(error):
             raise
         if not is_out_of_memory(error):
             raise _does_not_fit(spec, error) from error

@@ -6,7 +6,7 @@ Device thread only.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +80,12 @@ def enable_offload(pipeline: Any, device: str) -> Any:
     return pipeline
 
 
-def pipeline_quantization(spec: ModelSpec, classes: dict[str, Any]) -> dict[str, Any]:
+def denoiser_quantization(spec: ModelSpec, classes: Iterable[str]) -> dict[str, Any]:
     """Quantizes the denoisers only: they have most of the weights, and text encoders lose more quality."""
     import diffusers
-    from diffusers.quantizers import PipelineQuantizationConfig
 
     config = _quantization_config(spec.load.quantization, diffusers)
-    if config is None:
-        return {}
-    mapping = {name: config for name in DENOISERS if name in classes}
-    return {"quantization_config": PipelineQuantizationConfig(quant_mapping=mapping)}
+    return {} if config is None else {name: config for name in DENOISERS if name in classes}
 
 
 def chat_quantization(spec: ModelSpec) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def test_out_of_memory_while_loading_passes_through_and_leaves_no_pipeline_in_me
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr("models.loading.building._apply_options", run_out)
+        patched.setattr("models.loading.building.apply_options", run_out)
         with pytest.raises(type(error), match=str(error)):
             load(spec, device="cpu")
 

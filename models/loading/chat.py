@@ -1,0 +1,61 @@
+"""Opens a language model and its tokenizer, from a folder or a GGUF. Device thread only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.files.weight_files import variant
+from models.loading.options import chat_quantization
+from models.loading.read_check import Reads, check_is_filled, check_reads
+from models.loading.shared_weights import SharedWeights
+from models.spec import ModelSpec
+
+
+def open_chat(
+    spec: ModelSpec, path: Path, device: str, dtype: torch.dtype, shared: SharedWeights
+) -> tuple[Any, Any, list[str]]:
+    """Returns model, tokenizer and sentences about tensors that were left out by intention.
+
+    Weights that another model has on this device already are shared with it. Raises `BadModel`, and what the library
+    raises.
+    """
+    from transformers import AutoTokenizer, GgufConfig
+
+    where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    if path.is_file():
+        folder, where["gguf_file"] = path.parent, path.name
+        options: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)}
+    else:
+        folder = path
+        options = {"use_safetensors": True, "variant": variant([path]), **chat_quantization(spec)}
+    tokenizer = AutoTokenizer.from_pretrained(folder, **where)
+    identity = spec.shareable["model"][0] if "model" in spec.shareable and not spec.load.quantization else None
+    model = None if identity is None else shared.borrow(identity, dtype, path, device)
+    notes: list[str] = []
+    if model is None:
+        model, notes = _open_model(folder, dtype, options | where)
+        model = model.to(device).eval().requires_grad_(False)
+    if identity is not None:
+        shared.offer(identity, dtype, model)
+    return model, tokenizer, notes
+
+
+def _open_model(folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> tuple[Any, list[str]]:
+    from transformers import AutoModelForCausalLM
+
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # reports them, instead of an error without their names
+        **options,
+    )
+    reads = Reads.from_loading_info(info)
+    if getattr(model.config, "quantization_config", None) is not None:
+        reads = Reads(missing=reads.missing)  # quantized layers have other names and shapes than their files
+    notes = check_reads("the language model", model, reads)
+    check_is_filled("the language model", model)
+    return model, notes

@@ -1,0 +1,81 @@
+"""Opens the components of a pipeline folder one by one, each by its own class. Device thread only.
+
+Each is opened as the stock pipeline would open it. One by one, because only then do the libraries tell which tensors
+they did not find, and because an error can name the component.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.errors import BadModel
+from models.files.weight_files import variant
+from models.loading.read_check import Reads, check_is_filled, check_reads
+from pipelines.device import is_fatal, is_out_of_memory
+
+OFFLINE = {"local_files_only": True}
+
+
+def open_components(
+    folder: Path, classes: Mapping[str, Any], dtype: torch.dtype, quantization: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns the components by name, and sentences about what was left out of their files.
+
+    classes: of the components to open. quantization: configs of the components that are quantized.
+    Raises `BadModel` that names the component.
+    """
+    opened: dict[str, Any] = {}
+    notes: list[str] = []
+    for name, cls in classes.items():
+        if not (folder / name).is_dir():
+            raise BadModel(f"{name} is missing: it is listed, and has no folder")
+        opened[name], found = open_component(name, cls, folder / name, dtype, quantization.get(name))
+        notes += found
+    return opened, notes
+
+
+def open_component(
+    name: str, cls: Any, folder: Path, dtype: torch.dtype, quantization: Any = None
+) -> tuple[Any, list[str]]:
+    """Opens one component. Returns it with sentences about what was left out. Raises `BadModel` that names it."""
+    try:
+        if not issubclass(cls, torch.nn.Module):
+            return cls.from_pretrained(folder, **OFFLINE), []
+        return _open_module(name, cls, folder, dtype, quantization)
+    except Exception as error:  # the libraries raise many kinds, about configs, shapes, vocabularies and packages
+        if isinstance(error, BadModel) or is_out_of_memory(error) or is_fatal(error):
+            raise
+        if quantization is not None:
+            raise BadModel(
+                "load.quantization does not work with this checkpoint on this machine", detail=str(error)
+            ) from error
+        raise BadModel(
+            f"{name} cannot be opened as {cls.__name__}: its files do not fit it, or are damaged",
+            detail=f"{type(error).__name__}: {error}",
+        ) from error
+
+
+def _open_module(
+    name: str, cls: Any, folder: Path, dtype: torch.dtype, quantization: Any
+) -> tuple[torch.nn.Module, list[str]]:
+    from diffusers import ModelMixin
+
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True, **OFFLINE}
+    options |= {"quantization_config": quantization} if quantization is not None else {}
+    if (found := variant([folder])) is not None:
+        options["variant"] = found
+    if issubclass(cls, ModelMixin):
+        options["low_cpu_mem_usage"] = True  # leaves what the files lack without memory
+    else:
+        options["ignore_mismatched_sizes"] = True  # reports them, instead of an error without their names
+    module, info = cls.from_pretrained(folder, **options)
+    reads = Reads.from_loading_info(info)
+    if quantization is not None:
+        reads = Reads(missing=reads.missing)  # quantized layers have other names and shapes than their files
+    notes = check_reads(name, module, reads)
+    check_is_filled(name, module)
+    return module, notes

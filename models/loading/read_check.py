@@ -1,0 +1,149 @@
+"""Refuses a module unless each of its tensors came from the files, by name and shape. Device thread only.
+
+The libraries fill what a file lacks with fresh numbers, and only log it. Stock loaders do mean some tensors to be
+absent or unread: those that they name themselves (tied weights, `_keys_to_ignore_…`), and parts of a larger model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from models.errors import BadModel
+
+NAMES_SHOWN = 4
+# Constants that older versions of the libraries saved, and that are computed today.
+COMPUTED = re.compile(r"(^|\.)(position_ids|inv_freq|masked_bias|num_batches_tracked)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """What a loader did not read, or had no place for."""
+
+    missing: Collection[str] = ()
+    unexpected: Collection[str] = ()
+    mismatched: Collection[
+        tuple[str, Sequence[int], Sequence[int]]
+    ] = ()  # name, shape in the file, shape of the module
+
+    @classmethod
+    def from_loading_info(cls, info: Mapping[str, Any]) -> Reads:
+        """Takes the dictionary that `from_pretrained(…, output_loading_info=True)` of both libraries returns."""
+        return cls(info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
+
+
+def check_reads(component: str, module: torch.nn.Module, reads: Reads) -> list[str]:
+    """Returns sentences about tensors that were left out by intention.
+
+    Raises `BadModel` that names the tensors which the module lacks, has in another shape, or has no place for.
+    """
+    for name, in_file, in_module in sorted(reads.mismatched):
+        raise BadModel(f"{component}: {name} is {_shape(in_file)} in the file, by its config it is {_shape(in_module)}")
+    if missing := sorted(name for name in reads.missing if not COMPUTED.search(name)):
+        raise BadModel(
+            f"{component} lacks {_tensors(missing)} that its config needs", detail=f"missing: {', '.join(missing)}"
+        )
+    unexpected = sorted(name for name in reads.unexpected if not COMPUTED.search(name))
+    if homeless := [name for name in unexpected if not _is_of_another_part(name, module)]:
+        raise BadModel(
+            f"{component} has {_tensors(homeless)} that its config has no place for",
+            detail=f"unexpected: {', '.join(homeless)}",
+        )
+    return [f"{component} has {_tensors(unexpected)} that its pipeline does not read."] if unexpected else []
+
+
+def check_is_filled(component: str, module: torch.nn.Module) -> None:
+    """Raises `BadModel` for a tensor without memory: a loader made it and nothing was read into it."""
+    empty = sorted(name for name, tensor in _tensors_of(module) if tensor.is_meta)
+    if empty:
+        raise BadModel(f"{component} lacks {_tensors(empty)} that its config needs", detail=", ".join(empty))
+
+
+@dataclass(slots=True)
+class SingleFileReads:
+    """What the single-file loaders of diffusers put into each module; they report nothing themselves."""
+
+    _read: list[tuple[torch.nn.Module, dict[str, tuple[int, ...]]]] = field(default_factory=list)
+
+    def of(self, module: torch.nn.Module) -> Reads | None:
+        """Returns None for a module that came from no single file."""
+        found = next((shapes for read, shapes in self._read if read is module), None)
+        if found is None:
+            return None
+        tensors = dict(_tensors_of(module))
+        kept = module.state_dict(keep_vars=True).keys()
+        filled = {id(tensors[name]) for name in found if name in tensors}
+        ignored = getattr(type(module), "_keys_to_ignore_on_load_unexpected", None) or ()
+        return Reads(
+            missing=[name for name in kept if name in tensors and id(tensors[name]) not in filled],  # not tied either
+            unexpected=[
+                name for name in found if name not in kept and not any(re.search(pattern, name) for pattern in ignored)
+            ],
+        )
+
+
+@contextmanager
+def watch_single_files() -> Iterator[SingleFileReads]:
+    """Records what diffusers reads from single files within this context.
+
+    It replaces the one function with which diffusers 0.42 fills the modules of a single file. A tensor of another shape
+    raises `BadModel` there, with its name.
+    """
+    from diffusers.loaders import single_file_model, single_file_utils
+
+    reads = SingleFileReads()
+    fill = single_file_model.load_model_dict_into_meta
+
+    def record(model: torch.nn.Module, state: Mapping[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("hf_quantizer") is None:  # a packed tensor has another shape than the module
+            expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+            for name, tensor in state.items():
+                if name in expected and expected[name] != tensor.shape:
+                    check_reads(type(model).__name__, model, Reads(mismatched=[(name, tensor.shape, expected[name])]))
+        reads._read.append((model, {name: tuple(tensor.shape) for name, tensor in state.items()}))
+        return fill(model, state, *args, **kwargs)
+
+    loaders = (single_file_model, single_file_utils)
+    for loader in loaders:
+        loader.load_model_dict_into_meta = record
+    try:
+        yield reads
+    finally:
+        for loader in loaders:
+            loader.load_model_dict_into_meta = fill
+
+
+def _tensors_of(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+
+
+def _is_of_another_part(name: str, module: torch.nn.Module) -> bool:
+    """Returns whether a tensor belongs to a part that the module does not have at all: the head of a language model.
+
+    A tensor of a numbered layer, or of an existing layer, is no such part: there the config and the file disagree.
+    """
+    *path, _ = name.split(".")
+    for depth, step in enumerate(path):
+        child = module._modules.get(step)
+        if child is None:
+            in_layers = isinstance(module, torch.nn.ModuleList | torch.nn.Sequential | torch.nn.ModuleDict)
+            return not in_layers and not any(passed.isdigit() for passed in path[:depth])
+        module = child
+    return not path  # a tensor beside all modules, such as a marker
+
+
+def _tensors(names: Sequence[str]) -> str:
+    """Names the first few: "2 tensors (a, b)"."""
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    shown = ", ".join(name[:120] for name in names[:NAMES_SHOWN])
+    return f"{len(names)} tensor{'s' if len(names) > 1 else ''} ({shown}{more})"
+
+
+def _shape(sizes: Iterable[int]) -> str:
+    return "x".join(map(str, sizes)) or "a single number"
