@@ -47,7 +47,6 @@ from server.api.openai import models as openai_models
 from server.api.openai import videos as openai_videos
 from server.api.sdapi import routes as sdapi
 from server.api.wire import JsonObject, job_json
-from server.errors import Unavailable
 from server.http.error_body import error_body, text_of
 from server.http.guard import Guard
 from server.library.library import Library
@@ -172,7 +171,7 @@ async def _tidy_periodically(service: Service) -> None:
     while True:
         try:
             await service.recovery.tidy()
-        except (Unavailable, OSError):
+        except Exception:  # the loop must go on, or the disk would fill up
             logger.warning("tidying failed, next try in a minute", exc_info=True)
         await asyncio.sleep(TIDY_EVERY_S)
 

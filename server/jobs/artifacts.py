@@ -83,7 +83,8 @@ class Artifacts:
     ) -> SavedFile:
         """Encodes an output and writes it to disk; when this returns, the file survives a power cut.
 
-        frames: (F, H, W, 3) float32 in [0, 1]. Raises `InvalidFrames`, `EncodingFailed`, `OSError` and leaves no file.
+        frames: (F, H, W, 3) float32 in [0, 1]. Raises `InvalidFrames`, `EncodingFailed`, `OSError`, and any other
+        exception that an encoder raises; then it leaves no file.
         """
 
         def work() -> SavedFile:
@@ -156,7 +157,23 @@ class Artifacts:
         return base64.urlsafe_b64encode(digest[:SIGNATURE_BYTES]).decode()
 
     async def _on_pool(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, _contained(work))
+
+
+def _contained(work: Callable[[], T]) -> Callable[[], T]:
+    """Turns what is no `Exception` into one: a SystemExit, or the panic of a compiled library, would end the event
+    loop of whoever waits for the work.
+    """
+
+    def run() -> T:
+        try:
+            return work()
+        except Exception:
+            raise
+        except BaseException as error:
+            raise RuntimeError(f"a worker ended with {type(error).__name__}") from error
+
+    return run
 
 
 def load_or_create_secret(path: Path) -> bytes:

@@ -50,6 +50,9 @@ EXTENSIONS: Mapping[Format, str] = {
     "frames": "zip",
 }
 
+# Longest side in pixels that a format, or its encoder here, can hold; the others hold more than a model can make.
+MAX_SIDE: Mapping[Format, int] = {"webp": 16_383, "jpeg": 65_500, "gif": 65_535, "mp4": 16_384, "webm": 65_536}
+
 PNG_LEVEL = 4  # zlib: half the time of the default 6 for about 2 % more bytes
 EXIF_IFD = 0x8769
 EXIF_USER_COMMENT = 0x9286
@@ -100,7 +103,9 @@ def to_pixels(frames: NDArray[np.float32]) -> Pixels:
 def encode(
     pixels: Pixels, fmt: Format, metadata: FileMetadata, fps: int, path: Path, sound: Sound | None = None
 ) -> None:
-    """Writes `pixels`, (F, H, W, 3) or (F, H, W, 4), to `path`; an image has F = 1. Raises `EncodingFailed`, `OSError`.
+    """Writes `pixels`, (F, H, W, 3) or (F, H, W, 4), to `path`; an image has F = 1.
+
+    Raises `EncodingFailed`, `OSError`, and whatever Pillow raises for pixels that it cannot hold.
 
     sound: is cut at the end of the clip; a GIF has no sound.
     """
@@ -197,10 +202,10 @@ def _run_ffmpeg(
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     except OSError as error:
         raise EncodingFailed("ffmpeg cannot be started") from error
-    os.setpriority(os.PRIO_PROCESS, process.pid, FFMPEG_NICENESS)
     killer = threading.Timer(FFMPEG_TIMEOUT_S, process.kill)
     killer.start()
     try:
+        os.setpriority(os.PRIO_PROCESS, process.pid, FFMPEG_NICENESS)
         _write_frames(process, pixels)
     finally:
         killer.cancel()

@@ -18,7 +18,7 @@ from models.spec import ModelSpec
 from pipelines.interface import DiffusionRequest, Lora
 from server.errors import BadRequest
 from server.job import Job
-from server.jobs.encoding import Format, ImageFormat, VideoFormat
+from server.jobs.encoding import MAX_SIDE, Format, ImageFormat, VideoFormat
 from server.jobs.output_size import AspectRatio, clip_length, output_size
 from server.store.jobs import JobRow
 
@@ -90,6 +90,7 @@ def resolve(
         clip_length(request.num_frames, request.duration, spec) if request.type == "video" else (None, None)
     )
     fmt: Format = request.output_format or ("png" if request.type == "image" else "mp4")
+    _check_format(fmt, width, height)
     dtype = auto_dtype if spec.dtype == "auto" else spec.dtype
     stored = {
         "prompt": request.prompt,
@@ -124,6 +125,15 @@ def _check_supported(request: GenerateRequest, spec: ModelSpec) -> None:
     ):
         if value is not None and not _supports(spec, argument):
             raise BadRequest(f"{name}: {spec.name} does not support this parameter.")
+
+
+def _check_format(fmt: Format, width: int, height: int) -> None:
+    limit = MAX_SIDE.get(fmt)
+    if limit is not None and max(width, height) > limit:
+        raise BadRequest(
+            f"output_format: {fmt} holds at most {limit} pixels a side, this output has {width}x{height}. "
+            f"Send another output_format or a smaller size."
+        )
 
 
 def _supports(spec: ModelSpec, argument: str) -> bool:

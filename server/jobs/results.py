@@ -31,6 +31,11 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 GIF_WITHOUT_SOUND = "A GIF has no sound: the sound that the model generated was left out."
+INTERNAL_ERROR: dict[str, Any] = {
+    "code": "internal_error",
+    "message": "The server failed to deliver the result. Its log has the reason.",
+    "retryable": False,
+}
 RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # between tries of a write while the store is unavailable; the last value repeats
 
 
@@ -83,6 +88,32 @@ class Results:
         self.spawn(self._save(job, event))
 
     async def _save(self, job: LiveJob, event: OutputReady) -> None:
+        """Saves one output. Whatever the encoder, the disk or the stored request raises ends the job with a reason."""
+        row = job.row
+        try:
+            saved = await self._saved(job, event)
+        except InvalidFrames as error:
+            message = "The output of the model is invalid: it contains NaN or infinite values."
+            self._fail_output(job, event, error, "invalid_output", message, retryable=False)
+            return
+        except (EncodingFailed, OSError) as error:
+            self._fail_output(job, event, error, "output_not_saved", "The result could not be written to disk.")
+            return
+        except Exception as error:  # noqa: BLE001  # a worker may raise anything, and the job must end all the same
+            message = f"The result could not be encoded as {row.request.get('output_format')}."
+            self._fail_output(job, event, error, "encoding_failed", message, retryable=isinstance(error, MemoryError))
+            return
+        if job.end is not None:  # the job failed or was canceled meanwhile
+            await self._artifacts.delete([saved.file_name])
+            return
+        job.saved[event.index] = saved
+        if len(job.saved) == row.request["n"]:
+            if job.cancel_requested:
+                self.cancel(job, refund=False)
+            else:
+                self.complete(job)
+
+    async def _saved(self, job: LiveJob, event: OutputReady) -> OutputRow:
         row = job.row
         job.batch_peak = max(job.batch_peak, event.batch_peak)
         if event.peak_bytes is not None:
@@ -92,35 +123,22 @@ class Results:
             warnings.append(GIF_WITHOUT_SOUND)
         job.warnings += [warning for warning in warnings if warning not in job.warnings]
         job.scheduler = event.scheduler
-        try:
-            saved = await self._artifacts.save(
-                output_id := new_id(),
-                event.frames,
-                event.sound,
-                row.request["output_format"],
-                file_metadata(row, event.index, event.scheduler),
-                row.request["fps"],
-            )
-        except InvalidFrames:
-            self._engine.send(Cancel(row.id))
-            self.fail(
-                job, "invalid_output", "The output of the model is invalid: it contains NaN or infinite values.", False
-            )
-            return
-        except (EncodingFailed, OSError):
-            logger.exception("output not saved", extra={"job": row.id, "index": event.index})
-            self._engine.send(Cancel(row.id))
-            self.fail(job, "output_not_saved", "The result could not be written to disk.", True)
-            return
-        if job.end is not None:  # the job failed or was canceled meanwhile
-            await self._artifacts.delete([saved.file_name])
-            return
-        job.saved[event.index] = _output_row(output_id, job, event.index, saved)
-        if len(job.saved) == row.request["n"]:
-            if job.cancel_requested:
-                self.cancel(job, refund=False)
-            else:
-                self.complete(job)
+        saved = await self._artifacts.save(
+            output_id := new_id(),
+            event.frames,
+            event.sound,
+            row.request["output_format"],
+            file_metadata(row, event.index, event.scheduler),
+            row.request["fps"],
+        )
+        return _output_row(output_id, job, event.index, saved)
+
+    def _fail_output(
+        self, job: LiveJob, event: OutputReady, error: Exception, code: str, message: str, *, retryable: bool = True
+    ) -> None:
+        logger.error("output not saved", exc_info=error, extra={"job": job.row.id, "index": event.index})
+        self._engine.send(Cancel(job.row.id))
+        self.fail(job, code, message, retryable)
 
     def complete(self, job: LiveJob) -> None:
         at = self._clock()
@@ -147,6 +165,13 @@ class Results:
         if job is not None and event.code != "engine_stopped":
             self.fail(job, event.code, event.message, event.retryable)
 
+    def fail_internal(self, job_id: str) -> None:
+        """Fails a job whose event could not be handled because of a bug, which the log has."""
+        job = self._live_jobs.get(job_id)
+        if job is not None and job.end is None:
+            self._engine.send(Cancel(job_id))
+            self.fail(job, **INTERNAL_ERROR)
+
     def fail(self, job: LiveJob, code: str, message: str, retryable: bool) -> None:
         """Ends the job as failed and refunds it."""
         row, at = job.row, self._clock()
@@ -171,7 +196,12 @@ class Results:
     async def _write_end(
         self, job: LiveJob, state: State, write: Callable[[Connection], bool], keep_files: bool
     ) -> None:
-        recorded = await self.persist(write)  # False: the job has already ended, or has a newer attempt
+        try:
+            recorded = await self.persist(write)  # False: the job has already ended, or has a newer attempt
+        except Exception:  # the values cannot be stored; those of a failure are plain texts
+            logger.exception("end of job cannot be stored", extra={"job": job.row.id, "status": state.value})
+            state, keep_files = State.FAILED, False
+            recorded = await self._store_internal_error(job)
         self._live_jobs.remove(job.row.id)
         if job.row.request.get("webhook_url"):
             self._webhooks.wake()
@@ -182,6 +212,17 @@ class Results:
         logger.info(
             "job ended" if recorded else "job had ended before", extra={"job": job.row.id, "status": state.value}
         )
+
+    async def _store_internal_error(self, job: LiveJob) -> bool:
+        """Fails the job in the store. False: not even that can be stored; the next start decides on the job."""
+        row, at = job.row, self._clock()
+        try:
+            return await self.persist(
+                lambda conn: store.fail_job(conn, row.id, row.attempt, INTERNAL_ERROR, at, refund=True)
+            )
+        except Exception:
+            logger.exception("end of job cannot be stored", extra={"job": row.id, "status": State.FAILED.value})
+            return False
 
     async def persist(self, work: Callable[[Connection], T]) -> T:
         """Retries a write until the store accepts it, so that a full disk or a lock loses nothing."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
-import http.client
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -83,6 +82,9 @@ class Webhooks:
             except Unavailable:
                 logger.warning("webhooks wait for the store")
                 wait_s = STORE_RETRY_S
+            except Exception:  # one call that cannot be made must not end all the others
+                logger.exception("webhooks failed")
+                wait_s = STORE_RETRY_S
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._job_ended.wait()
@@ -104,7 +106,9 @@ class Webhooks:
             logger.warning("webhook refused", extra=fields)
             await self._remove(call)
             return
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except Unavailable:
+            raise  # of the store: nothing was sent, so this was no try
+        except Exception as error:  # noqa: BLE001  # whatever the network, the receiver or the description of the job raises
             status, fields = 0, {**fields, "cause": type(error).__name__}
         if 200 <= status < 300:
             logger.info("webhook delivered", extra=fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import assert_never
 
 from server.jobs.live_jobs import LiveJobs
@@ -26,6 +27,8 @@ from server.service.learned import LearnedValues
 from server.service.metrics import Metrics
 from server.service.running_chats import RunningChats
 
+logger = logging.getLogger(__name__)
+
 
 class Dispatch:
     def __init__(
@@ -44,7 +47,19 @@ class Dispatch:
         self._learned = learned
 
     def handle(self, event: Event) -> None:
-        self._metrics.count(event)  # first, because metrics look up jobs that the event may end
+        """Never raises, so that the events behind this one are handled too. A job whose event is lost fails."""
+        try:
+            self._metrics.count(event)  # first, because metrics look up jobs that the event may end
+        except Exception:
+            logger.exception("event not counted", extra={"event": type(event).__name__})
+        try:
+            self._handle(event)
+        except Exception:
+            logger.exception("event not handled", extra={"event": type(event).__name__})
+            if isinstance(event, JobStarted | OutputReady | JobFailed | JobCanceled):
+                self._results.fail_internal(event.job_id)
+
+    def _handle(self, event: Event) -> None:
         match event:
             case EngineStatus():
                 self._live_jobs.update_status(event)
