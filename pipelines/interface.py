@@ -123,6 +123,7 @@ class Rendered:
     scheduler: str  # class name of the noise scheduler that ran
     warnings: tuple[str, ...] = ()  # for the client: where the result differs from what was asked for
     sound: Sound | None = None
+    flagged: bool = False  # a safety checker blacked it out
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,10 +219,7 @@ class Lane(Protocol):
     def kind(self) -> Literal["image", "video", "chat"]: ...
     @property
     def components(self) -> Mapping[str, int]:
-        """Bytes of parameters and buffers that each component holds on the device.
-
-        A tensor that two components share is counted for one of them. Parked components are absent.
-        """
+        """Bytes that each component holds on the device; a shared tensor counts once. Parked components are absent."""
 
     @property
     def parked(self) -> Mapping[str, int]:
@@ -247,6 +245,10 @@ class Lane(Protocol):
         """For clients: what to know about how the model is held, such as that it does not fit the device whole."""
 
     @property
+    def notes(self) -> Sequence[str]:
+        """For people who run the server: what of the model's files was left out or changed at its load."""
+
+    @property
     def mid_forward(self) -> bool:
         """Whether the last `step` yielded inside a forward that the next one resumes."""
 
@@ -262,10 +264,7 @@ class Lane(Protocol):
     def has_work(self) -> bool: ...
 
     def next_step(self) -> NextStep | None:
-        """The forward that the next step would run.
-
-        None when it would run no forward: when nothing is to be done, or requests only have to start or to end.
-        """
+        """The forward that the next step would run; None when nothing is to be done, or requests only start or end."""
 
     def step(self, max_rows: int | None = None, should_yield: Callable[[], bool] = never_yield) -> Sequence[Update]:
         """Run one forward of at most `max_rows` merged calls, and the code between it and the next calls.

@@ -1,8 +1,7 @@
 """Everything that crosses between the event loop and a device thread: messages in, events out. Immutable data.
 
-Messages go into an engine's inbox and are handled between two actions. Events are delivered on the event loop, in the
-order in which they happened. Each submitted job has one end: JobReplied, JobFailed, JobCanceled, JobReturned, or the
-last of its OutputReady events.
+Messages go into an engine's inbox and are handled between two actions. Events are delivered on the event loop, in
+order. Each submitted job has one end: JobReplied, JobFailed, JobCanceled, JobReturned, or its last OutputReady.
 """
 
 from __future__ import annotations
@@ -73,23 +72,20 @@ class OutputReady:
     peak_bytes: int | None = None  # most that one of its forwards held beside the weights; None: not measured
     warnings: tuple[str, ...] = ()  # deviations from the request, for the client
     sound: Sound | None = None
+    flagged: bool = False  # a safety checker blacked it out
 
 
 @dataclass(frozen=True, slots=True)
 class JobText:
-    """The next characters of a reply."""
-
     job_id: str
-    text: str
+    text: str  # the next characters of a reply
     at: float  # when the step that made them ended, on the engine's clock
 
 
 @dataclass(frozen=True, slots=True)
 class JobReplied:
-    """The whole reply of a chat."""
-
     job_id: str
-    text: str
+    text: str  # the whole reply of a chat
     prompt_tokens: int
     completion_tokens: int
     finish_reason: FinishReason
@@ -124,9 +120,7 @@ class RanOutOfMemory:
 
 @dataclass(frozen=True, slots=True)
 class PeaksLearned:
-    """New measurements, to be stored for the next start."""
-
-    peaks: tuple[Peak, ...]
+    peaks: tuple[Peak, ...]  # new measurements, to be stored for the next start
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +146,12 @@ class RunningEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadError:
+    message: str  # for clients
+    detail: str  # for admins: paths and the text of libraries
+
+
+@dataclass(frozen=True, slots=True)
 class ModelStatus:
     model: str
     state: ModelState
@@ -168,6 +168,8 @@ class ModelStatus:
     components: tuple[tuple[str, int], ...] = ()  # (component, bytes on the device)
     step_s: tuple[tuple[str, int, float], ...] = ()  # (stage and shape, rows, measured seconds of a forward)
     retry_in_s: float | None = None  # after a failed load: seconds until the model may be loaded again
+    load_error: LoadError | None = None  # of the last load, if it failed
+    notes: tuple[str, ...] = ()  # sentences about what of its files was left out or changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +248,10 @@ class LoadModel:
 
 @dataclass(frozen=True, slots=True)
 class UnloadModel:
-    """Evict the model once its running jobs have ended; until then it admits no new ones. A pinned model stays."""
+    """Evict the model once its running jobs have ended; until then it admits no new ones. A pinned model stays.
+
+    Ends the cooldown after a failed load: the files may be others now.
+    """
 
     model: str
 
@@ -260,10 +265,8 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """Pin or unpin the model. A pinned model is never evicted."""
-
     model: str
-    pinned: bool
+    pinned: bool  # a pinned model is never evicted
 
 
 @dataclass(frozen=True, slots=True)

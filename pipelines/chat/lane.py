@@ -58,14 +58,17 @@ class ChatLane:
         max_running: int = 32,
         context_tokens: int | None = None,
         merging: Merging = "on",
+        notes: Sequence[str] = (),
     ) -> None:
         """merging: "off" for models that fail the proof (`proof.py`): their chats take turns, token by token.
 
+        notes: see `Lane`.
         context_tokens: most tokens of a prompt and its reply; None: as many as the model was made for. Raises
         ValueError when `cache_bytes` hold no page of a cache.
         """
         self.merging: Merging = merging
         self.warnings: Sequence[str] = (UNBATCHED_WARNING,) if merging == "off" else ()
+        self.notes = tuple(notes)
         self._tokenizer = tokenizer
         self._end_tokens = find_end_tokens(model, tokenizer)
         self._queue = ChatQueue()

@@ -59,10 +59,12 @@ class DiffusionLane:
         device_name: str = "cpu",
         verdicts: Mapping[str, bool] | None = None,
         warnings: Sequence[str] = (),
+        notes: Sequence[str] = (),
     ) -> None:
-        """verdicts: `verdicts` of an earlier lane of the same checkpoint. warnings: see `Lane.warnings`."""
+        """verdicts: `verdicts` of an earlier lane of the same checkpoint. warnings, notes: see `Lane`."""
         self.kind = kind
         self.warnings = tuple(warnings)
+        self.notes = tuple(notes)
         self._pipeline = pipeline
         self._device_name = device_name
         self._rendezvous = Rendezvous(

@@ -100,7 +100,7 @@ class Executor:
     def _submit(self, job: Job, at: float) -> None:
         cooldown = self._scheduler.cooldowns.get(job.model)
         if cooldown is not None and cooldown.until > self._clock():
-            self._outbox.put(JobFailed(job.id, "model_load_failed", cooldown.reason, True))
+            self._outbox.put(JobFailed(job.id, "model_load_failed", cooldown.error.message, True))
             return
         try:
             self._scheduler.residency.bytes_to_load(job.model)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from models.errors import ModelsError
 from pipelines.interface import Lane
 from server.memory.ledger import DoesNotFit, Reading
-from server.protocol import FilesRead, Message
+from server.protocol import FilesRead, LoadError, Message
 from server.scheduling.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,15 @@ class Device:
     in_background: Callable[[Callable[[], None]], None] = _start_thread  # runs `read` beside the device thread
     working: Callable[[], AbstractContextManager[None]] = nullcontext  # held during each action on the device
     others_wait: Callable[[], bool] = lambda: False  # whether another device's thread waits to enter `working`
+
+
+def _load_error(model: str, error: BaseException, ran_out_of_memory: bool) -> LoadError:
+    """Only the messages of `ModelsError` are written for clients; the text of any other error is for admins."""
+    if isinstance(error, ModelsError):
+        cause = error.__cause__
+        return LoadError(error.message, error.detail or ("" if cause is None else f"{type(cause).__name__}: {cause}"))
+    reason = ": the device has too little free memory" if ran_out_of_memory else ""
+    return LoadError(f"The model {model} failed to load{reason}.", f"{type(error).__name__}: {error}")
 
 
 class ModelLoader:
@@ -88,22 +97,25 @@ class ModelLoader:
         """
         began, ledger = self._clock(), self._scheduler.ledger
         free = ledger.free_bytes + ledger.held_by(model, "weights")
-        lane, ran_out, reason = None, False, f"The model {model} failed to load."
+        lane, ran_out, failure = None, False, None
         try:
             if not ledger.held_by(model, "weights"):
                 ledger.book(model, "weights", self._scheduler.residency.bytes_to_load(model))
             lane = self._device.load(model)
-        except Exception as error:
+        except BaseException as error:  # also the panic of a compiled library, which is no Exception
             if self._device.is_fatal(error):
                 raise
             ran_out = self._device.is_out_of_memory(error)
-            reason = error.message if isinstance(error, ModelsError) else reason  # only these are written for clients
-            logger.exception("model load failed", extra={"model": model})
+            failure = _load_error(model, error, ran_out)
+            logger.exception("model load failed", extra={"model": model, "detail": failure.detail})
         ledger.release(model)
         if lane is not None:
             self._loaded(model, lane, began)
             return None
-        return None if ran_out and self._scheduler.ran_out_of_memory(model, free) else self._failed(model, reason)
+        if ran_out and self._scheduler.ran_out_of_memory(model, free):
+            return None
+        assert failure is not None, "a load that made no lane has raised"
+        return self._failed(model, failure)
 
     def _loaded(self, model: str, lane: Lane, began: float) -> None:
         scheduler = self._scheduler
@@ -116,8 +128,8 @@ class ModelLoader:
         scheduler.placed(model, lane.components, lane.parked)
         logger.info("model loaded", extra={"model": model, "bytes": lane.weight_bytes, "ms": round(seconds * 1000)})
 
-    def _failed(self, model: str, reason: str) -> str:
-        return self._scheduler.load_failed(model, self._clock(), reason).reason
+    def _failed(self, model: str, error: LoadError) -> str:
+        return self._scheduler.load_failed(model, self._clock(), error).error.message
 
     def evict(self, model: str) -> None:
         before, began = self._device.read_memory(), self._clock()

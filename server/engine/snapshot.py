@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from pipelines.interface import Lane
 from server.engine.eta import Estimates, eta_seconds
@@ -72,12 +73,15 @@ class SnapshotPublisher:
         models = [
             self._resident_status(name, steps[resident.key], now) for name, resident in scheduler.residents.items()
         ]
-        if (loading := scheduler.residency.loading) is not None:
+        loading = scheduler.residency.loading
+        if loading is not None:
             n_bytes = scheduler.residency.bytes_to_load(loading.model)
             models.append(ModelStatus(loading.model, "loading", n_bytes, 0, "unproven", 0, None))
         for name, cooldown in scheduler.cooldowns.items():
-            if cooldown.until > now and name not in scheduler.residents:
-                models.append(ModelStatus(name, "failed", 0, 0, "unproven", 0, None, retry_in_s=cooldown.until - now))
+            if name not in scheduler.residents and not scheduler.residency.is_loading(name):
+                left_s = max(0.0, cooldown.until - now)
+                failed = ModelStatus(name, "failed", 0, 0, "unproven", 0, None, retry_in_s=left_s)
+                models.append(replace(failed, load_error=cooldown.error))
         return models
 
     def _resident_status(self, name: str, steps: Sequence[tuple[str, int, float]], now: float) -> ModelStatus:
@@ -98,4 +102,5 @@ class SnapshotPublisher:
             parked_bytes=sum(resident.parked.values()),
             components=tuple(sorted(resident.components.items())),
             step_s=tuple(steps),
+            notes=tuple(self._lanes[name].notes),
         )

@@ -102,8 +102,9 @@ class FleetStatus:
                 copies.setdefault(model.model, []).append((model, status.device.name, at))
         return [self._merged(of_model) for of_model in copies.values()]
 
-    def _merged(self, copies: Sequence[tuple[ModelStatus, str, float]]) -> ModelSnapshot:
-        """copies: (status, device, time of the report) of one model on each device that lists it."""
+    def _merged(self, reports: Sequence[tuple[ModelStatus, str, float]]) -> ModelSnapshot:
+        """reports: (status, device, time of the report) of one model on each device that lists it."""
+        copies = [(self._now(status, at), device, at) for status, device, at in reports]
         best = min((status for status, _, _ in copies), key=lambda status: STATE_PRECEDENCE.index(status.state))
         loaded = [(status, device, at) for status, device, at in copies if status.state in ("resident", "parked")]
         components: Counter[str] = Counter()
@@ -118,16 +119,24 @@ class FleetStatus:
             running=sum(status.running for status, _, _ in loaded),
             requests=sum(status.requests for status, _, _ in loaded),
             waiting=sum(status.waiting for status, _, _ in copies),
+            load_error=None if loaded else next((s.load_error for s, _, _ in copies if s.load_error), None),
         )
         unloads = [self._left_s(status.idle_unload_in_s, at) for status, _, at in loaded]
         known_unloads = [seconds for seconds in unloads if seconds is not None]
-        retries = [self._left_s(status.retry_in_s, at) or 0.0 for status, _, at in copies if status.state == "failed"]
+        retries = [status.retry_in_s for status, _, _ in copies if status.retry_in_s is not None]
         return ModelSnapshot(
             merged,
             devices=tuple(device for _, device, _ in loaded),
             idle_unload_in_s=max(known_unloads) if known_unloads and len(known_unloads) == len(unloads) else None,
             retry_in_s=min(retries) if retries and best.state == "failed" else None,
         )
+
+    def _now(self, status: ModelStatus, at: float) -> ModelStatus:
+        """The status reported at the time `at`, with its cooldown as it is now: an idle engine reports nothing new."""
+        left_s = self._left_s(status.retry_in_s, at)
+        if left_s is None:
+            return status
+        return replace(status, retry_in_s=left_s) if left_s else replace(status, state="available", retry_in_s=None)
 
     def _left_s(self, seconds: float | None, at: float) -> float | None:
         """What is left now of `seconds` reported at the time `at`."""

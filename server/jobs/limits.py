@@ -118,7 +118,7 @@ def nearest_name(name: str, catalogue: Catalogue) -> str:
 def check_cooldown(live_jobs: LiveJobs, model: str) -> None:
     """Raises `Unavailable` while a model waits for the next try after a failed load."""
     snapshot = live_jobs.model(model)
-    if snapshot is not None and snapshot.retry_in_s is not None:
+    if snapshot is not None and snapshot.retry_in_s is not None:  # None as soon as the cooldown is over
         retry_s = max(1, math.ceil(snapshot.retry_in_s))
         raise Unavailable(f"The model {model} failed to load. It is tried again in {retry_s} s.", retry_after_s=retry_s)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from server.memory.ledger import Ledger
-from server.protocol import Forget, KeepAlive, LoadModel, ModelMessage, Pin, UnloadModel
+from server.protocol import Forget, KeepAlive, LoadError, LoadModel, ModelMessage, Pin, UnloadModel
 from server.scheduling.actions import ModelFacts, ResizeCache
 from server.scheduling.eviction import Candidate, EvictionPlan, plan_eviction
 from server.scheduling.load_times import LoadTimes
@@ -25,11 +25,11 @@ GROW_AFTER_S = 10.0  # a KV cache that was cut stays small at least this long, a
 
 @dataclass(frozen=True, slots=True)
 class Cooldown:
-    """A model whose load failed is not loaded again before `until`."""
+    """A model whose load failed is not loaded again before `until`. Kept until a load succeeds or the files change."""
 
     until: float
     seconds: float
-    reason: str
+    error: LoadError
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,9 @@ class Residency:
                     self._keep_alives[model] = seconds
 
     def unload(self, model: str) -> None:
-        """Evict the model once it is idle, unless it is pinned."""
+        """Evict the model once it is idle, unless it is pinned, and end its cooldown."""
         self.load_requests.pop(model, None)
+        self.cooldowns.pop(model, None)
         if (model in self.residents or self.is_loading(model)) and not self.is_pinned(model):
             self.leaving.add(model)
 
@@ -103,7 +104,6 @@ class Residency:
         self._pins.pop(model, None)
         self._keep_alives.pop(model, None)
         self.load_times.forget(model)
-        self.cooldowns.pop(model, None)
 
     def is_pinned(self, model: str) -> bool:
         return self._pins[model] if model in self._pins else self.facts_of(model).pinned
@@ -151,14 +151,14 @@ class Residency:
             self._ran_out.discard(model)
         return again
 
-    def load_failed(self, model: str, now: float, reason: str) -> Cooldown:
+    def load_failed(self, model: str, now: float, error: LoadError) -> Cooldown:
         self.loading = None
         self.leaving.discard(model)
         self._ran_out.discard(model)
         self.load_requests.pop(model, None)
         before = self.cooldowns.get(model)
         seconds = min(LAST_COOLDOWN_S, before.seconds * 2) if before else FIRST_COOLDOWN_S
-        self.cooldowns[model] = Cooldown(now + seconds, seconds, reason)
+        self.cooldowns[model] = Cooldown(now + seconds, seconds, error)
         return self.cooldowns[model]
 
     def evicted(self, model: str, seconds: float = 0.0) -> None:

@@ -27,7 +27,7 @@ from pipelines.interface import NextStep
 from server.job import Job
 from server.memory.activations import Peaks
 from server.memory.ledger import Ledger, Reading
-from server.protocol import Drain, FilesRead, Forget, KeepAlive, LoadModel, Pin, PolicyMessage, UnloadModel
+from server.protocol import Drain, FilesRead, Forget, KeepAlive, LoadError, LoadModel, Pin, PolicyMessage, UnloadModel
 from server.scheduling.actions import Action, Admit, Evict, ModelFacts, Step, Wait
 from server.scheduling.batch_size import BatchSizes, StepSizer
 from server.scheduling.fair_queue import FairQueue, Waiting
@@ -153,11 +153,11 @@ class Scheduler:
         self._invalidate()
         return self.residency.ran_out_of_memory(model, free_bytes)
 
-    def load_failed(self, model: str, now: float, reason: str) -> Cooldown:
+    def load_failed(self, model: str, now: float, error: LoadError) -> Cooldown:
         """Start the model's cooldown. The engine fails the jobs that wait for it."""
         self.model_loads.ended()
         self._invalidate()
-        return self.residency.load_failed(model, now, reason)
+        return self.residency.load_failed(model, now, error)
 
     def evicted(self, model: str, seconds: float = 0.0) -> None:
         """seconds: how long the eviction took."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,16 @@ async def test_during_the_cooldown_of_a_failed_load_requests_get_a_retry_after(
         assert (models["painter"]["state"], models["filmer"]["state"]) == ("failed", "available")
         assert models["painter"]["retryInSeconds"] <= 12
         assert (await f.post("/api/generate", IMAGE)).status_code == 200
+
+
+async def test_a_cooldown_whose_time_has_passed_refuses_nothing(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        f.engine.publish(models=[replace(FAILED, retry_in_s=0.0)])  # the last status of an engine that is idle since
+        models = {model["name"]: model for model in (await f.get("/api/models")).json()["models"]}
+
+        assert (models["painter"]["state"], models["painter"]["retryInSeconds"]) == ("available", None)
+        assert (await f.post("/api/generate", IMAGE)).status_code == 200
+        assert (await f.post("/api/models/painter/load", key="admin")).status_code == 200
 
 
 async def test_a_pin_prevents_unload_and_survives_a_restart(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ class FakeLane:
     closed: bool = False
     verdicts: dict[str, bool] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     _running: dict[str, tuple[Request, int]] = field(default_factory=dict)  # with the steps done
     _to_cancel: list[str] = field(default_factory=list)
     _costs: list[Note] = field(default_factory=list)

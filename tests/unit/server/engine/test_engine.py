@@ -245,6 +245,8 @@ def test_a_model_that_does_not_load_fails_its_waiting_jobs_and_those_of_its_cool
 
     codes = {e.job_id: e.code for e in bench.of(JobFailed)}  # type: ignore[union-attr]
     assert codes == {"lost": "model_load_failed", "again": "model_load_failed"}
+    (failed,) = [m for m in bench.of(EngineStatus)[-1].models if m.model == "missing"]  # type: ignore[union-attr]
+    assert (failed.state, failed.load_error.detail) == ("failed", "KeyError: 'missing'")
     assert bench.scheduler.ledger.held_by("missing") == 0
 
 

@@ -1,18 +1,62 @@
-"""After an eviction, memory that did not come back counts as leaked only where a driver reports it exactly."""
+"""Why a load failed, and what memory an eviction must give back: it has leaked only where a driver reports it."""
 
 from __future__ import annotations
 
 import queue
+from collections.abc import Callable
 
 import pytest
 
+from models.errors import LoadFailed
 from server.engine import model_loader
 from server.engine.model_loader import Device, ModelLoader
 from server.memory.ledger import Ledger, Reading
-from server.protocol import MemoryHolder
+from server.protocol import LoadError, MemoryHolder
 from server.scheduling.actions import ModelFacts
 from server.scheduling.scheduler import Scheduler
 from tests.support.lanes.fake_lane import FakeLane
+
+
+class Panic(BaseException):
+    """As compiled libraries raise: not an `Exception`."""
+
+
+def raising(error: BaseException, cause: BaseException | None = None) -> Callable[[str], FakeLane]:
+    def load(model: str) -> FakeLane:
+        raise error from cause
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "expected"),
+    [
+        (ValueError("of a library"), None, LoadError("The model m failed to load.", "ValueError: of a library")),
+        (Panic("of Rust"), None, LoadError("The model m failed to load.", "Panic: of Rust")),
+        (LoadFailed("m is odd.", detail="/x is odd"), None, LoadError("m is odd.", "/x is odd")),
+        (LoadFailed("m is odd."), OSError("/x"), LoadError("m is odd.", "OSError: /x")),
+        (
+            MemoryError(),
+            None,
+            LoadError("The model m failed to load: the device has too little free memory.", "MemoryError: "),
+        ),
+    ],
+)
+def test_a_failed_load_keeps_the_librarys_own_error_apart_from_what_clients_read(
+    error: BaseException, cause: BaseException | None, expected: LoadError
+) -> None:
+    scheduler = Scheduler(Ledger(name="d", capacity_bytes=500), lambda name: ModelFacts(name, "image", 100, 4, 1000.0))
+    device = Device(
+        load=raising(error, cause),
+        read_memory=lambda: None,
+        is_fatal=lambda error: False,
+        die=lambda: None,
+        warm_up=lambda: None,
+    )
+    loader = ModelLoader(scheduler, device, {}, queue.SimpleQueue(), lambda: 0.0)
+
+    assert loader.load("m") == expected.message
+    assert scheduler.cooldowns["m"].error == expected
 
 
 @pytest.mark.parametrize(

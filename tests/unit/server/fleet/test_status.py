@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from server.fleet.status import FleetStatus
-from server.protocol import DeviceStatus, EngineStatus, MemoryHolder, ModelStatus, QueueEntry, RunningEntry
+from server.protocol import DeviceStatus, EngineStatus, LoadError, MemoryHolder, ModelStatus, QueueEntry, RunningEntry
 
 
 def status(device: str, *waiting: str, free: int = 5, models=(), running=()) -> EngineStatus:
@@ -83,6 +83,20 @@ def test_a_model_that_failed_on_one_device_and_is_resident_on_another_is_residen
 
     statuses.update(status("cpu 1", models=[ModelStatus("m", "resident", 3, 0, "on", 0, None)]))
     assert (statuses.models()[0].status.state, statuses.models()[0].retry_in_s) == ("resident", None)
+
+
+def test_a_cooldown_is_over_when_its_time_has_passed_though_an_idle_engine_reports_nothing_new(
+    statuses: FleetStatus, clock: list[float]
+) -> None:
+    error = LoadError("m failed to load.", "OSError: no such file")
+    failed = ModelStatus("m", "failed", 0, 0, "unproven", 0, None, retry_in_s=10.0, load_error=error)
+    statuses.update(status("cpu 0", models=[failed]))
+    clock[0] += 9.5
+    assert (statuses.models()[0].status.state, statuses.models()[0].retry_in_s) == ("failed", 0.5)
+
+    clock[0] += 0.5
+    (model,) = statuses.models()
+    assert (model.status.state, model.retry_in_s, model.status.load_error) == ("available", None, error)
 
 
 def test_the_devices_of_a_model_are_sorted_by_name_whichever_reported_first(statuses: FleetStatus) -> None:

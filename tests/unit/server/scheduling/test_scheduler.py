@@ -7,7 +7,7 @@ import dataclasses
 from pipelines.interface import ChatRequest, DiffusionRequest, Lora, NextStep, Request
 from server.job import Job, JobType
 from server.memory.ledger import Ledger
-from server.protocol import Drain, FilesRead, KeepAlive, LoadModel, UnloadModel
+from server.protocol import Drain, FilesRead, KeepAlive, LoadError, LoadModel, UnloadModel
 from server.scheduling.actions import Action, Admit, Evict, Load, ModelFacts, Read, ResizeCache, Step, Unpark, Wait
 from server.scheduling.scheduler import Scheduler
 
@@ -16,6 +16,9 @@ FACTS = {
     "video": ModelFacts("video", "video", need_bytes=60, max_running=4, keep_alive_s=100),
     "chat": ModelFacts("chat", "chat", need_bytes=30, max_running=8, keep_alive_s=100),
 }
+
+
+BROKEN = LoadError("The model failed to load.", "OSError: no such file")
 
 
 def scheduler(capacity: int = 100, **facts: ModelFacts) -> Scheduler:
@@ -273,16 +276,25 @@ def test_an_idle_model_is_evicted_when_its_keep_alive_is_over() -> None:
 
 def test_the_cooldown_doubles_with_each_failed_load_and_other_models_are_loaded_meanwhile() -> None:
     s = scheduler()
-    assert s.load_failed("image", 0, "x").seconds == 10
+    assert s.load_failed("image", 0, BROKEN).seconds == 10
     s.add(job("i"), 1)
     s.add(job("c", "chat"), 1)
 
     assert play(s, 1)[0] == Load("chat")
 
-    assert s.load_failed("image", 20, "x").seconds == 20
+    assert s.load_failed("image", 20, BROKEN).seconds == 20
     for now in range(100, 2000, 100):
-        s.load_failed("image", now, "x")
+        s.load_failed("image", now, BROKEN)
     assert s.cooldowns["image"].seconds == 300
+
+
+def test_an_unload_ends_the_cooldown_because_the_files_may_be_others_now() -> None:
+    s = scheduler()
+    s.load_failed("image", 0, BROKEN)
+    s.handle(UnloadModel("image"), 1)
+    s.add(job("i"), 1)
+
+    assert play(s, 1)[0] == Load("image")
 
 
 def test_a_draining_scheduler_starts_nothing_and_finishes_what_runs() -> None:
@@ -399,7 +411,7 @@ def test_after_a_load_failed_whose_files_were_read_the_model_can_be_loaded_again
     s.handle(FilesRead("chat", 0.0), 0.2)
     s.ledger.release("chat")
     s.withdraw("chat")
-    assert s.load_failed("chat", 1.0, "no").seconds == 10.0
+    assert s.load_failed("chat", 1.0, BROKEN).seconds == 10.0
     s.add(job("again", "chat"), 1.0)
 
     assert s.next_action(1.0) == Step("image")  # during the cooldown

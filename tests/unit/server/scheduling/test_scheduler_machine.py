@@ -35,6 +35,7 @@ from server.protocol import (
     JobReplied,
     JobReturned,
     JobStarted,
+    LoadError,
     LoadModel,
     Message,
     OutputReady,
@@ -309,9 +310,9 @@ def take_without_removing(self: FairQueue, job_id: str) -> object:
     return self._by_arrival[job_id]
 
 
-def fail_and_keep_the_booking(self: ModelLoader, model: str, reason: str) -> str:
+def fail_and_keep_the_booking(self: ModelLoader, model: str, error: LoadError) -> str:
     self._scheduler.ledger.correct(model, "weights", SIZES[model])
-    return self._scheduler.load_failed(model, self._clock(), reason).reason
+    return self._scheduler.load_failed(model, self._clock(), error).error.message
 
 
 def cancel_without_marking_the_job(self: Executor, job_id: str) -> None:
