@@ -6,6 +6,7 @@ they did not find, and because an error can name the component.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import torch
 
 from models.errors import BadModel
 from models.files.weight_files import variant
-from models.loading.read_check import Reads, check_is_filled, check_reads
+from models.loading.read_check import Reads, check_is_filled, check_reads, other_shape
 from pipelines.device import is_fatal, is_out_of_memory
 
 OFFLINE = {"local_files_only": True}
+# diffusers 0.42 names a tensor of another shape only in the text of its error.
+OTHER_SHAPE = re.compile(r"because (\S+) expected shape torch\.Size\(\[(.*?)\]\), but got torch\.Size\(\[(.*?)\]\)")
 
 
 def open_components(
@@ -53,9 +56,12 @@ def open_component(
             raise BadModel(
                 "load.quantization does not work with this checkpoint on this machine", detail=str(error)
             ) from error
+        detail = f"{type(error).__name__}: {error}"
+        if (found := OTHER_SHAPE.search(str(error))) is not None:
+            in_module, in_file = (tuple(map(int, filter(None, found[i].split(", ")))) for i in (2, 3))
+            raise BadModel(other_shape(name, found[1], in_file, in_module), detail=detail) from error
         raise BadModel(
-            f"{name} cannot be opened as {cls.__name__}: its files do not fit it, or are damaged",
-            detail=f"{type(error).__name__}: {error}",
+            f"{name} cannot be opened as {cls.__name__}: its files do not fit it, or are damaged", detail=detail
         ) from error
 
 

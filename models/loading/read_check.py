@@ -43,7 +43,7 @@ def check_reads(component: str, module: torch.nn.Module, reads: Reads) -> list[s
     Raises `BadModel` that names the tensors which the module lacks, has in another shape, or has no place for.
     """
     for name, in_file, in_module in sorted(reads.mismatched):
-        raise BadModel(f"{component}: {name} is {_shape(in_file)} in the file, by its config it is {_shape(in_module)}")
+        raise BadModel(other_shape(component, name, in_file, in_module))
     if missing := sorted(name for name in reads.missing if not COMPUTED.search(name)):
         raise BadModel(
             f"{component} lacks {_tensors(missing)} that its config needs", detail=f"missing: {', '.join(missing)}"
@@ -55,6 +55,10 @@ def check_reads(component: str, module: torch.nn.Module, reads: Reads) -> list[s
             detail=f"unexpected: {', '.join(homeless)}",
         )
     return [f"{component} has {_tensors(unexpected)} that its pipeline does not read."] if unexpected else []
+
+
+def other_shape(component: str, name: str, in_file: Sequence[int], in_module: Sequence[int]) -> str:
+    return f"{component}: {name} is {_shape(in_file)} in the file, by its config it is {_shape(in_module)}"
 
 
 def check_is_filled(component: str, module: torch.nn.Module) -> None:
