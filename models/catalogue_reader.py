@@ -6,18 +6,20 @@ Any thread; no torch.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from models.checkpoint.read_checkpoint import is_checkpoint, read_checkpoint
-from models.errors import BadConfig, BadModel, ModelsError, SourceMissing
+from models.errors import BadConfig, BadModel, Incomplete, ModelsError, SourceMissing
+from models.files.leftovers import files_in
 from models.files.safety import check_path
 from models.load_options import check_load_options
 from models.model_entry import ModelEntry, read_entries
+from models.names import slug, unused_name
 from models.request_defaults import check_defaults, with_sizes
+from models.required_packages import check_packages
 from models.sources import find, needs_fetching
 from models.spec import LoadOptions, ModelSpec
 
@@ -32,6 +34,10 @@ class RefusedModel:
 
     name: str
     reason: str
+    state: Literal["failed", "incomplete"] = "failed"
+    missing: tuple[str, ...] = ()  # of an incomplete one: "unet: the weights"
+    source: str = ""  # the folder, file or source of the entry
+    detail: str = ""  # the text of a library; may hold paths
 
 
 class CatalogueReader:
@@ -40,6 +46,7 @@ class CatalogueReader:
         self._auto_dtype = auto_dtype
         self.specs: dict[str, ModelSpec] = {}
         self.refused: list[RefusedModel] = []
+        self._sources: set[str] = set()  # the paths that were found in models folders
 
     def add_toml(self, toml: Path, origin: str) -> None:
         """`origin` is the name of this file in `ModelSpec.origins`."""
@@ -47,7 +54,7 @@ class CatalogueReader:
             try:
                 self._add_entry(entry, toml.parent, origin)
             except (BadModel, SourceMissing) as error:
-                self._refuse(entry.name, error)
+                self._refuse(entry.name, entry.source or "", error)
             except BadConfig as error:
                 raise BadConfig(f"{toml}: {error.message}") from error
 
@@ -67,8 +74,8 @@ class CatalogueReader:
             spec = replace(spec, vae_path=self._find_part("vae", spec.load.vae, toml_dir))
         embeddings = tuple(self._find_part("embedding", source, toml_dir) for source in spec.load.embeddings)
         spec = replace(spec, embedding_paths=embeddings)
-        on_cpu = spec.device == "cpu" or (spec.device is None and self._auto_dtype == "float32")
-        check_load_options(spec, on_cpu=on_cpu)
+        check_load_options(spec, on_cpu=self._on_cpu(spec))
+        self._check_packages(spec)
         self.specs[entry.name] = spec
 
     def _read_source(self, entry: ModelEntry, source: str, toml_dir: Path) -> ModelSpec:
@@ -101,13 +108,24 @@ class CatalogueReader:
     def add_folder(self, root: Path) -> None:
         """Adds every checkpoint directly below `root`, or `root` itself when it is one."""
         for path in _checkpoints_in(root):
-            name = slug(path.stem if path.is_file() else path.name)
+            if str(path) in self._sources:  # a models folder that is named twice
+                continue
+            self._sources.add(str(path))
+            name = unused_name(path, {*self.specs, *(refused.name for refused in self.refused)})
             try:
-                if name in self.specs:
-                    raise BadModel("another model has this name; give one of them an entry in models.toml")
-                self.specs[name] = self._read(path, name, str(path), "auto", None)
+                spec = self._read(path, name, str(path), "auto", None)
+                self._check_packages(spec)
+                self.specs[name] = spec
             except BadModel as error:
-                self._refuse(name, error)
+                self._refuse(name, str(path), error)
+
+    def _on_cpu(self, spec: ModelSpec) -> bool:
+        return spec.device == "cpu" or (spec.device is None and self._auto_dtype == "float32")
+
+    def _check_packages(self, spec: ModelSpec) -> None:
+        folder = spec.base_path or spec.path
+        if folder is not None and folder.is_dir():
+            check_packages(folder, on_cpu=self._on_cpu(spec))
 
     def _read(self, path: Path, name: str, source: str, dtype: str, base: Path | None) -> ModelSpec:
         float_bytes = FLOAT_BYTES[self._auto_dtype if dtype == "auto" else dtype]
@@ -118,21 +136,22 @@ class CatalogueReader:
         except OSError as error:
             raise BadModel(f"its files cannot be read ({error.strerror})", detail=str(error)) from error
 
-    def _refuse(self, name: str, error: ModelsError) -> None:
-        self.refused.append(RefusedModel(name, error.message))
+    def _refuse(self, name: str, source: str, error: ModelsError) -> None:
+        missing = error.missing if isinstance(error, Incomplete) else ()
+        state: Literal["failed", "incomplete"] = "incomplete" if isinstance(error, Incomplete) else "failed"
+        self.refused.append(RefusedModel(name, error.message, state, missing, source, error.detail))
         logger.warning("model refused", extra={"model": name, "reason": error.message, "detail": error.detail})
 
 
 def _checkpoints_in(root: Path) -> Iterator[Path]:
-    """Yields `root` if it is a checkpoint, else the folders and files directly below it that are, sorted by name."""
+    """Yields `root` if it is a checkpoint, else the folders and files directly below it that are, sorted by name.
+
+    Those whose name can be taken as it is come first, so that no later folder takes the name of an earlier one.
+    """
     if not root.is_dir():
         return
     if is_checkpoint(root):
         yield root
         return
-    yield from (path for path in sorted(root.iterdir()) if not path.name.startswith(".") and is_checkpoint(path))
-
-
-def slug(folder_name: str) -> str:
-    """Turns the name of a folder into that of a model: lower case, [a-z0-9._-], at most 64 characters."""
-    return re.sub(r"[^a-z0-9._-]+", "-", folder_name.lower()).lstrip("._-")[:64] or "model"
+    found = [path for path in files_in(root, "*") if is_checkpoint(path)]
+    yield from sorted(found, key=lambda path: slug(path.stem if path.is_file() else path.name) != path.name)

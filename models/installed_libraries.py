@@ -5,6 +5,7 @@ Any thread.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,3 +33,14 @@ def transformers_models() -> frozenset[str]:
 def _packages_below(package: str, folder: str) -> frozenset[str]:
     root = package_folder(package) / folder
     return frozenset(path.name for path in root.iterdir() if (path / "__init__.py").is_file())
+
+
+@lru_cache(maxsize=1)
+def pipeline_files() -> dict[str, Path]:
+    """Returns the file of each class that diffusers.pipelines defines, by the name of the class."""
+    pattern = re.compile(rb"^class (\w+)\(", re.MULTILINE)
+    found: dict[str, Path] = {}
+    for path in sorted((package_folder("diffusers") / "pipelines").rglob("*.py")):
+        for match in pattern.finditer(path.read_bytes()):
+            found.setdefault(match[1].decode(), path)
+    return found

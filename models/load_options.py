@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 
 from models.checkpoint.pipeline_source import pipeline_source
@@ -19,6 +18,7 @@ from models.files.json_files import read_config
 from models.files.model_index import components
 from models.files.safetensors_header import read_safetensors_header
 from models.installed_libraries import package_folder
+from models.required_packages import how_to_install, is_installed
 from models.spec import ModelSpec
 
 DENOISERS = ("transformer", "unet")
@@ -26,11 +26,6 @@ LIBRARIES = {  # first word of a quantization → the module that it needs
     "bnb": "bitsandbytes",
     "torchao": "torchao",
     "quanto": "optimum.quanto",
-}
-EXTRAS = {  # module → the extra of our package that installs it
-    "bitsandbytes": "bitsandbytes",
-    "torchao": "torchao",
-    "optimum.quanto": "quanto",
 }
 ON_CUDA_ONLY = ("torchao-int4",)  # its kernels exist for CUDA alone
 ON_CUDA_IN_DIFFUSERS = ("bnb-8bit", "bnb-4bit")  # transformers runs them on a CPU, diffusers 0.42 does not
@@ -111,11 +106,8 @@ def _check_quantization(spec: ModelSpec, on_cpu: bool) -> None:
     if on_cpu and (kind in ON_CUDA_ONLY or (kind in ON_CUDA_IN_DIFFUSERS and spec.type != "chat")):
         raise BadModel(f"load.quantization: {kind} needs a CUDA device")
     library = LIBRARIES[kind.split("-")[0]]
-    if not _installed(library):
-        raise BadModel(
-            f"load.quantization: {kind} needs {library}, which is not installed: "
-            f"pip install 'agentname[{EXTRAS[library]}]'"
-        )
+    if not is_installed(library):
+        raise BadModel(f"load.quantization: {kind} needs {how_to_install([library])}")
 
 
 def _check_attention(attention: str, on_cpu: bool) -> None:
@@ -124,8 +116,8 @@ def _check_attention(attention: str, on_cpu: bool) -> None:
     if on_cpu and attention not in CPU_ATTENTIONS:
         raise BadModel(f"load.attention: {attention} needs a CUDA device")
     library = ATTENTIONS[attention]
-    if library is not None and not _installed(library):
-        raise BadModel(f"load.attention: {attention} needs {library}, which is not installed")
+    if library is not None and not is_installed(library):
+        raise BadModel(f"load.attention: {attention} needs {how_to_install([library])}")
 
 
 @lru_cache(maxsize=64)
@@ -138,10 +130,3 @@ def _declares_repeated_blocks(class_name: str) -> bool:
             body = text[match.end() :].split("\nclass ", 1)[0]
             return re.search(r"^    _repeated_blocks = \[\s*\S", body, re.MULTILINE) is not None
     return False
-
-
-def _installed(library: str) -> bool:
-    try:
-        return find_spec(library) is not None
-    except ModuleNotFoundError:  # the parent package is missing
-        return False

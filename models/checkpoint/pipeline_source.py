@@ -12,10 +12,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Literal
 
-from models.installed_libraries import package_folder
+from models.installed_libraries import package_folder, pipeline_files
 
 # Parts of class names, by diffusers' naming, that mean an image, a clip or a map besides the prompt. Such a class needs
 # it even where the argument has a default.
@@ -49,7 +48,7 @@ class PipelineSource:
 @lru_cache(maxsize=256)
 def pipeline_source(class_name: str) -> PipelineSource | None:
     """Returns None when diffusers has no such class."""
-    path = _files_by_class().get(class_name)
+    path = pipeline_files().get(class_name)
     if path is None:
         return None
     text = path.read_text(encoding="utf-8")
@@ -81,21 +80,11 @@ def pipeline_source(class_name: str) -> PipelineSource | None:
 
 def module_of(class_name: str) -> str | None:
     """Returns the module ("diffusers.pipelines.…") that defines a class, None when diffusers has no such class."""
-    path = _files_by_class().get(class_name)
+    path = pipeline_files().get(class_name)
     if path is None:
         return None
     module = path.relative_to(package_folder("diffusers")).with_suffix("")
     return ".".join(("diffusers", *module.parts))
-
-
-@lru_cache(maxsize=1)
-def _files_by_class() -> dict[str, Path]:
-    pattern = re.compile(rb"^class (\w+)\(", re.MULTILINE)
-    found: dict[str, Path] = {}
-    for path in sorted((package_folder("diffusers") / "pipelines").rglob("*.py")):
-        for match in pattern.finditer(path.read_bytes()):
-            found.setdefault(match[1].decode(), path)
-    return found
 
 
 def _class_in(tree: ast.Module, name: str) -> ast.ClassDef:
@@ -198,7 +187,7 @@ def _example_fps(text: str) -> int | None:
 
 def text_pipelines() -> Iterator[tuple[str, Literal["image", "video"]]]:
     """Yields every class of the installed diffusers that makes images or video from a prompt alone."""
-    for name in sorted(_files_by_class()):
+    for name in sorted(pipeline_files()):
         source = pipeline_source(name) if name.endswith("Pipeline") else None
         if source is not None and source.text_to is not None:
             yield name, source.text_to

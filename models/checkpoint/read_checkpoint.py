@@ -21,6 +21,7 @@ from models.checkpoint.video_frames import frame_rule, frames_per_second
 from models.errors import BadModel
 from models.files.gguf_header import read_gguf_header
 from models.files.json_files import read_config
+from models.files.leftovers import files_in, is_leftover
 from models.files.model_index import components
 from models.files.safety import check_folder, check_path
 from models.files.weight_files import weight_bytes, weight_files
@@ -31,11 +32,13 @@ from models.weight_identity import is_decoder, weight_identity
 
 def is_checkpoint(path: Path) -> bool:
     """Returns whether a folder or file looks like a model by its names alone; nothing is opened."""
-    if path.is_file():
+    if is_leftover(path.name):
+        return False
+    # A link whose file is not there (yet) counts by its name: such a model is listed as incomplete.
+    if not path.is_dir():
         return path.suffix in (".safetensors", ".gguf")
-    return (path / "model_index.json").is_file() or (
-        (path / "config.json").is_file() and any(path.glob("*.safetensors"))
-    )
+    weights = (name for pattern in ("*.safetensors", "*.safetensors.index*.json") for name in files_in(path, pattern))
+    return (path / "model_index.json").is_file() or ((path / "config.json").is_file() and any(weights))
 
 
 def read_checkpoint(
@@ -59,6 +62,15 @@ def read_checkpoint(
     return replace(spec, fingerprint=fingerprint(path), origins=_origins(spec))
 
 
+def check_configs(folder: Path) -> None:
+    """Raises `BadModel` for a folder that could not be served whatever its weights hold; they may be missing."""
+    check_folder(folder, weights=False)
+    if (folder / "model_index.json").is_file():
+        _pipeline_spec(folder, "", "", weights=lambda _: 0)
+    else:
+        _check_chat_configs(folder)
+
+
 def _origins(spec: ModelSpec) -> dict[str, str]:
     """Marks every value that differs from our own default as read from the checkpoint or its pipeline class."""
     found = {f"sizes.{ratio}": "checkpoint" for ratio in spec.sizes}
@@ -74,13 +86,17 @@ def _origins(spec: ModelSpec) -> dict[str, str]:
 
 
 def _chat_folder(folder: Path, *, name: str, source: str, float_bytes: int) -> ModelSpec:
-    if not is_decoder(folder):
-        raise BadModel("is neither a diffusers pipeline (model_index.json) nor a language model (…ForCausalLM)")
-    check_templates(folder)
+    _check_chat_configs(folder)
     context = positive_int(read_config(folder / "config.json"), "max_position_embeddings") or None
     n_bytes = weight_bytes([folder], float_bytes)
     spec = _chat_spec(name, folder, source, n_bytes, context)
     return replace(spec, shareable={"model": (weight_identity(folder), n_bytes)})
+
+
+def _check_chat_configs(folder: Path) -> None:
+    if not is_decoder(folder):
+        raise BadModel("is neither a diffusers pipeline (model_index.json) nor a language model (…ForCausalLM)")
+    check_templates(folder)
 
 
 def _chat_spec(name: str, path: Path, source: str, n_bytes: int, context: int | None) -> ModelSpec:

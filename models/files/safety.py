@@ -11,18 +11,25 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from models.errors import BadModel
+from models.errors import BadModel, Incomplete
+from models.files.completeness import check_chat_complete, check_pipeline_complete
 from models.files.gguf_header import read_gguf_header
 from models.files.json_files import read_config
+from models.files.leftovers import files_in, is_unfinished
 from models.files.model_index import components
 from models.files.safetensors_header import read_safetensors_header
-from models.files.weight_files import weight_files
+from models.files.weight_files import find_weights, weight_files
 from models.fingerprint import fingerprint
 from models.installed_libraries import transformers_models
 
 FORBIDDEN_KEYS = frozenset({"custom_pipeline", "trust_remote_code", "custom_code", "_custom_pipeline"})
 ATTENTION_KEYS = frozenset({"_attn_implementation", "_attn_implementation_internal", "attn_implementation"})
 ATTENTIONS = frozenset({"eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", None})
+ADAPTER_CONFIG = "adapter_config.json"
+READ_CONFIGS = frozenset({  # the configs that diffusers and transformers open
+    "config.json", "generation_config.json", "scheduler_config.json", "guider_config.json", "tokenizer_config.json",
+    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
+})  # fmt: skip
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -31,6 +38,8 @@ def check_path(path: Path, *, weights: bool = True) -> None:
 
     A path that passed is not read again until one of its files changes, so that a swap of models does not pay for it.
     """
+    if not path.exists():
+        raise Incomplete(f"{path.name} is a link to a file that is not there", missing=(path.name,))
     _check_path(path, weights, fingerprint(path))
 
 
@@ -38,6 +47,8 @@ def check_path(path: Path, *, weights: bool = True) -> None:
 def _check_path(path: Path, weights: bool, _fingerprint: str) -> None:
     if path.is_dir():
         check_folder(path, weights=weights)
+    elif is_unfinished(path):
+        raise Incomplete(f"{path.name} is still being downloaded", missing=(f"the end of {path.name}",))
     elif path.suffix == ".gguf":
         read_gguf_header(path)
     else:
@@ -49,30 +60,49 @@ def check_folder(folder: Path, *, weights: bool = True) -> None:
 
     weights: False accepts configs alone, for a folder that lends them to a single file.
     """
-    model_index: dict[str, object] = {}
-    parts = [folder]
-    if (folder / "model_index.json").is_file():
-        model_index = read_config(folder / "model_index.json")
-        if not isinstance(model_index.get("_class_name"), str):
-            raise BadModel("model_index.json names a pipeline with code of its own")
-        parts = [folder / name for name in components(model_index) if (folder / name).is_dir()]
-        _check_keys(model_index, folder / "model_index.json", native=True)
-    for part in parts:
-        _check_part(part, is_component=part != folder)
-        _refuse_pickled(part)
-    if weights and not any(weight_files(part) for part in parts):
-        raise BadModel("has no safetensors weights under the names its library looks for")
+    index = folder / "model_index.json"
+    if not index.is_file():
+        _check_part(folder)
+        if weights:
+            check_chat_complete(folder)
+        return
+    model_index = read_config(index)
+    if not isinstance(model_index.get("_class_name"), str):
+        raise BadModel("model_index.json names a pipeline with code of its own")
+    _check_keys(model_index, index, native=True)
+    for name in components(model_index):
+        if (folder / name).is_dir():
+            _check_part(folder / name, is_component=True)
+    if weights:
+        check_pipeline_complete(folder, model_index)
 
 
-def _check_part(part: Path, *, is_component: bool) -> None:
-    if is_component and any(part.glob("*.py")):  # diffusers offers to run <component>/<library>.py
+def _check_part(part: Path, *, is_component: bool = False) -> None:
+    if is_component and files_in(part, "*.py"):  # diffusers offers to run <component>/<library>.py
         raise BadModel(f"component '{part.name}' carries code of its own")
-    configs = [path for path in sorted(part.glob("*.json")) if "config" in path.name]
+    if (part / ADAPTER_CONFIG).is_file():
+        raise BadModel(f"{ADAPTER_CONFIG} makes it an adapter of another model, which transformers would open instead")
+    configs = [path for path in files_in(part, "*.json") if "config" in path.name and path.is_file()]
     native = any(_is_native(read_config(path)) for path in configs if path.name == "config.json")
     for path in configs:
-        _check_keys(read_config(path), path, native=native)
-    for path in weight_files(part):
+        _check_config(path, native=native)
+    _refuse_pickled(part)
+    try:
+        files = weight_files(part)
+    except Incomplete:
+        return  # a completeness check names everything that is missing
+    for path in files:
         read_safetensors_header(path)
+
+
+def _check_config(path: Path, *, native: bool) -> None:
+    try:
+        config = read_config(path)
+    except BadModel:
+        if path.name in READ_CONFIGS:
+            raise
+        return  # a stray file that no library opens
+    _check_keys(config, path, native=native)
 
 
 def _check_keys(config: dict[str, object], path: Path, *, native: bool) -> None:
@@ -107,6 +137,6 @@ def _refuse_pickled(part: Path) -> None:
 
     Pickles beside safetensors are harmless: nothing opens them.
     """
-    pickled = next((path for pattern in PICKLED for path in sorted(part.glob(pattern))), None)
-    if pickled is not None and not weight_files(part):
+    pickled = next((path for pattern in PICKLED for path in files_in(part, pattern)), None)
+    if pickled is not None and find_weights(part) is None:
         raise BadModel(f"has weights only as pickle ({pickled.name}); convert them to safetensors", detail=str(part))

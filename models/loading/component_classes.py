@@ -11,6 +11,7 @@ from typing import Any
 
 from models.checkpoint.pipeline_source import module_of
 from models.errors import BadModel
+from models.required_packages import how_to_install, is_installed
 
 # A component class has one of these bases; anything else in the libraries is a function or a helper.
 COMPONENT_BASES = ("ModelMixin", "SchedulerMixin", "PreTrainedModel", "PreTrainedTokenizerBase", "ProcessorMixin",
@@ -22,10 +23,15 @@ def component_class(name: str, library: str, cls: str) -> Any:
     """Returns the class. Raises `BadModel` unless it is a model, scheduler, tokenizer or processor of that library."""
     import diffusers
     import transformers
+    from diffusers.utils.deprecation_utils import _maybe_remap_transformers_class  # CLIPFeatureExtractor has gone
 
     homes = {"diffusers": diffusers, "transformers": transformers}
     home = homes.get(library) or getattr(diffusers.pipelines, library, None)
-    found = getattr(home, cls, None) or _restore_deprecated(library, cls)
+    today = _maybe_remap_transformers_class(cls) if library == "transformers" else None
+    found = getattr(home, today or cls, None) or _restore_deprecated(library, cls)
+    if type(found).__name__ == "DummyObject":  # the libraries' stand-in for a class that needs another package
+        missing = [package for package in found._backends if not is_installed(package)]
+        raise BadModel(f"component '{name}' is a {cls}, which needs {how_to_install(missing)}")
     bases = {base.__name__ for base in found.__mro__} if inspect.isclass(found) else set()
     if not bases.intersection(COMPONENT_BASES) or "DiffusionPipeline" in bases:
         raise BadModel(f"component '{name}' names {library}.{cls}, which is no component class")

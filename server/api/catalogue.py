@@ -5,8 +5,6 @@ Every key may read the catalogue; changes need an admin key.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
@@ -15,10 +13,10 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from models.catalogue_reader import slug
-from models.spec import ModelSpec
+from models.names import slug
 from server.api.deps import KeyDep, ServiceDep
 from server.api.model_control import ChangeModel, apply_overrides, optional_body
+from server.api.model_details import ModelDetailsReply, details_json
 from server.api.models import model_json
 from server.api.schemas import Strict, read_body, read_object
 from server.api.wire import JsonObject, Reply, errors, json_body
@@ -29,7 +27,6 @@ router = APIRouter()
 
 Entry = dict[str, Any]
 ENTRY = "a table as in models.toml"
-FROM_CHECKPOINT = ("weight_bytes", "pipeline", "schedulers", "takes_loras", "max_clip_skip")  # read, never set
 
 
 class ModelEntry(Strict):
@@ -76,14 +73,6 @@ class NewModel(ModelEntry):
 class ChangedModel(ModelEntry, ChangeModel):
     pinned: bool | None = Field(None, description="true or false")
     source: Source | None = None
-
-
-class ModelReply(Reply):
-    name: str
-    type: str
-    source: str
-    values: dict[str, Any]
-    origins: dict[str, str]
 
 
 class PullReply(Reply):
@@ -152,26 +141,30 @@ async def cancel_pull(pull_id: str, pulls: PullsDep, key: KeyDep) -> Response:
     return JSONResponse(_pull_json(pulls.cancel(pull_id)))
 
 
-@router.post("/api/models", responses={200: {"model": ModelReply}, **ADDING}, openapi_extra=json_body(NewModel))
-async def add(request: Request, library: LibraryDep, key: KeyDep) -> Response:
+@router.post("/api/models", responses={200: {"model": ModelDetailsReply}, **ADDING}, openapi_extra=json_body(NewModel))
+async def add(request: Request, service: ServiceDep, library: LibraryDep, key: KeyDep) -> Response:
     """Adds a model whose files are already on the server's machine. Needs an admin key."""
     key.require("admin")
     body = read_body(NewModel, read_object(await request.body()))
-    return JSONResponse(_model_json(await library.add(_name(body), {"source": body.source, **_entry(body)})))
+    spec = await library.add(_name(body), {"source": body.source, **_entry(body)})
+    return JSONResponse(details_json(service.models.one(spec.name), admin=True))
 
 
-@router.get("/api/models/{name}", responses={200: {"model": ModelReply}, **errors(404)})
-async def show(name: str, library: LibraryDep, _: KeyDep) -> Response:
-    """Returns all values of a model, each with its origin: models.toml, the checkpoint or a default."""
+@router.get("/api/models/{name}", responses={200: {"model": ModelDetailsReply}, **errors(404)})
+async def show(name: str, service: ServiceDep, library: LibraryDep, key: KeyDep) -> Response:
+    """Returns all values of a model, each with its origin: models.toml, the checkpoint or a default. After a failed
+    load, `failure` says why; its `detail`, with the library's own error, is for admin keys.
+    """
     refused = library.refused()
     if name in refused:
         return JSONResponse({"name": name, "state": "failed", "reason": refused[name]})
-    return JSONResponse(_model_json(library.get(name)))
+    view = service.models.one(library.get(name).name)
+    return JSONResponse(details_json(view, admin="admin" in key.scopes))
 
 
 @router.patch(
     "/api/models/{name}",
-    responses={200: {"model": ModelReply}, **errors(404, 413)},
+    responses={200: {"model": ModelDetailsReply}, **errors(404, 413)},
     openapi_extra=json_body(ChangedModel),
 )
 async def change(name: str, request: Request, service: ServiceDep, library: LibraryDep, key: KeyDep) -> Response:
@@ -188,7 +181,8 @@ async def change(name: str, request: Request, service: ServiceDep, library: Libr
         spec = await library.make_default(spec.name)
     if entry:
         spec = await library.change(spec.name, entry)
-    return JSONResponse({**model_json(service.models.one(spec.name), service), **_model_json(spec)})
+    view = service.models.one(spec.name)
+    return JSONResponse({**model_json(view, service), **details_json(view, admin=True)})
 
 
 @router.delete("/api/models/{name}", responses={200: {"model": RemovedReply}, **errors(404, 409)})
@@ -218,34 +212,6 @@ def _with_revision(body: NewModel) -> str:
         return body.source
     repo, colon, file = body.source.partition(":")
     return f"{repo}@{body.revision}{colon}{file}"
-
-
-def _model_json(spec: ModelSpec) -> JsonObject:
-    values = _flat(asdict(spec))
-    for hidden in ("path", "base_path", "fingerprint", "arguments", "name", "type", "source"):
-        values.pop(hidden, None)
-    origins = {name: spec.origins.get(name, "checkpoint" if name in FROM_CHECKPOINT else "default") for name in values}
-    return {
-        "name": spec.name,
-        "type": spec.type,
-        "source": spec.source,
-        "downloaded": spec.path is not None,
-        "values": values,
-        "origins": origins,
-    }
-
-
-def _flat(tables: Mapping[str, Any]) -> JsonObject:
-    """Flattens nested tables: {"defaults": {"steps": 4}} becomes {"defaults.steps": 4}; an unset value is null."""
-    found: JsonObject = {}
-    for key, value in tables.items():
-        if key in ("origins", "shareable"):
-            continue
-        if isinstance(value, Mapping):
-            found |= {f"{key}.{inner}": it for inner, it in value.items()}
-        else:
-            found[key] = str(value) if hasattr(value, "__fspath__") else value
-    return found
 
 
 def _pull_json(pull: Pull) -> JsonObject:

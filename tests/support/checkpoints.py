@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from models.pipeline_signature import pipeline_signature
+
 
 def safetensors_bytes(tensors: Mapping[str, tuple[str, list[int], int]], **header_changes: Any) -> bytes:
     """Returns a safetensors file of zeros from name → (dtype, shape, bytes of data), one tensor after the other."""
@@ -32,6 +34,7 @@ def chat_folder(folder: Path, **config: Any) -> Path:
     llama = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 2048}
     write_json(folder / "config.json", llama | config)
     (folder / "model.safetensors").write_bytes(ONE_F16)
+    write_json(folder / "tokenizer.json", {})
     return folder
 
 
@@ -44,13 +47,18 @@ def diffusion_folder(
     denoiser_name: str = "transformer",
     **index: Any,
 ) -> Path:
-    """Writes a pipeline folder with a denoiser and a VAE. Its classes do not exist, so only its configs can be read."""
+    """Writes a pipeline folder with a denoiser and a VAE; all else that the class takes is null.
+
+    The classes of its components do not exist, so only its configs can be read.
+    """
     listed = {denoiser_name: ["diffusers", "AModel"], "scheduler": ["diffusers", "AScheduler"]}
     if vae is not None:
         listed["vae"] = ["diffusers", "AVae"]
         write_json(folder / "vae" / "config.json", vae)
         (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(ONE_F16)
-    write_json(folder / "model_index.json", {"_class_name": pipeline, **listed, **index})
+    signature = pipeline_signature(pipeline)
+    nulls = {} if signature is None else dict.fromkeys(signature.required, [None, None])
+    write_json(folder / "model_index.json", {"_class_name": pipeline, **nulls, **listed, **index})
     write_json(folder / denoiser_name / "config.json", denoiser)
     (folder / denoiser_name / "diffusion_pytorch_model.safetensors").write_bytes(ONE_F16)
     write_json(folder / "scheduler" / "scheduler_config.json", {})

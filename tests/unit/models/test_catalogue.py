@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from models.catalogue import BUILTIN
-from models.catalogue_reader import slug
 from models.errors import BadConfig, UnknownModel
 from models.spec import ModelSpec
 from tests.support.catalogues import open_catalogue
@@ -68,21 +67,18 @@ def test_one_bad_folder_does_not_hide_the_good_ones(tmp_path: Path) -> None:
     assert {refused.name for refused in catalogue.refused} == {bad.name, encoder.name}
 
 
-def test_of_two_folders_with_one_name_the_first_is_served_and_the_second_refused(tmp_path: Path) -> None:
-    first = chat_folder(tmp_path / "models/Llama")
-    chat_folder(tmp_path / "more/llama")
+def test_folders_that_would_have_one_name_are_all_served_each_under_a_name_of_its_own(tmp_path: Path) -> None:
+    folders = [tmp_path / "models/Llama!", tmp_path / "models/llama-", tmp_path / "more/llama-"]
+    for folder in folders:
+        chat_folder(folder)
 
-    catalogue = open_catalogue(tmp_path, models_dirs=[tmp_path / "more"])
+    catalogue = open_catalogue(tmp_path, models_dirs=[tmp_path / "more", tmp_path / "models"])
 
-    assert catalogue.get("llama").path == first
-    assert [refused.name for refused in catalogue.refused] == ["llama"]
-
-
-@pytest.mark.parametrize(
-    ("folder", "name"), [("SDXL Base 1.0", "sdxl-base-1.0"), ("..", "model"), ("Ünïcode!", "n-code-")]
-)
-def test_a_folders_name_becomes_a_models_name(folder: str, name: str) -> None:
-    assert slug(folder) == name
+    assert catalogue.refused == ()
+    assert catalogue.get("llama-").path == folders[1]  # the folder that is called so already
+    assert {spec.path for spec in catalogue.specs()} == set(folders)
+    assert len(catalogue.names()) == 3
+    assert catalogue.names() == open_catalogue(tmp_path, models_dirs=[tmp_path / "more"]).names()
 
 
 # models.toml

@@ -71,7 +71,7 @@ def test_an_option_that_does_not_apply_is_refused_by_its_name(saved: Path, model
 def test_an_option_whose_library_is_not_installed_is_refused_with_the_library(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], words: str
 ) -> None:
-    monkeypatch.setattr(load_options, "_installed", lambda library: False)
+    monkeypatch.setattr(load_options, "is_installed", lambda library: False)
     model = ModelSpec(name="m", type="image", path=None, source="m", load=LoadOptions(**options))
 
     with pytest.raises(BadModel, match=words):

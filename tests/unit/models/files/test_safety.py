@@ -118,6 +118,8 @@ def test_the_library_names_of_published_checkpoints_are_accepted(tmp_path: Path)
         image_encoder=[None, None],
         requires_safety_checker=True,
     )
+    for part in ("safety_checker", "text_encoder"):
+        chat_folder(folder / part)
 
     check_folder(folder)
 

@@ -24,8 +24,8 @@ def test_shards_are_read_by_their_index(tmp_path: Path) -> None:
     for part in "12":
         (tmp_path / f"model-{part}.safetensors").write_bytes(ONE_F16)
     (tmp_path / "consolidated.safetensors").write_bytes(ONE_F16)  # the same weights again, as in some repositories
-    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-1.safetensors"}}
-    write_json(tmp_path / "model.safetensors.index.json", index)
+    names = {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-1.safetensors"}
+    write_json(tmp_path / "model.safetensors.index.json", {"metadata": {}, "weight_map": names})
 
     assert weight_bytes([tmp_path], 2) == 2 * 16
 
