@@ -25,6 +25,7 @@ from models.loading.options import apply_options, denoiser_quantization, enable_
 from models.loading.read_check import check_is_filled, check_reads, watch_single_files
 from models.loading.shared_weights import SharedWeights
 from models.loading.single_file import OFFLINE, has_component, open_denoiser, open_full_file, open_vae
+from models.loading.vocabulary_check import check_vocabularies
 from models.spec import ModelSpec
 
 
@@ -75,6 +76,7 @@ def pipeline_builder(
             if (reads := single_files.of(module)) is not None:
                 notes += check_reads(name, module, reads)
             check_is_filled(name, module)
+        notes += check_vocabularies(pipeline)
         apply_options(pipeline, spec, dtype)
         if offload:
             return enable_offload(pipeline, device), notes

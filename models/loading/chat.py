@@ -11,6 +11,7 @@ from models.files.weight_files import variant
 from models.loading.options import chat_quantization
 from models.loading.read_check import Reads, check_is_filled, check_reads
 from models.loading.shared_weights import SharedWeights
+from models.loading.vocabulary_check import check_vocabulary
 from models.spec import ModelSpec
 
 
@@ -40,6 +41,7 @@ def open_chat(
         model = model.to(device).eval().requires_grad_(False)
     if identity is not None:
         shared.offer(identity, dtype, model)
+    notes += check_vocabulary("the tokenizer", tokenizer, model)
     return model, tokenizer, notes
 
 

@@ -111,7 +111,7 @@ def _diffusion(
     from pipelines.diffusion.lane import DiffusionLane
 
     build = pipeline_builder(spec, device, dtype, offload, shared)
-    pipeline, _notes = _with_library(build, spec)
+    pipeline, notes = _with_library(build, spec)
     assert spec.type != "chat"
     return DiffusionLane(
         pipeline,
@@ -121,6 +121,7 @@ def _diffusion(
         device_name=device,
         verdicts=verdicts,
         warnings=(OFFLOADED.format(spec.name),) if offload else (),
+        notes=notes,
     )
 
 
@@ -136,7 +137,7 @@ def _chat(
     from pipelines.chat.lane import ChatLane
     from pipelines.chat.proof import shares_forwards_correctly
 
-    model, tokenizer, _notes = _with_library(lambda: open_chat(spec, path, device, dtype, shared), spec)
+    model, tokenizer, notes = _with_library(lambda: open_chat(spec, path, device, dtype, shared), spec)
     if not tokenizer.chat_template:
         raise LoadFailed(f"The model {spec.name} has no chat template.", detail=str(path))
     if smoke_tested is not None and spec.fingerprint not in smoke_tested:
@@ -149,6 +150,7 @@ def _chat(
         max_running=spec.max_running,
         context_tokens=spec.limits.context_tokens,
         merging="on" if shares_forwards_correctly(model) else "off",
+        notes=notes,
     )
 
 

@@ -71,6 +71,7 @@ class ChatLane:
         self.notes = tuple(notes)
         self._tokenizer = tokenizer
         self._end_tokens = find_end_tokens(model, tokenizer)
+        self._n_embeddings = model.get_input_embeddings().weight.shape[0]
         self._queue = ChatQueue()
         self._concurrency = ConcurrencyLimit(max_running)
         self._updates: list[Update] = []
@@ -106,7 +107,7 @@ class ChatLane:
 
     def admit(self, request: Request) -> None:
         assert isinstance(request, ChatRequest)
-        begun = begin(request, self._tokenizer, self._end_tokens, self._max_length)
+        begun = begin(request, self._tokenizer, self._end_tokens, self._max_length, self._n_embeddings)
         if isinstance(begun, Failed):
             self._updates.append(begun)
         else:

@@ -50,8 +50,13 @@ class ChatSequence:
         return (delta if finish is None else delta + self.text.finish()), finish
 
 
-def begin(request: ChatRequest, tokenizer: Any, end_tokens: frozenset[int], max_length: int) -> ChatSequence | Failed:
-    """Tokenize the request's prompt. max_length: most tokens that prompt and reply may have together."""
+def begin(
+    request: ChatRequest, tokenizer: Any, end_tokens: frozenset[int], max_length: int, n_embeddings: int
+) -> ChatSequence | Failed:
+    """Tokenize the request's prompt.
+
+    max_length: most tokens that prompt and reply may have together. n_embeddings: tokens that the model knows.
+    """
     try:
         prompt = prompt_tokens(tokenizer, request.messages)
     except PromptRefused as error:
@@ -62,6 +67,8 @@ def begin(request: ChatRequest, tokenizer: Any, end_tokens: frozenset[int], max_
         return Failed(request.id, "model_error", message, "".join(traceback.format_exception(error)))
     if request.max_tokens < 1:
         return Failed(request.id, "bad_request", "max_tokens must be at least 1.")
+    if max(prompt, default=0) >= n_embeddings:  # looked up on a GPU it would end the process
+        return Failed(request.id, "bad_request", "The messages spell out a token that this model was not trained with.")
     n_tokens = len(prompt) + request.max_tokens
     if n_tokens > max_length:
         message = (

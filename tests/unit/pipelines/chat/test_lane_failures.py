@@ -34,6 +34,16 @@ def test_too_long_request_fails_alone_and_its_message_has_the_numbers(lane: Chat
         assert f" {figure}" in failed.message
 
 
+def test_a_message_that_spells_out_a_token_without_an_embedding_fails_alone() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["[UNTRAINED]"])
+    lane = ChatLane(tiny_model(), tokenizer, cache_bytes=4 << 20)
+    updates = play(lane, [chat("ok"), chat("beyond", "say [UNTRAINED]")])
+    assert sorted(ends(updates)) == [("beyond", "Failed"), ("ok", "Replied")]
+    failed = next(update for update in updates if isinstance(update, Failed))
+    assert failed.code == "bad_request"
+
+
 def test_cancel_frees_the_pages_and_is_reported_exactly_once(lane: ChatLane) -> None:
     for name in ("a", "b"):
         lane.admit(chat(name, max_tokens=200))

@@ -1,0 +1,48 @@
+"""Refuses a tokenizer that can write tokens for which its model has no embedding. Device thread only.
+
+On a GPU a single such token ends the process: the look-up fails there in a way that no later call survives.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.errors import BadModel
+
+
+def check_vocabularies(pipeline: Any) -> list[str]:
+    """Checks each tokenizer of a pipeline against its text encoder, as `check_vocabulary` does."""
+    notes: list[str] = []
+    for name, tokenizer in pipeline.components.items():
+        encoder = getattr(pipeline, name.replace("tokenizer", "text_encoder"), None)
+        if name.startswith("tokenizer") and tokenizer is not None and encoder is not None:
+            notes += check_vocabulary(name, getattr(tokenizer, "tokenizer", tokenizer), encoder)
+    return notes
+
+
+def check_vocabulary(name: str, tokenizer: Any, model: Any) -> list[str]:
+    """Raises `BadModel` for a vocabulary that is larger than the model's embeddings.
+
+    Published checkpoints have tokens beyond them that were added and never trained, such as one for padding. No text
+    is cut into those unless it spells them out, so they only give a sentence for the model's notes.
+    """
+    n_rows = embedding_rows(model)
+    if n_rows is None or not hasattr(tokenizer, "vocab_size"):
+        return []
+    if tokenizer.vocab_size > n_rows:
+        raise BadModel(f"{name} has {tokenizer.vocab_size} tokens, its model has embeddings for {n_rows}")
+    n_beyond = len(tokenizer) - n_rows
+    return (
+        [f"{name} has {n_beyond} added token{'s' if n_beyond > 1 else ''} for which its model has no embedding."]
+        if n_beyond > 0
+        else []
+    )
+
+
+def embedding_rows(model: Any) -> int | None:
+    """Returns the number of tokens that the model knows, None for a module that does not tell."""
+    try:
+        rows = model.get_input_embeddings().weight.shape[0]
+    except (AttributeError, NotImplementedError):
+        return None
+    return int(rows)
