@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,10 @@ def _open_module(
         options["ignore_mismatched_sizes"] = True  # reports them, instead of an error without their names
     module, info = cls.from_pretrained(folder, **options)
     reads = Reads.from_loading_info(info)
+    if issubclass(cls, ModelMixin):  # it judges by the index; a shard may have more than its index says
+        parameters = dict(module.named_parameters())
+        missing = [tensor for tensor in reads.missing if tensor not in parameters or parameters[tensor].is_meta]
+        reads = replace(reads, missing=missing)
     if quantization is not None:
         reads = Reads(missing=reads.missing)  # quantized layers have other names and shapes than their files
     notes = check_reads(name, module, reads)

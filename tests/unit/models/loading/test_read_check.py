@@ -5,6 +5,7 @@ Each file is damaged one tensor at a time. Every tensor of the small components 
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +127,21 @@ def test_a_shard_that_lost_a_tensor_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(BadModel, match="transformer"):
         open_component(component, cls, folder, torch.float32)
+
+
+@pytest.mark.slow
+def test_an_index_that_forgot_a_tensor_of_its_shard_is_no_harm(tmp_path: Path) -> None:
+    FAMILIES["flux"].build().save_pretrained(tmp_path, max_shard_size="20KB")
+    ((component, cls, folder),) = [found for found in opened(tmp_path) if found[0] == "transformer"]
+    sound, _ = open_component(component, cls, folder, torch.float32)
+    file = next(folder.glob("*.index.json"))
+    index = json.loads(file.read_text())
+    index["weight_map"].pop(min(index["weight_map"]))
+    file.write_text(json.dumps(index))
+
+    again, _ = open_component(component, cls, folder, torch.float32)
+
+    assert same(sound, again)
 
 
 def test_a_language_model_that_lacks_one_tensor_is_refused(tmp_path: Path) -> None:
