@@ -10,6 +10,8 @@ An unknown key is an error, because a misspelt key would be a setting that silen
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import tomllib
 import typing
@@ -111,7 +113,7 @@ def parse_entry(name: str, value: object) -> ModelEntry:
         defaults=_typed(_table(table.get("defaults", {}), f"{where}.defaults"), Defaults, f"{where}.defaults"),
         limits=_typed(_table(table.get("limits", {}), f"{where}.limits"), Limits, f"{where}.limits"),
         sizes=_sizes(_table(table.get("sizes", {}), f"{where}.sizes"), f"{where}.sizes"),
-        call=_table(table.get("call", {}), f"{where}.call"),
+        call=_plain_values(_table(table.get("call", {}), f"{where}.call"), f"{where}.call"),
         load=_typed(_table(table.get("load", {}), f"{where}.load"), LoadOptions, f"{where}.load"),
     )
 
@@ -120,6 +122,18 @@ def _table(value: object, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadConfig(f"[{where}] is not a table")
     return value
+
+
+def _plain_values(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Returns the table, whose values go into the pipeline's call and into stored jobs, as JSON."""
+    for key, value in table.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise BadConfig(
+                f"[{where}] {key} is not a text, a finite number, true or false, or a list of these"
+            ) from None
+    return dict(table)
 
 
 def _check_keys(table: Mapping[str, object], known: tuple[str, ...], where: str) -> None:
@@ -146,6 +160,8 @@ def _typed(
             value = float(value)
         if type(value) not in allowed and value not in allowed:
             raise BadConfig(f"[{where}] {key} = {value!r} is not {_description(allowed)}")
+        if isinstance(value, float) and not (math.isfinite(value) or (key == "keep_alive_s" and value > 0)):
+            raise BadConfig(f"[{where}] {key} = {value!r} is not a number")
         found[key] = value
     return found
 

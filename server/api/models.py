@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from models.spec import ModelType
 from pipelines.interface import Merging
 from server.api.deps import KeyDep, ServiceDep
+from server.api.model_details import notes_of, plain
 from server.api.wire import JsonObject, Reply, errors, timestamp
 from server.protocol import DeviceStatus, ModelState
 from server.service.models import ModelView
@@ -49,6 +50,7 @@ class ModelReply(Reply):
     takesLoras: bool
     maxClipSkip: int
     sizes: dict[str, list[int]]
+    notes: list[str]
 
 
 class ModelsReply(Reply):
@@ -82,7 +84,7 @@ class LorasReply(Reply):
 @router.get("/api/loras", responses={200: {"model": LorasReply}, **errors()})
 async def loras(service: ServiceDep, _: KeyDep) -> Response:
     """Lists the names that a request's `loras` can use. A LoRA file does not tell which model it was made for."""
-    return JSONResponse({"loras": list(await asyncio.to_thread(service.loras.names))})
+    return JSONResponse({"loras": plain(await asyncio.to_thread(service.loras.names))})
 
 
 @router.get("/api/models", responses={200: {"model": ModelsReply}, **errors()})
@@ -114,7 +116,7 @@ def model_json(view: ModelView, service: Service) -> JsonObject:
         "device": devices[0] if devices else None,
         "devices": devices,
         "pinned": view.pinned,
-        "keepAliveSeconds": -1 if math.isinf(view.keep_alive_s) else view.keep_alive_s,
+        "keepAliveSeconds": -1 if math.isinf(view.keep_alive_s) else plain(view.keep_alive_s),
         "idleUnloadAt": timestamp(view.idle_unload_at),
         "retryInSeconds": _retry_s(view),
         "merging": live.merging if live and loaded else "unproven",
@@ -125,7 +127,8 @@ def model_json(view: ModelView, service: Service) -> JsonObject:
         "schedulers": list(spec.schedulers),
         "takesLoras": spec.takes_loras,
         "maxClipSkip": spec.max_clip_skip,
-        "sizes": {ratio: list(size) for ratio, size in spec.sizes.items()},
+        "sizes": plain(spec.sizes),
+        "notes": notes_of(view),
     }
 
 
@@ -147,7 +150,7 @@ def _device_json(device: DeviceStatus) -> JsonObject:
 
 
 def _camel(values: JsonObject) -> JsonObject:
-    return {_camel_name(name): value for name, value in values.items()}
+    return {_camel_name(name): plain(value) for name, value in values.items()}
 
 
 def _camel_name(name: str) -> str:
