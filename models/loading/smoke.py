@@ -15,12 +15,13 @@ from models.spec import ModelSpec
 from pipelines.interface import DiffusionRequest, Failed, Lane, Rendered, Update
 
 SIDES_PIXELS = (64, 256)  # of the first trials: small, because the load waits for them; some families cannot make 64
+MAX_DETAIL = 1000  # characters of an error's own text
 MAX_LANE_STEPS = 10_000  # a trial of one denoise step takes a handful
 
 
 def smoke_test(lane: Lane, spec: ModelSpec) -> None:
     """Renders images until one has finite, varying pixels. Raises `LoadFailed` when none has."""
-    problem = ""
+    problem, details = "", dict[str, None]()
     # The native size comes last, for a family that cannot make a small one.
     trials = [*(_small(spec, side) for side in SIDES_PIXELS), _native(spec, steps=2)]
     for request in trials:
@@ -30,14 +31,17 @@ def smoke_test(lane: Lane, spec: ModelSpec) -> None:
                 if values.size and float(values.max()) - float(values.min()) > 0 and np.isfinite(values).all():
                     return
                 problem = "its weights are broken: a one-step trial gave a single color"
-            case Failed(code=code, message=message):
+            case Failed(code=code, message=message, detail=detail):
+                details[_own_error(detail)] = None
                 usual = spec.defaults.steps or 2
                 if code == "bad_request" and request.steps == 2 != usual:
                     trials.append(_native(spec, usual))  # Ideogram 4 has one guidance value for each step
-                problem = problem or f"a one-step trial failed ({message.rstrip('.')})"
+                # It is no client's arguments that the pipeline refused.
+                reason = "" if code == "bad_request" else f" ({message.rstrip('.')})"
+                problem = problem or f"a one-step trial failed{reason}"
             case _:
                 problem = problem or "a one-step trial gave no result"
-    raise LoadFailed(f"The model {spec.name} failed to load: {problem}.")
+    raise LoadFailed(f"The model {spec.name} failed to load: {problem}.", detail="; ".join(details))
 
 
 def smoke_test_chat_model(model: Any, spec: ModelSpec, tokens: list[int]) -> None:
@@ -48,6 +52,17 @@ def smoke_test_chat_model(model: Any, spec: ModelSpec, tokens: list[int]) -> Non
         raise LoadFailed(
             f"The model {spec.name} failed to load: its weights are broken: a trial forward gave no finite numbers."
         )
+
+
+def _own_error(traceback: str) -> str:
+    """Returns the error at the end of a traceback, "ValueError: …" with all lines of its text, without the frames."""
+    lines = traceback.strip().splitlines()
+    begin, in_frame = 0, False
+    for number, line in enumerate(lines):
+        in_frame = line.startswith('  File "') or (in_frame and line.startswith("    "))
+        if in_frame:
+            begin = number + 1
+    return "\n".join(lines[begin:])[:MAX_DETAIL]
 
 
 def _run(lane: Lane, request: DiffusionRequest) -> Update | None:

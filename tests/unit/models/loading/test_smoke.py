@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +24,8 @@ from tests.support.lanes.loaded_models import save_chat, save_stable_diffusion
 class LaneOfFixedSteps:
     """As much of a lane as the smoke test uses. It fails every request with another number of steps."""
 
-    def __init__(self, steps: int, code: FailureCode) -> None:
-        self._steps = steps
+    def __init__(self, steps: int, code: FailureCode, detail: str = "") -> None:
+        self._steps, self._detail = steps, detail
         self._code: FailureCode = code
         self.admitted: list[DiffusionRequest] = []
 
@@ -33,7 +35,7 @@ class LaneOfFixedSteps:
     def step(self) -> Sequence[Update]:
         request = self.admitted[-1]
         if request.steps != self._steps:
-            return [Failed(request.id, self._code, "The pipeline refused the arguments of this job.")]
+            return [Failed(request.id, self._code, "The pipeline refused the arguments of this job.", self._detail)]
         return [Rendered(request.id, np.linspace(0, 1, 12, dtype=np.float32).reshape(1, 2, 2, 3), 1, "Euler")]
 
 
@@ -53,6 +55,22 @@ def test_a_pipeline_that_fails_for_another_reason_is_not_tried_with_its_default_
     with pytest.raises(LoadFailed):
         smoke_test(lane, SPEC)  # type: ignore[arg-type]  # see LaneOfFixedSteps
     assert [request.steps for request in lane.admitted] == [1, 1, 2]
+
+
+def test_a_failed_trial_tells_admins_the_librarys_own_error_and_clients_that_it_failed() -> None:
+    try:
+        try:
+            raise KeyError("an earlier one")
+        except KeyError as error:
+            raise ValueError("`height` has to be 8,\nnot 7:\n  this is the third line") from error
+    except ValueError as error:
+        detail = "".join(traceback.format_exception(error))
+
+    with pytest.raises(LoadFailed) as failed:
+        smoke_test(LaneOfFixedSteps(48, "bad_request", detail), replace(SPEC, defaults=Defaults(steps=2)))  # type: ignore[arg-type]  # see LaneOfFixedSteps
+
+    assert failed.value.message == "The model m failed to load: a one-step trial failed."
+    assert failed.value.detail == "ValueError: `height` has to be 8,\nnot 7:\n  this is the third line"
 
 
 @pytest.mark.slow
