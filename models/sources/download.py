@@ -1,6 +1,6 @@
 """Downloads one file over HTTP. A partial file stays as NAME.part, and the next attempt asks for the rest.
 
-Size and SHA-256 are enforced, and the file gets its final name only when both are right. Runs in the pull's own
+Size and checksum are enforced, and the file gets its final name only when both are right. Runs in the pull's own
 process.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from typing import TypeAlias
 
 from models.errors import FetchFailed
 from models.sources.progress import ProgressCallback
+from models.sources.retries import Interrupted, Pause, Retries
 
-MAX_TRIES = 5  # failures in a row; an attempt that brings new bytes resets the count
+READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,50 +35,81 @@ class Body:
 Opener: TypeAlias = Callable[[int], AbstractContextManager[Body]]
 
 
-class Interrupted(Exception):
-    """The connection broke; the same request may succeed later."""
-
-
 def download(
-    opener: Opener, target: Path, *, n_bytes: int | None, sha256: str | None, report: ProgressCallback
+    opener: Opener,
+    target: Path,
+    *,
+    n_bytes: int | None,
+    report: ProgressCallback,
+    sha256: str | None = None,
+    git_hash: str | None = None,
+    name: str = "",
+    on_size: Callable[[int], None] = lambda _: None,
+    pause: Pause = time.sleep,
 ) -> None:
-    """Writes `target`. Raises `FetchFailed`; the partial file is kept for the next attempt unless it is wrong."""
+    """Writes `target`. Raises `FetchFailed`; the partial file is kept for the next attempt unless it is wrong.
+
+    git_hash: what git names the content by. name: what messages call the file. on_size: gets the bytes that are still
+    to come as soon as a server tells, and may raise.
+    """
+    name = name or target.name
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
-    tries = MAX_TRIES
-    while (have := part.stat().st_size if part.exists() else 0) != n_bytes or n_bytes is None:
+    retries = Retries(pause)
+    while (have := size_of(part)) != n_bytes or n_bytes is None:
         try:
-            _receive(opener, part, have, n_bytes, lambda done, total: report(f"downloading {target.name}", done, total))
+            with opener(have) as body:
+                if body.ends is not None:
+                    on_size(body.ends - body.begins)
+                _receive(body, part, name, n_bytes, lambda done, total: report(f"downloading {name}", done, total))
             if n_bytes is None:
                 break
         except Interrupted as error:
-            tries = MAX_TRIES if part.exists() and part.stat().st_size > have else tries - 1
-            if not tries:
-                raise FetchFailed(
-                    f"{target.name}: the connection broke; pull again to continue", detail=str(error)
-                ) from error
-    if sha256 is not None:
-        report(f"checking {target.name}", 0, 0)
-        with part.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256.lower():
-            part.unlink()
-            raise FetchFailed(
-                f"{target.name} has the wrong SHA-256 and was deleted", detail=f"{found} instead of {sha256}"
-            )
-    part.rename(target)
+            try:
+                retries.wait(error, progressed=size_of(part) > have)
+            except Interrupted:
+                raise FetchFailed(_gave_up(name, error), detail=str(error)) from error
+    part.touch()  # nothing was asked for when the file is empty
+    report(f"checking {name}", n_bytes or have, n_bytes or 0)
+    kind, wanted = ("SHA-256", sha256) if sha256 is not None else ("checksum", git_hash)
+    if wanted is not None and (found := _hash(part, git=sha256 is None)) != wanted.lower():
+        part.unlink()
+        raise FetchFailed(f"{name} has the wrong {kind} and was deleted", detail=f"{found} instead of {wanted}")
+    part.replace(target)
 
 
-def _receive(opener: Opener, part: Path, have: int, n_bytes: int | None, advance: Callable[[int, int], None]) -> None:
-    with opener(have) as body, part.open("ab") as file:
-        if body.begins != have:
-            file.truncate(body.begins)
-            have = body.begins
+def size_of(path: Path) -> int:
+    """Returns 0 for a file that is not there."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def _gave_up(name: str, error: Interrupted) -> str:
+    if error.status == 429:
+        return f"{name}: the server limits the rate of requests (429); pull again later to continue"
+    if error.status is not None:
+        return f"{name}: the server answers {error.status}; pull again later to continue"
+    return f"{name}: the connection broke; pull again to continue"
+
+
+def _hash(path: Path, *, git: bool) -> str:
+    digest = hashlib.sha1(usedforsecurity=False) if git else hashlib.sha256()
+    if git:
+        digest.update(b"blob %d\0" % path.stat().st_size)
+    with path.open("rb") as file:
+        while chunk := file.read(READ_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _receive(body: Body, part: Path, name: str, n_bytes: int | None, advance: Callable[[int, int], None]) -> None:
+    have = body.begins
+    with part.open("ab") as file:
+        file.truncate(have)
         for chunk in body.chunks:
             have += len(chunk)
             if n_bytes is not None and have > n_bytes:
                 part.unlink()
-                raise FetchFailed(f"{part.stem} is larger than announced: {n_bytes} bytes")
+                raise FetchFailed(f"{name} is larger than announced: {n_bytes} bytes")
             file.write(chunk)
             advance(have, n_bytes or body.ends or 0)
         file.flush()

@@ -1,6 +1,7 @@
 """Fetches one source in its own process: python -m models.sources.pull SOURCE RELATIVE_TO CACHE_DIR [--private]
 
-It writes its progress to stdout, one JSON object per line; the last one is {"path": …} or {"error": …}. It may be
+It writes its progress to stdout, one JSON object per line: {"doing": …, "done": …, "total": …}, once {"need": …,
+"free": …}, at last {"path": …, "source": …, "revision": …, "component": …, "note": …} or {"error": …}. It may be
 killed at any moment: the next run continues with what arrived. It is a process because the hub's library and the parser
 of a foreign format then have their own memory.
 """
@@ -10,9 +11,11 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from models.checkpoint.read_checkpoint import check_configs
 from models.errors import ModelsError
 from models.sources import fetch
 
@@ -30,17 +33,22 @@ def main(source: str, relative_to: str, cache_dir: str, *options: str) -> int:
             _write_line({"doing": doing, "done": done, "total": total})
 
     try:
-        path = fetch(
+        fetched = fetch(
             source,
             relative_to=Path(relative_to),
             cache_dir=Path(cache_dir),
             report=report,
+            announce=lambda need, free: _write_line({"need": need, "free": free}),
+            check=check_configs,
             private="--private" in options,
         )
     except ModelsError as error:
         _write_line({"error": error.message, "detail": error.detail[-2000:]})
         return 1
-    _write_line({"path": str(path)})
+    except OSError as error:
+        _write_line({"error": f"it could not be written: {error.strerror}", "detail": str(error)[-2000:]})
+        return 1
+    _write_line({**asdict(fetched), "path": str(fetched.path)})
     return 0
 
 

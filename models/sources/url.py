@@ -20,8 +20,10 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from models.errors import BadConfig, FetchFailed
-from models.sources.download import Body, Interrupted, download
-from models.sources.progress import ProgressCallback
+from models.sources.disk_space import require_space
+from models.sources.download import Body, download
+from models.sources.progress import ProgressCallback, SizeCallback, no_size
+from models.sources.retries import Interrupted
 
 MAX_REDIRECTS = 5
 TIMEOUT_S = 30.0
@@ -57,11 +59,22 @@ def cached_file(address: Address, cache_dir: Path) -> Path:
     return cache_dir / "models" / f"url-{address.sha256[:16]}" / address.file_name
 
 
-def fetch_url(address: Address, cache_dir: Path, report: ProgressCallback, *, private: bool = False) -> Path:
+def fetch_url(
+    address: Address,
+    cache_dir: Path,
+    report: ProgressCallback,
+    *,
+    private: bool = False,
+    announce: SizeCallback = no_size,
+) -> Path:
     """private: also allows http, and addresses of this machine and its network."""
     target = cached_file(address, cache_dir)
     opener = partial(_open, address.url, private=private)
-    download(opener, target, n_bytes=None, sha256=address.sha256, report=report)
+
+    def on_size(need_bytes: int) -> None:
+        require_space(target.name, need_bytes, target.parent, "the server's cache", announce)
+
+    download(opener, target, n_bytes=None, sha256=address.sha256, report=report, on_size=on_size)
     return target
 
 
@@ -96,7 +109,9 @@ def _body(reply: http.client.HTTPResponse, have: int) -> Body:
     if reply.status in (401, 403):
         raise FetchFailed(f"the address requires authentication (HTTP {reply.status})")
     if reply.status >= 500 or reply.status == 429:
-        raise Interrupted(f"HTTP {reply.status}")
+        asked = reply.headers.get("Retry-After", "")
+        wait_s = float(asked) if asked.isdecimal() else None
+        raise Interrupted(f"HTTP {reply.status}", status=reply.status, retry_after_s=wait_s)
     if reply.status not in (200, 206):
         raise FetchFailed(f"the address answered HTTP {reply.status}")
     begins = have if reply.status == 206 else 0

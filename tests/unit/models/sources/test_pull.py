@@ -33,7 +33,8 @@ def anyio_backend() -> str:
 
 def repo(tmp_path: Path) -> dict[str, bytes]:
     folder = chat_folder(tmp_path / "upstream")
-    return {"config.json": (folder / "config.json").read_bytes(), "model.safetensors": BIG, "run_me.py": b"boom"}
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {**files, "model.safetensors": BIG, "run_me.py": b"boom"}
 
 
 def environment(hub: Hub, tmp_path: Path, **more: str) -> dict[str, str]:
@@ -55,7 +56,7 @@ def test_a_repository_arrives_in_the_hubs_own_cache_without_its_code(tmp_path: P
 
     folder = Path(lines[-1]["path"])
     assert folder.is_relative_to(tmp_path / "hf/hub/models--owner--name/snapshots")
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
     assert (folder / "model.safetensors").read_bytes() == BIG
     assert max(line.get("done", 0) for line in lines) > MIB
     assert not any("run_me" in path for path, _, _ in hub.requests)
