@@ -11,6 +11,7 @@ ModelType: TypeAlias = Literal["image", "video", "chat"]
 Quantization: TypeAlias = Literal[
     "bnb-8bit", "bnb-4bit", "torchao-int8", "torchao-int4", "quanto-int8", "quanto-int4", "fp8-layerwise"
 ]
+Prediction: TypeAlias = Literal["epsilon", "v_prediction", "sample"]
 Dtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -59,6 +60,8 @@ class LoadOptions:
     base: str | None = None  # source of the pipeline folder that lends a single file its configs and missing parts
     vae: str | None = None  # source of a VAE (folder or file) that replaces the checkpoint's own
     embeddings: tuple[str, ...] = ()  # textual inversions, safetensors files; the file name is the word in a prompt
+    prediction_type: Prediction | None = None  # what the denoiser predicts; None: as the checkpoint says
+    zero_terminal_snr: bool = False  # the noise schedule of the training ended in pure noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,27 +5,47 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 
+from models.files.json_files import read_config
 from models.installed_libraries import package_folder
 
 # These need scipy, torchsde or other inputs than the rest.
 UNUSABLE = frozenset({"LMSDiscreteScheduler", "DPMSolverSDEScheduler", "EDMEulerScheduler"})
+ZERO_TERMINAL_SNR = "rescale_betas_zero_snr"  # the setting of a training schedule that ends in pure noise
+KNOWS_ZERO_TERMINAL_SNR = "EulerDiscreteScheduler"  # takes the place of a scheduler that does not
 
 
 def compatible_schedulers(model_index: Mapping[str, object], config: Mapping[str, object]) -> tuple[str, ...]:
     """Returns class names, the checkpoint's own first, and no other where its class declares no compatible ones.
 
-    config: the checkpoint's scheduler_config.json. A scheduler is left out when it does not know what the denoiser
-    predicts; only a few of them know a flow.
+    config: the settings of the checkpoint's scheduler. A scheduler is left out when it does not know what the denoiser
+    predicts (only a few know a flow), or no schedule that ends in pure noise; so is the checkpoint's own then.
     """
     match model_index.get("scheduler"):
         case ["diffusers", str(own)]:
-            prediction = str(config.get("prediction_type", "epsilon"))
-            others = (
-                [name for name in _karras() if name not in (own, *UNUSABLE)] if own in _compatible_classes() else []
-            )
-            return (own, *(name for name in others if f'"{prediction}"' in _sources()[name]))
+            if own not in _compatible_classes():
+                return (own,)
+            words = [f'"{config.get("prediction_type", "epsilon")}"']
+            if config.get(ZERO_TERMINAL_SNR):
+                words.append(ZERO_TERMINAL_SNR)
+            able = [
+                name for name in _karras() if name not in UNUSABLE and all(word in _sources()[name] for word in words)
+            ]
+            first = own if own in able or not config.get(ZERO_TERMINAL_SNR) else KNOWS_ZERO_TERMINAL_SNR
+            return (first, *(name for name in able if name != first))
     return ()
+
+
+def scheduler_config(folder: Path) -> Mapping[str, object]:
+    """Returns the settings of a pipeline folder's scheduler, none when it has no scheduler."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    return read_config(path) if path.is_file() else {}
+
+
+def samples_noise(class_name: str) -> bool:
+    """Returns whether a scheduler is one of those that know what a denoiser predicts, not one of a flow."""
+    return class_name in _compatible_classes()
 
 
 @lru_cache(maxsize=1)

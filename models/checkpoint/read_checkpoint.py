@@ -7,26 +7,31 @@ that neither has is a named constant. models.toml may override any of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 
 from models.chat_template import check_template, check_templates
 from models.checkpoint.component_configs import Config, Configs, number, positive_int
+from models.checkpoint.denoiser_input import check_input_channels
 from models.checkpoint.image_size import native_size, size_multiple, sizes_by_aspect
-from models.checkpoint.noise_schedulers import compatible_schedulers
+from models.checkpoint.noise_schedulers import compatible_schedulers, scheduler_config
 from models.checkpoint.pipeline_source import pipeline_source
-from models.checkpoint.single_file import base_components, chat_context, find_base, weight_bytes_of_file
+from models.checkpoint.read_single_file import read_single_file
+from models.checkpoint.resident_bytes import ServedAs, component_bytes, resident_bytes
+from models.checkpoint.single_file import chat_context, find_base
 from models.checkpoint.video_frames import frame_rule, frames_per_second
+from models.checkpoint.weight_scales import check_is_plain
 from models.errors import BadModel
 from models.files.gguf_header import read_gguf_header
 from models.files.json_files import read_config
 from models.files.leftovers import files_in, is_leftover
 from models.files.model_index import components
 from models.files.safety import check_folder, check_path
-from models.files.weight_files import weight_bytes, weight_files
+from models.files.weight_files import weight_files
+from models.files.weight_header import tensors_of
 from models.fingerprint import fingerprint
-from models.spec import Defaults, Limits, ModelSpec
+from models.spec import Defaults, Limits, ModelSpec, ModelType
 from models.weight_identity import is_decoder, weight_identity
 
 
@@ -39,6 +44,17 @@ def is_checkpoint(path: Path) -> bool:
         return path.suffix in (".safetensors", ".gguf")
     weights = (name for pattern in ("*.safetensors", "*.safetensors.index*.json") for name in files_in(path, pattern))
     return (path / "model_index.json").is_file() or ((path / "config.json").is_file() and any(weights))
+
+
+def type_of(path: Path) -> ModelType | None:
+    """Returns what a folder makes by its index alone, for one that cannot be served. None when that does not tell."""
+    try:
+        if (path / "model_index.json").is_file():
+            pipeline = pipeline_source(str(read_config(path / "model_index.json").get("_class_name")))
+            return None if pipeline is None else pipeline.text_to
+        return "chat" if is_decoder(path) else None
+    except (BadModel, OSError):
+        return None
 
 
 def read_checkpoint(
@@ -55,7 +71,7 @@ def read_checkpoint(
         spec = _chat_folder(path, name=name, source=source, float_bytes=float_bytes)
     elif path.suffix == ".gguf" and (context := chat_context(path)) is not None:
         check_template(str(read_gguf_header(path).metadata.get("tokenizer.chat_template", "")))
-        spec = _chat_spec(name, path, source, weight_bytes_of_file(path, float_bytes), context or None)
+        spec = _chat_spec(name, path, source, resident_bytes(path, None, ServedAs(float_bytes)), context or None)
     else:
         base = find_base(path, base, cache_dir)
         spec = _pipeline_file(path, base, name=name, source=source, float_bytes=float_bytes)
@@ -66,7 +82,7 @@ def check_configs(folder: Path) -> None:
     """Raises `BadModel` for a folder that could not be served whatever its weights hold; they may be missing."""
     check_folder(folder, weights=False)
     if (folder / "model_index.json").is_file():
-        _pipeline_spec(folder, "", "", weights=lambda _: 0)
+        _pipeline_spec(folder, "", "", scheduler={})
     else:
         _check_chat_configs(folder)
 
@@ -88,7 +104,7 @@ def _origins(spec: ModelSpec) -> dict[str, str]:
 def _chat_folder(folder: Path, *, name: str, source: str, float_bytes: int) -> ModelSpec:
     _check_chat_configs(folder)
     context = positive_int(read_config(folder / "config.json"), "max_position_embeddings") or None
-    n_bytes = weight_bytes([folder], float_bytes)
+    n_bytes = resident_bytes(folder, None, ServedAs(float_bytes))
     spec = _chat_spec(name, folder, source, n_bytes, context)
     return replace(spec, shareable={"model": (weight_identity(folder), n_bytes)})
 
@@ -115,26 +131,33 @@ def _chat_spec(name: str, path: Path, source: str, n_bytes: int, context: int | 
 
 
 def _pipeline_folder(folder: Path, *, name: str, source: str, float_bytes: int) -> ModelSpec:
-    spec = _pipeline_spec(folder, name, source, weights=lambda parts: weight_bytes(parts, float_bytes))
+    spec = _pipeline_spec(folder, name, source, scheduler={})
+    listed = components(read_config(folder / "model_index.json"))
+    configs = _component_configs(folder, listed)
+    check_input_channels({part: cls for part, (_, cls) in listed.items()}, configs)
+    for part in listed:
+        if "quantization_config" not in configs.get(part, {}):  # else the library knows how its weights are packed
+            for file in weight_files(folder / part):
+                check_is_plain(part, tensors_of(file))
+    n_bytes = component_bytes(folder, None, ServedAs(float_bytes))
     shareable = {
-        part: (weight_identity(folder / part), weight_bytes([folder / part], float_bytes))
-        for part in components(read_config(folder / "model_index.json"))
-        if is_decoder(folder / part) and weight_files(folder / part)
+        part: (weight_identity(folder / part), n_bytes[part])
+        for part in listed
+        if n_bytes[part] and is_decoder(folder / part)
     }
-    return replace(spec, shareable=shareable)
+    return replace(spec, weight_bytes=sum(n_bytes.values()), shareable=shareable)
 
 
 def _pipeline_file(file: Path, base: Path, *, name: str, source: str, float_bytes: int) -> ModelSpec:
     check_folder(base, weights=False)
+    said = read_single_file(file, base)
+    spec = _pipeline_spec(base, name, source, scheduler=said.scheduler)
+    n_bytes = resident_bytes(file, base, ServedAs(float_bytes))
+    return replace(spec, path=file, base_path=base, weight_bytes=n_bytes, notes=said.notes)
 
-    def weights(parts: list[Path]) -> int:
-        return weight_bytes_of_file(file, float_bytes) + weight_bytes(base_components(file, parts), float_bytes)
 
-    return replace(_pipeline_spec(base, name, source, weights), path=file, base_path=base)
-
-
-def _pipeline_spec(folder: Path, name: str, source: str, weights: Callable[[list[Path]], int]) -> ModelSpec:
-    """`weights` returns the bytes to load, given the folders of the pipeline's components."""
+def _pipeline_spec(folder: Path, name: str, source: str, scheduler: Config) -> ModelSpec:
+    """`scheduler`: settings of the noise scheduler that replace those of the folder."""
     model_index = read_config(folder / "model_index.json")
     class_name = str(model_index["_class_name"])
     pipeline = pipeline_source(class_name)
@@ -145,8 +168,7 @@ def _pipeline_spec(folder: Path, name: str, source: str, weights: Callable[[list
         if pipeline.needs:
             raise BadModel(f"{class_name} needs {', '.join(pipeline.needs)} besides a prompt")
         raise BadModel(f"{class_name} makes neither image nor video")
-    parts = [folder / part for part in components(model_index) if (folder / part).is_dir()]
-    configs = {part.name: read_config(part / "config.json") for part in parts if (part / "config.json").is_file()}
+    configs = _component_configs(folder, components(model_index))
     width, height = native_size(pipeline, configs, kind)
     multiple = math.gcd(size_multiple(pipeline, configs), width, height)  # allows the native size in any case
     frames_multiple, frames_remainder, num_frames = frame_rule(pipeline, configs, kind)
@@ -157,11 +179,11 @@ def _pipeline_spec(folder: Path, name: str, source: str, weights: Callable[[list
         path=folder,
         source=source,
         pipeline=class_name,
-        schedulers=compatible_schedulers(model_index, _scheduler_config(folder)),
+        schedulers=compatible_schedulers(model_index, {**scheduler_config(folder), **scheduler}),
+        scheduler_config=scheduler,
         takes_loras=pipeline.takes_loras,
         arguments=pipeline.arguments,
         max_clip_skip=_clip_layers(configs) - 1 if "clip_skip" in pipeline.arguments else 0,
-        weight_bytes=weights(parts),
         defaults=Defaults(
             steps=round(steps) if steps is not None else None,
             guidance_scale=guidance,
@@ -175,9 +197,9 @@ def _pipeline_spec(folder: Path, name: str, source: str, weights: Callable[[list
     )
 
 
-def _scheduler_config(folder: Path) -> Config:
-    path = folder / "scheduler" / "scheduler_config.json"
-    return read_config(path) if path.is_file() else {}
+def _component_configs(folder: Path, names: Iterable[str]) -> dict[str, Config]:
+    paths = {name: folder / name / "config.json" for name in names}
+    return {name: read_config(path) for name, path in paths.items() if path.is_file()}
 
 
 def _clip_layers(configs: Configs) -> int:

@@ -22,24 +22,39 @@ Value: TypeAlias = int | float | bool | str | list[int] | list[float] | list[boo
 MAX_COUNT = 1_000_000  # tensors, metadata entries, array entries; the largest vocabularies have 300,000
 MAX_STRING_BYTES = 16 << 20
 MAX_ALIGNMENT = 64 << 10
-MAX_DIMS = 4
+MAX_DIMS = 8  # a video's patch embedding has 5: (out, in, frames, height, width)
 STRING, ARRAY = 8, 9
 SCALARS = {  # metadata type → struct format
     0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d",
 }  # fmt: skip
-BLOCKS = {  # tensor type → (elements, bytes) per block; from gguf.constants.GGML_QUANT_SIZES
-    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 40),
-    10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292),
-    16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110), 22: (256, 82),
-    23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2),
-    34: (256, 54), 35: (256, 66), 39: (32, 17), 40: (64, 36), 41: (128, 18),
+TYPES = {  # tensor type → its name, and (elements, bytes) per block; from gguf.constants.GGML_QUANT_SIZES
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
 }  # fmt: skip
+RESHAPED = "comfy.gguf.orig_shape."  # metadata of a tensor that was stored in another shape, to fill its blocks
+
+
+@dataclass(frozen=True, slots=True)
+class GgufTensor:
+    dtype: str  # "Q4_K"
+    shape: tuple[int, ...]  # as a module has it: the dimension that changes fastest is the last
+    stored_bytes: int
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
     metadata: dict[str, Value]
-    shapes: dict[str, tuple[int, ...]]  # tensor name → dimensions, fastest first
+    tensors: dict[str, GgufTensor]
 
 
 def read_gguf_header(path: Path) -> GgufHeader:
@@ -114,30 +129,36 @@ class _Reader:
             raise self.bad(f"metadata of unknown type {kind}")
         return SCALARS[kind]
 
-    def tensors(self, n_tensors: int, metadata: dict[str, Value]) -> dict[str, tuple[int, ...]]:
+    def tensors(self, n_tensors: int, metadata: dict[str, Value]) -> dict[str, GgufTensor]:
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or not 1 <= alignment <= MAX_ALIGNMENT:
             raise self.bad("an alignment outside 1 … 65536")
-        shapes: dict[str, tuple[int, ...]] = {}
-        ends: list[int] = []
+        tensors: dict[str, GgufTensor] = {}
+        end = 0
         for _ in range(n_tensors):
             name = self.string()
             check_tensor_name(name, self._name)
-            if name in shapes:
+            if name in tensors:
                 raise self.bad("the same tensor twice")
-            shapes[name] = tuple(int(self.scalar("<Q")) for _ in range(self.count("<I", MAX_DIMS)))
-            ends.append(self._end_of_tensor(shapes[name], int(self.scalar("<I")), int(self.scalar("<Q"))))
+            dimensions = tuple(int(self.scalar("<Q")) for _ in range(self.count("<I", MAX_DIMS)))
+            tensors[name] = self._tensor(name, dimensions, int(self.scalar("<I")), metadata)
+            end = max(end, int(self.scalar("<Q")) + tensors[name].stored_bytes)
         header_bytes = self._file.tell()
         data_begin = header_bytes + -header_bytes % alignment
-        if ends and data_begin + max(ends) > self._file_bytes:
+        if tensors and data_begin + end > self._file_bytes:
             raise self.bad("a tensor reaches past the end of the file")
-        return shapes
+        return tensors
 
-    def _end_of_tensor(self, shape: tuple[int, ...], kind: int, offset: int) -> int:
-        if kind not in BLOCKS:
-            raise self.bad(f"a tensor of unknown type {kind}")
-        block_elements, block_bytes = BLOCKS[kind]
-        elements = math.prod(shape)
-        if not shape or min(shape) < 1 or elements >= 1 << 63 or shape[0] % block_elements:
-            raise self.bad("a tensor with impossible dimensions")
-        return offset + elements // block_elements * block_bytes
+    def _tensor(self, name: str, dimensions: tuple[int, ...], kind: int, metadata: dict[str, Value]) -> GgufTensor:
+        if kind not in TYPES:
+            raise self.bad(f"the tensor '{name[:80]}' has the unknown type {kind}")
+        kind_name, block_elements, block_bytes = TYPES[kind]
+        elements = math.prod(dimensions)
+        if not dimensions or min(dimensions) < 1 or elements >= 1 << 63 or dimensions[0] % block_elements:
+            raise self.bad(f"the tensor '{name[:80]}' has impossible dimensions")
+        shape, original = dimensions[::-1], metadata.get(RESHAPED + name)
+        if isinstance(original, list):
+            shape = tuple(size for size in original if type(size) is int and size > 0)
+            if len(shape) != len(original) or math.prod(shape) != elements:
+                raise self.bad(f"the original shape of the tensor '{name[:80]}' does not fit it")
+        return GgufTensor(kind_name, shape, elements // block_elements * block_bytes)

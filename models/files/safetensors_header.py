@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.errors import BadModel
+from models.errors import BadModel, Incomplete
 from models.files.file_kind import MAX_HEADER_BYTES, sniff
 from models.files.json_files import parse_json
 
@@ -18,7 +18,8 @@ DTYPE_BYTES = {  # dtypes of the safetensors format → bytes per element
     "U32": 4, "I32": 4, "F32": 4,
     "U64": 8, "I64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
-FLOAT_DTYPES = frozenset({"F16", "BF16", "F32", "F64"})  # a cast to the serving dtype changes these
+FLOAT8_DTYPES = frozenset({"F8_E5M2", "F8_E4M3"})
+FLOAT_DTYPES = frozenset({"F16", "BF16", "F32", "F64"}) | FLOAT8_DTYPES  # a cast to the serving dtype changes these
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +31,35 @@ class Tensor:
     def elements(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def stored_bytes(self) -> int:
+        return self.elements * DTYPE_BYTES[self.dtype]
+
     def bytes_at(self, float_bytes: int) -> int:
         """Returns the size of the tensor once every float has `float_bytes`; integers keep their size."""
-        return self.elements * (float_bytes if self.dtype in FLOAT_DTYPES else DTYPE_BYTES[self.dtype])
+        return self.elements * float_bytes if self.dtype in FLOAT_DTYPES else self.stored_bytes
 
 
 def read_safetensors_header(path: Path) -> dict[str, Tensor]:
     """Returns tensor name → dtype and shape. Raises `BadModel` unless the tensors tile the file exactly."""
+    entries, header_bytes = _read_entries(path)
+    entries.pop("__metadata__", None)
+    return _check_tiling(entries, data_bytes=path.stat().st_size - 8 - header_bytes, name=path.name)
+
+
+def read_safetensors_metadata(path: Path) -> dict[str, str]:
+    """Returns what the author of the file wrote about it, and no entry that is not text."""
+    entries, _ = _read_entries(path)
+    metadata = entries.get("__metadata__")
+    return (
+        {key: value for key, value in metadata.items() if isinstance(value, str)} if isinstance(metadata, dict) else {}
+    )
+
+
+def _read_entries(path: Path) -> tuple[dict[str, object], int]:
+    """Returns the header and its size in bytes."""
+    if path.stat().st_size == 0:
+        raise Incomplete(f"{path.name} is empty", missing=(f"the content of {path.name}",))
     kind = sniff(path)
     if kind != "safetensors":
         raise BadModel(f"{path.name} is not a safetensors file ({kind} content)", detail=str(path))
@@ -45,11 +68,10 @@ def read_safetensors_header(path: Path) -> dict[str, Tensor]:
         header_bytes = int.from_bytes(file.read(8), "little")
         if header_bytes > MAX_HEADER_BYTES or header_bytes > file_bytes - 8:
             raise BadModel(f"{path.name}: a header of {header_bytes} bytes in a file of {file_bytes}", detail=str(path))
-        entries = parse_json(file.read(header_bytes), path.name)
+        entries = parse_json(file.read(header_bytes), path.name, unique=True)
     if not isinstance(entries, dict):
         raise BadModel(f"{path.name}: the header is not an object", detail=str(path))
-    entries.pop("__metadata__", None)
-    return _check_tiling(entries, data_bytes=file_bytes - 8 - header_bytes, name=path.name)
+    return entries, header_bytes
 
 
 def _check_tiling(entries: Mapping[str, object], *, data_bytes: int, name: str) -> dict[str, Tensor]:
@@ -65,6 +87,11 @@ def _check_tiling(entries: Mapping[str, object], *, data_bytes: int, name: str) 
         if begin != end_of_last:
             raise BadModel(f"{name}: tensors overlap or leave a hole at byte {end_of_last}")
         end_of_last = end
+    if end_of_last > data_bytes:
+        raise Incomplete(
+            f"{name} ends early: the header lists {end_of_last} bytes of tensors, the file holds {data_bytes}",
+            missing=(f"the end of {name}",),
+        )
     if end_of_last != data_bytes:
         raise BadModel(f"{name}: the header lists {end_of_last} bytes of tensors, the file holds {data_bytes}")
     return tensors

@@ -13,18 +13,17 @@ from typing import Any
 
 import torch
 
-from models.checkpoint.single_file import has_all_parts
 from models.errors import BadModel
 from models.files.json_files import read_config
 from models.files.model_index import components
 from models.files.safety import check_folder
-from models.load_options import DENOISERS
 from models.loading.component_classes import component_class
-from models.loading.components import open_component, open_components
+from models.loading.components import OFFLINE, open_component, open_components
+from models.loading.noise_scheduler import apply_scheduler_settings
 from models.loading.options import apply_options, denoiser_quantization, enable_offload
 from models.loading.read_check import check_is_filled, check_reads, watch_single_files
 from models.loading.shared_weights import SharedWeights
-from models.loading.single_file import OFFLINE, has_component, open_denoiser, open_full_file, open_vae
+from models.loading.single_file import has_component, open_parts_of_file, open_vae
 from models.loading.vocabulary_check import check_vocabularies
 from models.spec import ModelSpec
 
@@ -64,14 +63,15 @@ def pipeline_builder(
         with watch_single_files() as single_files:
             if spec.vae_path is not None:
                 parts["vae"], notes = _replacement_vae(classes["vae"], spec.vae_path, configs, dtype)
-            if path.is_file() and has_all_parts(path):
-                pipeline = open_full_file(path, pipeline_class, classes, configs, dtype, parts)
-            else:
-                # The library requires an explicit None for a component that was saved as null (an SD 3 without T5).
-                nulls = [name for name in model_index if _is_null(model_index[name])]
-                parts |= {name: None for name in nulls if has_component(pipeline_class, name)}
-                pipeline, left_out = _open_folder(spec, pipeline_class, classes, configs, dtype, parts)
-                notes += left_out
+            # The library requires an explicit None for a component that was saved as null (an SD 3 without T5).
+            nulls = [name for name in model_index if _is_null(model_index[name])]
+            parts |= {name: None for name in nulls if has_component(pipeline_class, name)}
+            if path.is_file():
+                lacking = {name: cls for name, cls in classes.items() if name not in parts}
+                parts |= open_parts_of_file(path, pipeline_class, lacking, configs, dtype)
+            pipeline, left_out = _open_folder(spec, pipeline_class, classes, configs, dtype, parts)
+            notes += left_out
+        apply_scheduler_settings(pipeline, spec)
         for name, module in _modules(pipeline):
             if (reads := single_files.of(module)) is not None:
                 notes += check_reads(name, module, reads)
@@ -97,11 +97,7 @@ def _open_folder(
     dtype: torch.dtype,
     parts: dict[str, Any],
 ) -> tuple[Any, list[str]]:
-    """Opens a pipeline folder; when the checkpoint is a single file, the denoiser comes from the file."""
-    assert spec.path is not None
-    if spec.path.is_file():
-        name = next(name for name in DENOISERS if name in classes)
-        parts[name] = open_denoiser(spec.path, classes[name], configs, name, dtype)
+    """Opens the components of a pipeline folder that are not in `parts` yet, and puts all together."""
     wanted = {name: cls for name, cls in classes.items() if name not in parts}
     opened, notes = open_components(configs, wanted, dtype, denoiser_quantization(spec, wanted))
     pipeline = pipeline_class.from_pretrained(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import BadModel
-from models.files.gguf_header import read_gguf_header
+from models.files.gguf_header import GgufTensor, read_gguf_header
 from tests.support.checkpoints import gguf_bytes, gguf_string, gguf_tensor
 
 
@@ -26,7 +26,26 @@ def test_a_good_gguf_header_gives_metadata_and_shapes(tmp_path: Path) -> None:
     header = read_gguf_header(path)
 
     assert header.metadata == {"general.architecture": "llama", "tokens": ["a", "ü"], "scores": [0.5, 1.5]}
-    assert header.shapes == {"w": (8, 4), "q": (32,)}
+    assert header.tensors == {"w": GgufTensor("F32", (4, 8), 128), "q": GgufTensor("Q8_0", (32,), 34)}
+
+
+def test_a_gguf_tensor_may_have_five_dimensions(tmp_path: Path) -> None:
+    path = tmp_path / "video.gguf"
+    path.write_bytes(gguf_bytes(tensors=[gguf_tensor("patch_embedding.weight", (2, 2, 1, 4, 8))], data=512))
+
+    assert read_gguf_header(path).tensors["patch_embedding.weight"].shape == (8, 4, 1, 2, 2)
+
+
+def original_shape(*sizes: int) -> bytes:
+    return struct.pack(f"<IIQ{len(sizes)}i", 9, 5, len(sizes), *sizes)
+
+
+def test_a_gguf_tensor_that_was_stored_in_another_shape_has_its_original_one(tmp_path: Path) -> None:
+    path = tmp_path / "unet.gguf"
+    entries = {"comfy.gguf.orig_shape.w": original_shape(4, 2, 2, 2)}
+    path.write_bytes(gguf_bytes(entries=entries, tensors=[gguf_tensor("w", (8, 4))]))
+
+    assert read_gguf_header(path).tensors["w"].shape == (4, 2, 2, 2)
 
 
 BAD_GGUF = {
@@ -51,6 +70,9 @@ BAD_GGUF = {
     "unknown tensor type": gguf_bytes(tensors=[gguf_tensor(kind=4000)]),
     "the same tensor twice": gguf_bytes(tensors=[gguf_tensor(), gguf_tensor()]),
     "a dunder in the name": gguf_bytes(tensors=[gguf_tensor("a.__init__.b")]),
+    "an original shape of other size": gguf_bytes(
+        entries={"comfy.gguf.orig_shape.t": original_shape(3, 3)}, tensors=[gguf_tensor()]
+    ),
     "alignment of zero": gguf_bytes(entries={"general.alignment": struct.pack("<II", 4, 0)}),
     "alignment of 2^31": gguf_bytes(entries={"general.alignment": struct.pack("<II", 4, 1 << 31)}),
     "not GGUF": b"GGML" + bytes(100),

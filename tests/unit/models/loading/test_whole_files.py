@@ -23,7 +23,7 @@ from transformers import CLIPTextModelWithProjection
 
 from benchmarks.families import parts, vaes
 from models.catalogue import Catalogue
-from models.checkpoint.single_file import FAMILIES as FAMILIES_OF_FILES
+from models.checkpoint.single_file_families import FAMILIES as FAMILIES_OF_FILES
 from models.sources.clip_vocabulary import CONFIGS
 from tests.support.catalogues import open_catalogue
 from tests.support.lanes.loaded_models import load_and_render, load_diffusion

@@ -1,0 +1,84 @@
+"""Tells whether a denoiser takes what a pipeline that makes pictures from a prompt gives it: latents and nothing else.
+
+Inpainting, image-to-video, depth and edit models have the class of their text-to-image relative, and more input
+channels. Pure functions over configs and tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from models.checkpoint.component_configs import Config, Configs, positive_int
+from models.errors import BadModel
+from models.files.weight_header import Tensors
+
+DENOISERS = ("transformer", "unet")
+# Classes whose text-to-image or text-to-video pipeline gives them latents alone, and how many of the VAE's cells they
+# take as one: Flux and its relatives pack 2x2 cells. Others (HunyuanVideo 1.5, MotifVideo) always take a mask too.
+CELLS_PER_TOKEN = {
+    "UNet2DConditionModel": 1, "UNet3DConditionModel": 1, "UNetMotionModel": 1, "SD3Transformer2DModel": 1,
+    "FluxTransformer2DModel": 4, "ChromaTransformer2DModel": 4, "QwenImageTransformer2DModel": 4,
+    "WanTransformer3DModel": 1, "SkyReelsV2Transformer3DModel": 1, "HunyuanVideoTransformer3DModel": 1,
+    "CogVideoXTransformer3DModel": 1, "LTXVideoTransformer3DModel": 1, "EasyAnimateTransformer3DModel": 1,
+    "CogView4Transformer2DModel": 1, "SanaTransformer2DModel": 1,
+}  # fmt: skip
+# The first layer of a denoiser as single files name it; its second dimension is the number of input channels.
+INPUT_LAYERS = ("input_blocks.0.0.weight", "conv_in.weight", "img_in.weight", "patch_embedding.weight")
+CROSS_ATTENTION = "attn2.to_k.weight"
+
+
+def check_input_channels(classes: Mapping[str, str], configs: Configs) -> None:
+    """Raises `BadModel` that says what a denoiser with more input channels is for.
+
+    classes: component → class name.
+    """
+    latent_channels = positive_int(configs.get("vae", {}), "latent_channels") or positive_int(
+        configs.get("vae", {}), "z_dim"
+    )
+    for name in DENOISERS:
+        cells = CELLS_PER_TOKEN.get(classes.get(name, ""))
+        channels = positive_int(configs.get(name, {}), "in_channels")
+        if cells and channels and latent_channels and channels != cells * latent_channels:
+            raise BadModel(_explanation(name, channels, cells * latent_channels))
+
+
+def check_fits_base(tensors: Tensors, prefix: str, name: str, cls: str, config: Config) -> None:
+    """Compares the denoiser in a single file with the config of its base. Raises `BadModel` where they disagree.
+
+    prefix: that of the denoiser's tensors. name, cls, config: the denoiser of the base.
+    """
+    channels = positive_int(config, "in_channels")
+    layer = next((tensors[prefix + layer] for layer in INPUT_LAYERS if prefix + layer in tensors), None)
+    if layer is not None and channels and len(layer.shape) > 1 and layer.shape[1] != channels:
+        raise BadModel(_explanation(name, layer.shape[1], channels, "that of its base takes"))
+    width = _text_width(tensors, prefix)
+    expected = config.get("cross_attention_dim")
+    if cls == "UNet2DConditionModel" and width and type(expected) is int and width != expected:
+        raise BadModel(f"its U-Net reads prompts that are {width} wide, that of its base {expected}: another family")
+    inner = positive_int(config, "num_attention_heads") * positive_int(config, "attention_head_dim")
+    if layer is not None and name == "transformer" and inner and layer.shape[0] != inner:
+        raise BadModel(f"its transformer is {layer.shape[0]} wide, that of its base {inner}: another size")
+
+
+def _text_width(tensors: Tensors, prefix: str) -> int:
+    for name, tensor in tensors.items():
+        if name.startswith(prefix) and name.endswith(CROSS_ATTENTION) and len(tensor.shape) == 2:
+            return tensor.shape[1]
+    return 0
+
+
+def _explanation(name: str, channels: int, expected: int, of: str = "one for prompts alone takes") -> str:
+    part = "U-Net" if name == "unet" else "transformer"
+    extra = channels - expected
+    mask_in_pixels = 5 * expected  # Flux Fill: the latents of a picture, and a mask of 8x8 pixels per cell
+    if extra in (expected + 1, mask_in_pixels):
+        kind = "an inpainting or image-to-video checkpoint" if name == "transformer" else "an inpainting checkpoint"
+    elif extra == expected:
+        kind = "a checkpoint that edits, or follows, a picture"
+    elif extra == expected + 4:  # Wan: the latents of a picture, and a mask of 4 frames per latent frame
+        kind = "an image-to-video checkpoint"
+    elif extra == 1:
+        kind = "a depth-to-image checkpoint"
+    else:
+        kind = "a checkpoint of another kind"
+    return f"is {kind}: its {part} takes {channels} channels, {of} {expected}"
