@@ -111,9 +111,13 @@ class Catalogue:
         )
 
     def get(self, name: str) -> ModelSpec:
-        """Finds a model by name or alias. Raises `UnknownModel`."""
+        """Finds a model by name or alias. Raises `UnknownModel`, also for one that was found and cannot be served."""
         current = self._current
         if (spec := current.find(name)) is None:
+            for refused in current.refused:
+                if refused.name == name:
+                    lacks = f" It lacks {'; '.join(refused.missing[:3])}." if refused.missing else ""
+                    raise UnknownModel(f"The model {name} cannot be served.{lacks} GET /api/models/{name} tells why.")
             raise UnknownModel(f"There is no model of that name.{nearest(name, current.specs, 3)}")
         return spec
 

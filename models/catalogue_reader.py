@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from models.checkpoint.read_checkpoint import is_checkpoint, read_checkpoint
+from models.checkpoint.as_loaded import as_loaded
+from models.checkpoint.read_checkpoint import is_checkpoint, read_checkpoint, type_of
 from models.errors import BadConfig, BadModel, Incomplete, ModelsError, SourceMissing
 from models.files.leftovers import files_in
 from models.files.safety import check_path
@@ -21,7 +22,7 @@ from models.names import slug, unused_name
 from models.request_defaults import check_defaults, with_sizes
 from models.required_packages import check_packages
 from models.sources import find, needs_fetching
-from models.spec import LoadOptions, ModelSpec
+from models.spec import LoadOptions, ModelSpec, ModelType
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +37,8 @@ class RefusedModel:
     reason: str
     state: Literal["failed", "incomplete"] = "failed"
     missing: tuple[str, ...] = ()  # of an incomplete one: "unet: the weights"
-    source: str = ""  # the folder, file or source of the entry
-    detail: str = ""  # the text of a library; may hold paths
+    path: Path | None = None  # of its folder or file, which may be away
+    type: ModelType | None = None  # None: not known
 
 
 class CatalogueReader:
@@ -54,7 +55,7 @@ class CatalogueReader:
             try:
                 self._add_entry(entry, toml.parent, origin)
             except (BadModel, SourceMissing) as error:
-                self._refuse(entry.name, entry.source or "", error)
+                self._refuse(entry.name, self._local_path(entry, toml.parent), error, entry.type)
             except BadConfig as error:
                 raise BadConfig(f"{toml}: {error.message}") from error
 
@@ -63,17 +64,17 @@ class CatalogueReader:
         if entry.source is None:
             if known is None:
                 raise BadModel("its entry has no source, and no model of that name was found")
-            spec = self._at_dtype_of(entry, known)
+            spec = known
         else:
             spec = self._read_source(entry, entry.source, toml_dir)
         if entry.type is not None and entry.type != spec.type:
             raise BadConfig(f"model '{entry.name}' is declared as {entry.type}, its checkpoint is {spec.type}")
         spec = with_sizes(entry.apply_to(spec, origin), entry, origin)
-        check_defaults(spec, entry)
         if spec.load.vae is not None:
             spec = replace(spec, vae_path=self._find_part("vae", spec.load.vae, toml_dir))
         embeddings = tuple(self._find_part("embedding", source, toml_dir) for source in spec.load.embeddings)
-        spec = replace(spec, embedding_paths=embeddings)
+        spec = as_loaded(replace(spec, embedding_paths=embeddings), self._float_bytes(spec.dtype))
+        check_defaults(spec, entry)
         check_load_options(spec, on_cpu=self._on_cpu(spec))
         self._check_packages(spec)
         self.specs[entry.name] = spec
@@ -98,13 +99,6 @@ class CatalogueReader:
         check_path(path, weights=False)
         return path
 
-    def _at_dtype_of(self, entry: ModelEntry, known: ModelSpec) -> ModelSpec:
-        """Returns the known model with the `weight_bytes` of the entry's dtype."""
-        if known.path is None or entry.dtype in ("auto", known.dtype):
-            return known
-        other = self._read(known.path, known.name, known.source, entry.dtype, known.base_path)
-        return replace(known, weight_bytes=other.weight_bytes)
-
     def add_folder(self, root: Path) -> None:
         """Adds every checkpoint directly below `root`, or `root` itself when it is one."""
         for path in _checkpoints_in(root):
@@ -117,7 +111,7 @@ class CatalogueReader:
                 self._check_packages(spec)
                 self.specs[name] = spec
             except BadModel as error:
-                self._refuse(name, str(path), error)
+                self._refuse(name, path, error)
 
     def _on_cpu(self, spec: ModelSpec) -> bool:
         return spec.device == "cpu" or (spec.device is None and self._auto_dtype == "float32")
@@ -127,8 +121,11 @@ class CatalogueReader:
         if folder is not None and folder.is_dir():
             check_packages(folder, on_cpu=self._on_cpu(spec))
 
+    def _float_bytes(self, dtype: str) -> int:
+        return FLOAT_BYTES[self._auto_dtype if dtype == "auto" else dtype]
+
     def _read(self, path: Path, name: str, source: str, dtype: str, base: Path | None) -> ModelSpec:
-        float_bytes = FLOAT_BYTES[self._auto_dtype if dtype == "auto" else dtype]
+        float_bytes = self._float_bytes(dtype)
         try:
             return read_checkpoint(
                 path, name=name, source=source, float_bytes=float_bytes, base=base, cache_dir=self._cache_dir
@@ -136,10 +133,21 @@ class CatalogueReader:
         except OSError as error:
             raise BadModel(f"its files cannot be read ({error.strerror})", detail=str(error)) from error
 
-    def _refuse(self, name: str, source: str, error: ModelsError) -> None:
+    def _local_path(self, entry: ModelEntry, toml_dir: Path) -> Path | None:
+        """Returns where the files of a refused entry are, or will be when its folder comes back."""
+        if entry.source is None:
+            return None
+        try:
+            found = find(entry.source, relative_to=toml_dir, cache_dir=self._cache_dir)
+        except ModelsError:
+            found = None
+        return found or toml_dir / Path(entry.source).expanduser()
+
+    def _refuse(self, name: str, path: Path | None, error: ModelsError, type_: ModelType | None = None) -> None:
         missing = error.missing if isinstance(error, Incomplete) else ()
         state: Literal["failed", "incomplete"] = "incomplete" if isinstance(error, Incomplete) else "failed"
-        self.refused.append(RefusedModel(name, error.message, state, missing, source, error.detail))
+        kind = type_ or (None if path is None else type_of(path))
+        self.refused.append(RefusedModel(name, error.message, state, missing, path, kind))
         logger.warning("model refused", extra={"model": name, "reason": error.message, "detail": error.detail})
 
 

@@ -10,14 +10,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from models.errors import BadModel, UnknownModel, nearest
+from models.files.leftovers import files_in
 from models.files.safetensors_header import read_safetensors_header
 
 # The names of its tensors tell the format of a file. pipelines/diffusion/lycoris.py turns LoHa and LoKr into LoRAs.
 SERVED = re.compile(r"lora[_.]|hada_w[12]_[ab]$|lokr_w[12](_[ab])?$")
 LOHA_OR_LOKR = re.compile(r"\.(hada|lokr)_")
 OTHER_FORMATS = (
-    (re.compile(r"hada_t[12]$"), "a LoHa with Tucker decomposition of convolutions"),
-    (re.compile(r"lokr_t2$"), "a LoKr with Tucker decomposition of convolutions"),
+    (re.compile(r"query_norm\.scale$|^lora_controlnet$"),
+     "a Control LoRA, which replaces weights of the model for every request"),
     (re.compile(r"\.oft_|oft_blocks|oft_diag"), "an OFT or BOFT"),
     (re.compile(r"\.on_input$|ia3_"), "an (IA)³"),
     (re.compile(r"\.[ab][12]\.weight$"), "a GLoRA"),
@@ -26,6 +27,9 @@ OTHER_FORMATS = (
     (re.compile(r"string_to_param|^emb_params$|^clip_[lg]$"),
      "a textual inversion: it belongs to load.embeddings of a model"),
 )  # fmt: skip
+# LoRAs of video models also hold differences of norms and biases, others the words that they were trained with. What
+# cannot be used of them is named when the LoRA is loaded.
+BESIDE_LORA = re.compile(r"difference|inversion")
 
 
 class LoraFolder:
@@ -33,7 +37,7 @@ class LoraFolder:
         self._folder = folder
 
     def names(self) -> list[str]:
-        return sorted(path.stem for path in self._folder.glob("*.safetensors") if path.is_file())
+        return sorted(path.stem for path in files_in(self._folder, "*.safetensors") if path.is_file())
 
     def find(self, name: str) -> Path:
         """Finds only what `names` lists, so a name is never a path.
@@ -60,10 +64,9 @@ def refusal(tensors: Iterable[str]) -> str | None:
     products = any(LOHA_OR_LOKR.search(name) for name in names)
     if products and any(name.endswith("dora_scale") for name in names):
         return "a LoHa or LoKr with DoRA's magnitudes; LoRA, LoHa and LoKr without are served"
-    loras = any("lora" in name for name in names)
+    is_lora = any("lora" in name for name in names)
     for pattern, format_name in OTHER_FORMATS:
-        # LoRAs of video models also contain differences of norms and biases, and diffusers reads those.
-        if any(pattern.search(name) for name in names) and not (loras and "difference" in format_name):
+        if any(pattern.search(name) for name in names) and not (is_lora and BESIDE_LORA.search(format_name)):
             return f"{format_name}; LoRA, LoHa and LoKr are served"
     if not any(SERVED.search(name) for name in names):
         return "no LoRA: it holds no weights of one"

@@ -14,13 +14,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from models.names import slug
-from server.api.deps import KeyDep, ServiceDep
+from models.sources.hub_id import hub_id
+from server.api.deps import KeyDep, LibraryDep, ServiceDep
 from server.api.model_control import ChangeModel, apply_overrides, optional_body
 from server.api.model_details import ModelDetailsReply, details_json
-from server.api.models import model_json
+from server.api.models import model_json, refused_json
 from server.api.schemas import Strict, read_body, read_object
 from server.api.wire import JsonObject, Reply, errors, json_body
-from server.library.library import Library
 from server.library.pulls import Pull, Pulls
 
 router = APIRouter()
@@ -83,6 +83,10 @@ class PullReply(Reply):
     doing: str
     doneBytes: int
     totalBytes: int
+    needBytes: int
+    freeBytes: int | None
+    revision: str | None
+    note: str | None
     error: str | None
 
 
@@ -95,17 +99,11 @@ class RemovedReply(Reply):
     removed: bool
 
 
-async def _library(request: Request) -> Library:
-    library: Library = request.app.state.library
-    return library
-
-
 async def _pulls(request: Request) -> Pulls:
     pulls: Pulls = request.app.state.pulls
     return pulls
 
 
-LibraryDep = Annotated[Library, Depends(_library)]
 PullsDep = Annotated[Pulls, Depends(_pulls)]
 ADDING = errors(409, 413)
 
@@ -153,11 +151,11 @@ async def add(request: Request, service: ServiceDep, library: LibraryDep, key: K
 @router.get("/api/models/{name}", responses={200: {"model": ModelDetailsReply}, **errors(404)})
 async def show(name: str, service: ServiceDep, library: LibraryDep, key: KeyDep) -> Response:
     """Returns all values of a model, each with its origin: models.toml, the checkpoint or a default. After a failed
-    load, `failure` says why; its `detail`, with the library's own error, is for admin keys.
+    load, `failure` says why; its `detail`, with the library's own error, is for admin keys. Of a model that cannot be
+    served, returns `state` (incomplete or failed), `reason` and what is `missing`.
     """
-    refused = library.refused()
-    if name in refused:
-        return JSONResponse({"name": name, "state": "failed", "reason": refused[name]})
+    if (refused := library.refused().get(name)) is not None:
+        return JSONResponse(refused_json(refused, admin="admin" in key.scopes))
     view = service.models.one(library.get(name).name)
     return JSONResponse(details_json(view, admin="admin" in key.scopes))
 
@@ -203,6 +201,8 @@ def _name(body: NewModel) -> str:
     """Returns the requested name, or one derived from the last part of the source."""
     if body.name is not None:
         return body.name
+    if (wanted := hub_id(body.source)) is not None:
+        return slug(PurePosixPath(wanted.file).stem if wanted.file is not None else wanted.repo.partition("/")[2])
     last = PurePosixPath(body.source.split("#")[0].removeprefix("wheel:").split("==")[0]).name
     return slug(last.split("@")[0].split(":")[-1].removesuffix(".safetensors").removesuffix(".gguf"))
 
@@ -223,6 +223,10 @@ def _pull_json(pull: Pull) -> JsonObject:
         "doing": pull.doing,
         "doneBytes": pull.done_bytes,
         "totalBytes": pull.total_bytes,
+        "needBytes": pull.need_bytes,
+        "freeBytes": pull.free_bytes,
+        "revision": pull.revision,
+        "note": pull.note,
         "error": pull.error,
         "createdAt": pull.created_at,
         "finishedAt": pull.finished_at,

@@ -22,6 +22,7 @@ from server.accounts.usage import Allowance
 from server.errors import NotFound, ServerError, Unauthorized
 from server.http.guard import REPLY_HEADERS
 from server.jobs.jobs import NO_SUCH_JOB
+from server.library.library import Library
 from server.service.service import Service
 from server.store.usage import Kind
 
@@ -119,3 +120,11 @@ async def allowance_on_error(request: Request, service: Service, key: ApiKey, ki
                 service, await service.accounts.allowance(key, kinds[-1])
             )
         raise
+
+
+async def _library(request: Request) -> Library:
+    library: Library = request.app.state.library
+    return library
+
+
+LibraryDep = Annotated[Library, Depends(_library)]

@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
-from models.spec import ModelType
+from models.catalogue_reader import RefusedModel
+from models.spec import ModelSpec, ModelType
 from pipelines.interface import Merging
-from server.api.deps import KeyDep, ServiceDep
+from server.api.deps import KeyDep, LibraryDep, ServiceDep
 from server.api.model_details import notes_of, plain
 from server.api.wire import JsonObject, Reply, errors, timestamp
 from server.protocol import DeviceStatus, ModelState
@@ -29,7 +30,9 @@ class ModelReply(Reply):
     name: str
     type: ModelType
     default: bool
-    state: ModelState
+    state: ModelState | Literal["incomplete"]
+    reason: str | None
+    missing: list[str]
     bytes: int
     components: dict[str, int]
     cacheBytes: int
@@ -53,8 +56,17 @@ class ModelReply(Reply):
     notes: list[str]
 
 
+class RefusedReply(Reply):
+    name: str
+    state: Literal["failed", "incomplete"]
+    reason: str
+    missing: list[str]
+    source: str | None = None  # admin keys only
+
+
 class ModelsReply(Reply):
     models: list[ModelReply]
+    refused: list[RefusedReply]
 
 
 class HolderReply(Reply):
@@ -88,9 +100,15 @@ async def loras(service: ServiceDep, _: KeyDep) -> Response:
 
 
 @router.get("/api/models", responses={200: {"model": ModelsReply}, **errors()})
-async def models(service: ServiceDep, _: KeyDep) -> Response:
-    """Lists all models with their state, defaults, limits and abilities."""
-    return JSONResponse({"models": [model_json(view, service) for view in service.models.all()]})
+async def models(service: ServiceDep, library: LibraryDep, key: KeyDep) -> Response:
+    """Lists all models with their state, defaults, limits and abilities. A model whose files are not all there (yet) is
+    `incomplete`: requests cannot use it. `refused` lists what was found and cannot be served, with the reason.
+    """
+    refused = list(library.refused().values())
+    served = [model_json(view, service) for view in service.models.all()]
+    incomplete = [incomplete_json(model, model.type, service) for model in refused if model.type and model.missing]
+    others = [refused_json(model, admin="admin" in key.scopes) for model in refused]
+    return JSONResponse({"models": [*served, *incomplete], "refused": others})
 
 
 @router.get("/api/gpu", responses={200: {"model": DevicesReply}, **errors()})
@@ -108,6 +126,8 @@ def model_json(view: ModelView, service: Service) -> JsonObject:
         "type": spec.type,
         "default": service.catalogue.default_for(spec.type) == spec.name,
         "state": live.state if live else "available",
+        "reason": None,
+        "missing": [],
         "bytes": live.weight_bytes + live.cache_bytes if live and loaded else spec.weight_bytes,
         "components": dict(live.components) if live and loaded else {},
         "cacheBytes": live.cache_bytes if live and loaded else 0,
@@ -130,6 +150,25 @@ def model_json(view: ModelView, service: Service) -> JsonObject:
         "sizes": plain(spec.sizes),
         "notes": notes_of(view),
     }
+
+
+def incomplete_json(refused: RefusedModel, kind: ModelType, service: Service) -> JsonObject:
+    """Returns the JSON of a model that is listed although it cannot be served yet."""
+    spec = ModelSpec(name=refused.name, type=kind, path=None, source="")
+    view = ModelView(spec, live=None, idle_unload_at=None, pinned=False, keep_alive_s=0)
+    told = {"state": "incomplete", "reason": refused.reason, "missing": list(refused.missing), "default": False}
+    return model_json(view, service) | told
+
+
+def refused_json(refused: RefusedModel, *, admin: bool) -> JsonObject:
+    """admin: whether the reader may see paths of this machine."""
+    found = {
+        "name": refused.name,
+        "state": refused.state,
+        "reason": plain(refused.reason),
+        "missing": plain(refused.missing),
+    }
+    return found | {"source": None if refused.path is None else plain(str(refused.path))} if admin else found
 
 
 def _retry_s(view: ModelView) -> int | None:

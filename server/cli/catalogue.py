@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from server.cli.connection import DataDir, Port, ask, connect
+from server.cli.connection import DataDir, Port, ask
 from server.cli.output import fail, print_table
 from server.units import size
 
@@ -31,13 +31,14 @@ ModelName = Annotated[str, typer.Argument(help="Name of a model: agentname list"
 
 @app.command("list")
 def list_models(port: Port = None, data_dir: DataDir = None) -> None:
-    """List the models with their state and size."""
-    with connect(port, data_dir) as client:
-        models = client.models()
+    """List the models with their state and size, and below them what was found and cannot be served."""
+    reply = ask("/api/models", port, data_dir)
     print_table(
         ["model", "type", "state", "size", "dtype"],
-        [[m.name, m.type, m.state, size(m.n_bytes), m.dtype or ""] for m in models],
+        [[m["name"], m["type"], m["state"], size(m["bytes"]), m["dtype"] or ""] for m in reply["models"]],
     )
+    for refused in reply["refused"]:
+        typer.echo(f"{refused['name']} is {refused['state']}: {refused['reason'].rstrip('.')}.", err=True)
 
 
 @app.command()
@@ -120,7 +121,8 @@ def show(name: ModelName, port: Port = None, data_dir: DataDir = None) -> None:
     """Show all values of a model and their origins: models.toml, the checkpoint or a default."""
     model = ask(f"/api/models/{name}", port, data_dir)
     if "values" not in model:
-        fail(f"{name} is not served: {model['reason']}")
+        where = f" ({model['source']})" if model.get("source") else ""
+        fail(f"{name} is not served: it is {model['state']}: {model['reason'].rstrip('.')}.{where}")
     rows = [["type", model["type"], "checkpoint"], ["source", model["source"], ""]]
     rows += [
         [key, "" if value is None else str(value), model["origins"][key]] for key, value in model["values"].items()
@@ -144,14 +146,18 @@ def _pull(body: dict[str, Any], port: int | None, data_dir: Path | None) -> None
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("waiting", total=None)
+        told = False
         while pull["state"] in ("queued", "downloading"):
             total = pull["totalBytes"] or None
             progress.update(task, description=pull["doing"] or pull["state"], total=total, completed=pull["doneBytes"])
             time.sleep(POLL_S)
             pull = ask(f"/api/models/pulls/{pull['id']}", port, data_dir)
+            if pull["freeBytes"] is not None and pull["needBytes"] and not told:
+                told = True
+                progress.console.print(f"{size(pull['needBytes'])} to download, {size(pull['freeBytes'])} free.")
     if pull["state"] != "completed":
         fail(f"{pull['source']}: {pull['error'] or pull['state']}.")
-    typer.echo(f"{pull['model']} is downloaded and added.")
+    typer.echo(f"{pull['model']}: {pull['note']}." if pull["note"] else f"{pull['model']} is downloaded and added.")
 
 
 def _suggest(vram_gib: float | None, port: int | None, data_dir: Path | None) -> None:

@@ -29,8 +29,9 @@ BUSY_NOTICE_S = 2.0  # a load that has not begun after this time is explained on
 def ps(port: Port = None, data_dir: DataDir = None) -> None:
     """Show the models in memory, how long they stay, device memory, and running and waiting jobs."""
     with connect(port, data_dir) as client:
-        devices, models = client.gpu(), [model for model in client.models() if model.state != "available"]
+        devices, models = client.gpu(), client.models()
         live = [job for status in ("processing", "queued") for job in client.jobs(status).jobs]
+    models = [model for model in models if model.state not in ("available", "incomplete")]
     if models:
         now = datetime.now(UTC)
         rows = [

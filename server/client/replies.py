@@ -151,7 +151,10 @@ class Forgotten(Reply):
 
 
 class Model(Reply):
-    """A model. `state`: available, loading, resident, parked or failed. `running` and `waiting` count jobs."""
+    """A model. `state`: available, loading, resident, parked, failed or incomplete. `running` and `waiting` count jobs.
+
+    An incomplete model cannot be used yet: `missing` names the files that are not there.
+    """
 
     name: str
     type: str
@@ -168,6 +171,8 @@ class Model(Reply):
     pinned: bool = False
     idle_unload_at: datetime | None = None
     merging: str = "unproven"
+    reason: str | None = None
+    missing: list[str] = []
     defaults: dict[str, Any] = {}
     limits: dict[str, Any] = {}
 

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from models.catalogue import Catalogue, Changes
+from models.catalogue_reader import RefusedModel
 from models.errors import BadConfig, BadModel, ModelsError
 from models.model_entry import parse_entry
 from models.models_toml import TomlFile
+from models.sources import cached_revision
 from models.spec import ModelSpec
 from server.errors import BadRequest, Conflict, UnknownModel
 from server.fleet.engine_port import Engine
@@ -38,24 +40,49 @@ class Library:
         except ModelsError as error:
             raise UnknownModel(error.message) from None
 
-    def refused(self) -> Mapping[str, str]:
-        """Name → reason, of the models that cannot be served."""
-        return {refused.name: refused.reason for refused in self._catalogue.refused}
+    def refused(self) -> Mapping[str, RefusedModel]:
+        """By name, the models that cannot be served and have no served one of their name."""
+        served = self._catalogue.names()
+        return {refused.name: refused for refused in self._catalogue.refused if refused.name not in served}
+
+    def places(self) -> set[Path]:
+        """The files and folders of all models, also of those that cannot be served, because they may be mended."""
+        found = {refused.path for refused in self._catalogue.refused}
+        for spec in self._catalogue.specs():
+            found |= {spec.path, spec.base_path, spec.vae_path, *spec.embedding_paths}
+        return {path for path in found if path is not None}
 
     def declared(self) -> list[str]:
         """Names that are taken: of served models, and of entries in models.toml that are not served yet."""
         return [*self._catalogue.names(), *self._toml.names()]
 
     async def add(self, name: str, entry: Mapping[str, Any]) -> ModelSpec:
-        """Add an entry to models.toml. Raises `Conflict` for a taken name, `BadRequest` for an unusable entry."""
+        """Add an entry to models.toml; one of a hub repository gets the commit that is in the hub's cache.
+
+        Raises `Conflict` for a taken name, `BadRequest` for an unusable entry.
+        """
         if name in self.declared():
             raise Conflict(f"There is a model {name} already. Change it, or give this one another name.")
+        if "revision" not in entry and isinstance(source := entry.get("source"), str):
+            commit = await asyncio.to_thread(cached_revision, source, relative_to=self._toml.path.parent)
+            entry = {**entry, "revision": commit} if commit is not None else entry
         await self._edit(name, lambda: self._toml.merge(name, entry))
+        return self.get(name)
+
+    def entry(self, name: str) -> Mapping[str, Any]:
+        """The model's entry in models.toml; empty when it has none."""
+        return self._toml.entry(name)
+
+    async def update(self, name: str, values: Mapping[str, Any]) -> ModelSpec:
+        """Merge `values` into an entry of models.toml, also of a model that is not served yet."""
+        await self._edit(name, lambda: self._toml.merge(name, values))
         return self.get(name)
 
     async def change(self, name: str, values: Mapping[str, Any]) -> ModelSpec:
         """Merge `values` into the model's entry; None removes a key, and the checkpoint's own value applies again."""
         name = self.get(name).name
+        if "source" in values:
+            values = {"revision": None, **values}  # the pinned commit is one of the old source
         await self._edit(name, lambda: self._toml.merge(name, values))
         return self.get(name)
 

@@ -148,7 +148,8 @@ async def _serve(
     await service.recovery.recover()
     first_key = await database.write(_first_key)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
-    watcher = FolderWatcher([settings.data_dir / "models", *settings.models_dirs, toml], library.refresh)
+    places = [settings.data_dir / "models", *settings.models_dirs, toml]
+    watcher = FolderWatcher(places, library.refresh, library.places)
     background = [asyncio.create_task(loop) for loop in (pulls.run(), watcher.run())]
     for task in background:
         task.add_done_callback(_log_end)

@@ -234,7 +234,7 @@ export default function chat({ signal }) {
   async function load() {
     const last = here.id; // the conversation of the last visit
     const { models } = await get("/api/models", { signal });
-    const chatModels = models.filter(({ type }) => type === "chat");
+    const chatModels = models.filter(({ type, state }) => type === "chat" && state !== "incomplete");
     if (!chatModels.some(({ name }) => name === here.model)) keep({ model: "" });
     const entries = chatModels.map(({ name, default: first }) => [name, `${name}${first ? " (default)" : ""}`]);
     options(model, entries, here.model || chatModels.find((entry) => entry.default)?.name);

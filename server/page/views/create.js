@@ -37,6 +37,7 @@ export default function create({ signal }) {
 
   Promise.all([get("/api/models", { signal }), get("/api/loras", { signal })]).then((replies) => {
     [{ models }, { loras }] = replies;
+    models = models.filter(({ state }) => state !== "incomplete");
     form.draw();
   }, complain);
   get("/api/me", { signal }).then((me) => {

@@ -132,7 +132,7 @@ export default function gallery({ signal }) {
   }
 
   get("/api/models", { signal }).then((reply) => {
-    ({ models } = reply);
+    models = reply.models.filter(({ state }) => state !== "incomplete");
   }, complain);
   load();
   return [

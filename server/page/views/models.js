@@ -18,6 +18,7 @@ const STATES = {
   resident: "In memory",
   parked: "Parked in RAM",
   failed: "Failed",
+  incomplete: "Incomplete",
 };
 const KINDS = { image: "Images", video: "Video", chat: "Chat" };
 const MERGING = { on: "batches jobs", off: "one job at a time" };
@@ -28,16 +29,17 @@ export default function models({ signal }) {
   let drawn = "";
 
   async function refresh() {
-    const [{ models: found }, pulling] = await Promise.all([
+    const [{ models: listed, refused }, pulling] = await Promise.all([
       get("/api/models", { signal }),
       session.admin ? getPulls(signal) : [],
     ]);
     drawPulls(pulls, pulling, refresh);
-    const now = JSON.stringify(found);
+    const found = listed.filter(({ state }) => state !== "incomplete");
+    const now = JSON.stringify([found, refused]);
     if (now === drawn) return;
     drawn = now;
     const focused = document.activeElement?.dataset?.act;
-    list.replaceChildren(...(found.length ? groups(found, act) : [empty()]));
+    list.replaceChildren(...(found.length ? groups(found, act) : [empty()]), ...notServed(refused));
     if (focused) list.querySelector(`[data-act="${CSS.escape(focused)}"]`)?.focus();
   }
 
@@ -120,6 +122,30 @@ function groups(found, act) {
         : null;
     })
     .filter(Boolean);
+}
+
+/** What was found and cannot be served, with the reason; it is served as soon as that is mended. */
+function notServed(refused) {
+  if (!refused.length) return [];
+  const lines = refused.map((model) =>
+    h(
+      "li",
+      {},
+      h(
+        "div",
+        { class: "grow" },
+        h(
+          "div",
+          { class: "row" },
+          h("h3", {}, model.name),
+          h("span", { class: `chip ${model.state}` }, STATES[model.state]),
+        ),
+        h("p", { class: "soft small" }, model.reason),
+        model.source ? h("p", { class: "soft small mono" }, model.source) : null,
+      ),
+    ),
+  );
+  return [h("section", { class: "card" }, h("h2", {}, "Not served"), h("ul", { class: "lines" }, lines))];
 }
 
 function line(model, act) {
