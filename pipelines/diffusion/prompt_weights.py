@@ -22,13 +22,15 @@ class Fragment:
 def fragments(prompt: str) -> tuple[Fragment, ...]:
     r"""The prompt in fragments of one weight each. Weights of nested groups multiply. `\(` is a plain parenthesis.
 
-    A prompt without weights is one fragment, exactly as it was written.
+    A prompt without weights is one fragment, exactly as it was written. One whose groups are all empty, "(:1.2)", is
+    an empty text.
     """
     found = _parse(prompt)
     if found is None:
         return (Fragment(prompt),)
     by_weight = groupby(found, key=lambda fragment: fragment.weight)
-    return tuple(Fragment(ESCAPED.sub(r"\1", "".join(f.text for f in group)), weight) for weight, group in by_weight)
+    read = tuple(Fragment(ESCAPED.sub(r"\1", "".join(f.text for f in group)), weight) for weight, group in by_weight)
+    return read or (Fragment(""),)
 
 
 def _parse(prompt: str) -> list[Fragment] | None:

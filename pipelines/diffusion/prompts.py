@@ -21,13 +21,20 @@ ONE_ENCODER = ("StableDiffusionPipeline", "StableDiffusionPAGPipeline", "LatentC
 TWO_ENCODERS = ("StableDiffusionXLPipeline", "StableDiffusionXLPAGPipeline", "AnimateDiffSDXLPipeline")
 NO_LIMIT = 100_000  # tokenizers without a limit report an astronomical number
 
+MAX_WEIGHT = 1000.0  # of a group; far above what still gives a picture, and far below what overflows float16
+
 Fragments = Sequence[Fragment]
+
+
+class BadPrompt(Exception):
+    """A prompt cannot be read. The message may be shown to the client."""
 
 
 def read_prompts(pipeline: Any, arguments: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the arguments of the stock call, with embeddings where the prompts need them, and warnings for the client.
 
-    pipeline: the request's own copy. With clip skip its text encoder is replaced by a `CompatibleClip`.
+    pipeline: the request's own copy. With clip skip its text encoder is replaced by a `CompatibleClip`. Raises
+    `BadPrompt` for a weight above `MAX_WEIGHT`.
     """
     if arguments.get("clip_skip") and type(pipeline.text_encoder).__name__ == "CLIPTextModel":
         vars(pipeline)["text_encoder"] = CompatibleClip(pipeline.text_encoder)
@@ -38,6 +45,7 @@ def read_prompts(pipeline: Any, arguments: dict[str, Any]) -> tuple[dict[str, An
     by_compel = family in (*ONE_ENCODER, *TWO_ENCODERS)
     if not by_compel or not prompts or {"prompt_2", "negative_prompt_2"} & arguments.keys():
         return arguments, _stock_warnings(pipeline, arguments)
+    _check_weights(prompts)
     lengths = {name: _n_tokens(pipeline, prompt) for name, prompt in prompts.items()}
     limit = pipeline.tokenizer.model_max_length - 2  # without the tokens for begin and end
     warnings = [
@@ -51,6 +59,12 @@ def read_prompts(pipeline: Any, arguments: dict[str, Any]) -> tuple[dict[str, An
     parameters = inspect.signature(type(pipeline).__call__).parameters
     embeddings = _embed(pipeline, family in TWO_ENCODERS, prompts, arguments.get("clip_skip"))
     return {**rest, **{name: value for name, value in embeddings.items() if name in parameters}}, warnings
+
+
+def _check_weights(prompts: Mapping[str, Fragments]) -> None:
+    for name, prompt in prompts.items():
+        if any(fragment.weight > MAX_WEIGHT for fragment in prompt):
+            raise BadPrompt(f"{name}: the weight of a group must be at most {MAX_WEIGHT:.0f}, nested ones multiplied.")
 
 
 def _embed(pipeline: Any, two: bool, prompts: Mapping[str, Fragments], clip_skip: int | None) -> dict[str, Any]:
@@ -100,8 +114,12 @@ def _encode(
         device=device,
     )
     texts = [_with_inversion_tokens(pipeline, fragment.text, tokenizer) for fragment in prompt]
-    weights = [fragment.weight for fragment in prompt]
-    embeds = provider.get_embeddings_for_weighted_prompt_fragments([texts], [weights], device=device).to(device)
+    # compel cannot weigh a fragment without tokens, such as the space between two groups.
+    ids = tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
+    read = [(text, fragment.weight) for text, fragment, of_text in zip(texts, prompt, ids, strict=True) if of_text]
+    fragment_texts, weights = [text for text, _ in read] or [""], [weight for _, weight in read] or [1.0]
+    embeds = provider.get_embeddings_for_weighted_prompt_fragments([fragment_texts], [weights], device=device)
+    embeds = embeds.to(device)
     return embeds, provider.get_pooled_embeddings([" ".join(texts)], device=device) if suffix else None
 
 

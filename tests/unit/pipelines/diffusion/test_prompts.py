@@ -14,7 +14,8 @@ from benchmarks.families import parts
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.diffusion.prompt_weights import fragments
 from pipelines.diffusion.prompts import CompatibleClip, read_prompts
-from tests.support.lanes.lane_play import direct, gap, rendered, request
+from pipelines.interface import Failed
+from tests.support.lanes.lane_play import direct, ends, gap, play, rendered, request
 from tests.support.lanes.stock_families import FAMILIES
 
 pytestmark = pytest.mark.slow
@@ -96,6 +97,44 @@ def test_a_weight_changes_the_output_and_a_weight_of_one_does_not(name: str) -> 
     assert [end.warnings for name, end in done.items() if name != "long"] == [()] * (len(done) - 1)
     (warning,) = done["long"].warnings
     assert warning == f"The prompt has {20 * 11} tokens, 75 are read at once: it was read in parts."
+    lane.close()
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_degenerate_groups_are_read_as_what_they_hold(family: str) -> None:
+    ask = functools.partial(request, FAMILIES[family], steps=1)
+    lane = DiffusionLane(FAMILIES[family].build(), kind="image")
+    requests = [
+        ask("empty", prompt=""),
+        ask("group", prompt="(:1.2)"),
+        ask("groups", prompt="(:1.2)(:1.3)"),
+        ask("negative", prompt="", negative_prompt="((:1.2):0.5)"),
+        ask("no negative", prompt="", negative_prompt=""),
+        ask("spaces", prompt="( :0.5)( :1.5)"),
+        ask("nothing of it", prompt="(a:0)"),
+        ask("most", prompt="(a:1000) (b:0.5) ( :0.1)"),
+    ]
+
+    done = {each.id: rendered(lane, [each])[each.id] for each in requests}
+
+    for name in ("group", "groups"):
+        assert gap(done["empty"].frames, done[name].frames) == 0.0, name
+    assert gap(done["no negative"].frames, done["negative"].frames) == 0.0
+    assert gap(done["empty"].frames, done["spaces"].frames) <= MERGED
+    lane.close()
+
+
+@pytest.mark.parametrize("prompt", ["(a:1001)", "((a:40):40)", "(a:" + "9" * 400 + ")"])
+def test_a_weight_that_would_overflow_is_refused_by_name(prompt: str) -> None:
+    lane = DiffusionLane(FAMILIES["sd15"].build(), kind="image")
+    lane.admit(request(FAMILIES["sd15"], "a", negative_prompt=prompt))
+    end = ends(play(lane))["a"]
+
+    assert isinstance(end, Failed)
+    assert (end.code, end.message) == (
+        "bad_request",
+        "negative_prompt: the weight of a group must be at most 1000, nested ones multiplied.",
+    )
     lane.close()
 
 
