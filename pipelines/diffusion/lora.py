@@ -9,31 +9,29 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
-
 from pipelines import device
-from pipelines.diffusion.lycoris import as_lora
+from pipelines.diffusion.lora_check import compare
+from pipelines.diffusion.lora_file import BadLora, LoraFile, names, read_lora, shown
+from pipelines.diffusion.lora_layers import Layers, layers_of
+from pipelines.diffusion.lora_names import LayerNames
+from pipelines.diffusion.lora_weights import LoraWeights, State, fit
+from pipelines.diffusion.lycoris import NotConvertible, as_lora
 from pipelines.dtype_lock import loading
 from pipelines.interface import Lora
 
 MAX_ADAPTERS = 16  # adapters in memory; beyond that the least recently used are dropped
-# Components by their prefixes in the files of kohya's trainer.
-KOHYA = {"unet": "lora_unet", "transformer": "lora_unet", "text_encoder": "lora_te", "text_encoder_2": "lora_te2"}
 OWN_LOKR = ("Flux2", "ZImage")  # pipelines for which diffusers itself reads LoKr
+# For these layers diffusers would fuse the model's own, and LoRAs of other jobs would then do nothing, unnoticed.
+FUSED_LOKR = re.compile(r"qkv\.lokr_")
 
-LAYER = re.compile(r"[._]lora[._]|[._]lora_")  # what follows a layer's name in all notations of diffusers
+__all__ = ["Adapters", "BadLora"]
 
 Key = tuple[str, int]  # path, stamp
-
-
-class BadLora(Exception):
-    """This pipeline cannot use this file. The message may be shown to the client."""
 
 
 class Adapters:
@@ -44,7 +42,7 @@ class Adapters:
         self._loaded: dict[Key, str] = {}  # → name in peft, least recently used first
         self._n_loaded = 0  # ever, for unique names
         self._active: tuple[Lora, ...] = ()
-        self._partial: dict[Key, str] = {}  # warnings about files of which only a part fits
+        self._partial: dict[Key, tuple[str, ...]] = {}  # warnings about files of which only a part fits
 
     def load(self, loras: tuple[Lora, ...], in_use: Collection[Lora] = ()) -> list[str]:
         """Load those that are not loaded yet; returns warnings. Raises `BadLora`.
@@ -57,7 +55,8 @@ class Adapters:
         finally:
             if self._loaded.keys() != before:  # also when the second of two does not fit
                 self._on_change()
-        return [self._partial[_key(lora)] for lora in loras if _key(lora) in self._partial]
+        idle = [f"The LoRA {lora.name} has weight 0 and changes nothing." for lora in loras if lora.weight == 0]
+        return [*(warning for lora in loras for warning in self._partial.get(_key(lora), ())), *idle]
 
     def _load_and_evict(self, loras: tuple[Lora, ...], in_use: Collection[Lora]) -> None:
         for lora in loras:
@@ -76,76 +75,68 @@ class Adapters:
     def _load(self, lora: Lora) -> None:
         if not hasattr(self._pipeline, "load_lora_weights"):
             raise BadLora(f"{type(self._pipeline).__name__} takes no LoRA.")
-        name = f"lora_{self._n_loaded}"
+        adapter = f"lora_{self._n_loaded}"
         self._n_loaded += 1
         try:
-            with loading(), self._targets() as wanted:
-                self._load_file(Path(lora.path), name)
+            with loading():
+                warnings = self._inject(lora, adapter)
         except Exception as error:  # the library raises many kinds, about shapes, keys and formats
-            self._drop(name)
-            if device.is_out_of_memory(error) or device.is_fatal(error):
+            self._drop(adapter)
+            if isinstance(error, BadLora) or device.is_out_of_memory(error) or device.is_fatal(error):
                 raise
             raise BadLora(f"The LoRA {lora.name} does not fit this model.") from error
-        n_found = self._count_adapted_layers(name)
-        if not n_found:  # the library only warns about keys that fit nowhere
-            self._drop(name)
-            raise BadLora(f"The LoRA {lora.name} does not fit this model: it is for none of its layers.")
-        if n_found < len(wanted):
-            self._partial[_key(lora)] = (
-                f"The LoRA {lora.name} is for {len(wanted)} layers; this model has {n_found} of them, "
-                "the rest was left out."
-            )
-        self._loaded[_key(lora)] = name
+        if warnings:
+            self._partial[_key(lora)] = warnings
+        self._loaded[_key(lora)] = adapter
         self._active = (lora,)  # loading activates it
         self.activate(())
 
-    def _load_file(self, path: Path, name: str) -> None:
-        with safe_open(path, "pt") as file:
-            keys = file.keys()
-        lokr = any(".lokr_" in key for key in keys)
-        if any(".hada_" in key for key in keys) or (lokr and not type(self._pipeline).__name__.startswith(OWN_LOKR)):
-            self._pipeline.load_lora_weights(as_lora(load_file(path), self._modules()), adapter_name=name)
-            return
-        self._pipeline.load_lora_weights(
-            str(path.parent), weight_name=path.name, adapter_name=name, local_files_only=True, use_safetensors=True
-        )
+    def _inject(self, lora: Lora, adapter: str) -> tuple[str, ...]:
+        """Adds the layers of a LoRA to the modules; returns warnings. Raises `BadLora`."""
+        layers = layers_of(self._pipeline)
+        file = self._as_lora(read_lora(Path(lora.path), lora.name), lora.name, layers)
+        with self._checked(functools.partial(fit, lora.name, file, layers)) as found:
+            self._pipeline.load_lora_weights(dict(file.tensors), adapter_name=adapter)
+        (weights,) = found
+        injected = compare(self._pipeline, adapter, weights.tensors())
+        if injected.foreign is not None:
+            raise BadLora(f"The LoRA {lora.name} does not fit this model: it has no {shown(injected.foreign)}.")
+        if ignored := sorted(weights.layers.keys() - injected.adapted):
+            raise BadLora(f"The LoRA {lora.name} does not fit this model: diffusers ignores {names(ignored)}.")
+        return weights.warnings
+
+    def _as_lora(self, file: LoraFile, name: str, layers: Layers) -> LoraFile:
+        """Converts LoHa, and LoKr where diffusers cannot read it."""
+        own_lokr = type(self._pipeline).__name__.startswith(OWN_LOKR)
+        if own_lokr and not any(".hada_" in key or FUSED_LOKR.search(key) for key in file.tensors):
+            return file
+        modules = {
+            spelling: layers[component][layer]
+            for spelling, found in LayerNames(layers).spellings().items()
+            for component, _, layer in [found.partition(".")]
+        }
+        try:
+            return replace(file, tensors=as_lora(file.tensors, modules))
+        except NotConvertible as error:
+            raise BadLora(f"The LoRA {name} is damaged: {error}.") from error
 
     @contextlib.contextmanager
-    def _targets(self) -> Iterator[set[str]]:
-        """Collects the layers that a file loaded within this context is for, by the names that diffusers gives them."""
-        found: set[str] = set()
+    def _checked(self, check: Callable[..., LoraWeights]) -> Iterator[list[LoraWeights]]:
+        """Within this context, diffusers loads what `check` makes of a file's tensors, instead of the tensors."""
+        found: list[LoraWeights] = []
         reads = self._pipeline.lora_state_dict
 
-        def record(*args: Any, **kwargs: Any) -> Any:
-            result = reads(*args, **kwargs)
-            state = result[0] if isinstance(result, tuple) else result
-            found.update(LAYER.split(key)[0] for key in state if LAYER.search(key))
-            return result
+        def read(_: Any, **kwargs: Any) -> Any:
+            weights = check(lambda state: _with_alphas(reads(state, **kwargs)))
+            found.append(weights)
+            state = weights.for_diffusers()
+            return (state, *[None for _ in reads(dict(state), **kwargs)[1:]])  # no alphas, no metadata
 
-        self._pipeline.lora_state_dict = record
+        self._pipeline.lora_state_dict = read
         try:
             yield found
         finally:
             del self._pipeline.lora_state_dict  # the class's own method shows again
-
-    def _count_adapted_layers(self, name: str) -> int:
-        """The number of layers that have this adapter."""
-        parts = [part for part in vars(self._pipeline).values() if isinstance(part, torch.nn.Module)]
-        layers = (layer for part in parts for layer in part.modules())
-        return sum(
-            name in getattr(layer, "lora_A", ()) or name in getattr(layer, "lora_embedding_A", ()) for layer in layers
-        )
-
-    def _modules(self) -> dict[str, torch.nn.Module]:
-        """The pipeline's modules by the names that kohya's trainer and LyCORIS give them."""
-        return {
-            f"{prefix}_{name.replace('.', '_')}": module
-            for part, kohya in KOHYA.items()
-            if isinstance(component := getattr(self._pipeline, part, None), torch.nn.Module)
-            for name, module in component.named_modules()
-            if isinstance(getattr(module, "weight", None), torch.Tensor)
-            for prefix in (kohya, f"{kohya}1", f"{kohya}_text_model", f"{kohya}1_text_model")
-        }
 
     def wrap_forward(self, loras: tuple[Lora, ...], function: Callable[..., Any]) -> Callable[..., Any]:
         """`function` with these adapters active, and no others."""
@@ -173,6 +164,11 @@ class Adapters:
     def _drop(self, name: str) -> None:
         if name in self._names():
             self._pipeline.delete_adapters(name)
+
+
+def _with_alphas(result: tuple[Any, ...]) -> tuple[State, Mapping[str, Any]]:
+    """What `lora_state_dict` returns: the state, alphas in some classes, and metadata."""
+    return result[0], (result[1] if len(result) > 2 else None) or {}
 
 
 def _key(lora: Lora) -> Key:

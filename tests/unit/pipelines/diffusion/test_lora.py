@@ -31,6 +31,7 @@ pytestmark = pytest.mark.slow
 SD = FAMILIES["sd15"]
 ask = functools.partial(request, SD)
 MERGED = 1e-4
+ALIEN = {"unet.nowhere.lora_A.weight": torch.zeros(2, 8), "unet.nowhere.lora_B.weight": torch.zeros(8, 2)}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_a_lora_leaves_no_trace_on_later_jobs(loras: tuple[Lora, Lora]) -> None:
 
 
 def test_a_lora_of_another_model_fails_its_job_alone_and_says_so(tmp_path: Path, loras: tuple[Lora, Lora]) -> None:
-    save_file({"unet.nowhere.lora_A.weight": torch.zeros(2, 8)}, tmp_path / "alien.safetensors")
+    save_file(ALIEN, tmp_path / "alien.safetensors")
     lane = DiffusionLane(SD.build(), kind="image")
     lane.admit(ask("alien", loras=(Lora("alien", str(tmp_path / "alien.safetensors"), 1.0),)))
     lane.admit(ask("good", loras=loras[:1]))
@@ -104,7 +105,7 @@ def test_a_lora_of_another_model_fails_its_job_alone_and_says_so(tmp_path: Path,
     assert isinstance(done["good"], Rendered)
     assert isinstance(done["alien"], Failed)
     assert done["alien"].code == "bad_request"
-    assert done["alien"].message == "The LoRA alien does not fit this model."
+    assert done["alien"].message == "The LoRA alien does not fit this model: it is for none of its layers."
     lane.close()
 
 
@@ -137,7 +138,7 @@ def test_a_lora_of_which_a_part_fits_is_used_with_a_warning(
     done = rendered(lane, [ask("wider", loras=(wider,)), ask("whole", loras=loras[:1])])
     again = rendered(lane, [ask("again", loras=(wider,))])["again"]
 
-    says = f"The LoRA wider is for {n_layers + 1} layers; this model has {n_layers} of them, the rest was left out."
+    says = f"The LoRA wider: 1 of its {n_layers + 1} layers are not in this model and were left out: {extra}."
     assert done["wider"].warnings == again.warnings == (says,)
     assert done["whole"].warnings == ()
     assert gap(done["wider"].frames, with_adapters(ask("wider", loras=loras[:1]))) <= MERGED
@@ -200,7 +201,7 @@ def test_a_loaded_lora_counts_with_its_component(monkeypatch: pytest.MonkeyPatch
 def test_a_lora_loaded_for_a_job_that_fails_over_another_lora_is_counted(
     tmp_path: Path, loras: tuple[Lora, Lora]
 ) -> None:
-    save_file({"unet.nowhere.lora_A.weight": torch.zeros(2, 8)}, tmp_path / "alien.safetensors")
+    save_file(ALIEN, tmp_path / "alien.safetensors")
     lane = DiffusionLane(SD.build(), kind="image")
     bare, size = lane.weight_bytes, sum(t.nbytes for t in load_file(loras[0].path).values())
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from models.errors import BadModel
 from models.lora_files import LoraFolder, refusal
 from pipelines.diffusion.lane import DiffusionLane
+from pipelines.diffusion.lora import Adapters, BadLora
 from pipelines.diffusion.lycoris import as_lora
 from pipelines.interface import DiffusionRequest, Lora
 from tests.support.lanes.lane_play import direct, gap, rendered, request
@@ -37,6 +38,38 @@ def loha(shape: tuple[int, ...], draw: Callable[..., torch.Tensor]) -> tuple[Par
     return parts, ((a1 @ b1) * (a2 @ b2)).reshape(shape) * 3.0 / 2
 
 
+def loha_with_cores(shape: tuple[int, ...], draw: Callable[..., torch.Tensor]) -> tuple[Parts, Delta]:
+    """Convolutions get a core between the halves of each factor; other layers are as without."""
+    if len(shape) == 2:
+        return loha(shape, draw)
+    parts: Parts = {"alpha": torch.tensor(3.0)}
+    factors = []
+    for number in (1, 2):
+        a, b, core = draw(2, shape[0]), draw(2, shape[1]), 9 * draw(2, 2, *shape[2:])
+        parts |= {f"hada_w{number}_a": a, f"hada_w{number}_b": b, f"hada_t{number}": core}
+        factors.append(torch.einsum("ijkl,jr,ip->prkl", core, b, a))
+    return parts, factors[0] * factors[1] * 3.0 / 2
+
+
+def locon_with_core(shape: tuple[int, ...], draw: Callable[..., torch.Tensor]) -> tuple[Parts, Delta]:
+    """kohya's LoRA of a convolution in three parts: 1 × 1, the kernel, 1 × 1."""
+    if len(shape) == 2:
+        up, down = draw(shape[0], 2), draw(2, shape[1])
+        return {"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(3.0)}, up @ down * 3.0 / 2
+    up, down, core = draw(shape[0], 2, 1, 1), draw(2, shape[1], 1, 1), draw(2, 2, *shape[2:])
+    parts = {"lora_up.weight": up, "lora_down.weight": down, "lora_mid.weight": core, "alpha": torch.tensor(3.0)}
+    return parts, torch.einsum("oi,ijkl,jn->onkl", up.flatten(1), core, down.flatten(1)) * 3.0 / 2
+
+
+def lokr_with_core(shape: tuple[int, ...], draw: Callable[..., torch.Tensor]) -> tuple[Parts, Delta]:
+    if len(shape) == 2:
+        return lokr(shape, draw, low=True)
+    w1, a, b, core = draw(2, 2), draw(3, shape[0] // 2), draw(3, shape[1] // 2), draw(3, 3, *shape[2:])
+    parts = {"lokr_w1": w1, "lokr_w2_a": a, "lokr_w2_b": b, "lokr_t2": core, "alpha": torch.tensor(6.0)}
+    w2 = torch.einsum("ijkl,ip,jr->prkl", core, a, b).contiguous()
+    return parts, torch.kron(w1.reshape(2, 2, 1, 1), w2) * 2.0
+
+
 def lokr(shape: tuple[int, ...], draw: Callable[..., torch.Tensor], *, low: bool) -> tuple[Parts, Delta]:
     w1 = draw(2, 2)
     inner = (shape[0] // 2, shape[1] // 2, *shape[2:])
@@ -53,6 +86,9 @@ def lokr(shape: tuple[int, ...], draw: Callable[..., torch.Tensor], *, low: bool
 
 KINDS: dict[str, Callable[..., tuple[Parts, Delta]]] = {
     "loha": loha,
+    "loha with cores": loha_with_cores,
+    "locon with core": locon_with_core,
+    "lokr with core": lokr_with_core,
     "lokr of low rank": functools.partial(lokr, low=True),
     "lokr whole": functools.partial(lokr, low=False),
 }
@@ -134,6 +170,19 @@ def test_the_rank_is_the_smallest_that_is_exact() -> None:
     assert as_lora(pairs, {})["m.lora_down.weight"].shape == (10, 9)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_lacks_a_factor_is_refused_by_its_name(tmp_path: Path, kind: str) -> None:
+    adapter, _ = make(tmp_path, kind)
+    state = load_file(adapter.path)
+    factors = sorted(name for name in state if not name.endswith(("alpha", "_t1", "_t2", "lora_mid.weight")))
+    for number, missing in enumerate(factors[::5]):
+        damaged = {name: tensor for name, tensor in state.items() if name != missing}
+        save_file(damaged, tmp_path / f"{number}.safetensors")
+
+        with pytest.raises(BadLora, match=rf"(has no|without).*{missing.split('.', 1)[1].rstrip('12_ab')}"):
+            Adapters(SD.build()).load((Lora("x", str(tmp_path / f"{number}.safetensors"), 1.0),))
+
+
 @pytest.mark.parametrize(
     ("tensors", "says"),
     [
@@ -144,8 +193,11 @@ def test_the_rank_is_the_smallest_that_is_exact() -> None:
         (["a.lora_A.weight", "a.dora_scale"], None),
         (["a.hada_w1_a", "a.hada_w1_b", "a.hada_w2_a", "a.hada_w2_b"], None),
         (["diffusion_model.a.lokr_w1", "diffusion_model.a.lokr_w2"], None),
-        (["a.hada_w1_a", "a.hada_t1"], "a LoHa with Tucker decomposition"),
-        (["a.lokr_w1", "a.lokr_t2"], "a LoKr with Tucker decomposition"),
+        (["a.hada_w1_a", "a.hada_t1"], None),
+        (["a.lokr_w1", "a.lokr_t2"], None),
+        (["a.lora_down.weight", "bundle_emb.cat.string_to_param.*"], None),
+        (["a.lora_A.weight", "a.query_norm.scale"], "a Control LoRA"),
+        (["lora_controlnet", "a.up"], "a Control LoRA"),
         (["a.hada_w1_a", "a.dora_scale"], "with DoRA's magnitudes"),
         (["a.oft_blocks"], "an OFT or BOFT"),
         (["a.oft_diag"], "an OFT or BOFT"),
