@@ -22,6 +22,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from models.errors import BadConfig, nearest
+from models.sources.hub_id import at_revision
 from models.spec import Defaults, Dtype, Limits, LoadOptions, ModelSpec, ModelType
 
 Names = tuple[str, ...]
@@ -53,12 +54,12 @@ class ModelEntry:
 
     @property
     def source(self) -> str | None:
-        """Returns the source with its revision: "owner/name@revision:file"."""
+        """Returns the source at its revision: "owner/name@revision:file".
+
+        The key `revision` wins over a revision in the source: a pull of "owner/name@branch" pins the commit there.
+        """
         source, revision = self.top.get("source"), self.top.get("revision")
-        if source is None or revision is None:
-            return source
-        repo, colon, file = str(source).partition(":")
-        return f"{repo}@{revision}{colon}{file}"
+        return source if source is None or revision is None else at_revision(str(source), str(revision))
 
     @property
     def type(self) -> ModelType | None:

@@ -17,7 +17,7 @@ from models.errors import BadConfig
 from models.files.safety import check_path
 from models.sources.fetched import Fetched
 from models.sources.hub import ConfigCheck, fetch_from_hub
-from models.sources.hub_cache import find_in_cache
+from models.sources.hub_cache import find_in_cache, snapshot_of
 from models.sources.hub_id import hub_id
 from models.sources.local import find_local
 from models.sources.progress import ProgressCallback, SizeCallback, no_size
@@ -77,6 +77,15 @@ def fetch(
     path = fetch_url(parse_address(source), cache_dir, report, private=private, announce=announce)
     check_path(path)
     return Fetched(path, source)
+
+
+def cached_revision(source: str, *, relative_to: Path) -> str | None:
+    """Returns the commit of a hub repository that the cache has completely, None for any other source."""
+    wanted = hub_id(source)
+    if wanted is None or find_local(source, relative_to) or find_in_cache(wanted) is None:
+        return None
+    snapshot = snapshot_of(wanted)
+    return snapshot.commit if snapshot is not None else None
 
 
 def needs_fetching(source: str) -> bool:

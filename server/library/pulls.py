@@ -2,7 +2,7 @@
 
 Each pull runs in a child process (models.sources.pull) that reports its progress, and is recorded in
 <data_dir>/pulls/ID.json. A pull that was running when the server ended goes on at the next start. The library turns the
-downloaded files into a model.
+downloaded files into a model, whose entry in models.toml pins the commit of a hub repository.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import Any, Literal, TypeAlias
 
 from models.errors import BadConfig
 from models.sources import needs_fetching
-from server.errors import BadRequest, NotFound, ServerError
+from models.sources.hub_id import hub_id
+from server.errors import BadRequest, Conflict, NotFound, ServerError
 from server.library.library import Library
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,10 @@ class Pull:
     doing: str = ""
     done_bytes: int = 0
     total_bytes: int = 0  # 0: unknown
+    need_bytes: int = 0  # still to be downloaded when it began
+    free_bytes: int | None = None  # on the disk that gets them; None: not known yet
+    revision: str | None = None  # the commit of a hub repository
+    note: str | None = None  # a sentence about a completed pull: another revision than before …
     error: str | None = None
     finished_at: str | None = None
 
@@ -85,7 +90,10 @@ class Pulls:
         return self._pulls[pull_id]
 
     def start(self, source: str, name: str, entry: Mapping[str, Any]) -> Pull:
-        """Queue a pull, or return the unfinished one of the same source. Raises `BadRequest` for a bad source."""
+        """Queue a pull, or return the unfinished one of the same source.
+
+        Raises `BadRequest` for a bad source, `Conflict` for the name of a model that has another source.
+        """
         try:
             if not needs_fetching(source):
                 raise BadRequest(
@@ -94,6 +102,8 @@ class Pulls:
                 )
         except BadConfig as error:
             raise BadRequest(error.message) from None
+        if name in self._library.declared() and not _same_source(self._library.entry(name).get("source"), source):
+            raise Conflict(f"There is a model {name} from another source already. Give this one another name.")
         for pull in self._pulls.values():
             if pull.source == source and pull.state in LIVE:
                 return pull
@@ -141,16 +151,35 @@ class Pulls:
             logger.error("pull failed", extra={"pull": pull.id, "reason": last.get("error"), "detail": detail})
             self._end(pull, "failed", str(last.get("error", "the download ended without giving a reason")))
             return
+        pull = replace(pull, revision=last["revision"])
         try:
-            if pull.name in self._library.declared():
-                await self._library.refresh()
-            else:
-                await self._library.add(pull.name, {"source": pull.source, **pull.entry})
+            notes = [await self._add(pull, last), last["note"]]
         except ServerError as error:
             self._end(pull, "failed", f"it was downloaded, but: {error.message}")
             return
+        pull = replace(pull, note="; ".join(note for note in notes if note) or None)
         self._end(pull, "completed")
-        logger.info("pull completed", extra={"pull": pull.id, "model": pull.name})
+        logger.info("pull completed", extra={"pull": pull.id, "model": pull.name, "revision": pull.revision})
+
+    async def _add(self, pull: Pull, fetched: Mapping[str, Any]) -> str | None:
+        """Put the downloaded source into models.toml. Returns what there is to say about it. Raises `ServerError`."""
+        if (component := fetched["component"]) is not None:
+            return f"it is a component ({component}) and no model of its own; a VAE is used as load.vae of a model"
+        entry = {"source": fetched["source"], **pull.entry}
+        if pull.revision is not None:
+            entry["revision"] = pull.revision
+        if pull.name not in self._library.declared():
+            await self._library.add(pull.name, entry)
+            return None
+        pinned = self._library.entry(pull.name).get("revision")
+        await self._library.update(pull.name, entry)
+        if pull.revision is None:
+            return None
+        if pinned is None:
+            return f"its revision is pinned to {pull.revision[:12]} now"
+        if pinned == pull.revision:
+            return f"its revision {pinned[:12]} is up to date"
+        return f"its pinned revision changed from {pinned[:12]} to {pull.revision[:12]}"
 
     async def _child(self, running: _Running) -> dict[str, Any]:
         """Follow the child to its end; returns its last message."""
@@ -167,7 +196,10 @@ class Pulls:
         last: dict[str, Any] = {}
         async for line in process.stdout:
             last = json.loads(line)
-            if "doing" in last and not running.canceled:
+            if "need" in last and not running.canceled:
+                sizes = {"need_bytes": last["need"], "free_bytes": last["free"]}
+                self._pulls[running.id] = replace(self._pulls[running.id], **sizes)
+            elif "doing" in last and not running.canceled:
                 progress = {"doing": last["doing"], "done_bytes": last["done"], "total_bytes": last["total"]}
                 # Progress is not recorded: after a restart the child reports again what is on disk.
                 self._pulls[running.id] = replace(self._pulls[running.id], **progress)
@@ -203,6 +235,14 @@ class Pulls:
                 logger.warning("pull not read, left out", extra={"file": file.name}, exc_info=True)
                 continue
             self._pulls.setdefault(pull.id, pull)
+
+
+def _same_source(known: object, source: str) -> bool:
+    """Returns whether a pull of `source` brings an entry with the source `known` up to date."""
+    known_id, wanted = hub_id(str(known)), hub_id(source)
+    if known_id is None or wanted is None:
+        return known == source
+    return known_id.repo == wanted.repo and wanted.file in (known_id.file, None)
 
 
 def _kill(running: _Running) -> None:

@@ -77,7 +77,7 @@ export function drawPulls(place, pulls, refresh) {
                     : h(
                         "p",
                         { class: "soft small" },
-                        total ? `${bytes(done)} of ${bytes(total)}` : pull.doing || "Waiting",
+                        total ? `${bytes(done)} of ${bytes(total)}${free(pull)}` : pull.doing || "Waiting",
                       ),
                 );
               }),
@@ -86,4 +86,8 @@ export function drawPulls(place, pulls, refresh) {
         ]
       : []),
   );
+}
+
+function free(pull) {
+  return pull.freeBytes == null ? "" : `; ${bytes(pull.freeBytes)} were free at the start`;
 }
