@@ -59,6 +59,35 @@ def test_only_a_lora_whose_header_names_other_layers_is_refused(
     assert may_fit(lora, lora), "a checkpoint in one file has the tensor names of the original code"
 
 
+@pytest.mark.parametrize(
+    ("key", "inputs", "fits"),
+    [
+        ("transformer.double_blocks.0.img_attn_qkv.lora_A.weight", 8, True),
+        ("transformer.blocks.0.attn.to_q.lora_A.default.weight", 9, True),
+        ("transformer.blocks.0.attn.to_q.lora_A.weight", 8, True),
+        ("transformer.blocks.0.attn.to_q.lora_A.weight", 9, False),
+        ("transformer.blocks.7.attn.to_q.lora_A.weight", 8, False),
+        ("unet.down_blocks.0.to_q.lora_A.weight", 8, False),
+    ],
+)
+def test_names_of_other_code_are_left_to_the_library(tmp_path: Path, key: str, inputs: int, fits: bool) -> None:
+    """LoRAs of HunyuanVideo have `transformer.` before the layers' names of its authors."""
+    weights = {"blocks.0.attn.to_q.weight": [8, 8]}
+    write_tensors(tmp_path / "video/transformer/diffusion_pytorch_model.safetensors", **weights)
+
+    assert may_fit(write_tensors(tmp_path / "x.safetensors", **{key: [2, inputs]}), tmp_path / "video") == fits
+
+
+def test_the_packed_weights_of_a_quantized_checkpoint_do_not_tell_the_inputs(tmp_path: Path) -> None:
+    tensors: dict[str, Any] = {"blocks.0.attn.to_q.weight": ("U8", [32, 1], 32)}
+    file = tmp_path / "small/transformer/diffusion_pytorch_model.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(safetensors_bytes(tensors))
+    lora = write_tensors(tmp_path / "x.safetensors", **{"transformer.blocks.0.attn.to_q.lora_A.weight": [2, 8]})
+
+    assert may_fit(lora, tmp_path / "small")
+
+
 def test_one_layer_that_fits_is_enough(tmp_path: Path, checkpoint: Path) -> None:
     layers = {f"unet.{LAYER}.lora_A.weight": [2, 8], "unet.up_blocks.9.to_q.lora_A.weight": [2, 8]}
 
