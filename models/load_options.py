@@ -8,20 +8,19 @@ reason.
 
 from __future__ import annotations
 
-import re
-from functools import lru_cache
 from pathlib import Path
 
+from models.checkpoint.denoiser_input import DENOISERS
+from models.checkpoint.model_source import declared_names
 from models.checkpoint.pipeline_source import pipeline_source
+from models.checkpoint.replacement_vae import check_replacement_vae
 from models.errors import BadModel
 from models.files.json_files import read_config
 from models.files.model_index import components
 from models.files.safetensors_header import read_safetensors_header
-from models.installed_libraries import package_folder
 from models.required_packages import how_to_install, is_installed
 from models.spec import ModelSpec
 
-DENOISERS = ("transformer", "unet")
 LIBRARIES = {  # first word of a quantization → the module that it needs
     "bnb": "bitsandbytes",
     "torchao": "torchao",
@@ -68,9 +67,11 @@ def _check_against_checkpoint(spec: ModelSpec, folder: Path) -> None:
     denoiser = next((name for name in DENOISERS if name in parts), None)
     if load.vae and "vae" not in parts:
         raise BadModel(f"load.vae: {spec.pipeline} has no VAE")
+    if spec.vae_path is not None:
+        check_replacement_vae(spec.vae_path, parts["vae"][1], read_config(folder / "vae" / "config.json"))
     if load.attention and denoiser != "transformer":
         raise BadModel(f"load.attention is for transformers; {spec.pipeline} has a U-Net, which keeps torch's own")
-    if load.compile and (denoiser is None or not _declares_repeated_blocks(parts[denoiser][1])):
+    if load.compile and (denoiser is None or not declared_names(parts[denoiser][1], "_repeated_blocks")):
         raise BadModel(f"load.compile: the denoiser of {spec.pipeline} declares no repeated blocks")
     if load.embeddings:
         source = pipeline_source(spec.pipeline or "")
@@ -118,15 +119,3 @@ def _check_attention(attention: str, on_cpu: bool) -> None:
     library = ATTENTIONS[attention]
     if library is not None and not is_installed(library):
         raise BadModel(f"load.attention: {attention} needs {how_to_install([library])}")
-
-
-@lru_cache(maxsize=64)
-def _declares_repeated_blocks(class_name: str) -> bool:
-    """Returns whether the body of a model class of diffusers sets `_repeated_blocks` to a list that is not empty."""
-    head = re.compile(rf"^class {re.escape(class_name)}\(", re.MULTILINE)
-    for path in sorted((package_folder("diffusers") / "models").rglob("*.py")):
-        text = path.read_text(encoding="utf-8")
-        if match := head.search(text):
-            body = text[match.end() :].split("\nclass ", 1)[0]
-            return re.search(r"^    _repeated_blocks = \[\s*\S", body, re.MULTILINE) is not None
-    return False

@@ -17,6 +17,7 @@ from models.files.weight_header import tensors_of
 
 V_PREDICTION, ZTSNR = "v_pred", "ztsnr"  # names of tensors
 EDM = ("edm_mean", "edm_vpred.sigma_max")  # names of tensors: Playground 2.5, CosXL
+MARKERS = (V_PREDICTION, ZTSNR, *EDM, "edm_std", "edm_vpred.sigma_min")
 MODELSPEC = "modelspec.prediction_type"
 PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon", "eps": "epsilon"}
 KOHYA_V, KOHYA_ZTSNR = "ss_v_parameterization", "ss_zero_terminal_snr"

@@ -14,6 +14,7 @@ from pathlib import Path
 from models.chat_template import check_template, check_templates
 from models.checkpoint.component_configs import Config, Configs, number, positive_int
 from models.checkpoint.denoiser_input import check_input_channels
+from models.checkpoint.guidance import guidance_argument
 from models.checkpoint.image_size import native_size, size_multiple, sizes_by_aspect
 from models.checkpoint.noise_schedulers import compatible_schedulers, scheduler_config
 from models.checkpoint.pipeline_source import pipeline_source
@@ -172,7 +173,8 @@ def _pipeline_spec(folder: Path, name: str, source: str, scheduler: Config) -> M
     width, height = native_size(pipeline, configs, kind)
     multiple = math.gcd(size_multiple(pipeline, configs), width, height)  # allows the native size in any case
     frames_multiple, frames_remainder, num_frames = frame_rule(pipeline, configs, kind)
-    steps, guidance = (number(pipeline.defaults.get(key)) for key in ("num_inference_steps", "guidance_scale"))
+    guides = guidance_argument(pipeline, configs)
+    steps, guidance = (number(pipeline.defaults.get(key)) for key in ("num_inference_steps", guides))
     return ModelSpec(
         name=name,
         type=kind,
@@ -183,6 +185,7 @@ def _pipeline_spec(folder: Path, name: str, source: str, scheduler: Config) -> M
         scheduler_config=scheduler,
         takes_loras=pipeline.takes_loras,
         arguments=pipeline.arguments,
+        guidance_argument=guides,
         max_clip_skip=_clip_layers(configs) - 1 if "clip_skip" in pipeline.arguments else 0,
         defaults=Defaults(
             steps=round(steps) if steps is not None else None,

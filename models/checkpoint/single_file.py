@@ -16,6 +16,7 @@ from pathlib import Path
 
 from models.checkpoint.denoiser_input import DENOISERS
 from models.checkpoint.model_source import single_file_classes
+from models.checkpoint.prediction import MARKERS
 from models.checkpoint.single_file_families import TEXT_ENCODERS, denoiser_prefix, family_of
 from models.errors import BadModel
 from models.files.gguf_header import read_gguf_header
@@ -75,7 +76,7 @@ def belongs_to(name: str, prefix: str) -> bool:
     """Returns whether a tensor belongs to the component with this prefix; without one, to no other component."""
     if prefix:
         return name.startswith(prefix)
-    return not name.startswith((*VAE_PREFIXES, *TEXT_PREFIXES, EMA_PREFIX))
+    return name not in MARKERS and not name.startswith((*VAE_PREFIXES, *TEXT_PREFIXES, EMA_PREFIX))
 
 
 def omitted_components(path: Path, base: Path) -> tuple[str, ...]:
