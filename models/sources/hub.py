@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -20,7 +21,7 @@ from models.sources.download import download, size_of
 from models.sources.fetched import Fetched
 from models.sources.hub_api import Hub, RepoFile
 from models.sources.hub_cache import Snapshot, cache_folder, find_in_cache, snapshot_of
-from models.sources.hub_errors import explain
+from models.sources.hub_errors import explain, is_offline
 from models.sources.hub_files import (
     Selection,
     component_class,
@@ -55,7 +56,8 @@ def fetch_from_hub(
     except FetchFailed as error:
         if (path := find_in_cache(wanted)) is None or (snapshot := snapshot_of(wanted)) is None:
             raise
-        note = f"{error.message}; the copy in the hub's cache is complete and was taken"
+        reason = "HF_HUB_OFFLINE is set" if is_offline() else error.message
+        note = f"{reason}; the complete copy in the hub's cache was taken"
         return Fetched(path, str(wanted), snapshot.commit, component_class(path), note)
     if unsafe := next((file.name for file in files if not stays_inside(file.name)), None):
         raise BadModel("the repository has a file whose name leaves its folder", detail=repr(unsafe))
@@ -66,6 +68,28 @@ def fetch_from_hub(
     except OSError as error:
         raise explain(wanted, error) from error
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a download of a repository would fetch."""
+
+    commit: str
+    file: str | None  # the one file that is the model; None for a folder
+    weights: Mapping[str, int]  # file → bytes
+    need_bytes: int  # that are not on this machine yet
+    configs: Path  # a folder with the configs, which were downloaded
+
+
+def look_up(wanted: HubId, *, check: ConfigCheck, pause: Pause = time.sleep) -> Offer:
+    """Asks the hub and downloads the configs alone. Raises as `fetch_from_hub`."""
+    hub = Hub(wanted, pause=pause)
+    commit = hub.commit()
+    snapshot = Snapshot(wanted.repo, commit)
+    try:
+        return _Download(hub, wanted, snapshot, hub.files(commit), lambda *_: None, pause).look_up(check)
+    except OSError as error:
+        raise explain(wanted, error) from error
 
 
 class _Download:
@@ -102,12 +126,26 @@ class _Download:
         done = self._fetch(configs, done, total)
         component = component_class(snapshot.folder) if file is None else None
         if file is None and component is None:
-            with tempfile.TemporaryDirectory() as view:
-                self._link_into(Path(view), (name for name in selection.configs if not is_weight_index(name)))
-                check(Path(view))
+            self._check(selection, check)
         self._fetch([item for item in absent if item not in configs], done, total)
         source = str(wanted if file is None else HubId(wanted.repo, wanted.revision, file))
         return Fetched(snapshot.folder / (file or ""), source, snapshot.commit, component)
+
+    def look_up(self, check: ConfigCheck) -> Offer:
+        selection, file = self._select()
+        absent = [self._files[name] for name in selection.files if not self._has(name)]
+        self._fetch([item for item in absent if item.name in selection.configs], 0, 0)
+        if file is None:
+            self._check(selection, check)
+        weights = {name: self._files[name].n_bytes for name in selection.weights}
+        need_bytes = sum(item.n_bytes - self._partial_bytes(item) for item in absent)
+        return Offer(self._snapshot.commit, file, weights, need_bytes, self._snapshot.folder)
+
+    def _check(self, selection: Selection, check: ConfigCheck) -> None:
+        """Shows the configs to `check`, in a folder where nothing else is."""
+        with tempfile.TemporaryDirectory() as view:
+            self._link_into(Path(view), (name for name in selection.configs if not is_weight_index(name)))
+            check(Path(view))
 
     def _is_here(self) -> bool:
         """Returns whether the cache has a complete folder, be it with another variant than would be downloaded."""

@@ -55,3 +55,9 @@ def _interrupted(repo: str, error: Interrupted) -> str:
     if error.status is not None:
         return f"the hub answers {error.status} for {repo}; pull again later"
     return f"the model hub cannot be reached; {repo} was not downloaded"
+
+
+def is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.is_offline_mode())

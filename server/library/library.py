@@ -63,9 +63,7 @@ class Library:
         """
         if name in self.declared():
             raise Conflict(f"There is a model {name} already. Change it, or give this one another name.")
-        if "revision" not in entry and isinstance(source := entry.get("source"), str):
-            commit = await asyncio.to_thread(cached_revision, source, relative_to=self._toml.path.parent)
-            entry = {**entry, "revision": commit} if commit is not None else entry
+        entry = {"revision": await self._cached_revision(entry), **entry}
         await self._edit(name, lambda: self._toml.merge(name, entry))
         return self.get(name)
 
@@ -81,8 +79,8 @@ class Library:
     async def change(self, name: str, values: Mapping[str, Any]) -> ModelSpec:
         """Merge `values` into the model's entry; None removes a key, and the checkpoint's own value applies again."""
         name = self.get(name).name
-        if "source" in values:
-            values = {"revision": None, **values}  # the pinned commit is one of the old source
+        if "source" in values:  # the pinned commit is one of the old source
+            values = {"revision": await self._cached_revision(values), **values}
         await self._edit(name, lambda: self._toml.merge(name, values))
         return self.get(name)
 
@@ -134,6 +132,10 @@ class Library:
                 if not isinstance(error, BadConfig | BadModel):
                     raise
                 raise BadRequest(error.message.removeprefix(f"{self._toml.path}: ").rstrip(".") + ".") from None
+
+    async def _cached_revision(self, entry: Mapping[str, Any]) -> str | None:
+        source, folder = entry.get("source"), self._toml.path.parent
+        return await asyncio.to_thread(cached_revision, source, relative_to=folder) if source else None
 
     async def _reload(self, must_have: str | None = None) -> Changes:
         reader = await asyncio.to_thread(self._catalogue.read)

@@ -12,7 +12,7 @@ import pytest
 from models.sources.fetched import Fetched
 from models.sources.hub import fetch_from_hub
 from models.sources.hub_id import hub_id
-from tests.support.fake_hub import Hub, fake_hub
+from tests.support.fake_hub import COMMIT, Hub, fake_hub
 
 
 class HubClient:
@@ -36,6 +36,17 @@ class HubClient:
             **options,
         )
 
+    def lay_down(self, repo: str, files: dict[str, bytes], commit: str = COMMIT) -> Path:
+        """Writes a snapshot as a copying program does, files without blobs, and returns its folder."""
+        folder = self.cache / f"models--{repo.replace('/', '--')}"
+        for name, data in files.items():
+            path = folder / "snapshots" / commit / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        (folder / "refs").mkdir(parents=True, exist_ok=True)
+        (folder / "refs/main").write_text(commit)
+        return folder / "snapshots" / commit
+
 
 @contextmanager
 def hub_client(
@@ -43,7 +54,6 @@ def hub_client(
 ) -> Iterator[HubClient]:
     """Points huggingface_hub, in this process, at a fake hub with these repositories. `folder` gets the cache."""
     from huggingface_hub import constants
-    from huggingface_hub.utils import close_session
 
     with fake_hub(repos, **hub) as fake:
         use_cache(monkeypatch, folder / "hub")
@@ -51,7 +61,6 @@ def hub_client(
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no-token"))  # not the token of who runs the tests
         monkeypatch.delenv("HF_TOKEN", raising=False)
         yield HubClient(fake, folder / "hub")
-        close_session()
 
 
 def use_cache(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

@@ -14,6 +14,9 @@ from tests.support.checkpoints import safetensors_bytes
 
 Files = dict[str, bytes]
 
+WEIGHTS = "model.safetensors"
+LARGE = safetensors_bytes({"weight": ("F16", [1 << 20], 2 << 20)})
+
 CLIP_TOKENIZER = ("merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json")
 T5_TOKENIZER = ("special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer_config.json")
 BOTH_VARIANTS = ("config.json", "{}.safetensors", "{}.fp16.safetensors", "{}.bin", "{}.fp16.bin")
@@ -109,6 +112,11 @@ def qwen3(n_shards: int = 0) -> Files:
     names = [".gitattributes", "LICENSE", "README.md", "config.json", "generation_config.json", "merges.txt"]
     names += [*weights, "tokenizer.json", "tokenizer_config.json", "vocab.json"]
     return language_model("Qwen3ForCausalLM", "qwen3", names)
+
+
+def large_qwen3() -> Files:
+    """A language model whose weights have two MiB: enough to break off in the middle."""
+    return qwen3() | {WEIGHTS: LARGE}
 
 
 def mistral() -> Files:

@@ -17,7 +17,7 @@ from models.errors import BadConfig, FetchFailed
 from models.sources.url import _is_public, fetch_url, parse_address
 from server.library.pulls import Pull
 from tests.support.checkpoints import chat_folder, safetensors_bytes
-from tests.support.fake_hub import TOKEN, Hub, fake_hub
+from tests.support.fake_hub import Hub, fake_hub
 from tests.support.http.library_front import library
 
 pytestmark = pytest.mark.slow  # each pull is a process
@@ -62,43 +62,6 @@ def test_a_repository_arrives_in_the_hubs_own_cache_without_its_code(tmp_path: P
     assert not any("run_me" in path for path, _, _ in hub.requests)
 
 
-def test_an_interrupted_download_continues_where_it_stopped(tmp_path: Path) -> None:
-    with fake_hub({"owner/name": repo(tmp_path)}) as hub:
-        hub.break_at = 10 * MIB
-        lines = pull("owner/name", tmp_path, environment(hub, tmp_path))
-
-    assert "path" in lines[-1]
-    ranges = [part for path, part, _ in hub.requests if path.endswith("model.safetensors")]
-    assert ranges[0] is None
-    assert ranges[1] is not None
-    assert int(ranges[1].removeprefix("bytes=").rstrip("-")) >= 8 * MIB
-
-
-@pytest.mark.parametrize(
-    ("source", "token", "words"),
-    [
-        ("owner/gated", None, "is gated: accept its terms on the hub, then set HF_TOKEN"),
-        ("owner/gated", "hf_other", "the account of HF_TOKEN has no access"),
-        ("owner/nothing", None, "is not on the hub, or is private: set HF_TOKEN"),
-        ("owner/open:missing.gguf", None, "has no file missing.gguf"),
-    ],
-)
-def test_the_error_names_what_is_missing(tmp_path: Path, source: str, token: str | None, words: str) -> None:
-    repos = {"owner/gated": repo(tmp_path), "owner/open": {"config.json": b"{}"}}
-    with fake_hub(repos, gated={"owner/gated"}) as hub:
-        env = environment(hub, tmp_path) | ({"HF_TOKEN": token} if token else {})
-        lines = pull(source, tmp_path, env)
-
-    assert words in lines[-1]["error"]
-
-
-def test_the_token_opens_a_gated_repository(tmp_path: Path) -> None:
-    with fake_hub({"owner/gated": repo(tmp_path)}, gated={"owner/gated"}) as hub:
-        lines = pull("owner/gated", tmp_path, environment(hub, tmp_path, HF_TOKEN=TOKEN))
-
-    assert "path" in lines[-1]
-
-
 def test_the_error_tells_a_missing_network_from_the_offline_setting(tmp_path: Path) -> None:
     with fake_hub({}) as hub:
         env = environment(hub, tmp_path)
@@ -107,15 +70,6 @@ def test_the_error_tells_a_missing_network_from_the_offline_setting(tmp_path: Pa
 
     assert "the model hub cannot be reached" in gone
     assert "HF_HUB_OFFLINE forbids" in offline
-
-
-@pytest.mark.parametrize("name", ["../../escape.json", "a\\..\\..\\b.json", "/etc/x.json"])
-def test_a_repository_whose_file_names_leave_its_folder_is_refused(tmp_path: Path, name: str) -> None:
-    with fake_hub({"owner/name": {**repo(tmp_path), name: b"{}"}}) as hub:
-        lines = pull("owner/name", tmp_path, environment(hub, tmp_path))
-
-    assert "error" in lines[-1]
-    assert not list(tmp_path.rglob("escape*"))
 
 
 # Addresses
