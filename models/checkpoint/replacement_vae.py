@@ -39,7 +39,7 @@ def check_replacement_vae(path: Path, cls: str, replaced: Config) -> None:
             raise BadModel("load.vae: its folder has no config.json")
         config = read_config(path / "config.json")
         if config.get("_class_name", cls) != cls:
-            raise BadModel(f"load.vae is a {str(config['_class_name'])[:80]}, this model has a {cls}")
+            raise BadModel(f"load.vae is of the class {str(config['_class_name'])[:80]}, this model's VAE of {cls}")
         for file in weight_files(path):
             check_is_plain("load.vae", tensors_of(file))
         _check_scales(config, replaced, cls)

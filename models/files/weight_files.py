@@ -1,4 +1,4 @@
-"""Finds the weight files that a library opens in a folder, and adds up their bytes from the headers. Any thread.
+"""Finds the weight files that a library opens in a folder. Any thread.
 
 Where a folder has a whole file and shards, the libraries differ: transformers takes the whole file, diffusers the
 index, even one that names shards which are not there.
@@ -15,7 +15,6 @@ from pathlib import Path
 from models.errors import BadModel, Incomplete
 from models.files.json_files import parse_json, read_config
 from models.files.leftovers import files_in, is_unfinished
-from models.files.safetensors_header import read_safetensors_header
 
 TRANSFORMERS, DIFFUSERS = "model", "diffusion_pytorch_model"  # the names that the libraries give weight files
 SHARD = re.compile(r"-\d{5}-of-\d{5}")
@@ -114,9 +113,3 @@ def variant(folders: Iterable[Path]) -> str | None:
     """Returns "fp16" when a folder has its weights only as model.fp16.safetensors, None when all have plain names."""
     found = (weights.variant for folder in folders if (weights := find_weights(folder)) is not None)
     return min((name for name in found if name is not None), default=None)
-
-
-def weight_bytes(folders: Iterable[Path], float_bytes: int) -> int:
-    """Returns the bytes of the weights in these folders once every float has `float_bytes`."""
-    files = (path for folder in folders for path in weight_files(folder))
-    return sum(tensor.bytes_at(float_bytes) for path in files for tensor in read_safetensors_header(path).values())
