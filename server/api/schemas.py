@@ -25,6 +25,7 @@ Body = TypeVar("Body", bound=BaseModel)
 # At least one character that is not white space, and no NUL, which neither Postgres nor a command line can carry.
 NOT_BLANK = r"^[^\x00]*[^\s\x00][^\x00]*$"
 NO_NUL = r"^[^\x00]*$"
+FILE_NAME = r"^[^\x00-\x1f\x7f/\\]+$"  # as files are named in any script, and never a path
 PRINTABLE = r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$"  # for names and titles
 CONVERSATION_ID = r"^[A-Za-z0-9_-]{1,64}$"
 SHOWN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,39}")
@@ -53,7 +54,7 @@ Side: TypeAlias = Annotated[
 
 
 class WantedLora(Strict):
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    name: str = Field(max_length=255, pattern=FILE_NAME)
     weight: float = Field(1.0, ge=-10, le=10)
 
 
@@ -80,7 +81,8 @@ class Generate(Strict):
         None,
         min_length=1,
         max_length=8,
-        description='a list of 1 to 8 objects like {"name": "NAME", "weight": 0.8}, the weight from -10 to 10',
+        description='a list of 1 to 8 objects like {"name": "NAME", "weight": 0.8}, the name from GET /api/loras and '
+        "without / or \\, the weight from -10 to 10",
     )
     preview: bool | None = Field(None, description="true or false")
     webhook_url: str | None = Field(

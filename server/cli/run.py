@@ -84,7 +84,7 @@ def _lora(value: str) -> dict[str, str | float]:
     try:
         return {"name": name, "weight": float(weight)}
     except ValueError:
-        fail(f"--lora {value}: {weight} is not a number.", Exit.WRONG_USE)
+        fail(f"--lora {value}: {weight} is not a number. After a name that holds a colon, write :1.", Exit.WRONG_USE)
 
 
 def _format(output: Path | None, kind: str, wait: bool) -> str | None:

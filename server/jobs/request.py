@@ -6,6 +6,7 @@ to build the same engine job again after a crash.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,7 @@ def resolve(
         "webhook_url": request.webhook_url,
         "scheduler": _scheduler(request, spec),
         "clip_skip": _clip_skip(request, spec),
+        "checkpoint": None if spec.path is None else str(spec.path),
         "loras": _loras(request, spec, dtype, find_lora),
         "preview": request.preview,
     }
@@ -167,11 +169,11 @@ def _loras(request: GenerateRequest, spec: ModelSpec, dtype: str, find: FindLora
         raise BadRequest(f"loras: {spec.name} does not support LoRAs.")
     if find is None:
         raise BadRequest("loras: this server has no LoRAs.")
-    names = [name for name, _ in request.loras]
+    names = [unicodedata.normalize("NFC", name) for name, _ in request.loras]
     if len(set(names)) < len(names):
         raise BadRequest("loras: each LoRA may be listed only once.")
     try:
-        found = [(name, find(name), weight) for name, weight in request.loras]
+        found = [(name, find(name), weight) for name, (_, weight) in zip(names, request.loras, strict=True)]
         for name, path, _ in found:
             if spec.path is not None and not may_fit(path, spec.path):
                 raise BadRequest(f"loras: {name} matches no layer of {spec.name}: it was made for another model.")

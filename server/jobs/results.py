@@ -18,6 +18,7 @@ from server.fleet.engine_port import Engine
 from server.job import State
 from server.jobs.artifacts import Artifacts, SavedFile, new_id
 from server.jobs.encoding import EncodingFailed, InvalidFrames
+from server.jobs.file_hashes import FileHashes
 from server.jobs.live_jobs import LiveJob, LiveJobs
 from server.jobs.metadata import file_metadata
 from server.jobs.webhooks import Webhooks
@@ -54,6 +55,7 @@ class Results:
     ) -> None:
         self._database = database
         self._artifacts = artifacts
+        self._file_hashes = FileHashes()
         self._live_jobs = live_jobs
         self._clock = clock
         self._output_retention = output_retention
@@ -128,7 +130,7 @@ class Results:
             event.frames,
             event.sound,
             row.request["output_format"],
-            file_metadata(row, event.index, event.scheduler),
+            await asyncio.to_thread(file_metadata, row, event.index, event.scheduler, self._file_hashes),
             row.request["fps"],
         )
         return _output_row(output_id, job, event.index, saved)

@@ -21,13 +21,15 @@ from server.accounts.auth import ApiKey
 from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
 from server.api.openai.wire import failure
 from server.api.schemas import Strict, read_body, read_object
-from server.api.sdapi.txt2img import SAMPLER_NAMES, SAMPLERS, Text2Image, Translation, translate
+from server.api.sdapi.txt2img import Text2Image, Translation, translate
 from server.api.wait_for_job import read_base64, wait_for_job
 from server.api.wire import JsonObject, errors, json_body, timestamp
 from server.errors import BadRequest
 from server.job import State
 from server.jobs.encoding import jpeg
 from server.jobs.job_view import JobView
+from server.jobs.metadata import NOT_IN_TAGS
+from server.jobs.sampler_names import SAMPLER_NAMES, SAMPLERS
 from server.service.service import Service
 
 router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"])
@@ -136,11 +138,12 @@ async def schedulers(_: KeyDep) -> Response:
 
 @router.get("/loras", responses={200: {}, **errors()})
 async def loras(service: ServiceDep, _: KeyDep) -> Response:
-    """Lists the LoRAs on this server."""
+    """Lists the LoRAs on this server that a tag can name: <lora:NAME:WEIGHT>."""
     return JSONResponse(
         [
             {"name": name, "alias": name, "path": name, "metadata": {}}
             for name in await asyncio.to_thread(service.loras.names)
+            if not NOT_IN_TAGS.intersection(name)
         ]
     )
 

@@ -15,31 +15,8 @@ from pydantic import ConfigDict, Field
 from server.api.schemas import NO_NUL, Prompt, Strict
 from server.errors import BadRequest
 from server.jobs.request import MAX_SEED, GenerateRequest
+from server.jobs.sampler_names import SAMPLER_NAMES, SAMPLERS
 
-# AUTOMATIC1111's sampler names → diffusers' scheduler classes. None: diffusers has no equivalent, so that the model's
-# own scheduler is used.
-SAMPLERS: Mapping[str, str | None] = {
-    "Euler a": "EulerAncestralDiscreteScheduler",
-    "Euler": "EulerDiscreteScheduler",
-    "Heun": "HeunDiscreteScheduler",
-    "LMS": "LMSDiscreteScheduler",
-    "DPM2": "KDPM2DiscreteScheduler",
-    "DPM2 a": "KDPM2AncestralDiscreteScheduler",
-    "DPM++ 2M": "DPMSolverMultistepScheduler",
-    "DPM++ SDE": "DPMSolverSDEScheduler",
-    "DEIS": "DEISMultistepScheduler",
-    "UniPC": "UniPCMultistepScheduler",
-    "DDIM": "DDIMScheduler",
-    "DDPM": "DDPMScheduler",
-    "PLMS": "PNDMScheduler",
-    **dict.fromkeys(
-        (
-            "DPM++ 2S a", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE", "DPM fast", "DPM adaptive", "Restart",
-            "LCM", "DDIM CFG++",
-        )
-    ),
-}  # fmt: skip
-SAMPLER_NAMES = {scheduler: name for name, scheduler in SAMPLERS.items() if scheduler}
 BY_LOWER_NAME = {name.lower(): name for name in SAMPLERS}
 # The spacings of noise levels that older clients append to the sampler's name.
 SPACINGS = ("karras", "exponential", "polyexponential", "sgm uniform", "uniform", "simple", "normal", "beta")

@@ -120,6 +120,8 @@ async def test_a_duration_becomes_a_number_of_frames_that_the_model_supports(
         (VIDEO | {"num_frames": 10}, "num_frames must be a multiple of 4 plus 1 for filmer, for example 9."),
         (VIDEO | {"num_frames": 53}, "num_frames must be at most 49 for filmer"),
         (IMAGE | {"loras": []}, "loras must be a list of 1 to 8 objects"),
+        (IMAGE | {"loras": [{"name": "../ink"}]}, "the name from GET /api/loras and without / or \\"),
+        (IMAGE | {"loras": [{"name": "add détail (v2.0)"}]}, "loras: painter does not support LoRAs."),
         (IMAGE | {"loras": [{"name": "ink"}]}, "loras: painter does not support LoRAs."),
         (IMAGE | {"scheduler": "DDIMScheduler"}, "scheduler: the scheduler of painter cannot be changed."),
         (IMAGE | {"webhook_url": "http://127.0.0.1/"}, "webhook_url must be an address outside"),

@@ -204,6 +204,20 @@ async def test_loras_in_the_prompt_are_parsed_and_removed(tmp_path: Path) -> Non
     assert [lora.weight for lora in parts.loras] == [0.5]
 
 
+async def test_tags_name_loras_as_their_files_are_named(tmp_path: Path) -> None:
+    for name in ("add detail xl (v2.0)", "détail", "_ink", "a+b, c", "100%", "v1:beta"):
+        save_lora(tmp_path, name)
+    async with front(tmp_path, catalogue=two_image_models()) as f:
+        finish_jobs(f)
+        listed = [lora["name"] for lora in (await f.get("/sdapi/v1/loras")).json()]
+        requests = [(await generate(f, prompt=f"A city <lora:{name}:0.5>"))[0] for name in listed]
+        own = (await f.get("/api/loras")).json()["loras"]
+
+    assert sorted(listed) == sorted(set(own) - {"v1:beta"}), "a tag cannot hold a colon in a name"
+    assert [request.loras[0].name for request in requests] == listed
+    assert {request.prompt for request in requests} == {"A city "}
+
+
 @pytest.mark.parametrize(
     ("prompt", "text"),
     [
