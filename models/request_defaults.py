@@ -100,7 +100,8 @@ def _check_pipeline_arguments(spec: ModelSpec, entry: ModelEntry) -> None:
     if pipeline is None:
         return
     arguments: Mapping[str, Any] = {
-        **{f"defaults.{key}": key for key in ("guidance_scale", "negative_prompt") if key in defaults},
+        **({"defaults.guidance_scale": spec.guidance_argument} if "guidance_scale" in defaults else {}),
+        **({"defaults.negative_prompt": "negative_prompt"} if "negative_prompt" in defaults else {}),
         **{f"call.{key}": key for key in entry.call},
     }
     for key, argument in arguments.items():

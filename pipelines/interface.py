@@ -43,6 +43,7 @@ class DiffusionRequest:
     fps: int | None = None  # passed to pipelines that take a frame rate
     steps: int
     guidance_scale: float | None  # None: the pipeline's default
+    guidance_argument: str = "guidance_scale"  # the argument of the pipeline's __call__ that it sets
     seed: int  # of torch.Generator("cpu"), 0 … 2^63-1
     deterministic: bool = False  # never merged: bit-identical to a run alone
     preview: bool = False  # send small pictures of it while it is made
@@ -50,6 +51,7 @@ class DiffusionRequest:
     scheduler: str | None = None  # class name of the noise scheduler; None: the checkpoint's own
     clip_skip: int | None = None  # number of last layers of CLIP to skip
     loras: tuple[Lora, ...] = ()
+    asked: tuple[str, ...] = ()  # of guidance_scale and steps, those that the client itself named
 
     @property
     def shape(self) -> str:
@@ -290,10 +292,7 @@ class Lane(Protocol):
         """
 
     def resize_cache(self, n_bytes: int) -> int:
-        """Grow or shrink the KV cache towards `n_bytes`, as far as running chats and memory allow.
-
-        Returns the bytes that it holds then; 0 for diffusion.
-        """
+        """Grow or shrink the KV cache towards `n_bytes`, as far as chats and memory allow; returns its bytes."""
 
     def close(self) -> None:
         """Let go of the model. Nothing may be running."""

@@ -155,14 +155,23 @@ class FakeEngine:
     def preview(self, job_id: str, value: int) -> None:
         self.deliver(JobPreviewed(job_id, np.full((6, 8, 3), value, np.uint8)))
 
-    def render(self, job_id: str, index: int = 0, value: float | None = None, sound: Sound | None = None) -> None:
+    def render(
+        self,
+        job_id: str,
+        index: int = 0,
+        value: float | None = None,
+        sound: Sound | None = None,
+        *,
+        flagged: bool = False,
+    ) -> None:
         """Delivers output `index`, of the requested size: noise from the request's seed, or `value` everywhere."""
         request = self.jobs[job_id].requests[index]
         assert isinstance(request, DiffusionRequest)
         shape = (request.num_frames or 1, request.height, request.width, 3)
         noise = np.random.default_rng(request.seed).random(shape, dtype=np.float32)
         frames = noise if value is None else np.full(shape, value, np.float32)
-        self.deliver(OutputReady(job_id, index, frames, 2, "FlowMatchEulerDiscreteScheduler", sound=sound))
+        output = OutputReady(job_id, index, frames, 2, "FlowMatchEulerDiscreteScheduler", sound=sound, flagged=flagged)
+        self.deliver(output)
 
     def run(self, job_id: str) -> None:
         """Starts a job and delivers all of its outputs."""

@@ -26,6 +26,8 @@ def smoke_test(lane: Lane, spec: ModelSpec) -> None:
     trials = [*(_small(spec, side) for side in SIDES_PIXELS), _native(spec, steps=2)]
     for request in trials:
         match _run(lane, request):
+            case Rendered(flagged=True):
+                return  # its safety checker has seen a picture
             case Rendered(frames=frames):
                 values = np.asarray(frames)
                 if values.size and float(values.max()) - float(values.min()) > 0 and np.isfinite(values).all():
@@ -98,6 +100,7 @@ def _request(spec: ModelSpec, width: int, height: int, num_frames: int | None, s
         num_frames=num_frames,
         steps=steps,
         guidance_scale=spec.defaults.guidance_scale,
+        guidance_argument=spec.guidance_argument,
         seed=0,
         deterministic=True,
         call=dict(spec.call),

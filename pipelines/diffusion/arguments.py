@@ -33,7 +33,7 @@ class Arguments:
             "height": request.height,
             self._frames_argument: request.num_frames,
             "num_inference_steps": request.steps,
-            "guidance_scale": request.guidance_scale,
+            request.guidance_argument: request.guidance_scale,
             "clip_skip": request.clip_skip,
             **request.call,
         }

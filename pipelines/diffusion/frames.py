@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from pipelines.interface import Sound
 
+SAFETY_FIELDS = ("nsfw_content_detected", "nsfw_detected", "watermark_detected")  # Stable Diffusion; DeepFloyd IF
+
 
 def frames_of(media: Any, kind: Literal["image", "video"]) -> NDArray[np.float32]:
     """The first picture or clip of a pipeline's output as (F, H, W, 3) float32 in [0, 1].
@@ -21,6 +23,12 @@ def frames_of(media: Any, kind: Literal["image", "video"]) -> NDArray[np.float32
         first = [first]
     frames = np.stack([_pixels(frame) for frame in first])
     return np.ascontiguousarray(frames, dtype=np.float32)
+
+
+def is_flagged(output: Any) -> bool:
+    """Whether a safety checker flagged a picture, or a frame of a clip; stock code then makes it black."""
+    found = [getattr(output, name, None) for name in SAFETY_FIELDS]
+    return any(bool(flag) for flags in found if isinstance(flags, list | tuple | np.ndarray) for flag in flags)
 
 
 def sound_of(output: Any, pipeline: Any) -> Sound | None:

@@ -20,7 +20,8 @@ def end_of(outcome: Outcome) -> Rendered | Failed:
     output: PipelineOutput = outcome.result
     if not output.finite:
         return Failed(task.name, "invalid_output", "The model produced values that are not numbers.")
-    return Rendered(task.name, output.frames, task.batch_peak, output.scheduler, output.warnings, output.sound)
+    made = output.frames, task.batch_peak, output.scheduler, output.warnings, output.sound, output.flagged
+    return Rendered(task.name, *made)
 
 
 def _failure(task: Task, error: BaseException) -> Failed:

@@ -15,13 +15,16 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.diffusion.arguments import Arguments
-from pipelines.diffusion.frames import frames_of, sound_of
+from pipelines.diffusion.frames import frames_of, is_flagged, sound_of
 from pipelines.diffusion.lora import Adapters
 from pipelines.diffusion.preview import Previews
 from pipelines.diffusion.prompt_cache import PromptCache
 from pipelines.diffusion.prompts import read_prompts
 from pipelines.diffusion.request_scope import StepCounter, make_scheduler, request_copy
+from pipelines.diffusion.without_effect import other_size, without_effect
 from pipelines.interface import DiffusionRequest, Lora, Previewed, Progressed, Sound, Stage, Update
+
+FLAGGED = "The model's safety checker flagged this output and blacked it out."
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class PipelineOutput:
     sound: Sound | None
     scheduler: str
     warnings: tuple[str, ...]
+    flagged: bool  # a safety checker blacked it out
 
     @property
     def finite(self) -> bool:
@@ -72,10 +76,16 @@ class StockCall:
         self._prompt_cache.wrap(own, request)
         arguments, prompt_warnings = read_prompts(own, self._arguments.for_request(request))
         output = own(**arguments)
-        scheduler = type(getattr(own, "scheduler", None)).__name__
-        return PipelineOutput(
-            frames_of(output[0], self._kind), sound_of(output, own), scheduler, (*lora_warnings, *prompt_warnings)
+        frames, flagged = frames_of(output[0], self._kind), is_flagged(output)
+        warnings = (
+            *lora_warnings,
+            *prompt_warnings,
+            *without_effect(own, arguments, request),
+            *other_size(frames, request),
+            *((FLAGGED,) if flagged else ()),
         )
+        scheduler = type(getattr(own, "scheduler", None)).__name__
+        return PipelineOutput(frames, sound_of(output, own), scheduler, warnings, flagged)
 
     def _show(self, request: DiffusionRequest, colours: NDArray[np.uint8]) -> None:
         self._emit(Previewed(request.id, colours))

@@ -54,6 +54,7 @@ class OutputReply(Reply):
     seed: int
     bytes: int
     sha256: str
+    flagged: bool | None
 
 
 class JobErrorReply(Reply):
@@ -155,6 +156,7 @@ def _output_json(output: OutputRow, query: str) -> JsonObject:
         "seed": output.seed,
         "bytes": output.n_bytes,
         "sha256": output.sha256,
+        "flagged": output.flagged,
     }
 
 

@@ -55,6 +55,7 @@ class Output(Reply):
     seed: int
     n_bytes: int = Field(alias="bytes")
     sha256: str
+    flagged: bool | None = None  # a safety checker blacked it out
 
 
 class Fault(Reply):

@@ -57,12 +57,13 @@ class LaneOutput:
                     put(JobPreviewed(job.id, colours))
             case TextDelta(_, text):
                 put(JobText(job.id, text, at))
-            case Rendered(request_id, frames, batch_peak, scheduler, warnings, sound):
+            case Rendered(request_id, frames, batch_peak, scheduler, warnings, sound, flagged):
                 index, request = self._jobs.find(request_id)
                 peak_bytes = self._estimates.peak_bytes(request_id)
                 self._estimates.finished(model, request)
                 all_warnings = (*lane.warnings, *warnings)
-                put(OutputReady(job.id, index, frames, batch_peak, scheduler, peak_bytes, all_warnings, sound))
+                made = frames, batch_peak, scheduler, peak_bytes, all_warnings, sound, flagged
+                put(OutputReady(job.id, index, *made))
                 self._report_verdicts(lane, model)
                 self._end_request(job, request_id)
             case Replied(request_id, text, prompt_tokens, completion_tokens, finish_reason):

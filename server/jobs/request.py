@@ -83,7 +83,7 @@ def resolve(
         raise BadRequest(f"seed must be at most {MAX_SEED} - (n - 1), because output i has seed + i.")
     width, height = output_size(request.width, request.height, request.aspect_ratio, spec)
     _check_supported(request, spec)
-    guidance = request.guidance_scale if request.guidance_scale is not None else spec.defaults.guidance_scale
+    guidance, call = _guidance(request, spec)
     negative = request.negative_prompt if request.negative_prompt is not None else spec.defaults.negative_prompt
     if not negative and not _supports(spec, "negative_prompt"):
         negative = None
@@ -102,16 +102,18 @@ def resolve(
         "fps": fps,
         "steps": steps,
         "guidance_scale": guidance,
+        "guidance_argument": spec.guidance_argument,
+        "asked": [name for name in ("guidance_scale", "steps") if getattr(request, name) is not None],
         "seed": seed,
         "n": request.n,
         "deterministic": request.deterministic,
-        "call": dict(spec.call),
+        "call": call,
         "output_format": fmt,
         "priority": priority,
         "webhook_url": request.webhook_url,
+        "checkpoint": None if spec.path is None else str(spec.path),
         "scheduler": _scheduler(request, spec),
         "clip_skip": _clip_skip(request, spec),
-        "checkpoint": None if spec.path is None else str(spec.path),
         "loras": _loras(request, spec, dtype, find_lora),
         "preview": request.preview,
     }
@@ -122,7 +124,7 @@ def _check_supported(request: GenerateRequest, spec: ModelSpec) -> None:
     """Raises `BadRequest` for an argument that the pipeline does not have. An empty negative prompt is allowed."""
     for name, argument, value in (
         ("negative_prompt", "negative_prompt", request.negative_prompt or None),
-        ("guidance_scale", "guidance_scale", request.guidance_scale),
+        ("guidance_scale", spec.guidance_argument, request.guidance_scale),
         ("steps", "num_inference_steps", request.steps),
     ):
         if value is not None and not _supports(spec, argument):
@@ -140,6 +142,17 @@ def _check_format(fmt: Format, width: int, height: int) -> None:
 
 def _supports(spec: ModelSpec, argument: str) -> bool:
     return not spec.arguments or argument in spec.arguments
+
+
+def _guidance(request: GenerateRequest, spec: ModelSpec) -> tuple[float | None, dict[str, object]]:
+    """The guidance, and the further arguments of the call without it: models.toml may set it among these."""
+    call = dict(spec.call)
+    of_entry = call.get(spec.guidance_argument)
+    if request.guidance_scale is not None or isinstance(of_entry, int | float):
+        call.pop(spec.guidance_argument, None)
+    if request.guidance_scale is not None:
+        return request.guidance_scale, call
+    return of_entry if isinstance(of_entry, int | float) else spec.defaults.guidance_scale, call
 
 
 def _scheduler(request: GenerateRequest, spec: ModelSpec) -> str | None:
@@ -238,6 +251,7 @@ def engine_job(row: JobRow) -> Job:
                 fps=request["fps"],
                 steps=request["steps"],
                 guidance_scale=request["guidance_scale"],
+                guidance_argument=request.get("guidance_argument", "guidance_scale"),
                 seed=request["seed"] + index,
                 deterministic=request["deterministic"],
                 preview=request.get("preview", False) and index == 0,
@@ -245,6 +259,7 @@ def engine_job(row: JobRow) -> Job:
                 scheduler=request.get("scheduler"),  # absent in jobs that older versions stored
                 clip_skip=request.get("clip_skip"),
                 loras=tuple(Lora(**lora) for lora in request.get("loras", ())),
+                asked=tuple(request.get("asked", ())),
             )
             for index in range(request["n"])
         ),

@@ -68,6 +68,7 @@ class OutputRow:
     n_bytes: int
     sha256: str
     file_name: str
+    flagged: bool | None = None  # True: a safety checker blacked it out
 
 
 _job_columns = [schema.jobs.c[field.name] for field in fields(JobRow)]

@@ -115,6 +115,7 @@ outputs = Table(
     Column("n_bytes", BigInteger, nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("file_name", String(100), nullable=False),
+    Column("flagged", Boolean),  # True: a safety checker blacked it out
 )
 
 usage = Table(

@@ -41,12 +41,14 @@ async def generations(request: Request, service: ServiceDep, key: KeyDep) -> Res
     if view.status is not State.COMPLETED:
         raise failure(view)
     data = await _data(service, key, view, response_format, str(request.base_url))
-    reply = {
+    reply: JsonObject = {
         "created": seconds(view.created_at),
         "data": data,
         "size": f"{view.params['width']}x{view.params['height']}",
         "output_format": view.params["outputFormat"],
     }
+    if view.warnings:
+        reply["warnings"] = list(view.warnings)
     return JSONResponse(reply, headers=allowance_headers(service, accepted.allowance))
 
 
@@ -62,5 +64,7 @@ async def _data(
             entry["url"] = f"{base_url}api/files/{output.id}?{service.jobs.link(output, view.expires_at)}"
         if response_format != "url":
             entry["b64_json"] = await read_base64((await service.jobs.file(output.id, key))[1])
+        if output.flagged:
+            entry["flagged"] = True
         data.append(entry)
     return data
