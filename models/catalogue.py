@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from models.catalogue_reader import CatalogueReader, RefusedModel
-from models.errors import BadConfig, UnknownModel, nearest
+from models.errors import BadConfig, NotServed, UnknownModel, nearest
 from models.spec import ModelSpec, ModelType
 
 BUILTIN = Path(__file__).parent / "builtin"
@@ -117,7 +117,7 @@ class Catalogue:
             for refused in current.refused:
                 if refused.name == name:
                     lacks = f" It lacks {'; '.join(refused.missing[:3])}." if refused.missing else ""
-                    raise UnknownModel(f"The model {name} cannot be served.{lacks} GET /api/models/{name} tells why.")
+                    raise NotServed(f"The model {name} cannot be served.{lacks} GET /api/models/{name} tells why.")
             raise UnknownModel(f"There is no model of that name.{nearest(name, current.specs, 3)}")
         return spec
 

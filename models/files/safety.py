@@ -21,6 +21,7 @@ from models.files.safetensors_header import read_safetensors_header
 from models.files.weight_files import find_weights, weight_files
 from models.fingerprint import fingerprint
 from models.installed_libraries import transformers_models
+from models.weight_identity import is_decoder
 
 FORBIDDEN_KEYS = frozenset({"custom_pipeline", "trust_remote_code", "custom_code", "_custom_pipeline"})
 ATTENTION_KEYS = frozenset({"_attn_implementation", "_attn_implementation_internal", "attn_implementation"})
@@ -64,7 +65,7 @@ def check_folder(folder: Path, *, weights: bool = True) -> None:
     if not index.is_file():
         _check_part(folder)
         if weights:
-            check_chat_complete(folder)
+            _check_model_folder(folder)
         return
     model_index = read_config(index)
     if not isinstance(model_index.get("_class_name"), str):
@@ -75,6 +76,16 @@ def check_folder(folder: Path, *, weights: bool = True) -> None:
             _check_part(folder / name, is_component=True)
     if weights:
         check_pipeline_complete(folder, model_index)
+
+
+def _check_model_folder(folder: Path) -> None:
+    config = read_config(folder / "config.json") if (folder / "config.json").is_file() else None
+    if config is None:
+        raise BadModel("is no model: it has neither model_index.json (diffusers) nor config.json (transformers)")
+    if "_class_name" in config:
+        raise BadModel(f"is one component ({str(config['_class_name'])[:80]}) of a pipeline, and no model of its own")
+    if is_decoder(folder):
+        check_chat_complete(folder)
 
 
 def _check_part(part: Path, *, is_component: bool = False) -> None:

@@ -7,7 +7,8 @@ they did not find, and because an error can name the component.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from models.errors import BadModel
 from models.files.weight_files import variant
 from models.loading.read_check import Reads, check_is_filled, check_reads, other_shape
+from models.required_packages import how_to_install, named_in
 from pipelines.device import is_fatal, is_out_of_memory
 
 OFFLINE = {"local_files_only": True}
@@ -46,24 +48,31 @@ def open_component(
     name: str, cls: Any, folder: Path, dtype: torch.dtype, quantization: Any = None
 ) -> tuple[Any, list[str]]:
     """Opens one component. Returns it with sentences about what was left out. Raises `BadModel` that names it."""
-    try:
+    with errors_named(name, cls, quantized=quantization is not None):
         if not issubclass(cls, torch.nn.Module):
             return cls.from_pretrained(folder, **OFFLINE), []
         return _open_module(name, cls, folder, dtype, quantization)
+
+
+@contextmanager
+def errors_named(name: str, cls: Any, *, quantized: bool = False) -> Iterator[None]:
+    """Turns what the libraries raise about the files of a component into `BadModel` with its name.
+
+    Errors of the device pass through.
+    """
+    try:
+        yield
     except Exception as error:  # the libraries raise many kinds, about configs, shapes, vocabularies and packages
         if isinstance(error, BadModel) or is_out_of_memory(error) or is_fatal(error):
             raise
-        if quantization is not None:
-            raise BadModel(
-                "load.quantization does not work with this checkpoint on this machine", detail=str(error)
-            ) from error
         detail = f"{type(error).__name__}: {error}"
-        if (found := OTHER_SHAPE.search(str(error))) is not None:
+        message = f"{name} cannot be opened as {cls.__name__}: its files do not fit it, or are damaged"
+        if quantized:
+            message = "load.quantization does not work with this checkpoint on this machine"
+        elif (found := OTHER_SHAPE.search(str(error))) is not None:
             in_module, in_file = (tuple(map(int, filter(None, found[i].split(", ")))) for i in (2, 3))
-            raise BadModel(other_shape(name, found[1], in_file, in_module), detail=detail) from error
-        raise BadModel(
-            f"{name} cannot be opened as {cls.__name__}: its files do not fit it, or are damaged", detail=detail
-        ) from error
+            message = other_shape(name, found[1], in_file, in_module)
+        raise BadModel(message, detail=detail) from error
 
 
 def _open_module(

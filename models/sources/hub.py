@@ -59,8 +59,6 @@ def fetch_from_hub(
         reason = "HF_HUB_OFFLINE is set" if is_offline() else error.message
         note = f"{reason}; the complete copy in the hub's cache was taken"
         return Fetched(path, str(wanted), snapshot.commit, component_class(path), note)
-    if unsafe := next((file.name for file in files if not stays_inside(file.name)), None):
-        raise BadModel("the repository has a file whose name leaves its folder", detail=repr(unsafe))
     snapshot = Snapshot(wanted.repo, commit)
     try:
         found = _Download(hub, wanted, snapshot, files, report, pause).run(announce, check)
@@ -108,6 +106,8 @@ class _Download:
         self._wanted = wanted
         self._snapshot = snapshot
         self._files: Mapping[str, RepoFile] = {file.name: file for file in files}
+        if unsafe := next((name for name in self._files if not stays_inside(name)), None):
+            raise BadModel("the repository has a file whose name leaves its folder", detail=repr(unsafe))
         self._report = report
         self._pause = pause
 

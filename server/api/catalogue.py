@@ -5,7 +5,6 @@ Every key may read the catalogue; changes need an admin key.
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
@@ -13,8 +12,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from models.names import slug
-from models.sources.hub_id import hub_id
+from models.check import name_of
 from server.api.deps import KeyDep, LibraryDep, ServiceDep
 from server.api.model_control import ChangeModel, apply_overrides, optional_body
 from server.api.model_details import ModelDetailsReply, details_json
@@ -199,12 +197,7 @@ def _entry(body: ModelEntry) -> Entry:
 
 def _name(body: NewModel) -> str:
     """Returns the requested name, or one derived from the last part of the source."""
-    if body.name is not None:
-        return body.name
-    if (wanted := hub_id(body.source)) is not None:
-        return slug(PurePosixPath(wanted.file).stem if wanted.file is not None else wanted.repo.partition("/")[2])
-    last = PurePosixPath(body.source.split("#")[0].removeprefix("wheel:").split("==")[0]).name
-    return slug(last.split("@")[0].split(":")[-1].removesuffix(".safetensors").removesuffix(".gguf"))
+    return name_of(body.source) if body.name is None else body.name
 
 
 def _with_revision(body: NewModel) -> str:

@@ -162,10 +162,13 @@ def incomplete_json(refused: RefusedModel, kind: ModelType, service: Service) ->
 
 def refused_json(refused: RefusedModel, *, admin: bool) -> JsonObject:
     """admin: whether the reader may see paths of this machine."""
+    reason = refused.reason
+    if refused.path is not None and not admin:  # a source that models.toml names, and that is away
+        reason = reason.replace(str(refused.path), refused.path.name)
     found = {
         "name": refused.name,
         "state": refused.state,
-        "reason": plain(refused.reason),
+        "reason": plain(reason),
         "missing": plain(refused.missing),
     }
     return found | {"source": None if refused.path is None else plain(str(refused.path))} if admin else found

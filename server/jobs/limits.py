@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
+from models.errors import NotServed
 from models.errors import UnknownModel as NoSuchModel
 from models.spec import ModelSpec, ModelType
 from pipelines.interface import Request
@@ -63,6 +64,8 @@ class JobLimits:
             raise UnknownModel(f"There is no {kind} model here; try: pull NAME")
         try:
             spec = self._catalogue.get(wanted)
+        except NotServed as error:
+            raise UnknownModel(error.message) from None
         except NoSuchModel:
             hint = nearest_name(wanted, self._catalogue)
             raise UnknownModel(f"There is no model {wanted} here; try: pull {wanted}.{hint}") from None

@@ -11,10 +11,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from models.catalogue import Catalogue, Changes
 from models.catalogue_reader import RefusedModel
+from models.check import CheckReport, DeviceMemory, check_source
 from models.errors import BadConfig, BadModel, ModelsError
 from models.model_entry import parse_entry
 from models.models_toml import TomlFile
@@ -28,9 +29,10 @@ logger = logging.getLogger(__name__)
 
 
 class Library:
-    def __init__(self, *, catalogue: Catalogue, toml: Path, engine: Engine) -> None:
+    def __init__(self, *, catalogue: Catalogue, toml: Path, engine: Engine, cache_dir: Path) -> None:
         self._catalogue = catalogue
         self._toml = TomlFile(toml)
+        self._cache_dir = cache_dir
         self._engine = engine
         self._lock = asyncio.Lock()  # one change at a time, because each is a read, a write and a read
 
@@ -55,6 +57,13 @@ class Library:
     def declared(self) -> list[str]:
         """Names that are taken: of served models, and of entries in models.toml that are not served yet."""
         return [*self._catalogue.names(), *self._toml.names()]
+
+    async def check(
+        self, source: str, auto_dtype: Literal["float32", "bfloat16"], device: DeviceMemory | None
+    ) -> CheckReport:
+        """Tells what a source is and whether it can be served, and changes nothing."""
+        folders = {"relative_to": self._toml.path.parent, "cache_dir": self._cache_dir}
+        return await asyncio.to_thread(check_source, source, **folders, auto_dtype=auto_dtype, device=device)
 
     async def add(self, name: str, entry: Mapping[str, Any]) -> ModelSpec:
         """Add an entry to models.toml; one of a hub repository gets the commit that is in the hub's cache.

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from models.catalogue import Catalogue
 from models.loading.read_ahead import read_ahead
@@ -23,7 +23,7 @@ from server.engine.model_loader import Device
 from server.fleet.fleet import Fleet
 from server.memory.ledger import Ledger, Reading
 from server.memory.requirements import Requirements, WeightPlacement, cache_bytes
-from server.process.hardware import Machine, NoSuchDevice, torch_device
+from server.process.hardware import Machine, NoSuchDevice, auto_dtype, torch_device
 from server.process.host_memory import HostMemory
 from server.process.settings import Settings
 from server.process.supervisor import POISONED, UNUSABLE
@@ -249,7 +249,3 @@ def _torch_name(machine: Machine, torch_uuids: Callable[[], Sequence[str]]) -> s
     if name != machine.device:
         logger.warning("torch orders the GPUs otherwise", extra={"device": machine.device, "torch_device": name})
     return name
-
-
-def auto_dtype(machines: Sequence[Machine]) -> Literal["float32", "bfloat16"]:
-    return "float32" if machines[0].device == "cpu" else "bfloat16"

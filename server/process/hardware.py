@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from server.process.visible_gpus import Gpu
 
@@ -62,6 +63,11 @@ def find_machines(
     # The name tells the devices apart in status replies: equal names get a number.
     alike = len({machine.name for machine in found}) < len(found)
     return [replace(it, name=f"{it.name} {_number(it, i)}") for i, it in enumerate(found)] if alike else found
+
+
+def auto_dtype(machines: Sequence[Machine]) -> Literal["float32", "bfloat16"]:
+    """Returns the precision of models whose dtype is "auto"."""
+    return "float32" if machines[0].device == "cpu" else "bfloat16"
 
 
 def torch_device(machine: Machine, torch_uuids: Sequence[str]) -> str:

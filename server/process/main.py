@@ -38,9 +38,9 @@ from server.library.folder_watcher import FolderWatcher
 from server.library.library import Library
 from server.library.pulls import Pulls
 from server.process.banner import print_banner
-from server.process.build_engines import auto_dtype, make_fleet, memory_requirements
+from server.process.build_engines import make_fleet, memory_requirements
 from server.process.build_service import ServiceOptions, build_service
-from server.process.hardware import Machine, NoSuchDevice, find_machines
+from server.process.hardware import Machine, NoSuchDevice, auto_dtype, find_machines
 from server.process.host_memory import HostMemory
 from server.process.settings import Settings
 from server.process.visible_gpus import visible_gpus
@@ -122,7 +122,7 @@ async def _serve(
         clock=clock,
     )
     toml = settings.data_dir / "models.toml"
-    library = Library(catalogue=catalogue, toml=toml, engine=fleet)
+    library = Library(catalogue=catalogue, toml=toml, engine=fleet, cache_dir=settings.cache_dir)
     pulls = Pulls(
         library=library,
         folder=settings.data_dir / "pulls",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from server.accounts.sdapi_options import SdapiOptions
 from server.accounts.usage import Accounts
@@ -48,7 +49,7 @@ class Service:
     models: Models
     model_overrides: ModelOverrides
     loras: Loras
-    auto_dtype: str  # the precision of models with dtype "auto"
+    auto_dtype: Literal["float32", "bfloat16"]  # the precision of models with dtype "auto"
     # The server
     dispatch: Dispatch  # handles the engines' events
     metrics: Metrics

@@ -4,6 +4,7 @@ import { toast } from "../announce.js";
 import { post } from "../api.js";
 import { dialog } from "../dialog.js";
 import { field, h, options } from "../dom.js";
+import { checkReport } from "./check_report.js";
 
 function ask(title, lead, fields, verb, send) {
   return dialog(title, (close) => {
@@ -64,20 +65,19 @@ const naming = () => [
 ];
 
 export function add() {
+  const source = h("input", {
+    class: "input mono",
+    name: "source",
+    required: true,
+    placeholder: "/models/sdxl or owner/name",
+    autofocus: true,
+  });
   return ask(
     "Add a model",
     "A folder or file on the server's disk, or a model that the server has already downloaded.",
     [
-      field(
-        "Source",
-        h("input", {
-          class: "input mono",
-          name: "source",
-          required: true,
-          placeholder: "/models/sdxl or owner/name",
-          autofocus: true,
-        }),
-      ),
+      field("Source", source),
+      checkReport(source),
       ...naming(),
       h(
         "label",

@@ -76,6 +76,7 @@ def test_a_model_is_added_from_a_folder_and_removed(page: Page, tmp_path: Path, 
     page.get_by_role("button", name="Add", exact=True).click()
     page.get_by_label("Source").fill(str(folder))
     page.get_by_role("textbox", name="Name").fill(f"guest-{size}")
+    expect(page.get_by_role("dialog").get_by_role("status")).to_contain_text("chat, LlamaForCausalLM")
     assert_accessible(page)
     page.get_by_role("dialog").get_by_role("button", name="Add").click()
     entry = page.get_by_role("listitem").filter(has=page.get_by_role("heading", name=f"guest-{size}"))
