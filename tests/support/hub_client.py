@@ -58,6 +58,8 @@ def hub_client(
     with fake_hub(repos, **hub) as fake:
         use_cache(monkeypatch, folder / "hub")
         monkeypatch.setattr(constants, "ENDPOINT", fake.url)
+        template = fake.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no-token"))  # not the token of who runs the tests
         monkeypatch.delenv("HF_TOKEN", raising=False)
         yield HubClient(fake, folder / "hub")

@@ -166,3 +166,17 @@ def test_looking_into_the_cache_is_quick_and_pins_what_is_there(
     assert done.stdout.split("\n") == [str(path), "None", "[]", ""]
     assert cached_revision("owner/name", relative_to=tmp_path) == COMMIT
     assert cached_revision("owner/other", relative_to=tmp_path) is None
+
+
+def test_a_base_needs_no_denoiser_and_everything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that brings its own denoiser takes the rest from whatever part of the repository is in the cache."""
+    repo = shapes.flux()
+    wanted = HubId("owner/name", None, None)
+    with hub_client(monkeypatch, tmp_path, {"owner/name": repo}) as client:
+        layout = {name: data for name, data in repo.items() if "/" in name or name == "model_index.json"}
+        base = {name: data for name, data in layout.items() if not name.startswith("transformer/diffusion")}
+        folder = client.lay_down("owner/name", base)
+        assert find_in_cache(wanted, without_weights=("transformer",)) == folder
+        assert find_in_cache(wanted) is None
+        (folder / "text_encoder_2/model-00002-of-00002.safetensors").unlink()
+        assert find_in_cache(wanted, without_weights=("transformer",)) is None
