@@ -70,7 +70,7 @@ def download(
             except Interrupted:
                 raise FetchFailed(_gave_up(name, error), detail=str(error)) from error
     part.touch()  # nothing was asked for when the file is empty
-    report(f"checking {name}", n_bytes or have, n_bytes or 0)
+    report(f"checking {name}", size_of(part), size_of(part))
     kind, wanted = ("SHA-256", sha256) if sha256 is not None else ("checksum", git_hash)
     if wanted is not None and (found := _hash(part, git=sha256 is None)) != wanted.lower():
         part.unlink()
