@@ -49,11 +49,9 @@ def other_size(frames: NDArray[Any], request: DiffusionRequest) -> list[str]:
     """Where stock code has made another size than it was called for. frames: (F, H, W, C)."""
     found, (n_frames, height, width) = [], frames.shape[:3]
     if (width, height) != (request.width, request.height):
-        found.append(
-            f"The output has {width}x{height} pixels, not {request.width}x{request.height}: the model rounded them."
-        )
+        found.append(f"The output has {width}x{height} pixels instead of {request.width}x{request.height}.")
     if request.num_frames is not None and n_frames != request.num_frames:
-        found.append(f"The clip has {n_frames} frames, not {request.num_frames}: the model rounded them.")
+        found.append(f"The clip has {n_frames} frames instead of {request.num_frames}.")
     return found
 
 
@@ -63,7 +61,7 @@ def _guided(own: Any, arguments: dict[str, Any], request: DiffusionRequest) -> b
     if TRUE_CFG in parameters:
         scale = arguments.get(TRUE_CFG, parameters[TRUE_CFG].default)
         return isinstance(scale, int | float) and scale > 1 and request.negative_prompt is not None
-    if isinstance(getattr(cls, "do_classifier_free_guidance", None), property):
+    if _decides_by_scale(getattr(cls, "do_classifier_free_guidance", None)):
         try:
             return bool(own.do_classifier_free_guidance)
         except (AttributeError, TypeError, ValueError, RuntimeError):  # of another kind than a number
@@ -92,16 +90,21 @@ def _parameters(cls: type) -> dict[str, inspect.Parameter]:
 
 
 @lru_cache(maxsize=64)
-def _source(cls: type) -> str:
+def _source(function: Any) -> str:
     try:
-        return inspect.getsource(cls.__call__)
+        return inspect.getsource(function)
     except (OSError, TypeError):  # a class without a source file
         return ""
 
 
+def _decides_by_scale(member: object) -> bool:
+    """Whether it is a property that reads the scale; some classes have one that is always false and not used."""
+    return isinstance(member, property) and "guidance_scale" in _source(member.fget)
+
+
 def _compares_with_one(cls: type) -> bool:
-    return ABOVE_ONE.search(_source(cls)) is not None
+    return ABOVE_ONE.search(_source(cls.__call__)) is not None
 
 
 def _multiplies(cls: type) -> bool:
-    return MULTIPLIED.search(_source(cls)) is not None
+    return MULTIPLIED.search(_source(cls.__call__)) is not None

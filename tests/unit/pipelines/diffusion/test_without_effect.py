@@ -48,6 +48,9 @@ def other_arguments(family: str) -> dict[str, object]:
         ("Flux2KleinPipeline", {"is_distilled": True}, "guidance_scale", 4.0, None,
          ["guidance_scale has no effect: this model is distilled and runs without it."]),
         ("Flux2KleinPipeline", {"is_distilled": False}, "guidance_scale", 4.0, None, []),
+        ("StableDiffusionPanoramaPipeline", {}, "guidance_scale", 4.0, "dull", []),  # its property is always false
+        ("ZImagePipeline", {}, "guidance_scale", 1.0, "dull", []),  # guided from 0
+        ("KandinskyCombinedPipeline", {}, "guidance_scale", 4.0, "dull", []),  # by the pipelines that it combines
     ],
 )  # fmt: skip
 def test_guidance_and_negative_prompts_that_change_nothing_are_named(
@@ -100,8 +103,8 @@ def test_a_size_that_stock_code_rounded_is_named() -> None:
 
     assert other_size(np.zeros((6, 40, 48, 3)), clip) == []
     assert other_size(np.zeros((5, 32, 48, 3)), clip) == [
-        "The output has 48x32 pixels, not 48x40: the model rounded them.",
-        "The clip has 5 frames, not 6: the model rounded them.",
+        "The output has 48x32 pixels instead of 48x40.",
+        "The clip has 5 frames instead of 6.",
     ]
 
 
