@@ -19,7 +19,8 @@ from pipelines.diffusion.lora_check import compare
 from pipelines.diffusion.lora_file import BadLora, LoraFile, names, read_lora, shown
 from pipelines.diffusion.lora_layers import Layers, layers_of
 from pipelines.diffusion.lora_names import LayerNames
-from pipelines.diffusion.lora_weights import LoraWeights, State, fit
+from pipelines.diffusion.lora_renaming import State
+from pipelines.diffusion.lora_weights import LoraWeights, fit
 from pipelines.diffusion.lycoris import NotConvertible, as_lora
 from pipelines.dtype_lock import loading
 from pipelines.interface import Lora
@@ -149,6 +150,7 @@ class Adapters:
         return run
 
     def activate(self, loras: tuple[Lora, ...]) -> None:
+        loras = tuple(lora for lora in loras if lora.weight)  # at 0 the magnitudes of DoRA would still apply
         if loras == self._active:
             return
         if loras:

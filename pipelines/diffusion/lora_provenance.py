@@ -19,6 +19,8 @@ class Traced(torch.Tensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         sources = frozenset[str]().union(*(sources_of(each) for each in _tensors([args, kwargs or {}])))
         Traced.latest = sources
+        # A conversion that fails half-way must leave the file's tensors as they were, for the next one.
+        func = torch.Tensor.mul if func is torch.Tensor.mul_ else func
         result = super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
         for tensor in _tensors(result):
             if isinstance(tensor, Traced):

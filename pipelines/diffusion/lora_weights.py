@@ -7,7 +7,7 @@ differ by layer into patterns that match no layer of a U-Net, and would enlarge 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,19 +15,16 @@ import torch
 
 from pipelines.diffusion.lora_file import BadLora, LoraFile, names, shown
 from pipelines.diffusion.lora_layers import Layers, Shapes, shapes_of
-from pipelines.diffusion.lora_names import ALPHA, BIAS, DORA_SCALE, DOWN, HALVES, MAGNITUDE, UP, LayerNames, split
-from pipelines.diffusion.lora_provenance import Traced, plain, sources_of
+from pipelines.diffusion.lora_names import ALPHA, BIAS, DORA_SCALE, DOWN, MAGNITUDE, UP, LayerNames, split
+from pipelines.diffusion.lora_provenance import plain, sources_of
+from pipelines.diffusion.lora_renaming import Convert, Parts, State, by_layers_of_the_pipeline, is_whole
 
-State = dict[str, torch.Tensor]
 FOR_TEXT_ENCODERS = {
     DOWN: "lora_linear_layer.down.weight",
     UP: "lora_linear_layer.up.weight",
     BIAS: "lora_linear_layer.up.bias",
     MAGNITUDE: f"{MAGNITUDE}.weight",
 }
-PEFT_HALVES = {DOWN: DOWN, UP: UP}
-KOHYA_HALVES = {DOWN: "lora_down.weight", UP: "lora_up.weight"}
-Parts = dict[str, torch.Tensor]  # part → tensor, of one layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +44,13 @@ class LoraWeights:
         }
 
 
-def fit(
-    name: str, file: LoraFile, layers: Layers, convert: Callable[[State], tuple[State, Mapping[str, Any]]]
-) -> LoraWeights:
+def fit(name: str, file: LoraFile, layers: Layers, convert: Convert) -> LoraWeights:
     """convert: diffusers' conversion of names, which returns alphas by layer besides. Raises `BadLora`."""
     spelled = LayerNames(layers)
     modules = {f"{component}.{layer}": module for component, found in layers.items() for layer, module in found.items()}
-    by_layer = _renamed(name, file, spelled, convert)
-    known = {layer: parts for layer, parts in by_layer.items() if layer in modules and _is_whole(parts)}
-    missing = sorted(layer for layer, parts in by_layer.items() if layer not in modules and _is_whole(parts))
+    by_layer = by_layers_of_the_pipeline(name, file, spelled, convert)
+    known = {layer: parts for layer, parts in by_layer.items() if layer in modules and is_whole(parts)}
+    missing = sorted(layer for layer, parts in by_layer.items() if layer not in modules and is_whole(parts))
     if not known:
         raise BadLora(f"The LoRA {name} does not fit this model: it is for none of its layers.")
     for layer, parts in known.items():
@@ -67,7 +62,7 @@ def fit(
         _complete(
             name, component, {layer: parts for layer, parts in known.items() if layer.startswith(f"{component}.")}
         )
-    unread = _unread(file, [tensor for parts in by_layer.values() if _is_whole(parts) for tensor in parts.values()])
+    unread = _unread(file, [tensor for parts in by_layer.values() if is_whole(parts) for tensor in parts.values()])
     warnings = []
     if missing:
         warnings.append(
@@ -85,81 +80,6 @@ def fit(
         )
     plain_layers = {layer: {part: plain(tensor) for part, tensor in parts.items()} for layer, parts in known.items()}
     return LoraWeights(plain_layers, tuple(warnings))
-
-
-def _renamed(
-    name: str, file: LoraFile, spelled: LayerNames, convert: Callable[[State], tuple[State, Mapping[str, Any]]]
-) -> dict[str, Parts]:
-    """COMPONENT.LAYER → parts. Layers that this pipeline does not have keep their names."""
-    own = _by_layer(file.tensors, spelled)
-    others = [layer for layer, parts in own.items() if layer not in spelled.known and _is_whole(parts)]
-    if any(layer in spelled.known for layer in own) and not _of_other_code(file) and spelled.speaks_for(others):
-        return own
-    failure: Exception | None = None
-    for state in (
-        dict(file.tensors),
-        _without_alphas(file.tensors, PEFT_HALVES),
-        _without_alphas(file.tensors, KOHYA_HALVES),
-    ):
-        try:
-            converted, alphas = convert(state)
-        except Exception as error:  # noqa: BLE001  the library raises many kinds, about names and shapes
-            failure = failure or error
-            continue
-        alpha_tensors = {f"{_layer(key)}.{ALPHA}": torch.tensor(float(alpha)) for key, alpha in alphas.items()}
-        theirs = _by_layer(converted | alpha_tensors, spelled)
-        if any(layer in spelled.known and _is_whole(parts) for layer, parts in theirs.items()):
-            return theirs
-    if failure is not None and not any(layer in spelled.known for layer in own):
-        raise BadLora(_why_not(name, failure)) from failure
-    return own
-
-
-def _without_alphas(tensors: Mapping[str, torch.Tensor], halves: Mapping[str, str]) -> State:
-    """The same file in another spelling, for conversions of diffusers that know one spelling and no alphas."""
-    state: State = {}
-    for key, tensor in tensors.items():
-        parsed = split(key)
-        if parsed is None or parsed.part not in halves:
-            if parsed is None or parsed.part != ALPHA:
-                state[key] = tensor
-            continue
-        alpha = tensors.get(f"{parsed.layer}.{ALPHA}")
-        scaled = tensor * (float(alpha) / tensor.shape[0]) if alpha is not None and parsed.part == DOWN else tensor
-        state[f"{parsed.layer}.{halves[parsed.part]}"] = scaled
-    return state
-
-
-def _of_other_code(file: LoraFile) -> bool:
-    """Whether halves of layers have names that only diffusers can read, as those of X-Labs."""
-    return any(key.endswith(tuple(HALVES)) and split(key) is None for key in file.tensors)
-
-
-def _by_layer(state: Mapping[str, torch.Tensor], spelled: LayerNames) -> dict[str, Parts]:
-    found: dict[str, Parts] = {}
-    for key, tensor in state.items():
-        if (parsed := split(key)) is not None:
-            found.setdefault(spelled.find(parsed.layer) or parsed.layer, {})[parsed.part] = tensor
-    return found
-
-
-def _layer(alpha: str) -> str:
-    """The layer of an alpha in diffusers' own naming, which is sometimes that of a half."""
-    name = alpha.removesuffix(f".{ALPHA}")
-    parsed = split(name)
-    return parsed.layer if parsed else name
-
-
-def _why_not(name: str, error: Exception) -> str:
-    if isinstance(error, KeyError) and isinstance(error.args[0], str):
-        return f"The LoRA {name} is incomplete: diffusers finds no {shown(error.args[0])} in it."
-    if isinstance(error, RuntimeError | AssertionError) and Traced.latest:
-        return f"The LoRA {name} does not fit this model: {names(sorted(Traced.latest))} cannot be converted."
-    return f"The LoRA {name} does not fit this model: diffusers cannot read the names of its tensors."
-
-
-def _is_whole(parts: Parts) -> bool:
-    return {DOWN, UP} <= parts.keys() or any(part.startswith("lokr_") for part in parts)
 
 
 def _multiply_by_alpha(layer: str, parts: Parts, settings: Mapping[str, Any]) -> None:

@@ -69,12 +69,12 @@ def _prompt(request: Mapping[str, Any]) -> str:
     text = _one_prompt(request["prompt"])
     if text.strip().startswith(NEGATIVE):
         text = INVISIBLE + text
-    tags = (
-        f" <lora:{lora['name']}:{lora['weight']:g}>"
+    tags = [
+        f"<lora:{lora['name']}:{lora['weight']:g}>"
         for lora in request.get("loras", ())
         if not NOT_IN_TAGS.intersection(lora["name"]) and f"<lora:{lora['name']}:" not in text
-    )
-    return text + "".join(tags)
+    ]
+    return " ".join((text.rstrip(" "), *tags)) if tags else text
 
 
 def _one_prompt(text: str) -> str:

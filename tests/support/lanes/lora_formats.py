@@ -135,6 +135,21 @@ def wan(_: str, layer: str) -> str:
     return layer
 
 
+SD3 = {
+    "attn.to_out.0": "x_block_attn_proj",
+    "attn.to_add_out": "context_block_attn_proj",
+    "ff.net.2": "x_block_mlp_fc2",
+    "norm1.linear": "x_block_adaLN_modulation_1",
+}
+
+
+def sd3(component: str, layer: str) -> str:
+    if component.startswith("text_encoder"):
+        return underscored("", "lora_te1" if component == "text_encoder" else "lora_te")(component, layer)
+    _, number, inner = layer.split(".", 2)
+    return f"lora_unet_joint_blocks_{number}_{SD3[inner]}"
+
+
 FORMATS: dict[str, Format] = {
     "sd kohya": Format(
         "StableDiffusionPipeline",
@@ -199,6 +214,26 @@ FORMATS: dict[str, Format] = {
     ),
     "hunyuan original": Format(
         "HunyuanVideoPipeline", fused("transformer_blocks", "transformer.double_blocks.{}.img_attn_qkv")
+    ),
+    "hunyuan kohya": Format(
+        "HunyuanVideoPipeline",
+        fused("transformer_blocks", "lora_unet_double_blocks_{}_img_attn_qkv", KOHYA, alphas=True),
+        stock_is_right=False,
+    ),
+    "sd3 kohya": Format(
+        "StableDiffusion3Pipeline",
+        spelled(sd3, KOHYA, alphas=True, endings=(*SD3, "self_attn.q_proj")),
+        stock_is_right=False,
+    ),
+    "sd3 kohya, fused": Format(
+        "StableDiffusion3Pipeline",
+        fused("transformer_blocks", "lora_unet_joint_blocks_{}_x_block_attn_qkv", KOHYA, alphas=True),
+        stock_is_right=False,
+    ),
+    "flux comfy": Format(
+        "FluxPipeline",
+        fused("transformer_blocks", "diffusion_model.double_blocks.{}.img_attn.qkv", PEFT, alphas=True),
+        stock_is_right=False,
     ),
     "ltx original": Format("LTXPipeline", spelled(lambda _, layer: f"diffusion_model.{layer}", ranks=True)),
     "qwen musubi": Format(

@@ -145,6 +145,25 @@ def test_a_lora_of_which_a_part_fits_is_used_with_a_warning(
     lane.close()
 
 
+def test_a_lora_at_weight_zero_changes_nothing_and_says_so(tmp_path: Path, loras: tuple[Lora, Lora]) -> None:
+    """DoRA's magnitudes would scale the weights even then."""
+    state = load_file(loras[0].path)
+    ups = [name for name in state if name.endswith("lora_B.weight")]
+    magnitudes = {
+        name.replace("lora_B.weight", "lora_magnitude_vector"): torch.full((len(state[name]),), 2.0) for name in ups
+    }
+    save_file(state | magnitudes, tmp_path / "dora.safetensors")
+    off, on = (Lora("dora", str(tmp_path / "dora.safetensors"), weight) for weight in (0.0, 1.0))
+    lane = DiffusionLane(SD.build(), kind="image")
+
+    done = rendered(lane, [ask("off", seed=1, loras=(off,)), ask("on", seed=1, loras=(on,)), ask("plain", seed=1)])
+
+    assert done["off"].warnings == ("The LoRA dora has weight 0 and changes nothing.",)
+    assert gap(done["off"].frames, done["plain"].frames) == 0.0
+    assert gap(done["on"].frames, done["plain"].frames) > 100 * MERGED
+    lane.close()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_the_estimated_bytes_of_a_lora_are_what_it_takes(tmp_path: Path, loras: tuple[Lora, Lora], dtype: Any) -> None:
     save_file({name: tensor.to(dtype) for name, tensor in load_file(loras[0].path).items()}, tmp_path / "x.safetensors")

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from benchmarks.families import FAMILIES
 from pipelines.diffusion.lora import Adapters, BadLora
+from pipelines.diffusion.lora_provenance import plain, sources_of, traced
 from pipelines.interface import Lora
 from tests.support.lanes.lora_formats import FORMATS, KOHYA, Deltas, State, dotted, halves, spelled, underscored
 
@@ -259,3 +260,28 @@ def test_floats_of_8_bits_are_worn(tmp_path: Path) -> None:
     assert warnings == []
     assert len(found) == len(state) // 2
     assert all(delta.any() for delta in found.values())
+
+
+def test_a_conversion_that_fails_half_way_leaves_the_values_of_the_file() -> None:
+    """Some conversions of diffusers scale a tensor in place, and another is tried when one fails."""
+    tensor = traced(torch.ones(2), "x.lora_A.weight")
+    converted = {"y": tensor}
+
+    converted["y"] *= 3
+
+    assert plain(tensor).tolist() == [1.0, 1.0]
+    assert plain(converted["y"]).tolist() == [3.0, 3.0]
+    assert sources_of(converted["y"]) == {"x.lora_A.weight"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_lora_is_worn_at_the_precision_of_the_model(tmp_path: Path, dtype: torch.dtype) -> None:
+    pipeline, state, expected = made("sd kohya")
+    pipeline.to(dtype=dtype)
+
+    found, warnings = wear(pipeline, save(tmp_path, state))
+
+    assert warnings == []
+    assert all(delta.dtype == dtype for delta in found.values())
+    for layer, delta in expected.items():
+        assert torch.allclose(found[layer].float(), delta, atol=0.05), layer
