@@ -88,7 +88,8 @@ class CatalogueReader:
         if not needs_fetching(source):
             raise BadModel(f"its source '{source}' does not exist")
         if entry.type is None:
-            raise BadConfig(f"model '{entry.name}' is not downloaded yet, so its entry must name its type")
+            # Not an error of the entry: it may be a pulled model whose files are gone, on a disk that is away.
+            raise Incomplete(f"is not downloaded; try: agentname pull {source}", missing=("all files",))
         return ModelSpec(name=entry.name, type=entry.type, path=None, source=source)
 
     def _find_part(self, option: str, source: str, toml_dir: Path) -> Path:

@@ -6,6 +6,7 @@ process.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import time
@@ -104,6 +105,10 @@ def _hash(path: Path, *, git: bool) -> str:
 def _receive(body: Body, part: Path, name: str, n_bytes: int | None, advance: Callable[[int, int], None]) -> None:
     have = body.begins
     with part.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FetchFailed(f"{name} is being downloaded by another program") from error
         file.truncate(have)
         for chunk in body.chunks:
             have += len(chunk)

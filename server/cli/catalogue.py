@@ -128,6 +128,10 @@ def show(name: ModelName, port: Port = None, data_dir: DataDir = None) -> None:
         [key, "" if value is None else str(value), model["origins"][key]] for key, value in model["values"].items()
     ]
     print_table([model["name"], "value", "origin"], rows)
+    for note in model["notes"]:
+        typer.echo(f"Note: {note}")
+    if failure := model["failure"]:
+        typer.echo(f"Last load: {failure['message']} {failure.get('detail') or ''}".rstrip())
 
 
 def _pull(body: dict[str, Any], port: int | None, data_dir: Path | None) -> None:
@@ -156,7 +160,7 @@ def _pull(body: dict[str, Any], port: int | None, data_dir: Path | None) -> None
                 told = True
                 progress.console.print(f"{size(pull['needBytes'])} to download, {size(pull['freeBytes'])} free.")
     if pull["state"] != "completed":
-        fail(f"{pull['source']}: {pull['error'] or pull['state']}.")
+        fail(f"{pull['source']}: {(pull['error'] or pull['state']).rstrip('.')}.")
     typer.echo(f"{pull['model']}: {pull['note']}." if pull["note"] else f"{pull['model']} is downloaded and added.")
 
 

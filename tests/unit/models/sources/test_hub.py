@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 from pathlib import Path
 
@@ -224,3 +225,16 @@ def test_a_repository_whose_file_names_leave_its_folder_is_refused(
         client.pull("owner/name")
 
     assert not list(tmp_path.rglob("escape*"))
+
+
+def test_a_file_that_another_program_is_downloading_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hub_client(monkeypatch, tmp_path, {"owner/name": large_qwen3()}) as client:
+        blob = client.cache / "models--owner--name/blobs" / etag_of(WEIGHTS, LARGE)
+        blob.parent.mkdir(parents=True)
+        with blob.with_name(f"{blob.name}.part").open("wb") as part:
+            fcntl.flock(part, fcntl.LOCK_EX)
+            with pytest.raises(FetchFailed, match=r"model\.safetensors is being downloaded by another program"):
+                client.pull("owner/name")
+        assert (client.pull("owner/name").path / WEIGHTS).read_bytes() == LARGE

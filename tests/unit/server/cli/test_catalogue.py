@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 
 from models.catalogue import Catalogue
 from models.starters import starters
+from server.protocol import LoadError, ModelStatus
 from tests.support.checkpoints import chat_folder, safetensors_bytes, stable_diffusion_folder
-from tests.support.fake_hub import fake_hub
+from tests.support.fake_hub import COMMIT, fake_hub
 from tests.support.http.command_line import run, use_server
 from tests.support.http.served import Served, served
 
@@ -20,7 +22,7 @@ DENOISER = safetensors_bytes({"weight": ("F32", [4], 16)})
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    stable_diffusion_folder(tmp_path / "models/sd")
+    stable_diffusion_folder(tmp_path / "models/sd", unet=["diffusers", "UNet2DConditionModel"])
     catalogue = Catalogue.open(data_dir=tmp_path, cache_dir=tmp_path / "cache", builtin=tmp_path / "none")
     with served(tmp_path, catalogue=catalogue, private_pulls=True) as server:
         use_server(monkeypatch, server, "admin")
@@ -33,6 +35,18 @@ def shown(name: str) -> dict[str, list[str]]:
     assert result.exit_code == 0, result.output
     rows = [[cell for cell in line.split("  ") if cell.strip()] for line in result.stdout.splitlines()]
     return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows if row}
+
+
+def test_the_reason_of_a_failed_load_and_the_notes_of_a_model_are_shown(server: Served) -> None:
+    error = LoadError("The model sd failed to load: a one-step trial failed.", "ValueError: odd shapes")
+    failed = ModelStatus(
+        "sd", "failed", 0, 0, "unproven", 0, None, load_error=error, notes=("Its EMA copy is unused.",)
+    )
+    server.soon(lambda: server.f.engine.publish(models=[failed]))
+
+    printed = run("show", "sd").stdout
+    assert "Note: Its EMA copy is unused." in printed
+    assert "Last load: The model sd failed to load: a one-step trial failed. ValueError: odd shapes" in printed
 
 
 def test_a_folder_is_added_changed_made_default_shown_and_removed(server: Served, tmp_path: Path) -> None:
@@ -145,6 +159,23 @@ def test_a_pull_downloads_verifies_and_adds_a_model(server: Served, tmp_path: Pa
         n_requests = len(hub.requests)
         assert run("pull", url, "--name", "again", "--set", base).stdout == "again is downloaded and added.\n"
         assert len(hub.requests) == n_requests, "a file that is on this machine is not downloaded again"
+
+
+@pytest.mark.slow
+def test_a_pull_from_the_hub_tells_its_size_and_the_free_disk_and_pins_the_commit(
+    server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {path.name: path.read_bytes() for path in chat_folder(tmp_path / "upstream").iterdir()}
+    with fake_hub({"owner/small": files}) as hub, server.pulling():
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+        result = run("pull", "owner/small")
+
+        assert (result.exit_code, result.stdout) == (0, "small is downloaded and added.\n"), result.stderr
+        assert re.search(r"\d+ B to download, \d+\.\d [KMGT]iB free\.", result.stderr)
+        assert shown("small")["revision"] == [COMMIT, "models.toml"]
+        again = run("pull", "owner/small")
+        assert again.stdout == f"small: its revision {COMMIT[:12]} is up to date.\n"
 
 
 @pytest.mark.slow

@@ -138,3 +138,15 @@ async def test_a_model_of_one_file_is_added_under_that_files_name(tmp_path: Path
 
     assert done["state"] == "failed"
     assert "owner/files:a.gguf (4 B), owner/files:b.gguf (4 B)" in done["error"]
+
+
+async def test_a_model_whose_files_are_gone_from_the_cache_is_named_and_pulled_again(tmp_path: Path, hub: Hub) -> None:
+    async with library(tmp_path) as f:
+        await pull(f, source="owner/name")
+    (tmp_path / "hub").rename(tmp_path / "elsewhere")
+    async with library(tmp_path) as f:  # a start with the disk of the cache away
+        refused = f.app.state.library.refused()["name"]
+        assert refused.state == "incomplete"
+        assert refused.reason == f"is not downloaded; try: agentname pull owner/name@{COMMIT}"
+        assert (await pull(f, source="owner/name"))["note"] == f"its revision {COMMIT[:12]} is up to date"
+        assert f.app.state.library.get("name").path.is_dir()
