@@ -107,4 +107,4 @@ def _seconds(keep_alive: KeepAlive) -> float | None:
 
 
 def _model(service: Service, name: str) -> Response:
-    return JSONResponse(model_json(service.models.one(name), service))
+    return JSONResponse(model_json(service.models.one(name), service, admin=True))

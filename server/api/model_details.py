@@ -55,7 +55,7 @@ def details_json(view: ModelView, *, admin: bool) -> JsonObject:
         "values": values,
         "origins": {name: plain(spec.origins.get(name, _usual_origin(name))) for name in values},
         "notes": notes_of(view),
-        "failure": _failure(view, admin),
+        "failure": failure_json(view, admin=admin),
     }
 
 
@@ -63,6 +63,14 @@ def notes_of(view: ModelView) -> list[str]:
     """What is odd about the model's files, as their check and as its load found it."""
     found = dict.fromkeys((*view.spec.notes, *(view.live.status.notes if view.live else ())))
     return [str(plain(note)) for note in found]
+
+
+def failure_json(view: ModelView, *, admin: bool) -> JsonObject | None:
+    """Why the model's last load failed; None when it did not."""
+    error = view.live.status.load_error if view.live else None
+    if error is None:
+        return None
+    return {"message": plain(error.message)} | ({"detail": plain(error.detail)} if admin else {})
 
 
 def plain(value: object) -> Any:
@@ -105,10 +113,3 @@ def _values(spec: ModelSpec) -> JsonObject:
 
 def _usual_origin(name: str) -> str:
     return "checkpoint" if name.partition(".")[0] in FROM_CHECKPOINT else "default"
-
-
-def _failure(view: ModelView, admin: bool) -> JsonObject | None:
-    error = view.live.status.load_error if view.live else None
-    if error is None:
-        return None
-    return {"message": plain(error.message), "detail": plain(error.detail)} if admin else {"message": error.message}

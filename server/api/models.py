@@ -17,7 +17,7 @@ from models.catalogue_reader import RefusedModel
 from models.spec import ModelSpec, ModelType
 from pipelines.interface import Merging
 from server.api.deps import KeyDep, LibraryDep, ServiceDep
-from server.api.model_details import notes_of, plain
+from server.api.model_details import FailureReply, failure_json, notes_of, plain
 from server.api.wire import JsonObject, Reply, errors, timestamp
 from server.protocol import DeviceStatus, ModelState
 from server.service.models import ModelView
@@ -54,6 +54,7 @@ class ModelReply(Reply):
     maxClipSkip: int
     sizes: dict[str, list[int]]
     notes: list[str]
+    failure: FailureReply | None
 
 
 class RefusedReply(Reply):
@@ -105,7 +106,7 @@ async def models(service: ServiceDep, library: LibraryDep, key: KeyDep) -> Respo
     `incomplete`: requests cannot use it. `refused` lists what was found and cannot be served, with the reason.
     """
     refused = list(library.refused().values())
-    served = [model_json(view, service) for view in service.models.all()]
+    served = [model_json(view, service, admin="admin" in key.scopes) for view in service.models.all()]
     incomplete = [incomplete_json(model, model.type, service) for model in refused if model.type and model.missing]
     others = [refused_json(model, admin="admin" in key.scopes) for model in refused]
     return JSONResponse({"models": [*served, *incomplete], "refused": others})
@@ -117,7 +118,8 @@ async def gpu(service: ServiceDep, _: KeyDep) -> Response:
     return JSONResponse({"devices": [_device_json(device) for device in service.live_jobs.devices()]})
 
 
-def model_json(view: ModelView, service: Service) -> JsonObject:
+def model_json(view: ModelView, service: Service, *, admin: bool = False) -> JsonObject:
+    """admin: whether the reader may see paths of this machine and the text of libraries."""
     spec, live = view.spec, view.live.status if view.live else None
     loaded = live is not None and live.state in ("resident", "parked")
     devices = list(view.live.devices) if view.live else []
@@ -149,6 +151,7 @@ def model_json(view: ModelView, service: Service) -> JsonObject:
         "maxClipSkip": spec.max_clip_skip,
         "sizes": plain(spec.sizes),
         "notes": notes_of(view),
+        "failure": failure_json(view, admin=admin),
     }
 
 

@@ -63,7 +63,7 @@ def load(name: Name, keep_alive: KeepAlive = None, port: Port = None, data_dir: 
                 break
             if model.state == "failed":
                 retry = f"It is tried again in {model.retry_in_seconds} s."
-                fail(f"{name} failed to load. The server's log has the reason. {retry}")
+                fail(f"{_why(model)} {retry}")
             explained = explained or model.state == "loading"
             if model.state == "available" and not explained and time.monotonic() - requested_at > BUSY_NOTICE_S:
                 typer.echo(
@@ -74,6 +74,13 @@ def load(name: Name, keep_alive: KeepAlive = None, port: Port = None, data_dir: 
                 explained = True
             time.sleep(POLL_S)
     typer.echo(f"{name} is in memory: {size(model.n_bytes)} on {', '.join(model.devices)}.")
+
+
+def _why(model: Model) -> str:
+    """Why a load failed, with the library's own error where this key may see it."""
+    if model.failure is None:
+        return f"{model.name} failed to load. The server's log has the reason."
+    return f"{model.failure.message} {model.failure.detail or ''}".strip()
 
 
 @app.command()

@@ -151,6 +151,13 @@ class Forgotten(Reply):
     deleted: bool
 
 
+class LoadFailure(Reply):
+    """Why the last load of a model failed. `detail`, the library's own error, is for admin keys."""
+
+    message: str
+    detail: str | None = None
+
+
 class Model(Reply):
     """A model. `state`: available, loading, resident, parked, failed or incomplete. `running` and `waiting` count jobs.
 
@@ -172,6 +179,8 @@ class Model(Reply):
     pinned: bool = False
     idle_unload_at: datetime | None = None
     merging: str = "unproven"
+    failure: LoadFailure | None = None
+    notes: list[str] = []
     reason: str | None = None
     missing: list[str] = []
     defaults: dict[str, Any] = {}

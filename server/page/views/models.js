@@ -196,6 +196,9 @@ function line(model, act) {
       ),
       h("p", { class: "soft small" }, [bytes(model.bytes), ...facts].join(" · ")),
       idle ? h("p", { class: "soft small" }, idle) : null,
+      model.failure ? h("p", { class: "note bad" }, model.failure.message) : null,
+      model.failure?.detail ? h("p", { class: "soft small mono" }, model.failure.detail) : null,
+      model.notes.map((text) => h("p", { class: "soft small" }, text)),
     ),
     session.admin
       ? h(

@@ -54,6 +54,15 @@ def test_a_failed_load_is_reported_with_the_time_of_the_next_try(server: type[Sc
     assert "tried again in 9 s" in result.stderr
 
 
+def test_a_failed_load_is_reported_with_the_librarys_own_error(server: type[ScriptedServer]) -> None:
+    failure = {"message": "tiny-scenes failed to load.", "detail": "ValueError: odd weights"}
+    server.model = {"state": "failed", "devices": [], "retryInSeconds": 9, "failure": failure}
+
+    assert "tiny-scenes failed to load. ValueError: odd weights It is tried again in 9 s." in run(
+        "load", "tiny-scenes"
+    ).stderr.replace("\n", " ")
+
+
 def test_stop_pin_and_unpin_call_their_routes(server: type[ScriptedServer]) -> None:
     printed = [run(verb, "tiny-scenes").stdout for verb in ("stop", "pin", "unpin")]
 
