@@ -85,8 +85,10 @@ class Hub:
     def _json(self, path: str) -> tuple[Any, str | None]:
         """Returns the parsed reply and the address of its next page."""
 
+        url = self._endpoint + path if path.startswith("/") else path  # a mirror's endpoint may have a path of its own
+
         def ask() -> tuple[Any, str | None]:
-            with self._request(urljoin(self._endpoint, path), {}) as reply:
+            with self._request(url, {}) as reply:
                 reply.read()
                 return reply.json(), reply.links.get("next", {}).get("url")
 

@@ -62,10 +62,10 @@ class Snapshot:
             shutil.move(blob, file)
 
     def save_ref(self, revision: str) -> None:
-        """Records that `revision` means this commit."""
-        if revision == self.commit:
-            return
+        """Records that `revision` means this commit. Writes nothing when it is recorded: the cache may be read-only."""
         ref = repo_folder(self.repo) / "refs" / revision
+        if revision == self.commit or (ref.is_file() and ref.read_text(encoding="utf-8") == self.commit):
+            return
         ref.parent.mkdir(parents=True, exist_ok=True)
         unfinished = ref.with_name(f"{ref.name}.{os.getpid()}.tmp")
         unfinished.write_text(self.commit)

@@ -94,7 +94,7 @@ class HubHandler(_Handler):
             hub.requests.append((path, self.headers.get("Range"), authorization))
         if self.fails(path):
             return None
-        raw = urlsplit(self.path).path  # a "/" inside a revision is written as %2F
+        raw = urlsplit(self.path).path.removeprefix(hub.prefix)  # a "/" inside a revision is written as %2F
         for pattern, answer in ((CACHED, self._cached_file), (API, self._api), (RESOLVE, self._resolve)):
             if match := pattern.fullmatch(raw):
                 if new := hub.renamed.get(match["repo"]):

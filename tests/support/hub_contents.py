@@ -36,6 +36,7 @@ class Hub:
     gated: set[str] = field(default_factory=set)
     private: set[str] = field(default_factory=set)
     renamed: dict[str, str] = field(default_factory=dict)  # old name → new name
+    prefix: str = ""  # of every path, for a mirror that is not at the root of its host
     page_size: int = 1000  # files on one page of a list
     xet: bool = False  # large files are also offered by Xet
     break_at: int | None = None  # the next larger file breaks off after so many bytes, once

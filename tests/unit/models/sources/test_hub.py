@@ -238,3 +238,14 @@ def test_a_file_that_another_program_is_downloading_is_left_to_it(
             with pytest.raises(FetchFailed, match=r"model\.safetensors is being downloaded by another program"):
                 client.pull("owner/name")
         assert (client.pull("owner/name").path / WEIGHTS).read_bytes() == LARGE
+
+
+def test_a_mirror_may_be_below_the_root_of_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    with hub_client(monkeypatch, tmp_path, {"owner/name": large_qwen3()}) as client:
+        client.hub.prefix = "/mirror/hub"
+        monkeypatch.setattr(constants, "ENDPOINT", f"{client.hub.url}/mirror/hub")
+        assert (client.pull("owner/name").path / WEIGHTS).read_bytes() == LARGE
+
+    assert client.hub.requests[0][0].startswith("/mirror/hub/api/models/owner/name/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -180,3 +181,31 @@ def test_a_base_needs_no_denoiser_and_everything_else(tmp_path: Path, monkeypatc
         assert find_in_cache(wanted) is None
         (folder / "text_encoder_2/model-00002-of-00002.safetensors").unlink()
         assert find_in_cache(wanted, without_weights=("transformer",)) is None
+
+
+def test_a_file_system_without_links_gets_the_files_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    symlink = os.symlink
+
+    def refuse(source: str, link: str, *more: object) -> None:
+        if str(link).startswith(str(tmp_path)):
+            raise PermissionError(1, "Operation not permitted")
+        symlink(source, link)
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    with hub_client(monkeypatch, tmp_path, {"owner/name": large_qwen3()}) as client:
+        path = client.pull("owner/name").path
+        assert (path / WEIGHTS).read_bytes() == LARGE
+        assert not (path / WEIGHTS).is_symlink()
+        n_requests = len(client.hub.requests)
+        assert client.pull("owner/name").path == path
+        assert resolved_since(client, n_requests) == []
+
+
+def test_a_complete_copy_in_a_cache_that_may_only_be_read_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hub_client(monkeypatch, tmp_path, {"owner/name": large_qwen3()}) as client:
+        path = client.pull("owner/name").path
+        before = {file: file.lstat().st_mtime_ns for file in client.cache.rglob("*")}
+        assert client.pull("owner/name").path == path
+        assert {file: file.lstat().st_mtime_ns for file in client.cache.rglob("*")} == before, "nothing was written"
