@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipelines import device
 from pipelines.diffusion.lora_check import compare
 from pipelines.diffusion.lora_file import BadLora, LoraFile, names, read_lora, shown
@@ -104,6 +106,8 @@ class Adapters:
             raise BadLora(f"The LoRA {lora.name} does not fit this model: it has no {shown(injected.foreign)}.")
         if ignored := sorted(weights.layers.keys() - injected.adapted):
             raise BadLora(f"The LoRA {lora.name} does not fit this model: diffusers ignores {names(ignored)}.")
+        if isinstance(getattr(self._pipeline, "transformer_2", None), torch.nn.Module):
+            return (*weights.warnings, f"The LoRA {lora.name} is worn by the first of this model's two denoisers only.")
         return weights.warnings
 
     def _as_lora(self, file: LoraFile, name: str, layers: Layers) -> LoraFile:

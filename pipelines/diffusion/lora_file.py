@@ -77,6 +77,8 @@ def _check_finite(key: str, tensor: torch.Tensor, name: str) -> None:
     if key.endswith(ALPHA) and tensor.numel() != 1:
         raise BadLora(f"The LoRA {name} is damaged: {shown(key)} is not one number.")
     if not tensor.is_floating_point():
+        if key.endswith(tuple(HALVES)):
+            raise BadLora(f"The LoRA {name} is not usable: {shown(key)} holds whole numbers instead of floats.")
         return
     values = _as_float(tensor)
     # The sum is one pass without a copy; only where it overflows is each value looked at.

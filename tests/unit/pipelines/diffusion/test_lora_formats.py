@@ -285,3 +285,21 @@ def test_a_lora_is_worn_at_the_precision_of_the_model(tmp_path: Path, dtype: tor
     assert all(delta.dtype == dtype for delta in found.values())
     for layer, delta in expected.items():
         assert torch.allclose(found[layer].float(), delta, atol=0.05), layer
+
+
+def test_a_lora_of_whole_numbers_is_refused_by_the_tensor(tmp_path: Path) -> None:
+    pipeline, state, _ = made("flux peft")
+    name = min(state)
+
+    with pytest.raises(BadLora, match=f"{name} holds whole numbers"):
+        wear(pipeline, save(tmp_path, state | {name: state[name].to(torch.int8)}))
+
+
+def test_a_model_with_two_denoisers_says_which_of_them_wears_a_lora(tmp_path: Path) -> None:
+    pipeline, state, expected = made("wan original")
+    pipeline.transformer_2 = FAMILIES["WanPipeline"].build().transformer
+
+    found, warnings = wear(pipeline, save(tmp_path, state))
+
+    assert_equal(found, expected)
+    assert warnings == ["The LoRA x is worn by the first of this model's two denoisers only."]
