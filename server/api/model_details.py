@@ -14,6 +14,7 @@ from typing import Any
 
 from models.spec import ModelSpec
 from server.api.wire import JsonObject, Reply
+from server.protocol import ModelState
 from server.service.models import ModelView
 
 VALUES = (
@@ -35,6 +36,7 @@ class FailureReply(Reply):
 class ModelDetailsReply(Reply):
     name: str
     type: str
+    state: ModelState
     source: str
     downloaded: bool
     values: dict[str, Any]
@@ -50,6 +52,7 @@ def details_json(view: ModelView, *, admin: bool) -> JsonObject:
     return {
         "name": spec.name,
         "type": spec.type,
+        "state": view.live.status.state if view.live else "available",
         "source": plain(spec.source),
         "downloaded": spec.path is not None,
         "values": values,
