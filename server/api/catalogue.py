@@ -12,6 +12,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from models.catalogue_reader import RefusedModel
 from models.check import name_of
 from server.api.deps import KeyDep, LibraryDep, ServiceDep
 from server.api.model_control import ChangeModel, apply_overrides, optional_body
@@ -139,11 +140,15 @@ async def cancel_pull(pull_id: str, pulls: PullsDep, key: KeyDep) -> Response:
 
 @router.post("/api/models", responses={200: {"model": ModelDetailsReply}, **ADDING}, openapi_extra=json_body(NewModel))
 async def add(request: Request, service: ServiceDep, library: LibraryDep, key: KeyDep) -> Response:
-    """Adds a model whose files are already on the server's machine. Needs an admin key."""
+    """Adds a model whose files are on the server's machine. One whose files are not all there yet is `incomplete`, and
+    is served once they are. Needs an admin key.
+    """
     key.require("admin")
     body = read_body(NewModel, read_object(await request.body()))
-    spec = await library.add(_name(body), {"source": body.source, **_entry(body)})
-    return JSONResponse(details_json(service.models.one(spec.name), admin=True))
+    added = await library.add(_name(body), {"source": body.source, **_entry(body)}, may_be_incomplete=True)
+    if isinstance(added, RefusedModel):
+        return JSONResponse(refused_json(added, admin=True))
+    return JSONResponse(details_json(service.models.one(added.name), admin=True))
 
 
 @router.get("/api/models/{name}", responses={200: {"model": ModelDetailsReply}, **errors(404)})

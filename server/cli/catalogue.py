@@ -57,7 +57,11 @@ def add(
     if path.exists():
         body["source"] = str(path.absolute())
         model = ask("/api/models", port, data_dir, "POST", body)
-        typer.echo(f"{model['name']} is added as a model for {model['type']}.")
+        if model.get("state") == "incomplete":
+            reason = model["reason"].rstrip(".")
+            typer.echo(f"{model['name']} is added, but incomplete: {reason}. It is served once its files are there.")
+        else:
+            typer.echo(f"{model['name']} is added as a model for {model['type']}.")
         return
     if source.startswith((".", "/", "~")):
         fail(f"{source} does not exist.")

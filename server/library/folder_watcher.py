@@ -49,7 +49,10 @@ class FolderWatcher:
         state = await asyncio.to_thread(_state, [*self._places, *more])
         if state == self._last and state != self._reported:
             self._reported = state
-            await self._changed()
+            try:
+                await self._changed()
+            except Exception:  # a file that vanished while it was read, or a bug: the next change is looked at again
+                logger.exception("a change of the models folders was not read")
         self._last = state
 
 

@@ -65,16 +65,19 @@ class Library:
         folders = {"relative_to": self._toml.path.parent, "cache_dir": self._cache_dir}
         return await asyncio.to_thread(check_source, source, **folders, auto_dtype=auto_dtype, device=device)
 
-    async def add(self, name: str, entry: Mapping[str, Any]) -> ModelSpec:
+    async def add(
+        self, name: str, entry: Mapping[str, Any], *, may_be_incomplete: bool = False
+    ) -> ModelSpec | RefusedModel:
         """Add an entry to models.toml; one of a hub repository gets the commit that is in the hub's cache.
 
-        Raises `Conflict` for a taken name, `BadRequest` for an unusable entry.
+        may_be_incomplete: a model whose files are not all there yet is added, and served once they are. Raises
+        `Conflict` for a taken name, `BadRequest` for an unusable entry.
         """
         if name in self.declared():
             raise Conflict(f"There is a model {name} already. Change it, or give this one another name.")
         entry = {"revision": await self._cached_revision(entry), **entry}
-        await self._edit(name, lambda: self._toml.merge(name, entry))
-        return self.get(name)
+        await self._edit(name, lambda: self._toml.merge(name, entry), may_be_incomplete=may_be_incomplete)
+        return self.refused().get(name) or self.get(name)
 
     def entry(self, name: str) -> Mapping[str, Any]:
         """The model's entry in models.toml; empty when it has none."""
@@ -107,7 +110,7 @@ class Library:
 
     async def remove(self, name: str) -> None:
         """Remove a model from models.toml; its files stay. Raises `Conflict` for one that is not defined there."""
-        name = self.get(name).name
+        name = name if name in self.refused() else self.get(name).name
         if not self._toml.has(name):
             raise Conflict(
                 f"{name} is not in models.toml: it ships with the server, or its folder has to be taken away."
@@ -129,13 +132,13 @@ class Library:
                 logger.error("cannot read the catalogue, keeping the old one", extra={"reason": error.message})
                 return Changes()
 
-    async def _edit(self, name: str, edit: Callable[[], None]) -> None:
+    async def _edit(self, name: str, edit: Callable[[], None], *, may_be_incomplete: bool = False) -> None:
         async with self._lock:
             before = await asyncio.to_thread(self._toml.text)
             try:
                 await asyncio.to_thread(edit)
                 parse_entry(name, self._toml.entry(name))
-                await self._reload(must_have=name)
+                await self._reload(must_have=name, may_be_incomplete=may_be_incomplete)
             except ModelsError as error:
                 await asyncio.to_thread(self._toml.write, before)
                 if not isinstance(error, BadConfig | BadModel):
@@ -146,11 +149,13 @@ class Library:
         source, folder = entry.get("source"), self._toml.path.parent
         return await asyncio.to_thread(cached_revision, source, relative_to=folder) if source else None
 
-    async def _reload(self, must_have: str | None = None) -> Changes:
+    async def _reload(self, must_have: str | None = None, *, may_be_incomplete: bool = False) -> Changes:
+        """Raises `BadModel` when the model `must_have` cannot be served."""
         reader = await asyncio.to_thread(self._catalogue.read)
         if must_have is not None and must_have not in reader.specs:
-            reason = next((r.reason for r in reader.refused if r.name == must_have), "it was not found")
-            raise BadModel(f"{must_have}: {reason}")
+            refused = next((refused for refused in reader.refused if refused.name == must_have), None)
+            if refused is None or not (may_be_incomplete and _is_partly_there(refused)):
+                raise BadModel(f"{must_have}: {'it was not found' if refused is None else refused.reason}")
         changes = self._catalogue.apply(reader)
         for name in changes.removed:
             self._engine.send(Forget(name))
@@ -162,3 +167,7 @@ class Library:
                 extra={"added": changes.added, "changed": changes.changed, "removed": changes.removed},
             )
         return changes
+
+
+def _is_partly_there(refused: RefusedModel) -> bool:
+    return refused.state == "incomplete" and refused.path is not None and refused.path.exists()

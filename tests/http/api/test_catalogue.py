@@ -76,7 +76,7 @@ async def test_a_job_of_a_removed_model_keeps_its_status(tmp_path: Path) -> None
         ({"source": "{a}", "load": {"attention": "magic"}}, "load.attention must be one of"),
         ({"source": "{c}", "load": {"offload": True}}, "load.offload is for image and video"),
         ({"source": "{pickled}"}, "weights only as pickle"),
-        ({"source": "owner/name"}, "not downloaded yet"),
+        ({"source": "owner/name"}, "is not downloaded; try: agentname pull owner/name"),
         ({"name": "x"}, "source is required"),
         ({"source": "{a}", "sauce": 1}, "did you mean source?"),
         ({"source": "{a}", "name": "../up"}, "name must be"),

@@ -57,6 +57,23 @@ async def test_an_incomplete_model_is_listed_with_what_it_lacks_and_served_when_
         assert (model["state"], model["missing"], model["reason"]) == ("available", [], None)
 
 
+async def test_an_incomplete_model_can_be_added_and_removed_and_is_served_when_its_files_arrive(tmp_path: Path) -> None:
+    folder = stable_diffusion_folder(tmp_path / "sd")
+    vae = folder / "vae"
+    vae.rename(tmp_path / "vae")
+    async with library(tmp_path) as f:
+        added = await f.post("/api/models", {"source": str(folder)}, "admin")
+        assert (added.status_code, added.json()["state"]) == (200, "incomplete")
+        assert added.json()["missing"] == ["vae: the folder"]
+        assert (await f.post("/api/models", {"source": str(folder)}, "admin")).status_code == 409
+        assert (await f.delete("/api/models/sd", "admin")).status_code == 200
+        assert (await f.post("/api/models", {"source": str(folder)}, "admin")).status_code == 200
+
+        (tmp_path / "vae").rename(vae)
+        await f.app.state.library.refresh()
+        assert (await f.post("/api/generate", {"prompt": "x", "type": "image", "model": "sd"})).status_code == 200
+
+
 async def test_a_folder_that_was_away_comes_back_by_itself(tmp_path: Path) -> None:
     disk, away = stable_diffusion_folder(tmp_path / "disk/sd"), tmp_path / "away"
     (tmp_path / "models.toml").write_text(f'[models.mine]\nsource = "{disk}"\n')
