@@ -280,7 +280,9 @@ class Rendezvous:
         try:
             with self._module_state.recorded(task.module_changes), task.rng_state.installed():
                 returned = switch()
-        except Exception as error:  # whatever stock code raises ends this task alone
+        except TaskCanceled:
+            raise
+        except BaseException as error:  # whatever stock code raises ends this task alone, a panic of Rust code too
             if device.is_fatal(error):
                 raise
             return Outcome(task, error=error)

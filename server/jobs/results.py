@@ -133,7 +133,7 @@ class Results:
             await asyncio.to_thread(file_metadata, row, event.index, event.scheduler, self._file_hashes),
             row.request["fps"],
         )
-        return _output_row(output_id, job, event.index, saved)
+        return _output_row(output_id, job, event, saved)
 
     def _fail_output(
         self, job: LiveJob, event: OutputReady, error: Exception, code: str, message: str, *, retryable: bool = True
@@ -260,17 +260,18 @@ class Results:
             await asyncio.gather(*late, return_exceptions=True)
 
 
-def _output_row(output_id: str, job: LiveJob, index: int, saved: SavedFile) -> OutputRow:
+def _output_row(output_id: str, job: LiveJob, event: OutputReady, saved: SavedFile) -> OutputRow:
     return OutputRow(
         id=output_id,
         job_id=job.row.id,
-        index=index,
+        index=event.index,
         mime_type=saved.mime_type,
         width=saved.width,
         height=saved.height,
         duration_s=saved.duration_s,
-        seed=job.row.request["seed"] + index,
+        seed=job.row.request["seed"] + event.index,
         n_bytes=saved.n_bytes,
         sha256=saved.sha256,
         file_name=saved.file_name,
+        flagged=event.flagged or None,
     )

@@ -211,6 +211,7 @@ def _info(view: JobView, ignored: list[str]) -> JsonObject:
         "sd_model_name": view.model,
         "batch_size": len(seeds),
         "ignored": ignored,
+        "warnings": list(view.warnings),
     }
 
 

@@ -240,6 +240,19 @@ def test_a_call_that_raises_fails_its_own_task_alone() -> None:
     assert rendezvous.merging == "on"
 
 
+def test_a_task_that_raises_what_is_no_exception_fails_alone_as_well() -> None:
+    class Panic(BaseException):
+        """As compiled libraries raise, such as tokenizers."""
+
+    def panic() -> None:
+        raise Panic("index out of range")
+
+    outcomes = finish(rendezvous_at(Doubler()), [Task("panic", panic), Task("fine", lambda: 1)])
+
+    assert isinstance(outcomes["panic"].error, Panic)
+    assert outcomes["fine"].result == 1
+
+
 def test_a_merged_forward_that_runs_out_of_memory_is_split_and_the_width_remembered() -> None:
     module = LimitedMemory(max_rows=3)
     rendezvous = rendezvous_at(module)
