@@ -87,7 +87,7 @@ def judge(sound: Sound, sound_dir: Path, data_dir: Path) -> tuple[str, str, str]
     library = by_library(sound, data_dir)
     told = _told(library)
     if isinstance(ours, Refused):
-        return _refused(ours, library, reference, data_dir), f"{ours.message} [{ours.detail[:200]}]", told
+        return refused(ours, library, reference, data_dir), f"{ours.message} [{ours.detail[:200]}]", told
     files = _weights(data_dir)
     if strange := _new(from_nowhere(ours.modules, files), reference.from_nowhere):
         return "from nowhere", ", ".join(strange)[:400], told
@@ -106,7 +106,7 @@ def _told(library: Outcome) -> str:
             return "serves it"
 
 
-def _refused(ours: Refused, library: Outcome, reference: Reference, data_dir: Path) -> str:
+def refused(ours: Refused, library: Outcome, reference: Reference, data_dir: Path) -> str:
     if str(data_dir) in ours.message or "Traceback" in ours.message:
         return "leak"
     if ours.message == "out of memory":

@@ -27,6 +27,7 @@ import common
 from benchmarks.damage_copy import CHECKPOINT
 from benchmarks.damage_families import SOUND
 from benchmarks.damage_pool import quiet, run
+from benchmarks.damage_server import run_over_http
 from benchmarks.damage_verdict import FAILURES, Case, Row
 
 REPORTED = (
@@ -66,9 +67,10 @@ def main() -> int:
         scratch = Path(folder)
         write_sound(scratch, {case.sound for case in cases})
         if arguments.server:
-            from benchmarks.damage_server import run_over_http
-
-            return run_over_http(cases, scratch, arguments.seed)
+            report = common.Report("damaged checkpoints over HTTP")
+            run_over_http(cases, scratch, arguments.seed, report)
+            report.save(arguments.json)
+            return int(any(row["ok"] is False for row in report.rows))
         rows = []
         for row in run(cases, scratch, arguments.seed, arguments.children):
             rows.append(row)
