@@ -7,7 +7,7 @@ checkpoint names is looked up in the library that defines it before anything is 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from models.files.json_files import read_config
 from models.files.model_index import components
 from models.files.safety import check_folder
 from models.loading.component_classes import component_class
-from models.loading.components import OFFLINE, open_component, open_components
+from models.loading.components import OFFLINE, errors_named, open_component, open_components
 from models.loading.noise_scheduler import apply_scheduler_settings
 from models.loading.options import apply_options, denoiser_quantization, enable_offload
-from models.loading.read_check import check_is_filled, check_reads, watch_single_files
+from models.loading.read_check import check_is_filled
 from models.loading.shared_weights import SharedWeights
 from models.loading.single_file import has_component, open_parts_of_file, open_vae
 from models.loading.vocabulary_check import check_vocabularies
@@ -53,29 +53,18 @@ def pipeline_builder(
 
     def build() -> tuple[Any, list[str]]:
         parts: dict[str, Any] = {}
-        notes: list[str] = []
         # Embeddings add words to the encoder and offload moves its weights: such an encoder cannot be shared.
         exclusive = offload or bool(spec.embedding_paths)
         sharing = {} if exclusive else {name: identity for name, (identity, _) in spec.shareable.items()}
         for name, identity in sharing.items():
             if (part := shared.borrow(identity, dtype, configs / name, device)) is not None:
                 parts[name] = part
-        with watch_single_files() as single_files:
-            if spec.vae_path is not None:
-                parts["vae"], notes = _replacement_vae(classes["vae"], spec.vae_path, configs, dtype)
-            # The library requires an explicit None for a component that was saved as null (an SD 3 without T5).
-            nulls = [name for name in model_index if _is_null(model_index[name])]
-            parts |= {name: None for name in nulls if has_component(pipeline_class, name)}
-            if path.is_file():
-                lacking = {name: cls for name, cls in classes.items() if name not in parts}
-                parts |= open_parts_of_file(path, pipeline_class, lacking, configs, dtype)
-            pipeline, left_out = _open_folder(spec, pipeline_class, classes, configs, dtype, parts)
-            notes += left_out
+        notes = _open_parts(spec, pipeline_class, model_index, classes, configs, dtype, parts)
+        pipeline = _put_together(pipeline_class, configs, dtype, parts)
         apply_scheduler_settings(pipeline, spec)
-        for name, module in _modules(pipeline):
-            if (reads := single_files.of(module)) is not None:
-                notes += check_reads(name, module, reads)
-            check_is_filled(name, module)
+        for name, part in pipeline.components.items():
+            if isinstance(part, torch.nn.Module):
+                check_is_filled(name, part)
         notes += check_vocabularies(pipeline)
         apply_options(pipeline, spec, dtype)
         if offload:
@@ -89,34 +78,42 @@ def pipeline_builder(
     return build
 
 
-def _open_folder(
+def _open_parts(
     spec: ModelSpec,
     pipeline_class: Any,
-    classes: dict[str, Any],
+    model_index: Mapping[str, object],
+    classes: Mapping[str, Any],
     configs: Path,
     dtype: torch.dtype,
     parts: dict[str, Any],
-) -> tuple[Any, list[str]]:
-    """Opens the components of a pipeline folder that are not in `parts` yet, and puts all together."""
-    wanted = {name: cls for name, cls in classes.items() if name not in parts}
-    opened, notes = open_components(configs, wanted, dtype, denoiser_quantization(spec, wanted))
-    pipeline = pipeline_class.from_pretrained(
-        configs, dtype=dtype, trust_remote_code=False, **parts, **opened, **OFFLINE
-    )
-    return pipeline, notes
+) -> list[str]:
+    """Adds every component that is not in `parts` yet. Returns sentences about what was left out of their files."""
+    notes: list[str] = []
+    # The library requires an explicit None for a component that was saved as null (an SD 3 without T5).
+    nulls = [name for name in model_index if _is_null(model_index[name])]
+    parts |= {name: None for name in nulls if has_component(pipeline_class, name)}
+
+    def lacking() -> dict[str, Any]:
+        return {name: cls for name, cls in classes.items() if name not in parts}
+
+    if spec.vae_path is not None:
+        if spec.vae_path.is_file():
+            parts["vae"], found = open_vae(classes["vae"], spec.vae_path, configs, dtype)
+        else:
+            parts["vae"], found = open_component("vae", classes["vae"], spec.vae_path, dtype)
+        notes += found
+    if spec.path is not None and spec.path.is_file():
+        of_file, found = open_parts_of_file(spec.path, pipeline_class, lacking(), configs, dtype)
+        parts |= of_file
+        notes += found
+    of_folder, found = open_components(configs, lacking(), dtype, denoiser_quantization(spec, lacking()))
+    parts |= of_folder
+    return notes + found
 
 
-def _replacement_vae(cls: Any, path: Path, configs: Path, dtype: torch.dtype) -> tuple[Any, list[str]]:
-    """Opens the VAE that `load.vae` names, a file or a folder."""
-    if path.is_file():
-        return open_vae(cls, path, configs, dtype), []
-    return open_component("vae", cls, path, dtype)
-
-
-def _modules(pipeline: Any) -> Iterator[tuple[str, torch.nn.Module]]:
-    for name, part in pipeline.components.items():
-        if isinstance(part, torch.nn.Module):
-            yield name, part
+def _put_together(pipeline_class: Any, configs: Path, dtype: torch.dtype, parts: dict[str, Any]) -> Any:
+    with errors_named("the pipeline", pipeline_class):
+        return pipeline_class.from_pretrained(configs, dtype=dtype, trust_remote_code=False, **parts, **OFFLINE)
 
 
 def _is_null(listed: object) -> bool:

@@ -72,6 +72,8 @@ def errors_named(name: str, cls: Any, *, quantized: bool = False) -> Iterator[No
         elif (found := OTHER_SHAPE.search(str(error))) is not None:
             in_module, in_file = (tuple(map(int, filter(None, found[i].split(", ")))) for i in (2, 3))
             message = other_shape(name, found[1], in_file, in_module)
+        elif isinstance(error, ImportError) and (package := named_in(str(error))) is not None:
+            message = f"{name} needs {how_to_install([package])}"
         raise BadModel(message, detail=detail) from error
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from models.checkpoint.denoiser_input import DENOISERS
 from models.errors import BadModel
-from models.load_options import DENOISERS, SDXL_EMBEDDINGS
+from models.load_options import SDXL_EMBEDDINGS
 from models.spec import ModelSpec
 from pipelines.device import is_fatal, is_out_of_memory
 

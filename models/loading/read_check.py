@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -68,58 +68,55 @@ def check_is_filled(component: str, module: torch.nn.Module) -> None:
         raise BadModel(f"{component} lacks {_tensors(empty)} that its config needs", detail=", ".join(empty))
 
 
-@dataclass(slots=True)
-class SingleFileReads:
-    """What the single-file loaders of diffusers put into each module; they report nothing themselves."""
-
-    _read: list[tuple[torch.nn.Module, dict[str, tuple[int, ...]]]] = field(default_factory=list)
-
-    def of(self, module: torch.nn.Module) -> Reads | None:
-        """Returns None for a module that came from no single file."""
-        found = next((shapes for read, shapes in self._read if read is module), None)
-        if found is None:
-            return None
-        tensors = dict(_tensors_of(module))
-        kept = module.state_dict(keep_vars=True).keys()
-        filled = {id(tensors[name]) for name in found if name in tensors}
-        ignored = getattr(type(module), "_keys_to_ignore_on_load_unexpected", None) or ()
-        return Reads(
-            missing=[name for name in kept if name in tensors and id(tensors[name]) not in filled],  # not tied either
-            unexpected=[
-                name for name in found if name not in kept and not any(re.search(pattern, name) for pattern in ignored)
-            ],
-        )
-
-
 @contextmanager
-def watch_single_files() -> Iterator[SingleFileReads]:
-    """Records what diffusers reads from single files within this context.
+def single_file_checked(component: str) -> Iterator[list[str]]:
+    """Checks what diffusers reads from a single file within this context; its single-file loaders report nothing.
 
-    It replaces the one function with which diffusers 0.42 fills the modules of a single file. A tensor of another shape
-    raises `BadModel` there, with its name.
+    Yields the list that gets the sentences of `check_reads`. It replaces the one function with which diffusers 0.42
+    fills the modules of a single file, which raises `BadModel` then.
     """
     from diffusers.loaders import single_file_model, single_file_utils
 
-    reads = SingleFileReads()
+    notes: list[str] = []
     fill = single_file_model.load_model_dict_into_meta
 
-    def record(model: torch.nn.Module, state: Mapping[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+    def fill_and_check(module: torch.nn.Module, state: Mapping[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+        mismatched: list[tuple[str, Sequence[int], Sequence[int]]] = []
         if kwargs.get("hf_quantizer") is None:  # a packed tensor has another shape than the module
-            expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-            for name, tensor in state.items():
-                if name in expected and expected[name] != tensor.shape:
-                    check_reads(type(model).__name__, model, Reads(mismatched=[(name, tensor.shape, expected[name])]))
-        reads._read.append((model, {name: tuple(tensor.shape) for name, tensor in state.items()}))
-        return fill(model, state, *args, **kwargs)
+            shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+            mismatched = [
+                (name, tensor.shape, shapes[name])
+                for name, tensor in state.items()
+                if name in shapes and shapes[name] != tensor.shape
+            ]
+        check_reads(component, module, Reads(mismatched=mismatched))
+        result = fill(module, state, *args, **kwargs)
+        notes.extend(check_reads(component, module, _reads_of(module, state)))
+        return result
 
     loaders = (single_file_model, single_file_utils)
     for loader in loaders:
-        loader.load_model_dict_into_meta = record
+        loader.load_model_dict_into_meta = fill_and_check
     try:
-        yield reads
+        yield notes
     finally:
         for loader in loaders:
             loader.load_model_dict_into_meta = fill
+
+
+def _reads_of(module: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> Reads:
+    """Compares the names in a module with those it was filled from."""
+    tensors = dict(_tensors_of(module))
+    kept = module.state_dict(keep_vars=True).keys()
+    filled = {id(tensors[name]) for name in state if name in tensors}
+    tied: Mapping[str, str] = getattr(module, "all_tied_weights_keys", {})
+    ignored = getattr(type(module), "_keys_to_ignore_on_load_unexpected", None) or ()
+    return Reads(
+        missing=[name for name in kept if id(tensors[name]) not in filled and tied.get(name) not in state],
+        unexpected=[
+            name for name in state if name not in kept and not any(re.search(pattern, name) for pattern in ignored)
+        ],
+    )
 
 
 def _tensors_of(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -14,7 +14,8 @@ import torch
 
 from models.checkpoint.single_file import CLIPS, T5S, belongs_to, has_all_parts, omitted_components, parts_in_file
 from models.files.weight_header import tensors_of
-from models.loading.components import OFFLINE
+from models.loading.components import OFFLINE, errors_named
+from models.loading.read_check import single_file_checked
 from models.loading.tensors_of_file import read_gguf_tensors, read_tensors
 
 LDM_UNET = "model.diffusion_model."  # the library converts a U-Net in the original layout only under this prefix
@@ -23,14 +24,20 @@ OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".
 
 def open_parts_of_file(
     file: Path, pipeline_class: Any, classes: Mapping[str, Any], configs: Path, dtype: torch.dtype
-) -> dict[str, Any]:
-    """Returns the components that the file has, and None for those that are left out."""
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns the components that the file has, and None for those that are left out, by name.
+
+    Also returns sentences about tensors that were left out by intention. Raises `BadModel` that names the component.
+    """
     left_out = [*omitted_components(file, configs), *(("safety_checker",) if has_all_parts(file) else ())]
-    parts = {name: None for name in left_out if has_component(pipeline_class, name)}
+    parts: dict[str, Any] = {name: None for name in left_out if has_component(pipeline_class, name)}
+    notes: list[str] = []
     in_file = parts_in_file(file, {name: cls.__name__ for name, cls in classes.items()})
-    return parts | {
-        name: _open_part(file, prefix, name, classes[name], configs, dtype) for name, prefix in in_file.items()
-    }
+    for name, prefix in in_file.items():
+        with errors_named(name, classes[name]), single_file_checked(name) as left_out_tensors:
+            parts[name] = _open_part(file, prefix, name, classes[name], configs, dtype)
+        notes += left_out_tensors
+    return parts, notes
 
 
 def _open_part(file: Path, prefix: str, name: str, cls: Any, configs: Path, dtype: torch.dtype) -> Any:
@@ -64,14 +71,18 @@ def _open_text_encoder(tensors: dict[str, Any], name: str, cls: Any, configs: Pa
     return module
 
 
-def open_vae(cls: Any, file: Path, configs: Path, dtype: torch.dtype) -> Any:
-    """Opens a VAE whose config is that of `configs`: a file has none, and diffusers would look for one on the hub."""
+def open_vae(cls: Any, file: Path, configs: Path, dtype: torch.dtype) -> tuple[Any, list[str]]:
+    """Opens a VAE whose config is that of `configs`: a file has none, and diffusers would look for one on the hub.
+
+    Returns it with sentences about tensors that were left out by intention.
+    """
     prefix = parts_in_file(file, {"vae": cls.__name__}).get("vae", "")
     names = [name for name in tensors_of(file) if name.startswith(prefix)]
     tensors = _without_prefix(read_tensors(file, names, dtype), prefix)
     for old, new in OLD_ATTENTION.items():
         tensors = {name.replace(old, new) if ".attentions." in name else name: t for name, t in tensors.items()}
-    return _from_tensors(tensors, "vae", cls, configs, dtype=dtype)
+    with errors_named("vae", cls), single_file_checked("vae") as notes:
+        return _from_tensors(tensors, "vae", cls, configs, dtype=dtype), notes
 
 
 def _from_tensors(tensors: dict[str, Any], name: str, cls: Any, configs: Path, **options: Any) -> Any:
