@@ -51,11 +51,11 @@ class Dispatch:
         try:
             self._metrics.count(event)  # first, because metrics look up jobs that the event may end
         except Exception:
-            logger.exception("event not counted", extra={"event": type(event).__name__})
+            logger.exception("event not counted", extra={"kind": type(event).__name__})
         try:
             self._handle(event)
         except Exception:
-            logger.exception("event not handled", extra={"event": type(event).__name__})
+            logger.exception("event not handled", extra={"kind": type(event).__name__})
             if isinstance(event, JobStarted | OutputReady | JobFailed | JobCanceled):
                 self._results.fail_internal(event.job_id)
 

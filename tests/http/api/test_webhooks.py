@@ -61,6 +61,24 @@ async def pending(f: Front) -> int:
     return len(await f.database.read(lambda conn: store.due(conn, far, 100)))
 
 
+async def test_a_call_that_cannot_be_made_is_tried_later_and_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    receiver = Receiver()
+    async with front(tmp_path, webhooks=receiver.network) as f:
+        broken, fine = await f.submit(webhook_url=URL), await f.submit(webhook_url=URL)
+        for job_id in (broken, fine):
+            f.engine.start_job(job_id)
+            f.engine.render(job_id)
+        await f.settle()
+
+        async def describe(key_id: str, job_id: str) -> Any:
+            return {"jobId": job_id, "odd": object()} if job_id == broken else {"jobId": job_id}  # is no JSON
+
+        await f.service.webhooks.deliver(describe)
+
+        assert [json.loads(body)["data"]["jobId"] for _, _, body, _ in receiver.calls] == [fine]
+        assert await pending(f) == 1
+
+
 @pytest.mark.parametrize("ended", ["completed", "failed", "canceled"])
 async def test_each_end_of_a_job_makes_one_signed_call(tmp_path: Path, ended: str) -> None:
     receiver = Receiver()
