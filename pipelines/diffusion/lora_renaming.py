@@ -18,6 +18,7 @@ from pipelines.diffusion.lora_provenance import Traced
 
 State: TypeAlias = dict[str, torch.Tensor]
 Parts: TypeAlias = dict[str, torch.Tensor]  # part → tensor, of one layer
+OTHER_PARTS = (".weight", ".bias", ".diff", ".diff_b")  # parts that some conversions of diffusers read
 Convert: TypeAlias = Callable[[State], tuple[State, Mapping[str, Any]]]  # diffusers' own; also returns alphas by layer
 
 
@@ -27,10 +28,12 @@ def by_layers_of_the_pipeline(name: str, file: LoraFile, spelled: LayerNames, co
     others = [layer for layer, parts in own.items() if layer not in spelled.known and is_whole(parts)]
     if any(layer in spelled.known for layer in own) and not _of_other_code(file) and spelled.speaks_for(others):
         return own
+    # One name that is not of a LoRA would make diffusers refuse the whole file.
+    tensors = {key: tensor for key, tensor in file.tensors.items() if split(key) or key.endswith(OTHER_PARTS)}
     found, failure = [own], None
     for spelling in (dict, _in_peft_names, _in_kohya_names, lambda tensors: renamed(_in_peft_names(tensors))):
         try:
-            converted, alphas = convert(spelling(file.tensors))
+            converted, alphas = convert(spelling(tensors))
         except Exception as error:  # noqa: BLE001  the library raises many kinds, about names and shapes
             failure = failure or error
             continue
