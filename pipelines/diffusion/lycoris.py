@@ -92,9 +92,8 @@ def _pair(parts: State, name: str, core: str) -> tuple[torch.Tensor, torch.Tenso
     a, b = parts[f"{name}_a"].float(), parts[f"{name}_b"].float().flatten(1)
     if core not in parts:
         return a, b
-    return a.T.contiguous(), _through(
-        parts[core].float(), b
-    )  # with a core, LyCORIS stores this factor with its rank first
+    # With a core, LyCORIS stores this factor with its rank first.
+    return a.T.contiguous(), _through(parts[core].float(), b)
 
 
 def _lokr(parts: State) -> tuple[torch.Tensor, torch.Tensor, int | None]:
