@@ -149,6 +149,7 @@ class RunningEntry:
 class LoadError:
     message: str  # for clients
     detail: str  # for admins: paths and the text of libraries
+    retryable: bool = True  # False: the files are at fault, so another load ends the same until they change
 
 
 @dataclass(frozen=True, slots=True)

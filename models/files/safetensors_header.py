@@ -48,12 +48,10 @@ def read_safetensors_header(path: Path) -> dict[str, Tensor]:
 
 
 def read_safetensors_metadata(path: Path) -> dict[str, str]:
-    """Returns what the author of the file wrote about it, and no entry that is not text."""
+    """Returns what the author of the file wrote about it."""
     entries, _ = _read_entries(path)
     metadata = entries.get("__metadata__")
-    return (
-        {key: value for key, value in metadata.items() if isinstance(value, str)} if isinstance(metadata, dict) else {}
-    )
+    return dict(metadata) if isinstance(metadata, dict) else {}
 
 
 def _read_entries(path: Path) -> tuple[dict[str, object], int]:
@@ -71,6 +69,10 @@ def _read_entries(path: Path) -> tuple[dict[str, object], int]:
         entries = parse_json(file.read(header_bytes), path.name, unique=True)
     if not isinstance(entries, dict):
         raise BadModel(f"{path.name}: the header is not an object", detail=str(path))
+    metadata = entries.get("__metadata__")
+    texts = isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
+    if metadata is not None and not texts:
+        raise BadModel(f"{path.name}: its metadata is not an object of texts", detail=str(path))
     return entries, header_bytes
 
 

@@ -68,7 +68,9 @@ def check_folder(folder: Path, *, weights: bool = True) -> None:
             _check_model_folder(folder)
         return
     model_index = read_config(index)
-    if not isinstance(model_index.get("_class_name"), str):
+    if "_class_name" not in model_index:
+        raise BadModel("model_index.json names no pipeline class (_class_name)")
+    if not isinstance(model_index["_class_name"], str):
         raise BadModel("model_index.json names a pipeline with code of its own")
     _check_keys(model_index, index, native=True)
     for name in components(model_index):

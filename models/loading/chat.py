@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from models.files.weight_files import variant
+from models.loading.components import errors_named
 from models.loading.options import chat_quantization
 from models.loading.read_check import Reads, check_is_filled, check_reads
 from models.loading.shared_weights import SharedWeights
@@ -23,7 +24,7 @@ def open_chat(
     Weights that another model has on this device already are shared with it. Raises `BadModel`, and what the library
     raises.
     """
-    from transformers import AutoTokenizer, GgufConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     if path.is_file():
@@ -32,12 +33,14 @@ def open_chat(
     else:
         folder = path
         options = {"use_safetensors": True, "variant": variant([path]), **chat_quantization(spec)}
-    tokenizer = AutoTokenizer.from_pretrained(folder, **where)
+    with errors_named("the tokenizer", AutoTokenizer):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **where)
     identity = spec.shareable["model"][0] if "model" in spec.shareable and not spec.load.quantization else None
     model = None if identity is None else shared.borrow(identity, dtype, path, device)
     notes: list[str] = []
     if model is None:
-        model, notes = _open_model(folder, dtype, options | where)
+        with errors_named("the language model", AutoModelForCausalLM, quantized=spec.load.quantization is not None):
+            model, notes = _open_model(folder, dtype, options | where)
         model = model.to(device).eval().requires_grad_(False)
     if identity is not None:
         shared.offer(identity, dtype, model)
@@ -56,7 +59,7 @@ def _open_model(folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> tu
         **options,
     )
     reads = Reads.from_loading_info(info)
-    if getattr(model.config, "quantization_config", None) is not None:
+    if getattr(model, "hf_quantizer", None) is not None:
         reads = Reads(missing=reads.missing)  # quantized layers have other names and shapes than their files
     notes = check_reads("the language model", model, reads)
     check_is_filled("the language model", model)

@@ -96,7 +96,7 @@ def _open_module(
         parameters = dict(module.named_parameters())
         missing = [tensor for tensor in reads.missing if tensor not in parameters or parameters[tensor].is_meta]
         reads = replace(reads, missing=missing)
-    if quantization is not None:
+    if getattr(module, "hf_quantizer", None) is not None:
         reads = Reads(missing=reads.missing)  # quantized layers have other names and shapes than their files
     notes = check_reads(name, module, reads)
     check_is_filled(name, module)

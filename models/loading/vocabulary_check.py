@@ -16,8 +16,19 @@ def check_vocabularies(pipeline: Any) -> list[str]:
     for name, tokenizer in pipeline.components.items():
         encoder = getattr(pipeline, name.replace("tokenizer", "text_encoder"), None)
         if name.startswith("tokenizer") and tokenizer is not None and encoder is not None:
-            notes += check_vocabulary(name, getattr(tokenizer, "tokenizer", tokenizer), encoder)
+            tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a vision-language processor
+            notes += check_vocabulary(name, tokenizer, encoder)
+            _check_marks(name, tokenizer, encoder)
     return notes
+
+
+def _check_marks(name: str, tokenizer: Any, encoder: Any) -> None:
+    """Raises `BadModel` when a token that frames or pads every prompt has no embedding."""
+    n_rows = embedding_rows(encoder)
+    for mark in ("bos_token", "eos_token", "pad_token"):
+        number = getattr(tokenizer, f"{mark}_id", None)
+        if n_rows is not None and isinstance(number, int) and number >= n_rows:
+            raise BadModel(f"{name}: its {mark} is number {number}, its model has embeddings for {n_rows}")
 
 
 def check_vocabulary(name: str, tokenizer: Any, model: Any) -> list[str]:

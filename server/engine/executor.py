@@ -100,7 +100,7 @@ class Executor:
     def _submit(self, job: Job, at: float) -> None:
         cooldown = self._scheduler.cooldowns.get(job.model)
         if cooldown is not None and cooldown.until > self._clock():
-            self._outbox.put(JobFailed(job.id, "model_load_failed", cooldown.error.message, True))
+            self._outbox.put(JobFailed(job.id, "model_load_failed", cooldown.error.message, cooldown.error.retryable))
             return
         try:
             self._scheduler.residency.bytes_to_load(job.model)
@@ -162,17 +162,17 @@ class Executor:
 
     def _load(self, model: str) -> None:
         self.busy_until = self._clock() + LOAD_LIMIT_S
-        reason = self._model_loader.load(model)
+        error = self._model_loader.load(model)
         self.busy_until = None
-        if reason is not None:
-            self._fail_waiting(model, reason)
+        if error is not None:
+            self._fail_waiting(model, error.message, error.retryable)
         elif model in self.lanes:
             self._update_next_step(model)
 
-    def _fail_waiting(self, model: str, reason: str) -> None:
+    def _fail_waiting(self, model: str, reason: str, retryable: bool = True) -> None:
         for waiting in self._scheduler.queue.of_model(model):
             self._scheduler.withdraw(waiting.job.id)
-            self._outbox.put(JobFailed(waiting.job.id, "model_load_failed", reason, True))
+            self._outbox.put(JobFailed(waiting.job.id, "model_load_failed", reason, retryable))
 
     def _fail_running(self, model: str) -> None:
         """Fail the running jobs of a model whose weights do not fit back onto the device, and evict the model."""

@@ -53,7 +53,8 @@ def _load_error(model: str, error: BaseException, ran_out_of_memory: bool) -> Lo
     """Only the messages of `ModelsError` are written for clients; the text of any other error is for admins."""
     if isinstance(error, ModelsError):
         cause = error.__cause__
-        return LoadError(error.message, error.detail or ("" if cause is None else f"{type(cause).__name__}: {cause}"))
+        detail = error.detail or ("" if cause is None else f"{type(cause).__name__}: {cause}")
+        return LoadError(error.message, detail, retryable=False)
     reason = ": the device has too little free memory" if ran_out_of_memory else ""
     return LoadError(f"The model {model} failed to load{reason}.", f"{type(error).__name__}: {error}")
 
@@ -90,8 +91,8 @@ class ModelLoader:
         finally:
             self._inbox.put(FilesRead(model, self._clock() - began))
 
-    def load(self, model: str) -> str | None:
-        """Load the model. Returns why that failed, to be shown to the clients of waiting jobs.
+    def load(self, model: str) -> LoadError | None:
+        """Load the model. Returns why that failed.
 
         None: the model is loaded, or it ran out of memory and will be tried once more with more memory.
         """
@@ -128,8 +129,8 @@ class ModelLoader:
         scheduler.placed(model, lane.components, lane.parked)
         logger.info("model loaded", extra={"model": model, "bytes": lane.weight_bytes, "ms": round(seconds * 1000)})
 
-    def _failed(self, model: str, error: LoadError) -> str:
-        return self._scheduler.load_failed(model, self._clock(), error).error.message
+    def _failed(self, model: str, error: LoadError) -> LoadError:
+        return self._scheduler.load_failed(model, self._clock(), error).error
 
     def evict(self, model: str) -> None:
         before, began = self._device.read_memory(), self._clock()

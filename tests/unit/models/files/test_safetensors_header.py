@@ -90,3 +90,11 @@ def test_a_safetensors_file_with_any_byte_changed_is_read_or_refused(
     except BadModel:
         return
     assert sum(tensor.elements for tensor in tensors.values()) < 100
+
+
+@pytest.mark.parametrize("metadata", [{"a": {"b": "c"}}, {"a": 1}, ["a"], "a"])
+def test_metadata_that_the_library_cannot_read_is_refused(tmp_path: Path, metadata: object) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(safetensors_bytes({"a": ("F32", [1], 4)}, __metadata__=metadata))
+    with pytest.raises(BadModel, match="metadata"):
+        read_safetensors_header(path)

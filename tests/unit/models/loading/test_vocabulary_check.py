@@ -25,6 +25,14 @@ def test_a_pipeline_whose_vocabulary_is_larger_than_the_embeddings_is_refused() 
         check_vocabularies(pipeline)
 
 
+def test_a_token_that_ends_every_prompt_has_to_have_an_embedding() -> None:
+    pipeline = FAMILIES["sd15"].build()
+    pipeline.tokenizer.add_special_tokens({"eos_token": "<another>"})
+
+    with pytest.raises(BadModel, match="tokenizer: its eos_token is number"):
+        check_vocabularies(pipeline)
+
+
 def test_an_added_token_beyond_the_embeddings_is_told() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens(["[UNTRAINED]"])

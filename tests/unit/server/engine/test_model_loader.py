@@ -33,8 +33,8 @@ def raising(error: BaseException, cause: BaseException | None = None) -> Callabl
     [
         (ValueError("of a library"), None, LoadError("The model m failed to load.", "ValueError: of a library")),
         (Panic("of Rust"), None, LoadError("The model m failed to load.", "Panic: of Rust")),
-        (LoadFailed("m is odd.", detail="/x is odd"), None, LoadError("m is odd.", "/x is odd")),
-        (LoadFailed("m is odd."), OSError("/x"), LoadError("m is odd.", "OSError: /x")),
+        (LoadFailed("m is odd.", detail="/x is odd"), None, LoadError("m is odd.", "/x is odd", retryable=False)),
+        (LoadFailed("m is odd."), OSError("/x"), LoadError("m is odd.", "OSError: /x", retryable=False)),
         (
             MemoryError(),
             None,
@@ -55,7 +55,7 @@ def test_a_failed_load_keeps_the_librarys_own_error_apart_from_what_clients_read
     )
     loader = ModelLoader(scheduler, device, {}, queue.SimpleQueue(), lambda: 0.0)
 
-    assert loader.load("m") == expected.message
+    assert loader.load("m") == expected
     assert scheduler.cooldowns["m"].error == expected
 
 
