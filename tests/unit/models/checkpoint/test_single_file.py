@@ -251,3 +251,22 @@ def test_a_vae_file_of_another_family_is_refused(tmp_path: Path, name: str, word
     (refused,) = open_catalogue(tmp_path, '[models.m]\nsource = "sd"\nload.vae = "./vae.safetensors"\n').refused
 
     assert words in refused.reason
+
+
+def notes_of(root: Path, names: list[str]) -> tuple[str, ...]:
+    """Returns the notes of a file with these tensors, and a Stable Diffusion as its base."""
+    stable_diffusion_folder(root / "base", unet=["diffusers", "UNet2DConditionModel"])
+    (root / "one.safetensors").write_bytes(safetensors_bytes({name: ("F16", [2], 4) for name in names}))
+    return open_catalogue(root, '[models.one]\nsource = "one.safetensors"\nload.base = "base"\n').get("one").notes
+
+
+def test_ema_copies_beside_the_weights_are_told_and_not_used(tmp_path: Path) -> None:
+    notes = notes_of(tmp_path, ["model.diffusion_model.out.2.bias", "model_ema.diffusion_modelout2bias"])
+
+    assert notes == ("The EMA copies in the file (model_ema.…) are not used: the weights beside them are.",)
+
+
+def test_a_file_of_sd_2_is_said_to_be_sampled_as_its_base(tmp_path: Path) -> None:
+    notes = notes_of(tmp_path, ["model.diffusion_model.out.2.bias", "cond_stage_model.model.token_embedding.weight"])
+
+    assert notes == ("Sampled as epsilon, as its base: the file does not say.",)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.families import FAMILIES
 from models.catalogue import Catalogue
-from models.loading.tensors_of_file import read_gguf_tensors, unscaled
+from models.loading.tensors_of_file import unscaled
 from tests.support.catalogues import open_catalogue
 from tests.support.lanes.lane_play import direct, gap, request
 from tests.support.lanes.loaded_models import load_and_render, load_diffusion, render
@@ -192,20 +192,35 @@ def test_a_gguf_with_a_tensor_of_five_dimensions_makes_the_clip_of_its_pipeline(
     assert one.weight_bytes < whole.weight_bytes
 
 
-def test_a_convolution_that_was_packed_in_another_shape_is_unpacked_into_its_own(tmp_path: Path) -> None:
-    convolution = torch.linspace(-1, 1, 16 * 4 * 3 * 3).reshape(16, 4, 3, 3)
-    writer = gguf.GGUFWriter(tmp_path / "unet.gguf", "sd1")
-    kind = gguf.GGMLQuantizationType.Q8_0
-    writer.add_array("comfy.gguf.orig_shape.conv.weight", [16, 4, 3, 3])
-    writer.add_tensor("conv.weight", gguf.quantize(convolution.reshape(-1, 64).numpy(), kind), raw_dtype=kind)
+@pytest.mark.slow
+def test_a_gguf_of_a_unet_makes_nearly_the_picture_of_its_pipeline(tmp_path: Path) -> None:
+    """Convolutions of 3x3 fill no block of a packed type: as in published files, they were packed in another shape."""
+    pipeline = tiny_pipeline(xl=False)
+    config = {**pipeline.unet.config, "block_out_channels": (32, 32, 32, 32), "norm_num_groups": 8}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pipeline.unet = diffusers.UNet2DConditionModel.from_config(config)
+    pipeline.save_pretrained(tmp_path / "base")
+    weights = unet_of(load_file(tmp_path / "base/unet/diffusion_pytorch_model.safetensors"), 2)
+    writer, kind = gguf.GGUFWriter(tmp_path / "unet.gguf", "sd1"), gguf.GGMLQuantizationType.Q8_0
+    for name, tensor in weights.items():
+        rows = tensor.float().reshape(-1, 256) if tensor.ndim == 4 and tensor.numel() % 256 == 0 else tensor.float()
+        if rows.shape != tensor.shape:
+            writer.add_array(f"comfy.gguf.orig_shape.{name}", list(tensor.shape))
+        if rows.ndim == 2 and rows.shape[1] % 32 == 0:
+            writer.add_tensor(name, gguf.quantize(rows.numpy(), kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, rows.numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    toml = '[models.whole]\nsource = "base"\n[models.one]\nsource = "unet.gguf"\nload.base = "base"\n'
+    found = open_catalogue(tmp_path, toml)
+    lane = load_diffusion(found.get("one"), merging="off")
 
-    found = read_gguf_tensors(tmp_path / "unet.gguf", torch.float32)["conv.weight"]
-
-    torch.testing.assert_close(found, convolution, atol=0.01, rtol=0)
+    assert lane.weight_bytes == pytest.approx(found.get("one").weight_bytes, rel=0.005)
+    assert 0 < gap(render(lane), load_and_render(found.get("whole"))) < 0.02
 
 
 # Bytes
