@@ -59,8 +59,9 @@ class Catalogue:
         self._defaults = defaults or {}
         self._read = read
         self._current = self._snapshot({spec.name: spec for spec in specs}, tuple(refused))
+        away = {model.name for model in self.refused}  # such a default is back once its files are
         for kind, name in self._defaults.items():
-            if name is not None and self.get(name).type != kind:
+            if name is not None and name not in away and self.get(name).type != kind:
                 raise BadConfig(f"the default {kind} model '{name}' makes {self.get(name).type}")
 
     @classmethod

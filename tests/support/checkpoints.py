@@ -57,7 +57,7 @@ def diffusion_folder(
         write_json(folder / "vae" / "config.json", vae)
         (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(ONE_F16)
     signature = pipeline_signature(pipeline)
-    nulls = {} if signature is None else dict.fromkeys(signature.required, [None, None])
+    nulls = {} if signature is None else {name: [None, None] for name in signature.required}
     write_json(folder / "model_index.json", {"_class_name": pipeline, **nulls, **listed, **index})
     write_json(folder / denoiser_name / "config.json", denoiser)
     (folder / denoiser_name / "diffusion_pytorch_model.safetensors").write_bytes(ONE_F16)

@@ -147,9 +147,7 @@ async def front(
             keys = {plan: (await database.write(_new_key(plan, plan))) for plan in ("free", "pro", "enterprise")}
             keys["admin"] = await database.write(_new_key("admin", "enterprise", "admin"))
             keys["other"] = await database.write(_new_key("other", "enterprise"))
-        library = Library(
-            catalogue=catalogue, toml=folder / "models.toml", engine=engine, cache_dir=folder / "cache"
-        )
+        library = Library(catalogue=catalogue, toml=folder / "models.toml", engine=engine, cache_dir=folder / "cache")
         pulls = Pulls(
             library=library,
             folder=folder / "pulls",

