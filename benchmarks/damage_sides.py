@@ -144,7 +144,8 @@ def by_library(sound: Sound, data_dir: Path) -> Outcome:
     try:
         if isinstance(opened, tuple):
             return Opened(modules, _generated(*opened))
-        return Opened(modules, direct(opened, _request(sound)))
+        picture = direct(opened, _request(sound))
+        return Opened(modules, picture if bool(np.isfinite(picture).all()) else Refused("the pixels are no numbers"))
     except Exception as error:  # noqa: BLE001  # as above
         return Opened(modules, Refused(f"{type(error).__name__}: {error}"))
 

@@ -23,7 +23,9 @@ BROKEN = re.compile(r"weights are broken|not numbers|single color")  # the trial
 VAGUE = re.compile(r"its files do not fit its pipeline|refused the arguments|trial failed|failed on this job|^$")
 # A reason names a file, component, tensor or key: a word with an underscore, dot, slash or hyphen inside, something in
 # quotes, or one of the parts of a model.
-NAMED = re.compile(r"\w[._/-]\w|'[^']+'|\b(unet|vae|transformer|tokenizer|scheduler|language model|chat template)\b")
+NAMED = re.compile(
+    r"\w[._/-]\w|'[^']+'|\b(unet|vae|transformer|tokenizer|scheduler|tensors|text encoder|language model|chat template)\b"
+)
 
 
 @dataclass(frozen=True, slots=True)
