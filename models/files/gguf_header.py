@@ -22,6 +22,7 @@ Value: TypeAlias = int | float | bool | str | list[int] | list[float] | list[boo
 MAX_COUNT = 1_000_000  # tensors, metadata entries, array entries; the largest vocabularies have 300,000
 MAX_STRING_BYTES = 16 << 20
 MAX_ALIGNMENT = 64 << 10
+MAX_LAYERS = 4096  # a library makes each layer before it looks at the tensors; the deepest models have 150
 MAX_DIMS = 8  # a video's patch embedding has 5: (out, in, frames, height, width)
 STRING, ARRAY = 8, 9
 SCALARS = {  # metadata type → struct format
@@ -68,6 +69,9 @@ def read_gguf_header(path: Path) -> GgufHeader:
             raise BadModel(f"{path.name}: its GGUF version is not 2 or 3")
         n_tensors, n_entries = reader.count("<Q"), reader.count("<Q")
         metadata = reader.metadata(n_entries)
+        for key, value in metadata.items():
+            if key.endswith(".block_count") and (not isinstance(value, int) or not 0 < value <= MAX_LAYERS):
+                raise BadModel(f"{path.name}: {key} is not a number of layers from 1 to {MAX_LAYERS}")
         return GgufHeader(metadata, reader.tensors(n_tensors, metadata))
 
 

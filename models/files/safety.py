@@ -7,13 +7,14 @@ cases that they missed. Pickled weights are refused by the content of the file, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 from models.errors import BadModel, Incomplete
 from models.files.completeness import check_chat_complete, check_pipeline_complete
-from models.files.gguf_header import read_gguf_header
+from models.files.gguf_header import MAX_LAYERS, read_gguf_header
 from models.files.json_files import read_config
 from models.files.leftovers import files_in, is_unfinished
 from models.files.model_index import components
@@ -31,6 +32,8 @@ READ_CONFIGS = frozenset({  # the configs that diffusers and transformers open
     "config.json", "generation_config.json", "scheduler_config.json", "guider_config.json", "tokenizer_config.json",
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
 })  # fmt: skip
+# Counts of layers, which `MAX_LAYERS` bounds: with a trillion of them a library would never get to the files.
+LAYER_COUNT = re.compile(r"(^|_)(layers?|blocks|depth)(_per_block)?$")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -127,6 +130,13 @@ def _check_keys(config: dict[str, object], path: Path, *, native: bool) -> None:
             raise BadModel(f"{path.name} asks to run code of its own (auto_map)", detail=str(path))
         if key in ATTENTION_KEYS and (isinstance(value, (dict, list)) or value not in ATTENTIONS):
             raise BadModel(f"{path.name} names an unknown attention implementation", detail=str(path))
+        if LAYER_COUNT.search(key) and any(n > MAX_LAYERS for n in _numbers(value)):
+            raise BadModel(f"{path.name}: {key} is more than {MAX_LAYERS}", detail=str(path))
+
+
+def _numbers(value: object) -> list[int | float]:
+    values = value if isinstance(value, list) else [value]
+    return [number for number in values if isinstance(number, int | float)]
 
 
 def _all_pairs(value: object) -> Iterator[tuple[str, object]]:

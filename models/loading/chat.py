@@ -10,10 +10,12 @@ import torch
 from models.files.weight_files import variant
 from models.loading.components import errors_named
 from models.loading.options import chat_quantization
-from models.loading.read_check import Reads, check_is_filled, check_reads
+from models.loading.read_check import check_is_filled, transformers_checked
 from models.loading.shared_weights import SharedWeights
 from models.loading.vocabulary_check import check_vocabulary
 from models.spec import ModelSpec
+
+MODEL = "the language model"
 
 
 def open_chat(
@@ -39,28 +41,14 @@ def open_chat(
     model = None if identity is None else shared.borrow(identity, dtype, path, device)
     notes: list[str] = []
     if model is None:
-        with errors_named("the language model", AutoModelForCausalLM, quantized=spec.load.quantization is not None):
-            model, notes = _open_model(folder, dtype, options | where)
+        with errors_named(MODEL, AutoModelForCausalLM, quantized=spec.load.quantization is not None):
+            with transformers_checked(MODEL) as notes:
+                model = AutoModelForCausalLM.from_pretrained(
+                    folder, dtype=dtype, ignore_mismatched_sizes=True, **options, **where
+                )
+            check_is_filled(MODEL, model)
         model = model.to(device).eval().requires_grad_(False)
     if identity is not None:
         shared.offer(identity, dtype, model)
-    notes += check_vocabulary("the tokenizer", tokenizer, model)
+    notes += check_vocabulary("the tokenizer", tokenizer, model, is_guarded=True)
     return model, tokenizer, notes
-
-
-def _open_model(folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> tuple[Any, list[str]]:
-    from transformers import AutoModelForCausalLM
-
-    model, info = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # reports them, instead of an error without their names
-        **options,
-    )
-    reads = Reads.from_loading_info(info)
-    if getattr(model, "hf_quantizer", None) is not None:
-        reads = Reads(missing=reads.missing)  # quantized layers have other names and shapes than their files
-    notes = check_reads("the language model", model, reads)
-    check_is_filled("the language model", model)
-    return model, notes

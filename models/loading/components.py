@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 
 from models.errors import BadModel
 from models.files.weight_files import variant
-from models.loading.read_check import Reads, check_is_filled, check_reads, other_shape
+from models.loading.read_check import Reads, check_is_filled, check_reads, other_shape, transformers_checked
 from models.required_packages import how_to_install, named_in
 from pipelines.device import is_fatal, is_out_of_memory
 
@@ -82,22 +81,26 @@ def _open_module(
 ) -> tuple[torch.nn.Module, list[str]]:
     from diffusers import ModelMixin
 
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True, **OFFLINE}
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, **OFFLINE}
     options |= {"quantization_config": quantization} if quantization is not None else {}
     if (found := variant([folder])) is not None:
         options["variant"] = found
     if issubclass(cls, ModelMixin):
-        options["low_cpu_mem_usage"] = True  # leaves what the files lack without memory
+        module, notes = _open_diffusers_module(name, cls, folder, options)
     else:
-        options["ignore_mismatched_sizes"] = True  # reports them, instead of an error without their names
-    module, info = cls.from_pretrained(folder, **options)
-    reads = Reads.from_loading_info(info)
-    if issubclass(cls, ModelMixin):  # it judges by the index; a shard may have more than its index says
-        parameters = dict(module.named_parameters())
-        missing = [tensor for tensor in reads.missing if tensor not in parameters or parameters[tensor].is_meta]
-        reads = replace(reads, missing=missing)
-    if getattr(module, "hf_quantizer", None) is not None:
-        reads = Reads(missing=reads.missing)  # quantized layers have other names and shapes than their files
-    notes = check_reads(name, module, reads)
+        with transformers_checked(name) as notes:
+            module = cls.from_pretrained(folder, ignore_mismatched_sizes=True, **options)
     check_is_filled(name, module)
     return module, notes
+
+
+def _open_diffusers_module(
+    name: str, cls: Any, folder: Path, options: Mapping[str, Any]
+) -> tuple[torch.nn.Module, list[str]]:
+    # With little use of memory, what the files lack stays without memory.
+    module, info = cls.from_pretrained(folder, output_loading_info=True, low_cpu_mem_usage=True, **options)
+    parameters = dict(module.named_parameters())
+    # It judges by the index; a shard may have more than its index says.
+    missing = [tensor for tensor in info["missing_keys"] if tensor not in parameters or parameters[tensor].is_meta]
+    quantized = getattr(module, "hf_quantizer", None) is not None  # other names and shapes than the files
+    return module, check_reads(name, module, Reads(missing, () if quantized else info["unexpected_keys"]))

@@ -31,11 +31,6 @@ class Reads:
         tuple[str, Sequence[int], Sequence[int]]
     ] = ()  # name, shape in the file, shape of the module
 
-    @classmethod
-    def from_loading_info(cls, info: Mapping[str, Any]) -> Reads:
-        """Takes the dictionary that `from_pretrained(…, output_loading_info=True)` of both libraries returns."""
-        return cls(info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
-
 
 def check_reads(component: str, module: torch.nn.Module, reads: Reads) -> list[str]:
     """Returns sentences about tensors that were left out by intention.
@@ -66,6 +61,46 @@ def check_is_filled(component: str, module: torch.nn.Module) -> None:
     empty = sorted(name for name, tensor in _tensors_of(module) if tensor.is_meta)
     if empty:
         raise BadModel(f"{component} lacks {_tensors(empty)} that its config needs", detail=", ".join(empty))
+
+
+@contextmanager
+def transformers_checked(component: str) -> Iterator[list[str]]:
+    """Checks what transformers reads within this context, before it makes room for what it did not read.
+
+    Yields the list that gets the sentences of `check_reads`. A config may ask for far more than the files hold, and
+    transformers 5.23 fills all of that with fresh numbers before it reports anything: in memory that may not exist. So
+    this replaces the method that does so, `_finalize_model_loading`, by one that raises `BadModel` first.
+    """
+    from transformers import PreTrainedModel
+
+    notes: list[str] = []
+    finish = PreTrainedModel._finalize_model_loading
+
+    def check_and_finish(model: Any, load_config: Any, info: Any) -> Any:
+        quantizer = load_config.hf_quantizer
+        if quantizer is not None and not getattr(quantizer.quantization_config, "dequantize", False):
+            # Quantized layers have other names and shapes than their files.
+            check_reads(component, model, Reads(missing=_missing_in(model, info.missing_keys)))
+            return finish(model, load_config, info)
+        check_reads(component, model, Reads(_missing_in(model, info.missing_keys), (), info.mismatched_keys))
+        finished = finish(model, load_config, info)  # leaves out of its report what the class names as unread
+        notes.extend(check_reads(component, model, Reads(unexpected=finished.unexpected_keys)))
+        return finished
+
+    PreTrainedModel._finalize_model_loading = staticmethod(check_and_finish)
+    try:
+        yield notes
+    finally:
+        PreTrainedModel._finalize_model_loading = staticmethod(finish)
+
+
+def _missing_in(model: Any, missing: Collection[str]) -> set[str]:
+    """Returns the names that no tied tensor stands in for, and that the class does not mean to be absent."""
+    stood_in = set()
+    for target, source in model.all_tied_weights_keys.items():
+        stood_in |= {target} if source not in missing else {source} if target not in missing else set()
+    patterns = model._keys_to_ignore_on_load_missing or ()
+    return {name for name in missing if name not in stood_in and not any(re.search(p, name) for p in patterns)}
 
 
 @contextmanager

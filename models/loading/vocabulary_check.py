@@ -9,6 +9,8 @@ from typing import Any
 
 from models.errors import BadModel
 
+CLIPS = ("CLIPTextModel", "CLIPTextModelWithProjection")
+
 
 def check_vocabularies(pipeline: Any) -> list[str]:
     """Checks each tokenizer of a pipeline against its text encoder, as `check_vocabulary` does."""
@@ -19,6 +21,7 @@ def check_vocabularies(pipeline: Any) -> list[str]:
             tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a vision-language processor
             notes += check_vocabulary(name, tokenizer, encoder)
             _check_marks(name, tokenizer, encoder)
+            _check_length(name, tokenizer, encoder)
     return notes
 
 
@@ -31,20 +34,30 @@ def _check_marks(name: str, tokenizer: Any, encoder: Any) -> None:
             raise BadModel(f"{name}: its {mark} is number {number}, its model has embeddings for {n_rows}")
 
 
-def check_vocabulary(name: str, tokenizer: Any, model: Any) -> list[str]:
-    """Raises `BadModel` for a vocabulary that is larger than the model's embeddings.
+def _check_length(name: str, tokenizer: Any, encoder: Any) -> None:
+    """Raises `BadModel` when a prompt for CLIP would be padded to more tokens than CLIP has positions for."""
+    if type(encoder).__name__ not in CLIPS:
+        return
+    n_positions, length = encoder.config.max_position_embeddings, getattr(tokenizer, "model_max_length", None)
+    if not isinstance(length, int | float) or length > n_positions:
+        raise BadModel(f"{name}: tokenizer_config.json sets no model_max_length of at most {n_positions} tokens")
+
+
+def check_vocabulary(name: str, tokenizer: Any, model: Any, *, is_guarded: bool = False) -> list[str]:
+    """Raises `BadModel` for the vocabulary of a pipeline that is larger than its text encoder's embeddings.
 
     Published checkpoints have tokens beyond them that were added and never trained, such as one for padding. No text
-    is cut into those unless it spells them out, so they only give a sentence for the model's notes.
+    is cut into those unless it spells them out, so they only give a sentence for the model's notes. A chat lane looks
+    at the tokens of each prompt itself (`is_guarded`).
     """
     n_rows = embedding_rows(model)
     if n_rows is None or not hasattr(tokenizer, "vocab_size"):
         return []
-    if tokenizer.vocab_size > n_rows:
+    if tokenizer.vocab_size > n_rows and not is_guarded:
         raise BadModel(f"{name} has {tokenizer.vocab_size} tokens, its model has embeddings for {n_rows}")
     n_beyond = len(tokenizer) - n_rows
     return (
-        [f"{name} has {n_beyond} added token{'s' if n_beyond > 1 else ''} for which its model has no embedding."]
+        [f"{name} has {n_beyond} token{'s' if n_beyond > 1 else ''} for which its model has no embedding."]
         if n_beyond > 0
         else []
     )

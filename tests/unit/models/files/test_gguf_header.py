@@ -103,3 +103,13 @@ def test_a_gguf_file_cut_or_changed_anywhere_is_read_or_refused(
     except BadModel:
         return
     assert path.stat().st_size >= 200  # the whole header and the tensor after it
+
+
+@pytest.mark.parametrize(
+    "layers", [struct.pack("<IQ", 10, 10**12), struct.pack("<If", 6, 1.5), struct.pack("<IQ", 10, 0)]
+)
+def test_an_impossible_number_of_layers_is_refused(tmp_path: Path, layers: bytes) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf_bytes(entries={"qwen2.block_count": layers}, tensors=[gguf_tensor()]))
+    with pytest.raises(BadModel, match="block_count is not a number of layers"):
+        read_gguf_header(path)

@@ -160,3 +160,10 @@ def test_a_config_nested_without_end_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(BadModel, match="not valid JSON"):
         check_folder(folder)
+
+
+@pytest.mark.parametrize("config", [{"num_hidden_layers": 10**12}, {"layers_per_block": [2, 10**9]}, {"depth": 1e300}])
+def test_a_config_that_asks_for_a_trillion_layers_is_refused(tmp_path: Path, config: dict[str, object]) -> None:
+    folder = chat_folder(tmp_path / "m", **config)
+    with pytest.raises(BadModel, match="is more than 4096"):
+        check_folder(folder)

@@ -33,13 +33,22 @@ def test_a_token_that_ends_every_prompt_has_to_have_an_embedding() -> None:
         check_vocabularies(pipeline)
 
 
+@pytest.mark.parametrize("length", [None, "", int(1e30), 1000])
+def test_a_prompt_may_not_be_padded_beyond_the_positions_of_clip(length: object) -> None:
+    pipeline = FAMILIES["sd15"].build()
+    pipeline.tokenizer.model_max_length = length
+
+    with pytest.raises(BadModel, match=r"tokenizer: tokenizer_config\.json sets no model_max_length"):
+        check_vocabularies(pipeline)
+
+
 def test_an_added_token_beyond_the_embeddings_is_told() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens(["[UNTRAINED]"])
 
     (note,) = check_vocabulary("the tokenizer", tokenizer, tiny_model())
 
-    assert note == "the tokenizer has 1 added token for which its model has no embedding."
+    assert note == "the tokenizer has 1 token for which its model has no embedding."
 
 
 def test_a_module_that_does_not_tell_its_embeddings_is_left_alone() -> None:
