@@ -115,7 +115,7 @@ def other_class(copy: Copy, config: dict[str, Any]) -> str | None:
 @_in_config
 def listed_otherwise(copy: Copy, config: dict[str, Any]) -> str | None:
     """Changes an entry of model_index.json."""
-    names = [name for name, value in config.items() if isinstance(value, list) and len(value) == 2 and value[0]]
+    names = [name for name, value in config.items() if isinstance(value, list) and value and isinstance(value[0], str)]
     if "_class_name" not in config or not names:
         return None
     name = copy.choose.choice(names)

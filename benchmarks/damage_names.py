@@ -127,7 +127,7 @@ def whole_file_beside_shards(copy: Copy) -> str | None:
 def litter(copy: Copy) -> str | None:
     """Adds a file that other systems and programs leave behind."""
     path = copy.choose.choice(copy.weights())
-    names = (f"._{path.name}", ".DS_Store", "Thumbs.db", ".gitattributes", f"{path.name}.aria2", "._config.json")
+    names = (f"._{path.name}", ".DS_Store", "Thumbs.db", ".gitattributes", "README.md", "._config.json")
     name = copy.choose.choice(names)
     copy.write(path.parent / name, b"\0\x05\x16\x07\0\x02\0\0Mac OS X        ")
     return f"{copy.told(path.parent / name)}: added"

@@ -20,6 +20,7 @@ from benchmarks.damage_copy import CHECKPOINT
 from benchmarks.damage_families import Sound
 from models.errors import BadConfig, ModelsError
 from models.loading.load import load
+from pipelines.chat.chat_template import prompt_tokens
 from pipelines.device import is_out_of_memory
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import ChatRequest, DiffusionRequest, Failed, Lane, Message, Rendered, Replied
@@ -153,7 +154,7 @@ def by_library(sound: Sound, data_dir: Path) -> Outcome:
 @torch.inference_mode()
 def _generated(model: Any, tokenizer: Any) -> str | Refused:
     """`generate` picks a token even where the numbers are broken: then there is nothing to compare."""
-    logits = model(torch.tensor([tokenizer.encode(QUESTION)])).logits
+    logits = model(torch.tensor([prompt_tokens(tokenizer, (Message("user", QUESTION),))])).logits
     if not bool(torch.isfinite(logits).all()) or float(logits.std()) == 0:
         return Refused("the logits are no numbers")
     return generated(model, tokenizer, QUESTION)

@@ -23,9 +23,8 @@ BROKEN = re.compile(r"weights are broken|not numbers|single color")  # the trial
 VAGUE = re.compile(r"its files do not fit its pipeline|refused the arguments|trial failed|failed on this job|^$")
 # A reason names a file, component, tensor or key: a word with an underscore, dot, slash or hyphen inside, something in
 # quotes, or one of the parts of a model.
-NAMED = re.compile(
-    r"\w[._/-]\w|'[^']+'|\b(unet|vae|transformer|tokenizer|scheduler|tensors|text encoder|language model|chat template)\b"
-)
+PARTS = "pipeline class|the weights|unet|vae|transformer|tokenizer|scheduler|tensors|text encoder|language model|chat template"
+NAMED = re.compile(rf"\w[._/-]\w|'[^']+'|\b({PARTS})\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +125,8 @@ def refused(ours: Refused, library: Outcome, reference: Reference, data_dir: Pat
 def _served(ours: Any, library: Outcome, reference: Any) -> str:
     theirs = library.result if isinstance(library, Opened) else None
     if isinstance(ours, Refused):
-        return "job fails" if theirs is None or isinstance(theirs, Refused) else "different"
+        explained = theirs is None or isinstance(theirs, Refused) or BROKEN.search(ours.message)
+        return "job fails" if explained else "different"
     if theirs is None or isinstance(theirs, Refused):
         return "as the sound one" if _same(ours, reference) else "served alone"
     return "equal" if _same(ours, theirs) else "different"
