@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from models.errors import BadModel
-from models.files.weight_files import variant
+from models.files.weight_files import variant, weight_files
 from models.loading.read_check import Reads, check_is_filled, check_reads, other_shape, transformers_checked
 from models.required_packages import how_to_install, named_in
 from pipelines.device import is_fatal, is_out_of_memory
@@ -35,10 +35,12 @@ def open_components(
     """
     opened: dict[str, Any] = {}
     notes: list[str] = []
-    for name, cls in classes.items():
+    for name in classes:
         if not (folder / name).is_dir():
             raise BadModel(f"{name} is missing: it is listed, and has no folder")
-        opened[name], found = open_component(name, cls, folder / name, dtype, quantization.get(name))
+    # The largest first: while a component is read, its file takes memory beside everything that is open already.
+    for name in sorted(classes, key=lambda name: -sum(file.stat().st_size for file in weight_files(folder / name))):
+        opened[name], found = open_component(name, classes[name], folder / name, dtype, quantization.get(name))
         notes += found
     return opened, notes
 
