@@ -23,8 +23,9 @@ BROKEN = re.compile(r"weights are broken|not numbers|single color")  # the trial
 VAGUE = re.compile(r"its files do not fit its pipeline|refused the arguments|trial failed|failed on this job|^$")
 # A reason names a file, component, tensor or key: a word with an underscore, dot, slash or hyphen inside, something in
 # quotes, or one of the parts of a model.
-PARTS = "pipeline class|the weights|unet|vae|transformer|tokenizer|scheduler|tensors|text encoder|language model|chat template"
-NAMED = re.compile(rf"\w[._/-]\w|'[^']+'|\b({PARTS})\b")
+PARTS = ("unet", "vae", "transformer", "text encoder", "tokenizer", "scheduler", "language model", "chat template",
+         "pipeline class", "the weights", "tensors")  # fmt: skip
+NAMED = re.compile(rf"\w[._/-]\w|'[^']+'|\b({'|'.join(PARTS)})\b")
 
 
 @dataclass(frozen=True, slots=True)
