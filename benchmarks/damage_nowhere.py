@@ -26,7 +26,7 @@ def tensors_in(files: Iterable[Path]) -> dict[str, Floats]:
     found: dict[str, Floats] = {}
     for path in files:
         try:
-            found |= {f"{path.name}: {name}": values for name, values in _tensors_in(path).items()}
+            found |= {f"{path.parent.name}/{path.name}: {name}": values for name, values in _tensors_in(path).items()}
         except Exception:  # noqa: BLE001, S112  # a damaged file lends no values
             continue
     return found
