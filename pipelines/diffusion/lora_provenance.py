@@ -21,7 +21,7 @@ class Traced(torch.Tensor):
         Traced.latest = sources
         # A conversion that fails half-way must leave the file's tensors as they were, for the next one.
         func = torch.Tensor.mul if func is torch.Tensor.mul_ else func
-        result = super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
+        result = super().__torch_function__(func, types, args, kwargs or {})
         for tensor in _tensors(result):
             if isinstance(tensor, Traced):
                 tensor.sources = sources
