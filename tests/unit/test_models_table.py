@@ -44,6 +44,12 @@ ROWS = {
         "checkpoint/test_prediction.py", "test_what_the_file_says_replaces_what_its_base_says"),
     "scaled fp8 weights in a single file (`scale_weight`, `weight_scale`)": (
         "checkpoint/test_weight_scales.py", "test_each_scaled_weight_has_its_scale"),
+    "a VAE in one file, as `load.vae`": (
+        "loading/test_what_files_say.py", "test_a_vae_in_one_file_has_the_scaling_factor_of_the_checkpoint"),
+    "a GGUF with tensors of five dimensions, or stored in another shape": (
+        "loading/test_what_files_say.py", "test_a_gguf_with_a_tensor_of_five_dimensions_makes_the_clip_of_its_pipeline"),
+    "an averaged copy of the weights (EMA) beside them": (
+        "checkpoint/test_single_file.py", "test_ema_copies_beside_the_weights_are_told_and_not_used"),
     "a folder, weights, shard, config or vocabulary that is not there": (
         "files/test_completeness.py", "test_a_pipeline_that_lacks_a_part_is_incomplete_and_names_it"),
     "a file that ends early, or that a download still writes": (
@@ -69,6 +75,11 @@ ROWS = {
         "loading/test_component_classes.py", "test_a_class_that_the_libraries_no_longer_have_is_refused"),
     "a tensor that is missing, has no place, or has another shape than the config says": (
         "loading/test_read_check.py", "test_a_component_that_lacks_one_tensor_is_refused_by_its_name"),
+    "a vocabulary, or a mark of each prompt, beyond the embeddings of a text encoder": (
+        "loading/test_vocabulary_check.py",
+        "test_a_pipeline_whose_vocabulary_is_larger_than_the_embeddings_is_refused"),
+    "a config that asks for more than 4096 layers": (
+        "files/test_safety.py", "test_a_config_that_asks_for_a_trillion_layers_is_refused"),
     "weights packed in another way, or a GGUF of a type that diffusers does not unpack": (
         "checkpoint/test_weight_scales.py", "test_another_packing_is_refused_by_its_name"),
     "a denoiser that takes more than latents (inpainting, depth)": (
