@@ -88,8 +88,10 @@ def _measured(tree: Path, data_dir: Path, name: str) -> dict[str, float]:
         "PYTHONWARNINGS": "ignore",
     }
     command = [sys.executable, str(CHILD), str(data_dir), name]
-    output = subprocess.run(command, env=env, cwd=tree, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return dict(json.loads(output.splitlines()[-1]))
+    ended = subprocess.run(command, env=env, cwd=tree, check=False, capture_output=True, text=True)
+    if ended.returncode:
+        raise SystemExit(f"{tree} does not load {name}:\n{ended.stderr}")
+    return dict(json.loads(ended.stdout.splitlines()[-1]))
 
 
 # The checkpoints: each once large, and once small for the imports
