@@ -2,7 +2,7 @@
 
 It judges only what is certain: a LoRA for a component that the checkpoint does not have, and layers in diffusers'
 names of which none exists with as many inputs. Other names (`double_blocks.0.img_attn_qkv`) are left to the library,
-which can rename them (pipelines/diffusion/lora_weights.py).
+which can rename them (pipelines/diffusion/lora/weights.py).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from models.files.leftovers import files_in, is_leftover
 from models.files.safetensors_header import read_safetensors_header
 
 MAX_DEPTH = 4  # of sub-folders
-# The names of its tensors tell the format of a file. pipelines/diffusion/lycoris.py turns LoHa and LoKr into LoRAs.
+# The names of its tensors tell the format of a file. LoHa and LoKr become LoRAs in pipelines/diffusion/lora/lycoris.py.
 SERVED = re.compile(r"lora[_.]|hada_w[12]_[ab]$|lokr_w[12](_[ab])?$")
 LOHA_OR_LOKR = re.compile(r"\.(hada|lokr)_")
 OTHER_FORMATS = (

@@ -34,6 +34,7 @@ READ_CONFIGS = frozenset({  # the configs that diffusers and transformers open
 })  # fmt: skip
 # Counts of layers, which `MAX_LAYERS` bounds: with a trillion of them a library would never get to the files.
 LAYER_COUNT = re.compile(r"(^|_)(layers?|blocks|depth)(_per_block)?$")
+MAX_COUNTS = {"num_train_timesteps": 1_000_000}  # a scheduler makes several arrays of that length; 1,000 is usual
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -130,8 +131,9 @@ def _check_keys(config: dict[str, object], path: Path, *, native: bool) -> None:
             raise BadModel(f"{path.name} asks to run code of its own (auto_map)", detail=str(path))
         if key in ATTENTION_KEYS and (isinstance(value, (dict, list)) or value not in ATTENTIONS):
             raise BadModel(f"{path.name} names an unknown attention implementation", detail=str(path))
-        if LAYER_COUNT.search(key) and any(n > MAX_LAYERS for n in _numbers(value)):
-            raise BadModel(f"{path.name}: {key} is more than {MAX_LAYERS}", detail=str(path))
+        limit = MAX_LAYERS if LAYER_COUNT.search(key) else MAX_COUNTS.get(key)
+        if limit is not None and any(number > limit for number in _numbers(value)):
+            raise BadModel(f"{path.name}: {key} is more than {limit}", detail=str(path))
 
 
 def _numbers(value: object) -> list[int | float]:

@@ -18,7 +18,7 @@ from pipelines.batching.rendezvous import Forward, Rendezvous
 from pipelines.batching.rng_state import RngState
 from pipelines.batching.task import Outcome, Task
 from pipelines.costs import CostLog, Meter
-from pipelines.diffusion.lora import Adapters
+from pipelines.diffusion.lora.adapters import Adapters
 from pipelines.diffusion.outcome import end_of
 from pipelines.diffusion.request_scope import disable_kv_cache, entry_points
 from pipelines.diffusion.stock_call import StockCall

@@ -7,7 +7,7 @@ import traceback
 from pipelines import device
 from pipelines.batching.task import Outcome, Task
 from pipelines.diffusion.arguments import UnknownArgument
-from pipelines.diffusion.lora import BadLora
+from pipelines.diffusion.lora.adapters import BadLora
 from pipelines.diffusion.prompts import BadPrompt
 from pipelines.diffusion.stock_call import PipelineOutput
 from pipelines.interface import Failed, Rendered

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipelines.diffusion.arguments import Arguments
 from pipelines.diffusion.frames import frames_of, is_flagged, sound_of
-from pipelines.diffusion.lora import Adapters
+from pipelines.diffusion.lora.adapters import Adapters
 from pipelines.diffusion.preview import Previews
 from pipelines.diffusion.prompt_cache import PromptCache
 from pipelines.diffusion.prompts import read_prompts

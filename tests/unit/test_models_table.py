@@ -47,7 +47,8 @@ ROWS = {
     "a VAE in one file, as `load.vae`": (
         "loading/test_what_files_say.py", "test_a_vae_in_one_file_has_the_scaling_factor_of_the_checkpoint"),
     "a GGUF with tensors of five dimensions, or stored in another shape": (
-        "loading/test_what_files_say.py", "test_a_gguf_with_a_tensor_of_five_dimensions_makes_the_clip_of_its_pipeline"),
+        "loading/test_what_files_say.py",
+        "test_a_gguf_with_a_tensor_of_five_dimensions_makes_the_clip_of_its_pipeline"),
     "an averaged copy of the weights (EMA) beside them": (
         "checkpoint/test_single_file.py", "test_ema_copies_beside_the_weights_are_told_and_not_used"),
     "a folder, weights, shard, config or vocabulary that is not there": (

@@ -167,3 +167,10 @@ def test_a_config_that_asks_for_a_trillion_layers_is_refused(tmp_path: Path, con
     folder = chat_folder(tmp_path / "m", **config)
     with pytest.raises(BadModel, match="is more than 4096"):
         check_folder(folder)
+
+
+def test_a_scheduler_of_a_trillion_steps_is_refused(tmp_path: Path) -> None:
+    folder = stable_diffusion_folder(tmp_path / "m")
+    write_json(folder / "scheduler/scheduler_config.json", {"num_train_timesteps": 10**12})
+    with pytest.raises(BadModel, match="num_train_timesteps is more than 1000000"):
+        check_folder(folder)

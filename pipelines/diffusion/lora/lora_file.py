@@ -16,8 +16,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from pipelines.diffusion.lora_names import HALVES, missing_half, without_adapter_name
-from pipelines.diffusion.lora_provenance import traced
+from pipelines.diffusion.lora.layer_names import HALVES, missing_half, without_adapter_name
+from pipelines.diffusion.lora.provenance import traced
 
 METADATA = "lora_adapter_metadata"  # diffusers' key in the header, JSON
 ALPHA = ".alpha"

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from pipelines import device
-from pipelines.diffusion.lora_check import compare
-from pipelines.diffusion.lora_file import BadLora, LoraFile, names, read_lora, shown
-from pipelines.diffusion.lora_layers import Layers, layers_of
-from pipelines.diffusion.lora_names import LayerNames
-from pipelines.diffusion.lora_renaming import State
-from pipelines.diffusion.lora_weights import LoraWeights, fit
-from pipelines.diffusion.lycoris import NotConvertible, as_lora
+from pipelines.diffusion.lora.adapter_check import compare
+from pipelines.diffusion.lora.layer_names import LayerNames
+from pipelines.diffusion.lora.layers import Layers, layers_of
+from pipelines.diffusion.lora.lora_file import BadLora, LoraFile, names, read_lora, shown
+from pipelines.diffusion.lora.lycoris import NotConvertible, as_lora
+from pipelines.diffusion.lora.renaming import State
+from pipelines.diffusion.lora.weights import LoraWeights, fit
 from pipelines.dtype_lock import loading
 from pipelines.interface import Lora
 

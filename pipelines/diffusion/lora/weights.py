@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from pipelines.diffusion.lora_file import BadLora, LoraFile, names, shown
-from pipelines.diffusion.lora_layers import Layers, Shapes, shapes_of
-from pipelines.diffusion.lora_names import ALPHA, BIAS, DORA_SCALE, DOWN, MAGNITUDE, UP, LayerNames, split
-from pipelines.diffusion.lora_provenance import plain, sources_of
-from pipelines.diffusion.lora_renaming import Convert, Parts, State, by_layers_of_the_pipeline, is_whole
+from pipelines.diffusion.lora.layer_names import ALPHA, BIAS, DORA_SCALE, DOWN, MAGNITUDE, UP, LayerNames, split
+from pipelines.diffusion.lora.layers import Layers, Shapes, shapes_of
+from pipelines.diffusion.lora.lora_file import BadLora, LoraFile, names, shown
+from pipelines.diffusion.lora.provenance import plain, sources_of
+from pipelines.diffusion.lora.renaming import Convert, Parts, State, by_layers_of_the_pipeline, is_whole
 
 FOR_TEXT_ENCODERS = {
     DOWN: "lora_linear_layer.down.weight",

@@ -17,8 +17,8 @@ from models.checkpoint.noise_schedulers import compatible_schedulers
 from models.errors import BadModel, UnknownModel
 from models.lora_files import LoraFolder, held_bytes
 from models.spec import ModelSpec
-from pipelines.diffusion import lora
 from pipelines.diffusion.lane import DiffusionLane
+from pipelines.diffusion.lora import adapters
 from pipelines.interface import DiffusionRequest, Failed, Lora, Rendered, WeightsChanged
 from server.errors import BadRequest
 from server.jobs.request import GenerateRequest, resolve
@@ -198,7 +198,7 @@ def test_a_lora_is_loaded_between_forwards_only(loras: tuple[Lora, Lora]) -> Non
 
 
 def test_a_loaded_lora_counts_with_its_component(monkeypatch: pytest.MonkeyPatch, loras: tuple[Lora, Lora]) -> None:
-    monkeypatch.setattr(lora, "MAX_ADAPTERS", 1)
+    monkeypatch.setattr(adapters, "MAX_ADAPTERS", 1)
     ink, wash = loras
     lane = DiffusionLane(SD.build(), kind="image")
     bare, size = dict(lane.components), sum(t.nbytes for t in load_file(ink.path).values())

@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 
 import torch
 
-from pipelines.diffusion.lora_file import BadLora, LoraFile, names, shown
-from pipelines.diffusion.lora_names import ALPHA, DOWN, HALVES, UP, LayerNames, split
-from pipelines.diffusion.lora_original import renamed
-from pipelines.diffusion.lora_provenance import Traced
+from pipelines.diffusion.lora.layer_names import ALPHA, DOWN, HALVES, UP, LayerNames, split
+from pipelines.diffusion.lora.lora_file import BadLora, LoraFile, names, shown
+from pipelines.diffusion.lora.original_names import renamed
+from pipelines.diffusion.lora.provenance import Traced
 
 State: TypeAlias = dict[str, torch.Tensor]
 Parts: TypeAlias = dict[str, torch.Tensor]  # part → tensor, of one layer

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from models.errors import BadModel
 from models.lora_files import LoraFolder, refusal
 from pipelines.diffusion.lane import DiffusionLane
-from pipelines.diffusion.lora import Adapters, BadLora
-from pipelines.diffusion.lycoris import as_lora
+from pipelines.diffusion.lora.adapters import Adapters, BadLora
+from pipelines.diffusion.lora.lycoris import as_lora
 from pipelines.interface import DiffusionRequest, Lora
 from tests.support.lanes.lane_play import direct, gap, rendered, request
 from tests.support.lanes.loras import make_lora
