@@ -124,6 +124,12 @@ function groups(found, act) {
     .filter(Boolean);
 }
 
+/** The name of a model, its state, and further chips. */
+function heading(model, ...chips) {
+  const state = h("span", { class: `chip ${model.state}` }, STATES[model.state] ?? model.state);
+  return h("div", { class: "row" }, h("h3", {}, model.name), state, ...chips);
+}
+
 /** What was found and cannot be served, with the reason; it is served as soon as that is mended. */
 function notServed(refused) {
   if (!refused.length) return [];
@@ -134,12 +140,7 @@ function notServed(refused) {
       h(
         "div",
         { class: "grow" },
-        h(
-          "div",
-          { class: "row" },
-          h("h3", {}, model.name),
-          h("span", { class: `chip ${model.state}` }, STATES[model.state]),
-        ),
+        heading(model),
         h("p", { class: "soft small" }, model.reason),
         model.source ? h("p", { class: "soft small mono" }, model.source) : null,
       ),
@@ -185,11 +186,8 @@ function line(model, act) {
     h(
       "div",
       { class: "grow" },
-      h(
-        "div",
-        { class: "row" },
-        h("h3", {}, model.name),
-        h("span", { class: `chip ${model.state}` }, STATES[model.state] ?? model.state),
+      heading(
+        model,
         model.default ? h("span", { class: "chip" }, "default") : null,
         model.pinned ? h("span", { class: "chip" }, "pinned") : null,
         model.running ? h("span", { class: "chip processing" }, count(model.running, "job")) : null,
