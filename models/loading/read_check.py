@@ -40,15 +40,10 @@ def check_reads(component: str, module: torch.nn.Module, reads: Reads) -> list[s
     for name, in_file, in_module in sorted(reads.mismatched):
         raise BadModel(other_shape(component, name, in_file, in_module))
     if missing := sorted(name for name in reads.missing if not COMPUTED.search(name)):
-        raise BadModel(
-            f"{component} lacks {_tensors(missing)} that its config needs", detail=f"missing: {', '.join(missing)}"
-        )
+        raise BadModel(f"{component} lacks {_tensors(missing)} that its config needs", detail=_rest(missing))
     unexpected = sorted(name for name in reads.unexpected if not COMPUTED.search(name))
     if homeless := [name for name in unexpected if not _is_of_another_part(name, module)]:
-        raise BadModel(
-            f"{component} has {_tensors(homeless)} that its config has no place for",
-            detail=f"unexpected: {', '.join(homeless)}",
-        )
+        raise BadModel(f"{component} has {_tensors(homeless)} that its config has no place for", detail=_rest(homeless))
     return [f"{component} has {_tensors(unexpected)} that its pipeline does not read."] if unexpected else []
 
 
@@ -60,7 +55,7 @@ def check_is_filled(component: str, module: torch.nn.Module) -> None:
     """Raises `BadModel` for a tensor without memory: a loader made it and nothing was read into it."""
     empty = sorted(name for name, tensor in _tensors_of(module) if tensor.is_meta)
     if empty:
-        raise BadModel(f"{component} lacks {_tensors(empty)} that its config needs", detail=", ".join(empty))
+        raise BadModel(f"{component} lacks {_tensors(empty)} that its config needs", detail=_rest(empty))
 
 
 @contextmanager
@@ -179,6 +174,11 @@ def _tensors(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     shown = ", ".join(name[:120] for name in names[:NAMES_SHOWN])
     return f"{len(names)} tensor{'s' if len(names) > 1 else ''} ({shown}{more})"
+
+
+def _rest(names: Sequence[str]) -> str:
+    """Names all tensors for the detail, where a message shows only the first few."""
+    return ", ".join(names) if len(names) > NAMES_SHOWN else ""
 
 
 def _shape(sizes: Iterable[int]) -> str:
