@@ -26,6 +26,7 @@ from benchmarks.conformance_rows import Row
 from benchmarks.families import FAMILIES, Family
 from benchmarks.families.decoders import decoder
 from models.checkpoint.pipeline_source import pipeline_source
+from models.checkpoint.read_checkpoint import read_checkpoint
 from pipelines.diffusion.arguments import FRAMES_ARGUMENTS
 from tests.support.http.live_server import LiveServer
 from tests.support.lanes.tiny_chat import tiny_tokenizer
@@ -69,10 +70,11 @@ class HttpComparison:
         ended = self._round(bodies)
         shared = self._merging(_slug(family.name))
         pipeline = _opened(family, folder)
+        guides = read_checkpoint(folder, name=folder.name, source="", float_bytes=4).guidance_argument
         levels = 0
         for body, status in zip(bodies, ended, strict=True):
             served = _pixels(self._live.fetch(status["outputs"][0]["url"]).body, family.kind)
-            expected = _direct(pipeline, family, body, status["params"])
+            expected = _direct(pipeline, family, body, status["params"], guides)
             if served.shape != expected.shape:
                 raise Failed(f"{served.shape} where the library gives {expected.shape}")
             levels = max(levels, int(np.abs(served.astype(int) - expected.astype(int)).max()))
@@ -166,7 +168,10 @@ def _body(family: Family, i: int) -> dict[str, Any]:
     return body
 
 
-def _direct(pipeline: Any, family: Family, body: Mapping[str, Any], params: Mapping[str, Any]) -> NDArray[np.uint8]:
+def _direct(
+    pipeline: Any, family: Family, body: Mapping[str, Any], params: Mapping[str, Any], guides: str
+) -> NDArray[np.uint8]:
+    """guides: the argument that a request's guidance_scale sets, also where the call of the family sets it."""
     source = pipeline_source(family.name)
     assert source is not None
     frames_argument = next((name for name in FRAMES_ARGUMENTS if name in source.arguments), "num_frames")
@@ -176,11 +181,12 @@ def _direct(pipeline: Any, family: Family, body: Mapping[str, Any], params: Mapp
         "width": params["width"],
         "height": params["height"],
         "num_inference_steps": params["steps"] if "num_inference_steps" in source.arguments else None,
-        "guidance_scale": body.get("guidance_scale"),
         "frame_rate": params.get("fps") if "frame_rate" in source.arguments else None,
         frames_argument: params.get("numFrames"),
         **family.call,
     }
+    if "guidance_scale" in body:
+        arguments[guides] = body["guidance_scale"]
     given = {name: value for name, value in arguments.items() if value is not None}
     torch.manual_seed(params["seed"])  # some pipelines also use torch's global generator
     generator = torch.Generator("cpu").manual_seed(params["seed"])
