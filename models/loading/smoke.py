@@ -15,6 +15,7 @@ from models.spec import ModelSpec
 from pipelines.interface import DiffusionRequest, Failed, Lane, Rendered, Update
 
 SIDES_PIXELS = (64, 256)  # of the first trials: small, because the load waits for them; some families cannot make 64
+ALIKE = 1e-6  # spread of logits that differ by rounding alone, relative to the largest
 MAX_DETAIL = 1000  # characters of an error's own text
 MAX_LANE_STEPS = 10_000  # a trial of one denoise step takes a handful
 
@@ -52,10 +53,13 @@ def smoke_test_chat_model(model: Any, spec: ModelSpec, tokens: list[int]) -> Non
     """Runs one forward over a few tokens, before the lane is made. Raises `LoadFailed` unless the logits are sound."""
     with torch.inference_mode():
         logits = model(input_ids=torch.tensor([tokens], device=model.device), use_cache=False).logits.float()
-    if not torch.isfinite(logits).all() or float(logits.std()) == 0:
-        raise LoadFailed(
-            f"The model {spec.name} failed to load: its weights are broken: a trial forward gave no finite numbers."
-        )
+    if not torch.isfinite(logits).all():
+        problem = "a trial forward gave no finite numbers"
+    elif float((logits / logits.abs().max()).nan_to_num().std(dim=-1).max()) < ALIKE:
+        problem = "a trial forward found all tokens equally likely"
+    else:
+        return
+    raise LoadFailed(f"The model {spec.name} failed to load: its weights are broken: {problem}.")
 
 
 def _own_error(traceback: str) -> str:

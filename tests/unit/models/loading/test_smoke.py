@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from models.errors import LoadFailed
 from models.loading.load import load
-from models.loading.smoke import smoke_test
+from models.loading.smoke import smoke_test, smoke_test_chat_model
 from models.spec import Defaults, ModelSpec
 from pipelines.interface import DiffusionRequest, Failed, FailureCode, Rendered, Update
 from tests.support.catalogues import open_catalogue
 from tests.support.lanes.loaded_models import save_chat, save_stable_diffusion
+from tests.support.lanes.tiny_chat import tiny_model
 
 
 class LaneOfFixedSteps:
@@ -98,3 +99,27 @@ def test_a_language_model_with_nan_weights_fails(tmp_path: Path) -> None:
 
     with pytest.raises(LoadFailed, match="weights are broken"):
         load(open_catalogue(tmp_path).get("tiny"), device="cpu", cache_bytes=4 << 20, smoke_tested=set())
+
+
+@pytest.mark.parametrize("value", [0.0, 1e30])
+def test_a_language_model_that_finds_all_tokens_equally_likely_fails(value: float) -> None:
+    model = tiny_model()
+    spec = ModelSpec(name="m", type="chat", path=None, source="m")
+    smoke_test_chat_model(model, spec, [5, 6])
+    with torch.no_grad():
+        model.lm_head.weight.fill_(value)
+
+    with pytest.raises(LoadFailed, match="all tokens equally likely"):
+        smoke_test_chat_model(model, spec, [5, 6])
+
+
+def test_a_video_model_of_broken_weights_is_not_tried_at_its_native_size() -> None:
+    lane = LaneOfFixedSteps(steps=0, code="invalid_output")
+    spec = ModelSpec(
+        name="m", type="video", path=None, source="m", defaults=Defaults(width=832, height=480, num_frames=81)
+    )
+
+    with pytest.raises(LoadFailed):
+        smoke_test(lane, spec)  # type: ignore[arg-type]  # see LaneOfFixedSteps
+
+    assert [request.width for request in lane.admitted] == [64, 256]
