@@ -131,9 +131,11 @@ class Hub:
             raise
 
     def _is_hub(self, url: str) -> bool:
+        from huggingface_hub.constants import HF_URL_HOSTS  # those that the library itself sends the token to
+
         host = urlsplit(url)
         return host.netloc == urlsplit(self._endpoint).netloc or (
-            host.scheme == "https" and host.netloc in ("huggingface.co", "hf.co")  # a mirror may lead there
+            host.scheme == "https" and host.hostname in HF_URL_HOSTS  # a mirror may lead there
         )
 
 
