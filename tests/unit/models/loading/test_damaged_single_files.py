@@ -57,13 +57,21 @@ def test_a_single_file_without_one_of_its_tensors_is_refused_or_makes_the_same_m
 
 
 @pytest.mark.parametrize("family", PIPELINES)
-def test_a_single_file_with_a_tensor_of_another_shape_is_refused(tmp_path: Path, family: str) -> None:
+def test_a_single_file_with_a_tensor_of_another_shape_is_refused_or_makes_the_same_modules(
+    tmp_path: Path, family: str
+) -> None:
     build: Any = PIPELINES[family]
     spec = as_folder_and_as_file(tmp_path, build()).get("one")
     assert spec.path is not None
-    tensors = load_file(spec.path)
+    sound, tensors = weights_of(spec), load_file(spec.path)
     weights = [name for name, tensor in tensors.items() if tensor.ndim > 1]
-    for name in random.sample(sorted(weights), TENSORS_DAMAGED // 2):
+    n_refused = 0
+    for name in random.sample(sorted(weights), TENSORS_DAMAGED):
         save_file(tensors | {name: torch.cat([tensors[name], tensors[name]])}, spec.path)
-        with pytest.raises(BadModel):
-            weights_of(spec)
+        try:
+            made = weights_of(spec)
+        except BadModel:
+            n_refused += 1
+        else:
+            assert same(made, sound), name  # the library replaces it: a projection of CLIP in SD 3
+    assert n_refused >= TENSORS_DAMAGED // 2
