@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from models.checkpoint.denoiser_input import DENOISERS
 from models.files.safetensors_header import read_safetensors_header
 from models.files.weight_files import weight_files
 from models.fingerprint import fingerprint
 
-DENOISERS = ("unet", "transformer")
 DOWN = re.compile(r"(?:\.lora_A|\.lora_down|\.lora\.down)\.weight$")  # the factor that reads the layer's input
 U_NET = re.compile(r"(?:lora_unet_|unet\.)(?=(?:down_blocks|mid_block|up_blocks)[._])")  # no other code has these names
 PREFIX = re.compile(r"(unet|transformer)\.")

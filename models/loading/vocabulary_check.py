@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from models.checkpoint.single_file import CLIPS
 from models.errors import BadModel
-
-CLIPS = ("CLIPTextModel", "CLIPTextModelWithProjection")
 
 
 def check_vocabularies(pipeline: Any) -> list[str]:

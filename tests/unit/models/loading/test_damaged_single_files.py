@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +37,14 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("family", PIPELINES)
-def test_a_single_file_without_one_of_its_tensors_is_refused_or_makes_the_same_modules(
-    tmp_path: Path, family: str
+def check_damages(
+    spec: ModelSpec, damages: Mapping[str, dict[str, torch.Tensor]], sound: dict[str, torch.Tensor]
 ) -> None:
-    build: Any = PIPELINES[family]
-    spec = as_folder_and_as_file(tmp_path, build()).get("one")
+    """Opens each damaged file. The library replaces a few tensors itself, such as a projection of CLIP in SD 3."""
     assert spec.path is not None
-    sound, tensors = weights_of(spec), load_file(spec.path)
     n_refused = 0
-    for name in random.sample(sorted(tensors), TENSORS_DAMAGED):
-        save_file({key: tensor for key, tensor in tensors.items() if key != name}, spec.path)
+    for name, tensors in damages.items():
+        save_file(tensors, spec.path)
         try:
             made = weights_of(spec)
         except BadModel:
@@ -57,6 +55,18 @@ def test_a_single_file_without_one_of_its_tensors_is_refused_or_makes_the_same_m
 
 
 @pytest.mark.parametrize("family", PIPELINES)
+def test_a_single_file_without_one_of_its_tensors_is_refused_or_makes_the_same_modules(
+    tmp_path: Path, family: str
+) -> None:
+    build: Any = PIPELINES[family]
+    spec = as_folder_and_as_file(tmp_path, build()).get("one")
+    assert spec.path is not None
+    sound, tensors = weights_of(spec), load_file(spec.path)
+    damaged = random.sample(sorted(tensors), TENSORS_DAMAGED)
+    check_damages(spec, {name: {key: t for key, t in tensors.items() if key != name} for name in damaged}, sound)
+
+
+@pytest.mark.parametrize("family", PIPELINES)
 def test_a_single_file_with_a_tensor_of_another_shape_is_refused_or_makes_the_same_modules(
     tmp_path: Path, family: str
 ) -> None:
@@ -64,14 +74,5 @@ def test_a_single_file_with_a_tensor_of_another_shape_is_refused_or_makes_the_sa
     spec = as_folder_and_as_file(tmp_path, build()).get("one")
     assert spec.path is not None
     sound, tensors = weights_of(spec), load_file(spec.path)
-    weights = [name for name, tensor in tensors.items() if tensor.ndim > 1]
-    n_refused = 0
-    for name in random.sample(sorted(weights), TENSORS_DAMAGED):
-        save_file(tensors | {name: torch.cat([tensors[name], tensors[name]])}, spec.path)
-        try:
-            made = weights_of(spec)
-        except BadModel:
-            n_refused += 1
-        else:
-            assert same(made, sound), name  # the library replaces it: a projection of CLIP in SD 3
-    assert n_refused >= TENSORS_DAMAGED // 2
+    damaged = random.sample(sorted(name for name, tensor in tensors.items() if tensor.ndim > 1), TENSORS_DAMAGED)
+    check_damages(spec, {name: tensors | {name: torch.cat([tensors[name], tensors[name]])} for name in damaged}, sound)
