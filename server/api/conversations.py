@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Query
@@ -10,6 +11,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from pipelines.interface import Message
 from server.api.deps import KeyDep, ServiceDep
 from server.api.schemas import CONVERSATION_ID, PRINTABLE, Strict, read_body, read_object
 from server.api.wire import JsonObject, Reply, errors, json_body, timestamp
@@ -43,6 +45,7 @@ class ConversationReply(Reply):
 class MessageReply(Reply):
     role: Literal["system", "user", "assistant"]
     content: str
+    thinking: str = ""  # before the content of a reply; absent when there is none
     timestamp: str
 
 
@@ -88,14 +91,10 @@ async def list_conversations(
 @router.get("/api/conversations/{conversation_id}", responses={200: {"model": WholeConversationReply}, **errors(404)})
 async def get_conversation(conversation_id: ConversationId, service: ServiceDep, key: KeyDep) -> Response:
     """Returns the conversation with all messages that are still stored, oldest first. `model` and `system` are those of
-    its latest reply.
+    its latest reply. The message of a model that thought before it replied has its `thinking`.
     """
     row, exchanges = await service.conversations.get(key, conversation_id)
-    messages = [
-        {"role": message.role, "content": message.content, "timestamp": timestamp(exchange.at)}
-        for exchange in exchanges
-        for message in exchange.messages
-    ]
+    messages = [_message_json(message, exchange.at) for exchange in exchanges for message in exchange.messages]
     return JSONResponse({**_json(row), "messages": messages})
 
 
@@ -119,6 +118,11 @@ async def forget_conversation(conversation_id: ConversationId, service: ServiceD
     """Deletes a conversation and all its messages at once. A reply that is being generated for it is not stored."""
     await service.conversations.forget(key, conversation_id)
     return JSONResponse({"conversationId": conversation_id, "deleted": True})
+
+
+def _message_json(message: Message, at: datetime) -> JsonObject:
+    thinking = {"thinking": message.thinking} if message.thinking else {}
+    return {"role": message.role, "content": message.content, **thinking, "timestamp": timestamp(at)}
 
 
 def _json(row: ConversationRow) -> JsonObject:

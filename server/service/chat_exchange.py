@@ -25,7 +25,7 @@ class ChatExchange:
     model: str
     system: str | None  # the system prompt that the client gave
 
-    async def store(self, database: Database, reply: str, at: datetime) -> bool:
+    async def store(self, database: Database, reply: Message, at: datetime) -> bool:
         """Returns False when the store is unavailable."""
         if self.stored:
             try:
@@ -34,17 +34,20 @@ class ChatExchange:
                 return False
         return True
 
-    def store_partial(self, results: Results, reply: str, at: datetime) -> None:
-        """Stores the part of a reply that a disconnected client has received, in a task."""
-        if self.stored:
+    def store_partial(self, results: Results, reply: Message, at: datetime) -> None:
+        """Stores the part of a reply that a disconnected client has received, in a task.
+
+        A reply that was canceled while the model was thinking answers nothing, so it is not stored.
+        """
+        if self.stored and reply.content:
             results.spawn(results.persist(lambda conn: self._append(conn, reply, at)))
 
-    def _append(self, conn: Connection, reply: str, at: datetime) -> None:
+    def _append(self, conn: Connection, reply: Message, at: datetime) -> None:
         messages.append(
             conn,
             self.key_id,
             self.conversation_id,
-            [*self.new_messages, Message("assistant", reply)],
+            [*self.new_messages, reply],
             at,
             model=self.model,
             system=self.system,

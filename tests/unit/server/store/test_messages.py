@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-from pipelines.interface import Message
-from server.store import conversations, messages
+from sqlalchemy import insert
+
+from pipelines.interface import Message, ToolCall
+from server.store import conversations, messages, schema
 from tests.support.stores import NOW, open_store
 
 
@@ -21,6 +23,29 @@ def test_a_conversation_is_read_back_unchanged_and_in_order(tmp_path: Path) -> N
 
         assert database.read_now(lambda conn: messages.history(conn, "anna", "c1")) == first + second
         assert database.read_now(lambda conn: messages.history(conn, "bob", "c2")) == []
+
+
+def test_a_message_keeps_its_thinking_and_its_tool_calls(tmp_path: Path) -> None:
+    said = [
+        Message("user", "Is it raining?", name="ann"),
+        Message("assistant", "", thinking="I should look.", tool_calls=(ToolCall("call_1", "weather", "{}"),)),
+        Message("tool", "rain", tool_call_id="call_1"),
+        Message("assistant", "It is.", thinking="It rains\x00."),
+    ]
+    with open_store(tmp_path) as database:
+        database.write_now(lambda conn: messages.append(conn, "anna", "c1", said))
+
+        assert database.read_now(lambda conn: messages.history(conn, "anna", "c1")) == said
+
+
+def test_a_message_of_an_older_version_has_no_thinking(tmp_path: Path) -> None:
+    stored = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    row = {"key_id": "anna", "conversation_id": "c1", "messages": stored, "created_at": NOW}
+    with open_store(tmp_path) as database:
+        database.write_now(lambda conn: conn.execute(insert(schema.turns), row))
+
+        said = database.read_now(lambda conn: messages.history(conn, "anna", "c1"))
+    assert said == [Message("user", "Hi"), Message("assistant", "Hello")]
 
 
 def test_old_exchanges_are_deleted(tmp_path: Path) -> None:
