@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,14 +12,36 @@ import typer
 from server.cli.connection import DataDir, Port, connect
 from server.cli.exit_codes import Exit
 from server.cli.output import fail
+from server.cli.reply_printer import ReplyPrinter
 
 if TYPE_CHECKING:
     from server.client import AgentName, ChatReply
-    from server.client.options import ChatOptions
+    from server.client.options import ChatOptions, Thinking
 
 app = typer.Typer()
 
-HELP = "/new starts another conversation, /exit or Ctrl-D leaves, Ctrl-C cancels a reply."
+HELP = """\
+/new starts another conversation, /exit or Ctrl-D leaves, Ctrl-C cancels a reply.
+/think switches thinking off and on, /think low, medium or high limits it."""
+
+
+class Level(StrEnum):
+    """How much a model may think."""
+
+    OFF = "off"
+    ON = "on"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+FIELDS: dict[Level, Thinking] = {  # as the API spells them
+    Level.OFF: False,
+    Level.ON: True,
+    Level.LOW: "low",
+    Level.MEDIUM: "medium",
+    Level.HIGH: "high",
+}
 
 
 @app.command()
@@ -32,6 +55,18 @@ def chat(
     conversation: Annotated[
         str | None, typer.Option(metavar="ID", help="Continue a conversation: agentname conversations list")
     ] = None,
+    thinking: Annotated[
+        Level | None,
+        typer.Option(help="How much the model may think before it replies. Default: as it does by itself."),
+    ] = None,
+    show_thinking: Annotated[
+        bool | None,
+        typer.Option(
+            "--show-thinking/--hide-thinking",
+            help="Whether to print what the model thinks. Default: on a terminal only.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole reply as JSON, for scripts.")] = False,
     port: Port = None,
     data_dir: DataDir = None,
@@ -44,41 +79,50 @@ def chat(
         options["model"] = model
     if conversation is not None:
         options["conversation_id"] = conversation
+    if thinking is not None:
+        options["thinking"] = FIELDS[thinking]
     if message is None and not sys.stdin.isatty():
         message = sys.stdin.read()
     if message is None and as_json:
         fail("--json needs a message, as an argument or on standard input.", Exit.WRONG_USE)
     with connect(port, data_dir) as client:
         if message is None:
-            _converse(client, options)
+            _converse(client, options, show_thinking)
         elif as_json:
-            typer.echo(json.dumps(client.chat(message, **options).as_json(), ensure_ascii=False))
+            *_, reply = client.stream_chat(message, **options)  # unlike a whole reply, it may take any time
+            typer.echo(json.dumps(reply.as_json(), ensure_ascii=False))
         else:
-            _send(client, message, options)
+            _send(client, message, options, show_thinking)
 
 
-def _converse(client: AgentName, options: ChatOptions) -> None:
+def _converse(client: AgentName, options: ChatOptions, show_thinking: bool | None) -> None:
     import readline  # noqa: F401  # gives `input` a history and line editing
 
     from server.client import Refused
 
     typer.echo(HELP, err=True)
     while (line := _line()) is not None:
-        match line.strip():
-            case "":
+        match line.split():
+            case []:
                 continue
-            case "/exit" | "/quit":
+            case ["/exit" | "/quit"]:
                 return
-            case "/new":
+            case ["/new"]:
                 options.pop("conversation_id", None)
                 continue
-            case command if command.startswith("/"):
+            case ["/think"]:
+                _set_thinking(options, Level.ON if options.get("thinking") is False else Level.OFF)
+                continue
+            case ["/think", level] if level in FIELDS:
+                _set_thinking(options, Level(level))
+                continue
+            case [command, *_] if command.startswith("/"):
                 typer.echo(HELP, err=True)
                 continue
         try:
-            options["conversation_id"] = _send(client, line, options).conversation_id
+            options["conversation_id"] = _send(client, line, options, show_thinking).conversation_id
         except KeyboardInterrupt:  # the stream is closed, which cancels the reply
-            typer.echo()
+            continue
         except Refused as error:
             if error.code in (401, 403):
                 raise
@@ -94,17 +138,36 @@ def _line() -> str | None:
         return None
 
 
-def _send(client: AgentName, message: str, options: ChatOptions) -> ChatReply:
+def _set_thinking(options: ChatOptions, level: Level) -> None:
+    options["thinking"] = FIELDS[level]
+    typer.echo(f"Thinking: {level}.", err=True)
+
+
+def _send(client: AgentName, message: str, options: ChatOptions, show_thinking: bool | None) -> ChatReply:
     """Sends the message, prints the reply piece by piece and returns it."""
     from contextlib import closing
 
     from server.client import ChatReply
 
-    with closing(client.stream_chat(message, **options)) as pieces:
-        for piece in pieces:
-            if isinstance(piece, ChatReply):
-                typer.echo()
-                return piece
-            typer.echo(piece.text, nl=False)
-            sys.stdout.flush()
+    printer = ReplyPrinter(show_thinking)
+    try:
+        with closing(client.stream_chat(message, **options)) as pieces:
+            for piece in pieces:
+                if isinstance(piece, ChatReply):
+                    printer.end()
+                    _print_notes(piece)
+                    return piece
+                printer.think(piece.thinking)
+                printer.say(piece.text)
+    except KeyboardInterrupt:
+        printer.end()
+        raise
     raise AssertionError("a stream ends with the reply or raises")
+
+
+def _print_notes(reply: ChatReply) -> None:
+    notes = list(reply.warnings)
+    if reply.thinking and not reply.reply:
+        notes.append("There is no reply: it ended while the model was thinking.")
+    for note in notes:
+        typer.echo(f"Note: {note}", err=True)

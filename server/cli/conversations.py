@@ -9,6 +9,7 @@ import typer
 
 from server.cli.connection import DataDir, Port, connect
 from server.cli.output import print_table
+from server.cli.reply_printer import ReplyPrinter
 
 app = typer.Typer(no_args_is_help=True, help="Stored conversations: list, show, rename, forget.")
 
@@ -43,8 +44,14 @@ def conversations_show(conversation: Id, as_json: AsJson = False, port: Port = N
     if as_json:
         typer.echo(json.dumps(whole.as_json(), ensure_ascii=False))
         return
+    printer = ReplyPrinter()
     for message in whole.messages:
-        typer.echo(f">>> {message.content}" if message.role == "user" else message.content)
+        if message.role == "user":
+            typer.echo(f">>> {message.content}")
+        else:
+            printer.think(message.thinking)
+            printer.say(message.content)
+            printer.end()
 
 
 @app.command("rename")

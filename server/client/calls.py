@@ -124,7 +124,9 @@ class Calls:
         yield from self._result(sending, ChatReply)
 
     def stream_chat(self, message: str, **options: Unpack[ChatOptions]) -> Call[ChatDelta | ChatReply]:
-        """Yields the pieces of the reply as they are generated, then the whole reply. Leaving the loop cancels it."""
+        """Yields the pieces of the reply and of the thinking before it as they are generated, then the whole reply.
+        Leaving the loop cancels it.
+        """
         body = {"message": message, "stream": True} | _field_names(options)
         opening = Send("POST", "/api/chat", body, stream=True, repeatable=False, read_timeout_s=CHAT_TIMEOUT_S)
         yield from send(opening, self._retries)
@@ -133,6 +135,8 @@ class Calls:
             for event in reader.feed(chunk):
                 if event.name == "delta":
                     yield Emit(parse(event.data, ChatDelta))
+                elif event.name == "thinking":
+                    yield Emit(ChatDelta(text="", thinking=parse(event.data, ChatDelta).text))
                 elif event.name == "done":
                     yield Emit(parse(event.data, ChatReply))
                     return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
+
+Thinking: TypeAlias = bool | Literal["low", "medium", "high"]
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -30,11 +32,17 @@ class GenerateOptions(TypedDict, total=False):
 
 
 class ChatOptions(TypedDict, total=False):
+    """The fields of POST /api/chat."""
+
     conversation_id: str
     system: str
     model: str
     max_tokens: int
     temperature: float
     top_p: float
+    top_k: int  # 0: all
+    min_p: float
+    repetition_penalty: float
     seed: int
     stop: str | list[str]
+    thinking: Thinking  # default: as the model does by itself

@@ -24,8 +24,8 @@ class Reply(BaseModel):
         return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the reply with the server's field names, including fields that this version does not know."""
-        return self.model_dump(mode="json", by_alias=True)
+        """Returns the fields that the server sent, with its names, also those that this version does not know."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 class Accepted(Reply):
@@ -100,24 +100,28 @@ class JobsPage(Reply):
 
 class Usage(Reply):
     prompt_tokens: int
-    completion_tokens: int
+    completion_tokens: int  # also those of the thinking
+    thinking_tokens: int = 0
 
 
 class ChatDelta(Reply):
-    """A piece of the reply."""
+    """A piece of the reply, or of the thinking before it. Of `text` and `thinking`, one is empty."""
 
     text: str
+    thinking: str = ""
 
 
 class ChatReply(Reply):
     """A reply. Pass its `conversation_id` with the next message to continue the conversation."""
 
     reply: str
+    thinking: str = ""  # what the model thought before it replied
     timestamp: datetime
     conversation_id: str
     model: str
     usage: Usage
     finish_reason: str
+    warnings: list[str] = []
 
 
 class ConversationInfo(Reply):
@@ -139,6 +143,7 @@ class ConversationsPage(Reply):
 class ConversationMessage(Reply):
     role: str
     content: str
+    thinking: str = ""
     timestamp: datetime
 
 
