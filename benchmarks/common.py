@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -20,10 +21,11 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402  (needs the path above)
 from diffusers import PixArtSigmaPipeline, PixArtTransformer2DModel  # noqa: E402
+from models.loading.prompt_reader import PromptReader  # noqa: E402
 
 from models.catalogue import Catalogue  # noqa: E402
 from models.spec import ModelSpec  # noqa: E402
-from pipelines.interface import ChatRequest, DiffusionRequest, Message  # noqa: E402
+from pipelines.interface import ChatRequest, DiffusionRequest, Message, Prompt, PromptOptions  # noqa: E402
 from tests.support.lanes.stock_families import pixart_sigma  # noqa: E402
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "agentname"
@@ -120,9 +122,20 @@ def diffusion_request(spec: ModelSpec, name: str, i: int, **values: Any) -> Diff
     return DiffusionRequest(id=name, **{**usual, **values})
 
 
-def chat_request(i: int, max_tokens: int = 48, name: str | None = None) -> ChatRequest:
-    messages = (Message("user", QUESTIONS[i % len(QUESTIONS)]),)
-    return ChatRequest(id=name or f"chat {i}", messages=messages, max_tokens=max_tokens)
+def chat_request(i: int, max_tokens: int = 48, name: str | None = None, text: str = "") -> ChatRequest:
+    """A chat of the built-in model; `text` goes before the question."""
+    prompt = built_in_prompt(text + QUESTIONS[i % len(QUESTIONS)])
+    return ChatRequest(id=name or f"chat {i}", prompt=prompt, max_tokens=max_tokens)
+
+
+@functools.cache
+def _reader() -> tuple[PromptReader, ModelSpec]:
+    return PromptReader(), catalogue().get(CHAT)
+
+
+def built_in_prompt(text: str) -> Prompt:
+    reader, spec = _reader()
+    return reader.read(spec, [Message("user", text)], PromptOptions())
 
 
 def stand_in() -> PixArtSigmaPipeline:

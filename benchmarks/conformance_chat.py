@@ -9,11 +9,11 @@ import torch
 
 from benchmarks.conformance_rows import Row
 from benchmarks.families.decoders import decoder
-from pipelines.chat.chat_template import prompt_tokens
 from pipelines.chat.lane import ChatLane
 from pipelines.chat.proof import shares_forwards_correctly
-from pipelines.interface import ChatRequest, Failed, Message, Replied
+from pipelines.interface import ChatRequest, Failed, Replied
 from tests.support.lanes.tiny_chat import tiny_tokenizer
+from tests.support.prompts import asked
 
 QUESTIONS = ("Hello there!", "What is the capital of France?", "a", "Count to ten, slowly, and then back to one again.")
 N_TOKENS = 24
@@ -34,7 +34,7 @@ def compare(name: str) -> Row:
 
 def _replies(lane: ChatLane, texts: Sequence[str]) -> list[str]:
     for i, text in enumerate(texts):
-        lane.admit(ChatRequest(id=str(i), messages=(Message("user", text),), max_tokens=N_TOKENS))
+        lane.admit(ChatRequest(id=str(i), prompt=asked(lane.tokenizer, text), max_tokens=N_TOKENS))
     found: dict[str, str] = {}
     while lane.has_work():
         for update in lane.step():
@@ -46,6 +46,6 @@ def _replies(lane: ChatLane, texts: Sequence[str]) -> list[str]:
 
 @torch.inference_mode()
 def generated(model: Any, tokenizer: Any, text: str) -> str:
-    prompt = torch.tensor([prompt_tokens(tokenizer, (Message("user", text),))])
+    prompt = torch.tensor([asked(tokenizer, text).tokens])
     tokens = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=N_TOKENS, do_sample=False)
     return str(tokenizer.decode(tokens[0, prompt.shape[1] :], skip_special_tokens=True))

@@ -21,12 +21,13 @@ from benchmarks.damage_copy import CHECKPOINT
 from benchmarks.damage_families import Sound
 from models.errors import BadConfig, ModelsError
 from models.loading.load import load
-from pipelines.chat.chat_template import prompt_tokens
+from pipelines.chat.lane import ChatLane
 from pipelines.device import is_out_of_memory
 from pipelines.diffusion.lane import DiffusionLane
-from pipelines.interface import ChatRequest, DiffusionRequest, Failed, Lane, Message, Rendered, Replied
+from pipelines.interface import ChatRequest, DiffusionRequest, Failed, Lane, Rendered, Replied
 from tests.support.catalogues import open_catalogue
 from tests.support.lanes.lane_play import direct, request
+from tests.support.prompts import asked
 
 NAME = "damaged"
 QUESTION = "a red circle"
@@ -73,7 +74,7 @@ def by_server(sound: Sound, data_dir: Path) -> Outcome:
             lane = load(spec, device="cpu", merging="off", smoke_tested=set())
         try:
             modules = _components(lane.pipeline) if isinstance(lane, DiffusionLane) else dict(ran)
-            return Opened(modules, _run(lane, _request(sound)), (*spec.notes, *lane.warnings))
+            return Opened(modules, _run(lane, _request(sound, lane)), (*spec.notes, *lane.warnings))
         finally:
             lane.close()
     except BadConfig as error:
@@ -113,9 +114,10 @@ def _components(pipeline: Any) -> dict[str, torch.nn.Module]:
     return {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
 
 
-def _request(sound: Sound) -> DiffusionRequest | ChatRequest:
+def _request(sound: Sound, lane: Lane) -> DiffusionRequest | ChatRequest:
     if sound.family is None:
-        return ChatRequest(id="1", messages=(Message("user", QUESTION),), max_tokens=N_TOKENS)
+        assert isinstance(lane, ChatLane)
+        return ChatRequest(id="1", prompt=asked(lane.tokenizer, QUESTION), max_tokens=N_TOKENS)
     return request(sound.family, "1", steps=2, deterministic=True)
 
 
@@ -169,7 +171,7 @@ def by_library(sound: Sound, data_dir: Path) -> Outcome:
     try:
         if isinstance(opened, tuple):
             return Opened(modules, _generated(*opened))
-        picture = direct(opened, _request(sound))
+        picture = direct(opened, request(sound.family, "1", steps=2, deterministic=True))
         return Opened(modules, picture if bool(np.isfinite(picture).all()) else Refused("the pixels are no numbers"))
     except Exception as error:  # noqa: BLE001  # as above
         return Opened(modules, Refused(f"{type(error).__name__}: {error}"))
@@ -178,7 +180,7 @@ def by_library(sound: Sound, data_dir: Path) -> Outcome:
 @torch.inference_mode()
 def _generated(model: Any, tokenizer: Any) -> str | Refused:
     """`generate` picks a token even where the numbers are broken: then there is nothing to compare."""
-    logits = model(torch.tensor([prompt_tokens(tokenizer, (Message("user", QUESTION),))])).logits
+    logits = model(torch.tensor([asked(tokenizer, QUESTION).tokens])).logits
     largest = logits.abs().max()
     if not bool(torch.isfinite(logits).all()) or float((logits / largest).std(dim=-1).max()) <= ALIKE:
         return Refused("the logits are no numbers, or all alike")

@@ -161,10 +161,8 @@ class Engine:
 
     def talk(self, name: str, i: int, *, delay_s: float = 0.0) -> tuple[float, list[float]]:
         """Runs a chat. Returns the seconds to its first piece of text and those between pieces."""
-        request = common.chat_request(i, MAX_TOKENS, f"{name}/0")
         # A new prompt each time: the lane caches prompts.
-        message = replace(request.messages[0], content=f"{name}. {request.messages[0].content}")
-        request = replace(request, messages=(message,))
+        request = common.chat_request(i, MAX_TOKENS, f"{name}/0", text=f"{name}. ")
         at = clock() + delay_s
         self.arrives = at, Job(id=name, owner="somebody", type="chat", model=CHAT, requests=(request,))
         while name not in self.ended:

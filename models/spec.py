@@ -29,9 +29,11 @@ class Defaults:
     scheduler: str | None = None  # class name of the noise scheduler
     clip_skip: int | None = None
     # chat
-    max_tokens: int = 512
+    max_tokens: int | None = None  # a ceiling; None: as many as the context leaves
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0  # 0: all
+    min_p: float = 0.0  # 0: all
     repetition_penalty: float = 1.0  # divides the odds of tokens that occurred already; 1 turns it off
     system: str | None = None
 

@@ -17,6 +17,8 @@ Stage: TypeAlias = Literal["waiting", "loading_model", "encoding", "denoising", 
 LaneStage: TypeAlias = Literal["encoding", "denoising", "decoding", "prefill", "decode"]
 Merging: TypeAlias = Literal["on", "off", "unproven"]
 FinishReason: TypeAlias = Literal["stop", "length"]
+Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high"]
+Section: TypeAlias = Literal["thinking", "content"]  # of a reply
 FailureCode: TypeAlias = Literal["bad_request", "out_of_memory", "invalid_output", "model_error", "context_overflow"]
 
 
@@ -65,9 +67,63 @@ class DiffusionRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that an earlier reply asked for."""
+
+    id: str
+    name: str
+    arguments: str  # JSON, as the model wrote it
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    thinking: str = ""  # what an assistant's message was preceded by
+    name: str | None = None  # of who speaks, or of the tool
+    tool_calls: tuple[ToolCall, ...] = ()  # of an assistant
+    tool_call_id: str | None = None  # of a tool's message: the call that it answers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptOptions:
+    """How messages become a prompt. Each default leaves it to the model's chat template."""
+
+    effort: Effort | None = None  # how much the model may think; "none": not at all
+    template_variables: Mapping[str, object] = field(default_factory=dict)  # further variables of the template, as JSON
+    continues: bool | None = None  # the reply goes on with the last message; None: if that is the assistant's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What a model reads before it replies."""
+
+    tokens: tuple[int, ...]
+    opening: str = ""  # the text behind the last user's message, with special tokens spelled out: how the reply begins
+    continues: bool = False  # the reply goes on with the last message, so that its text follows that of the prompt
+    warnings: tuple[str, ...] = ()  # for the client: where the prompt differs from the messages
+
+
+class PromptRefused(Exception):
+    """These messages cannot become a prompt of this model."""
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        """message: for the client; detail: for the log."""
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+
+
+class PromptTooLong(PromptRefused):
+    """The prompt leaves no room for a reply in the model's context."""
+
+    def __init__(self, n_tokens: int, context_tokens: int) -> None:
+        """n_tokens: of the prompt, at least."""
+        super().__init__(
+            f"This model's maximum context length is {context_tokens} tokens, but the messages have at least "
+            f"{n_tokens}. Shorten the messages."
+        )
+        self.n_tokens = n_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,17 +131,24 @@ class ChatRequest:
     """One reply. `temperature` 0 is greedy. All sampling settings apply to this request alone."""
 
     id: str
-    messages: tuple[Message, ...]
-    max_tokens: int
+    prompt: Prompt
+    max_tokens: int | None = None  # a ceiling; None: as many as the context leaves
     owner: str = ""  # cached blocks of a prompt are used for prompts of the same owner only
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0  # 0: all
+    min_p: float = 0.0  # tokens less likely than this share of the likeliest are not drawn; 0: all
     seed: int = 0
     stop: tuple[str, ...] = ()
+    stop_tokens: tuple[int, ...] = ()  # end the reply as the model's own end tokens do
+    min_tokens: int = 0  # no end token before so many tokens
+    ignores_end: bool = False  # go on behind end tokens, for benchmarks
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token, what is added to its logit)
+    n_logprobs: int | None = None  # likeliest tokens to report at each position; None: report no log probabilities
+    max_thinking_tokens: int | None = None  # then the model is made to answer; None: no limit
 
 
 Request: TypeAlias = DiffusionRequest | ChatRequest
@@ -129,9 +192,26 @@ class Rendered:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenText:
+    """One token as text. A token that is only a part of a character has no text, but bytes."""
+
+    text: str
+    utf8: bytes
+    logprob: float  # natural logarithm of the model's own probability, before penalties and temperature
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    chosen: TokenText
+    likeliest: tuple[TokenText, ...]  # as many as were asked for, likeliest first
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
     request_id: str
     text: str  # whole characters, never part of a stop string
+    section: Section = "content"
+    logprobs: tuple[TokenLogprobs, ...] = ()  # of the tokens behind `text`, in the section content
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +219,11 @@ class Replied:
     request_id: str
     text: str
     prompt_tokens: int
-    completion_tokens: int
+    completion_tokens: int  # also those that the model spent on thinking
     finish_reason: FinishReason
+    thinking: str = ""
+    thinking_tokens: int = 0
+    warnings: tuple[str, ...] = ()  # for the client: where the reply differs from the request
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,10 +32,11 @@ import torch  # noqa: E402  (needs the path above)
 
 from pipelines import device as device_module  # noqa: E402
 from pipelines.diffusion.lane import DiffusionLane  # noqa: E402
-from pipelines.interface import ChatRequest, DiffusionRequest, Message, Replied, StepCost  # noqa: E402
+from pipelines.interface import ChatRequest, DiffusionRequest, Replied, StepCost  # noqa: E402
 from scripts import gpu_memory, gpu_models, gpu_switching  # noqa: E402
 from tests.support.lanes.lane_play import direct, gap, rendered, request  # noqa: E402
 from tests.support.lanes.stock_families import FAMILIES  # noqa: E402
+from tests.support.prompts import asked  # noqa: E402
 
 PART_S = 105.0  # limit of a part, which takes half of it or less: nine parts and their starts take under ten minutes
 JOBS = (1, 4, 8)
@@ -248,8 +249,8 @@ def check_chat(tiny: bool, device: str, record: Record) -> None:
     n_tokens = 8 if tiny else 128
 
     def chats(count: int) -> list[ChatRequest]:
-        questions = [Message("user", f"{i}: what can you help me with?") for i in range(count)]
-        return [ChatRequest(id=f"chat {i}", messages=(questions[i],), max_tokens=n_tokens) for i in range(count)]
+        prompts = [asked(lane.tokenizer, f"{i}: what can you help me with?") for i in range(count)]
+        return [ChatRequest(id=f"chat {i}", prompt=prompts[i], max_tokens=n_tokens) for i in range(count)]
 
     def reply_all(requests: list[ChatRequest]) -> dict[str, Replied]:
         for each in requests:

@@ -15,7 +15,7 @@ import torch
 from pipelines import device as device_module
 from pipelines.chat.lane import ChatLane
 from pipelines.diffusion.lane import DiffusionLane
-from pipelines.interface import ChatRequest, Failed, Message, OutOfMemory, Rendered, StepCost, TextDelta
+from pipelines.interface import ChatRequest, Failed, OutOfMemory, Rendered, StepCost, TextDelta
 from scripts import gpu_models
 from server.memory.activations import Peaks
 from server.protocol import Peak
@@ -23,6 +23,7 @@ from tests.support.lanes.faults import out_of_memory
 from tests.support.lanes.lane_play import ends, play, rendered, request
 from tests.support.lanes.stock_families import FAMILIES
 from tests.support.lanes.tiny_chat import tiny_model, tiny_tokenizer
+from tests.support.prompts import asked
 
 MIB = 1 << 20
 SWAPS = {False: 100, True: 10}  # with --tiny or not → how often a model is loaded and unloaded
@@ -192,7 +193,7 @@ def check_latency(tiny: bool, device: str, record: Record) -> None:
 
     def talk(*, with_video: bool, should_yield: bool) -> dict[str, Any]:
         chat_request = ChatRequest(
-            id="c", messages=(Message("user", "hello"),), max_tokens=REPLY_TOKENS[tiny], temperature=1.0
+            id="c", prompt=asked(chat.tokenizer, "hello"), max_tokens=REPLY_TOKENS[tiny], temperature=1.0
         )
         chat.admit(chat_request)
         at, steps, mid_forward = [time.perf_counter()], 0, 0

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.interface import FailureCode, FinishReason, Merging, Sound, Stage
+from pipelines.interface import FailureCode, FinishReason, Merging, Section, Sound, Stage, TokenLogprobs
 from server.job import Job
 
 WaitingFor: TypeAlias = Literal["turn", "gpu_memory", "model_load"]
@@ -80,6 +80,8 @@ class JobText:
     job_id: str
     text: str  # the next characters of a reply
     at: float  # when the step that made them ended, on the engine's clock
+    section: Section = "content"
+    logprobs: tuple[TokenLogprobs, ...] = ()  # of the tokens behind `text`, if requested
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,9 @@ class JobReplied:
     prompt_tokens: int
     completion_tokens: int
     finish_reason: FinishReason
+    thinking: str = ""
+    thinking_tokens: int = 0
+    warnings: tuple[str, ...] = ()  # deviations from the request, for the client
 
 
 @dataclass(frozen=True, slots=True)

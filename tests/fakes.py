@@ -1,8 +1,9 @@
-"""Fakes of the engine, the catalogue and the memory requirements. Tests trigger the events of the fake engine."""
+"""Fakes of the engine, the catalogue, the prompt reader and the memory requirements. Tests trigger the events of the fake engine."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +12,18 @@ import numpy as np
 
 import models.errors
 from models.spec import Defaults, Limits, ModelSpec, ModelType
-from pipelines.interface import ChatRequest, DiffusionRequest, Request, Sound
+from pipelines.interface import (
+    ChatRequest,
+    DiffusionRequest,
+    Message,
+    Prompt,
+    PromptOptions,
+    PromptTooLong,
+    Request,
+    Section,
+    Sound,
+    TokenLogprobs,
+)
 from server.errors import NeverFits, Unavailable
 from server.job import Job
 from server.protocol import (
@@ -98,6 +110,33 @@ class FakeRequirements:
         return self.needs.get(spec.name, spec.weight_bytes)
 
 
+class FakePromptReader:
+    """Makes one token of each character of the messages as JSON, so that a test can read them back from the prompt."""
+
+    def __init__(self) -> None:
+        self.options: list[PromptOptions] = []  # of each prompt
+        self.error: Exception | None = None  # what reading a prompt raises
+        self.warnings: tuple[str, ...] = ()
+
+    def read(self, spec: ModelSpec, messages: Sequence[Message], options: PromptOptions) -> Prompt:
+        if self.error is not None:
+            raise self.error
+        self.options.append(options)
+        tokens = tuple(map(ord, json.dumps([[message.role, message.content] for message in messages])))
+        context = spec.limits.context_tokens
+        if context is not None and len(tokens) >= context:
+            raise PromptTooLong(len(tokens), context)
+        return Prompt(tokens=tokens, warnings=self.warnings)
+
+    def n_tokens_known(self, spec: ModelSpec) -> int:
+        return 0x110000
+
+
+def messages_in(prompt: Prompt) -> list[tuple[str, str]]:
+    """Role and content of each message in a prompt of `FakePromptReader`."""
+    return [(role, content) for role, content in json.loads("".join(map(chr, prompt.tokens)))]
+
+
 class FakeEngine:
     """Keeps submitted jobs until a test runs or fails them. Chats get what `reply` returns at once; None: no reply."""
 
@@ -109,7 +148,7 @@ class FakeEngine:
         self.sent: list[Cancel | Recall | ModelMessage] = []
         self.draining = False
         self.alive, self.stuck = True, False
-        self.reply: Callable[[ChatRequest], str] | None = lambda request: f"You said: {request.messages[-1].content}"
+        self.reply: Callable[[ChatRequest], str] | None = _echo
         self.usable_bytes = capacity_bytes
 
     # The engine port
@@ -194,13 +233,19 @@ class FakeEngine:
     def confirm_cancel(self, job_id: str) -> None:
         self.deliver(JobCanceled(job_id))
 
-    def say(self, job_id: str, text: str) -> None:
+    def say(
+        self, job_id: str, text: str, section: Section = "content", logprobs: tuple[TokenLogprobs, ...] = ()
+    ) -> None:
         """Delivers the next text of a chat's reply."""
-        self.deliver(JobText(job_id, text, time.monotonic()))
+        self.deliver(JobText(job_id, text, time.monotonic(), section, logprobs))
 
-    def finish_chat(self, job_id: str, text: str) -> None:
+    def finish_chat(self, job_id: str, text: str, thinking: str = "", warnings: tuple[str, ...] = ()) -> None:
+        """Delivers a whole reply: what the model thought, its answer, and the end."""
+        if thinking:
+            self.say(job_id, thinking, "thinking")
         self.say(job_id, text)
-        self.deliver(JobReplied(job_id, text, 12, 5, "stop"))
+        n_thinking = 3 if thinking else 0
+        self.deliver(JobReplied(job_id, text, 12, 5 + n_thinking, "stop", thinking, n_thinking, warnings))
 
     def publish(
         self,
@@ -226,3 +271,7 @@ class FakeEngine:
                 device=device,
             )
         )
+
+
+def _echo(request: ChatRequest) -> str:
+    return f"You said: {messages_in(request.prompt)[-1][1]}"

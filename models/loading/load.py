@@ -22,7 +22,7 @@ from models.loading.smoke import smoke_test, smoke_test_chat_model
 from models.spec import ModelSpec
 from pipelines.device import is_fatal, is_out_of_memory, release_cache
 from pipelines.dtype_lock import loading
-from pipelines.interface import Lane, Merging, Message
+from pipelines.interface import Lane, Merging, Message, PromptRefused
 
 T = TypeVar("T")
 
@@ -134,19 +134,19 @@ def _chat(
     smoke_tested: set[str] | None,
     shared: SharedWeights,
 ) -> Lane:
-    from pipelines.chat.chat_template import PromptRefused, prompt_tokens
     from pipelines.chat.lane import ChatLane
+    from pipelines.chat.prompt import read_prompt
     from pipelines.chat.proof import shares_forwards_correctly
 
     model, tokenizer, notes = _with_library(lambda: open_chat(spec, path, device, dtype, shared), spec)
     if not tokenizer.chat_template:
         raise LoadFailed(f"The model {spec.name} has no chat template.", detail=str(path))
     try:
-        prompt_tokens(tokenizer, [Message("user", "Hello")])
+        read_prompt(tokenizer, [Message("user", "Hello")])
     except PromptRefused as error:
         raise LoadFailed(
             f"The model {spec.name} failed to load: its chat template does not take a user's message.",
-            detail=str(error),
+            detail=error.detail or error.message,
         ) from error
     if smoke_tested is not None and spec.fingerprint not in smoke_tested:
         smoke_test_chat_model(model, spec, tokenizer.encode("The sky is", add_special_tokens=False) or [0])

@@ -17,11 +17,12 @@ from torch import Tensor
 from pipelines import device
 from pipelines.chat.admission import Admission
 from pipelines.chat.concurrency import ConcurrencyLimit
+from pipelines.chat.context_length import context_of
 from pipelines.chat.kv_cache import KVCache, make_batch
 from pipelines.chat.paged_batch import BatchStep
 from pipelines.chat.queue import COMPONENT, MAX_STEP_TOKENS, ChatQueue
 from pipelines.chat.sampling import choose_tokens
-from pipelines.chat.sequence import ChatSequence, begin, find_end_tokens
+from pipelines.chat.sequence import ChatSequence, ChatTokenizer, begin
 from pipelines.chat.unbatched import Batch
 from pipelines.costs import CostLog, Meter
 from pipelines.host_offload import HostOffload
@@ -34,10 +35,8 @@ from pipelines.interface import (
     NextStep,
     Note,
     OutOfMemory,
-    Replied,
     Request,
     StepCost,
-    TextDelta,
     Update,
     never_yield,
 )
@@ -63,14 +62,14 @@ class ChatLane:
         """merging: "off" for models that fail the proof (`proof.py`): their chats take turns, token by token.
 
         notes: see `Lane`.
-        context_tokens: most tokens of a prompt and its reply; None: as many as the model was made for. Raises
-        ValueError when `cache_bytes` hold no page of a cache.
+        context_tokens: most tokens of a prompt and its reply; None: as many as the model's config says, or as the
+        cache holds. Raises ValueError when `cache_bytes` hold no page of a cache.
         """
         self.merging: Merging = merging
         self.warnings: Sequence[str] = (UNBATCHED_WARNING,) if merging == "off" else ()
         self.notes = tuple(notes)
-        self._tokenizer = tokenizer
-        self._end_tokens = find_end_tokens(model, tokenizer)
+        self.tokenizer = tokenizer
+        self._chat_tokenizer = ChatTokenizer(model, tokenizer)
         self._n_embeddings = model.get_input_embeddings().weight.shape[0]
         self._queue = ChatQueue()
         self._concurrency = ConcurrencyLimit(max_running)
@@ -81,9 +80,9 @@ class ChatLane:
         self._admission = Admission(model, self._queue, self._kv_cache, merging)
         self._host_offload = HostOffload([(COMPONENT, model)], str(model.device))
         self._token_s: float | None = None  # seconds to read one token of a prompt, exponential moving average
-        context = context_tokens or model.config.get_text_config().max_position_embeddings
         assert self._kv_cache.batch is not None
-        self._max_length = min(context, self._kv_cache.batch.max_length)
+        held = self._kv_cache.batch.max_length
+        self._max_length = min(context_tokens or context_of(model.config) or held, held)
 
     @property
     def components(self) -> Mapping[str, int]:
@@ -107,7 +106,7 @@ class ChatLane:
 
     def admit(self, request: Request) -> None:
         assert isinstance(request, ChatRequest)
-        begun = begin(request, self._tokenizer, self._end_tokens, self._max_length, self._n_embeddings)
+        begun = begin(request, self._chat_tokenizer, self._max_length, self._n_embeddings)
         if isinstance(begun, Failed):
             self._updates.append(begun)
         else:
@@ -162,7 +161,8 @@ class ChatLane:
 
     def close(self) -> None:
         assert not self._queue, "a lane is closed when nothing runs on it or waits for it"
-        self._tokenizer = None
+        del self._chat_tokenizer
+        self.tokenizer = None
         del self._admission  # it holds the model
         self._host_offload = HostOffload((), "cpu")
         self._kv_cache.close()
@@ -198,17 +198,16 @@ class ChatLane:
             self._end(batch, chat, Failed(chat.id, "invalid_output", message))
             return
         try:
-            delta, finish = chat.append(token)
+            deltas, finish = chat.append(token)
         except Exception as error:  # noqa: BLE001  # the tokenizer may raise anything; the other chats go on
             detail = "".join(traceback.format_exception(error))
             self._end(
                 batch, chat, Failed(chat.id, "model_error", "The model's tokenizer failed on this reply.", detail)
             )
             return
-        if delta:
-            self._updates.append(TextDelta(chat.id, delta))
+        self._updates += deltas
         if finish is not None:
-            self._end(batch, chat, Replied(chat.id, chat.text.text, len(chat.prompt), chat.n_tokens, finish))
+            self._end(batch, chat, chat.replied(finish))
 
     def _end(self, batch: Batch, chat: ChatSequence, end: Update) -> None:
         batch.remove(chat.id)

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import traceback
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.chat.chat_template import PromptRefused, prompt_tokens
-from pipelines.chat.stopping import ReplyText
-from pipelines.interface import ChatRequest, Failed, FinishReason
+from pipelines.chat.detokenize import Detokenizer
+from pipelines.chat.prompt import end_of_turn_tokens
+from pipelines.chat.reply_text import ReplyText
+from pipelines.chat.sections import ReplyFormat, reply_format
+from pipelines.interface import ChatRequest, Failed, FinishReason, Replied, TextDelta, TokenLogprobs, TokenText
+
+CONTEXT_TOKENS = 8  # of the prompt, read before the text that continues it: the first word may begin with a space
 
 
 @dataclass(slots=True)
 class ChatSequence:
     request: ChatRequest
     prompt: list[int]
+    max_tokens: int  # of the reply: what was requested, or less when the context leaves less
     text: ReplyText
+    tokenizer: ChatTokenizer
     end_tokens: frozenset[int]
+    warnings: tuple[str, ...] = ()
     n_pages: int = 0  # of the KV cache, reserved for this chat
     tokens: list[int] = field(default_factory=list)  # of the reply so far
     counts: Counter[int] = field(default_factory=Counter)  # occurrences of each token in the reply
+    n_thinking: int = 0  # tokens of the reply that were spent on thinking
+    last_logprobs: tuple[float, tuple[tuple[int, float], ...]] | None = None  # of the last token; set if requested
     has_invalid_logits: bool = False  # its last logits were infinite or NaN
     ran_out_of_memory_alone: bool = False
+    _forced: deque[int] = field(default_factory=deque)  # tokens that end the thinking, once its budget is used up
+    _ended_thinking: bool = False  # the budget was used up
+    _unsent_logprobs: list[TokenLogprobs] = field(default_factory=list)  # of tokens whose text is held back
 
     @property
     def id(self) -> str:
@@ -35,56 +48,135 @@ class ChatSequence:
     @property
     def max_length(self) -> int:
         """Tokens of prompt and reply when the reply is as long as it may become."""
-        return len(self.prompt) + self.request.max_tokens
+        return len(self.prompt) + self.max_tokens
 
-    def append(self, token: int) -> tuple[str, FinishReason | None]:
-        """Add the reply's next token. Returns the text that it completes, and why the reply ends with it, or None."""
+    @property
+    def forced_token(self) -> int | None:
+        """The token that must come next, whatever the model would choose."""
+        return self._forced[0] if self._forced else None
+
+    def append(self, token: int) -> tuple[Sequence[TextDelta], FinishReason | None]:
+        """Add the reply's next token. Returns the text that it completes, and why the reply ends with it, or None.
+
+        Raises whatever the tokenizer raises.
+        """
+        if self._forced:
+            self._forced.popleft()
         self.tokens.append(token)
         self.counts[token] += 1
-        delta = "" if token in self.end_tokens else self.text.push(token)
+        section = self.text.section
+        self.n_thinking += section == "thinking"
+        is_end = token in self.end_tokens
+        texts = [] if is_end else list(self.text.push(token))
+        if section == "content" and not is_end and self.last_logprobs is not None:
+            self._unsent_logprobs.append(self.tokenizer.describe(token, *self.last_logprobs))
         finish: FinishReason | None = None
-        if token in self.end_tokens or self.text.stopped:
+        if is_end or self.text.stopped:
             finish = "stop"
-        elif self.n_tokens == self.request.max_tokens:
+        elif self.n_tokens >= self.max_tokens:
             finish = "length"
-        return (delta if finish is None else delta + self.text.finish()), finish
+        if finish is not None:
+            texts += self.text.finish()
+            if self.text.stopped:
+                self._unsent_logprobs.clear()  # of tokens that are a part of the stop string
+        elif self._must_end_thinking():
+            self._ended_thinking = True
+            self._forced.extend(self.tokenizer.closing_tokens)
+        return self._deltas(texts, finish is not None), finish
+
+    def replied(self, finish: FinishReason) -> Replied:
+        return Replied(
+            self.id,
+            text=self.text.text,
+            prompt_tokens=len(self.prompt),
+            completion_tokens=self.n_tokens,
+            finish_reason=finish,
+            thinking=self.text.thinking,
+            thinking_tokens=self.n_thinking,
+            warnings=self.warnings,
+        )
+
+    def _must_end_thinking(self) -> bool:
+        limit = self.request.max_thinking_tokens
+        return (
+            limit is not None
+            and self.n_thinking >= limit
+            and self.text.section == "thinking"
+            and not self._ended_thinking
+        )
+
+    def _deltas(self, texts: Sequence[tuple[Any, str]], ended: bool) -> Sequence[TextDelta]:
+        """The deltas of new texts. Log probabilities go with the next text of the content that comes out."""
+        deltas = []
+        for section, text in texts:
+            logprobs: tuple[TokenLogprobs, ...] = ()
+            if section == "content" and self._unsent_logprobs:
+                logprobs, self._unsent_logprobs = tuple(self._unsent_logprobs), []
+            deltas.append(TextDelta(self.id, text, section, logprobs))
+        if ended and self._unsent_logprobs:  # of tokens without text, such as the parts of a character that never came
+            deltas.append(TextDelta(self.id, "", "content", tuple(self._unsent_logprobs)))
+            self._unsent_logprobs = []
+        return deltas
 
 
-def begin(
-    request: ChatRequest, tokenizer: Any, end_tokens: frozenset[int], max_length: int, n_embeddings: int
-) -> ChatSequence | Failed:
-    """Tokenize the request's prompt.
+class ChatTokenizer:
+    """What a lane's sequences need of the tokenizer: text of tokens, the format of replies, the tokens that end one."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.detokenizer = Detokenizer(tokenizer)
+        self.format: ReplyFormat = reply_format(tokenizer)
+        self.end_tokens = find_end_tokens(model, tokenizer)
+        closing = self.format.closing
+        self.closing_tokens: Sequence[int] = (
+            () if closing is None else tuple(tokenizer.encode(closing, add_special_tokens=False))
+        )
+
+    def describe(self, token: int, logprob: float, likeliest: Sequence[tuple[int, float]]) -> TokenLogprobs:
+        return TokenLogprobs(self._text(token, logprob), tuple(self._text(*each) for each in likeliest))
+
+    def _text(self, token: int, logprob: float) -> TokenText:
+        return TokenText(self.detokenizer.text_of(token), self.detokenizer.utf8_of(token), logprob)
+
+
+def begin(request: ChatRequest, tokenizer: ChatTokenizer, max_length: int, n_embeddings: int) -> ChatSequence | Failed:
+    """Start a reply.
 
     max_length: most tokens that prompt and reply may have together. n_embeddings: tokens that the model knows.
     """
+    prompt = list(request.prompt.tokens)
+    if not prompt:
+        return Failed(request.id, "bad_request", "The messages make an empty prompt.")
+    if max(prompt) >= n_embeddings:  # looked up on a GPU it would end the process
+        return Failed(request.id, "bad_request", "The messages spell out a token that this model was not trained with.")
+    n_left = max_length - len(prompt)
+    if n_left < 1:
+        message = (
+            f"This model's maximum context length is {max_length} tokens on this device, but the messages have "
+            f"{len(prompt)}. Shorten the messages."
+        )
+        return Failed(request.id, "context_overflow", message)
+    wanted = n_left if request.max_tokens is None else request.max_tokens
+    if wanted < 1:
+        return Failed(request.id, "bad_request", "max_tokens must be at least 1.")
+    warnings: tuple[str, ...] = ()
+    if wanted > n_left:
+        warnings = (f"max_tokens was {wanted}: the context of {max_length} tokens leaves {n_left} after the messages.",)
     try:
-        prompt = prompt_tokens(tokenizer, request.messages)
-    except PromptRefused as error:
-        message = "This model's chat template does not take these messages."
-        return Failed(request.id, "bad_request", message, str(error))
+        reader = tokenizer.format.reader(request.prompt.opening)
+        context = prompt[-CONTEXT_TOKENS:] if request.prompt.continues else ()
+        text = ReplyText(tokenizer.detokenizer.stream(context), reader, request.stop)
     except Exception as error:  # noqa: BLE001  # the tokenizer may raise anything
         message = "The model's tokenizer failed on these messages."
         return Failed(request.id, "model_error", message, "".join(traceback.format_exception(error)))
-    if request.max_tokens < 1:
-        return Failed(request.id, "bad_request", "max_tokens must be at least 1.")
-    if max(prompt, default=0) >= n_embeddings:  # looked up on a GPU it would end the process
-        return Failed(request.id, "bad_request", "The messages spell out a token that this model was not trained with.")
-    n_tokens = len(prompt) + request.max_tokens
-    if n_tokens > max_length:
-        message = (
-            f"The prompt has {len(prompt)} tokens and max_tokens is {request.max_tokens}: "
-            f"together {n_tokens}, {n_tokens - max_length} more than the {max_length} that fit."
-        )
-        return Failed(request.id, "context_overflow", message)
-
-    def decode(tokens: list[int]) -> str:
-        return str(tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-    return ChatSequence(request, prompt, ReplyText(decode, request.stop), end_tokens)
+    end_tokens = frozenset(request.stop_tokens) | (frozenset() if request.ignores_end else tokenizer.end_tokens)
+    return ChatSequence(request, prompt, min(wanted, n_left), text, tokenizer, end_tokens, warnings)
 
 
 def find_end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The tokens that end a reply: the tokenizer's, and all that the model's generation config names."""
+    """The tokens that end a reply: the tokenizer's, all that the model's generation config names, and those with which
+    the chat template ends a turn of the assistant.
+    """
     configured = model.generation_config.eos_token_id
     several = configured if isinstance(configured, list) else [configured]
-    return frozenset(token for token in (*several, tokenizer.eos_token_id) if token is not None)
+    named = frozenset(token for token in (*several, tokenizer.eos_token_id) if token is not None)
+    return named | end_of_turn_tokens(tokenizer)

@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from pipelines.interface import ChatRequest, DiffusionRequest, NextStep, Request, StepCost
+from pipelines.interface import ChatRequest, DiffusionRequest, NextStep, Prompt, Request, StepCost
 from scripts.simulation.outcome import Outcome
 from scripts.simulation.traces import SimJob, SimModel, Trace
 from server.engine.learning import learn
@@ -220,7 +220,7 @@ class Simulator:
 def engine_job(job: SimJob, model: SimModel) -> Job:
     request: Request
     if model.type == "chat":
-        request = ChatRequest(id=f"{job.id}/0", messages=(), max_tokens=model.steps)
+        request = ChatRequest(id=f"{job.id}/0", prompt=Prompt(tokens=(1,)), max_tokens=model.steps)
     else:
         request = DiffusionRequest(
             id=f"{job.id}/0", prompt="", negative_prompt=None, width=512, height=512, num_frames=None,

@@ -55,8 +55,8 @@ class LaneOutput:
             case Previewed(request_id, colours):
                 if self._jobs.find(request_id)[0] == 0:
                     put(JobPreviewed(job.id, colours))
-            case TextDelta(_, text):
-                put(JobText(job.id, text, at))
+            case TextDelta(_, text, section, logprobs):
+                put(JobText(job.id, text, at, section, logprobs))
             case Rendered(request_id, frames, batch_peak, scheduler, warnings, sound, flagged):
                 index, request = self._jobs.find(request_id)
                 peak_bytes = self._estimates.peak_bytes(request_id)
@@ -66,10 +66,10 @@ class LaneOutput:
                 put(OutputReady(job.id, index, *made))
                 self._report_verdicts(lane, model)
                 self._end_request(job, request_id)
-            case Replied(request_id, text, prompt_tokens, completion_tokens, finish_reason):
-                self._estimates.finished(model, self._jobs.find(request_id)[1])
-                put(JobReplied(job.id, text, prompt_tokens, completion_tokens, finish_reason))
-                self._end_request(job, request_id)
+            case Replied():
+                self._estimates.finished(model, self._jobs.find(update.request_id)[1])
+                put(_replied(job.id, update))
+                self._end_request(job, update.request_id)
             case Failed(request_id, code, message, detail):
                 logger.error("job failed", extra={"job": job.id, "code": code, "detail": detail})
                 first = self._jobs.fail(job.id)
@@ -95,3 +95,16 @@ class LaneOutput:
         self._estimates.forget(request_id)
         if self._scheduler.request_ended(job.id, job.model) and self._jobs.end(job.id) == "canceled":
             self._outbox.put(JobCanceled(job.id))
+
+
+def _replied(job_id: str, reply: Replied) -> JobReplied:
+    return JobReplied(
+        job_id,
+        text=reply.text,
+        prompt_tokens=reply.prompt_tokens,
+        completion_tokens=reply.completion_tokens,
+        finish_reason=reply.finish_reason,
+        thinking=reply.thinking,
+        thinking_tokens=reply.thinking_tokens,
+        warnings=reply.warnings,
+    )

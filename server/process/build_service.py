@@ -27,6 +27,7 @@ from server.service.learned import LearnedValues
 from server.service.metrics import Metrics
 from server.service.model_overrides import ModelOverrides
 from server.service.models import Models
+from server.service.prompts import Prompts
 from server.service.running_chats import RunningChats
 from server.service.service import Service
 from server.store.database import Database
@@ -54,6 +55,7 @@ def build_service(
     engine: Engine,
     requirements: MemoryRequirements,
     learned: LearnedValues,
+    prompts: Prompts,
     artifacts: Artifacts,
     webhooks: Webhooks,
     loras: Loras,
@@ -108,6 +110,7 @@ def build_service(
         results=results,
         metrics=metrics,
         running_chats=running_chats,
+        prompts=prompts,
         clock=clock,
         system_prompt=options.system_prompt,
     )

@@ -22,6 +22,7 @@ from types import FrameType
 import pynvml
 import uvicorn
 from fastapi import FastAPI
+from models.loading.prompt_reader import PromptReader
 from sqlalchemy import Connection
 
 from models.catalogue import Catalogue
@@ -45,6 +46,7 @@ from server.process.host_memory import HostMemory
 from server.process.settings import Settings
 from server.process.visible_gpus import visible_gpus
 from server.service.learned import LearnedValues
+from server.service.prompts import Prompts
 from server.store.database import Database, StoreUnusable
 from server.store.keys import SCOPES, create_key, list_keys
 
@@ -53,6 +55,7 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_S = 1.0
 ENGINE_DEAD = 1  # exit code: a bug ended the device thread; the supervisor starts another process
 WORKERS = 2  # threads that encode and write results
+PROMPT_WORKERS = 2  # threads that run chat templates and tokenizers
 SWITCH_S = 0.001  # the event loop waits at most this long for a device thread that computes in Python; by default 5 ms
 WORKER_NICENESS = 10
 KEEP_ALIVE_S = 75  # of an idle HTTP connection
@@ -110,6 +113,7 @@ async def _serve(
         engine=fleet,
         requirements=memory_requirements(settings, machines, learned),
         learned=learned,
+        prompts=Prompts(PromptReader(), ThreadPoolExecutor(PROMPT_WORKERS, thread_name_prefix="prompts")),
         artifacts=Artifacts(settings.data_dir, pool),
         webhooks=Webhooks(
             database,

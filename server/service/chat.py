@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime
 
 from sqlalchemy import Connection
 
-from pipelines.interface import Message
+from models.spec import ModelSpec
+from pipelines.interface import Message, Prompt
 from server.accounts.auth import ApiKey
 from server.accounts.usage import Accounts
+from server.errors import ServerError
 from server.jobs.artifacts import new_id
 from server.jobs.limits import JobLimits
 from server.jobs.results import Results
 from server.service.chat_charge import ChatCharge, charge_chat
 from server.service.chat_context import ChatContext
 from server.service.chat_exchange import ChatExchange
-from server.service.chat_turn import ChatInput, ChatTurn
+from server.service.chat_input import ChatInput
+from server.service.chat_turn import ChatTurn
 from server.service.metrics import Metrics
+from server.service.prompts import Prompts
 from server.service.running_chats import RunningChats
 from server.store import messages
 from server.store.database import Database
+
+REFUND_WAIT_S = 1.0  # longest that a refused message waits for its refund; a store that is busy refunds it later
 
 
 class Chats:
@@ -33,6 +40,7 @@ class Chats:
         results: Results,
         metrics: Metrics,
         running_chats: RunningChats,
+        prompts: Prompts,
         clock: Callable[[], datetime],
         system_prompt: str | None,
     ) -> None:
@@ -43,11 +51,12 @@ class Chats:
         self._results = results
         self._metrics = metrics
         self.running_chats = running_chats
+        self._prompts = prompts
         self._clock = clock
         self._system_prompt = system_prompt
 
     async def open(self, key: ApiKey, chat_input: ChatInput) -> ChatTurn:
-        """Charges a message and reads its conversation; the reply is made while the turn's `deltas` are read.
+        """Charges a message and reads its prompt; the reply is made while the turn's `deltas` are read.
 
         Raises BadRequest, UnknownModel, NeverFits, Conflict, TooMany, Unavailable; then nothing was charged.
         """
@@ -59,10 +68,20 @@ class Chats:
         conversation_id = chat_input.conversation_id or f"conv_{new_id()}"
 
         def charge_and_read(conn: Connection) -> tuple[ChatCharge, list[Message]]:
-            charge = charge_chat(conn, key, plan, now)
+            charge = charge_chat(conn, key, plan, now, chat_input.n_choices)
             return charge, messages.history(conn, key.id, conversation_id) if chat_input.conversation_id else []
 
         charge, history = await self._database.write(charge_and_read)
+        system = chat_input.system or self._system_prompt or spec.defaults.system
+        context = ChatContext(system, history, chat_input.messages)
+        try:
+            with running.count(key.id, chat_input.n_choices):
+                prompt = await self._read_prompt(spec, chat_input, context)
+        except BaseException as error:
+            refund = charge.refund(self._results)
+            if isinstance(error, ServerError):  # its reply says how much of the day's limit is used
+                await asyncio.wait({refund}, timeout=REFUND_WAIT_S)
+            raise
         exchange = ChatExchange(
             key_id=key.id,
             conversation_id=conversation_id,
@@ -72,14 +91,15 @@ class Chats:
             model=spec.name,
             system=chat_input.system,
         )
-        system = chat_input.system or self._system_prompt or spec.defaults.system
         return ChatTurn(
             key=key,
             priority=plan.priority,
             chat_input=chat_input,
             spec=spec,
             need_bytes=self._limits.need_bytes(spec),
-            context=ChatContext(system, history, chat_input.messages),
+            context=context,
+            prompt=prompt,
+            prompts=self._prompts,
             charge=charge,
             exchange=exchange,
             running_chats=running,
@@ -88,3 +108,10 @@ class Chats:
             metrics=self._metrics,
             clock=self._clock,
         )
+
+    async def _read_prompt(self, spec: ModelSpec, chat_input: ChatInput, context: ChatContext) -> Prompt:
+        if chat_input.logit_bias:
+            await self._prompts.check_tokens(spec, "logit_bias", [token for token, _ in chat_input.logit_bias])
+        if chat_input.stop_tokens:
+            await self._prompts.check_tokens(spec, "stop_token_ids", chat_input.stop_tokens)
+        return await self._prompts.read(spec, context, chat_input.prompt_options)

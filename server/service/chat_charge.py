@@ -1,7 +1,8 @@
-"""Charges one chat message to the daily limit of its key, and refunds it when the reply fails. Event loop only."""
+"""Charges a chat message to the daily limit of its key, and refunds it when the reply fails. Event loop only."""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -21,18 +22,19 @@ class ChatCharge:
     day: str
     limit: int | None  # messages per day; None: unlimited
     used: int  # messages charged on this day, this one included
+    n_choices: int  # replies to the message: each is charged as one message
 
-    def refund(self, results: Results) -> None:
+    def refund(self, results: Results) -> asyncio.Task[bool]:
         """Refunds the message in a task, because the client may have disconnected."""
 
         def refund(conn: Connection) -> bool:
-            return usage.refund_units(conn, self.id, self.key_id, self.day, "chats", 1)
+            return usage.refund_units(conn, self.id, self.key_id, self.day, "chats", self.n_choices)
 
-        results.spawn(results.persist(refund))
+        return results.spawn(results.persist(refund))
 
 
-def charge_chat(conn: Connection, key: ApiKey, plan: Plan, now: datetime) -> ChatCharge:
+def charge_chat(conn: Connection, key: ApiKey, plan: Plan, now: datetime, n_choices: int = 1) -> ChatCharge:
     """Raises `QuotaUsedUp` and charges nothing when the daily limit is reached."""
     day, limit = today(now), plan.chats
-    used = usage.charge(conn, key.id, day, "chats", 1, limit, retry_after_s=seconds_to_reset(now))
-    return ChatCharge(f"chat_{new_id()}", key.id, day, limit, used)
+    used = usage.charge(conn, key.id, day, "chats", n_choices, limit, retry_after_s=seconds_to_reset(now))
+    return ChatCharge(f"chat_{new_id()}", key.id, day, limit, used, n_choices)

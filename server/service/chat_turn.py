@@ -5,58 +5,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from datetime import datetime
 
 from models.spec import ModelSpec
-from pipelines.interface import ChatRequest, FinishReason, Message
+from pipelines.interface import ChatRequest, Message, Prompt
 from server.accounts.auth import ApiKey
-from server.errors import BadRequest, Internal, ServerError, Unavailable
+from server.errors import ContextTooLong, ServerError
 from server.job import Job
 from server.jobs.artifacts import new_id
-from server.jobs.request import RANDOM_SEED_LIMIT
+from server.jobs.request import MAX_SEED, RANDOM_SEED_LIMIT
 from server.jobs.results import Results
-from server.protocol import JobCanceled, JobFailed, JobReplied, JobStarted, JobText
 from server.service.chat_charge import ChatCharge
+from server.service.chat_choice import ChoiceRun
 from server.service.chat_context import ChatContext
 from server.service.chat_exchange import ChatExchange
+from server.service.chat_input import ChatDelta, ChatInput, ChatReply
+from server.service.merge import merged
 from server.service.metrics import Metrics
+from server.service.prompts import Prompts
 from server.service.running_chats import RunningChats
 from server.store.database import Database
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatInput:
-    """What the client sent; None: not given."""
-
-    messages: tuple[Message, ...]  # one message of the user, or a whole conversation that the client keeps
-    stored: bool = True  # whether the server keeps the conversation
-    conversation_id: str | None = None
-    system: str | None = None
-    model: str | None = None
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatReply:
-    text: str
-    at: datetime
-    conversation_id: str
-    model: str
-    prompt_tokens: int
-    completion_tokens: int
-    finish_reason: FinishReason
-    warnings: tuple[str, ...] = ()
 
 
 class ChatTurn:
@@ -71,6 +43,8 @@ class ChatTurn:
         spec: ModelSpec,
         need_bytes: int,
         context: ChatContext,
+        prompt: Prompt,
+        prompts: Prompts,
         charge: ChatCharge,
         exchange: ChatExchange,
         running_chats: RunningChats,
@@ -85,19 +59,21 @@ class ChatTurn:
         self._spec = spec
         self._need_bytes = need_bytes
         self._context = context
+        self._prompt = prompt
+        self._prompts = prompts
         self._exchange = exchange
         self._running_chats = running_chats
         self._database = database
         self._results = results
         self._metrics = metrics
         self._clock = clock
-        self._started = False  # whether the engine has begun with the reply
-        self._sent_text = ""  # the part of a streamed reply that the client has received
+        self._choices: list[ChoiceRun] = []
+        self._sent = {"thinking": "", "content": ""}  # the part of a streamed reply that the client has received
         self.charge = charge
         self.model = spec.name
         self.reply: ChatReply | None = None
 
-    async def deltas(self, *, streamed: bool = False) -> AsyncGenerator[str]:
+    async def deltas(self, *, streamed: bool = False) -> AsyncGenerator[ChatDelta]:
         """Yields the text of the reply as it is made. Raises a `ServerError` after a refund when the reply fails.
 
         Closing the generator early cancels the reply. A reply that has not started is then refunded; of a streamed
@@ -106,65 +82,76 @@ class ChatTurn:
         streamed: each text is sent to the client before the next one is requested, and that delay is measured.
         """
         first = True
-        with self._running_chats.count(self._key.id):
+        with self._running_chats.count(self._key.id, self._input.n_choices):
             try:
-                async with aclosing(self._texts()) as texts:
-                    async for text in texts:
-                        yield text.text
+                async with aclosing(self._deltas()) as deltas:
+                    async for delta in deltas:
+                        yield delta
                         if streamed:
-                            self._metrics.text_sent(text.at, first)
+                            self._metrics.text_sent(delta.at, first)
                             first = False
-                            self._sent_text += text.text
+                            self._sent[delta.section] += delta.text
             except ServerError:
                 self.charge.refund(self._results)
                 raise
             except (asyncio.CancelledError, GeneratorExit):
-                if not self._started:
+                if not any(choice.started for choice in self._choices):
                     self.charge.refund(self._results)
-                elif self._sent_text:
-                    self._exchange.store_partial(self._results, self._sent_text, self._clock())
+                elif self._sent["content"]:
+                    self._exchange.store_partial(self._results, self._received(), self._clock())
                 raise
 
-    async def _texts(self) -> AsyncGenerator[JobText]:
-        """Yields the texts of the engine's job, then sets `reply`. Raises a `ServerError` when the job fails.
+    async def _deltas(self) -> AsyncGenerator[ChatDelta]:
+        """Yields the texts of all choices, then sets `reply`. Raises a `ServerError` when one of them fails.
 
-        A conversation that is too long for the model's context is shortened and tried again, because the server, which
-        keeps the conversation, has to make it fit.
+        A conversation that the server keeps and that is too long for the model's KV cache is shortened and tried again.
         """
         while True:
-            end: JobReplied | JobFailed | JobCanceled | None = None
-            async with aclosing(self._running_chats.run(self._job(), self._need_bytes)) as events:
-                async for event in events:
-                    match event:
-                        case JobStarted():
-                            self._started = True
-                        case JobText():
-                            yield event
-                        case _:
-                            end = event
-            if isinstance(end, JobReplied):
-                self._sent_text = ""  # the whole reply is stored instead
-                self.reply = await self._stored_reply(end)
-                return
-            overflow = isinstance(end, JobFailed) and end.code == "context_overflow"
-            if not (overflow and self._context.shorten()):
-                raise _error_of(end)
+            self._choices = [
+                ChoiceRun(index, job, self._need_bytes, self._running_chats) for index, job in enumerate(self._jobs())
+            ]
+            try:
+                async with aclosing(merged([choice.deltas() for choice in self._choices])) as deltas:
+                    async for delta in deltas:
+                        yield delta
+            except ContextTooLong:
+                if not self._context.shorten():
+                    raise
+                self._prompt = await self._prompts.read(self._spec, self._context, self._input.prompt_options)
+            else:
+                break
+        self._sent = dict.fromkeys(self._sent, "")  # the whole reply is stored instead
+        self.reply = await self._stored_reply()
 
-    def _job(self) -> Job:
+    def _jobs(self) -> Sequence[Job]:
+        seed = self._input.seed if self._input.seed is not None else secrets.randbelow(RANDOM_SEED_LIMIT)
+        return [self._job((seed + index) % (MAX_SEED + 1)) for index in range(self._input.n_choices)]
+
+    def _job(self, seed: int) -> Job:
         given, defaults = self._input, self._spec.defaults
         job_id = f"chat_{new_id()}"
         request = ChatRequest(
             id=f"{job_id}/0",
             owner=self._key.id,
-            messages=self._context.messages,
+            prompt=self._prompt,
             max_tokens=given.max_tokens if given.max_tokens is not None else defaults.max_tokens,
             temperature=given.temperature if given.temperature is not None else defaults.temperature,
             top_p=given.top_p if given.top_p is not None else defaults.top_p,
-            seed=given.seed if given.seed is not None else secrets.randbelow(RANDOM_SEED_LIMIT),
+            top_k=given.top_k if given.top_k is not None else defaults.top_k,
+            min_p=given.min_p if given.min_p is not None else defaults.min_p,
+            seed=seed,
             stop=given.stop,
-            repetition_penalty=defaults.repetition_penalty,
+            stop_tokens=given.stop_tokens,
+            min_tokens=given.min_tokens,
+            ignores_end=given.ignores_end,
+            repetition_penalty=(
+                given.repetition_penalty if given.repetition_penalty is not None else defaults.repetition_penalty
+            ),
             presence_penalty=given.presence_penalty,
             frequency_penalty=given.frequency_penalty,
+            logit_bias=given.logit_bias,
+            n_logprobs=given.n_logprobs,
+            max_thinking_tokens=given.max_thinking_tokens,
         )
         return Job(
             id=job_id,
@@ -175,36 +162,28 @@ class ChatTurn:
             priority=self._priority,
         )
 
-    async def _stored_reply(self, end: JobReplied) -> ChatReply:
+    async def _stored_reply(self) -> ChatReply:
         """Stores the exchange; a store that is unavailable costs only a warning, because the reply is ready."""
-        now, warnings = self._clock(), []
+        now, first = self._clock(), self._choices[0]
+        warnings = [*self._input.warnings, *self._prompt.warnings, *first.warnings]
         if self._context.n_left_out:
             warnings.append(
                 "The conversation is longer than the model's context: "
                 f"its oldest {self._context.n_left_out} messages were left out."
             )
-        if not await self._exchange.store(self._database, end.text, now):
+        choices = tuple(choice.choice for choice in self._choices)
+        message = Message("assistant", choices[0].text, thinking=choices[0].thinking)
+        if not await self._exchange.store(self._database, message, now):
             logger.warning("conversation turn not stored")
             warnings.append("This exchange could not be stored: later replies will not take it into account.")
         return ChatReply(
-            text=end.text,
+            choices=choices,
             at=now,
             conversation_id=self._exchange.conversation_id,
             model=self._spec.name,
-            prompt_tokens=end.prompt_tokens,
-            completion_tokens=end.completion_tokens,
-            finish_reason=end.finish_reason,
+            prompt_tokens=first.prompt_tokens,
             warnings=tuple(warnings),
         )
 
-
-def _error_of(end: JobFailed | JobCanceled | None) -> ServerError:
-    match end:
-        case JobFailed(code="context_overflow" | "bad_request", message=text):
-            return BadRequest(text)
-        case JobFailed(code="model_error" | "invalid_output"):
-            return Internal("The model failed on this message. The message was not charged.")
-        case JobFailed(message=text):
-            return Unavailable(text, retry_after_s=5)
-        case _:
-            return Unavailable("The server stopped this reply. The message was not charged.", retry_after_s=5)
+    def _received(self) -> Message:
+        return Message("assistant", self._sent["content"], thinking=self._sent["thinking"])

@@ -25,13 +25,13 @@ class RunningChats:
         self.n_of_key: Counter[str] = Counter()  # by key id: replies that are being made
 
     @contextmanager
-    def count(self, key_id: str) -> Iterator[None]:
-        """Counts one more reply of the key until the block ends."""
-        self.n_of_key[key_id] += 1
+    def count(self, key_id: str, n_replies: int = 1) -> Iterator[None]:
+        """Counts more replies of the key until the block ends."""
+        self.n_of_key[key_id] += n_replies
         try:
             yield
         finally:
-            self.n_of_key[key_id] -= 1
+            self.n_of_key[key_id] -= n_replies
             if not self.n_of_key[key_id]:
                 del self.n_of_key[key_id]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipelines.interface import ChatRequest, DiffusionRequest
 from server.job import Job, JobType
+from tests.support.prompts import EMPTY
 
 
 def job(job_id: str, model: str = "m", n: int = 1, steps: int = 3, type_: JobType = "image") -> Job:
@@ -18,5 +19,5 @@ def job(job_id: str, model: str = "m", n: int = 1, steps: int = 3, type_: JobTyp
 
 
 def chat_job(job_id: str, owner: str = "a", priority: int = 0, model: str = "m") -> Job:
-    request = ChatRequest(id=job_id, messages=(), max_tokens=1)
+    request = ChatRequest(id=job_id, prompt=EMPTY, max_tokens=1)
     return Job(id=job_id, owner=owner, type="chat", model=model, requests=(request,), priority=priority)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.fakes import messages_in
 from tests.support.http.asgi import start_post
 from tests.support.http.chats import chat_request, messages_of, next_chat
 from tests.support.http.front import front
@@ -37,7 +38,7 @@ async def test_every_option_reaches_the_engine_unchanged(tmp_path: Path) -> None
         await f.post("/api/chat", {"message": "Hi", "system": "Be brief.", "stop": "END"})
         with_system = f.engine.jobs.popitem()[1]
 
-    assert [(message.role, message.content) for message in plain.messages] == [("user", "Hi")]
+    assert messages_in(plain.prompt) == [("user", "Hi")]
     assert (plain.max_tokens, plain.temperature, plain.top_p, plain.seed, plain.stop) == (7, 0.5, 0.9, 3, ("END", "\n"))
     assert messages_of(with_system) == [("system", "Be brief."), ("user", "Hi")]
     assert chat_request(with_system).stop == ("END",)

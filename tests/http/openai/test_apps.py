@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes import messages_in
 from tests.support.http.front import Front, front
 from tests.support.http.http_front import finish_jobs, listening
 
@@ -22,7 +23,7 @@ REPLY = "Hé 👋 there"
 
 
 def reply_to_chats(f: Front) -> None:
-    f.engine.reply = lambda request: f"{REPLY} {len(request.messages)}"
+    f.engine.reply = lambda request: f"{REPLY} {len(messages_in(request.prompt))}"
 
 
 async def test_langchain_chats_whole_streamed_and_in_a_chain(tmp_path: Path) -> None:

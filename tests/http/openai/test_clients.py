@@ -13,6 +13,7 @@ import httpx
 import openai
 import pytest
 
+from tests.fakes import messages_in
 from tests.support.http.front import front
 from tests.support.http.http_front import finish_jobs, listening
 from tests.support.http.node_client import node_client
@@ -27,7 +28,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 async def test_the_python_client_chats(tmp_path: Path) -> None:
     async with front(tmp_path) as f, listening(f) as address, client(f"{address}/v1", f.keys["pro"]) as ai:
-        f.engine.reply = lambda request: f"Hé 👋 {len(request.messages)}"
+        f.engine.reply = lambda request: f"Hé 👋 {len(messages_in(request.prompt))}"
         turns = [
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": [{"type": "text", "text": "Hi"}]},

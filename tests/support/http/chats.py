@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipelines.interface import ChatRequest
 from server.job import Job
+from tests.fakes import messages_in
 from tests.support.http.front import Front
 
 
@@ -15,7 +16,7 @@ def chat_request(job: Job) -> ChatRequest:
 
 def messages_of(job: Job) -> list[tuple[str, str]]:
     """Returns role and content of each message that the model gets."""
-    return [(message.role, message.content) for message in chat_request(job).messages]
+    return messages_in(chat_request(job).prompt)
 
 
 async def next_chat(f: Front) -> Job:

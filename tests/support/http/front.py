@@ -29,10 +29,11 @@ from server.library.library import Library
 from server.library.pulls import Pulls
 from server.process.build_service import ServiceOptions, build_service
 from server.service.learned import LearnedValues
+from server.service.prompts import Prompts
 from server.service.service import Service
 from server.store import usage
 from server.store.keys import create_key
-from tests.fakes import GIB, FakeEngine, FakeRequirements, small_catalogue
+from tests.fakes import GIB, FakeEngine, FakePromptReader, FakeRequirements, small_catalogue
 from tests.support.stores import open_store
 
 MORNING = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
@@ -63,6 +64,7 @@ class Front:
     keys: Mapping[str, str]  # plan → key
     data_dir: Path
     requirements: FakeRequirements
+    prompt_reader: FakePromptReader
 
     async def get(self, path: str, key: str = "enterprise", **headers: str) -> httpx.Response:
         return await self.client.get(path, headers=self.auth(key) | headers)
@@ -123,6 +125,7 @@ async def front(
 ) -> AsyncIterator[Front]:
     """Yields a front end. The same `folder` and `keys` again simulate a restart."""
     clock, engine, requirements = Clock(), FakeEngine(usable_bytes), FakeRequirements()
+    prompt_reader = FakePromptReader()
     if keys is None:
         _put_empty_store(folder)
     with open_store(folder) as database, ThreadPoolExecutor(2) as pool:
@@ -135,6 +138,7 @@ async def front(
             engine=engine,
             requirements=requirements,
             learned=LearnedValues(database, clock),
+            prompts=Prompts(prompt_reader, pool),
             artifacts=artifacts,
             webhooks=Webhooks(database, secret=bytes(32), clock=clock, **webhooks),
             loras=LoraFolder(folder / "loras"),
@@ -167,7 +171,8 @@ async def front(
         )
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost:3001") as client:
-            yield Front(app, service, engine, artifacts, database, clock, client, keys, folder / "data", requirements)
+            parts = app, service, engine, artifacts, database, clock, client, keys, folder / "data"
+            yield Front(*parts, requirements, prompt_reader)
             await service.results.close(2)
 
 

@@ -10,14 +10,19 @@ from pipelines.interface import (
     Canceled,
     ChatRequest,
     Failed,
-    Message,
     Replied,
     Update,
 )
+from tests.support.lanes.tiny_chat import tiny_tokenizer
+from tests.support.prompts import asked
+
+TOKENIZER = tiny_tokenizer()
 
 
-def chat(name: str, text: str = "", *, max_tokens: int = 12, **settings: Any) -> ChatRequest:
-    return ChatRequest(id=name, messages=(Message("user", text or f"hello {name}"),), max_tokens=max_tokens, **settings)
+def chat(name: str, text: str = "", *, max_tokens: int | None = 12, **settings: Any) -> ChatRequest:
+    """A chat with a tiny model: its prompt is made by the tokenizer of `tiny_chat`."""
+    prompt = asked(TOKENIZER, text or f"hello {name}")
+    return ChatRequest(id=name, prompt=prompt, max_tokens=max_tokens, **settings)
 
 
 def play(lane: ChatLane, requests: Iterable[ChatRequest] = (), *, at_most: int = 2_000) -> list[Update]:

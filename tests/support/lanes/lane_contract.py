@@ -22,7 +22,6 @@ from pipelines.interface import (
     FailureCode,
     Lane,
     Merging,
-    Message,
     NextStep,
     Rendered,
     Replied,
@@ -33,7 +32,8 @@ from pipelines.interface import (
 from tests.support.lanes.fake_lane import FakeLane
 from tests.support.lanes.lane_play import End, request
 from tests.support.lanes.stock_families import FAMILIES
-from tests.support.lanes.tiny_chat import tiny_lane, tiny_model
+from tests.support.lanes.tiny_chat import tiny_lane, tiny_model, tiny_tokenizer
+from tests.support.prompts import asked
 
 MAX_STEPS = 3_000  # of one test: a lane that needs more never comes to an end
 CACHE_BYTES = {"cpu": 4 << 20, "cuda": 16 << 20}  # on CUDA a step reads more tokens, and its masks take 4 MiB
@@ -389,7 +389,7 @@ def chat_case(device_name: str, merging: Merging = "on") -> LaneCase:
 
 
 def chat(name: str, text: str = "") -> ChatRequest:
-    return ChatRequest(id=name, messages=(Message("user", text or f"hello {name}"),), max_tokens=12)
+    return ChatRequest(id=name, prompt=asked(tiny_tokenizer(), text or f"hello {name}"), max_tokens=12)
 
 
 def _any_alive(tensors: Iterable[Any]) -> Callable[[], bool]:

@@ -14,12 +14,13 @@ from models.errors import LoadFailed
 from models.files.json_files import read_config
 from models.loading.load import load, serving_dtype
 from models.spec import ModelSpec
-from pipelines.interface import ChatRequest, Message, Replied
+from pipelines.interface import ChatRequest, Replied
 from tests.support.catalogues import open_catalogue
 from tests.support.checkpoints import chat_folder, stable_diffusion_folder, write_json
 from tests.support.lanes.lane_play import rendered, request
 from tests.support.lanes.loaded_models import load_diffusion, save_chat, save_stable_diffusion
 from tests.support.lanes.stock_families import FAMILIES, stable_diffusion, wan
+from tests.support.prompts import asked
 
 
 def test_a_saved_image_pipeline_becomes_a_lane_of_the_bytes_that_the_catalogue_computed(tmp_path: Path) -> None:
@@ -46,7 +47,7 @@ def test_a_checkpoint_with_only_fp16_files_is_loaded_from_them(tmp_path: Path) -
 def test_a_saved_language_model_becomes_a_lane_that_answers(tmp_path: Path) -> None:
     save_chat(tmp_path / "models/tiny")
     lane = load(open_catalogue(tmp_path).get("tiny"), device="cpu", cache_bytes=4 << 20)
-    lane.admit(ChatRequest(id="1", messages=(Message("user", "hello"),), max_tokens=4))
+    lane.admit(ChatRequest(id="1", prompt=asked(lane.tokenizer, "hello"), max_tokens=4))
 
     updates = [update for _ in range(8) for update in lane.step()]
 

@@ -14,10 +14,11 @@ from models.loading.load import load
 from models.loading.shared_weights import SharedWeights
 from models.spec import ModelSpec
 from pipelines.diffusion.lane import DiffusionLane
-from pipelines.interface import ChatRequest, Lane, Message, Replied
+from pipelines.interface import ChatRequest, Lane, Replied
 from server.memory.ledger import Ledger
 from tests.support.catalogues import open_catalogue
 from tests.support.lanes.lane_play import rendered, request
+from tests.support.prompts import asked
 
 KLEIN = FAMILIES["Flux2KleinPipeline"]
 
@@ -43,7 +44,7 @@ def picture(lane: Lane) -> np.ndarray:
 
 
 def reply(lane: Lane) -> str:
-    lane.admit(ChatRequest(id="1", messages=(Message("user", "hello"),), max_tokens=6))
+    lane.admit(ChatRequest(id="1", prompt=asked(lane.tokenizer, "hello"), max_tokens=6))
     while lane.has_work():
         for update in lane.step():
             if isinstance(update, Replied):

@@ -9,8 +9,10 @@ import pytest
 from models.catalogue import Catalogue
 from models.loading.load import load
 from models.spec import ModelSpec
-from pipelines.interface import ChatRequest, Message, Replied
+from pipelines.chat.lane import ChatLane
+from pipelines.interface import ChatRequest, Replied
 from server.process.settings import load_settings
+from tests.support.prompts import asked
 
 pytestmark = pytest.mark.slow
 
@@ -57,8 +59,9 @@ def test_messages_are_marked_as_in_the_training_of_the_model(tokenizer: Any) -> 
 
 def test_the_model_answers_and_ends_its_answer_itself(spec: ModelSpec) -> None:
     lane = load(spec, device="cpu", cache_bytes=32 << 20)
-    question = (Message("user", "What is the capital of France?"),)
-    lane.admit(ChatRequest(id="1", messages=question, max_tokens=40))
+    assert isinstance(lane, ChatLane)
+    prompt = asked(lane.tokenizer, "What is the capital of France?")
+    lane.admit(ChatRequest(id="1", prompt=prompt, max_tokens=40))
 
     updates = [update for _ in range(50) for update in lane.step()]
     lane.close()

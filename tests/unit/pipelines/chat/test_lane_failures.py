@@ -8,18 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.chat.chat_template import prompt_tokens
 from pipelines.chat.lane import ChatLane
 from pipelines.interface import (
     Canceled,
     ChatRequest,
     Failed,
     Merging,
-    Message,
     Replied,
 )
 from tests.support.lanes.chat_play import chat, ends, four_chats, free_pages, play, replies, reply, start_four
 from tests.support.lanes.tiny_chat import tiny_lane, tiny_model, tiny_tokenizer
+from tests.support.prompts import asked
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -29,8 +28,8 @@ def test_too_long_request_fails_alone_and_its_message_has_the_numbers(lane: Chat
     assert sorted(ends(updates)) == [("fine", "Replied"), ("long", "Failed"), ("ok", "Replied")]
     failed = next(update for update in updates if isinstance(update, Failed))
     assert failed.code == "context_overflow"
-    n_prompt = len(prompt_tokens(tiny_tokenizer(), [Message("user", "x" * 1_000)]))
-    for figure in (n_prompt, 100, n_prompt + 100, 1024):
+    n_prompt = len(chat("c", "x" * 1_000).prompt.tokens)
+    for figure in (n_prompt, 1024):
         assert f" {figure}" in failed.message
 
 
@@ -38,7 +37,8 @@ def test_a_message_that_spells_out_a_token_without_an_embedding_fails_alone() ->
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens(["[UNTRAINED]"])
     lane = ChatLane(tiny_model(), tokenizer, cache_bytes=4 << 20)
-    updates = play(lane, [chat("ok"), chat("beyond", "say [UNTRAINED]")])
+    beyond = ChatRequest(id="beyond", prompt=asked(tokenizer, "say [UNTRAINED]"))
+    updates = play(lane, [chat("ok"), beyond])
     assert sorted(ends(updates)) == [("beyond", "Failed"), ("ok", "Replied")]
     failed = next(update for update in updates if isinstance(update, Failed))
     assert failed.code == "bad_request"

@@ -11,12 +11,13 @@ from benchmarks.conformance_chat import compare
 from benchmarks.families.decoders import decoder
 from pipelines.chat.lane import ChatLane
 from pipelines.chat.proof import shares_forwards_correctly
-from pipelines.interface import Canceled, ChatRequest, Message, Replied, Update
+from pipelines.interface import Canceled, ChatRequest, Replied, Update
 from tests.support.lanes.tiny_chat import tiny_model, tiny_tokenizer
+from tests.support.prompts import asked
 
 
 def ask(name: str, **wanted: Any) -> ChatRequest:
-    return ChatRequest(id=name, messages=(Message("user", "hello"),), **{"max_tokens": 6, **wanted})
+    return ChatRequest(id=name, prompt=asked(tiny_tokenizer(), "hello"), **{"max_tokens": 6, **wanted})
 
 
 def play(lane: ChatLane) -> list[Update]:

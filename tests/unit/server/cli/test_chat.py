@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.fakes import messages_in
 from tests.support.http.command_line import run
 from tests.support.http.served import Served
 
@@ -44,4 +45,4 @@ def test_a_conversation_lasts_until_exit(server: Served, monkeypatch: pytest.Mon
     assert result.exit_code == 0
     assert result.stdout == "You said: One\nYou said: Two\nYou said: Three\n"
     requests = [job.requests[0] for job in list(server.f.engine.jobs.values())[before:]]
-    assert [len(request.messages) for request in requests] == [1, 3, 1]  # type: ignore[union-attr]  # chats
+    assert [len(messages_in(request.prompt)) for request in requests] == [1, 3, 1]  # type: ignore[union-attr]  # chats

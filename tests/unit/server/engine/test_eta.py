@@ -3,6 +3,7 @@
 from pipelines.interface import ChatRequest, DiffusionRequest, LaneStage, StepCost
 from server.engine.eta import Estimates
 from server.job import Job
+from tests.support.prompts import EMPTY
 
 
 def request(name: str, steps: int = 10, width: int = 8) -> DiffusionRequest:
@@ -77,7 +78,7 @@ def test_a_shared_forward_counts_for_each_request_that_shares_it() -> None:
 
 
 def test_a_chat_has_as_many_forwards_as_earlier_replies_took() -> None:
-    chat_request = ChatRequest(id="c", messages=(), max_tokens=9)
+    chat_request = ChatRequest(id="c", prompt=EMPTY, max_tokens=9)
     chat = Job(id="c", owner="a", type="chat", model="m", requests=(chat_request,))
     estimates = learned()
     assert estimates.remaining(chat) is None

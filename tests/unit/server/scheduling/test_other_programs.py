@@ -10,6 +10,7 @@ from server.memory.ledger import Ledger, Reading
 from server.protocol import LoadModel
 from server.scheduling.actions import Load, ModelFacts, Wait
 from server.scheduling.scheduler import Scheduler
+from tests.support.prompts import EMPTY
 
 CHAT = ModelFacts("chat", "chat", need_bytes=60, max_running=4, keep_alive_s=100)
 
@@ -28,7 +29,7 @@ def observe(scheduler: Scheduler, others_bytes: int) -> None:
 def test_a_model_that_waits_for_memory_of_other_programs_is_looked_at_again_soon(requested_by: str) -> None:
     scheduler = scheduler_with(others_bytes=70)
     if requested_by == "a job":
-        request = ChatRequest(id="c/0", messages=(), max_tokens=1)
+        request = ChatRequest(id="c/0", prompt=EMPTY, max_tokens=1)
         scheduler.add(Job(id="c", owner="a", type="chat", model="chat", requests=(request,)), 0.0)
     else:
         scheduler.handle(LoadModel("chat"), 0.0)

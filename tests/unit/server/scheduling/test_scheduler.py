@@ -10,6 +10,7 @@ from server.memory.ledger import Ledger
 from server.protocol import Drain, FilesRead, KeepAlive, LoadError, LoadModel, UnloadModel
 from server.scheduling.actions import Action, Admit, Evict, Load, ModelFacts, Read, ResizeCache, Step, Unpark, Wait
 from server.scheduling.scheduler import Scheduler
+from tests.support.prompts import EMPTY
 
 FACTS = {
     "image": ModelFacts("image", "image", need_bytes=60, max_running=4, keep_alive_s=100),
@@ -28,7 +29,7 @@ def scheduler(capacity: int = 100, **facts: ModelFacts) -> Scheduler:
 
 def job(job_id: str, model: JobType = "image", owner: str = "a", n: int = 1) -> Job:
     requests: list[Request] = [
-        ChatRequest(id=f"{job_id}/{i}", messages=(), max_tokens=1)
+        ChatRequest(id=f"{job_id}/{i}", prompt=EMPTY, max_tokens=1)
         if model == "chat"
         else DiffusionRequest(
             id=f"{job_id}/{i}", prompt="", negative_prompt=None, width=8, height=8, num_frames=None, steps=3,

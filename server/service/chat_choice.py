@@ -1,0 +1,84 @@
+"""Makes one reply to a message with a job of the engine: its deltas as they come, then the whole choice. Event loop only.
+
+A message usually has one choice; with `n` it has several, each with a job of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from server.errors import BadRequest, ContextTooLong, Internal, ServerError, Unavailable
+from server.job import Job
+from server.protocol import JobCanceled, JobFailed, JobReplied, JobStarted, JobText
+from server.service.chat_input import ChatChoice, ChatDelta
+from server.service.running_chats import RunningChats
+
+
+class ChoiceRun:
+    def __init__(self, index: int, job: Job, need_bytes: int, running_chats: RunningChats) -> None:
+        self._index = index
+        self._job = job
+        self._need_bytes = need_bytes
+        self._running_chats = running_chats
+        self._deltas: list[ChatDelta] = []  # those with log probabilities
+        self._end: JobReplied | None = None
+        self.started = False  # whether the engine has begun with the reply
+
+    async def deltas(self) -> AsyncGenerator[ChatDelta]:
+        """Yields the texts of the job, then sets the reply. Raises a `ServerError` when the job fails.
+
+        Closing the generator early cancels the job.
+        """
+        async with aclosing(self._running_chats.run(self._job, self._need_bytes)) as events:
+            async for event in events:
+                match event:
+                    case JobStarted():
+                        self.started = True
+                    case JobText(_, text, at, section, logprobs):
+                        delta = ChatDelta(self._index, section, text, logprobs, at)
+                        if logprobs:
+                            self._deltas.append(delta)
+                        yield delta
+                    case JobReplied():
+                        self._end = event
+                    case _:
+                        raise _error_of(event)
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self._reply.prompt_tokens
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self._reply.warnings
+
+    @property
+    def choice(self) -> ChatChoice:
+        return ChatChoice(
+            text=self._reply.text,
+            thinking=self._reply.thinking,
+            finish_reason=self._reply.finish_reason,
+            completion_tokens=self._reply.completion_tokens,
+            thinking_tokens=self._reply.thinking_tokens,
+            logprobs=tuple(token for delta in self._deltas for token in delta.logprobs),
+        )
+
+    @property
+    def _reply(self) -> JobReplied:
+        assert self._end is not None, "deltas() sets the reply or raises"
+        return self._end
+
+
+def _error_of(end: JobFailed | JobCanceled) -> ServerError:
+    match end:
+        case JobFailed(code="context_overflow", message=text):
+            return ContextTooLong(text)
+        case JobFailed(code="bad_request", message=text):
+            return BadRequest(text)
+        case JobFailed(code="model_error" | "invalid_output"):
+            return Internal("The model failed on this message. The message was not charged.")
+        case JobFailed(message=text):
+            return Unavailable(text, retry_after_s=5)
+        case JobCanceled():
+            return Unavailable("The server stopped this reply. The message was not charged.", retry_after_s=5)

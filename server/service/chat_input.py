@@ -1,0 +1,77 @@
+"""What a client asks of a chat, as the routes read it from a body, and what it gets back. Immutable data; any thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from pipelines.interface import FinishReason, Message, PromptOptions, Section, TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatInput:
+    """None: not given, so that the model's default applies. The fields of sampling are those of `ChatRequest`."""
+
+    messages: tuple[Message, ...]  # one message of the user, or a whole conversation that the client keeps
+    stored: bool = True  # whether the server keeps the conversation
+    conversation_id: str | None = None
+    system: str | None = None
+    model: str | None = None
+    prompt_options: PromptOptions = field(default_factory=PromptOptions)
+    n_choices: int = 1  # replies to make; choice i is sampled with seed + i
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_tokens: tuple[int, ...] = ()
+    min_tokens: int = 0
+    ignores_end: bool = False
+    repetition_penalty: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    n_logprobs: int | None = None
+    max_thinking_tokens: int | None = None
+    warnings: tuple[str, ...] = ()  # for the client: fields that were taken and change nothing
+
+
+@dataclass(frozen=True, slots=True)
+class ChatDelta:
+    """The next text of one choice."""
+
+    index: int  # of the choice
+    section: Section
+    text: str
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    at: float = 0.0  # when the step that made it ended, on the engine's clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatChoice:
+    text: str
+    thinking: str
+    finish_reason: FinishReason
+    completion_tokens: int  # also those of `thinking`
+    thinking_tokens: int
+    logprobs: tuple[TokenLogprobs, ...] = ()  # of `text`; empty unless requested
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatReply:
+    choices: tuple[ChatChoice, ...]
+    at: datetime
+    conversation_id: str
+    model: str
+    prompt_tokens: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum(choice.completion_tokens for choice in self.choices)
+
+    @property
+    def thinking_tokens(self) -> int:
+        return sum(choice.thinking_tokens for choice in self.choices)

@@ -1,0 +1,66 @@
+"""Turns the messages of a chat into its prompt on worker threads, before anything is charged or sent to the engine.
+
+Templates and tokenizers take long for long texts, so neither the event loop nor a device thread runs them. Event loop
+only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Protocol, TypeVar
+
+from models.errors import ModelsError
+from models.spec import ModelSpec
+from pipelines.interface import Message, Prompt, PromptOptions, PromptRefused, PromptTooLong
+from server.errors import BadRequest, ContextTooLong, Unavailable
+from server.service.chat_context import ChatContext
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class PromptReader(Protocol):
+    """Called on worker threads. Raises `PromptRefused`, and `ModelsError` when the tokenizer cannot be opened."""
+
+    def read(self, spec: ModelSpec, messages: Sequence[Message], options: PromptOptions) -> Prompt: ...
+    def n_tokens_known(self, spec: ModelSpec) -> int: ...
+
+
+class Prompts:
+    def __init__(self, reader: PromptReader, executor: Executor) -> None:
+        self._reader = reader
+        self._executor = executor
+
+    async def read(self, spec: ModelSpec, context: ChatContext, options: PromptOptions) -> Prompt:
+        """The prompt of a conversation, which is shortened until it fits if the server keeps its history.
+
+        Raises `ContextTooLong`, `BadRequest` for messages that the model's template refuses, and `Unavailable` when the
+        tokenizer cannot be opened.
+        """
+        while True:
+            messages = context.messages
+            try:
+                return await self._run(spec, lambda messages=messages: self._reader.read(spec, messages, options))
+            except PromptTooLong as error:
+                if not context.shorten():
+                    raise ContextTooLong(error.message) from None
+            except PromptRefused as error:
+                logger.info("prompt refused", extra={"model": spec.name, "detail": error.detail})
+                raise BadRequest(error.message, param="messages") from None
+
+    async def check_tokens(self, spec: ModelSpec, field: str, tokens: Sequence[int]) -> None:
+        """Raises `BadRequest` when the model has no such tokens."""
+        n_known = await self._run(spec, lambda: self._reader.n_tokens_known(spec))
+        if any(not 0 <= token < n_known for token in tokens):
+            raise BadRequest(f"{field} must name tokens of the model: 0 to {n_known - 1}.", param=field)
+
+    async def _run(self, spec: ModelSpec, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        except ModelsError as error:
+            logger.warning("tokenizer not opened", extra={"model": spec.name, "detail": error.detail or error.message})
+            raise Unavailable(f"The model {spec.name} failed to load: {error.message}.", retry_after_s=5) from None

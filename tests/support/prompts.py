@@ -1,0 +1,16 @@
+"""Prompts of chats for tests: of a tokenizer's chat template, or without any tokenizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.chat.prompt import read_prompt
+
+from pipelines.interface import Message, Prompt
+
+EMPTY = Prompt(tokens=(1,))  # for jobs whose lane never reads it
+
+
+def asked(tokenizer: Any, text: str) -> Prompt:
+    """The prompt of one message of a user."""
+    return read_prompt(tokenizer, [Message("user", text)])
