@@ -1,4 +1,4 @@
-"""Fakes of the engine, the catalogue, the prompt reader and the memory requirements. Tests trigger the events of the fake engine."""
+"""Fakes of engine, catalogue, prompt reader and memory requirements. Tests trigger the events of the fake engine."""
 
 from __future__ import annotations
 

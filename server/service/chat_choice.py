@@ -1,4 +1,4 @@
-"""Makes one reply to a message with a job of the engine: its deltas as they come, then the whole choice. Event loop only.
+"""Makes one reply to a message with a job of the engine: its deltas as they come, then the whole. Event loop only.
 
 A message usually has one choice; with `n` it has several, each with a job of its own.
 """

@@ -1,4 +1,4 @@
-"""What a client asks of a chat, as the routes read it from a body, and what it gets back. Immutable data; any thread."""
+"""What a client asks of a chat, as the routes read it from a body, and what it gets back. Immutable data."""
 
 from __future__ import annotations
 
