@@ -21,7 +21,7 @@ from server.api.wire import JsonObject, errors, job_json
 from server.errors import BadRequest
 from server.http.sse import COMMENT, EventStream, bookmark, event
 from server.jobs.encoding import jpeg
-from server.jobs.event_stream import JobEvent, StreamKeepAlive, StreamStart
+from server.jobs.event_stream import JobEvent, StreamStart
 from server.service.service import Service
 
 router = APIRouter()
@@ -81,11 +81,11 @@ async def _events(
     service: Service, key: ApiKey, job_id: str | None, previews: bool, after: int | None
 ) -> AsyncGenerator[bytes]:
     with service.events.watch(key, job_id, previews) as watch:
+        if after is not None:
+            yield COMMENT  # opens the stream at once: there may be nothing to say for long
         async with aclosing(service.events.stream(key, watch, after)) as items:
             async for item in items:
                 match item:
-                    case StreamKeepAlive():
-                        yield COMMENT
                     case StreamStart(event_id):
                         yield bookmark(event_id)
                     case JobEvent():

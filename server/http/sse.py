@@ -1,12 +1,14 @@
 """Server-sent events: their encoding, and a response that streams them until they end or the client disconnects.
 
-Event loop only.
+The response starts with its first bytes, so that whatever is refused before is an ordinary error. A stream that has
+nothing to say sends comments, because proxies close connections that are silent for 30 s or 60 s. Event loop only.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -14,13 +16,22 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from server.errors import Internal, ServerError
+from server.http.error_body import OPENAI, openai_error_of, text_of
+
 COMMENT = b": keep-alive\n\n"
+KEEP_ALIVE_S = 15.0  # longest silence of a stream
 
 
 def event(name: str, content: Mapping[str, Any], event_id: int | None = None) -> bytes:
     """Encodes one event. Its data is one line, because JSON text without indentation has no line breaks."""
     numbered = "" if event_id is None else f"id: {event_id}\n"
-    return f"{numbered}event: {name}\ndata: {json.dumps(content, ensure_ascii=False)}\n\n".encode()
+    return f"{numbered}event: {name}\n".encode() + data(content)
+
+
+def data(content: Mapping[str, Any]) -> bytes:
+    """Encodes an event without a name, as OpenAI's API sends them."""
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n".encode()
 
 
 def bookmark(event_id: int) -> bytes:
@@ -29,7 +40,11 @@ def bookmark(event_id: int) -> bytes:
 
 
 class EventStream(Response):
-    """Sends events until they end or the client disconnects, whichever comes first."""
+    """Sends events until they end or the client disconnects, whichever comes first.
+
+    An error that the generator raises before its first event leaves this response, and the guard answers it. An error
+    after the first bytes is sent as an event, in the shape of the errors at this path, and ends the stream.
+    """
 
     media_type = "text/event-stream"
 
@@ -42,7 +57,7 @@ class EventStream(Response):
         del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = asyncio.ensure_future(self._send_all(send))
+        sending = asyncio.ensure_future(self._send_all(_Wire(send, self.raw_headers), scope["path"]))
         disconnecting = asyncio.ensure_future(disconnected(receive))
         try:
             await asyncio.wait({sending, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
@@ -51,12 +66,61 @@ class EventStream(Response):
         finally:
             await stop(sending, disconnecting)
 
-    async def _send_all(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async with aclosing(self._events) as events:
-            async for event in events:
-                await send({"type": "http.response.body", "body": event, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    async def _send_all(self, wire: _Wire, path: str) -> None:
+        keeping_alive = asyncio.ensure_future(wire.keep_alive())
+        try:
+            async with aclosing(self._events) as events:
+                async for event in events:
+                    await wire.write(event)
+        except Exception as error:
+            await stop(keeping_alive)  # no comment may start the reply from here on
+            if wire.started:
+                known = error if isinstance(error, ServerError) else Internal(text_of(500))
+                await wire.write(_error_event(known, path))
+            raise
+        finally:
+            await stop(keeping_alive)
+        await wire.end()
+
+
+class _Wire:
+    """The reply of one stream. Events and comments are written by two tasks, and take turns."""
+
+    def __init__(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+        self._send = send
+        self._headers = headers
+        self._turn = asyncio.Lock()
+        self._written_at = time.monotonic()
+        self.started = False
+
+    async def write(self, content: bytes) -> None:
+        async with self._turn:
+            await self._write(content)
+
+    async def end(self) -> None:
+        async with self._turn:
+            await self._write(b"", more=False)
+
+    async def keep_alive(self) -> None:
+        """Writes a comment whenever nothing was written for `KEEP_ALIVE_S`, for ever."""
+        while True:
+            await asyncio.sleep(self._written_at + KEEP_ALIVE_S - time.monotonic())
+            async with self._turn:
+                if time.monotonic() - self._written_at >= KEEP_ALIVE_S:
+                    await self._write(COMMENT)
+
+    async def _write(self, content: bytes, *, more: bool = True) -> None:
+        if not self.started:
+            await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
+            self.started = True
+        await self._send({"type": "http.response.body", "body": content, "more_body": more})
+        self._written_at = time.monotonic()
+
+
+def _error_event(error: ServerError, path: str) -> bytes:
+    if path.startswith(OPENAI):
+        return data(openai_error_of(error))
+    return event("error", {"error": error.message, "code": error.status})
 
 
 async def disconnected(receive: Receive) -> None:

@@ -29,7 +29,6 @@ from server.store import jobs as store
 from server.store.database import Database
 from server.store.events import EventRow
 
-KEEP_ALIVE_S = 15.0  # proxies close connections that are silent for 30 s or 60 s
 MIN_INTERVAL_S = 0.05  # between two rounds of live events: bounds what a stream costs to 20 rounds per second
 PAGE_SIZE = 100  # transitions per read
 
@@ -49,12 +48,7 @@ class StreamStart:
     id: int
 
 
-@dataclass(frozen=True, slots=True)
-class StreamKeepAlive:
-    """Nothing happened for `KEEP_ALIVE_S`."""
-
-
-StreamItem: TypeAlias = JobEvent | StreamStart | StreamKeepAlive
+StreamItem: TypeAlias = JobEvent | StreamStart
 
 
 class JobEvents:
@@ -115,8 +109,7 @@ class JobEvents:
             for event in self._live_events(watch, sent_states, sent_previews):
                 yield event
             await watch.pause(MIN_INTERVAL_S)
-            if not await watch.wait(KEEP_ALIVE_S):
-                yield StreamKeepAlive()
+            await watch.wait()
 
     def _live_events(
         self,

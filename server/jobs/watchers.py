@@ -30,8 +30,8 @@ class Watch:
         self.closed = False  # the server stops: the stream ends, and its client should reconnect
         self._changed = asyncio.Event()
 
-    async def wait(self, timeout_s: float) -> bool:
-        """Waits for a change; returns False when none came within `timeout_s`."""
+    async def wait(self, timeout_s: float | None = None) -> bool:
+        """Waits for a change; returns False when none came within `timeout_s`. None: waits for ever."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._changed.wait()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from server.http import sse
 from server.jobs import event_stream, watchers
 from tests.support.http.front import IMAGE, front
 from tests.support.http.streams import stream
@@ -173,7 +174,7 @@ async def test_a_slow_reader_gets_the_current_state_instead_of_all_past_events(t
 
 
 async def test_a_silent_stream_is_kept_alive_by_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_stream, "KEEP_ALIVE_S", 0.01)
+    monkeypatch.setattr(sse, "KEEP_ALIVE_S", 0.01)
     async with front(tmp_path) as f, stream(f, "/api/events") as reader:
         while reader.comments < 2:
             block = await reader.parts.get()
