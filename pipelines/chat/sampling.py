@@ -7,45 +7,19 @@ is a hash of (seed, position in the reply, token), so no row draws from a random
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from pipelines.chat.logprobs import likeliest, log_probabilities
+from pipelines.chat.penalties import adjust
 from pipelines.chat.sequence import ChatSequence
 
 N_CANDIDATES = 1024  # a top-p nucleus is nearly always smaller; for a larger one the whole vocabulary is sorted
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15  # constants of splitmix64: Steele, Lea, Flood 2014; the finaliser is Stafford's variant 13
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
-
-
-def penalize(
-    logits: Tensor,
-    prompt: Sequence[int],
-    reply: Mapping[int, int],
-    *,
-    repetition: float = 1.0,
-    presence: float = 0.0,
-    frequency: float = 0.0,
-) -> Tensor:
-    """Return logits in which tokens that have occurred already are less likely.
-
-    logits: (V,); prompt: its tokens; reply: occurrences of each token in the reply so far. Returns (V,), a new tensor.
-    repetition divides positive and multiplies negative logits of tokens in prompt and reply (Keskar et al. 2019,
-    arXiv:1909.05858). presence and frequency are subtracted for tokens of the reply alone, as OpenAI's API defines
-    them.
-    """
-    penalized = logits.clone()
-    if repetition != 1.0:
-        seen = torch.tensor(sorted({*prompt, *reply}), dtype=torch.long, device=logits.device)
-        scores = penalized[seen]
-        penalized[seen] = torch.where(scores < 0, scores * repetition, scores / repetition)
-    if reply and (presence or frequency):
-        tokens = torch.tensor(list(reply), dtype=torch.long, device=logits.device)
-        counts = torch.tensor(list(reply.values()), dtype=logits.dtype, device=logits.device)
-        penalized[tokens] -= presence + frequency * counts
-    return penalized
 
 
 def row_key(seed: int, position: int) -> int:
@@ -67,22 +41,29 @@ def gumbel(keys: Tensor, tokens: Tensor) -> Tensor:
     return uniform.log_().neg_().log_().neg_()
 
 
-def draw(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, keys: Tensor) -> Tensor:
+def draw(
+    logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, keys: Tensor, min_p: Tensor | None = None
+) -> Tensor:
     """Sample one token for each row from softmax(logits / temperature), cut to the top k and then to the top-p nucleus.
 
     logits: (R, V); temperature: (R,) > 0; top_k: (R,) int64, 0 = all; top_p: (R,) in (0, 1]; keys: (R,) int64, of
-    `row_key`. Returns (R,) int64. Every row depends on its own values alone.
+    `row_key`; min_p: (R,) in [0, 1], drops tokens less likely than this share of the likeliest; None: drops none.
+    Returns (R,) int64. Every row depends on its own values alone.
     """
     vocabulary = logits.shape[-1]
     scaled = logits.double() / temperature.double()[:, None]
+    least = None if min_p is None else scaled.amax(-1, keepdim=True) + min_p.double().log()[:, None]
     drawn = torch.empty(len(logits), dtype=torch.long, device=logits.device)
     cut = (top_p < 1.0) | ((top_k > 0) & (top_k < vocabulary))
-    left = _draw_cut(drawn, cut.nonzero()[:, 0], logits, scaled, top_k, top_p, keys, min(N_CANDIDATES, vocabulary))
-    _draw_cut(drawn, left, logits, scaled, top_k, top_p, keys, vocabulary)
+    left = _draw_cut(
+        drawn, cut.nonzero()[:, 0], logits, scaled, top_k, top_p, keys, least, min(N_CANDIDATES, vocabulary)
+    )
+    _draw_cut(drawn, left, logits, scaled, top_k, top_p, keys, least, vocabulary)
     whole = (~cut).nonzero()[:, 0]
     if len(whole):
         tokens = torch.arange(vocabulary, device=logits.device)
-        drawn[whole] = (gumbel(keys[whole], tokens) + scaled[whole]).argmax(-1)
+        scores = _drop(scaled[whole], whole, least)
+        drawn[whole] = (gumbel(keys[whole], tokens) + scores).argmax(-1)
     return drawn
 
 
@@ -94,11 +75,13 @@ def _draw_cut(
     top_k: Tensor,
     top_p: Tensor,
     keys: Tensor,
+    least: Tensor | None,
     n_candidates: int,
 ) -> Tensor:
     """Sample for those of `rows` whose cut lies within their `n_candidates` likeliest tokens; returns the other rows.
 
-    drawn: (R,) int64, written; rows: (N,) int64; scaled: (R, V) float64, logits / temperature; the rest as in `draw`.
+    drawn: (R,) int64, written; rows: (N,) int64; scaled: (R, V) float64, logits / temperature; least: (R, 1), the
+    smallest of them that may be drawn; the rest as in `draw`.
     """
     if not len(rows):
         return rows
@@ -112,12 +95,17 @@ def _draw_cut(
     mass = (scores - total).exp().cumsum(-1)
     before = torch.cat([torch.zeros_like(mass[:, :1]), mass[:, :-1]], -1)
     scores = scores.masked_fill(before >= top_p[rows].double()[:, None], -torch.inf)
+    scores = _drop(scores, rows, least)
     winner = (scores + gumbel(keys[rows], tokens)).argmax(-1, keepdim=True)
     found = tokens.gather(-1, winner)[:, 0]
     inside = torch.where(k[:, 0] > 0, k[:, 0] <= n_candidates, mass[:, -1] >= top_p[rows])
     inside |= n_candidates == logits.shape[-1]
     drawn[rows[inside]] = found[inside]
     return rows[~inside]
+
+
+def _drop(scores: Tensor, rows: Tensor, least: Tensor | None) -> Tensor:
+    return scores if least is None else scores.masked_fill(scores < least[rows], -torch.inf)
 
 
 def _mix(bits: int) -> int:
@@ -139,33 +127,36 @@ def _shift_right(bits: Tensor, n: int) -> Tensor:
 
 
 def choose_tokens(chats: Sequence[ChatSequence], logits: Tensor) -> None:
-    """Change the logits in place so that the argmax of each row is its chat's next token. logits: (N, V) float32."""
+    """Change the logits in place so that the argmax of each row is its chat's next token. logits: (N, V) float32.
+
+    Chats that asked for log probabilities get those of their next token, and of the likeliest, in `last_logprobs`.
+    """
     for chat, finite in zip(chats, logits.amax(-1).isfinite().tolist(), strict=True):
         chat.has_invalid_logits = not finite
-    for row, chat in enumerate(chats):
-        r = chat.request
-        if r.repetition_penalty != 1.0 or r.presence_penalty or r.frequency_penalty:
-            logits[row] = penalize(
-                logits[row],
-                chat.prompt,
-                chat.counts,
-                repetition=r.repetition_penalty,
-                presence=r.presence_penalty,
-                frequency=r.frequency_penalty,
-            )
-    sampled = [
-        (row, chat) for row, chat in enumerate(chats) if chat.request.temperature > 0 and not chat.has_invalid_logits
-    ]
+    valid = [(row, chat) for row, chat in enumerate(chats) if not chat.has_invalid_logits]
+    logprobs = {row: log_probabilities(logits[row]) for row, chat in valid if chat.request.n_logprobs is not None}
+    for row, chat in valid:
+        adjust(chat, row, logits)
+    _sample([(row, chat) for row, chat in valid if chat.request.temperature > 0 and chat.forced_token is None], logits)
+    for row, values in logprobs.items():
+        chosen = float(values[logits[row].argmax()])
+        chats[row].last_logprobs = chosen, likeliest(values, chats[row].request.n_logprobs or 0)
+
+
+def _sample(sampled: Sequence[tuple[int, ChatSequence]], logits: Tensor) -> None:
+    """Draw the tokens of these rows, and make them the argmax."""
     if not sampled:
         return
     tensor = functools.partial(torch.tensor, device=logits.device)
     rows = tensor([row for row, _ in sampled])
     requests = [chat.request for _, chat in sampled]
+    min_p = [r.min_p for r in requests]
     tokens = draw(
         logits[rows],
         tensor([r.temperature for r in requests]),
         tensor([r.top_k for r in requests]),
         tensor([r.top_p for r in requests], dtype=torch.float64),
         tensor([row_key(chat.request.seed, chat.n_tokens) for _, chat in sampled]),
+        tensor(min_p, dtype=torch.float64) if any(min_p) else None,
     )
     logits[rows, tokens] = torch.inf

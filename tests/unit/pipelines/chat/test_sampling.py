@@ -7,19 +7,27 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from transformers import RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
+from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from pipelines.chat import sampling
-from pipelines.chat.sampling import draw, gumbel, penalize, row_key
+from pipelines.chat.sampling import draw, gumbel, row_key
 
 
 def draws(
-    logits: Tensor, n: int, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 7
+    logits: Tensor,
+    n: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float | None = None,
+    seed: int = 7,
 ) -> Tensor:
     """n samples from one row of logits, at positions 0 … n - 1 of a seed."""
     keys = torch.tensor([row_key(seed, position) for position in range(n)])
     rows = logits.expand(n, -1)
-    return draw(rows, torch.full((n,), temperature), torch.full((n,), top_k), torch.full((n,), top_p), keys)
+    least = None if min_p is None else torch.full((n,), min_p)
+    return draw(rows, torch.full((n,), temperature), torch.full((n,), top_k), torch.full((n,), top_p), keys, least)
 
 
 def assert_drawn_from(probabilities: Tensor, tokens: Tensor) -> None:
@@ -49,6 +57,27 @@ def test_top_k_then_top_p_cut_as_generate_cuts(top_k: int, top_p: float) -> None
     if top_p < 1:
         cut = TopPLogitsWarper(top_p)(None, cut)
     assert_drawn_from(cut[0].softmax(-1), draws(logits, 20_000, top_k=top_k, top_p=top_p))
+
+
+@pytest.mark.parametrize(("top_k", "top_p", "min_p"), [(0, 1.0, 0.3), (0, 0.9, 0.3), (4, 1.0, 0.3), (3, 0.9, 0.9)])
+def test_min_p_cuts_after_temperature_and_the_other_cuts_as_generate_cuts(
+    top_k: int, top_p: float, min_p: float
+) -> None:
+    logits = torch.tensor([0.3, 2.0, 1.1, -0.5, 0.9, 1.6, -2.0])
+    cut = logits[None] / 1.5
+    if top_k:
+        cut = TopKLogitsWarper(top_k)(None, cut)
+    if top_p < 1:
+        cut = TopPLogitsWarper(top_p)(None, cut)
+    cut = MinPLogitsWarper(min_p)(None, cut)
+    tokens = draws(logits, 20_000, temperature=1.5, top_k=top_k, top_p=top_p, min_p=min_p)
+    assert_drawn_from(cut[0].softmax(-1), tokens)
+
+
+def test_a_min_p_of_zero_beside_another_row_changes_no_draw() -> None:
+    logits = torch.randn(3, 500, generator=torch.Generator().manual_seed(3))
+    row = (torch.ones(3), torch.tensor([0, 5, 0]), torch.tensor([1.0, 1.0, 0.9]), torch.tensor([3, 4, 5]))
+    assert torch.equal(draw(logits, *row), draw(logits, *row, torch.zeros(3)))
 
 
 @pytest.mark.slow
@@ -103,16 +132,3 @@ def test_noise_of_a_seed_never_changes_between_versions() -> None:
         [-0.335625362647942, -1.2204271358496785, 1.3588281539578595],
     ]
     torch.testing.assert_close(noise, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
-
-
-def test_repetition_penalty_equals_that_of_generate() -> None:
-    logits = torch.tensor([1.0, -1.0, 2.0, -2.0, 0.5])
-    expected = RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([[0, 1, 3, 3]]), logits[None].clone())[0]
-    torch.testing.assert_close(penalize(logits, [0, 1], {3: 2}, repetition=1.3), expected)
-
-
-def test_presence_and_frequency_count_the_reply_alone() -> None:
-    logits = torch.zeros(4)
-    penalized = penalize(logits, [0], {1: 1, 2: 3}, presence=0.5, frequency=0.25)
-    assert penalized.tolist() == [0.0, -0.75, -1.25, 0.0]
-    assert logits.tolist() == [0.0] * 4
