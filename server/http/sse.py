@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -90,7 +89,8 @@ class _Wire:
         self._send = send
         self._headers = headers
         self._turn = asyncio.Lock()
-        self._written_at = time.monotonic()
+        self._now = asyncio.get_running_loop().time
+        self._written_at = self._now()
         self.started = False
 
     async def write(self, content: bytes) -> None:
@@ -104,9 +104,9 @@ class _Wire:
     async def keep_alive(self) -> None:
         """Writes a comment whenever nothing was written for `KEEP_ALIVE_S`, for ever."""
         while True:
-            await asyncio.sleep(self._written_at + KEEP_ALIVE_S - time.monotonic())
+            await asyncio.sleep(self._written_at + KEEP_ALIVE_S - self._now())
             async with self._turn:
-                if time.monotonic() - self._written_at >= KEEP_ALIVE_S:
+                if self._now() - self._written_at >= KEEP_ALIVE_S:
                     await self._write(COMMENT)
 
     async def _write(self, content: bytes, *, more: bool = True) -> None:
@@ -114,7 +114,7 @@ class _Wire:
             await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
             self.started = True
         await self._send({"type": "http.response.body", "body": content, "more_body": more})
-        self._written_at = time.monotonic()
+        self._written_at = self._now()
 
 
 def _error_event(error: ServerError, path: str) -> bytes:
