@@ -16,7 +16,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
@@ -48,6 +47,7 @@ from server.api.openai import models as openai_models
 from server.api.openai import videos as openai_videos
 from server.api.sdapi import routes as sdapi
 from server.api.wire import JsonObject, job_json
+from server.http.body import SHARED_BYTES
 from server.http.error_body import error_body, text_of
 from server.http.guard import Guard
 from server.library.library import Library
@@ -103,11 +103,12 @@ def create_app(
     ready: Callable[[], str | None],
     allowed_hosts: Collection[str] = (),
     allowed_origins: Collection[str] = (),
+    body_memory_bytes: int = SHARED_BYTES,
 ) -> FastAPI:
     """Assembles the application from finished parts.
 
     `ready` returns the reason why jobs are not accepted, or None when they are.
-    `allowed_origins`, such as "https://app.example", turn CORS on.
+    `allowed_origins`, such as "https://app.example", turn CORS on. `body_memory_bytes`: of all large bodies together.
     """
     app = FastAPI(
         title="AgentName API",
@@ -129,15 +130,9 @@ def create_app(
         app.include_router(resource.router)
     # Middleware runs in reverse order: the one that is added last sees a request first.
     app.add_middleware(KeyRequired, authenticator=authenticator, service=service, public=PUBLIC | app.state.page.keys())
-    if allowed_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=[origin.rstrip("/") for origin in allowed_origins],
-            allow_methods=["GET", "POST", "PATCH", "DELETE"],
-            allow_headers=["authorization", "content-type", "idempotency-key", "last-event-id"],
-            expose_headers=["x-request-id", "retry-after", "ratelimit", "ratelimit-policy", "content-disposition"],
-        )
-    app.add_middleware(Guard, allowed_hosts=allowed_hosts, allowed_origins=allowed_origins)
+    app.add_middleware(
+        Guard, allowed_hosts=allowed_hosts, allowed_origins=allowed_origins, body_memory_bytes=body_memory_bytes
+    )
     app.add_middleware(metrics.RequestMetrics, service=service)
     return app
 

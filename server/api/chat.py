@@ -16,11 +16,12 @@ from starlette.types import Receive
 
 from server.accounts.usage import Allowance
 from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
-from server.api.schemas import Chat, read_chat, read_object
+from server.api.read_json import read_json
+from server.api.schemas import Chat, read_chat
 from server.api.wire import ChatReplyBody, JsonObject, errors, json_body, timestamp
-from server.errors import ServerError
 from server.http.sse import EventStream, disconnected, event, stop
-from server.service.chat_turn import ChatReply, ChatTurn
+from server.service.chat_input import ChatReply
+from server.service.chat_turn import ChatTurn
 
 router = APIRouter()
 
@@ -34,11 +35,11 @@ router = APIRouter()
     openapi_extra=json_body(Chat),
 )
 async def chat(request: Request, service: ServiceDep, key: KeyDep) -> Response:
-    """Replies to one message. With `stream`, sends server-sent events: a `delta` for each piece of text, then `done`
-    with the whole reply, or `error`.
+    """Replies to one message. With `stream`, sends server-sent events: a `delta` for each piece of text, a `thinking`
+    for each piece of what the model thinks before, then `done` with the whole reply, or `error`.
     """
     async with allowance_on_error(request, service, key, ["chats"]):
-        message, stream = read_chat(read_object(await request.body()))
+        message, stream = await read_json(await request.body(), read_chat)
         turn = await service.chats.open(key, message)
         headers = allowance_headers(service, Allowance("chats", turn.charge.limit, turn.charge.used))
         if stream:
@@ -68,25 +69,27 @@ async def _whole_reply(turn: ChatTurn) -> ChatReply | None:
 
 
 def _reply_json(reply: ChatReply) -> JsonObject:
+    (choice,) = reply.choices
     return {
-        "reply": reply.text,
+        "reply": choice.text,
+        **({"thinking": choice.thinking} if choice.thinking else {}),
         "timestamp": timestamp(reply.at),
         "conversationId": reply.conversation_id,
         "model": reply.model,
-        "usage": {"promptTokens": reply.prompt_tokens, "completionTokens": reply.completion_tokens},
-        "finishReason": reply.finish_reason,
+        "usage": {
+            "promptTokens": reply.prompt_tokens,
+            "completionTokens": reply.completion_tokens,
+            "thinkingTokens": reply.thinking_tokens,
+        },
+        "finishReason": choice.finish_reason,
         "warnings": list(reply.warnings),
     }
 
 
 async def _events(turn: ChatTurn) -> AsyncGenerator[bytes]:
-    """Yields `delta` for each piece of text, then `done` with the whole reply, or `error` with the usual error body."""
-    try:
-        async with aclosing(turn.deltas(streamed=True)) as deltas:
-            async for text in deltas:
-                yield event("delta", {"text": text})
-    except ServerError as error:
-        yield event("error", {"error": error.message, "code": error.status})
-    else:
-        assert turn.reply is not None, "deltas() sets the reply or raises"
-        yield event("done", _reply_json(turn.reply))
+    """Yields `thinking` and `delta` for each piece of text, then `done` with the whole reply."""
+    async with aclosing(turn.deltas(streamed=True)) as deltas:
+        async for delta in deltas:
+            yield event("delta" if delta.section == "content" else "thinking", {"text": delta.text})
+    assert turn.reply is not None, "deltas() sets the reply or raises"
+    yield event("done", _reply_json(turn.reply))

@@ -9,16 +9,17 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipelines.interface import Message
+from pipelines.interface import Effort, Message, PromptOptions
+from server.api.thinking import SWITCHED_ON, THINKING_TOKENS
 from server.errors import BadRequest
 from server.jobs.output_size import AspectRatio
 from server.jobs.request import MAX_SEED, GenerateRequest
-from server.service.chat_turn import ChatInput
+from server.service.chat_input import ChatInput
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -46,7 +47,7 @@ Prompt: TypeAlias = Annotated[
     ),
 ]
 ModelName: TypeAlias = Annotated[
-    str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="a name from GET /api/models")
+    str, Field(min_length=1, max_length=200, pattern=PRINTABLE, description="a name from GET /api/models")
 ]
 Side: TypeAlias = Annotated[
     int, Field(ge=8, le=16384, description="a whole number of pixels from 8 to 16384 that the model accepts")
@@ -124,9 +125,15 @@ class Chat(Strict):
         None, min_length=1, max_length=32_000, pattern=NO_NUL, description="text of 1 to 32000 characters"
     )
     model: ModelName | None = None
-    max_tokens: int | None = Field(None, ge=1, le=32_768, description="a whole number from 1 to 32768")
+    max_tokens: int | None = Field(None, ge=1, description="a whole number of at least 1")
     temperature: float | None = Field(None, ge=0, le=2, description="a number from 0 to 2")
     top_p: float | None = Field(None, gt=0, le=1, description="a number above 0 and at most 1")
+    top_k: int | None = Field(None, ge=0, lt=2**31, description="a whole number of at least 1, or 0 for all tokens")
+    min_p: float | None = Field(None, ge=0, le=1, description="a number from 0 to 1")
+    repetition_penalty: float | None = Field(None, gt=0, le=10, description="a number above 0 and at most 10")
+    thinking: bool | Literal["low", "medium", "high"] | None = Field(
+        None, description="true or false, or how much: low, medium or high"
+    )
     seed: Seed | None = None
     stop: StopText | Annotated[list[StopText], Field(min_length=1, max_length=4)] | None = Field(
         None, description="a text of 1 to 100 characters, or a list of 1 to 4 such texts"
@@ -153,19 +160,30 @@ def read_generate(raw: Mapping[str, Any]) -> GenerateRequest:
 def read_chat(raw: Mapping[str, Any]) -> tuple[ChatInput, bool]:
     """Returns the message, and whether the reply is to be streamed. Raises `BadRequest`."""
     body = read_body(Chat, raw)
-    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    effort = _effort(body.thinking)
     message = ChatInput(
         messages=(Message("user", body.message),),
         conversation_id=body.conversationId,
         system=body.system,
         model=body.model,
+        prompt_options=PromptOptions(effort=effort, template_variables=SWITCHED_ON if body.thinking is True else {}),
+        max_thinking_tokens=None if effort is None else THINKING_TOKENS.get(effort),
         max_tokens=body.max_tokens,
         temperature=body.temperature,
         top_p=body.top_p,
+        top_k=body.top_k,
+        min_p=body.min_p,
+        repetition_penalty=body.repetition_penalty,
         seed=body.seed,
-        stop=stop,
+        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
     )
     return message, bool(body.stream)
+
+
+def _effort(thinking: bool | Literal["low", "medium", "high"] | None) -> Effort | None:
+    if isinstance(thinking, bool):
+        return None if thinking else "none"
+    return thinking
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -197,16 +215,17 @@ def read_body(model: type[Body], raw: Mapping[str, Any]) -> Body:
     except ValidationError as error:
         # pydantic's own texts are not used: they quote the input.
         faults = error.errors(include_url=False, include_context=False, include_input=False)
-        raise BadRequest(_explain(model, faults[0]["type"], faults[0]["loc"])) from None
+        raise _explain(model, faults[0]["type"], faults[0]["loc"]) from None
 
 
-def _explain(model: type[BaseModel], fault: str, location: tuple[int | str, ...]) -> str:
+def _explain(model: type[BaseModel], fault: str, location: tuple[int | str, ...]) -> BadRequest:
     if not location or (fault == "extra_forbidden" and len(location) == 1):
-        return _explain_unknown(model, str(location[0]) if location else "")
+        return _unknown(model, str(location[0]) if location else "")
     name = str(location[0])
     field = model.model_fields[name]
     must_be = field.description or _annotated_description(field.annotation)
-    return f"{name} is required: {must_be}." if fault == "missing" else f"{name} must be {must_be}."
+    text = f"{name} is required: {must_be}." if fault == "missing" else f"{name} must be {must_be}."
+    return BadRequest(text, param=name)
 
 
 def _annotated_description(annotation: Any) -> str:
@@ -218,10 +237,15 @@ def _annotated_description(annotation: Any) -> str:
     raise AssertionError("every field has a description")
 
 
-def _explain_unknown(model: type[BaseModel], name: str) -> str:
+def _unknown(model: type[BaseModel], name: str) -> BadRequest:
     if issubclass(model, Generate) and any(name in kind.model_fields for kind in KINDS.values()):
-        return f"{name} does not belong to a job of this type."
-    shown = name if SHOWN_NAME.fullmatch(name) else ""
-    near = difflib.get_close_matches(shown, model.model_fields, 1, 0.5)
-    hint = f"; did you mean {near[0]}?" if near else f". Known fields: {', '.join(model.model_fields)}."
-    return f"Unknown field {shown or 'name'}{hint}"
+        return BadRequest(f"{name} does not belong to a job of this type.", param=name)
+    return unknown_field(model.model_fields, name)
+
+
+def unknown_field(known: Iterable[str], name: str) -> BadRequest:
+    """Returns the error for a field that is not among `known`; it shows the name only if it looks like one."""
+    shown = name if SHOWN_NAME.fullmatch(name) else None
+    near = difflib.get_close_matches(shown or "", known, 1, 0.5)
+    hint = f"; did you mean {near[0]}?" if near else f". Known fields: {', '.join(known)}."
+    return BadRequest(f"Unknown field {shown or 'name'}{hint}", param=shown)

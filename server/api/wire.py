@@ -94,11 +94,13 @@ class JobsReply(Reply):
 
 class Usage(Reply):
     promptTokens: int
-    completionTokens: int
+    completionTokens: int  # also those of the thinking
+    thinkingTokens: int
 
 
 class ChatReplyBody(Reply):
     reply: str
+    thinking: str | None = None
     timestamp: str
     conversationId: str
     model: str

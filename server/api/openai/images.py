@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from server.accounts.auth import ApiKey
 from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
-from server.api.openai.schemas import ImageGeneration, read_image
+from server.api.openai.image_schema import ImageGeneration, read_image
 from server.api.openai.wire import errors, failure, seconds
 from server.api.schemas import read_object
 from server.api.wait_for_job import read_base64, wait_for_job

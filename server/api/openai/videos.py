@@ -16,7 +16,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from server.accounts.auth import ApiKey
 from server.api.deps import JOB_ID, KeyDep, ServiceDep, allowance_headers, allowance_on_error
 from server.api.files import BYTES, file_headers
-from server.api.openai.schemas import VideoCreation, read_video
+from server.api.openai.video_schema import VideoCreation, read_video
 from server.api.openai.wire import errors, seconds
 from server.api.schemas import read_object
 from server.api.wire import JsonObject, json_body

@@ -1,0 +1,105 @@
+"""The JSON of a chat completion, whole and in chunks, in OpenAI's format. Pure functions.
+
+What a model thought stands beside its answer as `reasoning_content`, which DeepSeek introduced and most servers and
+clients adopted, and as `reasoning`, which OpenRouter and newer clients read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from pipelines.interface import FinishReason, TokenLogprobs, TokenText
+from server.api.wire import JsonObject
+from server.http.sse import data
+from server.service.chat_input import ChatChoice, ChatDelta, ChatReply
+
+LEAST_LOGPROB = -9999.0  # OpenAI's value for a token that is all but impossible; JSON has no infinity
+
+
+def completion(head: JsonObject, reply: ChatReply, *, with_thinking: bool) -> JsonObject:
+    """head: id, time of creation and model."""
+    choices = [_choice(index, choice, with_thinking) for index, choice in enumerate(reply.choices)]
+    return {**head, "object": "chat.completion", "choices": choices, "usage": usage(reply), **_warnings(reply)}
+
+
+def _choice(index: int, choice: ChatChoice, with_thinking: bool) -> JsonObject:
+    thinking = _thinking(choice.thinking) if with_thinking and choice.thinking else {}
+    return {
+        "index": index,
+        "message": {"role": "assistant", "content": choice.text, "refusal": None, **thinking},
+        "logprobs": _logprobs(choice.logprobs) if choice.logprobs else None,
+        "finish_reason": choice.finish_reason,
+    }
+
+
+def usage(reply: ChatReply) -> JsonObject:
+    return {
+        "prompt_tokens": reply.prompt_tokens,
+        "completion_tokens": reply.completion_tokens,
+        "total_tokens": reply.prompt_tokens + reply.completion_tokens,
+        "completion_tokens_details": {"reasoning_tokens": reply.thinking_tokens},
+    }
+
+
+class Chunks:
+    """Encodes the chunks of one stream as server-sent events. Each choice begins with a chunk that names the role."""
+
+    def __init__(self, head: JsonObject, *, with_usage: bool) -> None:
+        self._head = {**head, "object": "chat.completion.chunk"}
+        self._usage: JsonObject = {"usage": None} if with_usage else {}
+        self._begun: set[int] = set()
+
+    def text(self, delta: ChatDelta) -> bytes:
+        content = {"content": delta.text} if delta.section == "content" else _thinking(delta.text)
+        logprobs = _logprobs(delta.logprobs) if delta.logprobs else None
+        return self._begin(delta.index) + self._chunk(delta.index, content, logprobs=logprobs)
+
+    def end(self, reply: ChatReply) -> Iterable[bytes]:
+        """Yields the finish reason of each choice, with warnings in the last one, then the usage when requested."""
+        for index, choice in enumerate(reply.choices):
+            last = index == len(reply.choices) - 1
+            further = _warnings(reply) if last else {}
+            yield self._begin(index) + self._chunk(index, {}, choice.finish_reason, **further)
+        if self._usage:
+            yield data({**self._head, "choices": [], "usage": usage(reply)})
+        yield b"data: [DONE]\n\n"
+
+    def _begin(self, index: int) -> bytes:
+        """Returns the first chunk of a choice, or nothing when it has begun."""
+        if index in self._begun:
+            return b""
+        self._begun.add(index)
+        return self._chunk(index, {"role": "assistant", "content": ""})
+
+    def _chunk(
+        self,
+        index: int,
+        delta: JsonObject,
+        finish_reason: FinishReason | None = None,
+        *,
+        logprobs: JsonObject | None = None,
+        **further: JsonObject,
+    ) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        return data({**self._head, "choices": [choice], **self._usage, **further})
+
+
+def _thinking(text: str) -> JsonObject:
+    return {"reasoning_content": text, "reasoning": text}
+
+
+def _warnings(reply: ChatReply) -> JsonObject:
+    return {"warnings": list(reply.warnings)} if reply.warnings else {}
+
+
+def _logprobs(tokens: Iterable[TokenLogprobs]) -> JsonObject:
+    content = [{**_token(token.chosen), "top_logprobs": list(map(_token, token.likeliest))} for token in tokens]
+    return {"content": content, "refusal": None}
+
+
+def _token(token: TokenText) -> JsonObject:
+    """A token without text is part of a character: it is shown by its bytes, as OpenAI does."""
+    shown = token.text or "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.utf8)
+    logprob = token.logprob if math.isfinite(token.logprob) else LEAST_LOGPROB
+    return {"token": shown, "logprob": logprob, "bytes": list(token.utf8)}

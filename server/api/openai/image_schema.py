@@ -1,0 +1,66 @@
+"""The body of an image generation in OpenAI's format, and its conversion to the service's own type. Pure functions.
+
+A field that this server cannot honor is rejected by name. Only fields without any effect on the result are ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from server.api.openai.chat_fields import same_json
+from server.api.schemas import NO_NUL, ModelName, Prompt, Seed, Strict, read_body
+from server.errors import BadRequest
+from server.jobs.request import GenerateRequest
+
+# Accepted and ignored: clients send these on their own, and they do not change the result.
+IGNORED = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"})
+# Accepted with these values only, which ask for nothing; any other value asks for something this server cannot do.
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "quality": ("auto", "standard"), "background": ("auto", "opaque"), "moderation": ("auto", "low"),
+    "stream": (False,), "output_compression": (100,), "partial_images": (0,),
+}  # fmt: skip
+
+SIZE = r"^([1-9][0-9]{1,4}x[1-9][0-9]{1,4}|auto)$"
+
+
+class ImageGeneration(Strict):
+    prompt: Prompt
+    model: ModelName | None = None
+    n: int | None = Field(None, ge=1, le=8, description="a whole number from 1 to 8")
+    size: str | None = Field(None, pattern=SIZE, description="WIDTHxHEIGHT in pixels that the model accepts, or auto")
+    response_format: Literal["url", "b64_json"] | None = Field(None, description="url or b64_json")
+    output_format: Literal["png", "webp", "jpeg"] | None = Field(None, description="one of png, webp, jpeg")
+    negative_prompt: str | None = Field(
+        None, max_length=4000, pattern=NO_NUL, description="text of at most 4000 characters"
+    )
+    steps: int | None = Field(None, ge=1, le=1000, description="a whole number from 1 to 1000")
+    guidance_scale: float | None = Field(None, ge=0, le=100, description="a number from 0 to 100")
+    seed: Seed | None = None
+
+
+def read_image(raw: Mapping[str, Any]) -> tuple[GenerateRequest, Literal["url", "b64_json"] | None]:
+    """Returns the request for the service, and the format in which the client wants the images. Raises `BadRequest`."""
+    body = read_body(ImageGeneration, _supported(raw))
+    values = body.model_dump(exclude_none=True, exclude={"size", "response_format"})
+    width, height = read_sides(body.size)
+    return GenerateRequest(type="image", width=width, height=height, **values), body.response_format
+
+
+def read_sides(size: str | None) -> tuple[int, int] | tuple[None, None]:
+    if size is None or size == "auto":
+        return None, None
+    width, height = size.split("x")
+    return int(width), int(height)
+
+
+def _supported(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields without the ignored and the neutral ones. Raises `BadRequest` for an unsupported value."""
+    fields = {name: value for name, value in raw.items() if value is not None and name not in IGNORED}
+    for name, values in NEUTRAL.items():
+        if name in fields and not any(same_json(fields[name], value) for value in values):
+            raise BadRequest(f"{name} is not supported by this server. Leave it out.", param=name)
+        fields.pop(name, None)
+    return fields

@@ -1,0 +1,235 @@
+"""Reads the messages of a chat completion as clients write them. Pure functions.
+
+Clients send back what their own library made of earlier replies, so that unknown and null fields are taken. A message
+that cannot be read is a 400 that names the place, such as messages[2].content, and what is expected there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NoReturn, TypeAlias
+
+from pipelines.interface import Message, ToolCall
+from server.errors import BadRequest
+
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+
+MAX_MESSAGES = 4096
+MAX_DEPTH = 32  # levels of lists and objects in a client's own JSON, far below what Python's recursion bears
+ROLES: Mapping[str, Role] = {
+    "system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool",
+    "function": "tool",
+}  # fmt: skip
+TEXT_PARTS: Mapping[str, str] = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+THINKING_PARTS = ("thinking", "reasoning")
+HIDDEN_PARTS = ("redacted_thinking",)  # thinking that another service has encrypted
+# Where the libraries keep what a model thought before its reply; the first one with text is read.
+THINKING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+THINKING_LISTS = ("reasoning_details", "thinking_blocks")
+UNREADABLE = re.compile("[\x00\ud800-\udfff]")  # no tokenizer takes half a surrogate pair, no template a NUL
+MISSING = object()
+SHOWN_TYPE = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+
+CONTENT = "text or a list of text parts"
+MESSAGES = f"a list of 1 to {MAX_MESSAGES} messages with a role ({', '.join(ROLES)}) and content: {CONTENT}"
+
+# For the OpenAPI document. A part of another type is refused by its name; unknown fields are taken everywhere.
+PART_SCHEMA = {
+    "title": "ContentPart",
+    "type": "object",
+    "properties": {
+        "type": {"type": "string", "enum": [*TEXT_PARTS, *THINKING_PARTS, *HIDDEN_PARTS]},
+        "text": {"description": "text"},
+    },
+}
+MESSAGES_SCHEMA = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": MAX_MESSAGES,
+    "description": MESSAGES,
+    "items": {
+        "title": "ChatMessage",
+        "type": "object",
+        "required": ["role"],
+        "properties": {
+            "role": {"type": "string", "enum": list(ROLES)},
+            "content": {
+                "anyOf": [
+                    {"type": "string"},
+                    {"type": "array", "items": {"anyOf": [{"type": "string"}, PART_SCHEMA]}},
+                    {"type": "null"},
+                ]
+            },
+            "name": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+            "tool_calls": {"anyOf": [{"type": "array", "items": {"type": "object"}}, {"type": "null"}]},
+            "tool_call_id": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+            "reasoning_content": {"description": "what an assistant's message was preceded by"},
+        },
+    },
+}
+
+
+def read_messages(value: object) -> tuple[Message, ...]:
+    """Returns the messages in the model's own terms. Raises `BadRequest`."""
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_MESSAGES:
+        _refuse("messages", MESSAGES)
+    tools: dict[str, str] = {}  # id of a call → name of the tool
+    messages = []
+    for index, fields in enumerate(value):
+        message = _message(fields, f"messages[{index}]", tools)
+        tools.update((call.id, call.name) for call in message.tool_calls)
+        messages.append(message)
+    return tuple(messages)
+
+
+def _message(fields: Any, where: str, tools: Mapping[str, str]) -> Message:
+    if not isinstance(fields, dict):
+        _refuse(where, "an object with a role and content")
+    role = ROLES.get(fields["role"]) if isinstance(fields.get("role"), str) else None
+    if role is None:
+        _refuse(f"{where}.role", f"one of {', '.join(ROLES)}")
+    if "content" not in fields and role in ("system", "user"):
+        raise BadRequest(f"{where}.content is required: {CONTENT}.", param="messages")
+    texts, thoughts = _content(fields.get("content"), where, role)
+    name = _optional_text(fields, "name", where)
+    if role == "tool":
+        call_id = _optional_text(fields, "tool_call_id", where)
+        return Message("tool", texts, name=name or tools.get(call_id or ""), tool_call_id=call_id)
+    if role != "assistant":
+        return Message(role, texts, name=name)
+    refusal = fields.get("refusal")
+    return Message(
+        "assistant",
+        texts or (_text(refusal, f"{where}.refusal") if isinstance(refusal, str) else ""),
+        thinking=_thinking(fields, where) or thoughts,
+        name=name,
+        tool_calls=tuple(_tool_calls(fields, where)),
+    )
+
+
+def _content(content: object, where: str, role: Role) -> tuple[str, str]:
+    """Returns text and thinking. Several parts become lines of their own, as other servers join them."""
+    if content is None:
+        return "", ""
+    if isinstance(content, str):
+        return _text(content, f"{where}.content"), ""
+    if not isinstance(content, list):
+        _refuse(f"{where}.content", CONTENT)
+    texts: list[str] = []
+    thoughts: list[str] = []
+    for index, part in enumerate(content):
+        place = f"{where}.content[{index}]"
+        if isinstance(part, str):
+            texts.append(_text(part, place))
+            continue
+        if not isinstance(part, dict):
+            _refuse(place, 'a text part like {"type": "text", "text": "…"}')
+        kind = part.get("type", "text")
+        if isinstance(kind, str) and kind in TEXT_PARTS:
+            field = TEXT_PARTS[kind]
+            texts.append(_text(part.get(field, MISSING), f"{place}.{field}"))
+        elif role == "assistant" and kind in (*THINKING_PARTS, *HIDDEN_PARTS):
+            thoughts += _thoughts(part, place)
+        else:
+            _refuse_part(kind, place)
+    return "\n".join(texts), "\n".join(thoughts)
+
+
+def _refuse_part(kind: object, place: str) -> NoReturn:
+    if not isinstance(kind, str):
+        _refuse(f"{place}.type", f"one of {', '.join(TEXT_PARTS)}")
+    shown = f" of the type {kind}" if SHOWN_TYPE.fullmatch(kind) else ""
+    raise BadRequest(
+        f"{place}: a part{shown} is not supported here. Messages are made of text: send parts of the type text.",
+        param="messages",
+    )
+
+
+def _thinking(fields: Mapping[str, Any], where: str) -> str:
+    for field in THINKING_FIELDS:
+        if isinstance(thought := fields.get(field), str) and thought:
+            return _text(thought, f"{where}.{field}")
+    for field in THINKING_LISTS:
+        if isinstance(blocks := fields.get(field), list):
+            thoughts = [t for block in blocks if isinstance(block, dict) for t in _thoughts(block, f"{where}.{field}")]
+            if thoughts:
+                return "\n".join(thoughts)
+    return ""
+
+
+def _thoughts(block: Mapping[str, Any], where: str) -> Iterator[str]:
+    """Yields the texts of one part or block of thinking, wherever its library keeps them; an encrypted one has none."""
+    for field in ("thinking", "reasoning", "text", "summary"):
+        inner = block.get(field)
+        for thought in inner if isinstance(inner, list) else [inner]:
+            text = thought.get("text") if isinstance(thought, dict) else thought
+            if isinstance(text, str) and text:
+                yield _text(text, f"{where}.{field}")
+
+
+def _tool_calls(fields: Mapping[str, Any], where: str) -> Iterator[ToolCall]:
+    calls = fields.get("tool_calls")
+    if calls is not None and not isinstance(calls, list):
+        _refuse(f"{where}.tool_calls", "a list of calls")
+    for index, call in enumerate(calls or ()):
+        place = f"{where}.tool_calls[{index}]"
+        if not isinstance(call, dict):
+            _refuse(place, "an object with an id and a function")
+        call_id = _optional_text(call, "id", place) or ""
+        if isinstance(custom := call.get("custom"), dict):
+            named = _called(call_id, custom, f"{place}.custom")
+            yield ToolCall(call_id, named.name, _arguments({"input": custom.get("input")}, f"{place}.custom.input"))
+        else:
+            yield _called(call_id, call.get("function"), f"{place}.function")
+    if (legacy := fields.get("function_call")) is not None and not calls:
+        yield _called("", legacy, f"{where}.function_call")
+
+
+def _called(call_id: str, function: object, where: str) -> ToolCall:
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        _refuse(where, "an object with a name and arguments")
+    return ToolCall(
+        call_id,
+        _text(function["name"], f"{where}.name"),
+        _arguments(function.get("arguments"), f"{where}.arguments"),
+    )
+
+
+def _arguments(arguments: object, where: str) -> str:
+    """Returns the arguments as JSON: most clients send that, some the object itself."""
+    if arguments is None:
+        return "{}"
+    if isinstance(arguments, str):
+        return _text(arguments, where)
+    if nested_deeper(arguments, MAX_DEPTH):
+        _refuse(where, f"nested at most {MAX_DEPTH} levels deep")
+    return _text(json.dumps(arguments, ensure_ascii=False), where)
+
+
+def nested_deeper(value: object, levels: int) -> bool:
+    """Whether lists and objects lie more than `levels` deep in each other."""
+    if not isinstance(value, list | dict):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(nested_deeper(item, levels - 1) for item in inner)
+
+
+def _optional_text(fields: Mapping[str, Any], field: str, where: str) -> str | None:
+    value = fields.get(field)
+    return None if value is None else _text(value, f"{where}.{field}")
+
+
+def _text(value: object, where: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        _refuse(where, "text")
+    if UNREADABLE.search(value):
+        _refuse(where, "text without NUL characters and halves of surrogate pairs")
+    return value
+
+
+def _refuse(where: str, must_be: str) -> NoReturn:
+    raise BadRequest(f"{where} must be {must_be}.", param="messages")
