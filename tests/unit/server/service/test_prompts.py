@@ -1,0 +1,92 @@
+"""Prompts are read on worker threads; what cannot become a prompt is an error for the client."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from models.errors import BadModel
+from models.spec import Limits, ModelSpec
+from pipelines.interface import Message, Prompt, PromptOptions, PromptRefused
+from server.errors import BadRequest, ContextTooLong, Unavailable
+from server.service.chat_context import ChatContext
+from server.service.prompts import Prompts
+from tests.fakes import FakePromptReader, messages_in, spec
+
+pytestmark = pytest.mark.anyio
+TALKER = spec("talker", "chat")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def context(*history: str, message: str = "Hi") -> ChatContext:
+    roles = ("user", "assistant")
+    earlier = [Message(roles[i % 2], text) for i, text in enumerate(history)]  # type: ignore[arg-type]  # literals
+    return ChatContext(None, earlier, [Message("user", message)])
+
+
+async def read(reader: FakePromptReader, chat: ChatContext, model: ModelSpec = TALKER) -> Prompt:
+    with ThreadPoolExecutor(1) as pool:
+        return await Prompts(reader, pool).read(model, chat, PromptOptions())
+
+
+async def test_a_prompt_is_read_on_a_worker_thread() -> None:
+    class Reader(FakePromptReader):
+        def read(self, spec: ModelSpec, messages: Sequence[Message], options: PromptOptions) -> Prompt:
+            self.thread = threading.current_thread()
+            return super().read(spec, messages, options)
+
+    reader = Reader()
+
+    assert messages_in(await read(reader, context())) == [("user", "Hi")]
+    assert reader.thread is not threading.current_thread()
+
+
+async def test_a_kept_conversation_is_shortened_until_it_fits() -> None:
+    chat = context(*("text " * 20 for _ in range(8)))
+
+    prompt = await read(FakePromptReader(), chat, replace(TALKER, limits=Limits(context_tokens=300)))
+
+    assert messages_in(prompt)[-1] == ("user", "Hi")
+    assert chat.n_left_out == 6
+    assert len(prompt.tokens) < 300
+
+
+async def test_a_message_that_is_too_long_by_itself_is_refused_with_the_figures() -> None:
+    with pytest.raises(ContextTooLong, match="maximum context length is 50 tokens") as error:
+        await read(FakePromptReader(), context(message="x" * 100), replace(TALKER, limits=Limits(context_tokens=50)))
+
+    assert error.value.code == "context_length_exceeded"
+
+
+async def test_the_reason_of_a_template_reaches_the_client() -> None:
+    reader = FakePromptReader()
+    reader.error = PromptRefused("This model's chat template refuses these messages: roles must alternate")
+
+    with pytest.raises(BadRequest, match="roles must alternate"):
+        await read(reader, context())
+
+
+async def test_a_tokenizer_that_does_not_open_makes_the_model_unavailable() -> None:
+    reader = FakePromptReader()
+    reader.error = BadModel("its tokenizer is damaged", detail="a path")
+
+    with pytest.raises(Unavailable, match="its tokenizer is damaged") as error:
+        await read(reader, context())
+    assert "a path" not in error.value.message
+
+
+async def test_tokens_that_the_model_does_not_have_are_refused_by_the_name_of_their_field() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        prompts = Prompts(FakePromptReader(), pool)
+        await prompts.check_tokens(TALKER, "logit_bias", [0, 0x10FFFF])
+        for token in (-1, 0x110000):
+            with pytest.raises(BadRequest, match="logit_bias must name tokens of the model: 0 to 1114111"):
+                await prompts.check_tokens(TALKER, "logit_bias", [token])
