@@ -162,6 +162,9 @@ class ChatConnection(asyncio.Protocol):
         if not self._whole.done() and (self._got.endswith(b"\r\n0\r\n\r\n") or self._is_whole()):
             self._whole.set_result(None)
 
+    def close(self) -> None:
+        self._transport.close()
+
     def connection_lost(self, error: Exception | None) -> None:
         if not self._whole.done():
             self._whole.set_exception(error or ConnectionError("the server hung up"))

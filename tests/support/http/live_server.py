@@ -39,13 +39,16 @@ class LiveServer:
     port: int = 0
     key: str = ""
     process: subprocess.Popen[str] | None = None
+    tree: Path | None = None  # the checkout whose server runs; None: the present folder's
 
     def start(self) -> LiveServer:
         """Returns once /readyz answers 200. The log goes to a file beside the data directory."""
         env = os.environ | {"AGENTNAME_LOG_FORMAT": "json", "PYTHONUNBUFFERED": "1"} | self.env
         command = [sys.executable, "-m", "server", "serve", "--data-dir", str(self.data_dir), "--port", str(self.port)]
         self.log = (self.data_dir.parent / f"{self.data_dir.name}.log").open("a")
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, env=env, text=True)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=self.log, env=env, cwd=self.tree, text=True
+        )
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if found := re.search(r"http://localhost:(\d+)\b", line):
