@@ -5,12 +5,19 @@ import { events, get } from "../api.js";
 import { field, h, options, say } from "../dom.js";
 import { icon } from "../icons.js";
 import { pathOf, threadList } from "../parts/threads.js";
-import { noteOf, turn } from "../parts/turn.js";
+import { growingReply, noteOf, turn } from "../parts/turn.js";
 
 const NAME = "agentname-chat";
 const IDEAS = ["What can you help me with?", "Write two lines about the sea.", "Explain what a diffusion model does."];
 const NEAR_PX = 80; // the view follows the text while it is scrolled this close to the end
 const TITLE_CHARS = 80; // the server cuts the title of a new conversation at the same length
+const THINKING = [
+  ["", "model's default"],
+  ["off", "off"],
+  ["low", "low"],
+  ["medium", "medium"],
+  ["high", "high"],
+];
 
 /** The tab's state: the open conversation, and the options of the next message. */
 const here = {
@@ -18,6 +25,7 @@ const here = {
   model: "",
   system: "",
   temperature: "",
+  thinking: "",
   max_tokens: "",
   ...JSON.parse(sessionStorage.getItem(NAME) ?? "{}"),
 };
@@ -50,6 +58,11 @@ export default function chat({ signal }) {
     value: here.system,
     oninput: () => keep({ system: system.value }),
   });
+  const thinking = options(
+    h("select", { class: "input", name: "thinking", onchange: () => keep({ thinking: thinking.value }) }),
+    THINKING,
+    here.thinking,
+  );
   const number = (name, limits) =>
     h("input", {
       class: "input",
@@ -81,7 +94,8 @@ export default function chat({ signal }) {
         field("Model", model),
         field("Temperature", number("temperature", { min: 0, max: 2, step: "any" })),
         field("System prompt", system, null, { class: "wide" }),
-        field("Longest reply (tokens)", number("max_tokens", { min: 1, max: 32768 })),
+        field("Thinking", thinking),
+        field("Longest reply (tokens)", number("max_tokens", { min: 1 })),
       ),
     ),
   );
@@ -111,10 +125,8 @@ export default function chat({ signal }) {
     }
     const id = here.id;
     text.value = "";
-    const reply = { role: "assistant", content: "", note: "" };
-    const shown = turn(reply);
-    shown.classList.add("going");
-    log.append(turn({ role: "user", content: message }), shown);
+    const reply = growingReply();
+    log.append(turn({ role: "user", content: message }), reply.element);
     toEnd();
     threads.raise({
       conversationId: id,
@@ -125,27 +137,29 @@ export default function chat({ signal }) {
     const stop = () => going?.abort();
     signal.addEventListener("abort", stop, { once: true });
     busy(true);
-    let firstPieceAt = null; // the rate of tokens excludes the time in the queue
+    let whole = null;
     try {
       for await (const { event, data } of events("POST", "/api/chat", bodyOf(id, message), { signal: going.signal })) {
-        if (event === "delta") {
-          firstPieceAt ??= performance.now();
-          reply.content += data.text;
-          const follows = nearEnd();
-          say(shown.querySelector(".text"), reply.content);
-          if (follows) toEnd();
+        if (event === "thinking") {
+          if (!reply.thinks) announce("Thinking…");
+          following(() => reply.think(data.text));
+        } else if (event === "delta") {
+          following(() => reply.write(data.text));
         } else if (event === "done") {
-          reply.content = data.reply;
-          reply.note = noteOf(data, (performance.now() - (firstPieceAt ?? performance.now())) / 1000);
+          whole = data;
         } else if (event === "error") {
           throw new Error(data.error);
         }
       }
+      if (!whole) throw new Error("The connection broke before the reply was complete.");
+      const note = noteOf(whole, reply.seconds);
+      following(() => reply.end({ content: whole.reply, thinking: whole.thinking, note }));
       announce(`Reply: ${reply.content}`);
     } catch (error) {
-      reply.note = error.name === "AbortError" ? "Stopped" : error.message;
-      reply.failed = error.name !== "AbortError";
-      if (!reply.content && reply.failed) {
+      const stopped = error.name === "AbortError";
+      const note = stopped ? `Stopped${reply.thinks ? " while thinking" : ""}` : error.message;
+      following(() => reply.end({ note, failed: !stopped }));
+      if (!reply.content && !stopped) {
         text.value ||= message;
         announce(error.message);
       }
@@ -153,9 +167,6 @@ export default function chat({ signal }) {
       going = null;
       busy(false);
       signal.removeEventListener("abort", stop);
-      const follows = nearEnd();
-      shown.replaceWith(turn(reply));
-      if (follows) toEnd();
     }
   }
 
@@ -163,6 +174,7 @@ export default function chat({ signal }) {
     const body = { message, stream: true, conversationId };
     for (const name of ["system", "model"]) if (here[name].trim()) body[name] = here[name];
     for (const name of ["temperature", "max_tokens"]) if (here[name]) body[name] = Number(here[name]);
+    if (here.thinking) body.thinking = here.thinking === "off" ? false : here.thinking;
     return body;
   }
 
@@ -175,6 +187,13 @@ export default function chat({ signal }) {
   const toEnd = () => {
     log.scrollTop = log.scrollHeight;
   };
+
+  /** Changes the conversation, and follows its end unless the user has scrolled away from it. */
+  function following(change) {
+    const follows = nearEnd();
+    change();
+    if (follows) toEnd();
+  }
 
   function begin() {
     going?.abort();

@@ -1,10 +1,12 @@
-"""The chat view: streamed replies, and conversations that the server keeps."""
+"""The chat view: streamed replies, thinking before them, and conversations that the server keeps."""
 
 from __future__ import annotations
 
 import json
+import re
+from typing import Any
 
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.support.http.browser import PAGE_TEST, assert_accessible, open_view, screenshot
 from tests.support.http.live_server import LiveServer
@@ -122,3 +124,136 @@ def test_a_message_sent_before_the_conversation_list_arrives_is_not_interrupted(
         delayed.pop().continue_()
     expect(page.get_by_role("article", name="Reply").get_by_text("tokens")).to_be_visible()
     expect(page.get_by_role("article", name="You").locator(".text")).to_have_text("I type fast.")
+
+
+# Replaces the reply to POST /api/chat with events that a test sends piece by piece.
+SCRIPTED_CHAT = """
+const fetchFromServer = window.fetch;
+window.fetch = (path, options) => {
+  if (path !== "/api/chat") return fetchFromServer(path, options);
+  window.chatBody = JSON.parse(options.body);
+  const start = (controller) => {
+    const encode = (event, data) => new TextEncoder().encode(`event: ${event}\\ndata: ${JSON.stringify(data)}\\n\\n`);
+    window.sendEvent = (event, data) => controller.enqueue(encode(event, data));
+    window.endEvents = () => controller.close();
+    options.signal.addEventListener("abort", () => controller.error(options.signal.reason));
+  };
+  const headers = { "content-type": "text/event-stream" };
+  return Promise.resolve(new Response(new ReadableStream({ start }), { headers }));
+};
+"""
+THOUGHTS = ["A spider has eight legs. ", "Three have twenty-four."]
+
+
+class ScriptedChat:
+    """The chat view of a page whose replies a test writes."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        page.add_init_script(SCRIPTED_CHAT)
+        page.reload()
+        open_view(page, "Chat")
+
+    def ask(self, message: str) -> Locator:
+        """Sends a message and returns the reply's element."""
+        field = self._page.get_by_label("Message", exact=True)
+        field.fill(message)
+        field.press("Enter")
+        expect(self._page.get_by_role("button", name="Stop")).to_be_visible()
+        return self._page.get_by_role("article", name="Reply").last
+
+    def send(self, event: str, text: str) -> None:
+        self._page.evaluate("([event, data]) => window.sendEvent(event, data)", [event, {"text": text}])
+
+    def end(self, reply: str, **more: Any) -> None:
+        usage = {"promptTokens": 9, "completionTokens": 40, "thinkingTokens": 30}
+        whole = {"reply": reply, "usage": usage, "finishReason": "stop", "warnings": []} | more
+        self._page.evaluate("(whole) => { sendEvent('done', whole); endEvents(); }", whole)
+        expect(self._page.get_by_role("button", name="Send")).to_be_visible()
+
+
+def test_thinking_is_folded_above_its_reply_and_can_be_opened_while_it_goes_on(page: Page, size: str) -> None:
+    chat = ScriptedChat(page)
+    reply = chat.ask("How many legs do three spiders have?")
+    thoughts, text = reply.locator(".thoughts"), reply.locator(".text")
+    chat.send("thinking", THOUGHTS[0])
+    expect(page.get_by_role("status")).to_have_text("Thinking…")
+    expect(thoughts).to_be_hidden()
+    reply.get_by_text("Thinking…").click()
+    chat.send("thinking", THOUGHTS[1])
+    expect(thoughts).to_have_text("".join(THOUGHTS))
+    chat.send("delta", "Twenty-four.")
+    expect(reply.get_by_text(re.compile("^Thought for"))).to_be_visible()
+    place = text.bounding_box()
+    chat.end("Twenty-four.", thinking="".join(THOUGHTS), warnings=["medium was taken as on."])
+
+    expect(thoughts).to_be_visible()  # as the user left it
+    assert text.bounding_box() == place
+    expect(reply.get_by_text("40 tokens (30 of thinking)")).to_be_visible()
+    expect(reply.get_by_text("medium was taken as on.")).to_be_visible()
+    expect(page.get_by_role("status")).to_have_text("Reply: Twenty-four.")
+    assert_accessible(page)
+    screenshot(page, f"thinking-{size}")
+
+
+def test_a_reply_stopped_or_cut_while_the_model_thinks_says_so(page: Page) -> None:
+    chat = ScriptedChat(page)
+    stopped = chat.ask("How many legs?")
+    chat.send("thinking", THOUGHTS[0])
+    page.get_by_role("button", name="Stop").click()
+    expect(stopped.get_by_text("Stopped while thinking")).to_be_visible()
+    stopped.get_by_text(re.compile("^Thought for")).click()
+    expect(stopped.locator(".thoughts")).to_have_text(THOUGHTS[0])
+
+    cut = chat.ask("How many?")
+    chat.send("thinking", THOUGHTS[0])
+    chat.end("", thinking=THOUGHTS[0], finishReason="length")
+    expect(cut.get_by_text("cut at the token limit while thinking")).to_be_visible()
+    expect(cut.get_by_role("button", name="Copy")).to_have_count(0)
+
+
+def test_a_connection_that_breaks_while_the_model_thinks_is_an_error(page: Page) -> None:
+    chat = ScriptedChat(page)
+    reply = chat.ask("How many legs?")
+    chat.send("thinking", THOUGHTS[0])
+    page.evaluate("endEvents()")
+    expect(reply.get_by_text("The connection broke")).to_be_visible()
+    expect(page.get_by_label("Message", exact=True)).to_have_value("How many legs?")
+
+
+def test_the_options_set_how_much_the_model_thinks(page: Page) -> None:
+    chat = ScriptedChat(page)
+    page.get_by_text("Model and system prompt").click()
+    page.get_by_label("Longest reply").fill("1000000")
+    for level, sent in (("model's default", None), ("off", False), ("medium", "medium")):
+        page.get_by_label("Thinking").select_option(label=level)
+        chat.ask("Hi")
+        body = page.evaluate("chatBody")
+        assert (body.get("thinking"), body["max_tokens"]) == (sent, 1_000_000)
+        chat.end("Hello.")
+
+    page.get_by_role("button", name="New conversation").click()
+    page.reload()
+    page.get_by_text("Model and system prompt").click()
+    expect(page.get_by_label("Thinking").locator("option:checked")).to_have_text("medium")
+
+
+def test_a_stored_conversation_shows_the_thinking_of_its_replies(page: Page, server: LiveServer, size: str) -> None:
+    conversation = server.post("/api/chat", {"message": f"Spiders, {size}?", "max_tokens": 4}).json["conversationId"]
+
+    def add_thinking(route: Route) -> None:
+        whole = route.fetch().json()
+        whole["messages"][1]["thinking"] = THOUGHTS[0]
+        unanswered = {"role": "assistant", "content": "", "thinking": THOUGHTS[1], "timestamp": whole["updatedAt"]}
+        route.fulfill(json=whole | {"messages": [*whole["messages"], unanswered]})
+
+    page.route(f"**/api/conversations/{conversation}", add_thinking)
+    open_view(page, "Chat")
+    page.get_by_role("complementary").get_by_role("button", name=f"Spiders, {size}?", exact=True).click()
+    replies = page.get_by_role("article", name="Reply")
+    expect(replies.first.locator(".text")).not_to_have_text("")
+    expect(replies.first.locator(".thoughts")).to_be_hidden()
+    replies.first.get_by_text("Thought", exact=True).click()
+    expect(replies.first.locator(".thoughts")).to_have_text(THOUGHTS[0])
+    expect(replies.last.get_by_text("Ended while thinking")).to_be_visible()
+    assert_accessible(page)
