@@ -1,4 +1,4 @@
-"""Outer ASGI middleware: checks Host, Origin and body size, and gives every reply its id, safe headers and error shape.
+"""Outer ASGI middleware: checks Host, Origin and body, and gives every reply its id, safe headers and error shape.
 
 The checks do not depend on the address that the server listens on, since a page in a browser can reach localhost too.
 Event loop only.
@@ -16,33 +16,28 @@ from urllib.parse import urlsplit
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import BadRequest, Forbidden, Internal, ServerError, TooLarge, TooMany
+from server.errors import BadRequest, Forbidden, Internal, ServerError, TooMany
+from server.http import cors
+from server.http.body import RULES, SHARED_BYTES, SMALL_JSON, TIMEOUT_S, Body, SharedMemory, replay
 from server.http.error_body import error_body, text_of
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 64 * 1024
-BODY_TIMEOUT_S = 10.0
 MAX_AT_ONCE = 2000  # concurrent requests; each holds a socket, and a process has a few thousand file descriptors
-LINGER_S = 2.0  # how long the rest of a too large body is discarded, so that its sender gets to read the reply
+LINGER_S = 2.0  # how long the rest of an unread body is discarded, so that its sender gets to read the reply
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 HOST = re.compile(r"(?P<name>\[[0-9a-f:.]{2,45}\]|[a-z0-9.-]{1,253})(:(?P<port>[0-9]{1,5}))?")
-FORMS = frozenset({"/v1/videos"})  # paths where OpenAI's clients send a form
-FORM_TYPE = re.compile(r"multipart/form-data\s*;", re.IGNORECASE)
-JSON_TYPE = re.compile(r"application/json\s*(;\s*charset\s*=\s*\"?utf-8\"?\s*)?", re.IGNORECASE)
 REPLY_HEADERS = "reply_headers"  # key in scope["state"]: headers for the reply in case the route raises an error
 KEPT = ("allow", "content-range", "retry-after")  # headers that survive when a framework's error gets our shape
 
 
-class BodyTooLarge(TooLarge):
-    def __init__(self) -> None:
-        super().__init__(text_of(413))
-
-
 class Guard:
-    """One instance serves the whole application. Its only state is the number of concurrent requests."""
+    """One instance serves the whole application. Its state is the number of concurrent requests and the memory that
+    their bodies take.
+    """
 
     def __init__(
         self,
@@ -50,13 +45,17 @@ class Guard:
         *,
         allowed_hosts: Collection[str] = (),
         allowed_origins: Collection[str] = (),
-        body_timeout_s: float = BODY_TIMEOUT_S,
+        body_memory_bytes: int = SHARED_BYTES,
+        body_timeout_s: float = TIMEOUT_S,
         max_at_once: int = MAX_AT_ONCE,
     ) -> None:
-        """`allowed_hosts`: host names without port, besides localhost. `allowed_origins`: "https://app.example"."""
+        """`allowed_hosts`: host names without port, besides localhost. `allowed_origins`: "https://app.example", which
+        also turn CORS on. `body_memory_bytes`: for all large bodies together.
+        """
         self._app = app
         self._hosts = LOCAL_HOSTS | {host.lower() for host in allowed_hosts}
         self._origins = frozenset(origin.lower().rstrip("/") for origin in allowed_origins)
+        self._body_memory = SharedMemory(body_memory_bytes)
         self._body_timeout_s = body_timeout_s
         self._max_at_once = max_at_once
         self._at_once = 0
@@ -75,32 +74,47 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        reply = _Reply(send, structlog.contextvars.get_contextvars()["request_id"], scope["path"])
+        headers = Headers(scope=scope)
+        rule = RULES.get(scope["path"], SMALL_JSON)
+        body = Body(headers, receive, rule, self._body_memory, timeout_s=self._body_timeout_s)
+        request_id = structlog.contextvars.get_contextvars()["request_id"]
+        reply = _Reply(send, request_id, scope["path"], body, self._cors_headers(headers))
         state = scope.setdefault("state", {})
-        unread = True  # the connection is then closed: the rest of the body would be parsed as the next request
         try:
             if self._at_once > self._max_at_once:
                 raise TooMany("Too many requests are under way at once.", retry_after_s=1)
-            headers = Headers(scope=scope)
             self._check_host(headers)
             self._check_origin(scope["method"], headers)
-            body = await self._read_body(headers, receive, scope["path"])
-            unread = False
-            if body is not None:
-                await self._app(scope, _replay(body, receive), reply)
-        except ServerError as error:
-            extra = {**state.get(REPLY_HEADERS, {}), **_headers_of(error)}
-            if not isinstance(error, Internal):
-                await reply.error(error.status, error.message, extra, close=unread)
+            if self._origins and cors.is_preflight(scope["method"], headers):
+                await reply.empty(cors.preflight_headers(headers))
             else:
-                logger.error("request failed", extra={"request_id": reply.request_id, "reason": error.message})
-                await reply.error(500, error.message, extra)
-            if isinstance(error, BodyTooLarge):
-                await _linger(receive)
+                body.check_headers()
+                await self._pass_on(scope, receive, body, reply)
+        except ClientDisconnect:
+            pass
+        except ServerError as error:
+            await reply.refuse(error, state.get(REPLY_HEADERS, {}))
         except Exception:
             logger.exception("request failed", extra={"request_id": reply.request_id, "path": scope["path"]})
             await reply.error(500, text_of(500), close=True)
+        finally:
+            body.release()
+        if reply.started and body.is_unread:
+            await _linger(receive)
         await reply.finish()
+
+    async def _pass_on(self, scope: Scope, receive: Receive, body: Body, reply: _Reply) -> None:
+        if not body.is_read_first:
+            await self._app(scope, body.receive, reply)
+        elif (content := await body.read()) is not None:  # None: the client has disconnected
+            await self._app(scope, replay(content, receive), reply)
+
+    def _cors_headers(self, headers: Headers) -> Mapping[str, str]:
+        """Returns what a reply to this origin has. It varies with the origin as soon as one is allowed."""
+        if not self._origins:
+            return {}
+        origin = headers.get("origin", "")
+        return {"vary": "Origin", **(cors.reply_headers(origin) if origin.lower() in self._origins else {})}
 
     def _check_host(self, headers: Headers) -> None:
         hosts = headers.getlist("host")
@@ -117,54 +131,6 @@ class Guard:
                 raise Forbidden("Requests from that Origin are refused. Add it to the setting allowed_origins.")
         elif headers.get("sec-fetch-site") == "cross-site" and not _is_link_navigation(method, headers):
             raise Forbidden("Requests from other sites are refused. Add their origin to the setting allowed_origins.")
-
-    async def _read_body(self, headers: Headers, receive: Receive, path: str) -> bytes | None:
-        """Returns the whole body, or None when the client disconnected. All bodies are small, so none is streamed."""
-        length = headers.get("content-length", "0")
-        chunked = "transfer-encoding" in headers
-        if length == "0" and not chunked:
-            return b""
-        if not re.fullmatch(r"[0-9]{1,20}", length, re.ASCII):
-            raise BadRequest("Content-Length must be a number.")
-        if int(length) > MAX_BODY_BYTES:
-            raise BodyTooLarge
-        if headers.get("content-encoding", "identity").lower() != "identity":
-            raise BadRequest("A compressed body is not accepted: send it without Content-Encoding.")
-        media_type = headers.get("content-type", "").strip()
-        if not JSON_TYPE.fullmatch(media_type) and not (path in FORMS and FORM_TYPE.match(media_type)):
-            raise BadRequest("Content-Type must be application/json.")
-        try:
-            async with asyncio.timeout(self._body_timeout_s):
-                return await _collect(receive)
-        except TimeoutError:
-            raise BadRequest(f"The body did not arrive within {self._body_timeout_s:g} seconds.") from None
-
-
-async def _collect(receive: Receive) -> bytes | None:
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        body += message.get("body", b"")
-        if len(body) > MAX_BODY_BYTES:
-            raise BodyTooLarge
-        if not message.get("more_body", False):
-            return bytes(body)
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """Returns a `receive` that gives the body first, and then the server's own messages, i.e. the disconnect."""
-    replayed = False
-
-    async def replay() -> Message:
-        nonlocal replayed
-        if replayed:
-            return await receive()
-        replayed = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay
 
 
 async def _linger(receive: Receive) -> None:
@@ -208,12 +174,17 @@ def _headers_of(error: ServerError) -> dict[str, str]:
 
 class _Reply:
     """The `send` of one request: adds the request id and safe headers, and gives every error, also the framework's,
-    our shape.
+    our shape. While bytes of the request are unread, it announces that the connection closes, and stays open until
+    `finish`.
     """
 
-    def __init__(self, send: Send, request_id: str, path: str) -> None:
+    def __init__(
+        self, send: Send, request_id: str, path: str, body: Body, headers_of_origin: Mapping[str, str]
+    ) -> None:
         self._send = send
         self._path = path
+        self._body = body
+        self._headers_of_origin = headers_of_origin
         self.request_id = request_id
         self.started = False
         self._finished = False
@@ -226,20 +197,40 @@ class _Reply:
             if status >= HTTPStatus.BAD_REQUEST and headers.get("content-type") != "application/json":
                 self._replaced = True
                 await self.error(status, text_of(status), {name: headers[name] for name in KEPT if name in headers})
-                await self.finish()
                 return
             self.started = True
             await self._send({**message, "headers": self._safe(headers).raw})
         elif not self._replaced:
-            self._finished = not message.get("more_body", False)
-            await self._send(message)
+            ends = not message.get("more_body", False)
+            self._finished = ends and not self._body.is_unread
+            await self._send({**message, "more_body": True} if ends and not self._finished else message)
 
-    async def error(self, status: int, message: str, extra: Mapping[str, str] = {}, *, close: bool = False) -> None:
+    async def empty(self, headers: Mapping[str, str]) -> None:
+        headers = {"content-length": "0", **headers}
+        await self({"type": "http.response.start", "status": 200, "headers": MutableHeaders(headers).raw})
+        await self({"type": "http.response.body", "body": b""})
+
+    async def refuse(self, error: ServerError, extra: Mapping[str, str]) -> None:
+        if isinstance(error, Internal):
+            logger.error("request failed", extra={"request_id": self.request_id, "reason": error.message})
+        headers = {**extra, **_headers_of(error)}
+        await self.error(error.status, error.message, headers, code=error.code, param=error.param)
+
+    async def error(
+        self,
+        status: int,
+        message: str,
+        extra: Mapping[str, str] = {},
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        close: bool = False,
+    ) -> None:
         """Sends an error, but leaves the reply open until `finish`. Does nothing when a reply has started."""
         if self.started:
             return
         self.started = True
-        body = error_body(status, message, self._path)
+        body = error_body(status, message, self._path, code=code, param=param)
         headers = MutableHeaders({"content-type": "application/json", "content-length": str(len(body)), **extra})
         if close:
             headers["connection"] = "close"
@@ -255,4 +246,11 @@ class _Reply:
         headers["x-request-id"] = self.request_id
         headers.setdefault("x-content-type-options", "nosniff")
         headers.setdefault("cache-control", "no-store")
+        for name, value in self._headers_of_origin.items():
+            if name == "vary":
+                headers.add_vary_header(value)
+            else:
+                headers[name] = value
+        if self._body.is_unread:
+            headers["connection"] = "close"
         return headers

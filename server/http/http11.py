@@ -22,6 +22,12 @@ class Http11(H11Protocol):
         super().connection_made(transport)
 
     def send_400_response(self, msg: str) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # the body turned out not to be HTTP: its request ends without a reply
+            self.cycle.message_event.set()
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # a reply has begun
+            self.transport.close()
+            return
         body = error_body(400, text_of(400))
         headers = [
             (b"content-type", b"application/json"),

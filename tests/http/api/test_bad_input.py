@@ -232,8 +232,8 @@ async def test_every_chat_of_the_corpus_gets_its_status(tmp_path: Path, name: st
         ({"content-type": "application/jsonp"}, 400),
         ({"content-type": "application/json, text/plain"}, 400),
         ({"content-type": "application/json; charset=utf-16"}, 400),
-        ({"content-type": "application/json", "content-encoding": "gzip"}, 400),
-        ({"content-type": "application/json", "content-encoding": "br"}, 400),
+        ({"content-type": "application/json", "content-encoding": "gzip"}, 415),
+        ({"content-type": "application/json", "content-encoding": "br"}, 415),
         ({"content-type": "application/json", "content-encoding": "identity"}, 200),
     ],
 )
