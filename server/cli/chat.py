@@ -57,7 +57,9 @@ def chat(
     ] = None,
     thinking: Annotated[
         Level | None,
-        typer.Option(help="How much the model may think before it replies. Default: as it does by itself."),
+        typer.Option(
+            help="How much the model may think before it replies: off, on, low, medium, high. Default: the model's own."
+        ),
     ] = None,
     show_thinking: Annotated[
         bool | None,
