@@ -1,112 +1,79 @@
-"""Turns tokens into text that may be shown: whole characters, and no part of a stop string. Any thread; no torch."""
+"""Ends a reply before its first stop string, and holds back text that may still become one. Any thread; no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections import deque
+from collections.abc import Sequence
 
-Decode: TypeAlias = Callable[[list[int]], str]
-
-REPLACEMENT = "\ufffd"  # decoders return it for bytes that are no character, or not a whole one yet
-MAX_OPEN_BYTES = 3  # most bytes of an incomplete UTF-8 character
-
-
-class TokenText:
-    """The text of a growing list of tokens; a character appears once all its bytes are there.
-
-    Decodes only the last few tokens. A decoder may treat the first token of a list specially (and drop a leading
-    space), so the decoded window always begins with tokens whose text has been returned already.
-    """
-
-    def __init__(self, decode: Decode) -> None:
-        self._decode = decode
-        self._window: list[int] = []
-        self._n_context = 0  # tokens at the start of the window that are only context
-        self._n_shown = 0  # characters of the decoded window that have been returned
-
-    def push(self, token: int) -> str:
-        """Return the text that this token completes; empty while a character is incomplete."""
-        self._window.append(token)
-        text = self._decode(self._window)
-        n_open = min(MAX_OPEN_BYTES, len(text) - len(text.rstrip(REPLACEMENT)))
-        whole = text[: len(text) - n_open]
-        new = whole[self._n_shown :]
-        if n_open:
-            self._n_shown = max(self._n_shown, len(whole))
-        elif new:
-            self._window = self._window[self._n_context :]
-            self._n_context = len(self._window)
-            self._n_shown = len(self._decode(self._window))
-        return new
+from pipelines.chat.detokenize import Piece
 
 
 class StopStrings:
-    """Passes text on up to the first stop string, and holds back what may still become one.
+    """Passes pieces on up to the first stop string. The names of special tokens belong to the text that is searched.
 
     Of several stop strings the first to be complete counts, and of those the longest. So where the text is cut does not
     depend on the pieces in which it arrives.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = tuple(stop for stop in stops if stop)
-        self._pending = ""
+        self._matches = [_Match(stop) for stop in dict.fromkeys(stops) if stop]
+        self._first_characters = {match.stop[0] for match in self._matches}
+        self._held: deque[Piece] = deque()
+        self._n_held = 0  # characters
         self.found = False
 
-    def push(self, text: str) -> str:
+    def push(self, piece: Piece) -> Sequence[Piece]:
         if self.found:
-            return ""
-        self._pending += text
-        matches = [(start + len(stop), start) for stop in self._stops if (start := self._pending.find(stop)) >= 0]
-        if matches:
-            self.found = True
-            _, start = min(matches)
-            text, self._pending = self._pending[:start], ""
-            return text
-        n_pending = max((_overlap(self._pending, stop) for stop in self._stops), default=0)
-        cut = len(self._pending) - n_pending
-        text, self._pending = self._pending[:cut], self._pending[cut:]
-        return text
+            return ()
+        if not self._held and self._first_characters.isdisjoint(piece.text):
+            return (piece,)
+        for index, character in enumerate(piece.text):
+            complete = [len(match.stop) for match in self._matches if match.push(character)]
+            if complete:
+                self.found = True
+                self._hold(Piece(piece.text[: index + 1], piece.special))
+                return self._release(self._n_held - max(complete))
+        self._hold(piece)
+        return self._release(self._n_held - max(match.length for match in self._matches))
 
-    def flush(self) -> str:
+    def flush(self) -> Sequence[Piece]:
         """Return what was held back, because the text ends here."""
-        text, self._pending = self._pending, ""
-        return text
+        return () if self.found else self._release(self._n_held)
+
+    def _hold(self, piece: Piece) -> None:
+        self._held.append(piece)
+        self._n_held += len(piece.text)
+
+    def _release(self, n_characters: int) -> Sequence[Piece]:
+        """Take so many characters from the front of the held pieces."""
+        self._n_held -= n_characters
+        released = []
+        while n_characters:
+            piece = self._held.popleft()
+            if len(piece.text) > n_characters:
+                self._held.appendleft(Piece(piece.text[n_characters:], piece.special))
+                piece = Piece(piece.text[:n_characters], piece.special)
+            n_characters -= len(piece.text)
+            released.append(piece)
+        return released
 
 
-class ReplyText:
-    """The text of one reply as it grows."""
+class _Match:
+    """How much of one stop string the end of the text is. Source: Knuth, Morris, Pratt 1977; linear in the text."""
 
-    def __init__(self, decode: Decode, stops: Sequence[str]) -> None:
-        self._tokens = TokenText(decode)
-        self._stops = StopStrings(stops)
-        self._shown: list[str] = []
+    def __init__(self, stop: str) -> None:
+        self.stop = stop
+        self.length = 0  # of the longest end of the text that begins the stop string
+        self._shorter = [0]  # for each length matched: the length of the next shorter end that begins the stop string
+        for character in stop[1:]:
+            self._shorter.append(self._extended(self._shorter[-1], character))
 
-    @property
-    def stopped(self) -> bool:
-        """Whether a stop string is complete: the reply ends before it."""
-        return self._stops.found
+    def push(self, character: str) -> bool:
+        """Whether the stop string is complete with this character."""
+        self.length = self._extended(self.length, character)
+        return self.length == len(self.stop)
 
-    @property
-    def text(self) -> str:
-        """All text returned so far."""
-        return "".join(self._shown)
-
-    def push(self, token: int) -> str:
-        return self._show(self._stops.push(self._tokens.push(token)))
-
-    def finish(self) -> str:
-        """Return the rest of the text. A character whose last bytes never came is dropped."""
-        return self._show(self._stops.flush())
-
-    def _show(self, text: str) -> str:
-        if text:
-            self._shown.append(text)
-        return text
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a proper beginning of `stop`."""
-    for length in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
-    return 0
+    def _extended(self, length: int, character: str) -> int:
+        while length and self.stop[length] != character:
+            length = self._shorter[length - 1]
+        return length + 1 if self.stop[length] == character else 0

@@ -1,125 +1,108 @@
-"""Text of tokens: characters appear whole, and no part of a stop string is shown."""
+"""A reply ends before its first stop string, also one that names special tokens, and no part of it is shown."""
 
 from __future__ import annotations
 
 import itertools
+import time
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.chat.stopping import ReplyText, StopStrings, TokenText
+from pipelines.chat.detokenize import Piece
+from pipelines.chat.stopping import StopStrings
+
+END = Piece("<|im_end|>", special=True)
 
 
-def from_bytes(tokens: list[int]) -> str:
-    """A decoder whose tokens are bytes, the hardest case: one character may take four."""
-    return bytes(tokens).decode("utf-8", "replace")
-
-
-def bytewise_fallback(tokens: list[int]) -> str:
-    """Decode as sentencepiece does: one replacement character for each byte of an incomplete character."""
-    decoded, rest = "", bytes(tokens)
-    while rest:
-        for length in range(1, 5):
-            try:
-                decoded, rest = decoded + rest[:length].decode(), rest[length:]
-                break
-            except UnicodeDecodeError:
-                continue
-        else:
-            decoded, rest = decoded + "\ufffd", rest[1:]
-    return decoded
-
-
-def words(tokens: list[int]) -> str:
-    """A decoder that drops the space of the first token, as sentencepiece does."""
-    return "".join(f" w{token}" for token in tokens).removeprefix(" ")
-
-
-def test_emoji_appears_whole_with_its_last_byte() -> None:
-    text = TokenText(from_bytes)
-    assert [text.push(byte) for byte in "a😀é".encode()] == ["a", "", "", "", "😀", "", "é"]
-
-
-def test_emoji_appears_whole_from_a_decoder_that_marks_every_byte() -> None:
-    text = TokenText(bytewise_fallback)
-    assert [text.push(byte) for byte in "a😀é".encode()] == ["a", "", "", "", "😀", "", "é"]
-
-
-@given(st.text(st.characters(exclude_characters="\ufffd", exclude_categories=["Cs"])))
-def test_pieces_of_any_text_join_to_it_and_never_hold_part_of_a_character(whole: str) -> None:
-    text = TokenText(from_bytes)
-    pieces = [text.push(byte) for byte in whole.encode()]
-    assert "".join(pieces) == whole
-
-
-@given(st.binary(max_size=40))
-def test_bytes_that_are_not_text_become_replacement_characters_at_once(raw: bytes) -> None:
-    text = TokenText(from_bytes)
-    shown = "".join(text.push(byte) for byte in [*raw, ord("!")])
-    assert shown == from_bytes([*raw, ord("!")])
-
-
-def test_space_before_a_word_is_kept_though_the_decoder_drops_that_of_the_first_token() -> None:
-    text = TokenText(words)
-    assert [text.push(token) for token in (1, 2, 3, 4)] == ["w1", " w2", " w3", " w4"]
-
-
-def test_decoder_gets_only_a_few_tokens_however_long_the_reply() -> None:
-    lengths = []
-    text = TokenText(lambda tokens: lengths.append(len(tokens)) or words(tokens))  # type: ignore[func-returns-value]
-    for token in range(500):
-        text.push(token)
-    assert max(lengths) <= 3
+def push(stops: StopStrings, *texts: str) -> list[str]:
+    """The text that comes out behind each text that goes in."""
+    return ["".join(piece.text for piece in stops.push(Piece(text))) for text in texts]
 
 
 def test_stop_string_is_found_across_pieces_and_nothing_of_it_is_shown() -> None:
     stops = StopStrings(["</end>"])
-    assert [stops.push(piece) for piece in ("one <", "/e", "nd", ">two")] == ["one ", "", "", ""]
+    assert push(stops, "one <", "/e", "nd>", "two") == ["one ", "", "", ""]
     assert stops.found
-    assert stops.push("three") == ""
-    assert stops.flush() == ""
+    assert stops.flush() == ()
 
 
 def test_held_text_is_shown_once_it_cannot_become_a_stop_string() -> None:
     stops = StopStrings(["</end>"])
-    assert [stops.push(piece) for piece in ("a </e", "lse>")] == ["a ", "</else>"]
+    assert push(stops, "a </e", "lse>") == ["a ", "</else>"]
 
 
 def test_held_text_is_shown_when_the_reply_ends() -> None:
     stops = StopStrings(["\n\n"])
-    assert stops.push("last line\n") == "last line"
-    assert stops.flush() == "\n"
+    assert push(stops, "last line\n") == ["last line"]
+    assert stops.flush() == [Piece("\n")]
+    assert not stops.flush()
 
 
 def test_empty_stop_string_stops_nothing() -> None:
     stops = StopStrings(["", "x"])
-    assert stops.push("abc") == "abc"
+    assert push(stops, "abc") == ["abc"]
     assert not stops.found
+
+
+def test_stop_string_that_is_a_special_token_stops() -> None:
+    stops = StopStrings(["<|im_end|>"])
+    assert stops.push(Piece("Hello there!")) == (Piece("Hello there!"),)
+    assert not stops.push(END)
+    assert stops.found
+
+
+def test_stop_string_begins_in_text_and_ends_in_a_special_token() -> None:
+    stops = StopStrings(["!<|im_end|>\n"])
+    shown = [stops.push(piece) for piece in (Piece("Hello there!"), END, Piece("\nuser"))]
+    assert [list(pieces) for pieces in shown] == [[Piece("Hello there")], [], []]
+    assert stops.found
+
+
+def test_special_token_that_was_held_back_comes_out_marked() -> None:
+    stops = StopStrings(["<|im_end|>\n"])
+    assert not stops.push(END)
+    assert stops.push(Piece(" and on")) == [END, Piece(" and on")]
+    assert not stops.found
+
+
+def test_text_before_a_stop_string_keeps_the_marks_of_its_pieces() -> None:
+    stops = StopStrings(["<|im_end|>stop"])
+    shown = [piece for new in (Piece("a"), END, END, Piece("stopped")) for piece in stops.push(new)]
+    assert shown == [Piece("a"), END]
+
+
+def test_long_text_that_may_become_a_stop_string_takes_time_in_proportion_to_it() -> None:
+    def seconds(n: int) -> float:
+        stops = StopStrings(["a" * n + "b", "ab" * n + "c"])
+        start = time.process_time()
+        for _ in range(2 * n):
+            stops.push(Piece("a"))
+        return time.process_time() - start
+
+    assert min(seconds(8000) for _ in range(3)) < 20 * min(seconds(1000) for _ in range(3))
 
 
 @given(
     st.text("abc", max_size=30),
     st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
-    st.lists(st.integers(0, 30), max_size=8),
+    st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=8),
 )
-def test_where_text_is_cut_does_not_depend_on_its_pieces(whole: str, stops: list[str], cuts: list[int]) -> None:
-    ends = [whole.find(stop) + len(stop) for stop in stops if stop in whole]
+def test_where_text_is_cut_does_not_depend_on_its_pieces(
+    whole: str, strings: list[str], cuts: list[tuple[int, bool]]
+) -> None:
+    ends = [whole.find(stop) + len(stop) for stop in strings if stop in whole]
     expected = whole
     if ends:
         ended = whole[: min(ends)]
-        expected = ended[: min(ended.find(stop) for stop in stops if ended.endswith(stop))]
+        expected = ended[: min(ended.find(stop) for stop in strings if ended.endswith(stop))]
 
-    bounds = [0, *sorted(cut for cut in cuts if cut < len(whole)), len(whole)]
-    matcher = StopStrings(stops)
-    shown = [matcher.push(whole[a:b]) for a, b in itertools.pairwise(bounds)]
+    marks = dict(cut for cut in cuts if cut[0] < len(whole))
+    bounds = [0, *sorted(marks), len(whole)]
+    pieces = [Piece(whole[a:b], marks.get(a, False)) for a, b in itertools.pairwise(bounds)]
+    stops = StopStrings(strings)
+    shown = [passed for piece in pieces for passed in stops.push(piece)] + list(stops.flush())
 
-    assert "".join(shown) + matcher.flush() == expected
-    assert matcher.found == bool(ends)
-
-
-def test_reply_that_ends_inside_a_character_ends_before_it() -> None:
-    reply = ReplyText(from_bytes, [])
-    shown = [reply.push(byte) for byte in "ok😀".encode()[:-1]]
-    assert "".join(shown) + reply.finish() == "ok"
-    assert reply.text == "ok"
-    assert not reply.stopped
+    assert "".join(piece.text for piece in shown) == expected
+    assert stops.found == bool(ends)
+    marked = [piece.special for piece in pieces for _ in piece.text]
+    assert [piece.special for piece in shown for _ in piece.text] == marked[: len(expected)]
