@@ -25,7 +25,8 @@ async def test_the_documented_example_gets_a_reply(tmp_path: Path) -> None:
     body = reply.json()
     assert body["reply"] == "You said: What can you help me with?"
     assert body["timestamp"] == "2026-11-24T09:00:00.000Z"
-    assert body["usage"] == {"promptTokens": 12, "completionTokens": 5}
+    assert body["usage"] == {"promptTokens": 12, "completionTokens": 5, "thinkingTokens": 0}
+    assert "thinking" not in body
     assert (body["finishReason"], body["model"]) == ("stop", "talker")
     assert reply.headers["x-ratelimit-remaining"] == "49"
 
@@ -33,6 +34,7 @@ async def test_the_documented_example_gets_a_reply(tmp_path: Path) -> None:
 async def test_every_option_reaches_the_engine_unchanged(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         settings = {"max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "seed": 3, "stop": ["END", "\n"]}
+        settings |= {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.5}
         await f.post("/api/chat", {"message": "Hi", **settings})
         plain = chat_request(f.engine.jobs.popitem()[1])
         await f.post("/api/chat", {"message": "Hi", "system": "Be brief.", "stop": "END"})
@@ -40,6 +42,7 @@ async def test_every_option_reaches_the_engine_unchanged(tmp_path: Path) -> None
 
     assert messages_in(plain.prompt) == [("user", "Hi")]
     assert (plain.max_tokens, plain.temperature, plain.top_p, plain.seed, plain.stop) == (7, 0.5, 0.9, 3, ("END", "\n"))
+    assert (plain.top_k, plain.min_p, plain.repetition_penalty) == (5, 0.1, 1.5)
     assert messages_of(with_system) == [("system", "Be brief."), ("user", "Hi")]
     assert chat_request(with_system).stop == ("END",)
 
@@ -179,17 +182,65 @@ async def test_a_stream_has_deltas_and_then_the_whole_reply(tmp_path: Path) -> N
     assert received[-1][1].keys() >= {"reply", "timestamp", "usage"}
 
 
-async def test_a_failed_stream_ends_with_an_error_event(tmp_path: Path) -> None:
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_stream_that_fails_is_an_error_and_after_its_first_text_an_error_event(
+    tmp_path: Path, begun: bool
+) -> None:
     async with front(tmp_path) as f:
         f.engine.reply = None
         replying = asyncio.create_task(f.post("/api/chat", {"message": "Hi", "stream": True}, "free"))
         job = await next_chat(f)
+        if begun:
+            f.engine.say(job.id, "He")
         f.engine.fail(job.id, "engine_stopped", "The engine stopped.")
         reply = await replying
         await f.settle()
 
         assert await f.used("chats") == 0
-    assert events(reply.text) == [("error", {"error": "The engine stopped.", "code": 502})]
+    error = {"error": "The engine stopped.", "code": 502}
+    if begun:
+        assert (reply.status_code, events(reply.text)) == (200, [("delta", {"text": "He"}), ("error", error)])
+    else:
+        assert (reply.status_code, reply.json()) == (502, error)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_a_model_thinks_stands_beside_its_reply(tmp_path: Path, stream: bool) -> None:
+    async with front(tmp_path) as f:
+        f.engine.reply = None
+        replying = asyncio.create_task(f.post("/api/chat", {"message": "Hi", "stream": stream}))
+        job = await next_chat(f)
+        f.engine.start_job(job.id)
+        f.engine.finish_chat(job.id, "Hello!", "They greet me.")
+        reply = await replying
+
+    whole = events(reply.text)[-1][1] if stream else reply.json()
+    assert (whole["reply"], whole["thinking"]) == ("Hello!", "They greet me.")
+    assert whole["usage"] == {"promptTokens": 12, "completionTokens": 8, "thinkingTokens": 3}
+    if stream:
+        assert events(reply.text)[:-1] == [("thinking", {"text": "They greet me."}), ("delta", {"text": "Hello!"})]
+
+
+@pytest.mark.parametrize(
+    ("thinking", "effort", "variables", "limit"),
+    [
+        (None, None, {}, None),
+        (True, None, {"enable_thinking": True, "thinking": True}, None),
+        (False, "none", {}, 0),
+        ("low", "low", {}, 1024),
+        ("high", "high", {}, None),
+    ],
+)
+async def test_thinking_reaches_template_and_engine(
+    tmp_path: Path, thinking: Any, effort: str | None, variables: Any, limit: int | None
+) -> None:
+    async with front(tmp_path) as f:
+        await f.post("/api/chat", {"message": "Hi", "thinking": thinking})
+        request = chat_request(f.engine.jobs.popitem()[1])
+        (options,) = f.prompt_reader.options
+
+    assert (options.effort, options.template_variables) == (effort, variables)
+    assert request.max_thinking_tokens == limit
 
 
 async def test_an_image_model_is_refused_for_chat(tmp_path: Path) -> None:
