@@ -14,6 +14,7 @@ from server.store import messages, migrations, schema
 from tests.support.http.asgi import start_post
 from tests.support.http.chats import messages_of, next_chat
 from tests.support.http.front import Front, front
+from tests.support.http.thinking import REPLY, THOUGHT, thinking
 from tests.support.stores import NOW, open_store
 
 pytestmark = pytest.mark.anyio
@@ -80,6 +81,17 @@ async def test_messages_are_read_back_in_order(tmp_path: Path) -> None:
         ("user", "Who am I?", "00:30"),
         ("assistant", "You said: Who am I?", "00:30"),
     ]
+
+
+async def test_a_reply_is_read_back_with_its_thinking(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        with thinking(f.engine):
+            conversation = await talk(f, "Hi")
+        await talk(f, "And?", conversationId=conversation)
+        messages = (await f.get(f"/api/conversations/{conversation}")).json()["messages"]
+
+    assert (messages[1]["content"], messages[1]["thinking"]) == (REPLY, THOUGHT)
+    assert ["thinking" in message for message in messages] == [False, True, False, False]
 
 
 async def test_a_new_title_stays_when_the_conversation_continues(tmp_path: Path) -> None:
@@ -180,6 +192,30 @@ async def test_a_reply_of_which_nothing_was_received_is_not_stored(tmp_path: Pat
         await f.settle()
 
         assert (await f.get("/api/conversations/mine")).status_code == 404
+
+
+@pytest.mark.parametrize("pieces", [["They", " greet"], ["They", " greet", "Hello", " there"]])
+async def test_thinking_is_stored_only_with_a_reply_that_was_received(tmp_path: Path, pieces: list[str]) -> None:
+    async with front(tmp_path) as f:
+        f.engine.reply = None
+        disconnected = asyncio.Event()
+        sent = start_post(f, "/api/chat", {"message": "Hi", "stream": True, "conversationId": "mine"}, disconnected)
+        job = await next_chat(f)
+        f.engine.start_job(job.id)
+        for index, piece in enumerate(pieces):
+            f.engine.say(job.id, piece, "thinking" if index < 2 else "content")
+        await asyncio.sleep(0)
+        disconnected.set()
+        await sent
+        await f.settle()
+        found = await f.get("/api/conversations/mine")
+
+    if len(pieces) == 2:
+        assert found.status_code == 404
+    else:
+        reply = found.json()["messages"][1]
+        assert reply["thinking"] == "They greet"
+        assert "Hello there".startswith(reply["content"])
 
 
 async def test_a_reply_does_not_restore_a_conversation_deleted_meanwhile(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from server.client.events import EventReader
 from server.client.methods import Methods
 from server.client.options import ChatOptions, GenerateOptions
 from tests.support.http.front import Front, front
+from tests.support.http.thinking import REPLY, THOUGHT, thinking
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.anyio
@@ -180,6 +181,25 @@ async def test_chat_replies_whole_or_in_pieces_and_continues_a_conversation(tmp_
     assert isinstance(pieces[-1], ChatReply)
     assert pieces[-1].conversation_id == reply.conversation_id
     assert "".join(p.text for p in pieces if isinstance(p, ChatDelta)) == pieces[-1].reply == "You said: And?"
+
+
+async def test_thinking_comes_apart_from_the_reply_and_stays_with_the_conversation(tmp_path: Path) -> None:
+    async with front(tmp_path) as f, connect(f) as api:
+        with thinking(f.engine):
+            whole = await api.chat("Hi", thinking="high")
+            pieces = [piece async for piece in api.stream_chat("Hi")]
+        conversation = await api.conversation(whole.conversation_id)
+        without = await api.chat("Hi", thinking=False)
+
+    deltas = [piece for piece in pieces if isinstance(piece, ChatDelta)]
+    assert "".join(delta.text for delta in deltas) == REPLY
+    assert "".join(delta.thinking for delta in deltas) == THOUGHT
+    for reply in (whole, pieces[-1]):
+        assert isinstance(reply, ChatReply)
+        assert (reply.reply, reply.thinking, reply.usage.thinking_tokens) == (REPLY, THOUGHT, 3)
+    assert [message.thinking for message in conversation.messages] == ["", THOUGHT]
+    assert (without.thinking, without.usage.thinking_tokens) == ("", 0)
+    assert "thinking" not in without.as_json()
 
 
 async def test_a_stream_that_fails_raises_the_servers_error(tmp_path: Path) -> None:

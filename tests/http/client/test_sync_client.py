@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from server.client import AgentName, ChatDelta, Job
+from server.client import AgentName, ChatDelta, ChatReply, Job
 from server.job import Job as QueuedJob
 from server.protocol import Cancel, ModelMessage, Recall
 from tests.support.http.served import served
+from tests.support.http.thinking import REPLY, THOUGHT, thinking
 
 
 def test_closing_a_stream_cancels_the_reply(tmp_path: Path) -> None:
@@ -36,6 +37,17 @@ def test_closing_a_stream_cancels_the_reply(tmp_path: Path) -> None:
 
         assert first == ChatDelta(text="I ")  # arrived before the reply was complete
         assert canceled.wait(30)
+
+
+def test_thinking_is_streamed_before_the_reply(tmp_path: Path) -> None:
+    with served(tmp_path / "store") as server, AgentName(server.url, server.f.keys["enterprise"]) as client:
+        engine = server.f.engine
+        with thinking(engine):
+            *deltas, reply = client.stream_chat("Hi")
+
+    assert deltas == [ChatDelta(text="", thinking=THOUGHT), ChatDelta(text=REPLY)]
+    assert isinstance(reply, ChatReply)
+    assert (reply.thinking, reply.reply) == (THOUGHT, REPLY)
 
 
 def test_watching_a_job_follows_its_events(tmp_path: Path) -> None:
