@@ -36,7 +36,8 @@ NOTED = frozenset(
     }
 )  # fmt: skip
 
-# Taken with these values only, besides those of `asks_for_nothing`: the first one is what this server does anyway.
+# Taken with these values only, besides those of `asks_for_nothing`: the first one is what this server does anyway. Where
+# that is true, false asks for something.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "tools": (), "functions": (), "tool_choice": ("none", "auto", {"type": "none"}, {"type": "auto"}),
     "function_call": ("none", "auto"), "response_format": ({"type": "text"},), "modalities": (["text"],),
@@ -53,7 +54,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "n_probs": (0,), "watermark": (), "data_sources": (),
 }  # fmt: skip
 
-# Refused with any value but null: an empty object switches them on.
+# Refused: an empty object switches them on.
 NEVER = frozenset({"web_search_options"})
 
 # Taken, with this warning in the reply when the value asks for something.
@@ -111,16 +112,19 @@ def _put(fields: dict[str, Any], name: str, value: Any, warnings: list[str]) -> 
 
 
 def _check_neutral(name: str, value: object, raw: Mapping[str, Any], done: Mapping[str, Any]) -> None:
-    if value is None or (name not in NEVER and asks_for_nothing(value)):
+    neutral = NEUTRAL.get(name, ())
+    asks = (
+        not asks_for_nothing(value)
+        or (value is False and any(other is True for other in neutral))
+        or (value == {} and name in NEVER)
+    )
+    if not asks or any(same_json(value, other) for other in neutral):
         return
     if name not in NEUTRAL and name not in NEVER:
         raise unknown_field(done, name)
     switched_off = {"tools": "tool_choice", "functions": "function_call"}.get(name)
-    if switched_off and raw.get(switched_off) in ("none", {"type": "none"}):
-        return
-    values = NEUTRAL.get(name, ())
-    if not any(same_json(value, neutral) for neutral in values):
-        only = f"only {json.dumps(values[0])} is. Leave it out." if values else "leave it out."
+    if not switched_off or raw.get(switched_off) not in ("none", {"type": "none"}):
+        only = f"only {json.dumps(neutral[0])} is. Leave it out." if neutral else "leave it out."
         raise BadRequest(f"{name} is not supported: {REASONS.get(name, only)}", param=name)
 
 
