@@ -1,0 +1,116 @@
+"""Turns messages into the prompt of a model by its chat template. Any thread, one at a time per tokenizer; no torch.
+
+Text that a client wrote never becomes a special token, and no message is left out silently: what a template refuses or
+drops in one form is handed to it in another (see `rendering` and `message_forms`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines.chat.message_forms import Form, turns
+from pipelines.chat.rendering import FAILS, Renderer, Rendering
+from pipelines.chat.skeleton import PLACEHOLDER, PLACEHOLDERS
+from pipelines.chat.special_tokens import broken, encode, encode_marked, special_tokens, specials_in
+from pipelines.chat.template_rendering import ChatTemplate, TemplateFailed
+from pipelines.chat.template_variables import check_variables
+from pipelines.chat.thinking_switch import asks_for_none, has_switch, variables_of
+from pipelines.interface import Message, Prompt, PromptOptions, PromptRefused
+
+SPELLED_OUT = "The messages spell out a special token of this model, which its tokenizer cannot read as text."
+DEFAULTS = PromptOptions()
+
+
+def read_prompt(tokenizer: Any, messages: Sequence[Message], options: PromptOptions = DEFAULTS) -> Prompt:
+    """Raises `PromptRefused` when the template takes these messages in no form."""
+    template = ChatTemplate(tokenizer)
+    check_variables(tokenizer, options.template_variables)
+    variables = {**variables_of(options.effort, template), **options.template_variables}
+    messages, continues = _continued(tuple(messages), options.continues)
+    found = Renderer(template, special_tokens(tokenizer), messages, variables, continues=continues).render()
+    if asks_for_none(options.effort, options.template_variables) and not has_switch(template):
+        found = found.extended(_without_thinking(tokenizer, found.opening))
+    return Prompt(tokens=tuple(_tokens(tokenizer, found)), opening=found.opening, warnings=found.warnings)
+
+
+def end_of_turn_tokens(tokenizer: Any) -> frozenset[int]:
+    """Returns the special token with which the template ends an assistant's message; empty when that is not clear.
+
+    Fine-tunes often name another end in their config.
+    """
+    try:
+        template = ChatTemplate(tokenizer)
+    except PromptRefused:
+        return frozenset()
+    if "<|channel|>" in template.text:  # gpt-oss ends each section of a message with the same token
+        return frozenset()
+    question, answer = PLACEHOLDER.format(0), PLACEHOLDER.format(1)
+    for parts in (False, True):
+        conversation = turns([Message("user", question), Message("assistant", answer)], Form(parts=parts))
+        try:
+            rendering = template.render(conversation, {}, with_opening=False)
+        except TemplateFailed:
+            continue
+        if answer in rendering:
+            ending = rendering.rpartition(answer)[2].lstrip()
+            return frozenset(specials_in(tokenizer, encode(tokenizer, ending)[:1]))
+    return frozenset()
+
+
+def _continued(messages: tuple[Message, ...], continues: bool | None) -> tuple[tuple[Message, ...], bool]:
+    """Returns the messages, and whether the reply goes on with the last one."""
+    if not messages:
+        raise PromptRefused("There are no messages.")
+    last = messages[-1]
+    if last.role != "assistant":
+        if continues:
+            raise PromptRefused(
+                f"continue_final_message needs a last message of the assistant; the last one is of the {last.role}."
+            )
+        return messages, False
+    if last.tool_calls and continues:
+        raise PromptRefused("continue_final_message: the last message calls tools, so that it cannot be continued.")
+    if continues is False or last.tool_calls:
+        return messages, False
+    if not last.content.strip():  # nothing to go on with: the reply begins here
+        return messages[:-1] or messages, False
+    return messages, True
+
+
+def _without_thinking(tokenizer: Any, opening: str) -> str:
+    from pipelines.chat.sections import reply_format
+
+    return reply_format(tokenizer).without_thinking(opening) or ""
+
+
+def _tokens(tokenizer: Any, rendering: Rendering) -> list[int]:
+    """Tokenizes the prompt in the first of three ways that makes no other special tokens than the template's own.
+
+    1. As it is. 2. With spelled-out tokens broken. 3. Each text apart from what the template puts around it.
+    """
+    own = specials_in(tokenizer, encode(tokenizer, PLACEHOLDERS.sub("a", rendering.skeleton)))
+    if rendering.marked is None:
+        tokens = encode(tokenizer, rendering.text)
+        if specials_in(tokenizer, tokens) == own:
+            return tokens
+    specials, mark = special_tokens(tokenizer), rendering.mark
+    try:
+        marked = rendering.marked or rendering.again(lambda text, _: broken(text, specials.texts, mark))
+        tokens = encode_marked(tokenizer, marked, mark)
+        if specials_in(tokenizer, tokens) == own:
+            return tokens
+        apart = rendering.again(lambda text, _: _apart(broken(text, specials.texts_and_markup, mark), mark))
+    except TemplateFailed as error:
+        raise PromptRefused(FAILS, error.detail) from error
+    for text in rendering.texts:
+        if specials_in(tokenizer, encode_marked(tokenizer, broken(text, specials.texts_and_markup, mark), mark)):
+            raise PromptRefused(SPELLED_OUT)
+    return encode_marked(tokenizer, apart, mark)
+
+
+def _apart(text: str, mark: str) -> str:
+    """Returns the text between marks. White space around it stays outside, where a template may trim it."""
+    core = text.strip()
+    before, _, after = text.partition(core)
+    return before + mark + core + mark + after
