@@ -60,12 +60,18 @@ class Authenticator:
         self._clock = clock
         self._live: dict[bytes, tuple[float, ApiKey]] = {}  # digest → looked up at, key
 
-    async def identify(self, authorization_header: str | None, *, basic: bool = False) -> ApiKey:
-        """The key that a request was sent with. basic: it may also be the password of Basic authentication.
+    async def identify(
+        self, authorization_header: str | None, *, bare_key: str | None = None, basic: bool = False
+    ) -> ApiKey:
+        """The key that a request was sent with. bare_key: of a header of its own, which counts only without an
+        Authorization header. basic: the key may also be the password of Basic authentication.
 
         Raises `Unauthorized`, with the same text for a missing, malformed, unknown and revoked key.
         """
-        text = _bearer_token(authorization_header) or (_basic_password(authorization_header) if basic else "")
+        if authorization_header is None:
+            text = bare_key or ""
+        else:
+            text = _bearer_token(authorization_header) or (_basic_password(authorization_header) if basic else "")
         if not well_formed(text):
             raise Unauthorized
         digest = digest_of(text)

@@ -40,7 +40,7 @@ from server.api import (
     status,
     webhooks,
 )
-from server.api.deps import PUBLIC, KeyRequired
+from server.api.deps import BARE_KEYS, PUBLIC, KeyRequired
 from server.api.openai import chat as openai_chat
 from server.api.openai import images as openai_images
 from server.api.openai import models as openai_models
@@ -139,13 +139,16 @@ def create_app(
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
     """Corrects FastAPI's document: a middleware asks for the API key, and an invalid query is a 400, not a 422."""
+    keys = {"key": {"type": "http", "scheme": "bearer"}} | {
+        name: {"type": "apiKey", "in": "header", "name": name} for name in BARE_KEYS
+    }
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["components"]["securitySchemes"] = keys
         for path, operations in document["paths"].items():
             for operation in operations.values():
                 operation["responses"].pop("422", None)
-                operation["security"] = [] if path in PUBLIC else [{"key": []}]
+                operation["security"] = [] if path in PUBLIC else [{name: []} for name in keys]
         app.openapi_schema = document
     return app.openapi_schema
 

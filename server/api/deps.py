@@ -27,6 +27,7 @@ from server.service.service import Service
 from server.store.usage import Kind
 
 PUBLIC = frozenset({"/healthz", "/readyz"})
+BARE_KEYS = ("x-api-key", "api-key")  # headers of Anthropic's and Azure's clients, which hold the key and nothing else
 BASIC = "/sdapi/"  # clients of AUTOMATIC1111's API can only send Basic authentication
 LINKED = re.compile(r"/api/files/([0-9A-Za-z]{22})")  # a signed link replaces the key
 JOB_ID = re.compile(r"job_[0-9]{1,12}_[0-9A-Za-z]{22}")
@@ -53,10 +54,12 @@ class KeyRequired:
         await self._app(scope, receive, send)
 
     async def _identify(self, scope: Scope) -> ApiKey:
-        headers = Headers(scope=scope).getlist("authorization")
-        if len(headers) > 1:
-            raise Unauthorized
-        key = await self._authenticator.identify(headers[0] if headers else None, basic=scope["path"].startswith(BASIC))
+        headers = Headers(scope=scope)
+        key = await self._authenticator.identify(
+            _only(headers, "authorization"),
+            bare_key=next((value for name in BARE_KEYS if (value := _only(headers, name)) is not None), None),
+            basic=scope["path"].startswith(BASIC),
+        )
         key.require("use")
         return key
 
@@ -67,6 +70,14 @@ class KeyRequired:
         query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=8, separator="&")
         expires, signature = query.get("expires", []), query.get("signature", [])
         return len(expires) == len(signature) == 1 and self._service.jobs.link_opens(match[1], expires[0], signature[0])
+
+
+def _only(headers: Headers, name: str) -> str | None:
+    """Returns the value of a header. Raises `Unauthorized` for several that differ."""
+    values = set(headers.getlist(name))
+    if len(values) > 1:
+        raise Unauthorized
+    return values.pop() if values else None
 
 
 # These are coroutines although they await nothing, because FastAPI runs plain functions on a thread pool.
