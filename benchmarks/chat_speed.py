@@ -4,8 +4,8 @@
     python benchmarks/chat_speed.py --before /tmp/before [--rounds 7]
 
 Both servers run, and take turns: in each round each of them replies to one chat, to eight chats at once and to 64
-streams at once, and the order changes with each round, so that other work on the machine meets both. The requests use no field
-that the older tree does not have. The ratio is the median of the rounds' ratios.
+streams at once, and the order changes with each round, so that other work on the machine meets both. The requests use no
+field that the older tree does not have. The ratio is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Load:
     stream: bool
 
     def __str__(self) -> str:
-        return f"{self.chats} {'streams' if self.stream else 'chats' if self.chats > 1 else 'chat'} of {self.tokens} tokens"
+        kind = "stream" if self.stream else "chat"
+        return f"{self.chats} {kind}{'s' if self.chats > 1 else ''} of {self.tokens} tokens"
 
 
 LOADS = (Load(1, 64, stream=False), Load(8, 48, stream=False), Load(64, 16, stream=True))
