@@ -4,8 +4,8 @@
     python benchmarks/chat_speed.py --before /tmp/before [--rounds 7]
 
 Both servers run, and take turns: in each round each of them replies to one chat, to eight chats at once and to 64
-streams at once, and the order changes with each round, so that other work on the machine meets both. The requests use no
-field that the older tree does not have. The ratio is the median of the rounds' ratios.
+streams at once, and the order changes with each round, so that other work on the machine meets both. The requests use
+no field that the older tree does not have. The ratio is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
