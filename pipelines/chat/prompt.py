@@ -31,7 +31,8 @@ def read_prompt(tokenizer: Any, messages: Sequence[Message], options: PromptOpti
     found = Renderer(template, special_tokens(tokenizer), messages, variables, continues=continues).render()
     if asks_for_none(options.effort, options.template_variables) and not has_switch(template):
         found = found.extended(_without_thinking(tokenizer, found.opening))
-    return Prompt(tokens=tuple(_tokens(tokenizer, found)), opening=found.opening, warnings=found.warnings)
+    tokens = tuple(_tokens(tokenizer, found))
+    return Prompt(tokens=tokens, opening=found.opening, continues=continues, warnings=found.warnings)
 
 
 def end_of_turn_tokens(tokenizer: Any) -> frozenset[int]:

@@ -14,9 +14,6 @@ from pipelines.chat.reply_text import ReplyText
 from pipelines.chat.sections import ReplyFormat, reply_format
 from pipelines.interface import ChatRequest, Failed, FinishReason, Replied, TextDelta, TokenLogprobs, TokenText
 
-CONTEXT_TOKENS = 8  # of the prompt, read before the text that continues it: the first word may begin with a space
-
-
 @dataclass(slots=True)
 class ChatSequence:
     request: ChatRequest
@@ -163,8 +160,8 @@ def begin(request: ChatRequest, tokenizer: ChatTokenizer, max_length: int, n_emb
         warnings = (f"max_tokens was {wanted}: the context of {max_length} tokens leaves {n_left} after the messages.",)
     try:
         reader = tokenizer.format.reader(request.prompt.opening)
-        context = prompt[-CONTEXT_TOKENS:] if request.prompt.continues else ()
-        text = ReplyText(tokenizer.detokenizer.stream(context), reader, request.stop)
+        stream = tokenizer.detokenizer.stream(after_text=request.prompt.continues)
+        text = ReplyText(stream, reader, request.stop)
     except Exception as error:  # noqa: BLE001  # the tokenizer may raise anything
         message = "The model's tokenizer failed on these messages."
         return Failed(request.id, "model_error", message, "".join(traceback.format_exception(error)))
