@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -43,7 +43,7 @@ async def chat(request: Request, service: ServiceDep, key: KeyDep) -> Response:
         turn = await service.chats.open(key, message)
         headers = allowance_headers(service, Allowance("chats", turn.charge.limit, turn.charge.used))
         if stream:
-            return EventStream(_events(turn), headers)
+            return EventStream(_events(turn, allowance_on_error(request, service, key, ["chats"])), headers)
         reply = await reply_unless_disconnected(turn, request.receive)
     if reply is None:
         return Response(status_code=204)  # the client has disconnected
@@ -86,9 +86,9 @@ def _reply_json(reply: ChatReply) -> JsonObject:
     }
 
 
-async def _events(turn: ChatTurn) -> AsyncGenerator[bytes]:
+async def _events(turn: ChatTurn, allowance_on_error: AbstractAsyncContextManager[None]) -> AsyncGenerator[bytes]:
     """Yields `thinking` and `delta` for each piece of text, then `done` with the whole reply."""
-    async with aclosing(turn.deltas(streamed=True)) as deltas:
+    async with allowance_on_error, aclosing(turn.deltas(streamed=True)) as deltas:
         async for delta in deltas:
             yield event("delta" if delta.section == "content" else "thinking", {"text": delta.text})
     assert turn.reply is not None, "deltas() sets the reply or raises"

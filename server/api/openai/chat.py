@@ -6,7 +6,7 @@ Event loop only.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any
 
 from fastapi import APIRouter
@@ -43,17 +43,19 @@ async def completions(request: Request, service: ServiceDep, key: KeyDep) -> Res
         headers = allowance_headers(service, Allowance("chats", turn.charge.limit, turn.charge.used))
         head = {"id": f"chatcmpl-{new_id()}", "created": int(service.clock().timestamp()), "model": turn.model}
         if call.streamed:
-            return EventStream(_chunks(turn, call, head), headers)
+            return EventStream(_chunks(turn, call, head, allowance_on_error(request, service, key, ["chats"])), headers)
         reply = await reply_unless_disconnected(turn, request.receive)
     if reply is None:
         return Response(status_code=204)  # the client has disconnected
-    return JSONResponse(completion(head, reply, with_thinking=call.with_thinking), headers=headers)
+    return JSONResponse(completion(head, reply, call), headers=headers)
 
 
-async def _chunks(turn: ChatTurn, call: ChatCall, head: JsonObject) -> AsyncGenerator[bytes]:
+async def _chunks(
+    turn: ChatTurn, call: ChatCall, head: JsonObject, allowance_on_error: AbstractAsyncContextManager[None]
+) -> AsyncGenerator[bytes]:
     """Yields nothing before the reply has begun, so that whatever fails until then is an HTTP error."""
     chunks = Chunks(head, with_usage=call.with_usage)
-    async with aclosing(turn.deltas(streamed=True)) as deltas:
+    async with allowance_on_error, aclosing(turn.deltas(streamed=True)) as deltas:
         async for delta in deltas:
             if call.with_thinking or delta.section == "content":
                 yield chunks.text(delta)

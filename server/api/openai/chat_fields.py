@@ -36,8 +36,8 @@ NOTED = frozenset(
     }
 )  # fmt: skip
 
-# Taken with these values only, besides those of `asks_for_nothing`: the first one is what this server does anyway. Where
-# that is true, false asks for something.
+# Taken with these values only, besides those of `asks_for_nothing`: the first one is what this server does anyway.
+# Where that is true, false asks for something.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "tools": (), "functions": (), "tool_choice": ("none", "auto", {"type": "none"}, {"type": "auto"}),
     "function_call": ("none", "auto"), "response_format": ({"type": "text"},), "modalities": (["text"],),

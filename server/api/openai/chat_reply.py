@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 
 from pipelines.interface import FinishReason, TokenLogprobs, TokenText
+from server.api.openai.chat_schema import ChatCall
 from server.api.wire import JsonObject
 from server.http.sse import data
 from server.service.chat_input import ChatChoice, ChatDelta, ChatReply
@@ -17,18 +18,18 @@ from server.service.chat_input import ChatChoice, ChatDelta, ChatReply
 LEAST_LOGPROB = -9999.0  # OpenAI's value for a token that is all but impossible; JSON has no infinity
 
 
-def completion(head: JsonObject, reply: ChatReply, *, with_thinking: bool) -> JsonObject:
+def completion(head: JsonObject, reply: ChatReply, call: ChatCall) -> JsonObject:
     """head: id, time of creation and model."""
-    choices = [_choice(index, choice, with_thinking) for index, choice in enumerate(reply.choices)]
+    choices = [_choice(index, choice, call) for index, choice in enumerate(reply.choices)]
     return {**head, "object": "chat.completion", "choices": choices, "usage": usage(reply), **_warnings(reply)}
 
 
-def _choice(index: int, choice: ChatChoice, with_thinking: bool) -> JsonObject:
-    thinking = _thinking(choice.thinking) if with_thinking and choice.thinking else {}
+def _choice(index: int, choice: ChatChoice, call: ChatCall) -> JsonObject:
+    thinking = _thinking(choice.thinking) if call.with_thinking and choice.thinking else {}
     return {
         "index": index,
         "message": {"role": "assistant", "content": choice.text, "refusal": None, **thinking},
-        "logprobs": _logprobs(choice.logprobs) if choice.logprobs else None,
+        "logprobs": _logprobs(choice.logprobs) if call.with_logprobs else None,
         "finish_reason": choice.finish_reason,
     }
 

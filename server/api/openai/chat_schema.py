@@ -77,12 +77,16 @@ class ChatCompletion(ThinkingFields):
 
 @dataclass(frozen=True, slots=True)
 class ChatCall:
-    """A chat completion that was read. The last three fields are about the form of the reply."""
+    """A chat completion that was read: what is asked, and the form of the reply."""
 
     chat_input: ChatInput
     streamed: bool
     with_usage: bool  # in a stream
     with_thinking: bool
+
+    @property
+    def with_logprobs(self) -> bool:
+        return self.chat_input.n_logprobs is not None
 
 
 def read_chat(raw: Mapping[str, Any]) -> ChatCall:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,10 @@ HI = [{"role": "user", "content": "Hi"}]
 BAD = [
     ("chat/completions", {}, "messages is required"),
     ("chat/completions", {"messages": []}, "messages must be"),
-    ("chat/completions", {"messages": [{"role": "tool", "content": "x"}]}, "messages must be"),
-    ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages must be"),
-    ("chat/completions", {"messages": [{"role": "user", "content": "x", "zzz": 1}]}, "messages must be"),
-    ("chat/completions", {"messages": HI, "n": 2}, "n is not supported"),
-    ("chat/completions", {"messages": HI, "n": True}, "n is not supported"),
-    ("chat/completions", {"messages": HI, "logprobs": True}, "logprobs is not supported"),
+    ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "type image_url is not"),
+    ("chat/completions", {"messages": HI, "n": True}, "n must be"),
     ("chat/completions", {"messages": HI, "tools": [{"type": "function"}]}, "tools is not supported"),
     ("chat/completions", {"messages": HI, "response_format": {"type": "json_object"}}, "response_format is not"),
-    ("chat/completions", {"messages": HI, "max_tokens": 1, "max_completion_tokens": 1}, "max_tokens and"),
-    ("chat/completions", {"messages": HI, "stream_options": {"include_usage": True}}, "stream_options requires"),
     ("chat/completions", {"messages": HI, "temprature": 1}, "did you mean temperature"),
     ("chat/completions", {"messages": HI, "model": "painter"}, "is for image"),
     ("images/generations", {"prompt": " "}, "prompt must be"),
@@ -53,6 +46,7 @@ async def test_an_unsupported_field_is_refused_by_name(tmp_path: Path, path: str
     assert reply.status_code == 400, reply.text
     assert message in reply.json()["error"]["message"]
     assert reply.json()["error"].keys() == {"message", "type", "param", "code"}
+    assert reply.json()["error"]["type"] == "invalid_request_error"
 
 
 async def test_errors_of_the_guard_and_the_framework_have_openais_shape(tmp_path: Path) -> None:
@@ -74,19 +68,6 @@ async def test_errors_of_the_guard_and_the_framework_have_openais_shape(tmp_path
     assert plain.json().keys() == {"error", "code"}
 
 
-async def test_neutral_values_of_unsupported_fields_are_accepted(tmp_path: Path) -> None:
-    async with front(tmp_path) as f:
-        body = {
-            "messages": HI,
-            "n": 1,
-            "logprobs": None,
-            "tools": [],
-            "user": "anna",
-            "response_format": {"type": "text"},
-        }
-        assert (await f.post("/v1/chat/completions", body)).status_code == 200
-
-
 async def test_the_server_does_not_store_a_conversation_of_v1(tmp_path: Path) -> None:
     async with front(tmp_path, system_prompt="Ours.") as f:
         turns = [{"role": "developer", "content": "Mine."}, *HI, {"role": "assistant", "content": "Yes?"}, *HI]
@@ -96,20 +77,6 @@ async def test_the_server_does_not_store_a_conversation_of_v1(tmp_path: Path) ->
 
     assert messages_of(job) == [("system", "Mine."), ("user", "Hi"), ("assistant", "Yes?"), ("user", "Hi")]
     assert stored == 0
-
-
-async def test_a_failed_stream_ends_with_an_error_and_without_done(tmp_path: Path) -> None:
-    async with front(tmp_path) as f:
-        f.engine.reply = None
-        replying = asyncio.create_task(f.post("/v1/chat/completions", {"messages": HI, "stream": True}, "free"))
-        await f.engine.submitted.wait()
-        f.engine.fail(next(iter(f.engine.jobs)), "engine_stopped", "The engine stopped.")
-        blocks = (await replying).text.strip().split("\n\n")
-        await f.settle()
-
-        assert await f.used("chats") == 0
-    assert json.loads(blocks[-1].removeprefix("data: "))["error"]["message"] == "The engine stopped."
-    assert "[DONE]" not in blocks[-1]
 
 
 async def test_a_failed_image_is_an_error_and_refunded(tmp_path: Path) -> None:

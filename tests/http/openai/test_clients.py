@@ -105,9 +105,9 @@ async def test_the_python_client_lists_models_and_maps_errors(tmp_path: Path) ->
             names = [model.id async for model in await ai.models.list()]
             with pytest.raises(openai.NotFoundError, match="no-such"):
                 await ai.chat.completions.create(model="no-such", messages=[{"role": "user", "content": "Hi"}])
-            with pytest.raises(openai.BadRequestError, match="logprobs is not supported"):
+            with pytest.raises(openai.BadRequestError, match="verbosity is not supported"):
                 await ai.chat.completions.create(
-                    model="talker", messages=[{"role": "user", "content": "Hi"}], logprobs=True
+                    model="talker", messages=[{"role": "user", "content": "Hi"}], verbosity="low"
                 )
         async with client(f"{address}/v1", "an_wrong") as ai:
             with pytest.raises(openai.AuthenticationError):
