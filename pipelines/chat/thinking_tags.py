@@ -83,7 +83,8 @@ class TagFormat:
     def __init__(self, tags: Tags, answers: Mapping[str, str], header: str) -> None:
         self._tags = tags
         self._answers = answers
-        self._header = header.partition(tags.open)[0].partition(tags.close)[0].strip(WHITE)
+        self._all = (tags.open, tags.close, *answers)
+        self._header = min((header.partition(tag)[0] for tag in self._all), key=len).strip(WHITE)
 
     @property
     def closing(self) -> str | None:
@@ -112,8 +113,7 @@ class TagFormat:
         """Return the part of the reply that the prompt has written: what follows the header, or the last tag."""
         if self._header and self._header in opening:
             return opening.rpartition(self._header)[2]
-        starts = (opening.rfind(self._tags.open), opening.rfind(self._tags.close))
-        return next((opening[start:] for start in starts if start >= 0), "")
+        return next((opening[start:] for tag in self._all if (start := opening.rfind(tag)) >= 0), "")
 
 
 class TagReader:
@@ -126,7 +126,7 @@ class TagReader:
         self.fresh = True  # nothing but white space came in this section
         self._after_tag = False  # white space at the beginning of this section is not shown
         self._end = ""  # the tag that ends the answer, where a tag began it
-        self._has_thought = False
+        self._has_thought = False  # some thinking was shown
         self._held: list[Piece] = []
 
     @property
@@ -155,6 +155,8 @@ class TagReader:
         if self._end and text.rstrip(WHITE).endswith(self._end):
             self._show(shown, [Piece(self._end, special=True)])
         elif text.strip(WHITE) or self.at_start or (self._end and not self.fresh):
+            if self.fresh:
+                self._begin_text(shown)
             self._show(shown, self._held)
         self._held = []
         return shown
@@ -189,12 +191,16 @@ class TagReader:
             shown.append((self.section, rest[0]))
             self._held = white + rest[1:]
             return len(rest) > 1
+        self._begin_text(shown)
+        return True
+
+    def _begin_text(self, shown: list[tuple[Section, Piece]]) -> None:
         self.fresh = False
         if self._after_tag:
-            self._held = rest
+            text = text_of(self._held)
+            self._held = split_pieces(self._held, len(text) - len(text.lstrip(WHITE)))[1]
         if self.section == "thinking" and self._has_thought:
             shown.append(("thinking", Piece("\n\n")))
-        return True
 
     def _read_thinking(self, shown: list[tuple[Section, Piece]]) -> bool:
         text, close = text_of(self._held), self._tags.close
@@ -231,9 +237,10 @@ class TagReader:
         """Begin the section that the tag opens."""
         self.section = "thinking" if tag == self._tags.open else "content"
         self.fresh = self._after_tag = True
-        self._end = self._answers.get(tag, self._end)
+        self._end = self._answers.get(tag, "")
         shown.append((self.section, Piece(tag, special=True)))
 
     def _show(self, shown: list[tuple[Section, Piece]], pieces: Sequence[Piece]) -> None:
         shown.extend((self.section, piece) for piece in pieces)
-        self._has_thought = self._has_thought or (self.section == "thinking" and bool(pieces))
+        if self.section == "thinking" and any(piece.text and not piece.special for piece in pieces):
+            self._has_thought = True
