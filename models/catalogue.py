@@ -11,12 +11,14 @@ change and removal of a model goes this way.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from models.catalogue_reader import CatalogueReader, RefusedModel
 from models.errors import BadConfig, NotServed, UnknownModel, nearest
+from models.model_names import find_model, spellings
 from models.spec import ModelSpec, ModelType
 
 BUILTIN = Path(__file__).parent / "builtin"
@@ -112,14 +114,18 @@ class Catalogue:
         )
 
     def get(self, name: str) -> ModelSpec:
-        """Finds a model by name or alias. Raises `UnknownModel`, also for one that was found and cannot be served."""
+        """Finds a model by name or alias, or by another text that means it (models.model_names).
+
+        Raises `UnknownModel`, also for one that was found and cannot be served.
+        """
         current = self._current
-        if (spec := current.find(name)) is None:
+        if (spec := find_model(name, current.specs, current.aliases)) is None:
             for refused in current.refused:
-                if refused.name == name:
+                if refused.name in spellings(name):
                     lacks = f" It lacks {'; '.join(refused.missing[:3])}." if refused.missing else ""
-                    raise NotServed(f"The model {name} cannot be served.{lacks} GET /api/models/{name} tells why.")
-            raise UnknownModel(f"There is no model of that name.{nearest(name, current.specs, 3)}")
+                    tells = f"GET /api/models/{refused.name} tells why."
+                    raise NotServed(f"The model {refused.name} cannot be served.{lacks} {tells}")
+            raise UnknownModel(f"There is no model of that name.{nearest(name.lower(), current.specs, 3)}")
         return spec
 
     def recall(self, name: str) -> ModelSpec:
@@ -143,9 +149,10 @@ class Catalogue:
 
         Of several entries marked `default` the last one read wins: a user's entry before a built-in one.
         """
+        if (chosen := self._defaults.get(kind)) is not None:
+            with suppress(UnknownModel):
+                return self.get(chosen).name
         specs = self._current.specs
-        if (chosen := self._defaults.get(kind)) is not None and chosen in specs:
-            return chosen
         of_kind = [spec for spec in specs.values() if spec.type == kind]
         marked = [spec for spec in of_kind if spec.default]
         return marked[-1].name if marked else min((spec.name for spec in of_kind), default=None)

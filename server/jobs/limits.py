@@ -14,6 +14,7 @@ from typing import Protocol
 
 from models.errors import NotServed
 from models.errors import UnknownModel as NoSuchModel
+from models.model_names import PLAIN, SeveralModels
 from models.spec import ModelSpec, ModelType
 from pipelines.interface import Request
 from server.accounts.auth import ApiKey
@@ -58,19 +59,23 @@ class JobLimits:
         self._being_stored: Counter[str] = Counter()  # by key: accepted jobs that the store does not have yet
 
     def model(self, name: str | None, kind: ModelType) -> ModelSpec:
-        """The model of that name, or the default one. Raises `UnknownModel`; `BadRequest` for another type of model."""
+        """The model that this name means, or the default one.
+
+        Raises `UnknownModel`; `BadRequest` for another type of model.
+        """
         wanted = name or self._catalogue.default_for(kind)
         if wanted is None:
             raise UnknownModel(f"There is no {kind} model here; try: pull NAME")
         try:
             spec = self._catalogue.get(wanted)
-        except NotServed as error:
+        except (NotServed, SeveralModels) as error:
             raise UnknownModel(error.message) from None
         except NoSuchModel:
-            hint = nearest_name(wanted, self._catalogue)
-            raise UnknownModel(f"There is no model {wanted} here; try: pull {wanted}.{hint}") from None
+            missing = f"model {wanted} here; try: pull {wanted}." if PLAIN.fullmatch(wanted) else "such model here."
+            raise UnknownModel(f"There is no {missing}{nearest_name(wanted, self._catalogue)}") from None
         if spec.type != kind:
-            raise BadRequest(f"model {wanted} is for {spec.type}, not for {kind}. GET /api/models lists them all.")
+            message = f"model {spec.name} is for {spec.type}, not for {kind}. GET /api/models lists them all."
+            raise BadRequest(message, param="model")
         return spec
 
     def check_job(self, key: ApiKey, plan: Plan, spec: ModelSpec) -> None:
@@ -114,7 +119,7 @@ class JobLimits:
 
 def nearest_name(name: str, catalogue: Catalogue) -> str:
     """A sentence that names the model whose name is nearest, with a space before it; empty when none is near."""
-    near = difflib.get_close_matches(name, catalogue.names(), 1)
+    near = difflib.get_close_matches(name.lower(), catalogue.names(), 1)
     return f" The nearest name is {near[0]}." if near else ""
 
 

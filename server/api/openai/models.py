@@ -5,6 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
+from models.errors import UnknownModel as NoSuchModel
+from models.model_names import pulled_from
+from models.spec import ModelSpec
 from server.api.deps import KeyDep, ServiceDep
 from server.api.openai.wire import errors
 from server.api.wire import JsonObject
@@ -16,16 +19,22 @@ router = APIRouter(tags=["OpenAI"])
 @router.get("/v1/models", responses={200: {}, **errors()})
 async def models(service: ServiceDep, _: KeyDep) -> Response:
     """Lists the names of all models in OpenAI's format."""
-    return JSONResponse({"object": "list", "data": [_model(view.spec.name) for view in service.models.all()]})
+    return JSONResponse({"object": "list", "data": [_model(view.spec) for view in service.models.all()]})
 
 
-@router.get("/v1/models/{name}", responses={200: {}, **errors(404)})
+@router.get("/v1/models/{name:path}", responses={200: {}, **errors(404)})
 async def model(name: str, service: ServiceDep, _: KeyDep) -> Response:
-    """Returns one model in OpenAI's format."""
-    if all(view.spec.name != name for view in service.models.all()):
-        raise UnknownModel("There is no such model here; GET /v1/models lists them.")
-    return JSONResponse(_model(name))
+    """Returns one model in OpenAI's format, found by any name that a request may use."""
+    try:
+        return JSONResponse(_model(service.catalogue.get(name)))
+    except NoSuchModel as error:
+        raise UnknownModel(f"{error.message} GET /v1/models lists them all.") from None
 
 
-def _model(name: str) -> JsonObject:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "agentname"}  # its creation time is unknown
+def _model(spec: ModelSpec) -> JsonObject:
+    """Returns OpenAI's fields, and the context of a chat model under the two names that clients read it by."""
+    source = pulled_from(spec)
+    owner = "agentname" if source is None else source.repo.partition("/")[0]
+    entry: JsonObject = {"id": spec.name, "object": "model", "created": 0, "owned_by": owner}  # when is not known
+    context = spec.limits.context_tokens
+    return entry if context is None else {**entry, "context_length": context, "max_model_len": context}
