@@ -14,6 +14,7 @@ from pipelines.interface import (
     ChatRequest,
     Failed,
     Merging,
+    Prompt,
     Replied,
 )
 from tests.support.lanes.chat_play import chat, ends, four_chats, free_pages, play, replies, reply, start_four
@@ -24,11 +25,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_too_long_request_fails_alone_and_its_message_has_the_numbers(lane: ChatLane) -> None:
-    updates = play(lane, [chat("ok"), chat("long", "x" * 1_000, max_tokens=100), chat("fine")])
+    updates = play(lane, [chat("ok"), chat("long", "x" * 1_100, max_tokens=100), chat("fine")])
     assert sorted(ends(updates)) == [("fine", "Replied"), ("long", "Failed"), ("ok", "Replied")]
     failed = next(update for update in updates if isinstance(update, Failed))
     assert failed.code == "context_overflow"
-    n_prompt = len(chat("c", "x" * 1_000).prompt.tokens)
+    n_prompt = len(chat("c", "x" * 1_100).prompt.tokens)
     for figure in (n_prompt, 1024):
         assert f" {figure}" in failed.message
 
@@ -129,23 +130,9 @@ def test_logits_that_are_not_numbers_fail_their_own_chat_only() -> None:
     assert next(u.text for u in updates if isinstance(u, Replied)) == expected
 
 
-@pytest.mark.parametrize(
-    ("template", "request_"),
-    [
-        ("{{ raise_exception('roles must alternate') }}", chat("a")),
-        ("{{ messages[9].content.nothing.more }}", chat("a")),
-        (None, chat("a")),
-        ("{{ messages[0].content }}", chat("a", "half a pair \ud800")),
-        ("{{ messages[0].content }}", chat("a", max_tokens=0)),
-    ],
-)
-def test_messages_that_cannot_be_a_prompt_fail_without_raising(
-    model: Any, template: str | None, request_: ChatRequest
-) -> None:
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = template
-    lane = ChatLane(model, tokenizer, cache_bytes=4 << 20)
-    (update,) = play(lane, [request_])
+@pytest.mark.parametrize("request_", [chat("a", max_tokens=0), ChatRequest(id="a", prompt=Prompt(tokens=()))])
+def test_a_request_for_no_token_and_an_empty_prompt_fail_without_raising(model: Any, request_: ChatRequest) -> None:
+    (update,) = play(tiny_lane(model), [request_])
     assert isinstance(update, Failed)
     assert update.code == "bad_request"
 
@@ -187,34 +174,29 @@ def test_a_cancel_in_which_the_library_raises_ends_the_chat_once_and_the_others_
 @pytest.mark.parametrize("error", [RuntimeError("already borrowed"), OverflowError("token 2**40")])
 def test_a_tokenizer_that_fails_on_one_chat_fails_it_alone(model: Any, error: Exception) -> None:
     class Broken:
-        """Fails on the prompt of the chat "bad", and on a token in the reply of the chat "worse"."""
+        """Fails on a token in the reply of the chat "bad"."""
 
         def __init__(self, own: Any) -> None:
             self._own = own
-            self.n_bad_decodes = 0
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self._own, name)
 
-        def encode(self, text: str, **options: Any) -> list[int]:
-            if "BAD" in text:
-                raise error
-            return list(self._own.encode(text, **options))
-
         def decode(self, tokens: list[int], **options: Any) -> str:
-            if worse and tokens[-1] == worse[1]:
+            if bad and tokens[-1] == bad[0]:
                 raise error
             return str(self._own.decode(tokens, **options))
 
-    worse: list[int] = []
+    bad: list[int] = []
     tokenizer = Broken(tiny_tokenizer())
+    good, other = chat("good", max_tokens=6), chat("bad", "quite another", max_tokens=6, temperature=2.0, seed=3)
     lane = ChatLane(model, tokenizer, cache_bytes=4 << 20)
-    good, other = chat("good", max_tokens=6), chat("worse", "quite another", max_tokens=6, temperature=2.0, seed=3)
     expected = reply(lane, good).text
-    worse += [token for token in tokenizer.encode(reply(lane, other).text) if tokenizer.decode([token]) not in expected]
-    updates = play(lane, [good, other, chat("bad", "BAD")])
+    bad += [token for token in tokenizer.encode(reply(lane, other).text) if tokenizer.decode([token]) not in expected]
+    lane = ChatLane(model, tokenizer, cache_bytes=4 << 20)  # one that has seen no token yet
+    updates = play(lane, [good, other])
 
-    assert sorted(ends(updates)) == [("bad", "Failed"), ("good", "Replied"), ("worse", "Failed")]
+    assert sorted(ends(updates)) == [("bad", "Failed"), ("good", "Replied")]
     for update in updates:
         if isinstance(update, Failed):
             assert update.code == "model_error"
