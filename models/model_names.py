@@ -60,8 +60,8 @@ def _readings(name: str, specs: Mapping[str, ModelSpec], aliases: Mapping[str, s
     for text in names:
         exact = specs.get(aliases.get(text, text))
         yield [exact] if exact is not None else []
-        folded = text.casefold()
-        yield _of({folded, *(model for alias, model in aliases.items() if alias.casefold() == folded)}, specs)
+        lower = text.lower()
+        yield _of({lower, *(model for alias, model in aliases.items() if alias.lower() == lower)}, specs)
         yield _of_hub_id(text, specs)
 
 
