@@ -14,6 +14,7 @@ from pipelines.chat.reply_text import ReplyText
 from pipelines.chat.sections import ReplyFormat, reply_format
 from pipelines.interface import ChatRequest, Failed, FinishReason, Replied, TextDelta, TokenLogprobs, TokenText
 
+
 @dataclass(slots=True)
 class ChatSequence:
     request: ChatRequest
@@ -76,9 +77,8 @@ class ChatSequence:
             texts += self.text.finish()
             if self.text.stopped:
                 self._unsent_logprobs.clear()  # of tokens that are a part of the stop string
-        elif self._must_end_thinking():
-            self._ended_thinking = True
-            self._forced.extend(self.tokenizer.closing_tokens)
+        else:
+            self.limit_thinking()
         return self._deltas(texts, finish is not None), finish
 
     def replied(self, finish: FinishReason) -> Replied:
@@ -93,14 +93,13 @@ class ChatSequence:
             warnings=self.warnings,
         )
 
-    def _must_end_thinking(self) -> bool:
+    def limit_thinking(self) -> None:
+        """Once the budget is used up, force the tokens that end the thinking to come next."""
         limit = self.request.max_thinking_tokens
-        return (
-            limit is not None
-            and self.n_thinking >= limit
-            and self.text.section == "thinking"
-            and not self._ended_thinking
-        )
+        if limit is None or self.n_thinking < limit or self._ended_thinking or self.text.section != "thinking":
+            return
+        self._ended_thinking = True
+        self._forced.extend(self.tokenizer.closing_tokens)
 
     def _deltas(self, texts: Sequence[tuple[Any, str]], ended: bool) -> Sequence[TextDelta]:
         """The deltas of new texts. Log probabilities go with the next text of the content that comes out."""
@@ -166,7 +165,9 @@ def begin(request: ChatRequest, tokenizer: ChatTokenizer, max_length: int, n_emb
         message = "The model's tokenizer failed on these messages."
         return Failed(request.id, "model_error", message, "".join(traceback.format_exception(error)))
     end_tokens = frozenset(request.stop_tokens) | (frozenset() if request.ignores_end else tokenizer.end_tokens)
-    return ChatSequence(request, prompt, min(wanted, n_left), text, tokenizer, end_tokens, warnings)
+    chat = ChatSequence(request, prompt, min(wanted, n_left), text, tokenizer, end_tokens, warnings)
+    chat.limit_thinking()
+    return chat
 
 
 def find_end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
