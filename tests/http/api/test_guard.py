@@ -82,6 +82,46 @@ async def test_every_invalid_key_gets_the_same_401(tmp_path: Path) -> None:
     assert {(reply.status_code, reply.content) for reply in replies} == {(401, UNAUTHORIZED)}
 
 
+@pytest.mark.parametrize("name", ["x-api-key", "api-key"])
+async def test_the_headers_of_other_clients_carry_a_key(tmp_path: Path, name: str) -> None:
+    """As Anthropic's and Azure's libraries send it. An Authorization header wins, whatever it holds."""
+    async with front(tmp_path) as f:
+        valid, wrong = f.keys["pro"], new_key()
+        bearer = f.auth("pro")["authorization"]
+        accepted = [
+            {name: valid},
+            {name.upper(): valid},
+            {name: wrong, "authorization": bearer},
+            [(name, valid), (name, valid)],
+            {name: valid, "Origin": "http://localhost:3001"},
+        ]
+        refused = [
+            {name: wrong},
+            {name: ""},
+            {name: f"Bearer {valid}"},
+            {name: valid, "authorization": f"Bearer {wrong}"},
+            {name: valid, "authorization": ""},
+            [(name, valid), (name, wrong)],
+            [(name, wrong), (name, valid)],
+        ]
+        good = [await f.client.get("/api/jobs", headers=headers) for headers in accepted]
+        bad = [await f.client.get("/api/jobs", headers=headers) for headers in refused]
+        openai = await f.client.get("/v1/models", headers={name: valid})
+
+    assert {reply.status_code for reply in [*good, openai]} == {200}
+    assert {(reply.status_code, reply.content) for reply in bad} == {(401, UNAUTHORIZED)}
+    assert {reply.headers["www-authenticate"] for reply in bad} == {"Bearer"}
+
+
+async def test_of_two_keys_in_headers_of_their_own_the_first_kind_counts(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        valid, wrong = f.keys["pro"], new_key()
+        first = await f.client.get("/api/jobs", headers={"x-api-key": valid, "api-key": wrong})
+        second = await f.client.get("/api/jobs", headers={"x-api-key": wrong, "api-key": valid})
+
+    assert (first.status_code, second.status_code) == (200, 401)
+
+
 async def test_a_key_without_the_scope_is_a_403(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         _, key = await f.database.write(lambda conn: create_key(conn, "ops", "pro", {"admin"}, MORNING))
@@ -162,15 +202,82 @@ async def test_a_link_from_another_site_opens(tmp_path: Path) -> None:
         assert (await f.client.post("/healthz", headers=navigation)).status_code == 403
 
 
-async def test_cors_is_off_until_origins_are_configured(tmp_path: Path) -> None:
-    preflight = {"origin": "https://app.example", "access-control-request-method": "POST"}
-    async with front(tmp_path / "off") as f:
-        off = await f.client.options("/api/generate", headers=preflight)
-    async with front(tmp_path / "on", allowed_origins=("https://app.example",)) as f:
-        on = await f.client.options("/api/generate", headers=preflight)
+def preflight(*headers: str, origin: str = "https://app.example", method: str = "POST") -> dict[str, str]:
+    """The headers by which a browser asks whether a page may send a request."""
+    asked = {"access-control-request-headers": ",".join(sorted(headers))} if headers else {}
+    return {"origin": origin, "access-control-request-method": method, "sec-fetch-site": "cross-site", **asked}
 
-    assert off.status_code == 403
-    assert (on.status_code, on.headers["access-control-allow-origin"]) == (200, "https://app.example")
+
+OPENAI_NODE = [f"x-stainless-{name}" for name in ("arch", "lang", "os", "package-version", "retry-count", "timeout")]
+ANTHROPIC = ["x-api-key", "anthropic-version", "anthropic-dangerous-direct-browser-access"]
+
+
+async def test_cors_is_off_until_origins_are_configured(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        reply = await f.client.options("/api/generate", headers=preflight())
+
+    assert reply.status_code == 403
+    assert not [name for name in reply.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/api/generate", "/nothing/there"])
+@pytest.mark.parametrize("asked", [[], ["authorization", "content-type", *OPENAI_NODE], ANTHROPIC, ["x-" + "y" * 500]])
+async def test_a_preflight_of_an_allowed_origin_passes_whatever_it_asks_for(
+    tmp_path: Path, path: str, asked: list[str]
+) -> None:
+    async with front(tmp_path, allowed_origins=("https://app.example",)) as f:
+        reply = await f.client.options(path, headers=preflight(*asked))
+
+    assert (reply.status_code, reply.content) == (200, b"")
+    assert reply.headers["access-control-allow-origin"] == "https://app.example"
+    assert {*reply.headers.get("access-control-allow-headers", "").split(",")} - {""} == {*asked}
+    assert "POST" in reply.headers["access-control-allow-methods"].split(", ")
+    assert int(reply.headers["access-control-max-age"]) >= 600
+    assert "origin" in reply.headers["vary"].lower()
+    assert "access-control-allow-private-network" not in reply.headers
+
+
+async def test_a_public_page_may_reach_this_machine_only_if_it_is_allowed(tmp_path: Path) -> None:
+    private = {"access-control-request-private-network": "true"}
+    async with front(tmp_path, allowed_origins=("https://app.example",)) as f:
+        allowed = await f.client.options("/api/chat", headers=preflight() | private)
+        foreign = await f.client.options("/api/chat", headers=preflight(origin="https://evil.example") | private)
+
+    assert allowed.headers["access-control-allow-private-network"] == "true"
+    assert "access-control-allow-private-network" not in foreign.headers
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "http://app.example", "null", "https://app.example.evil"])
+async def test_a_preflight_of_any_other_origin_is_refused(tmp_path: Path, origin: str) -> None:
+    async with front(tmp_path, allowed_origins=("https://app.example",)) as f:
+        reply = await f.client.options("/api/chat", headers=preflight("authorization", origin=origin))
+
+    assert (reply.status_code, reply.json()["code"]) == (403, 403)
+    assert not [name for name in reply.headers if name.startswith("access-control")]
+
+
+async def test_a_page_of_an_allowed_origin_may_read_every_reply_and_its_limits(tmp_path: Path) -> None:
+    """Errors too: without these headers a browser tells the page only that the network failed."""
+    origin = {"origin": "https://app.example"}
+    async with front(tmp_path, allowed_origins=("https://app.example/",)) as f:
+        replies = [
+            await f.post("/api/generate", IMAGE, **origin),
+            await f.post("/api/generate", b"{", **origin),
+            await f.client.get("/v1/models", headers=origin),
+            await f.get("/api/nothing", **origin),
+            await f.post("/api/generate", IMAGE, **origin | {"content-encoding": "gzip"}),
+            await f.get("/api/jobs", **origin | {"host": "evil.example"}),
+        ]
+        without = await f.get("/api/jobs")
+
+    assert [reply.status_code for reply in replies] == [200, 400, 401, 404, 415, 400]
+    assert {reply.headers["access-control-allow-origin"] for reply in replies} == {"https://app.example"}
+    exposed = replies[0].headers["access-control-expose-headers"].split(", ")
+    assert {"x-request-id", "retry-after", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"} <= {
+        *exposed
+    }
+    assert "access-control-allow-origin" not in without.headers
+    assert without.headers["vary"] == "Origin"
 
 
 async def test_every_reply_has_its_own_request_id_and_safe_headers(tmp_path: Path) -> None:
