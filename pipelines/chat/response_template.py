@@ -120,16 +120,19 @@ class TemplateReader:
         self._fields = fields
         self._outside = fields.get(spec.implicit, _Field("content", is_stripped=True, join="\n\n"))
         self._parser = _Parser(spec, prefix=opening)
-        self._n_passed = self._n_fed = len(self._parser.text)  # characters
-        self._special: deque[tuple[int, int]] = deque()  # where special tokens begin and end in the text
+        self._n_passed = 0  # characters of the parser's text that were passed on
+        self._special: deque[tuple[int, int]] = deque()  # where special tokens begin and end in it
         self._white = ""  # at the end of what came
         self._has_failed = False
-        self._has_regions = False
         self._has_text: set[Section] = set()
+        self._fits = False
         self._enter(self._outside)
         self._follow(self._parser.initial_events, [])
+        self._n_passed = self._n_fed = len(self._parser.text)
         self._white = ""
         self._has_text.clear()
+        # Whether the reply has the declared form. If all text belongs to regions, one without any has not.
+        self._fits = spec.implicit is not None or self._field is not self._outside
 
     @property
     def section(self) -> Section:
@@ -156,21 +159,21 @@ class TemplateReader:
             self._follow(self._parser.finalize()[1], shown)
         except _Stuck:
             self._fail(shown)
-        if self._n_passed < self._n_fed:  # the reply is not of the declared form
+        if self._n_passed < self._n_fed:
             self._fail(shown)
         return shown
 
     def _follow(self, events: Sequence[dict[str, Any]], shown: list[tuple[Section, Piece]]) -> None:
         for event in events:
             if event["type"] == "region_open":
-                self._has_regions = True
+                self._fits = True
                 self._enter(self._fields[event["field"]])
             elif event["type"] == "region_chunk":
                 self._pass_markup(event["start"], shown)
                 self._pass_text(event["start"] + len(event["text"]), shown)
             else:
                 self._enter(self._outside)
-        if self._has_regions:
+        if self._fits:
             self._pass_markup(self._parser.n_read, shown)
 
     def _enter(self, field: _Field) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import strategies as st
@@ -19,7 +20,8 @@ from pipelines.interface import Section
 QWEN3 = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content.split('</think>')[-1] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
-    "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}{% endif %}"
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
+    "{% endif %}"
 )
 R1 = (
     "{% for m in messages %}{{ ('<|User|>' if m.role == 'user' else '<|Assistant|>') + m.content }}{% endfor %}"
@@ -95,7 +97,7 @@ def splits(draw: st.DrawFn, whole: Sequence[Piece]) -> list[Piece]:
     for piece in whole:
         cuts = [] if piece.special else draw(st.lists(st.integers(0, len(piece.text)), max_size=8).map(sorted))
         ends = [0, *cuts, len(piece.text)]
-        parts += [Piece(piece.text[a:b], piece.special) for a, b in zip(ends, ends[1:], strict=False)]
+        parts += [Piece(piece.text[a:b], piece.special) for a, b in pairwise(ends)]
     return parts
 
 
