@@ -87,6 +87,7 @@ class Settings(BaseSettings):
     plans: dict[str, Plan] = {}
     queue_size: Count = 10_000
     max_queued_per_key: Count | None = None
+    body_memory: Bytes = 256 * 2**20
     output_retention_h: Annotated[float, Field(gt=0)] = 24
     job_retention_days: Annotated[float, Field(gt=0)] = 30
 

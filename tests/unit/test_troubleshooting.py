@@ -41,6 +41,12 @@ PHRASES = (
     "an address outside this server's own network",
     "webhook refused",
     "webhook failed, trying again",
+    ", the limit of this address.",
+    " of memory together, and that is taken at the ",
+    "The body arrived too slowly: it may take ",
+    "A compressed body is not accepted: send it without Content-Encoding.",
+    " here; try: pull ",
+    "That name can mean several models. Send the name of one: ",
 )
 # Quoted inside a paragraph or at the end of a line.
 MORE_PHRASES = (
@@ -58,6 +64,7 @@ MORE_PHRASES = (
     "is not on this machine and HF_HUB_OFFLINE forbids downloads",
     "loading_model",
     "gpu_memory",
+    "model_not_found",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from starlette.datastructures import Headers
 
 from server.errors import BadRequest, TooLarge, TooMany, UnsupportedMedia
 from server.http.body import MIB, RULES, SMALL_BYTES, Body, BodyRule, SharedMemory
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.anyio
 
@@ -53,6 +55,16 @@ async def test_the_chat_routes_take_16_mib_and_all_others_64_kib() -> None:
 
     assert large == {"/api/chat": 16 * MIB, "/v1/chat/completions": 16 * MIB}
     assert BodyRule().max_bytes == 64 * 1024
+
+
+async def test_the_limits_are_documented() -> None:
+    text = (ROOT / "docs" / "proxy.md").read_text()
+    rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| `/")]
+    documented = {path: limit.strip() for paths, limit in rows for path in re.findall(r"`([^`]+)`", paths)}
+
+    assert documented == {
+        path: f"{rule.max_bytes // MIB} MiB" for path, rule in RULES.items() if rule.max_bytes > SMALL_BYTES
+    }
 
 
 @pytest.mark.parametrize(
