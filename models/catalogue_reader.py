@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from models.checkpoint.as_loaded import as_loaded
+from models.checkpoint.chat_checkpoint import check_has_template
 from models.checkpoint.read_checkpoint import is_checkpoint, read_checkpoint, type_of
 from models.errors import BadConfig, BadModel, Incomplete, ModelsError, SourceMissing
 from models.files.leftovers import files_in
@@ -47,6 +48,7 @@ class CatalogueReader:
         self._auto_dtype = auto_dtype
         self.specs: dict[str, ModelSpec] = {}
         self.refused: list[RefusedModel] = []
+        self._without_template: dict[str, ModelSpec] = {}  # refused, unless an entry gives them one
         self._sources: set[str] = set()  # the paths that were found in models folders
 
     def add_toml(self, toml: Path, origin: str) -> None:
@@ -61,6 +63,7 @@ class CatalogueReader:
 
     def _add_entry(self, entry: ModelEntry, toml_dir: Path, origin: str) -> None:
         known = self.specs.pop(entry.name, None)  # popped, so that the entry read last is also the last in order
+        known = self._without_template.pop(entry.name, known)
         if entry.source is None:
             if known is None:
                 raise BadModel("its entry has no source, and no model of that name was found")
@@ -78,6 +81,7 @@ class CatalogueReader:
         check_load_options(spec, on_cpu=self._on_cpu(spec))
         self._check_packages(spec)
         self.specs[entry.name] = spec
+        self.refused = [refused for refused in self.refused if refused.name != entry.name]
 
     def _read_source(self, entry: ModelEntry, source: str, toml_dir: Path) -> ModelSpec:
         path = find(source, relative_to=toml_dir, cache_dir=self._cache_dir)
@@ -110,7 +114,9 @@ class CatalogueReader:
             try:
                 spec = self._read(path, name, str(path), "auto", None)
                 self._check_packages(spec)
-                self.specs[name] = spec
+                self._without_template[name] = spec
+                check_has_template(spec)
+                self.specs[name] = self._without_template.pop(name)
             except BadModel as error:
                 self._refuse(name, path, error)
 

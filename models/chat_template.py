@@ -11,12 +11,10 @@ import resource
 import subprocess
 import sys
 from functools import lru_cache
-from pathlib import Path
 
 from models.errors import BadModel
-from models.files.json_files import parse_json
+from models.files.chat_templates import MAX_TEMPLATE_BYTES
 
-MAX_TEMPLATE_BYTES = 1 << 20  # the largest template in use has less than 100 KiB
 MAX_TEXT_CHARS = 1 << 20  # for a conversation of three lines
 MAX_CPU_S = 2
 MAX_WALL_S = 8.0
@@ -26,12 +24,6 @@ CONVERSATION = [
     {"role": "assistant", "content": "Hi"},
     {"role": "user", "content": "Why?"},
 ]
-
-
-def check_templates(folder: Path) -> None:
-    """Checks every template in the folder of a language model. Raises `BadModel`."""
-    for text in _templates(folder):
-        check_template(text)
 
 
 @lru_cache(maxsize=256)
@@ -52,23 +44,6 @@ def check_template(text: str) -> None:
     if done.returncode != 0:
         detail = done.stderr[-500:].decode("utf-8", "replace")
         raise BadModel("its chat template needs more time, memory or text than is allowed", detail=detail)
-
-
-def _templates(folder: Path) -> list[str]:
-    found: list[object] = []
-    for name in ("tokenizer_config.json", "chat_template.json"):
-        if (folder / name).is_file():
-            config = parse_json((folder / name).read_bytes(), name)
-            value = config.get("chat_template") if isinstance(config, dict) else None
-            found += [
-                each.get("template") if isinstance(each, dict) else each
-                for each in (value if isinstance(value, list) else [value])
-            ]
-    for path in sorted(folder.glob("*.jinja")):
-        if path.stat().st_size > MAX_TEMPLATE_BYTES:
-            raise BadModel("its chat template is larger than 1 MiB")
-        found.append(path.read_text("utf-8", "replace"))
-    return [text for text in found if isinstance(text, str)]
 
 
 def _render(text: str) -> int:

@@ -12,8 +12,10 @@ from typing import Any, Literal, TypeAlias
 
 from models.catalogue_reader import FLOAT_BYTES
 from models.check_parts import Part, parts_of, stray_files
+from models.checkpoint.chat_checkpoint import NO_TEMPLATE, check_has_template
 from models.checkpoint.read_checkpoint import check_configs, read_checkpoint, type_of
 from models.errors import BadModel, FetchFailed, Incomplete, ModelsError
+from models.files.chat_templates import chat_templates
 from models.files.json_files import read_config
 from models.files.safetensors_header import read_safetensors_header
 from models.lora_files import refusal
@@ -103,6 +105,7 @@ def _check_path(
         spec = read_checkpoint(
             path, name=report.name, source=report.source, float_bytes=FLOAT_BYTES[auto_dtype], cache_dir=cache_dir
         )
+        check_has_template(spec)
         if (configs := spec.base_path or path).is_dir():
             check_packages(configs, on_cpu=auto_dtype == "float32")
     except ModelsError as error:
@@ -150,12 +153,14 @@ def _not_here(source: str, report: CheckReport) -> CheckReport:
         offer = look_up(wanted, check=check_configs)
     except FetchFailed as error:
         return _partly_here(wanted, report, error)
+    kind = type_of(offer.configs)
     class_name = None if offer.file is not None else _class_of(offer.configs)
     parts = [Part(name=file, cls="", files={file: n_bytes}, bytes=0) for file, n_bytes in offer.weights.items()]
     return replace(
         report,
         state="not downloaded",
-        type=type_of(offer.configs),
+        reason=NO_TEMPLATE if kind == "chat" and offer.file is None and not chat_templates(offer.configs) else "",
+        type=kind,
         pipeline=class_name,
         download_bytes=offer.need_bytes,
         parts=tuple(parts),

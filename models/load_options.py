@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from models.chat_template import check_template
+from models.checkpoint.chat_checkpoint import check_has_template
 from models.checkpoint.denoiser_input import DENOISERS
 from models.checkpoint.model_source import declared_names
 from models.checkpoint.pipeline_source import pipeline_source
 from models.checkpoint.replacement_vae import check_replacement_vae
 from models.errors import BadModel
+from models.fallback_templates import fallback_template
 from models.files.json_files import read_config
 from models.files.model_index import components
 from models.files.safetensors_header import read_safetensors_header
@@ -44,6 +47,11 @@ def check_load_options(spec: ModelSpec, *, on_cpu: bool) -> None:
         for option in ("offload", "vae", "base", "embeddings", "compile", "attention"):
             if getattr(load, option):
                 raise BadModel(f"load.{option} is for image and video models")
+        if load.chat_template is not None and spec.path is not None:
+            check_template(fallback_template(load.chat_template, spec.path))
+        check_has_template(spec)
+    elif load.chat_template is not None:
+        raise BadModel("load.chat_template is for chat models")
     if load.quantization is not None:
         _check_quantization(spec, on_cpu)
     if load.attention is not None:

@@ -19,14 +19,21 @@ DIFFUSION = ("steps", "guidance_scale", "negative_prompt", "width", "height", "s
 DEFAULTS_OF_TYPE = {
     "image": DIFFUSION,
     "video": (*DIFFUSION, "num_frames", "fps"),
-    "chat": ("max_tokens", "temperature", "top_p", "repetition_penalty", "system"),
+    "chat": ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "system"),
 }
 LIMITS_OF_TYPE = {
     "image": ("max_steps", "max_pixels", "size_multiple"),
     "video": ("max_steps", "max_pixels", "size_multiple", "max_duration_s", "frames_multiple", "frames_remainder"),
     "chat": ("context_tokens",),
 }
-MAY_BE_ZERO = ("guidance_scale", "clip_skip", "temperature", "frames_remainder")  # all other numbers are positive
+MAY_BE_ZERO = (
+    "guidance_scale",
+    "clip_skip",
+    "temperature",
+    "top_k",
+    "min_p",
+    "frames_remainder",
+)  # all other numbers are positive
 
 
 def with_sizes(spec: ModelSpec, entry: ModelEntry, origin: str) -> ModelSpec:
@@ -63,8 +70,9 @@ def check_defaults(spec: ModelSpec, entry: ModelEntry) -> None:
     elif spec.path is not None:  # the limits of a model that is not downloaded are not known yet
         _check_sizes(spec, entry)
         _check_pipeline_arguments(spec, entry)
-    if (top_p := spec.defaults.top_p) > 1:
-        raise BadModel(f"defaults.top_p is {top_p}, more than 1")
+    for key in ("top_p", "min_p"):
+        if (value := getattr(spec.defaults, key)) > 1:
+            raise BadModel(f"defaults.{key} is {value}, more than 1")
 
 
 def _check_sizes(spec: ModelSpec, entry: ModelEntry) -> None:

@@ -64,6 +64,7 @@ class LoadOptions:
     embeddings: tuple[str, ...] = ()  # textual inversions, safetensors files; the file name is the word in a prompt
     prediction_type: Prediction | None = None  # what the denoiser predicts; None: as the checkpoint says
     zero_terminal_snr: bool = False  # the noise schedule of the training ended in pure noise
+    chat_template: str | None = None  # chat: a name in models.fallback_templates, or a .jinja file in the folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

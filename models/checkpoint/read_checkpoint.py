@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 
-from models.chat_template import check_template, check_templates
+from models.checkpoint.chat_checkpoint import check_chat_configs, read_chat_folder, read_chat_gguf
 from models.checkpoint.component_configs import Config, Configs, number, positive_int
 from models.checkpoint.denoiser_input import check_input_channels
 from models.checkpoint.guidance import guidance_argument
@@ -24,7 +24,6 @@ from models.checkpoint.single_file import chat_context, find_base
 from models.checkpoint.video_frames import frame_rule, frames_per_second
 from models.checkpoint.weight_scales import check_is_plain
 from models.errors import BadModel
-from models.files.gguf_header import read_gguf_header
 from models.files.json_files import read_config
 from models.files.leftovers import files_in, is_leftover
 from models.files.model_index import components
@@ -69,14 +68,13 @@ def read_checkpoint(
     if path.is_dir() and (path / "model_index.json").is_file():
         spec = _pipeline_folder(path, name=name, source=source, float_bytes=float_bytes)
     elif path.is_dir():
-        spec = _chat_folder(path, name=name, source=source, float_bytes=float_bytes)
+        spec = read_chat_folder(path, name=name, source=source, float_bytes=float_bytes)
     elif path.suffix == ".gguf" and (context := chat_context(path)) is not None:
-        check_template(str(read_gguf_header(path).metadata.get("tokenizer.chat_template", "")))
-        spec = _chat_spec(name, path, source, resident_bytes(path, None, ServedAs(float_bytes)), context or None)
+        spec = read_chat_gguf(path, context or None, name=name, source=source, float_bytes=float_bytes)
     else:
         base = find_base(path, base, cache_dir)
         spec = _pipeline_file(path, base, name=name, source=source, float_bytes=float_bytes)
-    return replace(spec, fingerprint=fingerprint(path), origins=_origins(spec))
+    return replace(spec, fingerprint=fingerprint(path), origins={**_origins(spec), **spec.origins})
 
 
 def check_configs(folder: Path) -> None:
@@ -85,7 +83,7 @@ def check_configs(folder: Path) -> None:
     if (folder / "model_index.json").is_file():
         _pipeline_spec(folder, "", "", scheduler={})
     else:
-        _check_chat_configs(folder)
+        check_chat_configs(folder)
 
 
 def _origins(spec: ModelSpec) -> dict[str, str]:
@@ -97,35 +95,6 @@ def _origins(spec: ModelSpec) -> dict[str, str]:
             if getattr(values, field.name) != getattr(plain, field.name):
                 found[f"{section}.{field.name}"] = "checkpoint"
     return found
-
-
-# Chat
-
-
-def _chat_folder(folder: Path, *, name: str, source: str, float_bytes: int) -> ModelSpec:
-    _check_chat_configs(folder)
-    context = positive_int(read_config(folder / "config.json"), "max_position_embeddings") or None
-    n_bytes = resident_bytes(folder, None, ServedAs(float_bytes))
-    spec = _chat_spec(name, folder, source, n_bytes, context)
-    return replace(spec, shareable={"model": (weight_identity(folder), n_bytes)})
-
-
-def _check_chat_configs(folder: Path) -> None:
-    if not is_decoder(folder):
-        raise BadModel("is neither a diffusers pipeline (model_index.json) nor a language model (…ForCausalLM)")
-    check_templates(folder)
-
-
-def _chat_spec(name: str, path: Path, source: str, n_bytes: int, context: int | None) -> ModelSpec:
-    return ModelSpec(
-        name=name,
-        type="chat",
-        path=path,
-        source=source,
-        weight_bytes=n_bytes,
-        max_running=32,  # rows of one decode step; the default of pipelines.chat.lane
-        limits=Limits(context_tokens=context),
-    )
 
 
 # Image and video

@@ -1,4 +1,4 @@
-"""Opens a language model and its tokenizer, from a folder or a GGUF. Device thread only."""
+"""Opens a language model with its tokenizer, from a folder or a GGUF. Device thread only."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from models.loading.components import errors_named
 from models.loading.options import chat_quantization
 from models.loading.read_check import check_is_filled, transformers_checked
 from models.loading.shared_weights import SharedWeights
+from models.loading.tokenizer import open_tokenizer
 from models.loading.vocabulary_check import check_vocabulary
 from models.spec import ModelSpec
 
@@ -26,7 +27,7 @@ def open_chat(
     Weights that another model has on this device already are shared with it. Raises `BadModel`, and what the library
     raises.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoModelForCausalLM, GgufConfig
 
     where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     if path.is_file():
@@ -35,8 +36,7 @@ def open_chat(
     else:
         folder = path
         options = {"use_safetensors": True, "variant": variant([path]), **chat_quantization(spec)}
-    with errors_named("the tokenizer", AutoTokenizer):
-        tokenizer = AutoTokenizer.from_pretrained(folder, **where)
+    tokenizer = open_tokenizer(spec, path)
     identity = spec.shareable["model"][0] if "model" in spec.shareable and not spec.load.quantization else None
     model = None if identity is None else shared.borrow(identity, dtype, path, device)
     notes: list[str] = []

@@ -30,11 +30,16 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value))
 
 
-def chat_folder(folder: Path, **config: Any) -> Path:
+CHAT_TEMPLATE = "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}"
+
+
+def chat_folder(folder: Path, *, template: str | None = CHAT_TEMPLATE, **config: Any) -> Path:
     llama = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 2048}
     write_json(folder / "config.json", llama | config)
     (folder / "model.safetensors").write_bytes(ONE_F16)
     write_json(folder / "tokenizer.json", {})
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
     return folder
 
 

@@ -1,0 +1,137 @@
+"""Turns messages into prompts with tokenizers that it opens itself, apart from those of loaded models. Any thread.
+
+The server reads a prompt before it charges for a chat and before the model is loaded. A tokenizer serves one thread at
+a time; those used last stay open.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from models.errors import BadModel
+from models.loading.tokenizer import open_tokenizer
+from models.spec import ModelSpec
+from pipelines.chat.context_length import context_of
+from pipelines.chat.prompt import read_prompt
+from pipelines.interface import Message, Prompt, PromptOptions, PromptRefused, PromptTooLong
+
+MAX_OPEN = 8
+CHARS_PER_TOKEN = 16  # of longer texts the tokens are counted piece by piece, and no more than the context holds
+PIECE_CHARS = 64 << 10
+FAILED = "The model's tokenizer fails on these messages."
+
+Key: TypeAlias = tuple[str, str | None]  # fingerprint of the checkpoint, and load.chat_template
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokenizer:
+    tokenizer: Any
+    n_known: int  # its tokens have the ids below this
+    max_chars: int  # of one token
+    context_tokens: int | None
+
+
+class _Place:
+    """Holds one tokenizer, opened by the first thread that takes the lock."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()  # a tokenizer's state changes while it is used, so one thread owns it at a time
+        self.opened: _Tokenizer | None = None
+
+
+class PromptReader:
+    def __init__(self, open_: Callable[[ModelSpec, Path], Any] = open_tokenizer, max_open: int = MAX_OPEN) -> None:
+        self._open = open_
+        self._max_open = max_open
+        self._places: OrderedDict[Key, _Place] = OrderedDict()  # used last stands last
+        self._lock = threading.Lock()  # of `_places`: several worker threads share this reader
+
+    def read(self, spec: ModelSpec, messages: Sequence[Message], options: PromptOptions) -> Prompt:
+        """Blocks. Raises `PromptRefused`, `PromptTooLong`, and `BadModel` when the tokenizer cannot be opened."""
+        place = self._place(spec)
+        with place.lock:
+            opened = self._opened(place, spec)
+            context = spec.limits.context_tokens or opened.context_tokens
+            if context is not None:
+                _refuse_too_long(opened, messages, context)
+            try:
+                prompt = read_prompt(opened.tokenizer, messages, options)
+            except PromptRefused:
+                raise
+            except Exception as error:  # the tokenizer's library may raise anything
+                raise PromptRefused(FAILED, f"{type(error).__name__}: {error}") from error
+        if context is not None and len(prompt.tokens) >= context:
+            raise PromptTooLong(len(prompt.tokens), context)
+        return prompt
+
+    def n_tokens_known(self, spec: ModelSpec) -> int:
+        """Returns the number that all ids of tokens are below. Raises `BadModel`."""
+        place = self._place(spec)
+        with place.lock:
+            return self._opened(place, spec).n_known
+
+    def _place(self, spec: ModelSpec) -> _Place:
+        key = (spec.fingerprint, spec.load.chat_template)
+        with self._lock:
+            place = self._places.setdefault(key, _Place())
+            self._places.move_to_end(key)
+            while len(self._places) > self._max_open:
+                self._places.popitem(last=False)
+        return place
+
+    def _opened(self, place: _Place, spec: ModelSpec) -> _Tokenizer:
+        if place.opened is None:
+            if spec.path is None:
+                raise BadModel("is not downloaded")
+            tokenizer = self._open(spec, spec.path)
+            vocabulary = tokenizer.get_vocab()
+            place.opened = _Tokenizer(
+                tokenizer,
+                n_known=max(vocabulary.values(), default=0) + 1,
+                max_chars=max(map(len, vocabulary), default=1),
+                context_tokens=None if spec.limits.context_tokens else _context_of_class(spec.path),
+            )
+        return place.opened
+
+
+def _context_of_class(path: Path) -> int | None:
+    """Returns the context that the config class has where config.json names none."""
+    from transformers import AutoConfig
+
+    if path.is_file():
+        return None
+    try:
+        return context_of(AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False))
+    except Exception:  # noqa: BLE001  # the load reports what is wrong with it
+        return None
+
+
+def _refuse_too_long(opened: _Tokenizer, messages: Sequence[Message], context: int) -> None:
+    """Raises `PromptTooLong` for messages that cannot fit, without tokenizing all of them."""
+    texts = [
+        text for message in messages for text in (message.content, *(call.arguments for call in message.tool_calls))
+    ]
+    n_chars = sum(map(len, texts))
+    n_least = max(n_chars // opened.max_chars, len(messages))
+    if n_least >= context:
+        raise PromptTooLong(n_least, context)
+    if n_chars < CHARS_PER_TOKEN * context:
+        return
+    n_tokens, enough = 0, context + context // 8  # tokens that a cut between two pieces made do not count
+    for text in texts:
+        for start in range(0, len(text), PIECE_CHARS):
+            n_tokens += _count(opened.tokenizer, text[start : start + PIECE_CHARS])
+            if n_tokens > enough:
+                raise PromptTooLong(n_tokens, context)
+
+
+def _count(tokenizer: Any, text: str) -> int:
+    try:
+        return len(tokenizer.encode(text, add_special_tokens=False))
+    except (TypeError, ValueError):  # no text: `read_prompt` says so
+        return 0
