@@ -94,7 +94,7 @@ class ChannelReader:
 
     def push(self, piece: Piece) -> Sequence[tuple[Section, Piece]]:
         shown: list[tuple[Section, Piece]] = []
-        if self._has_special_markers:
+        if self._has_special_markers or not (self._held or "<" in piece.text):  # all markers begin with it
             self._read(piece, shown)
         else:
             self._held.append(piece)

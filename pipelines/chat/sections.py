@@ -1,13 +1,16 @@
-"""Finds out how a model's replies tell thinking from answer. Any thread; no torch."""
+"""Finds out how a model's replies tell thinking from answer. Any thread, one at a time per tokenizer; no torch."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from pipelines.chat.channels import channel_format
+from pipelines.chat.message_forms import Turn
 from pipelines.chat.reply_format import PlainFormat, ReplyFormat
 from pipelines.chat.response_template import template_format
+from pipelines.chat.template_rendering import ChatTemplate, TemplateFailed
 from pipelines.chat.thinking_tags import tag_format
+from pipelines.interface import PromptRefused
 
 __all__ = ["ReplyFormat", "reply_format"]
 
@@ -17,33 +20,23 @@ def reply_format(tokenizer: Any) -> ReplyFormat:
 
     What the tokenizer declares (`response_template`) counts more than what its chat template and tokens suggest.
     """
-    template = _chat_template(tokenizer)
+    try:
+        template = ChatTemplate(tokenizer)
+        text, header = template.text, _reply_header(template)
+    except PromptRefused:
+        text, header = "", ""
     added = list(getattr(tokenizer, "added_tokens_decoder", {}).values())
     names = {token.content for token in added}
     special = {token.content for token in added if token.special}
-    known = (
-        channel_format(template, names, special)
-        or tag_format(template, names, _reply_header(tokenizer) if template else "")
-        or PlainFormat()
-    )
+    known = channel_format(text, names, special) or tag_format(text, names, header) or PlainFormat()
     return template_format(getattr(tokenizer, "response_template", None), known) or known
 
 
-def _chat_template(tokenizer: Any) -> str:
-    template = getattr(tokenizer, "chat_template", None)
-    if isinstance(template, dict):  # several, by name
-        return "\n".join(map(str, template.values()))
-    return template if isinstance(template, str) else ""
-
-
-def _reply_header(tokenizer: Any) -> str:
+def _reply_header(template: ChatTemplate) -> str:
     """Return what the chat template writes where a reply begins; "" if that cannot be told."""
-    messages = [{"role": "user", "content": "Hi"}]
+    turns: list[Turn] = [{"role": "user", "content": "Hi"}]
     try:
-        turn, prompt = (
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=begins)
-            for begins in (False, True)
-        )
-        return str(prompt).removeprefix(turn)
-    except Exception:  # noqa: BLE001  # a template is a program by the checkpoint's author: it may raise anything
+        without, with_header = (template.render(turns, {}, with_opening=begins) for begins in (False, True))
+    except TemplateFailed:
         return ""
+    return with_header.removeprefix(without)

@@ -34,7 +34,6 @@ KNOWN_TAGS = (
     Tags("<|START_THINKING|>", "<|END_THINKING|>"),  # Cohere Command R7B and A
     Tags("<|channel>thought", "<channel|>", "\n"),  # Gemma 4
     Tags("<|inner_prefix|>", "<|inner_suffix|>"),  # Apertus
-    Tags("<|open|>think<|sep|>", "<|close|>think<|sep|>"),  # Kimi K3
     Tags("<|begin_of_thought|>", "<|end_of_thought|>", *_LINES),  # OpenThinker, Sky-T1
     Tags("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]", "\n", "\n"),  # Apriel
     Tags("Here is my thought process:", "Here is my response:", *_LINES),  # Granite 3.2
@@ -48,7 +47,6 @@ KNOWN_TAGS = (
 KNOWN_ANSWERS = {
     "<|START_RESPONSE|>": "<|END_RESPONSE|>",  # Cohere Command R7B and A
     "<|START_TEXT|>": "<|END_TEXT|>",  # Cohere Command A Plus
-    "<|open|>response<|sep|>": "<|close|>response<|sep|>",  # Kimi K3
     "<|begin_of_solution|>": "<|end_of_solution|>",  # OpenThinker, Sky-T1
     "[BEGIN FINAL RESPONSE]": "[END FINAL RESPONSE]",  # Apriel
     "<answer>": "</answer>",  # Hunyuan A13B

@@ -55,8 +55,7 @@ def test_channels_are_known_by_the_template_or_the_tokens() -> None:
             HARMONY,
             HARMONY_TOKENS,
             [],
-            "<|channel|>analysis<|message|>They greet me.<|end|>"
-            "<|start|>assistant<|channel|>final<|message|>Hello there!",
+            "<|channel|>analysis<|message|>They greet me.<|end|><|channel|>final<|message|>Hello there!",
         ),
     ],
     ids=["R1", "R1 without tokens", "Qwen 3", "special tags", "gpt-oss"],
