@@ -162,7 +162,7 @@ def _send(client: AgentName, message: str, options: ChatOptions, show_thinking: 
                 printer.think(piece.thinking)
                 printer.say(piece.text)
     except KeyboardInterrupt:
-        printer.end()
+        typer.echo()
         raise
     raise AssertionError("a stream ends with the reply or raises")
 

@@ -31,7 +31,6 @@ class ReplyPrinter:
         sys.stdout.flush()
 
     def end(self) -> None:
-        """Ends the reply's last line, also of a reply that was interrupted."""
         self._end_thinking()
         typer.echo()
 
