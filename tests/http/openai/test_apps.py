@@ -74,7 +74,7 @@ async def test_litellm_chats_generates_images_and_maps_errors(tmp_path: Path, mo
         with pytest.raises(litellm.AuthenticationError):
             await litellm.acompletion("openai/talker", turns, **{**options, "api_key": "an_wrong"})
         with pytest.raises(litellm.BadRequestError, match="max_tokens"):
-            await litellm.acompletion("openai/talker", turns, max_tokens=-1, **options)
+            await litellm.acompletion("openai/talker", turns, max_tokens=0, **options)
 
     assert whole.choices[0].message.content == f"{REPLY} 1"
     assert whole.usage.total_tokens == 17

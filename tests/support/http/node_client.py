@@ -1,25 +1,37 @@
-"""Runs OpenAI's Node client, which must be installed in $OPENAI_NODE_MODULES (npm install openai)."""
+"""Runs programs that use OpenAI's Node client or Vercel's AI SDK, which must be installed in $OPENAI_NODE_MODULES.
+
+npm install openai ai @ai-sdk/openai-compatible @ai-sdk/openai
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-PROGRAM = Path(__file__).parent / "openai_client.mjs"
+PROGRAMS = Path(__file__).parent
 
 
-def node_client(folder: Path, base_url: str, key: str, *models: str) -> list[str]:
-    """Returns the command to run in `folder`. `models`: one for chat, one for images, one for videos.
+def node_client(
+    folder: Path,
+    base_url: str,
+    key: str,
+    *arguments: str,
+    program: str = "openai_client.mjs",
+    packages: Sequence[str] = ("openai",),
+) -> list[str]:
+    """Returns the command to run in `folder`. `arguments`: of openai_client.mjs, a model for each of chat, images and
+    videos.
 
-    Skips the test when Node or the client is not installed.
+    Skips the test when Node or one of the packages is not installed.
     """
-    modules = os.environ.get("OPENAI_NODE_MODULES")
-    if shutil.which("node") is None or not modules:
-        pytest.skip("needs node, and OPENAI_NODE_MODULES=DIR/node_modules that contains the npm package openai")
+    modules = Path(os.environ.get("OPENAI_NODE_MODULES", "/nowhere"))
+    if shutil.which("node") is None or not all((modules / package).is_dir() for package in packages):
+        pytest.skip(f"needs node, and OPENAI_NODE_MODULES=DIR/node_modules that contains {', '.join(packages)}")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "client.mjs").write_text(PROGRAM.read_text())
+    shutil.copy(PROGRAMS / program, folder / "client.mjs")
     (folder / "node_modules").symlink_to(modules)
-    return ["node", "client.mjs", base_url, key, *models]
+    return ["node", "client.mjs", base_url, key, *arguments]

@@ -1,0 +1,80 @@
+"""2,000 mutations of bodies that real clients sent (`recorded/`): never a 500, never a hang, every refusal in shape."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import httpx
+import pytest
+
+from tests.support.http.front import front
+from tests.support.http.mutations import mutated
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+RECORDED = Path(__file__).parent / "recorded"
+N_MUTATIONS = 2000
+MAX_BYTES = 1_000_000  # of a mutated body, so that the test ends soon; larger ones are in test_completions.py
+LIMIT_S = 10.0  # of one request, on a machine that is busy with other tests
+
+# A body with all fields that are done, beside those that were recorded.
+EVERYTHING = {
+    "model": "talker", "messages": [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]},
+        {"role": "assistant", "content": None, "reasoning_details": [{"type": "reasoning.text", "text": "Hm."}],
+         "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+        {"role": "tool", "tool_call_id": "c1", "content": "42"},
+        {"role": "user", "content": "And?", "name": "anna"},
+    ],
+    "stream": True, "stream_options": {"include_usage": True}, "max_tokens": 9, "max_completion_tokens": 9,
+    "min_tokens": 1, "temperature": 0.5, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "seed": 3, "stop": ["END", "\n"],
+    "stop_token_ids": [4], "ignore_eos": False, "repetition_penalty": 1.1, "presence_penalty": 0.5,
+    "frequency_penalty": 0.5, "logit_bias": {"6": 2}, "n": 2, "logprobs": True, "top_logprobs": 3,
+    "reasoning_effort": "low", "reasoning": {"effort": "low", "max_tokens": 50, "exclude": False},
+    "thinking": {"type": "enabled", "budget_tokens": 50}, "enable_thinking": True, "think": "low",
+    "thinking_budget": 50, "include_reasoning": True, "chat_template_kwargs": {"enable_thinking": True, "a": [1]},
+    "add_generation_prompt": True, "continue_final_message": False, "do_sample": True, "tools": [],
+    "tool_choice": "none", "response_format": {"type": "text"}, "user": "anna", "metadata": {"a": "b"},
+}  # fmt: skip
+
+
+async def test_mutated_bodies_are_answered_or_refused_in_shape(tmp_path: Path) -> None:
+    bodies = [body for path in sorted(RECORDED.glob("*.json")) for body in json.loads(path.read_text()).values()]
+    bodies += [EVERYTHING] * len(bodies)
+    random = Random(13)
+    statuses: Counter[int] = Counter()
+    async with front(tmp_path) as f:
+        for number in range(N_MUTATIONS):
+            content = mutated(random.choice(bodies), random, MAX_BYTES)
+            try:
+                async with asyncio.timeout(LIMIT_S):
+                    reply = await f.post("/v1/chat/completions", content)
+            except TimeoutError:
+                pytest.fail(f"mutation {number} hangs: {content[:2000]!r}")
+            fault = fault_of(reply)
+            assert fault is None, f"mutation {number}: {fault}: {reply.text[:500]} to {content[:2000]!r}"
+            statuses[reply.status_code] += 1
+            f.engine.jobs.clear()
+
+    assert min(statuses[200], statuses[400]) > N_MUTATIONS / 5, statuses  # mutations that show something
+
+
+def fault_of(reply: httpx.Response) -> str | None:
+    """Returns what is wrong with a reply, of which a refusal is as good as any."""
+    if reply.status_code == 200:
+        streamed = reply.headers["content-type"].startswith("text/event-stream")
+        whole = reply.text.endswith("data: [DONE]\n\n") if streamed else bool(reply.json()["choices"])
+        return None if whole else "an incomplete reply"
+    if reply.status_code not in (400, 404, 413):
+        return "an unexpected status"
+    error = reply.json()["error"]
+    if error.keys() != {"message", "type", "param", "code"} or error["type"] != "invalid_request_error":
+        return "an error without OpenAI's shape"
+    if not error["message"] or len(reply.content) > 1024:
+        return "an error without a message, or a long one"
+    return None
