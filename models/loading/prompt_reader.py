@@ -21,7 +21,7 @@ from pipelines.chat.prompt import read_prompt
 from pipelines.interface import Message, Prompt, PromptOptions, PromptRefused, PromptTooLong
 
 MAX_OPEN = 8
-CHARS_PER_TOKEN = 16  # of longer texts the tokens are counted piece by piece, and no more than the context holds
+CHARS_PER_TOKEN = 6  # of longer texts the tokens are counted piece by piece, and no more than the context holds
 PIECE_CHARS = 64 << 10
 FAILED = "The model's tokenizer fails on these messages."
 

@@ -29,7 +29,8 @@ def read_prompt(tokenizer: Any, messages: Sequence[Message], options: PromptOpti
     variables = {**variables_of(options.effort, template), **options.template_variables}
     messages, continues = _continued(tuple(messages), options.continues)
     found = Renderer(template, special_tokens(tokenizer), messages, variables, continues=continues).render()
-    if asks_for_none(options.effort, options.template_variables) and not has_switch(template):
+    is_switched = has_switch(template) and not continues  # templates do it where they begin the reply
+    if asks_for_none(options.effort, options.template_variables) and not is_switched:
         found = found.extended(_without_thinking(tokenizer, found.opening))
     tokens = tuple(_tokens(tokenizer, found))
     return Prompt(tokens=tokens, opening=found.opening, continues=continues, warnings=found.warnings)

@@ -6,12 +6,12 @@ Each form is tried with placeholders first (see `skeleton`), which costs little 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeAlias
 
-from pipelines.chat.message_forms import Form, forms, turns, with_texts
+from pipelines.chat.message_forms import Form, Tools, forms, turns, with_texts
 from pipelines.chat.skeleton import PLACEHOLDERS, Skeleton, changed, dropped, filled, skeleton_of
 from pipelines.chat.special_tokens import SpecialTokens, broken, mark_for
 from pipelines.chat.template_rendering import ChatTemplate, TemplateFailed, readable
@@ -72,6 +72,7 @@ class Renderer:
         self._variables = variables
         self._continues = continues
         self._skeleton: Skeleton = skeleton_of(messages)
+        self._with_tools = {i for i, message in enumerate(messages) if message.tool_calls or message.role == "tool"}
         self._reasons: list[str] = []  # what the template says of the forms that it refused, without clients' text
         self._details: list[str] = []
 
@@ -81,9 +82,19 @@ class Renderer:
         Raises `PromptRefused` when the template renders none.
         """
         partial: list[tuple[int, Form, str]] = []
-        for form, skeleton in self._skeletons():
-            if left_out := dropped(skeleton, self._skeleton.texts):
+        hides_tools: dict[Tools, Form] = {}  # forms that show all but calls and results: only arguments may help
+        for form in islice(forms(self._messages), max(MIN_FORMS, MAX_RENDERED // len(self._messages))):
+            hiding = hides_tools.get(form.tools)
+            if hiding is not None and form != replace(hiding, arguments_as_text=True):
+                continue
+            skeleton = self._of_placeholders(form)
+            if skeleton is None:
+                continue
+            left_out = dropped(skeleton, self._skeleton.texts)
+            if left_out:
                 partial.append((len(left_out), form, skeleton))
+                if left_out <= self._with_tools:
+                    hides_tools.setdefault(form.tools, form)
             elif (found := self._finished(form, skeleton)) is not None:
                 return found
         for _, form, skeleton in sorted(partial, key=lambda each: each[0]):
@@ -91,15 +102,13 @@ class Renderer:
                 return found
         raise self._refusal()
 
-    def _skeletons(self) -> Iterator[tuple[Form, str]]:
-        """Yields the forms that the template renders with placeholders."""
-        n_forms = max(MIN_FORMS, MAX_RENDERED // len(self._messages))
-        for form in islice(forms(self._messages), n_forms):
-            try:
-                yield form, self._rendered(self._skeleton.messages, form)
-            except TemplateFailed as error:
-                self._details.append(error.detail)
-                self._reasons.append(self._without_clients_text(error.reason))
+    def _of_placeholders(self, form: Form) -> str | None:
+        try:
+            return self._rendered(self._skeleton.messages, form)
+        except TemplateFailed as error:
+            self._details.append(error.detail)
+            self._reasons.append(self._without_clients_text(error.reason))
+            return None
 
     def _rendered(self, messages: Sequence[Message], form: Form) -> str:
         if not self._continues:
@@ -109,7 +118,7 @@ class Renderer:
         head, found, tail = self._template.render(begun, self._variables, with_opening=False).rpartition(CONTINUED)
         if not found or PLACEHOLDERS.search(tail):
             raise TemplateFailed("", REWRITES)
-        if last.content.lstrip().startswith("<think>"):
+        if self._messages[-1].content.lstrip().startswith("<think>"):
             head = THINK_BLOCK.sub("", head)  # the message has its own
         return head + last.content
 
