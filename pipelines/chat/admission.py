@@ -1,6 +1,12 @@
-"""Admits waiting chats to the batch as long as the KV cache can hold each to its last token. Device thread only.
+"""Decides which chats run: those whose next tokens fit into the KV cache. Device thread only.
+
+A reply may become as long as the context, but most end long before. So a chat does not reserve memory to its last token
+but takes it as it grows, and begins when all that run, and it, have room for `RESERVE_TOKENS` more. When the cache is
+full nevertheless, the chat that arrived last makes room: it waits again with its reply so far, which is read in again.
 
 Chats are admitted strictly in order of arrival: one that does not fit yet holds back those behind it, so none starves.
+The oldest is never put back for another and so always comes to its end. One that was put back begins again only with
+room for `RESERVE_TOKENS` again, so it is read in at most once for so many new tokens.
 """
 
 from __future__ import annotations
@@ -10,10 +16,12 @@ from typing import Any
 
 from pipelines import device
 from pipelines.chat.kv_cache import KVCache, cache_bytes_for
-from pipelines.chat.queue import ChatQueue
+from pipelines.chat.queue import ChatQueue, length_of
 from pipelines.chat.sequence import ChatSequence
 from pipelines.chat.unbatched import Batch
 from pipelines.interface import Merging
+
+RESERVE_TOKENS = 256  # a usual reply; with more, fewer chats would share a small cache
 
 
 class Admission:
@@ -26,35 +34,50 @@ class Admission:
         self._merging: Merging = merging
 
     def admit(self, limit: int) -> tuple[Batch, ChatSequence | None]:
-        """Admit chats until `limit` run. Returns the batch, and a waiting chat that no cache on this device can hold.
+        """Make room for the next tokens of the running chats, then admit others until `limit` run.
 
-        Raises any error that making the cache raises; no chat runs then.
+        Returns the batch, and a waiting chat that no cache on this device can hold. Raises any error that making the
+        cache raises; no chat runs then.
         """
         queue = self._queue
-        batch = self._kv_cache.batch or self._kv_cache.allocate(self._min_cache_bytes())
-        n_free = batch.n_pages - sum(chat.n_pages for chat in queue.running.values())
+        self._put_back_what_outgrows_the_cache()
+        batch = self._kv_cache.batch or self._allocate()
+        queue.is_full = False
+        if not queue.waiting:
+            return batch, None
+        n_free = batch.n_pages - sum(batch.pages_for(_with_reserve(chat)) for chat in queue.running.values())
         while queue.waiting and len(queue.running) < limit:
             chat = queue.waiting[0]
-            chat.n_pages = batch.pages_for(chat.max_length)
-            if chat.n_pages > n_free and not queue.running:  # the cache was made smaller since the chat arrived
+            chat.n_pages = batch.pages_for(_with_reserve(chat))
+            if chat.n_pages > n_free and not queue.running:  # the cache is smaller than when the chat arrived
                 self._kv_cache.free()
-                batch = self._kv_cache.allocate(self._min_cache_bytes())
+                batch = self._allocate()
                 n_free = batch.n_pages
+                chat.n_pages = batch.pages_for(_with_reserve(chat))
                 if chat.n_pages > n_free:
                     return batch, chat
             if chat.n_pages > n_free:
+                queue.is_full = True
                 break
             n_free -= chat.n_pages
-            queue.running[chat.id] = queue.waiting.popleft()
+            queue.run_next()
             batch.add(chat.id, chat.prompt + chat.tokens, chat.request.owner)
         return batch, None
+
+    def _put_back_what_outgrows_the_cache(self) -> None:
+        """Put back the newest chats until all that still run get the pages that their next tokens need."""
+        batch, running = self._kv_cache.batch, self._queue.running
+        while batch is not None and running:
+            n_pages = sum(batch.pages_for(length_of(chat)) for chat in running.values())
+            if n_pages <= batch.n_pages and batch.has_room():
+                return
+            self._remove([self._queue.put_back_newest().id])
+            batch = self._kv_cache.batch
 
     def remove_canceled(self) -> Sequence[str]:
         """Remove canceled chats from the queue and the batch; returns their ids."""
         canceled, ran = self._queue.take_canceled()
-        if self._kv_cache.batch is not None and not _removed(self._kv_cache.batch, ran):
-            self._queue.put_back()
-            self._kv_cache.free()
+        self._remove(ran)
         return canceled
 
     def resize_cache(self, n_bytes: int) -> None:
@@ -69,18 +92,37 @@ class Admission:
                 if device.is_fatal(error):
                     raise
 
+    def _allocate(self) -> Batch:
+        """Make the cache; one that a single chat outgrew becomes twice as long as the chat, not to be outgrown soon."""
+        grown = cache_bytes_for(self._model, [_doubled(chat) for chat in self._queue.next_chats()], self._merging)
+        return self._kv_cache.allocate(self._min_cache_bytes(), grown)
+
     def _min_cache_bytes(self) -> int:
-        """Bytes of a cache that holds the running chats, or the first that waits, to their last tokens."""
-        return cache_bytes_for(self._model, [chat.max_length for chat in self._queue.next_chats()], self._merging)
+        """Bytes of a cache in which the running chats, or the first that waits, can go on."""
+        return cache_bytes_for(self._model, [_with_reserve(chat) for chat in self._queue.next_chats()], self._merging)
+
+    def _remove(self, ids: Sequence[str]) -> None:
+        """Remove sequences from the batch. If that fails, the batch must not be used any more: all chats begin anew."""
+        batch = self._kv_cache.batch
+        if batch is None:
+            return
+        failed = False
+        try:
+            for request_id in ids:
+                batch.remove(request_id)
+        except Exception as error:  # the library may raise anything
+            if device.is_fatal(error):
+                raise
+            failed = True
+        if failed:  # outside the `except` block: what the failed frames held is free
+            self._queue.put_back()
+            self._kv_cache.free()
 
 
-def _removed(batch: Batch, ids: Sequence[str]) -> bool:
-    """Remove sequences from the batch. Returns False when the batch failed to, and so must not be used any more."""
-    try:
-        for request_id in ids:
-            batch.remove(request_id)
-    except Exception as error:  # the library may raise anything
-        if device.is_fatal(error):
-            raise
-        return False
-    return True
+def _with_reserve(chat: ChatSequence) -> int:
+    """The length that a chat must have room for to begin, or to let another begin."""
+    return min(chat.max_length, length_of(chat) + RESERVE_TOKENS)
+
+
+def _doubled(chat: ChatSequence) -> int:
+    return min(chat.max_length, 2 * length_of(chat) + RESERVE_TOKENS)

@@ -26,14 +26,15 @@ class KVCache:
     def cache_bytes(self) -> int:
         return 0 if self.batch is None else self.batch.cache_bytes
 
-    def allocate(self, min_bytes: int) -> Batch:
+    def allocate(self, min_bytes: int, grown_bytes: int = 0) -> Batch:
         """Return the present batch, or make one of the target size; out of memory, one of half the size, and so on.
 
-        Raises an out-of-memory error when not even `min_bytes` fit, and any other error at once.
+        grown_bytes: the size instead, when the target size is less than `min_bytes`. Raises an out-of-memory error when
+        not even `min_bytes` fit, and any other error at once.
         """
         if self.batch is not None:
             return self.batch
-        n_bytes = max(self._target_bytes, min_bytes)
+        n_bytes = self._target_bytes if self._target_bytes >= min_bytes else max(min_bytes, grown_bytes)
         while self.batch is None:
             try:
                 self.batch = self._make_batch(n_bytes)

@@ -16,18 +16,20 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig
+from transformers.generation.continuous_batching.cache import group_layers_by_attn_type
 from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessor,
     ContinuousBatchingLogitsProcessorList,
 )
 from transformers.generation.continuous_batching.model_runner import infer_max_single_request_tokens
-from transformers.generation.continuous_batching.requests import RequestState
+from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
 from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
 from transformers.generation.logits_process import LogitsProcessorList
 
 from pipelines import device
+from pipelines.chat.context_length import context_of
+from pipelines.chat.kv_size import PAGE_TOKENS
 
-PAGE_TOKENS = 32  # small pages waste little memory on a short chat
 FLASH_PAGE_TOKENS = 256  # flash attention reads its cache in pages of this size
 PREFILL_TOKENS = {"cpu": 256}  # most prompt tokens of one step: about a second on two cores at 135M parameters
 PREFILL_TOKENS_GPU = 1024
@@ -57,7 +59,7 @@ class PagedBatch:
         """Raises ValueError when not one page fits into `cache_bytes`."""
         page = _page_of(model)
         n_blocks, max_tokens = _blocks_within(cache_bytes, page), page.prefill_tokens
-        longest = math.ceil(model.config.get_text_config().max_position_embeddings / page.tokens) if page.flash else 0
+        longest = math.ceil((context_of(model.config) or 0) / page.tokens) if page.flash else 0
         settings = ContinuousBatchingConfig(
             page_size=page.tokens,
             num_blocks=n_blocks,
@@ -105,6 +107,20 @@ class PagedBatch:
             for allocator in allocators
         )
 
+    def has_room(self) -> bool:
+        """Whether each sequence gets the pages that its next tokens need, if `pages_for` counts enough of them.
+
+        Not always with several kinds of layers: each kind takes whole sectors, and another kind cannot use the free
+        blocks in them.
+        """
+        if len(self._cache.cache_allocators) == 1:
+            return True
+        self._cache.pool.try_to_free_sectors()
+        scheduler = self._processor.scheduler
+        states = (*scheduler.active_requests.values(), *scheduler.waiting_requests.values())
+        needs = [self._blocks_needed(state) for state in states]
+        return int(self._cache.count_storable_requests(needs)) == len(needs)
+
     def add(self, sequence_id: str, prompt: list[int], owner: str = "") -> None:
         """owner: sequences share cached blocks of equal prompts only with sequences of the same owner."""
         digest = hashlib.blake2b(owner.encode(), digest_size=32).digest()
@@ -133,12 +149,26 @@ class PagedBatch:
         self._processor._generation_step(self._model)
         self._processor.update_batch()
         futures = self._processor.inputs_and_outputs.requests_in_batch
+        n_read = sum(future.query_length for future in futures)
+        if self._processor.scheduler.waiting_requests and n_read < self._processor.max_batch_tokens:
+            # A new sequence has found no free blocks. Those of ended sequences are kept for equal prompts, and
+            # transformers forgets them only for a sequence that it has begun to read.
+            self._cache.evict_cached_blocks()
         return BatchStep(
             "prefill" if any(future.query_length > 1 for future in futures) else "decode",
             tuple(future.state.request_id for future in futures),
             {f.state.request_id: f.state.generated_tokens[-1] for f in futures if f.has_new_token},
-            sum(future.query_length for future in futures),
+            n_read,
         )
+
+    def _blocks_needed(self, state: RequestState) -> dict[str, int]:
+        """New blocks of each kind of layer for the tokens that the next step may read of a sequence."""
+        n_unread = 1 if state.status == RequestStatus.DECODING else len(state.remaining_prefill_tokens)
+        n_tokens = min(n_unread, self._max_step_tokens)
+        return {
+            kind: allocator.needs_new_blocks(state.request_id, state.current_len(), n_tokens)
+            for kind, allocator in self._cache.cache_allocators.items()
+        }
 
     def _salt_blocks(self) -> None:
         """Make the names of cached blocks depend on the owner too.
@@ -189,7 +219,7 @@ class _SamplingHook(ContinuousBatchingLogitsProcessor):
 def paged_cache_bytes(model: Any, n_tokens: Sequence[int]) -> int:
     """Bytes of a cache that holds sequences of these lengths, in tokens, at once."""
     page = _page_of(model)
-    return page.fixed_bytes + sum(math.ceil(n / page.tokens) + 1 for n in n_tokens) * page.n_bytes
+    return page.fixed_bytes + sum(math.ceil(n / page.tokens) + page.spare for n in n_tokens) * page.n_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +229,7 @@ class _Page:
     fixed_bytes: int  # of a cache, besides its pages
     prefill_tokens: int  # most tokens of one step
     flash: bool
+    spare: int  # pages of each sequence that may be partly empty
 
 
 def _page_of(model: Any) -> _Page:
@@ -209,7 +240,9 @@ def _page_of(model: Any) -> _Page:
     per_token = 2 * config.num_hidden_layers * find_num_key_value_heads(config) * find_head_dim(config) * itemsize
     mask_row = 0 if flash else prefill * itemsize
     fixed = TRASH_BLOCKS * tokens * per_token + prefill * (mask_row + 64)
-    return _Page(tokens, tokens * (per_token + mask_row + 8), fixed, prefill, flash)
+    n_layers = [len(layers) for layers in group_layers_by_attn_type(config).values()]
+    sector = math.ceil(math.lcm(*n_layers) / sum(n_layers))  # pages in a sector: each kind's blocks fill it
+    return _Page(tokens, tokens * (per_token + mask_row + 8), fixed, prefill, flash, spare=len(n_layers) * sector)
 
 
 def _blocks_within(cache_bytes: int, page: _Page) -> int:

@@ -1,4 +1,8 @@
-"""The chats of one lane: which of them run, which wait, and which are canceled. Device thread only."""
+"""The chats of one lane: which of them run, which wait, and which are canceled. Device thread only.
+
+Chats begin to run in order of arrival, and the last to begin is the first to be put back. So every chat that runs has
+arrived before every chat that waits.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +16,35 @@ COMPONENT = "model"  # a language model has one component
 MAX_STEP_TOKENS = 1024  # most tokens of one prompt that a step reads
 
 
+def length_of(chat: ChatSequence) -> int:
+    """Tokens of the prompt and of the reply so far."""
+    return len(chat.prompt) + chat.n_tokens
+
+
 class ChatQueue:
     def __init__(self) -> None:
-        self.running: dict[str, ChatSequence] = {}  # in the batch, by request id
+        self.running: dict[str, ChatSequence] = {}  # in the batch, by request id, oldest first
         self.waiting: deque[ChatSequence] = deque()  # in order of arrival
+        self.is_full = False  # the first that waits has no room, until a chat leaves or the cache changes
+        self._n_tokens_before: dict[str, int] = {}  # running chat → tokens that its reply had when it began to run
         self._canceled: list[str] = []  # ids of chats that are still to be removed
 
     def __bool__(self) -> bool:
         return bool(self.running or self.waiting)
+
+    def run_next(self) -> ChatSequence:
+        """Move the first waiting chat to the running ones. It is read in from the beginning, with its reply so far."""
+        chat = self.waiting.popleft()
+        self.running[chat.id] = chat
+        self._n_tokens_before[chat.id] = chat.n_tokens
+        return chat
 
     def cancel(self, request_id: str) -> None:
         """Mark a chat as canceled; it takes part in no further step. Unknown ids are ignored."""
         known = request_id in self.running or any(chat.id == request_id for chat in self.waiting)
         if known and request_id not in self._canceled:
             self._canceled.append(request_id)
+            self.is_full = False
 
     def take_canceled(self) -> tuple[Sequence[str], Sequence[str]]:
         """Remove the canceled chats. Returns the ids of all of them, and of those that were running."""
@@ -36,29 +55,42 @@ class ChatQueue:
 
     def remove(self, ids: Collection[str]) -> None:
         for request_id in ids:
+            self._n_tokens_before.pop(request_id, None)
             if self.running.pop(request_id, None) is None:
                 self.waiting = deque(chat for chat in self.waiting if chat.id != request_id)
+        self.is_full = False
 
     def put_back(self) -> None:
         """Make all running chats wait again, before the others and in the same order."""
-        self.waiting.extendleft(reversed(self.running.values()))
-        self.running.clear()
+        while self.running:
+            self.put_back_newest()
+        self.is_full = False
+
+    def put_back_newest(self) -> ChatSequence:
+        """Make the running chat that arrived last wait again, before the others. Its reply so far is kept."""
+        _, chat = self.running.popitem()
+        del self._n_tokens_before[chat.id]
+        self.waiting.appendleft(chat)
+        return chat
 
     def next_chats(self) -> Sequence[ChatSequence]:
         """The running chats or, when none runs, the first that waits: the KV cache must hold at least these."""
         return [*self.running.values()] or [*self.waiting][:1]
 
     def unread(self) -> Sequence[ChatSequence]:
-        """The running chats whose prompt has not been read to its end."""
-        return [chat for chat in self.running.values() if not chat.n_tokens]
+        """The running chats that have not been read to their end: their prompt, and the reply of one put back."""
+        return [chat for chat in self.running.values() if self._is_unread(chat)]
 
     def next_step(self, max_running: int) -> NextStep | None:
         running = [chat for chat in self.running.values() if chat.id not in self._canceled]
-        chats = [*running, *(chat for chat in self.waiting if chat.id not in self._canceled)]
+        waiting = [] if self.is_full else [chat for chat in self.waiting if chat.id not in self._canceled]
+        chats = [*running, *waiting[: max(0, max_running - len(running))]]
         if not chats:
             return None
-        ids = tuple(chat.id for chat in chats[:max_running])
-        reads_prompts = any(not chat.n_tokens for chat in running) or len(ids) > len(running)
-        stage: LaneStage = "prefill" if reads_prompts else "decode"
-        n_tokens = max(len(chat.prompt) for chat in chats) if reads_prompts else 1
-        return NextStep(COMPONENT, "forward", stage, stage, min(n_tokens, MAX_STEP_TOKENS), len(ids), ids)
+        unread = [length_of(chat) for chat in chats if chat.id not in self.running or self._is_unread(chat)]
+        stage: LaneStage = "prefill" if unread else "decode"
+        units = min(max(unread, default=1), MAX_STEP_TOKENS)
+        return NextStep(COMPONENT, "forward", stage, stage, units, len(chats), tuple(chat.id for chat in chats))
+
+    def _is_unread(self, chat: ChatSequence) -> bool:
+        return chat.n_tokens == self._n_tokens_before[chat.id]

@@ -12,30 +12,36 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
+from pipelines.chat.kv_size import PAGE_TOKENS, STATE_TOKENS, has_attention, state_bytes, token_bytes
 from pipelines.chat.paged_batch import BatchStep, PagedBatch, Sampler
 
-PAGE_TOKENS = 32  # memory for the caches is counted in pages of this many tokens
+PAST = ("past_key_values", "cache_params", "state")  # names of outputs that the next forward takes
 
 
 @dataclass(slots=True)
 class SequenceState:
     unread: list[int]  # tokens that the model has not read
-    past: dict[str, Any]  # outputs that the next forward takes: a KV cache, the state of recurrent layers, or both
+    past: dict[str, Any]  # a KV cache, the state of recurrent layers, or both; empty for a model that returns neither
 
 
 class SequentialBatch:
     def __init__(self, model: Any, *, cache_bytes: int, max_rows: int, sampler: Sampler) -> None:
         self._model, self._sampler = model, sampler
         self._sequences: dict[str, SequenceState] = {}
-        page_bytes = PAGE_TOKENS * _token_bytes(model)
-        self.n_pages = cache_bytes // page_bytes
+        page = _page_of(model)
+        self._page_tokens = page.tokens
+        self.n_pages = cache_bytes // page.n_bytes
         if self.n_pages < 1:
-            raise ValueError(f"{cache_bytes:,} bytes hold no page of a KV cache; {page_bytes:,} hold one")
-        self.max_length = self.n_pages * PAGE_TOKENS
-        self.cache_bytes = self.n_pages * page_bytes
+            raise ValueError(f"{cache_bytes:,} bytes hold no page of a KV cache; {page.n_bytes:,} hold one")
+        self.max_length = STATE_TOKENS if page.tokens == STATE_TOKENS else self.n_pages * page.tokens
+        self.cache_bytes = self.n_pages * page.n_bytes
 
     def pages_for(self, n_tokens: int) -> int:
-        return math.ceil(n_tokens / PAGE_TOKENS)
+        return math.ceil(n_tokens / self._page_tokens)
+
+    def has_room(self) -> bool:
+        """Always: every sequence has a cache of its own, which grows."""
+        return True
 
     def add(self, sequence_id: str, prompt: list[int], owner: str = "") -> None:
         self._sequences[sequence_id] = SequenceState(list(prompt), {})
@@ -57,10 +63,8 @@ class SequentialBatch:
         token = int(logits.argmax(-1))  # waits for the device: the reply's next token
         n_read = len(sequence.unread)
         stage: Literal["prefill", "decode"] = "prefill" if n_read > 1 else "decode"
-        sequence.past = {
-            name: output[name] for name in ("past_key_values", "cache_params") if output.get(name) is not None
-        }
-        sequence.unread = [token]
+        sequence.past = {name: output[name] for name in PAST if output.get(name) is not None}
+        sequence.unread = [token] if sequence.past else [*sequence.unread, token]
         return BatchStep(stage, (sequence_id,), {sequence_id: token}, n_read)
 
 
@@ -69,12 +73,19 @@ Batch: TypeAlias = PagedBatch | SequentialBatch
 
 def sequential_cache_bytes(model: Any, lengths: Sequence[int]) -> int:
     """Bytes that the caches of sequences of these lengths, in tokens, take at most."""
-    return sum(math.ceil(length / PAGE_TOKENS) for length in lengths) * PAGE_TOKENS * _token_bytes(model)
+    page = _page_of(model)
+    return sum(math.ceil(length / page.tokens) for length in lengths) * page.n_bytes
 
 
-def _token_bytes(model: Any) -> int:
-    """Bytes of one token's keys and values in all layers. An upper bound: a sliding window or a state takes less."""
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * int(config.num_hidden_layers) * int(heads) * int(head_dim) * int(model.dtype.itemsize)
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """The unit in which memory for the caches is counted."""
+
+    tokens: int
+    n_bytes: int
+
+
+def _page_of(model: Any) -> _Page:
+    if has_attention(model.config.get_text_config()):
+        return _Page(PAGE_TOKENS, PAGE_TOKENS * token_bytes(model))
+    return _Page(STATE_TOKENS, state_bytes(model))
