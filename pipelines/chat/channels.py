@@ -169,9 +169,10 @@ class ChannelReader:
         self._show(text, shown)
 
     def _show(self, text: str, shown: list[tuple[Section, Piece]]) -> None:
-        if self._begins and text:
-            self._begins = False
-            if self.section in self._has_text:
-                shown.append((self.section, Piece("\n\n")))
-            self._has_text.add(self.section)
+        if not text:
+            return
+        if self._begins and self.section in self._has_text:
+            shown.append((self.section, Piece("\n\n")))
+        self._begins = False
+        self._has_text.add(self.section)
         shown.append((self.section, Piece(text)))

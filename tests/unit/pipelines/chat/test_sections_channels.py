@@ -56,6 +56,7 @@ def test_commentary_for_the_user_is_content_before_the_answer() -> None:
 def test_messages_of_one_section_are_joined_by_a_blank_line() -> None:
     reply = TWO.replace("<|return|>", "<|end|>") + "<|start|>assistant" + TWO
     assert seen(reply) == ("They greet me.\n\nThey greet me.", "Hello!\n\nHello!")
+    assert seen("One.<|end|>" + TWO, OPENING + FINAL) == ("They greet me.", "One.\n\nHello!")
 
 
 @pytest.mark.parametrize(
