@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from scripts import make_api_reference, make_cli_reference, make_grafana_dashboard
+from scripts import make_api_reference, make_cli_reference, make_grafana_dashboard, make_openai_reference
 from server.api.models import DeviceReply, HolderReply, ModelReply
+from server.api.openai import chat_fields
+from server.api.openai.chat_schema import ChatCompletion
+from server.api.openai.image_schema import ImageGeneration
+from server.api.openai.video_schema import VideoCreation
 from server.api.queue import QueueView, RunningReply, WaitingReply
 from server.jobs.live_jobs import LiveJobs
 from server.service.metrics import Metrics
@@ -61,6 +65,22 @@ def fields(node: object) -> set[str]:
     inner = [fields(value) for name, value in node.items() if name not in ("HTTPValidationError", "ValidationError")]
     own = node.get("properties")
     return set().union(*inner) | (set(own) if isinstance(own, dict) and "type" in node else set())
+
+
+def test_the_reference_of_openais_api_matches_its_schema() -> None:
+    page = make_openai_reference.PATH.read_text()
+
+    assert make_openai_reference.reference(page) == page, "run: python scripts/make_openai_reference.py"
+    assert make_openai_reference.BEGIN in page
+
+
+def test_the_reference_of_openais_api_contains_every_field_that_is_known() -> None:
+    page = make_openai_reference.PATH.read_text()
+    done = {*ChatCompletion.model_fields, *ImageGeneration.model_fields, *VideoCreation.model_fields}
+    others = {*chat_fields.ALIASES, *chat_fields.NOTED, *chat_fields.NEUTRAL, *chat_fields.NEVER, *chat_fields.WARNINGS}
+
+    assert [name for name in sorted(done) if f"\n- `{name}`: " not in page] == []
+    assert [name for name in sorted(others) if f"`{name}`" not in page] == []
 
 
 def test_the_command_line_reference_matches_the_commands() -> None:

@@ -33,7 +33,7 @@ class StreamOptions(Lenient):
     continuous_usage_stats: bool | None = None
 
 
-class ChatCompletion(ThinkingFields):
+class CompletionFields(Lenient):
     messages: Annotated[list[Any], WithJsonSchema(MESSAGES_SCHEMA)] = Field(description=MESSAGES)
     model: ModelName | None = None
     stream: bool | None = Field(None, description="true or false")
@@ -73,6 +73,10 @@ class ChatCompletion(ThinkingFields):
     continue_final_message: bool | None = Field(
         None, description="true or false: whether the reply goes on with the last message, which is the assistant's"
     )
+
+
+class ChatCompletion(ThinkingFields, CompletionFields):
+    """All fields that are done."""  # pydantic lists those of the last base class first
 
 
 @dataclass(frozen=True, slots=True)
