@@ -69,14 +69,12 @@ def template_format(declared: object, known: ReplyFormat) -> ReplyFormat | None:
     """
     try:
         spec = load_response_template(deepcopy(declared))
+        fields = {name: _field(field) for name, field in spec.fields.items()}
     except Exception:  # noqa: BLE001  # the template is the checkpoint author's: any type and any pattern
         return None
     if not {"content", *_THINKING} & spec.fields.keys():
         return None
-    fields = {}
-    for name, field in spec.fields.items():
-        is_stripped = field.content != "text" or field.content_args.get("strip", True)
-        fields[name] = _Field("thinking" if name in _THINKING else "content", is_stripped, field.join or "\n\n")
+    for field in spec.fields.values():  # only where the regions are matters, not what is in them
         field.content, field.content_args, field.transform, field.join = "text", {}, None, None
         field.optional = True
     if known.closing is None:
@@ -84,12 +82,19 @@ def template_format(declared: object, known: ReplyFormat) -> ReplyFormat | None:
     return TemplateFormat(spec, fields, known)
 
 
+def _field(field: Any) -> _Field:
+    is_stripped = field.content != "text" or field.content_args.get("strip", True)
+    join = "\n\n" if field.join is None else field.join
+    return _Field("thinking" if field.name in _THINKING else "content", is_stripped, join)
+
+
 def _by_literals(spec: Any) -> ReplyFormat | None:
+    """Return the format of the tags that surround thinking, for the texts that end it."""
     for name in _THINKING:
         field = spec.fields.get(name)
         if field and field.open_literals and field.close_literals:
-            tags = Tags(field.open_literals[0].strip(WHITE), field.close_literals[0].strip(WHITE), "\n\n", "\n\n")
-            return TagFormat(tags, {}, header="")
+            begin, end = field.open_literals[0].strip(WHITE), field.close_literals[0].strip(WHITE)
+            return TagFormat(Tags(begin, end, "\n\n", "\n\n"), {}, header="") if begin and end else None
     return None
 
 

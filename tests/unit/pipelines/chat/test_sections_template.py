@@ -102,10 +102,14 @@ def test_thinking_is_ended_as_the_chat_template_writes_it_or_else_by_the_declare
         "\n[/reason]\n\n",
         "[reason]\n\n[/reason]\n\n",
     )
-    only_content = {"start_anchor": "a", "fields": {"content": {}}}
-    plain = reply_format(tokenizer(PLAIN, response_template=only_content))
-    assert isinstance(plain, TemplateFormat)
-    assert (plain.closing, plain.without_thinking("")) == (None, None)
+
+
+@pytest.mark.parametrize("thinking", [{}, {"thinking": {"open": "\n", "close": "\n\n"}}])
+def test_thinking_that_no_tag_surrounds_cannot_be_ended(thinking: dict[str, Any]) -> None:
+    declared = {"start_anchor": "a", "fields": {"content": {}, **thinking}}
+    found = reply_format(tokenizer(PLAIN, response_template=declared))
+    assert isinstance(found, TemplateFormat)
+    assert (found.closing, found.without_thinking("")) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +122,7 @@ def test_thinking_is_ended_as_the_chat_template_writes_it_or_else_by_the_declare
         {"start_anchor": "a", "fields": {"content": {"open_pattern": "("}}},
         {"start_anchor": "a", "fields": {"content": {"open_pattern": 3}}},
         {"start_anchor": "a", "fields": {"content": {"content": "yaml"}}},
+        {"start_anchor": "a", "fields": {"content": {"content_args": [1]}}},
         {"start_anchor": "a", "fields": {"tool_calls": {"open": "<tool_call>"}}},
     ],
 )
