@@ -35,11 +35,8 @@ class ChatExchange:
         return True
 
     def store_partial(self, results: Results, reply: Message, at: datetime) -> None:
-        """Stores the part of a reply that a disconnected client has received, in a task.
-
-        A reply that was canceled while the model was thinking answers nothing, so it is not stored.
-        """
-        if self.stored and reply.content:
+        """Stores the part of a reply that a disconnected client has received, in a task."""
+        if self.stored:
             results.spawn(results.persist(lambda conn: self._append(conn, reply, at)))
 
     def _append(self, conn: Connection, reply: Message, at: datetime) -> None:

@@ -172,7 +172,7 @@ class ScriptedChat:
         expect(self._page.get_by_role("button", name="Send")).to_be_visible()
 
 
-def test_thinking_is_folded_above_its_reply_and_can_be_opened_while_it_goes_on(page: Page, size: str) -> None:
+def test_thinking_is_folded_above_its_reply_and_can_be_opened_while_it_goes_on(page: Page) -> None:
     chat = ScriptedChat(page)
     reply = chat.ask("How many legs do three spiders have?")
     thoughts, text = reply.locator(".thoughts"), reply.locator(".text")
@@ -193,7 +193,6 @@ def test_thinking_is_folded_above_its_reply_and_can_be_opened_while_it_goes_on(p
     expect(reply.get_by_text("medium was taken as on.")).to_be_visible()
     expect(page.get_by_role("status")).to_have_text("Reply: Twenty-four.")
     assert_accessible(page)
-    screenshot(page, f"thinking-{size}")
 
 
 def test_a_reply_stopped_or_cut_while_the_model_thinks_says_so(page: Page) -> None:
