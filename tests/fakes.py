@@ -95,7 +95,7 @@ def small_catalogue() -> FakeCatalogue:
             limits=Limits(size_multiple=16, frames_multiple=4, frames_remainder=1, max_duration_s=12),
             sizes={"9:16": (32, 64)},
         ),
-        spec("talker", "chat", defaults=Defaults(max_tokens=64), limits=Limits(context_tokens=2048)),
+        spec("talker", "chat", defaults=Defaults(max_tokens=64), limits=Limits(context_tokens=65_536)),
         spec("giant", "image", defaults=Defaults(steps=4), weight_bytes=99 * GIB),
     )
 

@@ -142,6 +142,7 @@ async def _serve(
         authenticator=Authenticator(database, local_key=write_local_key(settings.data_dir)),
         allowed_hosts=settings.allowed_hosts,
         allowed_origins=settings.allowed_origins,
+        body_memory_bytes=settings.body_memory,
         ready=lambda: fleet.not_ready_reason,
     )
     server = DrainingServer(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+from models.errors import UnknownModel as NoSuchModel
 from models.spec import ModelSpec
 from server.errors import Conflict, UnknownModel
 from server.fleet.engine_port import Engine
@@ -57,29 +58,30 @@ class ModelOverrides:
         Raises UnknownModel, NeverFits, Conflict, Unavailable.
         """
         spec = self._spec(name)
-        check_cooldown(self._live_jobs, name)
+        check_cooldown(self._live_jobs, spec.name)
         need_bytes = self._requirements.of(spec)
-        self._engine.check_fits(name, need_bytes)
-        self._engine.send(LoadModel(name, need_bytes))
-        logger.info("model load requested", extra={"model": name})
+        self._engine.check_fits(spec.name, need_bytes)
+        self._engine.send(LoadModel(spec.name, need_bytes))
+        logger.info("model load requested", extra={"model": spec.name})
 
     async def unload(self, name: str) -> None:
         """Evicts the model once its running jobs are done. Raises UnknownModel; Conflict for a pinned model."""
-        if self.is_pinned(self._spec(name)):
-            raise Conflict(f"{name} is pinned. Unpin it first.")
-        self._engine.send(UnloadModel(name))
-        logger.info("model unload requested", extra={"model": name})
+        spec = self._spec(name)
+        if self.is_pinned(spec):
+            raise Conflict(f"{spec.name} is pinned. Unpin it first.")
+        self._engine.send(UnloadModel(spec.name))
+        logger.info("model unload requested", extra={"model": spec.name})
 
     async def pin(self, name: str, pinned: bool) -> None:
         """Pins or unpins the model. Raises UnknownModel."""
-        self._spec(name)
+        name = self._spec(name).name
         await self._database.write(lambda conn: store.decide(conn, name, pinned=pinned))
         self._overrides[name] = replace(self._overrides.get(name, ModelOverride()), pinned=pinned)
         self._engine.send(Pin(name, pinned))
 
     async def keep_alive(self, name: str, seconds: float | None) -> None:
         """Sets the keep-alive; None removes the override. Raises UnknownModel."""
-        self._spec(name)
+        name = self._spec(name).name
         await self._database.write(lambda conn: store.decide(conn, name, keep_alive_s=seconds))
         self._overrides[name] = replace(self._overrides.get(name, ModelOverride()), keep_alive_s=seconds)
         self._engine.send(KeepAlive(name, seconds))
@@ -94,6 +96,7 @@ class ModelOverrides:
         return default if override is None else override
 
     def _spec(self, name: str) -> ModelSpec:
-        if name not in self._catalogue.names():
-            raise UnknownModel(f"There is no such model here.{nearest_name(name, self._catalogue)}")
-        return self._catalogue.get(name)
+        try:
+            return self._catalogue.get(name)
+        except NoSuchModel:
+            raise UnknownModel(f"There is no such model here.{nearest_name(name, self._catalogue)}") from None

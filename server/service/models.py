@@ -42,7 +42,8 @@ class Models:
 
     def one(self, name: str) -> ModelView:
         """Raises `models.errors.UnknownModel`."""
-        return self._view(self._catalogue.get(name), self._live_jobs.model(name))
+        spec = self._catalogue.get(name)
+        return self._view(spec, self._live_jobs.model(spec.name))
 
     def _view(self, spec: ModelSpec, live: ModelSnapshot | None) -> ModelView:
         left_s = live.idle_unload_in_s if live else None

@@ -7,6 +7,7 @@ only.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -44,7 +45,7 @@ class Prompts:
         while True:
             messages = context.messages
             try:
-                return await self._run(spec, lambda messages=messages: self._reader.read(spec, messages, options))
+                return await self._run(spec, functools.partial(self._reader.read, spec, messages, options))
             except PromptTooLong as error:
                 if not context.shorten():
                     raise ContextTooLong(error.message) from None
