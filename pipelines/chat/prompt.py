@@ -19,6 +19,7 @@ from pipelines.chat.thinking_switch import asks_for_none, has_switch, variables_
 from pipelines.interface import Message, Prompt, PromptOptions, PromptRefused
 
 SPELLED_OUT = "The messages spell out a special token of this model, which its tokenizer cannot read as text."
+EMPTY = "This model's chat template makes an empty prompt of these messages."
 DEFAULTS = PromptOptions()
 
 
@@ -33,6 +34,8 @@ def read_prompt(tokenizer: Any, messages: Sequence[Message], options: PromptOpti
     if asks_for_none(options.effort, options.template_variables) and not is_switched:
         found = found.extended(_without_thinking(tokenizer, found.opening))
     tokens = tuple(_tokens(tokenizer, found))
+    if not tokens:
+        raise PromptRefused(EMPTY)
     return Prompt(tokens=tokens, opening=found.opening, continues=continues, warnings=found.warnings)
 
 

@@ -8,7 +8,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 GEMMA = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}"
     "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
     "{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\\n' + m['content'] | trim"
@@ -43,7 +44,7 @@ LLAMA2 = (
     "{% if loop.index0 == 0 and system %}{% set content = '<<SYS>>\\n' + system + '\\n<</SYS>>\\n\\n' + m['content'] %}"
     "{% else %}{% set content = m['content'] %}{% endif %}"
     "{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
-    "{% else %}{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+    "{% elif m['role'] == 'assistant' %}{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
@@ -53,7 +54,8 @@ R1 = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '<|User|>' + m['content'] }}"
     "{% elif m['role'] == 'system' %}{{ m['content'] }}"
     "{% elif m['role'] == 'assistant' and 'tool_calls' in m %}{{ '<|Assistant|>' }}{% for call in m.tool_calls %}"
-    "{{ '<|call|>' + call.type + '<|sep|>' + call.function.name + '\\n```json\\n' + call.function.arguments + '\\n```' }}"
+    "{{ '<|call|>' + call.type + '<|sep|>' + call.function.name }}"
+    "{{ '\\n```json\\n' + call.function.arguments + '\\n```' }}"
     "{% endfor %}{{ eos_token }}"
     "{% elif m['role'] == 'tool' %}{{ '<|output|>' + m['content'] }}"
     "{% else %}{{ '<|Assistant|>' + m['content'].split('</think>')[-1] + eos_token }}{% endif %}{% endfor %}"
@@ -110,13 +112,15 @@ HARMONY = (
     "{{ '<|start|>assistant to=functions.' + call.name + '<|channel|>commentary json<|message|>' }}"
     "{{ call.arguments | tojson + '<|call|>' }}"
     "{%- elif loop.last and not add_generation_prompt %}"
-    "{%- if 'thinking' in m %}{{ '<|start|>assistant<|channel|>analysis<|message|>' + m.thinking + '<|end|>' }}{%- endif %}"
+    "{%- if 'thinking' in m %}{{ '<|start|>assistant<|channel|>analysis<|message|>' + m.thinking + '<|end|>' }}"
+    "{%- endif %}"
     "{{ '<|start|>assistant<|channel|>final<|message|>' + m.content + '<|return|>' }}"
     "{%- else %}{{ '<|start|>assistant<|channel|>final<|message|>' + m.content + '<|end|>' }}"
     "{%- set called.name = none %}{%- endif %}"
     "{%- elif m.role == 'tool' %}{%- if called.name is none %}"
-    "{{ raise_exception('Message has tool role, but there was no previous assistant message with a tool call!') }}{%- endif %}"
-    "{{ '<|start|>functions.' + called.name + ' to=assistant<|channel|>commentary<|message|>' + m.content|tojson + '<|end|>' }}"
+    "{{ raise_exception('Message has tool role, but there was no previous assistant message with a tool call!') }}"
+    "{%- endif %}{{ '<|start|>functions.' + called.name + ' to=assistant<|channel|>commentary<|message|>' }}"
+    "{{ m.content | tojson + '<|end|>' }}"
     "{%- elif m.role == 'user' %}{{ '<|start|>user<|message|>' + m.content + '<|end|>' }}{%- endif %}{%- endfor %}"
     "{%- if add_generation_prompt %}{{ '<|start|>assistant' }}{%- endif %}"
 )
