@@ -29,7 +29,7 @@ router = APIRouter()
 @router.post(
     "/api/chat",
     responses={
-        200: {"model": ChatReplyBody, "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"model": ChatReplyBody, "content": {"text/event-stream": {}}},
         **errors(404, 413, 429),
     },
     openapi_extra=json_body(Chat),

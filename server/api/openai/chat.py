@@ -27,7 +27,7 @@ from server.service.chat_turn import ChatTurn
 
 router = APIRouter(tags=["OpenAI"])
 
-STREAM: dict[str, Any] = {"content": {"application/json": {}, "text/event-stream": {"schema": {"type": "string"}}}}
+STREAM: dict[str, Any] = {"content": {"application/json": {}, "text/event-stream": {}}}
 
 
 @router.post(

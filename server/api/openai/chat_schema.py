@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema
 
@@ -35,7 +35,7 @@ class StreamOptions(Lenient):
 
 class CompletionFields(Lenient):
     messages: Annotated[list[Any], WithJsonSchema(MESSAGES_SCHEMA)] = Field(description=MESSAGES)
-    model: ModelName | None = None
+    model: ModelName | Literal[""] | None = None
     stream: bool | None = Field(None, description="true or false")
     stream_options: StreamOptions | None = Field(None, description='an object like {"include_usage": true}')
     max_tokens: Limit | None = Field(None, description=LIMIT)
@@ -96,9 +96,6 @@ class ChatCall:
 def read_chat(raw: Mapping[str, Any]) -> ChatCall:
     """Raises `BadRequest` with the field at fault and what it must be."""
     fields, warnings = sort_out(raw, ChatCompletion.model_fields)
-    for name in ("model", "stop"):
-        if fields.get(name) == "":
-            del fields[name]
     body = read_body(ChatCompletion, fields)
     messages = read_messages(body.messages)
     wish = read_thinking(body)
@@ -108,7 +105,7 @@ def read_chat(raw: Mapping[str, Any]) -> ChatCall:
     chat_input = ChatInput(
         messages=messages,
         stored=False,
-        model=body.model,
+        model=body.model or None,
         prompt_options=_prompt_options(body, wish, messages),
         n_choices=body.n or 1,
         max_tokens=max_tokens,
