@@ -57,13 +57,14 @@ def test_a_saved_language_model_becomes_a_lane_that_answers(tmp_path: Path) -> N
     lane.close()
 
 
-def test_a_language_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
+def test_a_language_model_that_lost_its_chat_template_after_it_was_listed_is_refused(tmp_path: Path) -> None:
     save_chat(tmp_path / "models/tiny")
+    spec = open_catalogue(tmp_path).get("tiny")
     for path in (tmp_path / "models/tiny").glob("*.jinja"):
         path.unlink()
 
     with pytest.raises(LoadFailed, match="no chat template"):
-        load(open_catalogue(tmp_path).get("tiny"), device="cpu", cache_bytes=1 << 20)
+        load(spec, device="cpu", cache_bytes=1 << 20)
 
 
 def test_a_model_that_is_not_downloaded_fails_with_that_reason(tmp_path: Path) -> None:
