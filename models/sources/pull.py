@@ -1,9 +1,12 @@
-"""Fetches one source in its own process: python -m models.sources.pull SOURCE RELATIVE_TO CACHE_DIR [--private]
+"""Fetches one source in its own process: python -m models.sources.pull SOURCE RELATIVE_TO CACHE_DIR [OPTION …]
 
 It writes its progress to stdout, one JSON object per line: {"doing": …, "done": …, "total": …}, once {"need": …,
 "free": …}, at last {"path": …, "source": …, "revision": …, "component": …, "note": …} or {"error": …}. It may be
 killed at any moment: the next run continues with what arrived. It is a process because the hub's library and the parser
 of a foreign format then have their own memory.
+
+--private: addresses of this network may be fetched from. --needs-chat-template: a language model without a chat
+template is refused before its weights are downloaded.
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from models.checkpoint.read_checkpoint import check_configs
-from models.errors import ModelsError
+from models.checkpoint.chat_checkpoint import NO_TEMPLATE
+from models.checkpoint.read_checkpoint import check_configs, type_of
+from models.errors import BadModel, ModelsError
+from models.files.chat_templates import chat_templates
 from models.sources import fetch
 
 WRITE_EVERY_S = 0.25
@@ -39,7 +44,7 @@ def main(source: str, relative_to: str, cache_dir: str, *options: str) -> int:
             cache_dir=Path(cache_dir),
             report=report,
             announce=lambda need, free: _write_line({"need": need, "free": free}),
-            check=check_configs,
+            check=_check_with_template if "--needs-chat-template" in options else check_configs,
             private="--private" in options,
         )
     except ModelsError as error:
@@ -50,6 +55,12 @@ def main(source: str, relative_to: str, cache_dir: str, *options: str) -> int:
         return 1
     _write_line({**asdict(fetched), "path": str(fetched.path)})
     return 0
+
+
+def _check_with_template(folder: Path) -> None:
+    check_configs(folder)
+    if type_of(folder) == "chat" and not chat_templates(folder):
+        raise BadModel(NO_TEMPLATE)
 
 
 def _write_line(line: dict[str, Any]) -> None:

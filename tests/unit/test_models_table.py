@@ -51,6 +51,11 @@ ROWS = {
         "test_a_gguf_with_a_tensor_of_five_dimensions_makes_the_clip_of_its_pipeline"),
     "an averaged copy of the weights (EMA) beside them": (
         "checkpoint/test_single_file.py", "test_ema_copies_beside_the_weights_are_told_and_not_used"),
+    "sampling settings in `generation_config.json` or a GGUF": (
+        "checkpoint/test_chat_checkpoint.py",
+        "test_the_makers_sampling_is_the_default_and_its_origin_is_the_checkpoint"),
+    "several chat templates by name": (
+        "loading/test_tokenizer.py", "test_the_default_of_several_templates_is_used"),
     "a folder, weights, shard, config or vocabulary that is not there": (
         "files/test_completeness.py", "test_a_pipeline_that_lacks_a_part_is_incomplete_and_names_it"),
     "a file that ends early, or that a download still writes": (
@@ -100,6 +105,9 @@ ROWS = {
         "files/test_weight_files.py", "test_an_index_may_not_point_outside_its_folder"),
     "a header that does not match its file": (
         "test_hostile_files.py", "test_a_hostile_checkpoint_is_refused_quickly_and_a_sound_one_next_to_it_is_served"),
+    "a language model without a chat template": (
+        "checkpoint/test_chat_checkpoint.py",
+        "test_a_language_model_without_a_chat_template_is_refused_with_what_to_set"),
     "a chat template that takes more than two seconds": (
         "test_hostile_files.py", "test_a_hostile_checkpoint_is_refused_quickly_and_a_sound_one_next_to_it_is_served"),
     "numbers that are not finite, or a picture of one colour, in the first trial step": (

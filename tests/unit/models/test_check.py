@@ -15,7 +15,7 @@ from models.check import CheckReport, DeviceMemory, check_source, name_of
 from tests.support.catalogues import open_catalogue
 from tests.support.checkpoints import ONE_F16, chat_folder, safetensors_bytes, stable_diffusion_folder, write_json
 from tests.support.hub_client import hub_client
-from tests.support.hub_repositories import sd15
+from tests.support.hub_repositories import qwen3, sd15
 
 GIB = 2**30
 
@@ -118,6 +118,26 @@ def test_a_folder_that_cannot_be_served_is_told_why(tmp_path: Path, make: Any, w
 
     assert (report.state, report.is_servable) == ("refused", False)
     assert words in report.reason
+
+
+def test_a_language_model_without_a_chat_template_is_told_so(tmp_path: Path) -> None:
+    report = checked(chat_folder(tmp_path / "x", template=None), tmp_path)
+
+    assert (report.state, report.type, report.is_servable) == ("refused", "chat", False)
+    assert report.reason.startswith("has no chat template; set load.chat_template to one of chatml, ")
+
+
+def test_a_language_model_on_the_hub_without_a_chat_template_is_told_so_before_its_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = {name: content for name, content in qwen3().items() if not name.endswith(".jinja")}
+    bare["tokenizer_config.json"] = b"{}"
+    with hub_client(monkeypatch, tmp_path, {"owner/bare": bare, "owner/chat": {**bare, "chat_template.jinja": b"x"}}):
+        report = checked("owner/bare", tmp_path)
+        assert (report.state, report.is_servable) == ("not downloaded", False)
+        assert report.reason.startswith("has no chat template; ")
+
+        assert checked("owner/chat", tmp_path).is_servable
 
 
 def test_a_source_that_is_nowhere_is_refused(tmp_path: Path) -> None:

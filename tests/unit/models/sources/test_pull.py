@@ -55,10 +55,25 @@ def test_a_repository_arrives_in_the_hubs_own_cache_without_its_code(tmp_path: P
 
     folder = Path(lines[-1]["path"])
     assert folder.is_relative_to(tmp_path / "hf/hub/models--owner--name/snapshots")
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"
+    ]  # fmt: skip
     assert (folder / "model.safetensors").read_bytes() == BIG
     assert max(line.get("done", 0) for line in lines) > MIB
     assert not any("run_me" in path for path, _, _ in hub.requests)
+
+
+def test_a_language_model_without_a_chat_template_is_refused_before_its_weights_are_downloaded(tmp_path: Path) -> None:
+    files = {name: content for name, content in repo(tmp_path).items() if name != "chat_template.jinja"}
+    with fake_hub({"owner/name": files}) as hub:
+        env = environment(hub, tmp_path)
+        refused = pull("owner/name", tmp_path, env, "--needs-chat-template")
+        before = list(hub.resolved())
+        allowed = pull("owner/name", tmp_path, env)
+
+    assert refused[-1]["error"].startswith("has no chat template; ")
+    assert "model.safetensors" not in before
+    assert "path" in allowed[-1]
 
 
 def test_the_error_tells_a_missing_network_from_the_offline_setting(tmp_path: Path) -> None:
