@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from models.errors import BadModel
-from models.loading.tokenizer import open_tokenizer
 from models.spec import ModelSpec
 from pipelines.chat.context_length import context_of
 from pipelines.chat.prompt import read_prompt
@@ -44,8 +43,14 @@ class _Place:
         self.opened: _Tokenizer | None = None
 
 
+def _open_tokenizer(spec: ModelSpec, path: Path) -> Any:
+    from models.loading.tokenizer import open_tokenizer  # brings torch, which a server that starts does not wait for
+
+    return open_tokenizer(spec, path)
+
+
 class PromptReader:
-    def __init__(self, open_: Callable[[ModelSpec, Path], Any] = open_tokenizer, max_open: int = MAX_OPEN) -> None:
+    def __init__(self, open_: Callable[[ModelSpec, Path], Any] = _open_tokenizer, max_open: int = MAX_OPEN) -> None:
         self._open = open_
         self._max_open = max_open
         self._places: OrderedDict[Key, _Place] = OrderedDict()  # used last stands last

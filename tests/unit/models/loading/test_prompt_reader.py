@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -45,6 +47,13 @@ def test_a_saved_model_is_read_as_its_own_tokenizer_reads_it(tmp_path: Path) -> 
 
     assert prompt.opening == "<|im_end|>\n<|im_start|>assistant\n"
     assert PromptReader().n_tokens_known(spec) == 99
+
+
+def test_a_reader_is_made_without_torch() -> None:
+    program = "import sys; from models.loading.prompt_reader import PromptReader; PromptReader(); "
+    program += "print('torch' in sys.modules, 'transformers' in sys.modules)"
+
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "False False\n"
 
 
 def test_a_tokenizer_is_opened_once_even_when_several_threads_need_it() -> None:

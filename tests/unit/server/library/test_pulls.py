@@ -23,7 +23,14 @@ def anyio_backend() -> str:
 
 
 def llama() -> Files:
-    names = ["README.md", "config.json", "model.safetensors", "pytorch_model.bin", "tokenizer.json"]
+    names = [
+        "README.md",
+        "chat_template.jinja",
+        "config.json",
+        "model.safetensors",
+        "pytorch_model.bin",
+        "tokenizer.json",
+    ]
     return language_model("LlamaForCausalLM", "llama", names)
 
 
