@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 REPLACEMENT = "\ufffd"  # decoders return it for bytes that are no character, or not a whole one yet
 MAX_OPEN_BYTES = 3  # most bytes of an incomplete UTF-8 character
-MAX_WINDOW = 64  # tokens that are decoded at once
+MAX_WINDOW = 256  # most tokens that are decoded at once
 
 _BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")  # SentencePiece's byte fallback
 # Decoders of the `tokenizers` library that give each token behind the first the same text whatever its neighbors.
@@ -93,7 +93,7 @@ class Detokenizer:
         twice = self.decode([token, token])
         utf8 = (twice[len(alone) :] if twice.startswith(alone) else alone).encode("utf-8", "replace")
         if REPLACEMENT in alone:
-            utf8 = _bytes_of_name(self.name_of(token), alone) or utf8
+            utf8 = _bytes_of_name(self.name_of(token)) or utf8
         try:
             text = utf8.decode()
         except UnicodeDecodeError:
@@ -193,10 +193,13 @@ def _has_separate_texts(tokenizer: Any) -> bool:
         return False
     steps = state["decoders"] if state["type"] == "Sequence" else [state]
     kinds = [step["type"] for step in steps]
-    if not _SEPARATE_DECODERS.issuperset(kinds) or ("ByteLevel" in kinds and len(kinds) > 1):
+    if not _SEPARATE_DECODERS.issuperset(kinds) or "ByteLevel" in kinds[1:]:
         return False
-    behind_fuse = steps[kinds.index("Fuse") + 1 :] if "Fuse" in kinds else []  # they see the whole text
-    return all(step["type"] == "Strip" and step["start"] <= 1 and step["stop"] == 0 for step in behind_fuse)
+    n_separate = next((index for index, kind in enumerate(kinds) if kind in ("ByteLevel", "Fuse")), len(kinds))
+    return all(  # steps that see the whole text
+        step["type"] == "Fuse" or (step["type"] == "Strip" and step["start"] <= 1 and step["stop"] == 0)
+        for step in steps[n_separate + 1 :]
+    )
 
 
 def _n_common(one: str, other: str) -> int:
@@ -206,15 +209,14 @@ def _n_common(one: str, other: str) -> int:
     return next((index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(other))
 
 
-def _bytes_of_name(name: str, text: str) -> bytes:
-    """The bytes that a token's name spells, if they decode to `text`, which is no whole characters. Else empty."""
+def _bytes_of_name(name: str) -> bytes:
+    """The bytes that a token's name spells in one of the two ways that there are; empty if it spells none."""
     if match := _BYTE_TOKEN.fullmatch(name):
         return bytes.fromhex(match[1])
     try:
-        utf8 = bytes(_BYTE_LEVEL[character] for character in name)
+        return bytes(_BYTE_LEVEL[character] for character in name)
     except KeyError:
         return b""
-    return utf8 if utf8.decode("utf-8", "replace") == text else b""
 
 
 def _byte_level_alphabet() -> dict[str, int]:

@@ -92,3 +92,13 @@ def test_adjacent_texts_of_one_section_are_joined() -> None:
 
     reply = ReplyText(Texts("ab", THINK, "c"), Twice(), [])
     assert [list(reply.push(token)) for token in range(3)] == [[("content", "abab")], [], [("thinking", "cc")]]
+
+
+def test_nothing_behind_a_stop_string_is_shown_though_it_came_with_the_same_token() -> None:
+    class Both(PlainSections):
+        def push(self, piece: Piece) -> Sequence[tuple[Section, Piece]]:
+            return [("content", piece), ("thinking", piece)]
+
+    reply = ReplyText(Texts("a STOP"), Both(), ["STOP"])
+    assert reply.push(0) == [("content", "a ")]
+    assert reply.thinking == ""

@@ -71,6 +71,17 @@ def test_text_before_a_stop_string_keeps_the_marks_of_its_pieces() -> None:
     assert shown == [Piece("a"), END]
 
 
+def test_of_stop_strings_that_are_complete_at_once_the_longest_counts() -> None:
+    for strings in (["b", "ab"], ["ab", "b"]):
+        assert push(StopStrings(strings), "xa", "b") == ["x", ""]
+
+
+def test_text_is_held_back_for_the_stop_string_of_which_most_is_there() -> None:
+    stops = StopStrings(["bbb", "abc"])
+    assert push(stops, "xab", "bb") == ["x", "a"]
+    assert stops.found
+
+
 def test_long_text_that_may_become_a_stop_string_takes_time_in_proportion_to_it() -> None:
     def seconds(n: int) -> float:
         stops = StopStrings(["a" * n + "b", "ab" * n + "c"])
