@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -48,10 +49,13 @@ async def talking(folder: Path, client: str, streamed: bool) -> AsyncIterator[tu
     assert talker.heard == [conversation(n) for n in range(1, N_TURNS + 1)]
 
 
+def client(url: str, key: str) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0)
+
+
 async def test_openai_python(tmp_path: Path, streamed: bool) -> None:
     messages: list[Any] = [{"role": "system", "content": SYSTEM}]
-    async with talking(tmp_path, "openai-python", streamed) as (url, key):
-        ai = openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0)
+    async with talking(tmp_path, "openai-python", streamed) as (url, key), client(url, key) as ai:
         for question in QUESTIONS:
             messages.append({"role": "user", "content": question})
             if streamed:
@@ -60,7 +64,6 @@ async def test_openai_python(tmp_path: Path, streamed: bool) -> None:
             else:
                 completion = await ai.chat.completions.create(model="talker", messages=messages)
             messages.append(completion.choices[0].message.model_dump())
-        await ai.close()
 
     assert (messages[-1]["content"], messages[-1]["reasoning_content"]) == (REPLY, THINKING)
 
@@ -95,8 +98,9 @@ async def test_node(tmp_path: Path, streamed: bool, package: str) -> None:
 async def test_langchain(tmp_path: Path, streamed: bool) -> None:
     langchain = pytest.importorskip("langchain_openai", reason="pip install langchain-openai")
     messages: list[Any] = [("system", SYSTEM)]
-    async with talking(tmp_path, "langchain", streamed) as (url, key):
-        model = langchain.ChatOpenAI(base_url=url, api_key=key, model="talker", temperature=0, max_retries=0)
+    async with talking(tmp_path, "langchain", streamed) as (url, key), httpx.AsyncClient() as http:
+        options = {"temperature": 0, "max_retries": 0, "http_async_client": http}
+        model = langchain.ChatOpenAI(base_url=url, api_key=key, model="talker", **options)
         for question in QUESTIONS:
             messages.append(("human", question))
             if streamed:
@@ -124,14 +128,16 @@ async def test_litellm(tmp_path: Path, streamed: bool, monkeypatch: pytest.Monke
                 completion = litellm.stream_chunk_builder([chunk async for chunk in completion], messages=messages)
             messages.append(completion.choices[0].message)
 
+        await litellm.close_litellm_async_clients()
+
     assert (messages[-1].content, messages[-1].reasoning_content) == (REPLY, THINKING)
 
 
 async def test_instructor(tmp_path: Path, streamed: bool) -> None:
     instructor = pytest.importorskip("instructor", reason="pip install instructor")
     messages: list[Any] = [{"role": "system", "content": SYSTEM}]
-    async with talking(tmp_path, "instructor", streamed) as (url, key):
-        ai = instructor.from_openai(openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0))
+    async with talking(tmp_path, "instructor", streamed) as (url, key), client(url, key) as plain:
+        ai = instructor.from_openai(plain)
         for question in QUESTIONS:
             messages.append({"role": "user", "content": question})
             completion = await ai.chat.completions.create(
@@ -152,8 +158,8 @@ async def test_pydantic_ai(tmp_path: Path, streamed: bool) -> None:
     from pydantic_ai.providers.openai import OpenAIProvider
 
     history: list[Any] = []
-    async with talking(tmp_path, "pydantic-ai", streamed) as (url, key):
-        model = OpenAIChatModel("talker", provider=OpenAIProvider(base_url=url, api_key=key))
+    async with talking(tmp_path, "pydantic-ai", streamed) as (url, key), client(url, key) as ai:
+        model = OpenAIChatModel("talker", provider=OpenAIProvider(openai_client=ai))
         agent = pydantic_ai.Agent(model, system_prompt=SYSTEM)
         for question in QUESTIONS:
             if streamed:
