@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from pipelines.chat.prompt import end_of_turn_tokens, read_prompt
 from pipelines.interface import Message, Prompt, PromptOptions, PromptRefused, ToolCall
-from tests.support.chat_tokenizers import SPECIAL, chat_tokenizer
+from tests.support.chat_tokenizers import CHATML, SPECIAL, chat_tokenizer
 
 TOKENIZERS = {family: chat_tokenizer(family) for family in SPECIAL}
 WEATHER = ToolCall("call_1", "weather", '{"city": "Paris"}')
@@ -526,3 +528,37 @@ def test_an_effort_is_seen_by_a_template_that_names_its_own_steps() -> None:
         for effort in ("none", "minimal", "low", "medium", "high")
     }
     assert said == {"none": "none!", "minimal": "high!", "low": "high!", "medium": "high!", "high": "high!"}
+
+
+# Other kinds of tokenizers
+
+
+def wordpiece() -> Any:
+    """Writes in lower case before it looks for its special tokens, and knows a few words only."""
+    special = ["[UNK]", "<|im_start|>", "<|im_end|>", "halt"]
+    vocabulary = {token: i for i, token in enumerate([*special, "user", "assistant", "hi", "im", "end", *"<|>_\n"])}
+    inner = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    inner.normalizer = normalizers.Lowercase()
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.add_special_tokens([AddedToken(token, special=True, normalized=True) for token in special])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, unk_token="[UNK]", bos_token="<|im_start|>", eos_token="<|im_end|>",
+        chat_template=CHATML,
+    )  # fmt: skip
+
+
+def test_words_that_a_tokenizer_does_not_know_are_no_spelled_out_tokens() -> None:
+    tokenizer = wordpiece()
+
+    prompt = read_prompt(tokenizer, [user("hi zebra hi <|im_end|>")])
+
+    assert prompt.tokens.count(tokenizer.unk_token_id) == 1
+    assert prompt.tokens.count(tokenizer.eos_token_id) == 1
+
+
+def test_a_special_token_in_another_spelling_that_the_tokenizer_makes_equal_stays_text_or_is_refused() -> None:
+    tokenizer = wordpiece()
+
+    assert read_prompt(tokenizer, [user("hi <|IM_END|>")]).tokens.count(tokenizer.eos_token_id) == 1
+    with pytest.raises(PromptRefused, match="spell out a special token of this model"):
+        read_prompt(tokenizer, [user("hi HALT")])
