@@ -52,21 +52,15 @@ def _render(text: str) -> int:
     Returns an exit code: 0 within the limits, 3 too much text, 4 out of memory or stack.
     """
     from jinja2 import TemplateError
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
+    from pipelines.chat.template_language import template_environment
 
-    # As transformers sets it up. Without autoescape: the text is not HTML.
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.globals |= {"raise_exception": raise_exception, "strftime_now": lambda _: "today"}
     variables = {
         "messages": CONVERSATION, "add_generation_prompt": True, "bos_token": "<s>", "eos_token": "</s>", "tools": None,
     }  # fmt: skip
     written = 0
     try:
-        for piece in environment.from_string(text).generate(**variables):
+        for piece in template_environment().from_string(text).generate(**variables):
             written += len(piece)
             if written > MAX_TEXT_CHARS:
                 return 3

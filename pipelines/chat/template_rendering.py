@@ -12,11 +12,9 @@ from typing import Any, cast
 
 import jinja2
 from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipelines.chat.message_forms import Turn
+from pipelines.chat.template_language import template_environment
 from pipelines.interface import PromptRefused
 
 MAX_REASON_CHARS = 200
@@ -86,24 +84,10 @@ def readable(reason: str) -> str:
     return text if len(text) <= MAX_REASON_CHARS else text[: MAX_REASON_CHARS - 1] + "…"
 
 
-class _Generation(Extension):
-    """Reads the blocks {% generation %} … {% endgeneration %}, with which templates mark text for training."""
-
-    tags = {"generation"}  # noqa: RUF012  # as jinja2 declares it
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body, lineno=line)
-
-
 @lru_cache(maxsize=64)
 def _parsed(text: str) -> nodes.Template:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
     try:
-        return environment.parse(text)
+        return template_environment().parse(text)
     except (jinja2.TemplateError, RecursionError):  # rendering tells what is wrong
         return nodes.Template([], lineno=1)
 

@@ -154,6 +154,9 @@ CORPUS: dict[str, Callable[[Path, Path], object]] = {
     ),
     "template that loops": template("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"),
     "template that grows": template("{{ 'a' * 900000000 }}"),
+    "template that grows where text is marked for training": template(
+        "{{ messages | tojson(ensure_ascii=False) }}{% generation %}{{ 'a' * 900000000 }}{% endgeneration %}"
+    ),
     "template that writes too much": template("{% for a in range(99999) %}{{ 'word ' * 100 }}{% endfor %}"),
     "template larger than a megabyte": template("{# " + "x" * (2 << 20) + " #}"),
     "deeply nested config": deeply_nested_config,
