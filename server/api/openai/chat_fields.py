@@ -30,9 +30,9 @@ NOTED = frozenset(
         "kv_transfer_params", "timings_per_token", "return_progress", "draft_model", "ttl", "keep_alive",
         "mirostat_tau", "mirostat_eta", "dry_base", "dry_allowed_length", "dry_penalty_last_n",
         "dry_sequence_breakers", "xtc_threshold", "dynatemp_exponent", "length_penalty", "early_stopping",
-        "add_special_tokens", "spaces_between_special_tokens", "guided_decoding_backend",
-        "guided_whitespace_pattern", "mm_processor_kwargs", "media_io_kwargs", "min_keep", "provider", "route",
-        "transforms", "usage", "trace", "tool_stream", "parse_tool_calls",
+        "spaces_between_special_tokens", "guided_decoding_backend", "guided_whitespace_pattern",
+        "mm_processor_kwargs", "media_io_kwargs", "min_keep", "provider", "route", "transforms", "usage", "trace",
+        "tool_stream", "parse_tool_calls",
     }
 )  # fmt: skip
 
@@ -51,7 +51,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "guided_grammar": (), "grammar": (), "json_schema": (), "regex": (), "ebnf": (), "logits_processors": (),
     "lora": (), "lora_path": (), "plugins": (), "safe_prompt": (), "enable_search": (), "post_sampling_probs": (),
     "separate_reasoning": (True,), "stream_reasoning": (True,), "reasoning_format": ("auto", "deepseek", "parsed"),
-    "n_probs": (0,), "watermark": (), "data_sources": (),
+    "n_probs": (0,), "watermark": (), "data_sources": (), "add_special_tokens": (),
 }  # fmt: skip
 
 # Refused: an empty object switches them on.

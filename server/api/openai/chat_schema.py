@@ -15,7 +15,7 @@ from pydantic import Field, WithJsonSchema
 from pipelines.interface import Message, PromptOptions
 from server.api.openai.chat_fields import sort_out
 from server.api.openai.chat_thinking import ThinkingFields, ThinkingWish, read_thinking
-from server.api.openai.fields import Lenient, Limit, StopText, TokenId, TokenKey, Whole
+from server.api.openai.field_types import Lenient, Limit, StopText, TokenId, TokenKey, Whole
 from server.api.openai.message_schema import MAX_DEPTH, MESSAGES, MESSAGES_SCHEMA, nested_deeper, read_messages
 from server.api.schemas import ModelName, read_body
 from server.api.thinking import SWITCHED_ON

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field
 
 from pipelines.interface import Effort
-from server.api.openai.fields import Lenient, Whole
+from server.api.openai.field_types import Lenient, Whole
 from server.api.thinking import SWITCHED_ON, THINKING_TOKENS
 from server.errors import BadRequest
 
@@ -80,12 +80,11 @@ def read_thinking(body: ThinkingFields) -> ThinkingWish:
         names = list(efforts)
         raise BadRequest(f"{names[0]} and {names[-1]} name different efforts: send one of them.", param=names[-1])
     effort: Effort | None = "none" if off is not None else next(iter(efforts.values()), None)
-    budgets = [budget for budget in _budgets(body) if budget >= 0]
-    limit = min(budgets, default=None)
-    if effort is not None and limit is None:
+    limit = min((budget for _, budget in _budgets(body)), default=None)
+    if effort == "none" or (effort is not None and limit is None):
         limit = THINKING_TOKENS.get(effort)
     return ThinkingWish(
-        effort="none" if limit == 0 else effort,
+        effort=effort,
         on=on is not None and effort is None,
         max_tokens=limit,
         shown=body.include_reasoning is not False and not (body.reasoning is not None and body.reasoning.exclude),
@@ -109,6 +108,9 @@ def _switches(body: ThinkingFields) -> Iterator[tuple[str, bool]]:
             yield f"chat_template_kwargs.{name}", value
     for name, effort in _efforts(body):
         yield name, effort != "none"
+    for name, budget in _budgets(body):
+        if budget == 0:
+            yield name, False
 
 
 def _efforts(body: ThinkingFields) -> Iterator[tuple[str, Effort]]:
@@ -124,11 +126,12 @@ def _efforts(body: ThinkingFields) -> Iterator[tuple[str, Effort]]:
             yield name, EFFORTS[effort]
 
 
-def _budgets(body: ThinkingFields) -> Iterator[int]:
-    """Yields each limit of the tokens to think."""
-    if body.thinking_budget is not None:
-        yield body.thinking_budget
-    if body.reasoning is not None and body.reasoning.max_tokens is not None:
-        yield body.reasoning.max_tokens
-    if isinstance(body.thinking, Thinking) and body.thinking.budget_tokens is not None:
-        yield body.thinking.budget_tokens
+def _budgets(body: ThinkingFields) -> Iterator[tuple[str, int]]:
+    """Yields each field that limits the tokens."""
+    if body.thinking_budget is not None and body.thinking_budget >= 0:
+        yield "thinking_budget", body.thinking_budget
+    if body.reasoning is not None and body.reasoning.max_tokens is not None and body.reasoning.max_tokens >= 0:
+        yield "reasoning.max_tokens", body.reasoning.max_tokens
+    thinking = body.thinking
+    if isinstance(thinking, Thinking) and thinking.budget_tokens is not None and thinking.budget_tokens >= 0:
+        yield "thinking.budget_tokens", thinking.budget_tokens

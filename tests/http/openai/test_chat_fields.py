@@ -194,6 +194,7 @@ def test_a_field_that_cannot_be_done_is_refused_by_name(fields: Any, param: str 
         ({"reasoning": {"enabled": False}}, "none", 0),
         ({"reasoning": {"max_tokens": 50}}, None, 50),
         ({"thinking": {"type": "disabled"}}, "none", 0),
+        ({"thinking": {"type": "disabled", "budget_tokens": 50}}, "none", 0),
         ({"thinking": {"type": "enabled", "budget_tokens": 50}}, None, 50),
         ({"thinking": False}, "none", 0),
         ({"enable_thinking": False}, "none", 0),
@@ -228,6 +229,7 @@ def test_thinking_that_is_switched_on_has_no_limit_and_no_effort(fields: Any) ->
     [
         ({"enable_thinking": False, "reasoning_effort": "low"}, "enable_thinking and reasoning_effort contradict"),
         ({"think": True, "reasoning_effort": "none"}, "contradict"),
+        ({"enable_thinking": True, "thinking_budget": 0}, "thinking_budget and enable_thinking contradict"),
         ({"reasoning_effort": "low", "reasoning": {"effort": "high"}}, "different efforts"),
         ({"reasoning_effort": "much"}, "reasoning_effort must be one of none, minimal, low"),
         ({"thinking": {"type": "perhaps"}}, "thinking must be"),
