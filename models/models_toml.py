@@ -38,11 +38,19 @@ class TomlFile:
         return name in self._parse().get("models", {})
 
     def merge(self, name: str, changes: Mapping[str, Any]) -> None:
-        """Writes `changes` over the entry. None removes a key, and a table is merged into the table of that key."""
+        """Writes `changes` over the entry. None removes a key, and a table is merged into the table of that key.
+
+        Raises `BadConfig` for a value that TOML cannot hold: null in a list, half of a surrogate pair.
+        """
         document = self._parse()
         models = document.setdefault("models", tomlkit.table(is_super_table=True))
-        _merge(models.setdefault(name, tomlkit.table()), changes)
-        self.write(tomlkit.dumps(document))
+        try:
+            _merge(models.setdefault(name, tomlkit.table()), changes)
+            text = tomlkit.dumps(document)
+            text.encode()
+        except (TOMLKitError, ValueError) as error:  # UnicodeEncodeError is a ValueError
+            raise BadConfig(f"{name} has a value that a TOML file cannot hold") from error
+        self.write(text)
 
     def drop(self, name: str) -> None:
         document = self._parse()

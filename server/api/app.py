@@ -78,8 +78,8 @@ RESOURCES = (
     files,
     models,
     model_control,
+    model_check,  # before the paths of the catalogue that it lies among
     catalogue,
-    model_check,
     queue,
     keys,
     webhooks,
