@@ -107,11 +107,12 @@ class Prompt:
 class PromptRefused(Exception):
     """These messages cannot become a prompt of this model."""
 
-    def __init__(self, message: str, detail: str = "") -> None:
-        """message: for the client; detail: for the log."""
+    def __init__(self, message: str, detail: str = "", *, field: str = "messages") -> None:
+        """message: for the client; detail: for the log; field: of the request that is at fault."""
         super().__init__(message)
         self.message = message
         self.detail = detail
+        self.field = field
 
 
 class PromptTooLong(PromptRefused):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import BadModel, Incomplete
+from models.files.chat_templates import MORE_FILES as MORE_TEMPLATES
 from models.files.completeness import check_chat_complete, check_pipeline_complete
 from models.files.json_files import read_config
 from models.files.leftovers import files_in, is_leftover
@@ -83,7 +84,8 @@ def _model(folder: Path) -> Selection:
         check_chat_complete(folder)
     elif not weights:
         raise Incomplete("has not all of its files: the weights", missing=("the weights",))
-    return _selection(folder, _configs(folder), weights)
+    templates = [path.relative_to(folder).as_posix() for path in files_in(folder, MORE_TEMPLATES)]
+    return _selection(folder, [*_configs(folder), *templates], weights)
 
 
 def _selection(folder: Path, configs: list[str], weights: Iterable[Path]) -> Selection:

@@ -193,13 +193,11 @@ def _has_separate_texts(tokenizer: Any) -> bool:
         return False
     steps = state["decoders"] if state["type"] == "Sequence" else [state]
     kinds = [step["type"] for step in steps]
-    if not _SEPARATE_DECODERS.issuperset(kinds) or "ByteLevel" in kinds[1:]:
+    if not _SEPARATE_DECODERS.issuperset(kinds):
         return False
     n_separate = next((index for index, kind in enumerate(kinds) if kind in ("ByteLevel", "Fuse")), len(kinds))
-    return all(  # steps that see the whole text
-        step["type"] == "Fuse" or (step["type"] == "Strip" and step["start"] <= 1 and step["stop"] == 0)
-        for step in steps[n_separate + 1 :]
-    )
+    joined = steps[n_separate + 1 :]  # what works on the whole text
+    return all(step["type"] == "Strip" and step["start"] <= 1 and step["stop"] == 0 for step in joined)
 
 
 def _n_common(one: str, other: str) -> int:

@@ -20,6 +20,7 @@ from pipelines.interface import Message, Prompt, PromptOptions, PromptRefused
 
 SPELLED_OUT = "The messages spell out a special token of this model, which its tokenizer cannot read as text."
 EMPTY = "This model's chat template makes an empty prompt of these messages."
+CONTINUES = "continue_final_message"  # the field of the request
 DEFAULTS = PromptOptions()
 
 
@@ -71,11 +72,14 @@ def _continued(messages: tuple[Message, ...], continues: bool | None) -> tuple[t
     if last.role != "assistant":
         if continues:
             raise PromptRefused(
-                f"continue_final_message needs a last message of the assistant; the last one is of the {last.role}."
+                f"continue_final_message needs a last message of the assistant; the last one is of the {last.role}.",
+                field=CONTINUES,
             )
         return messages, False
     if last.tool_calls and continues:
-        raise PromptRefused("continue_final_message: the last message calls tools, so that it cannot be continued.")
+        raise PromptRefused(
+            "continue_final_message: the last message calls tools, so that it cannot be continued.", field=CONTINUES
+        )
     if continues is False or last.tool_calls:
         return messages, False
     if not last.content.strip():  # nothing to go on with: the reply begins here

@@ -30,24 +30,26 @@ RESERVED = frozenset(
 def check_variables(tokenizer: Any, variables: Mapping[str, object]) -> None:
     """Raises `PromptRefused` that names the variable at fault."""
     if len(variables) > MAX_NAMES:
-        raise PromptRefused(f"{FIELD} has more than {MAX_NAMES} names.")
+        raise PromptRefused(f"{FIELD} has more than {MAX_NAMES} names.", field=FIELD)
     for name, value in variables.items():
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise PromptRefused(f"{FIELD} has a name that is not made of letters, digits and _.")
+            raise PromptRefused(f"{FIELD} has a name that is not made of letters, digits and _.", field=FIELD)
         is_token = name.endswith(("_token", "_tokens", "_token_id")) or name in tokenizer.special_tokens_map
         if name in RESERVED or name.startswith("return_") or is_token:
-            raise PromptRefused(f"{FIELD}.{name} cannot be set: it is given by the server or the checkpoint.")
+            raise PromptRefused(
+                f"{FIELD}.{name} cannot be set: it is given by the server or the checkpoint.", field=FIELD
+            )
         if not _is_flat(value, MAX_DEPTH):
-            raise PromptRefused(f"{FIELD}.{name} is nested more than {MAX_DEPTH} deep.")
+            raise PromptRefused(f"{FIELD}.{name} is nested more than {MAX_DEPTH} deep.", field=FIELD)
     try:
         texts = {name: json.dumps(value, ensure_ascii=False) for name, value in variables.items()}
     except (TypeError, ValueError) as error:
-        raise PromptRefused(f"{FIELD} must hold JSON values.", str(error)) from error
+        raise PromptRefused(f"{FIELD} must hold JSON values.", str(error), field=FIELD) from error
     if sum(map(len, texts.values())) > MAX_CHARS:
-        raise PromptRefused(f"{FIELD} is longer than {MAX_CHARS} characters.")
+        raise PromptRefused(f"{FIELD} is longer than {MAX_CHARS} characters.", field=FIELD)
     for name, text in texts.items():
         if special_tokens(tokenizer).texts.search(text):
-            raise PromptRefused(f"{FIELD}.{name} spells out a special token of this model.")
+            raise PromptRefused(f"{FIELD}.{name} spells out a special token of this model.", field=FIELD)
 
 
 def _is_flat(value: object, depth: int) -> bool:

@@ -89,8 +89,11 @@ class Library:
         return self.get(name)
 
     async def change(self, name: str, values: Mapping[str, Any]) -> ModelSpec:
-        """Merge `values` into the model's entry; None removes a key, and the checkpoint's own value applies again."""
-        name = self.get(name).name
+        """Merge `values` into the model's entry; None removes a key, and the checkpoint's own value applies again.
+
+        A model that is not served can be changed too, if it is served with the change.
+        """
+        name = name if name in self.refused() else self.get(name).name
         if "source" in values:  # the pinned commit is one of the old source
             values = {"revision": await self._cached_revision(values), **values}
         await self._edit(name, lambda: self._toml.merge(name, values))

@@ -181,12 +181,19 @@ class Pulls:
             return f"its revision {pinned[:12]} is up to date"
         return f"its pinned revision changed from {pinned[:12]} to {pull.revision[:12]}"
 
+    def _template_option(self, pull: Pull) -> Sequence[str]:
+        """A chat model without a template is refused before its weights, unless its entry names one."""
+        entries = (pull.entry, self._library.entry(pull.name))
+        names_one = any(entry.get("load", {}).get("chat_template") is not None for entry in entries)
+        return () if names_one else ("--needs-chat-template",)
+
     async def _child(self, running: _Running) -> dict[str, Any]:
         """Follow the child to its end; returns its last message."""
         running.process = process = await asyncio.create_subprocess_exec(
             *self._command,
             self._pulls[running.id].source,
             *self._arguments,
+            *self._template_option(self._pulls[running.id]),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,

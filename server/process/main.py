@@ -22,11 +22,11 @@ from types import FrameType
 import pynvml
 import uvicorn
 from fastapi import FastAPI
-from models.loading.prompt_reader import PromptReader
 from sqlalchemy import Connection
 
 from models.catalogue import Catalogue
 from models.errors import ModelsError
+from models.loading.prompt_reader import PromptReader
 from models.lora_files import LoraFolder
 from server.accounts.auth import Authenticator, write_local_key
 from server.accounts.quotas import BurstLimiter

@@ -51,7 +51,7 @@ class Prompts:
                     raise ContextTooLong(error.message) from None
             except PromptRefused as error:
                 logger.info("prompt refused", extra={"model": spec.name, "detail": error.detail})
-                raise BadRequest(error.message, param="messages") from None
+                raise BadRequest(error.message, param=error.field) from None
 
     async def check_tokens(self, spec: ModelSpec, field: str, tokens: Sequence[int]) -> None:
         """Raises `BadRequest` when the model has no such tokens."""

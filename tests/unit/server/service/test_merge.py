@@ -63,9 +63,9 @@ async def test_an_error_of_one_source_closes_all_and_passes_through(n_sources: i
     sources = [Source() for _ in range(n_sources)]
     sources[0].items.put_nowait(ValueError("broken"))
 
+    items = merged([source.generate() for source in sources])
     with pytest.raises(ValueError, match="broken"):
-        async for _ in merged([source.generate() for source in sources]):
-            raise AssertionError("no source made an item")
+        await anext(items)
     assert sources[0].closed
     assert all(source.closed or source.items.empty() for source in sources)
 
