@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 REPLACEMENT = "\ufffd"  # decoders return it for bytes that are no character, or not a whole one yet
 MAX_OPEN_BYTES = 3  # most bytes of an incomplete UTF-8 character
-MAX_WINDOW = 256  # most tokens that are decoded at once
+MAX_CONTEXT = 8  # tokens that are decoded again with each new one
+MAX_PENDING = 256  # tokens that are decoded again while they have no text
 
 _BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")  # SentencePiece's byte fallback
 # Decoders of the `tokenizers` library that give each token behind the first the same text whatever its neighbors.
@@ -144,7 +145,7 @@ class _WindowStream:
         self._detokenizer = detokenizer
         self._is_primed = not after_text
         self._window: list[int] = []
-        self._n_context = 0  # tokens at the start of the window that only are context
+        self._n_pending = 0  # tokens at the end of the window of which no text has been returned
         self._n_shown = 0  # characters of the decoded window that have been returned
 
     def push(self, token: int) -> Sequence[Piece]:
@@ -154,20 +155,23 @@ class _WindowStream:
         decode = self._detokenizer.decode
         if not self._is_primed:
             self._is_primed = True
-            self._window, self._n_context, self._n_shown = [token], 1, len(decode([token]))
+            self._window, self._n_shown = [token], len(decode([token]))
         self._window.append(token)
+        self._n_pending += 1
         text = decode(self._window)
         n_sure = _n_common(text, decode([*self._window, token]))
         end = min(n_sure, len(text) - self._n_open(text))
         if end <= self._n_shown:
-            if len(self._window) - self._n_context > MAX_WINDOW:
-                del self._window[self._n_context]
+            if self._n_pending > MAX_PENDING:
+                del self._window[-self._n_pending]
+                self._n_pending -= 1
             return ()
         new = text[self._n_shown : end]
-        n_pending = len(self._window) - self._n_context
-        self._window = self._window[-max(n_pending, MAX_OPEN_BYTES + 1) :]
-        self._n_context = len(self._window)
-        self._n_shown = max(0, len(decode(self._window)) - (len(text) - end))
+        self._n_shown = end
+        if len(self._window) > MAX_CONTEXT:
+            self._window = self._window[-max(self._n_pending, MAX_OPEN_BYTES + 1) :]
+            self._n_shown = max(0, len(decode(self._window)) - (len(text) - end))
+        self._n_pending = 0
         return (Piece(new),)
 
     def finish(self) -> Sequence[Piece]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import AddedToken, PreTrainedTokenizerFast
 
-from pipelines.chat.detokenize import MAX_WINDOW, REPLACEMENT, Detokenizer, Piece, TokenStream
+from pipelines.chat.detokenize import MAX_CONTEXT, MAX_PENDING, REPLACEMENT, Detokenizer, Piece, TokenStream
 from pipelines.chat.reply_text import PlainSections, ReplyText
 from tests.unit.pipelines.chat.tokenizer_kinds import (
     BYTE_KINDS,
@@ -238,7 +238,7 @@ def test_endless_bytes_that_are_no_text_are_neither_held_back_nor_decoded_again(
     shown = plain(push_all(stream, [tokenizer.convert_tokens_to_ids(first)] * 400))
     assert set(shown) <= {REPLACEMENT}
     assert len(shown) >= 397 or kind == "bytes in Python"  # has no text for them
-    assert detokenizer.longest <= MAX_WINDOW + 2
+    assert detokenizer.longest <= MAX_CONTEXT + MAX_PENDING + 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -248,7 +248,7 @@ def test_only_a_few_tokens_are_decoded_however_long_the_reply(kind: str) -> None
     tokens = encode(tokenizer, "the server keeps a model in memory 你好 " * 30)
     plain(push_all(detokenizer.stream(), tokens))
     assert len(tokens) > 200
-    assert detokenizer.longest <= 8
+    assert detokenizer.longest <= MAX_CONTEXT + 8
 
 
 def test_tokenizer_is_asked_once_for_each_token() -> None:
