@@ -21,9 +21,9 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402  (needs the path above)
 from diffusers import PixArtSigmaPipeline, PixArtTransformer2DModel  # noqa: E402
-from models.loading.prompt_reader import PromptReader  # noqa: E402
 
 from models.catalogue import Catalogue  # noqa: E402
+from models.loading.prompt_reader import PromptReader  # noqa: E402
 from models.spec import ModelSpec  # noqa: E402
 from pipelines.interface import ChatRequest, DiffusionRequest, Message, Prompt, PromptOptions  # noqa: E402
 from tests.support.lanes.stock_families import pixart_sigma  # noqa: E402

@@ -19,8 +19,8 @@ import numpy as np
 
 from pipelines.diffusion.lane import DiffusionLane
 from tests.support.lanes.lane_play import direct, rendered, request
+from tests.support.lanes.loras import make_lora, with_adapters
 from tests.support.lanes.stock_families import FAMILIES
-from tests.unit.pipelines.diffusion.test_lora import make_lora, with_adapters
 
 PAIRS = 20
 SWITCH_MS = 50.0

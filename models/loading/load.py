@@ -135,7 +135,7 @@ def _chat(
     shared: SharedWeights,
 ) -> Lane:
     from pipelines.chat.lane import ChatLane
-    from pipelines.chat.prompt import read_prompt
+    from pipelines.chat.prompts.read_prompt import read_prompt
     from pipelines.chat.proof import shares_forwards_correctly
 
     model, tokenizer, notes = _with_library(lambda: open_chat(spec, path, device, dtype, shared), spec)

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from models.errors import BadModel
 from models.spec import ModelSpec
 from pipelines.chat.context_length import context_of
-from pipelines.chat.prompt import read_prompt
+from pipelines.chat.prompts.read_prompt import read_prompt
 from pipelines.interface import Message, Prompt, PromptOptions, PromptRefused, PromptTooLong
 
 MAX_OPEN = 8

@@ -1,1 +1,1 @@
-"""The lane of a language model: continuous batching, the KV cache, sampling and stop strings. Device thread only."""
+"""The lane of a language model, on the device thread; how prompts are made and replies read, on any thread."""

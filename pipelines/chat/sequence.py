@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.chat.detokenize import Detokenizer
-from pipelines.chat.prompt import end_of_turn_tokens
-from pipelines.chat.reply_text import ReplyText
-from pipelines.chat.sections import ReplyFormat, reply_format
+from pipelines.chat.prompts.read_prompt import end_of_turn_tokens
+from pipelines.chat.replies.detokenize import Detokenizer
+from pipelines.chat.replies.reply_text import ReplyText
+from pipelines.chat.replies.sections import ReplyFormat, reply_format
 from pipelines.interface import ChatRequest, Failed, FinishReason, Replied, TextDelta, TokenLogprobs, TokenText
 
 

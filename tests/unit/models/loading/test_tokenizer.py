@@ -10,7 +10,7 @@ from benchmarks.damage_families import SOUND
 from models.fallback_templates import FALLBACKS
 from models.loading.tokenizer import open_tokenizer
 from models.spec import ModelSpec
-from pipelines.chat.prompt import end_of_turn_tokens, read_prompt
+from pipelines.chat.prompts.read_prompt import end_of_turn_tokens, read_prompt
 from pipelines.interface import Message
 from tests.support.catalogues import open_catalogue
 from tests.support.checkpoints import write_json

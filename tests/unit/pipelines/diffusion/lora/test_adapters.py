@@ -19,11 +19,11 @@ from models.lora_files import LoraFolder, held_bytes
 from models.spec import ModelSpec
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.diffusion.lora import adapters
-from pipelines.interface import DiffusionRequest, Failed, Lora, Rendered, WeightsChanged
+from pipelines.interface import Failed, Lora, Rendered, WeightsChanged
 from server.errors import BadRequest
 from server.jobs.request import GenerateRequest, resolve
 from tests.support.lanes.lane_play import direct, ends, gap, play, rendered, request
-from tests.support.lanes.loras import make_lora
+from tests.support.lanes.loras import make_lora, with_adapters
 from tests.support.lanes.stock_families import FAMILIES
 
 pytestmark = pytest.mark.slow
@@ -38,19 +38,6 @@ ALIEN = {"unet.nowhere.lora_A.weight": torch.zeros(2, 8), "unet.nowhere.lora_B.w
 def loras(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lora, Lora]:
     folder = tmp_path_factory.mktemp("loras")
     return make_lora(folder, "ink", 1), make_lora(folder, "wash", 2)
-
-
-def with_adapters(wanted: DiffusionRequest) -> Any:
-    """The output of diffusers without the lane."""
-    pipeline = SD.build()
-    names = []
-    for wanted_lora in wanted.loras:
-        path = Path(wanted_lora.path)
-        pipeline.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=wanted_lora.name)
-        names.append(wanted_lora.name)
-    if names:
-        pipeline.set_adapters(names, [lora.weight for lora in wanted.loras])
-    return direct(pipeline, wanted)
 
 
 def test_jobs_with_different_loras_at_once_each_give_what_diffusers_gives(loras: tuple[Lora, Lora]) -> None:

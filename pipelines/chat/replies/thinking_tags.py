@@ -9,9 +9,9 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipelines.chat.detokenize import Piece
-from pipelines.chat.markup import WHITE, n_partial, split_pieces, text_of
-from pipelines.chat.reply_text import SectionReader
+from pipelines.chat.replies.detokenize import Piece
+from pipelines.chat.replies.markup import WHITE, n_partial, split_pieces, text_of
+from pipelines.chat.replies.reply_text import SectionReader
 from pipelines.interface import Section
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines.chat.prompt import read_prompt
+from pipelines.chat.prompts.read_prompt import read_prompt
 from pipelines.interface import Message, Prompt, PromptOptions, PromptRefused, ToolCall
 from tests.support.chat_tokenizers import SPECIAL, chat_tokenizer
 

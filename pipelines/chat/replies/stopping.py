@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from pipelines.chat.detokenize import Piece
+from pipelines.chat.replies.detokenize import Piece
 
 
 class StopStrings:

@@ -8,8 +8,8 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.chat.detokenize import Piece
-from pipelines.chat.stopping import StopStrings
+from pipelines.chat.replies.detokenize import Piece
+from pipelines.chat.replies.stopping import StopStrings
 
 END = Piece("<|im_end|>", special=True)
 

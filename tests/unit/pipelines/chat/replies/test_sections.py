@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken
 
-from pipelines.chat.channels import ChannelFormat
-from pipelines.chat.detokenize import Detokenizer
-from pipelines.chat.reply_format import PlainFormat
-from pipelines.chat.reply_text import ReplyText
-from pipelines.chat.sections import reply_format
-from pipelines.chat.thinking_tags import TagFormat
-from tests.unit.pipelines.chat.section_samples import HARMONY, HARMONY_TOKENS, PLAIN, QWEN3, R1, Seen, read, tokenizer
-from tests.unit.pipelines.chat.tokenizer_kinds import byte_level_bpe
+from pipelines.chat.replies.channels import ChannelFormat
+from pipelines.chat.replies.detokenize import Detokenizer
+from pipelines.chat.replies.reply_format import PlainFormat
+from pipelines.chat.replies.reply_text import ReplyText
+from pipelines.chat.replies.sections import reply_format
+from pipelines.chat.replies.thinking_tags import TagFormat
+from tests.support.section_samples import HARMONY, HARMONY_TOKENS, PLAIN, QWEN3, R1, Seen, read, tokenizer
+from tests.support.tokenizer_kinds import byte_level_bpe
 
 
 def test_a_model_that_is_not_known_to_think_replies_with_content_only() -> None:

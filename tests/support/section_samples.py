@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from pipelines.chat.detokenize import Piece
-from pipelines.chat.reply_format import ReplyFormat
+from pipelines.chat.replies.detokenize import Piece
+from pipelines.chat.replies.reply_format import ReplyFormat
 from pipelines.interface import Section
 
 # Chat templates with the structure of the families named, without what they do to earlier turns.

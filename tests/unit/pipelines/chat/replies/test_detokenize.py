@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import AddedToken, PreTrainedTokenizerFast
 
-from pipelines.chat.detokenize import MAX_CONTEXT, MAX_PENDING, REPLACEMENT, Detokenizer, Piece, TokenStream
-from pipelines.chat.reply_text import PlainSections, ReplyText
-from tests.unit.pipelines.chat.tokenizer_kinds import (
+from pipelines.chat.replies.detokenize import MAX_CONTEXT, MAX_PENDING, REPLACEMENT, Detokenizer, Piece, TokenStream
+from pipelines.chat.replies.reply_text import PlainSections, ReplyText
+from tests.support.tokenizer_kinds import (
     BYTE_KINDS,
     BYTES,
     KINDS,

@@ -12,8 +12,8 @@ from itertools import islice
 from typing import TypeAlias
 
 from pipelines.chat.message_forms import Form, Tools, forms, turns, with_texts
-from pipelines.chat.skeleton import PLACEHOLDERS, Skeleton, changed, dropped, filled, skeleton_of
-from pipelines.chat.special_tokens import SpecialTokens, broken, mark_for
+from pipelines.chat.prompts.skeleton import PLACEHOLDERS, Skeleton, changed, dropped, filled, skeleton_of
+from pipelines.chat.prompts.special_tokens import SpecialTokens, broken, mark_for
 from pipelines.chat.template_rendering import ChatTemplate, TemplateFailed, readable
 from pipelines.interface import Message, PromptRefused
 

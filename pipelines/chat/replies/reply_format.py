@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from pipelines.chat.reply_text import PlainSections, SectionReader
+from pipelines.chat.replies.reply_text import PlainSections, SectionReader
 
 
 class ReplyFormat(Protocol):

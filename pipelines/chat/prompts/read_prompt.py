@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.chat.message_forms import Form, turns
-from pipelines.chat.rendering import FAILS, Renderer, Rendering
-from pipelines.chat.skeleton import PLACEHOLDER, PLACEHOLDERS
-from pipelines.chat.special_tokens import broken, encode, encode_marked, special_tokens, specials_in
+from pipelines.chat.prompts.rendering import FAILS, Renderer, Rendering
+from pipelines.chat.prompts.skeleton import PLACEHOLDER, PLACEHOLDERS
+from pipelines.chat.prompts.special_tokens import broken, encode, encode_marked, special_tokens, specials_in
+from pipelines.chat.prompts.template_variables import check_variables
+from pipelines.chat.prompts.thinking_switch import asks_for_none, has_switch, variables_of
+from pipelines.chat.replies.sections import reply_format
 from pipelines.chat.template_rendering import ChatTemplate, TemplateFailed
-from pipelines.chat.template_variables import check_variables
-from pipelines.chat.thinking_switch import asks_for_none, has_switch, variables_of
 from pipelines.interface import Message, Prompt, PromptOptions, PromptRefused
 
 SPELLED_OUT = "The messages spell out a special token of this model, which its tokenizer cannot read as text."
@@ -88,8 +89,6 @@ def _continued(messages: tuple[Message, ...], continues: bool | None) -> tuple[t
 
 
 def _without_thinking(tokenizer: Any, opening: str) -> str:
-    from pipelines.chat.sections import reply_format
-
     return reply_format(tokenizer).without_thinking(opening) or ""
 
 

@@ -15,11 +15,11 @@ from typing import Any
 from transformers.utils.chat_parsing.response_parser import ResponseParser
 from transformers.utils.chat_parsing.response_templates import load_response_template
 
-from pipelines.chat.detokenize import Piece
-from pipelines.chat.markup import WHITE
-from pipelines.chat.reply_format import ReplyFormat
-from pipelines.chat.reply_text import SectionReader
-from pipelines.chat.thinking_tags import TagFormat, Tags
+from pipelines.chat.replies.detokenize import Piece
+from pipelines.chat.replies.markup import WHITE
+from pipelines.chat.replies.reply_format import ReplyFormat
+from pipelines.chat.replies.reply_text import SectionReader
+from pipelines.chat.replies.thinking_tags import TagFormat, Tags
 from pipelines.interface import Section
 
 _THINKING = ("thinking", "reasoning", "reasoning_content")  # names that templates give to the field

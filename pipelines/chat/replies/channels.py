@@ -13,9 +13,9 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Literal
 
-from pipelines.chat.detokenize import Piece
-from pipelines.chat.markup import find_first, n_partial, split_pieces, text_of
-from pipelines.chat.reply_text import SectionReader
+from pipelines.chat.replies.detokenize import Piece
+from pipelines.chat.replies.markup import find_first, n_partial, split_pieces, text_of
+from pipelines.chat.replies.reply_text import SectionReader
 from pipelines.interface import Section
 
 _START, _CHANNEL, _CONSTRAIN, _MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"

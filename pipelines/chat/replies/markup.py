@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pipelines.chat.detokenize import Piece
+from pipelines.chat.replies.detokenize import Piece
 
 # Only these surround tags. Wider spaces, such as the one that indents Chinese text, belong to what a model says.
 WHITE = " \t\r\n"

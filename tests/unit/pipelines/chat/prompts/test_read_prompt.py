@@ -10,7 +10,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from pipelines.chat.prompt import end_of_turn_tokens, read_prompt
+from pipelines.chat.prompts.read_prompt import end_of_turn_tokens, read_prompt
 from pipelines.interface import Message, Prompt, PromptOptions, PromptRefused, ToolCall
 from tests.support.chat_tokenizers import CHATML, SPECIAL, chat_tokenizer
 

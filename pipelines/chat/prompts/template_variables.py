@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.chat.special_tokens import special_tokens
+from pipelines.chat.prompts.special_tokens import special_tokens
 from pipelines.interface import PromptRefused
 
 FIELD = "chat_template_kwargs"

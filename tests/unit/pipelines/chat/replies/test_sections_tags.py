@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.chat.detokenize import Piece
-from pipelines.chat.sections import reply_format
-from pipelines.chat.thinking_tags import KNOWN_ANSWERS, KNOWN_TAGS, TagFormat, Tags
-from tests.unit.pipelines.chat.section_samples import (
+from pipelines.chat.replies.detokenize import Piece
+from pipelines.chat.replies.sections import reply_format
+from pipelines.chat.replies.thinking_tags import KNOWN_ANSWERS, KNOWN_TAGS, TagFormat, Tags
+from tests.support.section_samples import (
     QWEN3,
     R1,
     Seen,

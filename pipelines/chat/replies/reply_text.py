@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from pipelines.chat.detokenize import Piece, TokenStream
-from pipelines.chat.stopping import StopStrings
+from pipelines.chat.replies.detokenize import Piece, TokenStream
+from pipelines.chat.replies.stopping import StopStrings
 from pipelines.interface import Section
 
 

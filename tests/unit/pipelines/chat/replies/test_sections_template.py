@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.utils.chat_parsing import parse_response
 
-from pipelines.chat.detokenize import Piece
-from pipelines.chat.reply_format import PlainFormat
-from pipelines.chat.response_template import TemplateFormat
-from pipelines.chat.sections import reply_format
-from pipelines.chat.thinking_tags import TagFormat
-from tests.unit.pipelines.chat.section_samples import (
+from pipelines.chat.replies.detokenize import Piece
+from pipelines.chat.replies.reply_format import PlainFormat
+from pipelines.chat.replies.response_template import TemplateFormat
+from pipelines.chat.replies.sections import reply_format
+from pipelines.chat.replies.thinking_tags import TagFormat
+from tests.support.section_samples import (
     PLAIN,
     QWEN3,
     Seen,

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.chat.channels import ChannelFormat
-from pipelines.chat.detokenize import Piece
-from pipelines.chat.reply_format import ReplyFormat
-from pipelines.chat.sections import reply_format
-from tests.unit.pipelines.chat.section_samples import (
+from pipelines.chat.replies.channels import ChannelFormat
+from pipelines.chat.replies.detokenize import Piece
+from pipelines.chat.replies.reply_format import ReplyFormat
+from pipelines.chat.replies.sections import reply_format
+from tests.support.section_samples import (
     HARMONY,
     HARMONY_TOKENS,
     Seen,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipelines.chat.detokenize import Piece
-from pipelines.chat.reply_text import PlainSections, ReplyText
+from pipelines.chat.replies.detokenize import Piece
+from pipelines.chat.replies.reply_text import PlainSections, ReplyText
 from pipelines.interface import Section
 
 END = Piece("<|im_end|>", special=True)
