@@ -101,6 +101,7 @@ class Prompt:
     tokens: tuple[int, ...]
     opening: str = ""  # the text behind the last user's message, with special tokens spelled out: how the reply begins
     continues: bool = False  # the reply goes on with the last message, so that its text follows that of the prompt
+    max_thinking_tokens: int | None = None  # what the effort means for a model whose template has no steps of it
     warnings: tuple[str, ...] = ()  # for the client: where the prompt differs from the messages
 
 

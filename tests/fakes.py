@@ -117,6 +117,7 @@ class FakePromptReader:
         self.options: list[PromptOptions] = []  # of each prompt
         self.error: Exception | None = None  # what reading a prompt raises
         self.warnings: tuple[str, ...] = ()
+        self.max_thinking_tokens: int | None = None
 
     def read(self, spec: ModelSpec, messages: Sequence[Message], options: PromptOptions) -> Prompt:
         if self.error is not None:
@@ -126,7 +127,7 @@ class FakePromptReader:
         context = spec.limits.context_tokens
         if context is not None and len(tokens) >= context:
             raise PromptTooLong(len(tokens), context)
-        return Prompt(tokens=tokens, warnings=self.warnings)
+        return Prompt(tokens=tokens, max_thinking_tokens=self.max_thinking_tokens, warnings=self.warnings)
 
     def n_tokens_known(self, spec: ModelSpec) -> int:
         return 0x110000

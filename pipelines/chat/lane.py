@@ -20,7 +20,7 @@ from pipelines.chat.concurrency import ConcurrencyLimit
 from pipelines.chat.context_length import context_of
 from pipelines.chat.kv_cache import KVCache, make_batch
 from pipelines.chat.paged_batch import BatchStep
-from pipelines.chat.queue import COMPONENT, MAX_STEP_TOKENS, ChatQueue
+from pipelines.chat.queue import COMPONENT, MAX_STEP_TOKENS, ChatQueue, length_of
 from pipelines.chat.sampling import choose_tokens
 from pipelines.chat.sequence import ChatSequence, ChatTokenizer, begin
 from pipelines.chat.unbatched import Batch
@@ -231,7 +231,7 @@ class ChatLane:
 
     def _cost_key(self) -> tuple[str, int, int]:
         """Steps with the same key use about the same memory: (stage, rows, tokens to read in powers of two)."""
-        n_unread = sum(len(chat.prompt) for chat in self._queue.unread())
+        n_unread = sum(map(length_of, self._queue.unread()))
         return ("prefill" if n_unread else "decode", len(self._queue.running), n_unread.bit_length())
 
     def _handle_error(self, detail: str) -> None:
@@ -252,7 +252,7 @@ class ChatLane:
         No chat loses a token: those that ran are read in again with their replies so far.
         """
         running = [*self._queue.running.values()]
-        unread = [len(chat.prompt) for chat in self._queue.unread()]
+        unread = [*map(length_of, self._queue.unread())]
         stage, units = ("prefill", min(max(unread), MAX_STEP_TOKENS)) if unread else ("decode", 1)
         ids = tuple(chat.id for chat in running)
         self._costs.add(OutOfMemory(COMPONENT, "forward", stage, units, len(ids), ids))

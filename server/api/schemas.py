@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.interface import Effort, Message, PromptOptions
-from server.api.thinking import SWITCHED_ON, THINKING_TOKENS
+from server.api.thinking import SWITCHED_ON
 from server.errors import BadRequest
 from server.jobs.output_size import AspectRatio
 from server.jobs.request import MAX_SEED, GenerateRequest
@@ -167,7 +167,6 @@ def read_chat(raw: Mapping[str, Any]) -> tuple[ChatInput, bool]:
         system=body.system,
         model=body.model,
         prompt_options=PromptOptions(effort=effort, template_variables=SWITCHED_ON if body.thinking is True else {}),
-        max_thinking_tokens=None if effort is None else THINKING_TOKENS.get(effort),
         max_tokens=body.max_tokens,
         temperature=body.temperature,
         top_p=body.top_p,

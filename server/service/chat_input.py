@@ -34,7 +34,7 @@ class ChatInput:
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     n_logprobs: int | None = None
-    max_thinking_tokens: int | None = None
+    max_thinking_tokens: int | None = None  # None: as the effort says
     warnings: tuple[str, ...] = ()  # for the client: fields that were taken and change nothing
 
 

@@ -151,7 +151,9 @@ class ChatTurn:
             frequency_penalty=given.frequency_penalty,
             logit_bias=given.logit_bias,
             n_logprobs=given.n_logprobs,
-            max_thinking_tokens=given.max_thinking_tokens,
+            max_thinking_tokens=(
+                given.max_thinking_tokens if given.max_thinking_tokens is not None else self._prompt.max_thinking_tokens
+            ),
         )
         return Job(
             id=job_id,

@@ -14,13 +14,14 @@ from pipelines.chat.prompts.rendering import FAILS, Renderer, Rendering
 from pipelines.chat.prompts.skeleton import PLACEHOLDER, PLACEHOLDERS
 from pipelines.chat.prompts.special_tokens import broken, encode, encode_marked, special_tokens, specials_in
 from pipelines.chat.prompts.template_variables import check_variables
-from pipelines.chat.prompts.thinking_switch import asks_for_none, has_switch, variables_of
+from pipelines.chat.prompts.thinking_switch import asks_for_none, has_switch, most_tokens, variables_of
 from pipelines.chat.replies.sections import reply_format
 from pipelines.chat.template_rendering import ChatTemplate, TemplateFailed
 from pipelines.interface import Message, Prompt, PromptOptions, PromptRefused
 
 SPELLED_OUT = "The messages spell out a special token of this model, which its tokenizer cannot read as text."
 EMPTY = "This model's chat template makes an empty prompt of these messages."
+THINKS_NOT = "This model is not known to think, so that the effort to think changes nothing."
 CONTINUES = "continue_final_message"  # the field of the request
 DEFAULTS = PromptOptions()
 
@@ -33,12 +34,22 @@ def read_prompt(tokenizer: Any, messages: Sequence[Message], options: PromptOpti
     messages, continues = _continued(tuple(messages), options.continues)
     found = Renderer(template, special_tokens(tokenizer), messages, variables, continues=continues).render()
     is_switched = has_switch(template) and not continues  # templates do it where they begin the reply
+    closing = reply_format(tokenizer).without_thinking(found.opening)
     if asks_for_none(options.effort, options.template_variables) and not is_switched:
-        found = found.extended(_without_thinking(tokenizer, found.opening))
+        found = found.extended(closing or "")
+    warnings = found.warnings
+    if options.effort not in (None, "none") and closing is None and not variables_of(options.effort, template):
+        warnings = (*warnings, THINKS_NOT)
     tokens = tuple(_tokens(tokenizer, found))
     if not tokens:
         raise PromptRefused(EMPTY)
-    return Prompt(tokens=tokens, opening=found.opening, continues=continues, warnings=found.warnings)
+    return Prompt(
+        tokens=tokens,
+        opening=found.opening,
+        continues=continues,
+        max_thinking_tokens=most_tokens(options.effort, template),
+        warnings=warnings,
+    )
 
 
 def end_of_turn_tokens(tokenizer: Any) -> frozenset[int]:
@@ -86,10 +97,6 @@ def _continued(messages: tuple[Message, ...], continues: bool | None) -> tuple[t
     if not last.content.strip():  # nothing to go on with: the reply begins here
         return messages[:-1] or messages, False
     return messages, True
-
-
-def _without_thinking(tokenizer: Any, opening: str) -> str:
-    return reply_format(tokenizer).without_thinking(opening) or ""
 
 
 def _tokens(tokenizer: Any, rendering: Rendering) -> list[int]:

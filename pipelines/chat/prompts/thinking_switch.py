@@ -16,6 +16,8 @@ SWITCHES = ("enable_thinking", "thinking")
 EFFORT = "reasoning_effort"
 BUDGET = "thinking_budget"
 BUDGETS = {"none": 0, "minimal": 512, "low": 1024, "medium": 4096}  # tokens, of those Seed-OSS was trained for
+# The most tokens to think at each effort where the template itself knows no steps; the model is then made to answer.
+MOST_TOKENS: Mapping[Effort, int] = {"none": 0, "minimal": 256, "low": 1024, "medium": 4096}
 EFFORTS: Sequence[Effort] = get_args(Effort)
 USUAL_EFFORTS: Sequence[Effort] = ("low", "medium", "high")
 
@@ -30,6 +32,13 @@ def variables_of(effort: Effort | None, template: ChatTemplate) -> dict[str, obj
     if BUDGET in template.variables and effort in BUDGETS:
         found[BUDGET] = BUDGETS[effort]
     return found
+
+
+def most_tokens(effort: Effort | None, template: ChatTemplate) -> int | None:
+    """Returns the most tokens to think at this effort; None: the model keeps to the effort itself, or has no limit."""
+    if effort is None or (effort != "none" and {EFFORT, BUDGET} & template.variables):
+        return None
+    return MOST_TOKENS.get(effort)
 
 
 def asks_for_none(effort: Effort | None, variables: Mapping[str, object]) -> bool:

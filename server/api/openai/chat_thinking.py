@@ -13,7 +13,7 @@ from pydantic import Field
 
 from pipelines.interface import Effort
 from server.api.openai.field_types import Lenient, Whole
-from server.api.thinking import SWITCHED_ON, THINKING_TOKENS
+from server.api.thinking import SWITCHED_ON
 from server.errors import BadRequest
 
 EffortName: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "default", "auto", ""]
@@ -80,9 +80,7 @@ def read_thinking(body: ThinkingFields) -> ThinkingWish:
         names = list(efforts)
         raise BadRequest(f"{names[0]} and {names[-1]} name different efforts: send one of them.", param=names[-1])
     effort: Effort | None = "none" if off is not None else next(iter(efforts.values()), None)
-    limit = min((budget for _, budget in _budgets(body)), default=None)
-    if effort == "none" or (effort is not None and limit is None):
-        limit = THINKING_TOKENS.get(effort)
+    limit = None if effort == "none" else min((budget for _, budget in _budgets(body)), default=None)
     return ThinkingWish(
         effort=effort,
         on=on is not None and effort is None,

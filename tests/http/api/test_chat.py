@@ -222,25 +222,33 @@ async def test_what_a_model_thinks_stands_beside_its_reply(tmp_path: Path, strea
 
 
 @pytest.mark.parametrize(
-    ("thinking", "effort", "variables", "limit"),
+    ("thinking", "effort", "variables"),
     [
-        (None, None, {}, None),
-        (True, None, {"enable_thinking": True, "thinking": True}, None),
-        (False, "none", {}, 0),
-        ("low", "low", {}, 1024),
-        ("high", "high", {}, None),
+        (None, None, {}),
+        (True, None, {"enable_thinking": True, "thinking": True}),
+        (False, "none", {}),
+        ("low", "low", {}),
+        ("high", "high", {}),
     ],
 )
-async def test_thinking_reaches_template_and_engine(
-    tmp_path: Path, thinking: Any, effort: str | None, variables: Any, limit: int | None
-) -> None:
+async def test_thinking_reaches_the_template(tmp_path: Path, thinking: Any, effort: str | None, variables: Any) -> None:
     async with front(tmp_path) as f:
         await f.post("/api/chat", {"message": "Hi", "thinking": thinking})
-        request = chat_request(f.engine.jobs.popitem()[1])
         (options,) = f.prompt_reader.options
 
     assert (options.effort, options.template_variables) == (effort, variables)
-    assert request.max_thinking_tokens == limit
+
+
+async def test_a_limit_of_thinking_is_the_requests_or_that_of_the_effort(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        f.prompt_reader.max_thinking_tokens = 256
+        await f.post("/api/chat", {"message": "Hi", "thinking": "low"})
+        by_effort = chat_request(f.engine.jobs.popitem()[1])
+        body = {"messages": [{"role": "user", "content": "Hi"}], "reasoning_effort": "low", "thinking_budget": 9}
+        await f.post("/v1/chat/completions", body)
+        by_request = chat_request(f.engine.jobs.popitem()[1])
+
+    assert (by_effort.max_thinking_tokens, by_request.max_thinking_tokens) == (256, 9)
 
 
 async def test_an_image_model_is_refused_for_chat(tmp_path: Path) -> None:

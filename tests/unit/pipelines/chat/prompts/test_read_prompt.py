@@ -512,9 +512,34 @@ def test_the_effort_is_one_that_the_template_knows(effort: str | None, said: str
     assert f"Reasoning: {said}<|end|>" in text_of("harmony", [user("Hi")], effort=effort)
 
 
-def test_a_model_that_does_not_think_takes_any_effort() -> None:
+def test_a_model_that_does_not_think_takes_any_effort_and_says_that_it_changes_nothing() -> None:
     for effort in (None, "none", "minimal", "low", "medium", "high"):
         assert text_of("chatml", [user("Hi")], effort=effort) == text_of("chatml", [user("Hi")])
+        warned = read("chatml", [user("Hi")], effort=effort).warnings
+        assert len(warned) == (effort not in (None, "none"))
+
+
+@pytest.mark.parametrize("family", ["qwen3", "r1", "harmony"])
+def test_a_model_that_thinks_takes_an_effort_without_a_warning(family: str) -> None:
+    assert read(family, [user("Hi")], effort="low").warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("family", "effort", "limit"),
+    [
+        ("qwen3", "low", 1024),
+        ("qwen3", "high", None),
+        ("qwen3", None, None),
+        ("qwen3", "none", 0),
+        ("r1", "minimal", 256),
+        ("harmony", "low", None),
+        ("harmony", "none", 0),
+    ],
+)
+def test_an_effort_limits_the_tokens_where_the_template_has_no_steps(
+    family: str, effort: str | None, limit: int | None
+) -> None:
+    assert read(family, [user("Hi")], effort=effort).max_thinking_tokens == limit
 
 
 def test_an_effort_is_seen_by_a_template_that_names_its_own_steps() -> None:
