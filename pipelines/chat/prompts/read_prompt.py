@@ -15,7 +15,6 @@ from pipelines.chat.prompts.skeleton import PLACEHOLDER, PLACEHOLDERS
 from pipelines.chat.prompts.special_tokens import broken, encode, encode_marked, special_tokens, specials_in
 from pipelines.chat.prompts.template_variables import check_variables
 from pipelines.chat.prompts.thinking_switch import asks_for_none, has_switch, most_tokens, variables_of
-from pipelines.chat.replies.sections import reply_format
 from pipelines.chat.template_rendering import ChatTemplate, TemplateFailed
 from pipelines.interface import Message, Prompt, PromptOptions, PromptRefused
 
@@ -34,11 +33,15 @@ def read_prompt(tokenizer: Any, messages: Sequence[Message], options: PromptOpti
     messages, continues = _continued(tuple(messages), options.continues)
     found = Renderer(template, special_tokens(tokenizer), messages, variables, continues=continues).render()
     is_switched = has_switch(template) and not continues  # templates do it where they begin the reply
-    closing = reply_format(tokenizer).without_thinking(found.opening)
-    if asks_for_none(options.effort, options.template_variables) and not is_switched:
-        found = found.extended(closing or "")
     warnings = found.warnings
-    if options.effort not in (None, "none") and closing is None and not variables_of(options.effort, template):
+    if asks_for_none(options.effort, options.template_variables):
+        if not is_switched:
+            found = found.extended(_without_thinking(tokenizer, found.opening) or "")
+    elif (
+        options.effort is not None
+        and not variables_of(options.effort, template)
+        and _without_thinking(tokenizer, found.opening) is None
+    ):
         warnings = (*warnings, THINKS_NOT)
     tokens = tuple(_tokens(tokenizer, found))
     if not tokens:
@@ -97,6 +100,12 @@ def _continued(messages: tuple[Message, ...], continues: bool | None) -> tuple[t
     if not last.content.strip():  # nothing to go on with: the reply begins here
         return messages[:-1] or messages, False
     return messages, True
+
+
+def _without_thinking(tokenizer: Any, opening: str) -> str | None:
+    from pipelines.chat.replies.sections import reply_format  # imports torch, which the server does late
+
+    return reply_format(tokenizer).without_thinking(opening)
 
 
 def _tokens(tokenizer: Any, rendering: Rendering) -> list[int]:

@@ -22,7 +22,7 @@ from server.http.guard import Guard
 from server.http.http11 import Http11
 from server.http.sse import COMMENT, EventStream
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 CHAT = "/v1/chat/completions"
 LIMIT = 16 * MIB

@@ -17,7 +17,7 @@ from pipelines.chat.proof import shares_forwards_correctly
 from tests.support.lanes.chat_play import chat, ends, play, replies
 from tests.support.lanes.tiny_chat import PRINTABLE, tiny_tokenizer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 USUAL = {"vocab_size": len(PRINTABLE) + 3, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 REMEMBERS = {"initializer_range": 0.6}  # with the default the state has little influence on the tokens

@@ -20,7 +20,7 @@ from tests.support.lanes.chat_play import chat, ends, four_chats, free_pages, pl
 from tests.support.lanes.faults import out_of_memory
 from tests.support.lanes.tiny_chat import tiny_lane, tiny_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 SMALL_CACHE = 800_000  # a dozen pages of 32 tokens
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 

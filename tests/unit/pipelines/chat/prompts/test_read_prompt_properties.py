@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.chat.prompts.read_prompt import read_prompt
 from pipelines.interface import Message, Prompt, PromptOptions, PromptRefused, ToolCall
 from tests.support.chat_tokenizers import SPECIAL, chat_tokenizer
+
+pytestmark = pytest.mark.slow
 
 TOKENIZERS = {family: chat_tokenizer(family) for family in SPECIAL}
 MARKUP = [

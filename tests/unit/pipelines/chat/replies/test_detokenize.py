@@ -114,6 +114,7 @@ def begins(whole: str, tokenizer: Any, tokens: Sequence[int]) -> list[str]:
     return known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_text_is_what_the_tokenizer_decodes_and_every_character_comes_with_its_last_byte(kind: str) -> None:
     tokenizer = tokenizer_of(kind)
@@ -146,6 +147,7 @@ def test_text_is_what_the_tokenizer_decodes_and_every_character_comes_with_its_l
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_reply_ends_where_the_whole_text_has_its_first_stop_string(kind: str) -> None:
     tokenizer = tokenizer_of(kind)
@@ -175,6 +177,7 @@ def test_reply_ends_where_the_whole_text_has_its_first_stop_string(kind: str) ->
     check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_tokens_in_any_order_have_the_text_that_the_tokenizer_decodes(kind: str) -> None:
     """Models also write what no tokenizer would: words from parts, ids that are no token, bytes that are no text."""
