@@ -1,7 +1,7 @@
 """Compares chats of this tree with those of another one: tokens a second, and the time to the first text.
 
     git worktree add /tmp/before COMMIT
-    python benchmarks/chat_speed.py --before /tmp/before [--rounds 7]
+    python benchmarks/chat_speed.py --before /tmp/before [--rounds 12]
 
 Both servers run, and take turns: in each round each of them replies to one chat, to eight chats at once and to 64
 streams at once, and the order changes with each round, so that other work on the machine meets both. The requests use
@@ -26,7 +26,7 @@ from streams import ChatConnection, body, streamed
 
 from tests.support.http.live_server import LiveServer
 
-ROUNDS = 7
+ROUNDS = 12
 LEAST = 0.97  # of the ratios of tokens a second, after over before
 
 
