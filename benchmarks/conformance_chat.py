@@ -11,7 +11,8 @@ from benchmarks.conformance_rows import Row
 from benchmarks.families.decoders import decoder
 from pipelines.chat.lane import ChatLane
 from pipelines.chat.proof import shares_forwards_correctly
-from pipelines.interface import ChatRequest, Failed, Replied
+from pipelines.chat_interface import ChatRequest
+from pipelines.interface import Failed, Replied
 from tests.support.lanes.tiny_chat import tiny_tokenizer
 from tests.support.prompts import asked
 

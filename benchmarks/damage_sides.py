@@ -22,9 +22,10 @@ from benchmarks.damage_families import Sound
 from models.errors import BadConfig, ModelsError
 from models.loading.load import load
 from pipelines.chat.lane import ChatLane
+from pipelines.chat_interface import ChatRequest
 from pipelines.device import is_out_of_memory
 from pipelines.diffusion.lane import DiffusionLane
-from pipelines.interface import ChatRequest, DiffusionRequest, Failed, Lane, Rendered, Replied
+from pipelines.interface import DiffusionRequest, Failed, Lane, Rendered, Replied
 from tests.support.catalogues import open_catalogue
 from tests.support.lanes.lane_play import direct, request
 from tests.support.prompts import asked

@@ -13,12 +13,12 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.chat_interface import ChatRequest, Section, TokenLogprobs
+
 Stage: TypeAlias = Literal["waiting", "loading_model", "encoding", "denoising", "decoding", "saving", "done"]
 LaneStage: TypeAlias = Literal["encoding", "denoising", "decoding", "prefill", "decode"]
 Merging: TypeAlias = Literal["on", "off", "unproven"]
 FinishReason: TypeAlias = Literal["stop", "length"]
-Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high"]
-Section: TypeAlias = Literal["thinking", "content"]  # of a reply
 FailureCode: TypeAlias = Literal["bad_request", "out_of_memory", "invalid_output", "model_error", "context_overflow"]
 
 
@@ -66,93 +66,6 @@ class DiffusionRequest:
         return self.width * self.height * (self.num_frames or 1)
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A call that an earlier reply asked for."""
-
-    id: str
-    name: str
-    arguments: str  # JSON, as the model wrote it
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str
-    thinking: str = ""  # what an assistant's message was preceded by
-    name: str | None = None  # of who speaks, or of the tool
-    tool_calls: tuple[ToolCall, ...] = ()  # of an assistant
-    tool_call_id: str | None = None  # of a tool's message: the call that it answers
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptOptions:
-    """How messages become a prompt. Each default leaves it to the model's chat template."""
-
-    effort: Effort | None = None  # how much the model may think; "none": not at all
-    template_variables: Mapping[str, object] = field(default_factory=dict)  # further variables of the template, as JSON
-    continues: bool | None = None  # the reply goes on with the last message; None: if that is the assistant's
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
-    """What a model reads before it replies."""
-
-    tokens: tuple[int, ...]
-    opening: str = ""  # the text behind the last user's message, with special tokens spelled out: how the reply begins
-    continues: bool = False  # the reply goes on with the last message, so that its text follows that of the prompt
-    max_thinking_tokens: int | None = None  # what the effort means for a model whose template has no steps of it
-    warnings: tuple[str, ...] = ()  # for the client: where the prompt differs from the messages
-
-
-class PromptRefused(Exception):
-    """These messages cannot become a prompt of this model."""
-
-    def __init__(self, message: str, detail: str = "", *, field: str = "messages") -> None:
-        """message: for the client; detail: for the log; field: of the request that is at fault."""
-        super().__init__(message)
-        self.message = message
-        self.detail = detail
-        self.field = field
-
-
-class PromptTooLong(PromptRefused):
-    """The prompt leaves no room for a reply in the model's context."""
-
-    def __init__(self, n_tokens: int, context_tokens: int) -> None:
-        """n_tokens: of the prompt, at least."""
-        super().__init__(
-            f"This model's maximum context length is {context_tokens} tokens, but the messages have at least "
-            f"{n_tokens}. Shorten the messages."
-        )
-        self.n_tokens = n_tokens
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatRequest:
-    """One reply. `temperature` 0 is greedy. All sampling settings apply to this request alone."""
-
-    id: str
-    prompt: Prompt
-    max_tokens: int | None = None  # a ceiling; None: as many as the context leaves
-    owner: str = ""  # cached blocks of a prompt are used for prompts of the same owner only
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0  # 0: all
-    min_p: float = 0.0  # tokens less likely than this share of the likeliest are not drawn; 0: all
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-    stop_tokens: tuple[int, ...] = ()  # end the reply as the model's own end tokens do
-    min_tokens: int = 0  # no end token before so many tokens
-    ignores_end: bool = False  # go on behind end tokens, for benchmarks
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: tuple[tuple[int, float], ...] = ()  # (token, what is added to its logit)
-    n_logprobs: int | None = None  # likeliest tokens to report at each position; None: report no log probabilities
-    max_thinking_tokens: int | None = None  # then the model is made to answer; None: no limit
-
-
 Request: TypeAlias = DiffusionRequest | ChatRequest
 
 
@@ -191,21 +104,6 @@ class Rendered:
     warnings: tuple[str, ...] = ()  # for the client: where the result differs from what was asked for
     sound: Sound | None = None
     flagged: bool = False  # a safety checker blacked it out
-
-
-@dataclass(frozen=True, slots=True)
-class TokenText:
-    """One token as text. A token that is only a part of a character has no text, but bytes."""
-
-    text: str
-    utf8: bytes
-    logprob: float  # natural logarithm of the model's own probability, before penalties and temperature
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprobs:
-    chosen: TokenText
-    likeliest: tuple[TokenText, ...]  # as many as were asked for, likeliest first
 
 
 @dataclass(frozen=True, slots=True)

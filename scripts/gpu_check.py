@@ -31,8 +31,9 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402  (needs the path above)
 
 from pipelines import device as device_module  # noqa: E402
+from pipelines.chat_interface import ChatRequest  # noqa: E402
 from pipelines.diffusion.lane import DiffusionLane  # noqa: E402
-from pipelines.interface import ChatRequest, DiffusionRequest, Replied, StepCost  # noqa: E402
+from pipelines.interface import DiffusionRequest, Replied, StepCost  # noqa: E402
 from scripts import gpu_memory, gpu_models, gpu_switching  # noqa: E402
 from tests.support.lanes.lane_play import direct, gap, rendered, request  # noqa: E402
 from tests.support.lanes.stock_families import FAMILIES  # noqa: E402

@@ -14,8 +14,9 @@ import torch
 
 from pipelines import device as device_module
 from pipelines.chat.lane import ChatLane
+from pipelines.chat_interface import ChatRequest
 from pipelines.diffusion.lane import DiffusionLane
-from pipelines.interface import ChatRequest, Failed, OutOfMemory, Rendered, StepCost, TextDelta
+from pipelines.interface import Failed, OutOfMemory, Rendered, StepCost, TextDelta
 from scripts import gpu_models
 from server.memory.activations import Peaks
 from server.protocol import Peak

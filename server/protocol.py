@@ -14,7 +14,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.interface import FailureCode, FinishReason, Merging, Section, Sound, Stage, TokenLogprobs
+from pipelines.chat_interface import Section, TokenLogprobs
+from pipelines.interface import FailureCode, FinishReason, Merging, Sound, Stage
 from server.job import Job
 
 WaitingFor: TypeAlias = Literal["turn", "gpu_memory", "model_load"]

@@ -12,18 +12,8 @@ import numpy as np
 
 import models.errors
 from models.spec import Defaults, Limits, ModelSpec, ModelType
-from pipelines.interface import (
-    ChatRequest,
-    DiffusionRequest,
-    Message,
-    Prompt,
-    PromptOptions,
-    PromptTooLong,
-    Request,
-    Section,
-    Sound,
-    TokenLogprobs,
-)
+from pipelines.chat_interface import ChatRequest, Message, Prompt, PromptOptions, PromptTooLong, Section, TokenLogprobs
+from pipelines.interface import DiffusionRequest, Request, Sound
 from server.errors import NeverFits, Unavailable
 from server.job import Job
 from server.protocol import (

@@ -20,9 +20,10 @@ from models.loading.chat import open_chat
 from models.loading.shared_weights import SharedWeights
 from models.loading.smoke import smoke_test, smoke_test_chat_model
 from models.spec import ModelSpec
+from pipelines.chat_interface import Message, PromptRefused
 from pipelines.device import is_fatal, is_out_of_memory, release_cache
 from pipelines.dtype_lock import loading
-from pipelines.interface import Lane, Merging, Message, PromptRefused
+from pipelines.interface import Lane, Merging
 
 T = TypeVar("T")
 

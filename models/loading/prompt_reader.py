@@ -17,7 +17,7 @@ from models.errors import BadModel
 from models.spec import ModelSpec
 from pipelines.chat.context_length import context_of
 from pipelines.chat.prompts.read_prompt import read_prompt
-from pipelines.interface import Message, Prompt, PromptOptions, PromptRefused, PromptTooLong
+from pipelines.chat_interface import Message, Prompt, PromptOptions, PromptRefused, PromptTooLong
 
 MAX_OPEN = 8
 CHARS_PER_TOKEN = 6  # of longer texts the tokens are counted piece by piece, and no more than the context holds

@@ -24,11 +24,11 @@ from pipelines.chat.queue import COMPONENT, MAX_STEP_TOKENS, ChatQueue, length_o
 from pipelines.chat.sampling import choose_tokens
 from pipelines.chat.sequence import ChatSequence, ChatTokenizer, begin
 from pipelines.chat.unbatched import Batch
+from pipelines.chat_interface import ChatRequest
 from pipelines.costs import CostLog, Meter
 from pipelines.host_offload import HostOffload
 from pipelines.interface import (
     Canceled,
-    ChatRequest,
     Failed,
     FailureCode,
     Merging,

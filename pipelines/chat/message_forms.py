@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal, TypeAlias
 
-from pipelines.interface import Message, ToolCall
+from pipelines.chat_interface import Message, ToolCall
 
 Tools: TypeAlias = Literal["native", "apart", "text"]
 Systems: TypeAlias = Literal["as given", "first only", "none"]

@@ -12,7 +12,8 @@ from pipelines.chat.prompts.read_prompt import end_of_turn_tokens
 from pipelines.chat.replies.detokenize import Detokenizer
 from pipelines.chat.replies.reply_text import ReplyText
 from pipelines.chat.replies.sections import ReplyFormat, reply_format
-from pipelines.interface import ChatRequest, Failed, FinishReason, Replied, TextDelta, TokenLogprobs, TokenText
+from pipelines.chat_interface import ChatRequest, TokenLogprobs, TokenText
+from pipelines.interface import Failed, FinishReason, Replied, TextDelta
 
 
 @dataclass(slots=True)

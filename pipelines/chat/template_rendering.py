@@ -15,7 +15,7 @@ from jinja2 import nodes
 
 from pipelines.chat.message_forms import Turn
 from pipelines.chat.template_language import template_environment
-from pipelines.interface import PromptRefused
+from pipelines.chat_interface import PromptRefused
 
 MAX_REASON_CHARS = 200
 DEFAULT = "default"  # of several templates, the one for plain chats

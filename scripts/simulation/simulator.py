@@ -8,7 +8,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from pipelines.interface import ChatRequest, DiffusionRequest, NextStep, Prompt, Request, StepCost
+from pipelines.chat_interface import ChatRequest, Prompt
+from pipelines.interface import DiffusionRequest, NextStep, Request, StepCost
 from scripts.simulation.outcome import Outcome
 from scripts.simulation.traces import SimJob, SimModel, Trace
 from server.engine.learning import learn

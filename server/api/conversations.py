@@ -11,7 +11,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from pipelines.interface import Message
+from pipelines.chat_interface import Message
 from server.api.deps import KeyDep, ServiceDep
 from server.api.schemas import CONVERSATION_ID, PRINTABLE, Strict, read_body, read_object
 from server.api.wire import JsonObject, Reply, errors, json_body, timestamp

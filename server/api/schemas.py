@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipelines.interface import Effort, Message, PromptOptions
+from pipelines.chat_interface import Effort, Message, PromptOptions
 from server.api.thinking import SWITCHED_ON
 from server.errors import BadRequest
 from server.jobs.output_size import AspectRatio

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
 
-from pipelines.interface import ChatRequest, DiffusionRequest, Request, StepCost
+from pipelines.chat_interface import ChatRequest
+from pipelines.interface import DiffusionRequest, Request, StepCost
 from server.engine.forecast import Forecast, ForecastModel, Forwards, RemainingWork
 from server.job import Job
 from server.scheduling.residency import SLICE

@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from models.spec import ModelSpec
-from pipelines.interface import Message, Prompt
+from pipelines.chat_interface import Message, Prompt
 from server.accounts.auth import ApiKey
 from server.accounts.usage import Accounts
 from server.errors import ServerError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipelines.interface import Message
+from pipelines.chat_interface import Message
 
 
 class ChatContext:

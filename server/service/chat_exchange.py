@@ -8,7 +8,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
-from pipelines.interface import Message
+from pipelines.chat_interface import Message
 from server.errors import Unavailable
 from server.jobs.results import Results
 from server.store import messages

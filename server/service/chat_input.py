@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from pipelines.interface import FinishReason, Message, PromptOptions, Section, TokenLogprobs
+from pipelines.chat_interface import Message, PromptOptions, Section, TokenLogprobs
+from pipelines.interface import FinishReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

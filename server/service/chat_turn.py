@@ -10,7 +10,7 @@ from contextlib import aclosing
 from datetime import datetime
 
 from models.spec import ModelSpec
-from pipelines.interface import ChatRequest, Message, Prompt
+from pipelines.chat_interface import ChatRequest, Message, Prompt
 from server.accounts.auth import ApiKey
 from server.errors import ContextTooLong, ServerError
 from server.job import Job

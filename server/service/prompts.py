@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from models.errors import ModelsError
 from models.spec import ModelSpec
-from pipelines.interface import Message, Prompt, PromptOptions, PromptRefused, PromptTooLong
+from pipelines.chat_interface import Message, Prompt, PromptOptions, PromptRefused, PromptTooLong
 from server.errors import BadRequest, ContextTooLong, Unavailable
 from server.service.chat_context import ChatContext
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select
 
-from pipelines.interface import Message, ToolCall
+from pipelines.chat_interface import Message, ToolCall
 from server.store import conversations, schema
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipelines.interface import ChatRequest, DiffusionRequest
+from pipelines.chat_interface import ChatRequest
+from pipelines.interface import DiffusionRequest
 from server.job import Job, JobType
 from tests.support.prompts import EMPTY
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.chat.prompts.read_prompt import read_prompt
-from pipelines.interface import Message, Prompt
+from pipelines.chat_interface import Message, Prompt
 
 EMPTY = Prompt(tokens=(1,))  # for jobs whose lane never reads it
 

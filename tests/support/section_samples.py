@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pipelines.chat.replies.detokenize import Piece
 from pipelines.chat.replies.reply_format import ReplyFormat
-from pipelines.interface import Section
+from pipelines.chat_interface import Section
 
 # Chat templates with the structure of the families named, without what they do to earlier turns.
 QWEN3 = (

@@ -16,7 +16,7 @@ from pipelines.chat.prompts.special_tokens import broken, encode, encode_marked,
 from pipelines.chat.prompts.template_variables import check_variables
 from pipelines.chat.prompts.thinking_switch import asks_for_none, has_switch, most_tokens, variables_of
 from pipelines.chat.template_rendering import ChatTemplate, TemplateFailed
-from pipelines.interface import Message, Prompt, PromptOptions, PromptRefused
+from pipelines.chat_interface import Message, Prompt, PromptOptions, PromptRefused
 
 SPELLED_OUT = "The messages spell out a special token of this model, which its tokenizer cannot read as text."
 EMPTY = "This model's chat template makes an empty prompt of these messages."

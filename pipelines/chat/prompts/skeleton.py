@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.chat.message_forms import with_texts
-from pipelines.interface import Message
+from pipelines.chat_interface import Message
 
 # Private-use characters around a text's index.
 PLACEHOLDER = "\ue000{}\ue001"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from pipelines.interface import PromptRefused
+from pipelines.chat_interface import PromptRefused
 
 # Markup that no tokenizer has as a special token, but which a template may look for in a text.
 MARKUP = r"</?\w[^<>\s]{0,40}>|<\|[^<>\s]{1,60}\|?>|\[/?[A-Z_]{2,30}\]"

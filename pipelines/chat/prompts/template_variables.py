@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.chat.prompts.special_tokens import special_tokens
-from pipelines.interface import PromptRefused
+from pipelines.chat_interface import PromptRefused
 
 FIELD = "chat_template_kwargs"
 NAME = re.compile("[a-zA-Z][a-zA-Z0-9_]{0,63}")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from pipelines.chat.template_rendering import ChatTemplate
-from pipelines.interface import Effort
+from pipelines.chat_interface import Effort
 
 SWITCHES = ("enable_thinking", "thinking")
 EFFORT = "reasoning_effort"

@@ -16,7 +16,7 @@ from typing import Literal
 from pipelines.chat.replies.detokenize import Piece
 from pipelines.chat.replies.markup import find_first, n_partial, split_pieces, text_of
 from pipelines.chat.replies.reply_text import SectionReader
-from pipelines.interface import Section
+from pipelines.chat_interface import Section
 
 _START, _CHANNEL, _CONSTRAIN, _MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
 _END, _RETURN, _CALL = "<|end|>", "<|return|>", "<|call|>"

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from pipelines.chat.replies.detokenize import Piece, TokenStream
 from pipelines.chat.replies.stopping import StopStrings
-from pipelines.interface import Section
+from pipelines.chat_interface import Section
 
 
 class SectionReader(Protocol):

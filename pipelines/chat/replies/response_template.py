@@ -20,7 +20,7 @@ from pipelines.chat.replies.markup import WHITE
 from pipelines.chat.replies.reply_format import ReplyFormat
 from pipelines.chat.replies.reply_text import SectionReader
 from pipelines.chat.replies.thinking_tags import TagFormat, Tags
-from pipelines.interface import Section
+from pipelines.chat_interface import Section
 
 _THINKING = ("thinking", "reasoning", "reasoning_content")  # names that templates give to the field
 

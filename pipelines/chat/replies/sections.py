@@ -10,7 +10,7 @@ from pipelines.chat.replies.reply_format import PlainFormat, ReplyFormat
 from pipelines.chat.replies.response_template import template_format
 from pipelines.chat.replies.thinking_tags import tag_format
 from pipelines.chat.template_rendering import ChatTemplate, TemplateFailed
-from pipelines.interface import PromptRefused
+from pipelines.chat_interface import PromptRefused
 
 __all__ = ["ReplyFormat", "reply_format"]
 

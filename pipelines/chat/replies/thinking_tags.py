@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pipelines.chat.replies.detokenize import Piece
 from pipelines.chat.replies.markup import WHITE, n_partial, split_pieces, text_of
 from pipelines.chat.replies.reply_text import SectionReader
-from pipelines.interface import Section
+from pipelines.chat_interface import Section
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from pipelines.interface import FinishReason, TokenLogprobs, TokenText
+from pipelines.chat_interface import TokenLogprobs, TokenText
+from pipelines.interface import FinishReason
 from server.api.openai.chat_schema import ChatCall
 from server.api.wire import JsonObject
 from server.http.sse import data

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema
 
-from pipelines.interface import Message, PromptOptions
+from pipelines.chat_interface import Message, PromptOptions
 from server.api.openai.chat_fields import sort_out
 from server.api.openai.chat_thinking import ThinkingFields, ThinkingWish, read_thinking
 from server.api.openai.field_types import Lenient, Limit, StopText, TokenId, TokenKey, Whole

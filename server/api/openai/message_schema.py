@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NoReturn, TypeAlias
 
-from pipelines.interface import Message, ToolCall
+from pipelines.chat_interface import Message, ToolCall
 from server.errors import BadRequest
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]

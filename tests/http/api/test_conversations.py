@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.interface import Message
+from pipelines.chat_interface import Message
 from server.store import conversations as store
 from server.store import messages, migrations, schema
 from tests.support.http.asgi import start_post

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from pipelines.interface import TokenLogprobs, TokenText
+from pipelines.chat_interface import TokenLogprobs, TokenText
 from server.job import Job
 from server.protocol import JobReplied
 from tests.support.http.chats import chat_request, next_chat

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.interface import Message, ToolCall
+from pipelines.chat_interface import Message, ToolCall
 from server.api.openai.message_schema import MAX_MESSAGES, read_messages
 from server.errors import BadRequest
 

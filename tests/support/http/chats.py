@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.interface import ChatRequest
+from pipelines.chat_interface import ChatRequest
 from server.job import Job
 from tests.fakes import messages_in
 from tests.support.http.front import Front

@@ -6,13 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipelines.chat.lane import ChatLane
-from pipelines.interface import (
-    Canceled,
-    ChatRequest,
-    Failed,
-    Replied,
-    Update,
-)
+from pipelines.chat_interface import ChatRequest
+from pipelines.interface import Canceled, Failed, Replied, Update
 from tests.support.lanes.tiny_chat import tiny_tokenizer
 from tests.support.prompts import asked
 

@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 
+from pipelines.chat_interface import ChatRequest
 from pipelines.interface import (
     Canceled,
-    ChatRequest,
     DiffusionRequest,
     Failed,
     Merging,

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.chat_interface import ChatRequest
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import (
     Canceled,
-    ChatRequest,
     Failed,
     FailureCode,
     Lane,

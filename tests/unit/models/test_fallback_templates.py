@@ -5,7 +5,7 @@ import pytest
 from models.chat_template import check_template
 from models.fallback_templates import FALLBACKS
 from pipelines.chat.prompts.read_prompt import read_prompt
-from pipelines.interface import Message
+from pipelines.chat_interface import Message
 from tests.support.chat_tokenizers import chat_tokenizer
 
 CONVERSATION = [

@@ -14,7 +14,8 @@ from models.errors import LoadFailed
 from models.files.json_files import read_config
 from models.loading.load import load, serving_dtype
 from models.spec import ModelSpec
-from pipelines.interface import ChatRequest, Replied
+from pipelines.chat_interface import ChatRequest
+from pipelines.interface import Replied
 from tests.support.catalogues import open_catalogue
 from tests.support.checkpoints import chat_folder, stable_diffusion_folder, write_json
 from tests.support.lanes.lane_play import rendered, request

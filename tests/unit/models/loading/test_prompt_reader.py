@@ -15,7 +15,7 @@ import pytest
 from models.errors import BadModel
 from models.loading.prompt_reader import PromptReader
 from models.spec import Limits, LoadOptions, ModelSpec
-from pipelines.interface import Message, PromptOptions, PromptRefused, PromptTooLong
+from pipelines.chat_interface import Message, PromptOptions, PromptRefused, PromptTooLong
 from tests.support.catalogues import open_catalogue
 from tests.support.chat_tokenizers import chat_tokenizer
 from tests.support.lanes.loaded_models import save_chat

@@ -13,8 +13,9 @@ from benchmarks.families import FAMILIES, parts
 from models.loading.load import load
 from models.loading.shared_weights import SharedWeights
 from models.spec import ModelSpec
+from pipelines.chat_interface import ChatRequest
 from pipelines.diffusion.lane import DiffusionLane
-from pipelines.interface import ChatRequest, Lane, Replied
+from pipelines.interface import Lane, Replied
 from server.memory.ledger import Ledger
 from tests.support.catalogues import open_catalogue
 from tests.support.lanes.lane_play import rendered, request

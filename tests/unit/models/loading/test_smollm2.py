@@ -10,7 +10,8 @@ from models.catalogue import Catalogue
 from models.loading.load import load
 from models.spec import ModelSpec
 from pipelines.chat.lane import ChatLane
-from pipelines.interface import ChatRequest, Replied
+from pipelines.chat_interface import ChatRequest
+from pipelines.interface import Replied
 from server.process.settings import load_settings
 from tests.support.prompts import asked
 

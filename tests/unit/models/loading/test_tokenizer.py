@@ -11,7 +11,7 @@ from models.fallback_templates import FALLBACKS
 from models.loading.tokenizer import open_tokenizer
 from models.spec import ModelSpec
 from pipelines.chat.prompts.read_prompt import end_of_turn_tokens, read_prompt
-from pipelines.interface import Message
+from pipelines.chat_interface import Message
 from tests.support.catalogues import open_catalogue
 from tests.support.checkpoints import write_json
 from tests.support.lanes.loaded_models import save_chat

@@ -23,7 +23,7 @@ from transformers import (
 
 from pipelines.chat import sampling
 from pipelines.chat.sampling import choose_tokens, gumbel, row_key
-from pipelines.interface import ChatRequest, Prompt
+from pipelines.chat_interface import ChatRequest, Prompt
 
 VOCABULARY = 40
 END_TOKENS = (2, 5)

@@ -9,14 +9,8 @@ import pytest
 import torch
 
 from pipelines.chat.lane import ChatLane
-from pipelines.interface import (
-    Canceled,
-    ChatRequest,
-    Failed,
-    Merging,
-    Prompt,
-    Replied,
-)
+from pipelines.chat_interface import ChatRequest, Prompt
+from pipelines.interface import Canceled, Failed, Merging, Replied
 from tests.support.lanes.chat_play import chat, ends, four_chats, free_pages, play, replies, reply, start_four
 from tests.support.lanes.tiny_chat import tiny_lane, tiny_model, tiny_tokenizer
 from tests.support.prompts import asked

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, GenerationConfi
 from pipelines.chat import admission
 from pipelines.chat.lane import ChatLane
 from pipelines.chat.paged_batch import PagedBatch, paged_cache_bytes
-from pipelines.interface import Canceled, ChatRequest, Merging, OutOfMemory, Replied, StepCost, Update
+from pipelines.chat_interface import ChatRequest
+from pipelines.interface import Canceled, Merging, OutOfMemory, Replied, StepCost, Update
 from tests.support.lanes.chat_play import chat, ends, free_pages, play, replies, reply
 from tests.support.lanes.faults import out_of_memory
 from tests.support.lanes.tiny_chat import tiny_lane, tiny_model

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from pipelines.chat.lane import ChatLane
-from pipelines.interface import ChatRequest, Replied, TextDelta
+from pipelines.chat_interface import ChatRequest
+from pipelines.interface import Replied, TextDelta
 from tests.support.lanes.chat_play import chat, play, reply
 from tests.support.lanes.tiny_chat import TEMPLATE, tiny_lane, tiny_model, tiny_tokenizer
 from tests.support.prompts import asked

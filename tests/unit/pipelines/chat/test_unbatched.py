@@ -11,7 +11,8 @@ from benchmarks.conformance_chat import compare
 from benchmarks.families.decoders import decoder
 from pipelines.chat.lane import ChatLane
 from pipelines.chat.proof import shares_forwards_correctly
-from pipelines.interface import Canceled, ChatRequest, Replied, Update
+from pipelines.chat_interface import ChatRequest
+from pipelines.interface import Canceled, Replied, Update
 from tests.support.lanes.tiny_chat import tiny_model, tiny_tokenizer
 from tests.support.prompts import asked
 

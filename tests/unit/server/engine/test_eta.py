@@ -1,6 +1,7 @@
 """Remaining forwards are estimated from finished requests of the same model and shape only."""
 
-from pipelines.interface import ChatRequest, DiffusionRequest, LaneStage, StepCost
+from pipelines.chat_interface import ChatRequest
+from pipelines.interface import DiffusionRequest, LaneStage, StepCost
 from server.engine.eta import Estimates
 from server.job import Job
 from tests.support.prompts import EMPTY

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.interface import ChatRequest
+from pipelines.chat_interface import ChatRequest
 from server.job import Job
 from server.memory.ledger import Ledger, Reading
 from server.protocol import LoadModel

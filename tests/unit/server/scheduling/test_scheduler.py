@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from pipelines.interface import ChatRequest, DiffusionRequest, Lora, NextStep, Request
+from pipelines.chat_interface import ChatRequest
+from pipelines.interface import DiffusionRequest, Lora, NextStep, Request
 from server.job import Job, JobType
 from server.memory.ledger import Ledger
 from server.protocol import Drain, FilesRead, KeepAlive, LoadError, LoadModel, UnloadModel

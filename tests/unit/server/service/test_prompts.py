@@ -11,7 +11,7 @@ import pytest
 
 from models.errors import BadModel
 from models.spec import Limits, ModelSpec
-from pipelines.interface import Message, Prompt, PromptOptions, PromptRefused
+from pipelines.chat_interface import Message, Prompt, PromptOptions, PromptRefused
 from server.errors import BadRequest, ContextTooLong, Unavailable
 from server.service.chat_context import ChatContext
 from server.service.prompts import Prompts

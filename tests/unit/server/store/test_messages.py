@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import insert
 
-from pipelines.interface import Message, ToolCall
+from pipelines.chat_interface import Message, ToolCall
 from server.store import conversations, messages, schema
 from tests.support.stores import NOW, open_store
 

@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from pipelines.chat.prompts.read_prompt import end_of_turn_tokens, read_prompt
-from pipelines.interface import Message, Prompt, PromptOptions, PromptRefused, ToolCall
+from pipelines.chat_interface import Message, Prompt, PromptOptions, PromptRefused, ToolCall
 from tests.support.chat_tokenizers import CHATML, SPECIAL, chat_tokenizer
 
 TOKENIZERS = {family: chat_tokenizer(family) for family in SPECIAL}

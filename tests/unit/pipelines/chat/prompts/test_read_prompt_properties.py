@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.chat.prompts.read_prompt import read_prompt
-from pipelines.interface import Message, Prompt, PromptOptions, PromptRefused, ToolCall
+from pipelines.chat_interface import Message, Prompt, PromptOptions, PromptRefused, ToolCall
 from tests.support.chat_tokenizers import SPECIAL, chat_tokenizer
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipelines.chat.prompts.read_prompt import read_prompt
-from pipelines.interface import Message, PromptOptions, PromptRefused
+from pipelines.chat_interface import Message, PromptOptions, PromptRefused
 from tests.support.chat_tokenizers import chat_tokenizer
 
 HI = [Message("user", "Hi")]

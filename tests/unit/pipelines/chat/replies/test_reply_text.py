@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pipelines.chat.replies.detokenize import Piece
 from pipelines.chat.replies.reply_text import PlainSections, ReplyText
-from pipelines.interface import Section
+from pipelines.chat_interface import Section
 
 END = Piece("<|im_end|>", special=True)
 THINK, ANSWER = Piece("<|think|>", special=True), Piece("<|answer|>", special=True)
