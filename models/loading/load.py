@@ -84,9 +84,13 @@ def load(
 
 
 def quiet_libraries() -> None:
-    """Imports diffusers and transformers, and turns off their progress bars and log lines."""
+    """Imports diffusers and transformers, and turns off their progress bars and log lines.
+
+    Names what every model needs of transformers, because that library imports its parts when they are first named.
+    """
     import diffusers
     import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel  # noqa: F401
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()

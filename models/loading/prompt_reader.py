@@ -50,9 +50,16 @@ def _open_tokenizer(spec: ModelSpec, path: Path) -> Any:
 
 
 class PromptReader:
-    def __init__(self, open_: Callable[[ModelSpec, Path], Any] = _open_tokenizer, max_open: int = MAX_OPEN) -> None:
+    def __init__(
+        self,
+        open_: Callable[[ModelSpec, Path], Any] = _open_tokenizer,
+        max_open: int = MAX_OPEN,
+        prepare: Callable[[], None] = lambda: None,
+    ) -> None:
+        """prepare: called before a tokenizer is opened; imports the libraries, unless another thread does."""
         self._open = open_
         self._max_open = max_open
+        self._prepare = prepare
         self._places: OrderedDict[Key, _Place] = OrderedDict()  # used last stands last
         self._lock = threading.Lock()  # of `_places`: several worker threads share this reader
 
@@ -93,6 +100,7 @@ class PromptReader:
         if place.opened is None:
             if spec.path is None:
                 raise BadModel("is not downloaded")
+            self._prepare()
             tokenizer = self._open(spec, spec.path)
             vocabulary = tokenizer.get_vocab()
             place.opened = _Tokenizer(

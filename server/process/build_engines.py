@@ -25,6 +25,7 @@ from server.memory.ledger import Ledger, Reading
 from server.memory.requirements import Requirements, WeightPlacement, cache_bytes
 from server.process.hardware import Machine, NoSuchDevice, auto_dtype, torch_device
 from server.process.host_memory import HostMemory
+from server.process.libraries import import_libraries
 from server.process.settings import Settings
 from server.process.supervisor import POISONED, UNUSABLE
 from server.protocol import Event
@@ -33,11 +34,6 @@ from server.scheduling.scheduler import Scheduler
 from server.service.learned import LearnedValues, measurement_key
 
 logger = logging.getLogger(__name__)
-
-TORCH_ENVIRONMENT = {  # read when torch or CUDA starts; what the user has set stays
-    "TORCH_CPP_LOG_LEVEL": "ERROR",  # measuring memory would make torch warn
-    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # cuda:N is then the driver's N-th GPU; by default CUDA puts the fastest first
-}
 
 
 def make_fleet(
@@ -48,10 +44,10 @@ def make_fleet(
     deliver: Callable[[Event], None],
 ) -> Fleet:
     """The fleet of all devices. deliver: called on the event loop with every event of an engine."""
-    import_turn = threading.Lock()  # torch and its libraries cannot be imported on two threads at once
+    cuda_turn = threading.Lock()  # devices start CUDA one after another
     threads = max(1, (settings.torch_threads or os.cpu_count() or 1) // len(machines))
     host = HostMemory()
-    make = [partial(_engine, settings, machine, host, catalogue, learned, import_turn, threads) for machine in machines]
+    make = [partial(_engine, settings, machine, host, catalogue, learned, cuda_turn, threads) for machine in machines]
     return Fleet(
         make,
         deliver,
@@ -66,7 +62,7 @@ def _engine(
     host: HostMemory,
     catalogue: Catalogue,
     learned: LearnedValues,
-    import_turn: threading.Lock,
+    cuda_turn: threading.Lock,
     threads: int,
     deliver: Callable[[Event], None],
 ) -> Engine:
@@ -105,7 +101,7 @@ def _engine(
         catalogue,
         cache_of,
         weights.offloads,
-        import_turn,
+        cuda_turn,
         threads,
         lambda spec: learned.verdicts(key_of(spec)),
     )
@@ -166,7 +162,7 @@ def _device(
     catalogue: Catalogue,
     cache_of: Callable[[ModelSpec], int],
     offloads: Callable[[ModelSpec], bool],
-    import_turn: threading.Lock,
+    cuda_turn: threading.Lock,
     threads: int,
     verdicts: Callable[[ModelSpec], Mapping[str, bool]],
 ) -> Device:
@@ -177,13 +173,10 @@ def _device(
 
     def warm_up() -> None:
         nonlocal torch_name
-        with import_turn:
-            for variable, value in TORCH_ENVIRONMENT.items():
-                os.environ.setdefault(variable, value)
-            from models.loading.load import quiet_libraries
+        import_libraries()
+        with cuda_turn:
             from pipelines import device
 
-            quiet_libraries()
             device.keep_what_is_imported()
             torch_name = _torch_name(machine, device.uuids)
         device.use_threads(threads)

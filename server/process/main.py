@@ -43,6 +43,7 @@ from server.process.build_engines import make_fleet, memory_requirements
 from server.process.build_service import ServiceOptions, build_service
 from server.process.hardware import Machine, NoSuchDevice, auto_dtype, find_machines
 from server.process.host_memory import HostMemory
+from server.process.libraries import import_libraries
 from server.process.settings import Settings
 from server.process.visible_gpus import visible_gpus
 from server.service.learned import LearnedValues
@@ -94,6 +95,8 @@ async def _serve(
     catalogue = _catalogue(settings, machines)
     clock = functools.partial(datetime.now, UTC)
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="artifacts", initializer=_lower_priority)
+    prompt_pool = ThreadPoolExecutor(PROMPT_WORKERS, thread_name_prefix="prompts")
+    prompts = Prompts(PromptReader(prepare=import_libraries), prompt_pool)
     learned = LearnedValues(database, clock)
     learned.load()
     fleet = make_fleet(settings, machines, catalogue, learned, lambda event: service.dispatch.handle(event))
@@ -113,7 +116,7 @@ async def _serve(
         engine=fleet,
         requirements=memory_requirements(settings, machines, learned),
         learned=learned,
-        prompts=Prompts(PromptReader(), ThreadPoolExecutor(PROMPT_WORKERS, thread_name_prefix="prompts")),
+        prompts=prompts,
         artifacts=Artifacts(settings.data_dir, pool),
         webhooks=Webhooks(
             database,
@@ -150,6 +153,8 @@ async def _serve(
     )
     await service.model_overrides.restore()
     fleet.start()
+    if (chat_model := catalogue.default_for("chat")) is not None:
+        prompts.open_early(catalogue.get(chat_model))
     await service.recovery.recover()
     first_key = await database.write(_first_key)
     serving = asyncio.create_task(server.serve(sockets=[sock]))

@@ -10,7 +10,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from typing import Protocol, TypeVar
 
 from models.errors import ModelsError
@@ -35,6 +35,11 @@ class Prompts:
     def __init__(self, reader: PromptReader, executor: Executor) -> None:
         self._reader = reader
         self._executor = executor
+
+    def open_early(self, spec: ModelSpec) -> None:
+        """Open the model's tokenizer on a worker thread, so that the first chat does not wait for it."""
+        opening = self._executor.submit(self._reader.n_tokens_known, spec)
+        opening.add_done_callback(lambda done: _log_failure(spec, done))
 
     async def read(self, spec: ModelSpec, context: ChatContext, options: PromptOptions) -> Prompt:
         """The prompt of a conversation, which is shortened until it fits if the server keeps its history.
@@ -65,3 +70,9 @@ class Prompts:
         except ModelsError as error:
             logger.warning("tokenizer not opened", extra={"model": spec.name, "detail": error.detail or error.message})
             raise Unavailable(f"The model {spec.name} failed to load: {error.message}.", retry_after_s=5) from None
+
+
+def _log_failure(spec: ModelSpec, opening: Future[int]) -> None:
+    """The first chat tries again, and its client gets the reason."""
+    if not opening.cancelled() and (error := opening.exception()) is not None:
+        logger.info("tokenizer not opened early", extra={"model": spec.name, "reason": str(error)})

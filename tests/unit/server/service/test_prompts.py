@@ -90,3 +90,20 @@ async def test_tokens_that_the_model_does_not_have_are_refused_by_the_name_of_th
         for token in (-1, 0x110000):
             with pytest.raises(BadRequest, match="logit_bias must name tokens of the model: 0 to 1114111"):
                 await prompts.check_tokens(TALKER, "logit_bias", [token])
+
+
+async def test_a_tokenizer_can_be_opened_before_the_first_chat_and_a_broken_one_stops_nothing() -> None:
+    opened: list[str] = []
+
+    class Reader(FakePromptReader):
+        def n_tokens_known(self, spec: ModelSpec) -> int:
+            opened.append(spec.name)
+            raise BadModel("its tokenizer is damaged")
+
+    with ThreadPoolExecutor(1) as pool:
+        prompts = Prompts(Reader(), pool)
+        prompts.open_early(TALKER)
+        prompt = await prompts.read(TALKER, context(), PromptOptions())
+
+    assert opened == ["talker"]
+    assert messages_in(prompt) == [("user", "Hi")]

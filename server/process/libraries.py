@@ -1,0 +1,25 @@
+"""Imports torch and the libraries over it once, on the thread that needs them first, while others wait. Any thread.
+
+Two threads cannot import them at the same time: transformers replaces its own module while it is being imported, and a
+second thread would find the one that is replaced. A server that starts does not wait for the import.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+TORCH_ENVIRONMENT = {  # read when torch or CUDA starts; what the user has set stays
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # measuring memory would make torch warn
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # cuda:N is then the driver's N-th GPU; by default CUDA puts the fastest first
+}
+_turn = threading.Lock()
+
+
+def import_libraries() -> None:
+    with _turn:
+        for variable, value in TORCH_ENVIRONMENT.items():
+            os.environ.setdefault(variable, value)
+        from models.loading.load import quiet_libraries
+
+        quiet_libraries()

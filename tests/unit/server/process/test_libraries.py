@@ -1,0 +1,50 @@
+"""The libraries are imported by one thread, while others wait."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from server.process.libraries import TORCH_ENVIRONMENT, import_libraries
+
+
+def test_a_second_thread_waits_until_the_first_has_imported_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    importing, may_end = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def quiet_libraries() -> None:
+        if not order:
+            importing.set()
+            assert may_end.wait(10)
+        order.append(threading.current_thread().name)
+
+    monkeypatch.setitem(sys.modules, "models.loading.load", SimpleNamespace(quiet_libraries=quiet_libraries))
+    first, second = (threading.Thread(target=import_libraries, name=name) for name in ("first", "second"))
+    first.start()
+    assert importing.wait(10)
+    second.start()
+    second.join(0.05)
+    assert second.is_alive()
+    may_end.set()
+    for thread in (first, second):
+        thread.join(10)
+
+    assert order == ["first", "second"]
+
+
+def test_torchs_environment_is_set_before_the_libraries_and_what_the_user_set_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: dict[str, str] = {}
+    loading = SimpleNamespace(quiet_libraries=lambda: seen.update(os.environ))
+    monkeypatch.setitem(sys.modules, "models.loading.load", loading)
+    ours, theirs = TORCH_ENVIRONMENT
+    monkeypatch.delenv(ours, raising=False)
+    monkeypatch.setenv(theirs, "the user's")
+    import_libraries()
+
+    assert (seen[ours], seen[theirs]) == (TORCH_ENVIRONMENT[ours], "the user's")
