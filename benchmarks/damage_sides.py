@@ -21,8 +21,9 @@ from benchmarks.damage_copy import CHECKPOINT
 from benchmarks.damage_families import Sound
 from models.errors import BadConfig, ModelsError
 from models.loading.load import load
-from pipelines.chat.lane import ChatLane
-from pipelines.chat_interface import ChatRequest
+from models.loading.prompt_reader import PromptReader
+from models.spec import ModelSpec
+from pipelines.chat_interface import ChatRequest, Message, PromptOptions, PromptRefused
 from pipelines.device import is_out_of_memory
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import DiffusionRequest, Failed, Lane, Rendered, Replied
@@ -75,7 +76,9 @@ def by_server(sound: Sound, data_dir: Path) -> Outcome:
             lane = load(spec, device="cpu", merging="off", smoke_tested=set())
         try:
             modules = _components(lane.pipeline) if isinstance(lane, DiffusionLane) else dict(ran)
-            return Opened(modules, _run(lane, _request(sound, lane)), (*spec.notes, *lane.warnings))
+            return Opened(modules, _run(lane, _request(sound, spec)), (*spec.notes, *lane.warnings))
+        except PromptRefused as error:
+            return Opened(modules, Refused(error.message, error.detail))
         finally:
             lane.close()
     except BadConfig as error:
@@ -115,10 +118,11 @@ def _components(pipeline: Any) -> dict[str, torch.nn.Module]:
     return {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
 
 
-def _request(sound: Sound, lane: Lane) -> DiffusionRequest | ChatRequest:
+def _request(sound: Sound, spec: ModelSpec) -> DiffusionRequest | ChatRequest:
+    """Raises `PromptRefused`."""
     if sound.family is None:
-        assert isinstance(lane, ChatLane)
-        return ChatRequest(id="1", prompt=asked(lane.tokenizer, QUESTION), max_tokens=N_TOKENS)
+        prompt = PromptReader().read(spec, [Message("user", QUESTION)], PromptOptions())
+        return ChatRequest(id="1", prompt=prompt, max_tokens=N_TOKENS)
     return request(sound.family, "1", steps=2, deterministic=True)
 
 
