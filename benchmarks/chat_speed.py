@@ -11,6 +11,7 @@ no field that the older tree does not have. The ratio is the median of the round
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import statistics
 import tempfile
@@ -93,7 +94,7 @@ async def run(live: LiveServer, load: Load, turn: int) -> tuple[list[str], float
     The questions differ from turn to turn, because the lanes cache prompts.
     """
     loop = asyncio.get_running_loop()
-    connect = lambda: ChatConnection(live)  # noqa: E731  # a factory of one line
+    connect = functools.partial(ChatConnection, live)
     connections = [(await loop.create_connection(connect, "127.0.0.1", live.port))[1] for _ in range(load.chats)]
     began = time.perf_counter()
     if load.chats == 1:

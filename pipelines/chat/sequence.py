@@ -12,7 +12,7 @@ from pipelines.chat.prompts.read_prompt import end_of_turn_tokens
 from pipelines.chat.replies.detokenize import Detokenizer
 from pipelines.chat.replies.reply_text import ReplyText
 from pipelines.chat.replies.sections import ReplyFormat, reply_format
-from pipelines.chat_interface import ChatRequest, TokenLogprobs, TokenText
+from pipelines.chat_interface import ChatRequest, Section, TokenLogprobs, TokenText
 from pipelines.interface import Failed, FinishReason, Replied, TextDelta
 
 
@@ -102,7 +102,7 @@ class ChatSequence:
         self._ended_thinking = True
         self._forced.extend(self.tokenizer.closing_tokens)
 
-    def _deltas(self, texts: Sequence[tuple[Any, str]], ended: bool) -> Sequence[TextDelta]:
+    def _deltas(self, texts: Sequence[tuple[Section, str]], ended: bool) -> Sequence[TextDelta]:
         """The deltas of new texts. Log probabilities go with the next text of the content that comes out."""
         deltas = []
         for section, text in texts:

@@ -171,6 +171,7 @@ async def _serve(
     await service.results.close(settings.shutdown_grace_s)
     await learned.close()
     pool.shutdown()
+    prompt_pool.shutdown(wait=False, cancel_futures=True)  # nobody waits for a prompt any more
     return code
 
 

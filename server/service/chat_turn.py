@@ -8,6 +8,7 @@ import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from datetime import datetime
+from typing import TypeVar
 
 from models.spec import ModelSpec
 from pipelines.chat_interface import ChatRequest, Message, Prompt
@@ -29,6 +30,8 @@ from server.service.running_chats import RunningChats
 from server.store.database import Database
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class ChatTurn:
@@ -124,7 +127,7 @@ class ChatTurn:
         self.reply = await self._stored_reply()
 
     def _jobs(self) -> Sequence[Job]:
-        seed = self._input.seed if self._input.seed is not None else secrets.randbelow(RANDOM_SEED_LIMIT)
+        seed = _given_or(self._input.seed, secrets.randbelow(RANDOM_SEED_LIMIT))
         return [self._job((seed + index) % (MAX_SEED + 1)) for index in range(self._input.n_choices)]
 
     def _job(self, seed: int) -> Job:
@@ -134,26 +137,22 @@ class ChatTurn:
             id=f"{job_id}/0",
             owner=self._key.id,
             prompt=self._prompt,
-            max_tokens=given.max_tokens if given.max_tokens is not None else defaults.max_tokens,
-            temperature=given.temperature if given.temperature is not None else defaults.temperature,
-            top_p=given.top_p if given.top_p is not None else defaults.top_p,
-            top_k=given.top_k if given.top_k is not None else defaults.top_k,
-            min_p=given.min_p if given.min_p is not None else defaults.min_p,
+            max_tokens=_given_or(given.max_tokens, defaults.max_tokens),
+            temperature=_given_or(given.temperature, defaults.temperature),
+            top_p=_given_or(given.top_p, defaults.top_p),
+            top_k=_given_or(given.top_k, defaults.top_k),
+            min_p=_given_or(given.min_p, defaults.min_p),
             seed=seed,
             stop=given.stop,
             stop_tokens=given.stop_tokens,
             min_tokens=given.min_tokens,
             ignores_end=given.ignores_end,
-            repetition_penalty=(
-                given.repetition_penalty if given.repetition_penalty is not None else defaults.repetition_penalty
-            ),
+            repetition_penalty=_given_or(given.repetition_penalty, defaults.repetition_penalty),
             presence_penalty=given.presence_penalty,
             frequency_penalty=given.frequency_penalty,
             logit_bias=given.logit_bias,
             n_logprobs=given.n_logprobs,
-            max_thinking_tokens=(
-                given.max_thinking_tokens if given.max_thinking_tokens is not None else self._prompt.max_thinking_tokens
-            ),
+            max_thinking_tokens=_given_or(given.max_thinking_tokens, self._prompt.max_thinking_tokens),
         )
         return Job(
             id=job_id,
@@ -189,3 +188,8 @@ class ChatTurn:
 
     def _received(self) -> Message:
         return Message("assistant", self._sent["content"], thinking=self._sent["thinking"])
+
+
+def _given_or(given: T | None, default: T) -> T:
+    """What the client gave, which may be 0."""
+    return default if given is None else given
