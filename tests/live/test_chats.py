@@ -48,12 +48,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     assert live.stop() == 0
 
 
-@pytest.fixture
-def ai(server: LiveServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key=server.key, max_retries=0) as client:
-        yield client
-
-
 def said(ai: openai.OpenAI, model: str, **fields: Any) -> tuple[str, str, str]:
     """Content, thinking and finish reason of a reply, which must be the same streamed and not."""
     request: Any = {"model": model, "messages": HI, "temperature": 0, "max_tokens": 40, **fields}

@@ -35,12 +35,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     assert live.stop() == 0
 
 
-@pytest.fixture
-def ai(server: LiveServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key=server.key, max_retries=0) as client:
-        yield client
-
-
 def test_a_chat_gives_the_same_text_streamed_and_not(ai: openai.OpenAI) -> None:
     question = [{"role": "user", "content": "What is the sea?"}]
     request: Any = {"model": CHAT_MODEL, "messages": question, "temperature": 0, "max_tokens": 24}
