@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from pipelines.chat_interface import TokenLogprobs
 from server.errors import BadRequest, ContextTooLong, Internal, ServerError, Unavailable
 from server.job import Job
 from server.protocol import JobCanceled, JobFailed, JobReplied, JobStarted, JobText
@@ -21,7 +22,7 @@ class ChoiceRun:
         self._job = job
         self._need_bytes = need_bytes
         self._running_chats = running_chats
-        self._deltas: list[ChatDelta] = []  # those with log probabilities
+        self._logprobs: list[TokenLogprobs] = []
         self._end: JobReplied | None = None
         self.started = False  # whether the engine has begun with the reply
 
@@ -36,10 +37,8 @@ class ChoiceRun:
                     case JobStarted():
                         self.started = True
                     case JobText(_, text, at, section, logprobs):
-                        delta = ChatDelta(self._index, section, text, logprobs, at)
-                        if logprobs:
-                            self._deltas.append(delta)
-                        yield delta
+                        self._logprobs += logprobs
+                        yield ChatDelta(self._index, section, text, logprobs, at)
                     case JobReplied():
                         self._end = event
                     case _:
@@ -61,7 +60,7 @@ class ChoiceRun:
             finish_reason=self._reply.finish_reason,
             completion_tokens=self._reply.completion_tokens,
             thinking_tokens=self._reply.thinking_tokens,
-            logprobs=tuple(token for delta in self._deltas for token in delta.logprobs),
+            logprobs=tuple(self._logprobs),
         )
 
     @property
