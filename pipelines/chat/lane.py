@@ -193,7 +193,7 @@ class ChatLane:
 
     def _take(self, batch: Batch, chat: ChatSequence, token: int) -> None:
         """Add one token to the reply, and end the reply if it was the last."""
-        if chat.has_invalid_logits:
+        if token < 0:
             message = "The model produced values that are not numbers."
             self._end(batch, chat, Failed(chat.id, "invalid_output", message))
             return
@@ -214,8 +214,8 @@ class ChatLane:
         self._queue.remove([chat.id])
         self._updates.append(end)
 
-    def _sample(self, ids: Sequence[str], logits: Tensor) -> None:
-        choose_tokens([self._queue.running[request_id] for request_id in ids], logits)
+    def _sample(self, ids: Sequence[str], logits: Tensor) -> Tensor:
+        return choose_tokens([self._queue.running[request_id] for request_id in ids], logits)
 
     def _note(self, step: BatchStep, meter: Meter, key: tuple[str, int, int]) -> None:
         if not step.ids:

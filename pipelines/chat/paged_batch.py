@@ -37,9 +37,9 @@ MIN_PREFILL_TOKENS = 32  # prompt tokens of a step however slow the device is, s
 MAX_PREFILL_S = 0.2  # longest that reading a part of a prompt may hold up other chats: a few tokens on a slow device
 TRASH_BLOCKS = 2  # the cache keeps two blocks that no sequence ever gets
 
-# Takes (ids of the sequences, their logits (N, V) float32) and changes the logits in place: the argmax of each row is
-# that sequence's next token.
-Sampler: TypeAlias = Callable[[Sequence[str], Tensor], None]
+# Takes (ids of the sequences, their logits (N, V) float32); returns their next tokens, (N,) int64 on the same device:
+# -1 for a row whose logits are not all numbers. May change the logits. Must not wait for the device.
+Sampler: TypeAlias = Callable[[Sequence[str], Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class BatchStep:
 
     stage: Literal["prefill", "decode"]
     ids: tuple[str, ...]  # the sequences in the forward
-    tokens: dict[str, int]  # the new token of each sequence whose prompt has been read
+    tokens: dict[str, int]  # the new token of each sequence whose prompt has been read; -1: its logits are no numbers
     n_read: int = 0  # tokens that went through the model
 
 
@@ -74,9 +74,8 @@ class PagedBatch:
         )
         with torch.random.fork_rng():  # the processor seeds torch's global generator
             manager = model.init_continuous_batching(GenerationConfig(do_sample=False, eos_token_id=-1), settings)
-            manager.logit_processor = ContinuousBatchingLogitsProcessorList(
-                LogitsProcessorList([_SamplingHook(sampler)])
-            )
+            self._hook = _SamplingHook(sampler)
+            manager.logit_processor = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([self._hook]))
             manager.logit_processor.tensors_required = 1
             self._processor = manager._create_batch_processor()
         self._model = model
@@ -157,7 +156,7 @@ class PagedBatch:
         return BatchStep(
             "prefill" if any(future.query_length > 1 for future in futures) else "decode",
             tuple(future.state.request_id for future in futures),
-            {f.state.request_id: f.state.generated_tokens[-1] for f in futures if f.has_new_token},
+            self._hook.take_tokens(),
             n_read,
         )
 
@@ -203,6 +202,12 @@ class _SamplingHook(ContinuousBatchingLogitsProcessor):
     def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
         self._ids: tuple[str, ...] = ()
+        self._tokens: Tensor | None = None
+
+    def take_tokens(self) -> dict[str, int]:
+        """The tokens that the sampler chose in the last forward. Waits for the device."""
+        tokens, self._tokens = self._tokens, None
+        return {} if tokens is None else dict(zip(self._ids, tokens.tolist(), strict=True))
 
     def fill_defaults(self, int32_tensor: Tensor) -> None:
         int32_tensor.zero_()
@@ -212,7 +217,10 @@ class _SamplingHook(ContinuousBatchingLogitsProcessor):
         return torch.zeros(len(self._ids), dtype=torch.int32)
 
     def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:
-        self._sampler(self._ids, scores[: len(self._ids)])  # later rows: prompts still being read
+        if self._ids:
+            rows = scores[: len(self._ids)]  # later rows: prompts still being read
+            self._tokens = self._sampler(self._ids, rows)
+            rows.scatter_(1, self._tokens.clamp(min=0)[:, None], torch.inf)  # transformers takes the argmax
         return scores
 
 

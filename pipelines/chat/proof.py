@@ -50,11 +50,12 @@ def _logits(model: Any, batch_class: Callable[..., Any]) -> dict[tuple[str, int]
     counts: dict[str, int] = {}
     vocabulary = model.config.get_text_config().vocab_size
 
-    def sampler(ids: Any, logits: torch.Tensor) -> None:
+    def sampler(ids: Any, logits: torch.Tensor) -> torch.Tensor:
         for row, name in enumerate(ids):
-            count = counts[name] = counts.get(name, -1) + 1
-            seen[name, count] = logits[row].clone()
-            logits[row, (count * 7919 + 5) % vocabulary] = torch.inf
+            counts[name] = counts.get(name, -1) + 1
+            seen[name, counts[name]] = logits[row].clone()
+        forced = [(counts[name] * 7919 + 5) % vocabulary for name in ids]
+        return torch.tensor(forced, device=logits.device)
 
     batch = _smallest(model, batch_class, sampler)
     for length in LENGTHS:

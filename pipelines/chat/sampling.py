@@ -126,14 +126,13 @@ def _shift_right(bits: Tensor, n: int) -> Tensor:
     return (bits >> n) & ((1 << (64 - n)) - 1)
 
 
-def choose_tokens(chats: Sequence[ChatSequence], logits: Tensor) -> None:
-    """Change the logits in place so that the argmax of each row is its chat's next token. logits: (N, V) float32.
+def choose_tokens(chats: Sequence[ChatSequence], logits: Tensor) -> Tensor:
+    """The next token of each chat, (N,) int64, -1 where logits are no numbers. logits: (N, V) float32, changed.
 
     Chats that asked for log probabilities get those of their next token, and of the likeliest, in `last_logprobs`.
     """
-    for chat, finite in zip(chats, logits.amax(-1).isfinite().tolist(), strict=True):
-        chat.has_invalid_logits = not finite
-    valid = [(row, chat) for row, chat in enumerate(chats) if not chat.has_invalid_logits]
+    finite = logits.amax(-1).isfinite()
+    valid = [(row, chat) for row, (chat, is_valid) in enumerate(zip(chats, finite.tolist(), strict=True)) if is_valid]
     logprobs = {row: log_probabilities(logits[row]) for row, chat in valid if chat.request.n_logprobs is not None}
     for row, chat in valid:
         adjust(chat, row, logits)
@@ -141,6 +140,7 @@ def choose_tokens(chats: Sequence[ChatSequence], logits: Tensor) -> None:
     for row, values in logprobs.items():
         chosen = float(values[logits[row].argmax()])
         chats[row].last_logprobs = chosen, likeliest(values, chats[row].request.n_logprobs or 0)
+    return torch.where(finite, logits.argmax(-1), -1)
 
 
 def _sample(sampled: Sequence[tuple[int, ChatSequence]], logits: Tensor) -> None:

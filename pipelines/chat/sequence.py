@@ -30,7 +30,6 @@ class ChatSequence:
     counts: Counter[int] = field(default_factory=Counter)  # occurrences of each token in the reply
     n_thinking: int = 0  # tokens of the reply that were spent on thinking
     last_logprobs: tuple[float, tuple[tuple[int, float], ...]] | None = None  # of the last token; set if requested
-    has_invalid_logits: bool = False  # its last logits were infinite or NaN
     ran_out_of_memory_alone: bool = False
     _forced: deque[int] = field(default_factory=deque)  # tokens that end the thinking, once its budget is used up
     _ended_thinking: bool = False  # the budget was used up

@@ -59,8 +59,7 @@ class SequentialBatch:
         output = self._model(unread, use_cache=True, **sequence.past)
         self._sequences[sequence_id] = sequence  # last in the order now
         logits = output.logits[:, -1].float()
-        self._sampler((sequence_id,), logits)
-        token = int(logits.argmax(-1))  # waits for the device: the reply's next token
+        token = int(self._sampler((sequence_id,), logits))  # waits for the device: the reply's next token
         n_read = len(sequence.unread)
         stage: Literal["prefill", "decode"] = "prefill" if n_read > 1 else "decode"
         sequence.past = {name: output[name] for name in PAST if output.get(name) is not None}

@@ -206,7 +206,9 @@ def fill_with_sectors_that_are_partly_used(batch: PagedBatch) -> None:
 
 def test_sectors_that_are_partly_used_by_one_kind_of_layers_are_no_room_for_the_other() -> None:
     model = hybrid_model(window=64)
-    batch = PagedBatch(model, cache_bytes=bytes_for(model, 720), max_rows=16, sampler=lambda ids, logits: None)
+    batch = PagedBatch(
+        model, cache_bytes=bytes_for(model, 720), max_rows=16, sampler=lambda ids, logits: logits.argmax(-1)
+    )
     assert batch.n_pages == 32
     fill_with_sectors_that_are_partly_used(batch)
     assert batch.has_room()
