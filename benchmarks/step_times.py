@@ -99,7 +99,7 @@ class Measurement:
             }
             self.switch(True)
             self.warm_up("direct", "lane")
-        except Exception as error:  # noqa: BLE001  # what the compiler raises; eager results stand
+        except Exception as error:  # what the compiler raises; eager results stand
             self.switch(False)
             if device_module.is_fatal(error):
                 raise
