@@ -1,4 +1,4 @@
-"""Reads a torch profiler's record of kernels and of calls to the driver: gaps, synchronisations, the longest kernels."""
+"""Reads a profiler's record of kernels and calls to the driver: gaps, synchronisations, the longest kernels."""
 
 from __future__ import annotations
 
