@@ -9,8 +9,9 @@ from typing import Literal, TypeAlias
 
 ModelType: TypeAlias = Literal["image", "video", "chat"]
 Quantization: TypeAlias = Literal[
-    "bnb-8bit", "bnb-4bit", "torchao-int8", "torchao-int4", "quanto-int8", "quanto-int4", "fp8-layerwise"
-]
+    "fp8", "int8",  # matrix multiplications in eight bits
+    "fp8-layerwise", "bnb-8bit", "bnb-4bit", "torchao-int8", "torchao-int4", "quanto-int8", "quanto-int4",
+]  # fmt: skip
 Prediction: TypeAlias = Literal["epsilon", "v_prediction", "sample"]
 Dtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 

@@ -1,6 +1,6 @@
 """Reads a device's memory, classifies its errors and waits for it. Device thread only.
 
-This is the only file that uses torch.cuda, apart from the default generators in `batching/rng_state.py`.
+Of all files only this one uses torch.cuda, and `cuda_graphs.py` and the default generators in `batching/rng_state.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import gc
 import resource
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -216,3 +218,38 @@ def host_free_bytes() -> int:
     with open("/proc/meminfo") as lines:
         fields = dict(line.split(":", 1) for line in lines)
     return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+def supports_fp8(device: str) -> bool:
+    """Whether the device multiplies matrices of fp8 (Ada, Hopper and newer)."""
+    return device.startswith("cuda") and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def on_stream(stream: torch.cuda.Stream | None) -> AbstractContextManager[Any]:
+    """Launches the work of the block on a stream, as `priority_stream` gives one; None: as without the block."""
+    return nullcontext() if stream is None else torch.cuda.stream(stream)
+
+
+def pinned(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros in host memory that the device can copy from and to while the host goes on."""
+    return torch.zeros(*shape, dtype=dtype, pin_memory=device.type == "cuda")
+
+
+class HostCopy:
+    """A small tensor on its way to the host. The copy is launched on the current stream."""
+
+    def __init__(self, tensor: torch.Tensor, host: torch.Tensor) -> None:
+        """host: of `pinned`, at least as long as the tensor, which has one dimension."""
+        self._host = host[: len(tensor)]
+        self._host.copy_(tensor, non_blocking=True)
+        self._done: torch.cuda.Event | None = None
+        if tensor.is_cuda:
+            self._done = torch.cuda.Event(blocking=True)  # the waiting thread sleeps; torch lets go of the lock, too
+            self._done.record(torch.cuda.current_stream(tensor.device))
+
+    def wait(self) -> list[int]:
+        """The values, once all that was launched before the copy is done."""
+        if self._done is not None:
+            self._done.synchronize()
+        values: list[int] = self._host.tolist()
+        return values

@@ -1,13 +1,15 @@
 """Estimates the bytes of one tensor under `load.quantization`, from its name and shape. Pure functions.
 
 bitsandbytes, torchao and quanto quantize linear layers; fp8-layerwise also convolutions, but not the layers that the
-model class excludes.
+model class excludes; fp8 and int8 the large linear layers inside the numbered blocks of a model.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
+from models.checkpoint.denoiser_input import DENOISERS
 from models.checkpoint.model_source import declared_names
 from models.files.weight_header import Tensors
 
@@ -23,12 +25,40 @@ NOT_CAST = ("pos_embed", "patch_embed", "norm", "^proj_in$", "^proj_out$")
 # Single files have other names for the modulation in the norms of a transformer.
 NOT_CAST_IN_FILE = (r"_mod\b", "modulation", "adaLN")
 
+EIGHT_BIT = ("fp8", "int8")  # kinds whose matrix multiplications run in eight bits (pipelines/eight_bit.py)
+EIGHT_BIT_PARTS = (*DENOISERS, "transformer_2")  # components of a pipeline that they quantize
+# Layers that are left as they are: embeddings of time, text and position, the modulation that they feed (one row for
+# each picture, so nothing is saved), what routes to experts, and experts, which the libraries hold as one tensor.
+NOT_EIGHT_BIT = ("norm", "emb", *NOT_CAST_IN_FILE, "adaln", "final_layer", r"(^|\.)(gate|router|shared_expert_gate)$",
+                 r"experts?(\.|$)")  # fmt: skip
+SMALLEST_SIDE = 256  # of a matrix that gains more in eight bits than the quantization of its input costs
+SIDE_MULTIPLE = 16  # of the matrices that the kernels take
+
+
+def runs_in_eight_bits(cls: str, layer: str, shape: Sequence[int]) -> bool:
+    """Whether the fp8 and int8 quantizations take this linear layer. layer: its name. shape: (outputs, inputs)."""
+    steps = layer.split(".")
+    if len(shape) != 2 or not any(step.isdecimal() for step in steps[:-1]):
+        return False  # no matrix, or a first or last layer of the model, outside its blocks
+    if min(shape) < SMALLEST_SIDE or any(side % SIDE_MULTIPLE for side in shape):
+        return False
+    patterns = (*NOT_EIGHT_BIT, *_excluded(cls))
+    return not any(re.search(pattern, module) for pattern in patterns for module in _with_ancestors(layer))
+
+
+def quantized_components(kind: str | None) -> tuple[str, ...]:
+    """Returns the names of the components whose weights are quantized; a language model is one, "model"."""
+    return ("model", *(EIGHT_BIT_PARTS if kind in EIGHT_BIT else DENOISERS))
+
 
 def quantized_bytes(kind: str, cls: str, name: str, tensors: Tensors, float_bytes: int, *, in_file: bool) -> int:
     """in_file: the tensors have the names of a single file. cls: the class of the component."""
     tensor = tensors[name]
     if kind == "fp8-layerwise":
         return tensor.elements * (1 if _is_cast(cls, name, tensors, in_file) else float_bytes)
+    if kind in EIGHT_BIT:
+        taken = name.endswith(".weight") and runs_in_eight_bits(cls, name.removesuffix(".weight"), tensor.shape)
+        return tensor.elements + 4 * tensor.shape[0] if taken else tensor.elements * float_bytes
     if len(tensor.shape) != 2 or not name.endswith(".weight") or NEVER_LINEAR.search(name):
         return tensor.elements * float_bytes
     return round(tensor.elements * VALUE_BYTES[kind]) + tensor.shape[0] * ROW_BYTES.get(kind, 0)
@@ -39,8 +69,15 @@ def _is_cast(cls: str, name: str, tensors: Tensors, in_file: bool) -> bool:
     weight = tensors.get(f"{layer}.weight")
     if weight is None or len(weight.shape) < 2:
         return False  # a norm, or a parameter of no layer
-    patterns = (*NOT_CAST, *declared_names(cls, "_skip_layerwise_casting_patterns"),
-                *declared_names(cls, "_keep_in_fp32_modules"), *(NOT_CAST_IN_FILE if in_file else ()))  # fmt: skip
+    patterns = (*NOT_CAST, *_excluded(cls), *(NOT_CAST_IN_FILE if in_file else ()))
+    return not any(re.search(pattern, module) for pattern in patterns for module in _with_ancestors(layer))
+
+
+def _excluded(cls: str) -> tuple[str, ...]:
+    """Returns the patterns of layers that the model class itself keeps in full precision."""
+    return (*declared_names(cls, "_skip_layerwise_casting_patterns"), *declared_names(cls, "_keep_in_fp32_modules"))
+
+
+def _with_ancestors(layer: str) -> list[str]:
     steps = layer.split(".")
-    ancestors = [".".join(steps[: depth + 1]) for depth in range(len(steps))]
-    return not any(re.search(pattern, module) for pattern in patterns for module in ancestors)
+    return [".".join(steps[: depth + 1]) for depth in range(len(steps))]

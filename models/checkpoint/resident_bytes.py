@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.checkpoint.component_configs import Config
-from models.checkpoint.denoiser_input import DENOISERS
 from models.checkpoint.model_source import declared_names
-from models.checkpoint.quantized_bytes import quantized_bytes
+from models.checkpoint.quantized_bytes import quantized_bytes, quantized_components
 from models.checkpoint.single_file import belongs_to, chat_context, has_all_parts, parts_in_file
 from models.checkpoint.weight_scales import is_about_packing
 from models.files.gguf_header import GgufTensor
@@ -97,7 +96,7 @@ def _bytes(name: str, cls: str, tensors: Tensors, config: Config, served: Served
     """prefix: that of the tensors in a single file, None for a folder."""
     read = dict(_read_tensors(cls, tensors, config))
     kept = _kept_in_float32(cls, served, in_folder=prefix is None)
-    quantization = served.quantization if name in (*DENOISERS, "model") else None
+    quantization = served.quantization if name in quantized_components(served.quantization) else None
     as_stored = "quantization_config" in config  # fp8 that the library runs as it is
     total = 0
     for key, tensor in read.items():

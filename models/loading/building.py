@@ -66,7 +66,7 @@ def pipeline_builder(
             if isinstance(part, torch.nn.Module):
                 check_is_filled(name, part)
         notes += check_vocabularies(pipeline)
-        apply_options(pipeline, spec, dtype)
+        notes += apply_options(pipeline, spec, dtype, device, offload)
         if offload:
             return enable_offload(pipeline, device), notes
         if device != "cpu":  # the weights are on the CPU already, and walking over them takes a while

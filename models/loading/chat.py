@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 
 from models.files.weight_files import variant
 from models.loading.components import errors_named
-from models.loading.options import chat_quantization
+from models.loading.eight_bit import eight_bit_kind, use_eight_bits
+from models.loading.options import chat_quantization, try_option
 from models.loading.read_check import check_is_filled, transformers_checked
 from models.loading.shared_weights import SharedWeights
 from models.loading.tokenizer import open_tokenizer
@@ -47,7 +49,13 @@ def open_chat(
                     folder, dtype=dtype, ignore_mismatched_sizes=True, **options, **where
                 )
             check_is_filled(MODEL, model)
-        model = model.to(device).eval().requires_grad_(False)
+        model = model.eval().requires_grad_(False)
+        if (
+            kind := eight_bit_kind(spec)
+        ) is not None:  # before the model moves, so that the device never holds both widths
+            quantize = functools.partial(use_eight_bits, MODEL, model, kind, device)
+            notes += try_option("quantization", quantize)
+        model = model.to(device)
     if identity is not None:
         shared.offer(identity, dtype, model)
     notes += check_vocabulary("the tokenizer", tokenizer, model, is_guarded=True)

@@ -6,6 +6,7 @@ Device thread only.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,31 @@ import torch
 from safetensors.torch import load_file
 
 from models.checkpoint.denoiser_input import DENOISERS
+from models.checkpoint.quantized_bytes import EIGHT_BIT_PARTS
 from models.errors import BadModel
 from models.load_options import SDXL_EMBEDDINGS
+from models.loading.eight_bit import eight_bit_kind, use_eight_bits
 from models.spec import ModelSpec
 from pipelines.device import is_fatal, is_out_of_memory
+from pipelines.diffusion.attention_choice import NATIVE, choose_attention, register
+
+logger = logging.getLogger(__name__)
+
+USUAL_SIDE = 1024  # pixels, of a model that names no size
+TEXT_TOKENS = 512  # beside those of a picture, in most transformers
 
 
-def apply_options(pipeline: Any, spec: ModelSpec, dtype: torch.dtype) -> None:
+def apply_options(pipeline: Any, spec: ModelSpec, dtype: torch.dtype, device: str, offload: bool) -> list[str]:
+    """Returns sentences about what an option did. Layers in eight bits are on `device` then, unless `offload`."""
     load = spec.load
+    notes: list[str] = []
+    if (kind := eight_bit_kind(spec)) is not None:
+        parts = {name: getattr(pipeline, name, None) for name in EIGHT_BIT_PARTS}
+        for name, part in parts.items():
+            if not isinstance(part, torch.nn.Module):
+                continue
+            quantize = functools.partial(use_eight_bits, name, part, kind, device, stays_on_host=offload)
+            notes += try_option("quantization", quantize)
     for path in spec.embedding_paths:
         try_option("embeddings", functools.partial(_load_embedding, pipeline, path))
     for denoiser in (getattr(pipeline, name) for name in DENOISERS if getattr(pipeline, name, None) is not None):
@@ -30,8 +48,11 @@ def apply_options(pipeline: Any, spec: ModelSpec, dtype: torch.dtype) -> None:
             try_option("quantization", functools.partial(denoiser.enable_layerwise_casting, **fp8))
         if load.attention is not None:
             try_option("attention", functools.partial(_set_attention, denoiser, load.attention))
+        elif device.startswith("cuda"):
+            notes += _choose_attention(denoiser, spec, dtype, device)
         if load.compile:
             try_option("compile", denoiser.compile_repeated_blocks)
+    return notes
 
 
 def try_option(option: str, apply: Callable[[], Any]) -> Any:
@@ -60,6 +81,32 @@ def _load_embedding(pipeline: Any, path: Path) -> None:
             tokenizer=tokenizer,
             text_encoder=getattr(pipeline, encoder),
         )
+
+
+def _choose_attention(denoiser: Any, spec: ModelSpec, dtype: torch.dtype, device: str) -> list[str]:
+    """Sets the fastest backend. When the measurement fails, torch's own stays, with a sentence."""
+    try:
+        backend = choose_attention(denoiser, usual_tokens(spec), dtype, device)
+        if backend is not None and backend != NATIVE:
+            register(backend)
+            _set_attention(denoiser, backend)
+    except Exception as error:  # many kinds, from the kernels of several libraries; the model runs without a choice
+        if is_fatal(error):
+            raise
+        logger.warning("attention not measured", extra={"model": spec.name}, exc_info=True)
+        return [f"The attention kernels could not be measured, so torch chooses one ({type(error).__name__})."]
+    return []
+
+
+def usual_tokens(spec: ModelSpec) -> int:
+    """Returns about how many tokens the denoiser reads for a picture or clip of the usual size.
+
+    A transformer makes one token of each cell of the grid that widths and heights must be multiples of.
+    """
+    defaults, limits = spec.defaults, spec.limits
+    width, height = ((side or USUAL_SIDE) // limits.size_multiple for side in (defaults.width, defaults.height))
+    frames = (defaults.num_frames or 1) // limits.frames_multiple or 1 if spec.type == "video" else 1
+    return width * height * frames + TEXT_TOKENS
 
 
 def _set_attention(denoiser: Any, attention: str) -> None:

@@ -150,7 +150,8 @@ def _keys(machine: Machine) -> Callable[[ModelSpec], str]:
         known = keys.get(spec.name)
         if known is None or known[0] is not spec:
             precision = spec.dtype if spec.dtype != "auto" else auto_dtype([machine])
-            known = keys[spec.name] = spec, measurement_key(spec.path, precision, machine.device)
+            stored = " ".join(filter(None, (precision, spec.load.quantization)))
+            known = keys[spec.name] = spec, measurement_key(spec.path, stored, machine.device)
         return known[1]
 
     return key_of

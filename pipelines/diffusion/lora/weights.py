@@ -18,6 +18,7 @@ from pipelines.diffusion.lora.layers import Layers, Shapes, shapes_of
 from pipelines.diffusion.lora.lora_file import BadLora, LoraFile, names, shown
 from pipelines.diffusion.lora.provenance import plain, sources_of
 from pipelines.diffusion.lora.renaming import Convert, Parts, State, by_layers_of_the_pipeline, is_whole
+from pipelines.eight_bit import EightBitLinear
 
 FOR_TEXT_ENCODERS = {
     DOWN: "lora_linear_layer.down.weight",
@@ -55,6 +56,11 @@ def fit(name: str, file: LoraFile, layers: Layers, convert: Convert) -> LoraWeig
         raise BadLora(f"The LoRA {name} does not fit this model: it is for none of its layers.")
     for layer, parts in known.items():
         _multiply_by_alpha(layer, parts, file.settings)
+        if isinstance(modules[layer], EightBitLinear) and not parts.keys().isdisjoint((MAGNITUDE, DORA_SCALE)):
+            raise BadLora(
+                f"The LoRA {name} is a DoRA, which scales the layers' own weights: it cannot be worn while "
+                f"load.quantization is {modules[layer].kind}."
+            )
         shapes = shapes_of(modules[layer])
         if shapes is not None and DOWN in parts:
             _check_shapes(name, layer, parts, shapes)
