@@ -56,9 +56,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     results = Results("served", arguments.out, arguments.device, seconds=arguments.seconds, tiny=arguments.tiny)
-    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
-        with results.part(arguments.family):
-            Comparison(arguments, results, Path(folder)).run()
+    in_memory = MEMORY if MEMORY.is_dir() else None
+    with tempfile.TemporaryDirectory(dir=in_memory) as folder, results.part(arguments.family):
+        Comparison(arguments, results, Path(folder)).run()
 
 
 class Comparison:
@@ -125,7 +125,7 @@ class Comparison:
             self.record(**{mode: {**facts, "turns": len(through), "ratio": round(ratio, 3), "ok": ratio <= BAR}})
 
     async def wait_until_compiled(self, live: LiveServer, connection: Connection) -> dict[str, Any]:
-        """Runs jobs until the server notes that the model's blocks run compiled. Returns its last notes and how long."""
+        """Runs jobs until the server notes that the blocks run compiled. Returns these notes and the seconds."""
         began = time.perf_counter()
         while True:
             reply = live.get("/api/models/real").json
