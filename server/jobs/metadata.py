@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from server.jobs.encoding import FileMetadata
 from server.jobs.file_hashes import FileHashes
 from server.jobs.sampler_names import sampler_of
 from server.store.jobs import JobRow
+from server.version import program_version
 
 NEGATIVE = "Negative prompt:"  # a line that begins so ends the prompt
 NOT_IN_TAGS = frozenset("<>:")  # AUTOMATIC1111 cannot read a LoRA's name with one of these in <lora:NAME:WEIGHT>
@@ -46,7 +46,7 @@ def file_metadata(row: JobRow, index: int, scheduler: str, hashes: FileHashes) -
         # A1111 counts the last layer as 1.
         "Clip skip": request["clip_skip"] + 1 if request.get("clip_skip") else None,
         "Lora hashes": ", ".join(f"{_in_list(name)}: {found}" for name, found in lora_hashes.items()) or None,
-        "Version": f"AgentName {version('agentname')}",
+        "Version": f"AgentName {program_version()}",
     }
     lines = [_prompt(request)]
     if request["negative_prompt"]:
