@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.chat_interface import ChatRequest, Section, TokenLogprobs
+from pipelines.step_schedule import Speed, computed_steps
 
 Stage: TypeAlias = Literal["waiting", "loading_model", "encoding", "denoising", "decoding", "saving", "done"]
 LaneStage: TypeAlias = Literal["encoding", "denoising", "decoding", "prefill", "decode"]
@@ -48,6 +49,7 @@ class DiffusionRequest:
     guidance_argument: str = "guidance_scale"  # the argument of the pipeline's __call__ that it sets
     seed: int  # of torch.Generator("cpu"), 0 … 2^63-1
     deterministic: bool = False  # never merged: bit-identical to a run alone
+    speed: Speed = "exact"  # otherwise some steps are predicted instead of computed
     preview: bool = False  # send small pictures of it while it is made
     call: Mapping[str, object] = field(default_factory=dict)  # further arguments of the pipeline's __call__
     scheduler: str | None = None  # class name of the noise scheduler; None: the checkpoint's own
@@ -59,6 +61,11 @@ class DiffusionRequest:
     def shape(self) -> str:
         """The key for measured times and peak bytes: "176x96x16"."""
         return f"{self.width}x{self.height}x{self.num_frames or 1}"
+
+    @property
+    def computed_steps(self) -> int:
+        """The steps that run the model, as far as is known before: some pipelines cannot skip any."""
+        return computed_steps(self.speed, self.steps)
 
     @property
     def units(self) -> int:

@@ -3,7 +3,8 @@
 A task runs stock code in a greenlet. The modules that cost device time have their entry points wrapped: a call from
 within a task suspends the task with the call pending; a call from elsewhere runs as usual. `step` takes the pending
 calls that can share one forward, runs them as one batch (`batched_call.py`), hands each task its rows and resumes it
-until its next call or its end. So tasks that know nothing of each other join and leave the batch at every call.
+until its next call or its end. So tasks that know nothing of each other join and leave the batch at every call. A task
+with a `StepCache` may answer some of its calls by itself, and is not suspended at those.
 
 The forward runs in a greenlet too, and can be preempted at its blocks or layers (`preemption.py`); the next `step`
 resumes it.
@@ -113,12 +114,16 @@ class Rendezvous:
             task = greenlet.getcurrent()
             if not isinstance(task, Task) or task.parent is None:
                 return function(*args, **kwargs)
-            wrapped = task.wrap_forward(function) if task.wrap_forward and entry == "forward" else function
-            call = Call(component, entry, wrapped, args, kwargs)
-            try:
-                return task.parent.switch(call)
-            finally:
-                call.modes.restore()
+            if entry != "forward":
+                return _await(task, Call(component, entry, function, args, kwargs))
+
+            def run() -> Any:
+                wrapped = task.wrap_forward(function) if task.wrap_forward else function
+                return _await(task, Call(component, entry, wrapped, args, kwargs))
+
+            if task.step_cache is None:
+                return run()
+            return task.step_cache.call(component, (*args, *kwargs.values()), run)
 
         yield_points = self._yield_points.setdefault(component, {})
         if isinstance(owner, nn.Module) and id(owner) not in yield_points:
@@ -297,3 +302,11 @@ class Rendezvous:
 
 def _always_yield() -> bool:
     return True
+
+
+def _await(task: Task, call: Call) -> Any:
+    """Suspend the task until its call has run, and return the call's output."""
+    try:
+        return task.parent.switch(call)
+    finally:
+        call.modes.restore()

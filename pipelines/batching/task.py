@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import greenlet
 
@@ -16,6 +16,13 @@ from pipelines.batching.rng_state import RngState
 
 class TaskCanceled(BaseException):
     """Thrown into a suspended task to end it. Not an `Exception`, so that stock code does not swallow it."""
+
+
+class StepCache(Protocol):
+    """Answers some calls of a task from earlier ones of the same task."""
+
+    def call(self, component: str, arguments: Sequence[Any], compute: Callable[[], Any]) -> Any:
+        """Return what `compute` returns, a forward of `component` with these arguments, or something in its place."""
 
 
 class Task(greenlet.greenlet):
@@ -30,10 +37,12 @@ class Task(greenlet.greenlet):
         variant: Hashable = None,
         wrap_forward: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
         rng_state: RngState | None = None,
+        step_cache: StepCache | None = None,
     ) -> None:
         """mergeable: False runs each of its calls alone. variant: only calls of tasks with the same variant merge.
 
         wrap_forward: applied to each `forward` that the task calls. rng_state: torch's generators while the task runs.
+        step_cache: asked before each `forward` of the task; it belongs to this task alone.
         """
         super().__init__(body)
         self.name = name
@@ -41,6 +50,7 @@ class Task(greenlet.greenlet):
         self.variant = variant
         self.wrap_forward = wrap_forward
         self.rng_state = rng_state or RngState(0)
+        self.step_cache = step_cache
         self.module_changes = ModuleChanges()
         self.pending_call: Call | None = None  # the call at which the task is suspended, until its forward begins
         self.canceled = False  # takes part in no further forward; `Rendezvous.cancel` may still have to unwind it

@@ -21,6 +21,7 @@ from pipelines.costs import CostLog, Meter
 from pipelines.diffusion.lora.adapters import Adapters
 from pipelines.diffusion.outcome import end_of
 from pipelines.diffusion.request_scope import disable_kv_cache, entry_points
+from pipelines.diffusion.step_cache import StepCache
 from pipelines.diffusion.stock_call import StockCall
 from pipelines.host_offload import HostOffload
 from pipelines.interface import (
@@ -130,13 +131,15 @@ class DiffusionLane:
     def admit(self, request: Request) -> None:
         assert isinstance(request, DiffusionRequest)
         self._requests[request.id] = request
+        step_cache = None if request.speed == "exact" else StepCache(request.speed)
         task = Task(
             request.id,
-            functools.partial(self._stock_call.run, request, self._loras_in_use),
+            functools.partial(self._stock_call.run, request, self._loras_in_use, step_cache),
             mergeable=not request.deterministic,
             variant=request.loras,
             wrap_forward=functools.partial(self._adapters.wrap_forward, request.loras),
             rng_state=RngState(request.seed, self._device_name),
+            step_cache=step_cache,
         )
         self._not_started.append(task)
 

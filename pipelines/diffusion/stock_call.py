@@ -21,9 +21,13 @@ from pipelines.diffusion.preview import Previews
 from pipelines.diffusion.prompt_cache import PromptCache
 from pipelines.diffusion.prompts import read_prompts
 from pipelines.diffusion.request_scope import StepCounter, make_scheduler, request_copy
+from pipelines.diffusion.step_cache import StepCache
 from pipelines.diffusion.without_effect import other_size, without_effect
 from pipelines.interface import DiffusionRequest, Lora, Previewed, Progressed, Sound, Stage, Update
+from pipelines.step_schedule import MIN_STEPS
 
+NO_STEP_SKIPPED = "speed has no effect on this model: it cannot skip a step, so that each was computed."
+TOO_FEW_STEPS = f"speed has no effect below {MIN_STEPS} steps: each was computed."
 FLAGGED = "The model's safety checker flagged this output and blacked it out."
 
 
@@ -64,10 +68,15 @@ class StockCall:
         self._arguments = Arguments(type(pipeline))
         self._prompt_cache = PromptCache(device=device)
 
-    def run(self, request: DiffusionRequest, loras_in_use: Callable[[], Collection[Lora]]) -> PipelineOutput:
-        """loras_in_use: LoRAs of all requests of the lane, which must stay loaded."""
+    def run(
+        self,
+        request: DiffusionRequest,
+        loras_in_use: Callable[[], Collection[Lora]],
+        step_cache: StepCache | None = None,
+    ) -> PipelineOutput:
+        """loras_in_use: LoRAs of all requests of the lane, which must stay loaded. step_cache: that of the task."""
         self._progressed(request, "encoding", 0, request.steps)
-        own = request_copy(self._pipeline, functools.partial(self._count_steps, request), self._device)
+        own = request_copy(self._pipeline, functools.partial(self._count_steps, request, step_cache), self._device)
         if request.scheduler is not None:
             own.scheduler = make_scheduler(request.scheduler, own.scheduler)
         lora_warnings = self._adapters.load(request.loras, loras_in_use())
@@ -81,6 +90,7 @@ class StockCall:
             *lora_warnings,
             *prompt_warnings,
             *without_effect(own, arguments, request),
+            *_speed_without_effect(request, step_cache),
             *other_size(frames, request),
             *((FLAGGED,) if flagged else ()),
         )
@@ -90,9 +100,11 @@ class StockCall:
     def _show(self, request: DiffusionRequest, colours: NDArray[np.uint8]) -> None:
         self._emit(Previewed(request.id, colours))
 
-    def _count_steps(self, request: DiffusionRequest, total: int) -> StepCounter:
+    def _count_steps(self, request: DiffusionRequest, step_cache: StepCache | None, total: int) -> StepCounter:
         def on_step(done: int, total: int) -> None:
             self.denoising.add(request.id)
+            if step_cache is not None:
+                step_cache.at_step(done, total)
             stage: Stage = "denoising" if done < total or total == 0 else "decoding"
             self._progressed(request, stage, done, total or request.steps)
 
@@ -100,3 +112,9 @@ class StockCall:
 
     def _progressed(self, request: DiffusionRequest, stage: Stage, step: int, total: int) -> None:
         self._emit(Progressed(request.id, stage, step, total))
+
+
+def _speed_without_effect(request: DiffusionRequest, step_cache: StepCache | None) -> tuple[str, ...]:
+    if step_cache is None or step_cache.n_predicted:
+        return ()
+    return (TOO_FEW_STEPS if request.steps < MIN_STEPS else NO_STEP_SKIPPED,)

@@ -80,7 +80,8 @@ class Estimates:
             # A stage that did not run this time is kept: the prompt's encoding came from the cache.
             skipped = [forwards for forwards in self._known.get(key, ()) if _stage(forwards[0]) not in ran]
             self._known[key] = skipped + [
-                (shape, n / max(1, request.steps) if _is_denoising(shape) else n) for shape, n in usage.forwards.items()
+                (shape, n / max(1, request.computed_steps) if _is_denoising(shape) else n)
+                for shape, n in usage.forwards.items()
             ]
 
     def peak_bytes(self, request_id: str) -> int | None:
@@ -107,7 +108,7 @@ class Estimates:
         known = self._known.get((model, shape_of(request)))
         if known is None:
             return None
-        total = tuple((shape, n * request.steps if _is_denoising(shape) else n) for shape, n in known)
+        total = tuple((shape, n * request.computed_steps if _is_denoising(shape) else n) for shape, n in known)
         return _subtract(total, ran) if ran else total
 
 
