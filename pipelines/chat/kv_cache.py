@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipelines import device
+from pipelines.chat.decode.options import DecodeOptions
 from pipelines.chat.paged_batch import PagedBatch, Sampler, paged_cache_bytes
 from pipelines.chat.unbatched import Batch, SequentialBatch, sequential_cache_bytes
 from pipelines.interface import Merging
@@ -48,7 +49,7 @@ class KVCache:
 
     def free(self, target_bytes: int | None = None) -> None:
         """Free the cache. target_bytes: size of the next one; None: as before."""
-        self.batch = None
+        self._drop_batch()
         if target_bytes is not None:
             self._target_bytes = target_bytes
         device.release_cache()
@@ -59,14 +60,27 @@ class KVCache:
 
     def close(self) -> None:
         """Let go of the batch, and of the model that batches are made with."""
-        self.batch = None
+        self._drop_batch()
         del self._make_batch
 
+    def _drop_batch(self) -> None:
+        batch, self.batch = self.batch, None
+        if isinstance(batch, PagedBatch):
+            batch.close()
 
-def make_batch(model: Any, max_rows: int, sampler: Sampler, merging: Merging, cache_bytes: int) -> Batch:
+
+def make_batch(
+    model: Any,
+    max_rows: int,
+    sampler: Sampler,
+    merging: Merging,
+    cache_bytes: int,
+    decode: DecodeOptions = DecodeOptions(),  # noqa: B008  # immutable
+) -> Batch:
     """Raises ValueError when `cache_bytes` hold no page."""
-    batch_class = SequentialBatch if merging == "off" else PagedBatch
-    return batch_class(model, cache_bytes=cache_bytes, max_rows=max_rows, sampler=sampler)
+    if merging == "off":
+        return SequentialBatch(model, cache_bytes=cache_bytes, max_rows=max_rows, sampler=sampler)
+    return PagedBatch(model, cache_bytes=cache_bytes, max_rows=max_rows, sampler=sampler, decode=decode)
 
 
 def cache_bytes_for(model: Any, lengths: Sequence[int], merging: Merging) -> int:

@@ -1,8 +1,10 @@
 """Drives transformers' continuous batching one step at a time. Device thread only.
 
-This is the only file that uses its internals (5.23). Its own loop, thread, queues, output router, end-of-text rules and
-random sampling are not used: sequences are added and removed here, and one step gives one token to each sequence whose
-prompt has been read. The caller decides when a sequence ends.
+Apart from `decode/steps.py` this is the only file that uses its internals (5.23). Its own loop, thread, queues, output
+router, end-of-text rules and random sampling are not used: sequences are added and removed here, and one step gives one
+token to each sequence whose prompt has been read. The caller decides when a sequence ends.
+
+Prompts are read by transformers' own step. While there is none to read, `DecodeSteps` decodes where the model allows.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from transformers.generation.logits_process import LogitsProcessorList
 
 from pipelines import device
 from pipelines.chat.context_length import context_of
+from pipelines.chat.decode.options import DecodeOptions
+from pipelines.chat.decode.steps import DecodeSteps
 from pipelines.chat.kv_size import PAGE_TOKENS
 
 FLASH_PAGE_TOKENS = 256  # flash attention reads its cache in pages of this size
@@ -55,8 +59,19 @@ class BatchStep:
 class PagedBatch:
     """Sequences that share forwards and a paged KV cache of fixed size."""
 
-    def __init__(self, model: Any, *, cache_bytes: int, max_rows: int, sampler: Sampler) -> None:
-        """Raises ValueError when not one page fits into `cache_bytes`."""
+    def __init__(
+        self,
+        model: Any,
+        *,
+        cache_bytes: int,
+        max_rows: int,
+        sampler: Sampler,
+        decode: DecodeOptions = DecodeOptions(),  # noqa: B008  # immutable
+    ) -> None:
+        """cache_bytes: of the cache; buffers and graphs of static decode steps come on top.
+
+        Raises ValueError when not one page fits into `cache_bytes`.
+        """
         page = _page_of(model)
         n_blocks, max_tokens = _blocks_within(cache_bytes, page), page.prefill_tokens
         longest = math.ceil((context_of(model.config) or 0) / page.tokens) if page.flash else 0
@@ -78,25 +93,42 @@ class PagedBatch:
             manager.logit_processor = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([self._hook]))
             manager.logit_processor.tensors_required = 1
             self._processor = manager._create_batch_processor()
-        self._model = model
-        self._max_step_tokens = max_tokens
+        self._model, self._sampler = model, sampler
+        self._max_step_tokens, self._page_tokens = max_tokens, page.tokens
         self._salts: dict[str, tuple[int, ...]] = {}  # sequence id → its owner's salt for the names of blocks
         self._cache = self._processor.cache
         self._salt_blocks()
-        stream = device.priority_stream(model.device)
+        self._stream = stream = device.priority_stream(model.device)
         if stream is not None:
             self._processor.inputs_and_outputs.compute_stream = stream
             self._processor.offloading_manager._compute_stream = stream
         self.n_pages = int(self._cache.num_sectors)
         self.max_length = int(infer_max_single_request_tokens(self._cache))
+        self._lookahead = decode.lookahead
+        self._decode: DecodeSteps | None = None
+        if decode.static and list(self._cache.cache_allocators) == ["full_attention"]:
+            longest_chat = min(self.max_length, context_of(model.config) or self.max_length)
+            self._decode = DecodeSteps(model, self._cache, max_rows, longest_chat, decode)
+            if decode.graphs and stream is not None:
+                self._decode.capture(stream, decode.capture_s)
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of the cache and of the tensors that grow with it."""
+        """Bytes of the cache, of the tensors that grow with it, and of what decode steps hold."""
         io = self._processor.inputs_and_outputs
         masks = (io.attention_mask or {}).values()
         indices = (io._bulk_input_tensor, io.write_index_storage, io.read_index_storage, io.block_table, io.output_ids)
-        return sum(int(tensor.nbytes) for tensor in (self._cache.cache_tensor, *masks, *indices))
+        held = sum(int(tensor.nbytes) for tensor in (self._cache.cache_tensor, *masks, *indices))
+        return held + (0 if self._decode is None else self._decode.n_bytes)
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about decode steps that are slower than they might be."""
+        return [] if self._decode is None else self._decode.notes
+
+    def close(self) -> None:
+        """Wait for a forward that was launched ahead, so that the memory that it uses may be freed."""
+        device.finish(str(self._model.device))
 
     def pages_for(self, n_tokens: int) -> int:
         """Pages, of `n_pages`, that a sequence of this length takes at most. transformers calls them sectors."""
@@ -139,6 +171,11 @@ class PagedBatch:
         n_decoding: sequences that wait for their next token while other prompts are read. With any of them, only as
         much is read as takes `MAX_PREFILL_S`. token_s: seconds to read one token; None: not known yet.
         """
+        if self._decode is not None:
+            with device.on_stream(self._stream):
+                decoded = self._decode_step(self._decode)
+            if decoded is not None:
+                return decoded
         self._processor.max_batch_tokens = self._max_step_tokens
         if n_decoding and token_s is not None:
             read = max(MIN_PREFILL_TOKENS, int(MAX_PREFILL_S / token_s))
@@ -159,6 +196,57 @@ class PagedBatch:
             self._hook.take_tokens(),
             n_read,
         )
+
+    def _decode_step(self, decode: DecodeSteps) -> BatchStep | None:
+        """Give each sequence its next token, from a forward that was launched ahead or is launched now.
+
+        None: there is a prompt to read first, or too little room. Such a step is transformers'.
+        """
+        active = self._processor.scheduler.active_requests
+        ahead = decode.pending
+        rows = [] if ahead is None else [i for i, s in enumerate(ahead.states) if active.get(s.request_id) is s]
+        if ahead is None or not rows:
+            decode.pending = None
+            states = self._ready_to_decode()
+            if not states:
+                return None
+            decode.launch(states)
+            ahead, rows = decode.pending, [*range(len(states))]
+        assert ahead is not None
+        copied = decode.choose(self._sampler, rows)
+        states = [ahead.states[row] for row in rows]
+        if self._lookahead and len(states) == len(active) and self._ready_to_decode():
+            decode.launch(states)  # the device is busy while the host makes text of the tokens
+        tokens = copied.wait()
+        for state, row, token in zip(states, rows, tokens, strict=True):
+            state.generated_tokens.append(token)
+            state.tokens_to_process = [token]
+            if ahead.lengths[row] % self._page_tokens == 0 and self._cache.use_prefix_sharing:
+                self._cache.mark_complete_blocks(state, dict.fromkeys(self._cache.cache_allocators, 1))
+                decode.pages_changed(state)
+        ids = tuple(state.request_id for state in states)
+        return BatchStep("decode", ids, dict(zip(ids, tokens, strict=True)), len(ids))
+
+    def _ready_to_decode(self) -> list[Any]:
+        """All sequences, when each needs only its next token, and with a page for it; or none."""
+        scheduler = self._processor.scheduler
+        states = list(scheduler.active_requests.values())
+        if not states or scheduler.waiting_requests or not self._decode or not self._decode.holds(states):
+            return []
+        for state in states:
+            if state.status != RequestStatus.DECODING:
+                return []
+            if state.position_offset % self._page_tokens == 0 and not self._take_page(state):
+                return []
+        return states
+
+    def _take_page(self, state: RequestState) -> bool:
+        """Give the sequence a page for its next token if it needs one. Blocks kept for equal prompts make room."""
+        if self._cache.can_store_request_tokens(state, 1):
+            return True
+        self._cache.evict_cached_blocks()
+        self._cache.pool.try_to_free_sectors()
+        return bool(self._cache.can_store_request_tokens(state, 1))
 
     def _blocks_needed(self, state: RequestState) -> dict[str, int]:
         """New blocks of each kind of layer for the tokens that the next step may read of a sequence."""

@@ -1,0 +1,199 @@
+"""Decode steps over static buffers: all rows read one token each, and the sampler chooses outside the forward.
+
+transformers prepares a step by writing a dozen tensors anew, one small copy to the device after the other. Here a step
+needs one copy, and its forward always reads and writes the same tensors, so that it can be a CUDA graph. transformers'
+objects stay the owners of sequences and pages; this class keeps a copy of where each row's pages are. Device thread
+only; everything is launched on the current stream, in order.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipelines import device
+from pipelines.chat.decode.attention import has_triton, paged_decode
+from pipelines.chat.decode.compiled import Forward, forward_of
+from pipelines.chat.decode.options import DecodeOptions
+from pipelines.chat.decode.pages import Pages, reading
+from pipelines.cuda_graphs import CaptureFailed, GraphPool
+
+NOT_CAPTURED = "Its decode steps are not CUDA graphs, which makes one chat slower: {}"
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A forward whose logits are in the buffer, or will be when the device is done."""
+
+    states: tuple[Any, ...]  # transformers' `RequestState` of each row
+    lengths: tuple[int, ...]  # tokens of each that are in the cache after the forward
+
+
+class DecodeSteps:
+    """A model's decode forward for up to `max_rows` sequences of the cache's only kind of layer."""
+
+    @torch.inference_mode()
+    def __init__(self, model: Any, cache: Any, max_rows: int, max_length: int, options: DecodeOptions) -> None:
+        """cache: transformers' `PagedAttentionCache`. max_length: tokens of the longest sequence."""
+        (self._allocator,) = cache.cache_allocators.values()
+        self._page_tokens = int(self._allocator.tokens_per_page)
+        self._max_rows = _power_of_two(max_rows)
+        self._max_columns = -(-max_length // self._page_tokens)
+        self._device: torch.device = model.device
+        self._config = model.config.get_text_config()
+        self._forward: Forward = forward_of(model, options.compiled)
+        # A block is one page of each layer in a row, keys before values, and the tensors of a layer begin at its own.
+        self._pages_of_block = int(self._allocator.block_physical_stride) // self._page_tokens
+        self._trash_page = int(self._allocator.write_trash_index) // self._page_tokens  # padded rows write there
+        self._make_buffers(int(self._config.vocab_size))
+        layers = [self._allocator.get_cache_for_block_table(i) for i in sorted(self._allocator.layer_indices)]
+        self._pages = Pages(layers, self._table, self._positions)
+        self._reads_lengths = has_triton(self._device)  # the kernel needs no bound on the rows' pages
+        self._rows: tuple[Any, ...] = ()  # whose pages are in the table
+        self._stale: set[int] = set()  # rows whose pages have changed
+        self._fed: tuple[Any, ...] = ()  # whose tokens are in the buffer of tokens
+        self._graphs: dict[int, Callable[[], None]] = {}  # by the number of rows
+        self._pool: GraphPool | None = None
+        self.pending: Launched | None = None
+        self.notes: list[str] = []
+        self.capture_s = 0.0
+
+    def _make_buffers(self, vocabulary: int) -> None:
+        n_rows = self._max_rows
+        # One piece of memory for all that a step copies: tokens, positions, and the columns of the table in use.
+        self._inputs = torch.zeros(n_rows * (2 + self._max_columns), dtype=torch.int32, device=self._device)
+        self._host_tokens, self._positions = self._inputs[:n_rows], self._inputs[n_rows : 2 * n_rows]
+        self._table = self._inputs[2 * n_rows :].view(self._max_columns, n_rows)
+        self._tokens = torch.zeros(n_rows, dtype=torch.long, device=self._device)
+        self._logits = torch.zeros(n_rows, vocabulary, device=self._device)
+        # The host writes the next step while the device may still copy the last one from the other buffer.
+        self._staging = [device.pinned((len(self._inputs),), torch.int32, self._device) for _ in range(2)]
+        self._staged = [each.numpy() for each in self._staging]
+        self._turn = 0
+        self._next = self._staged[0].copy()  # what the inputs are to be
+        self._next_positions = self._next[n_rows : 2 * n_rows]
+        self._next_table = self._next[2 * n_rows :].reshape(self._max_columns, n_rows)
+        self._next_table[0] = self._trash_page
+        self._chosen = device.pinned((n_rows,), torch.long, self._device)
+        self._inputs.copy_(torch.from_numpy(self._next))
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the device's memory: buffers and graphs, without the cache."""
+        buffers = sum(int(each.nbytes) for each in (self._inputs, self._tokens, self._logits))
+        return buffers + (0 if self._pool is None else self._pool.n_bytes)
+
+    @torch.inference_mode()
+    def capture(self, stream: Any, limit_s: float) -> None:
+        """Record the forward for each number of rows, widest first. No more are begun after `limit_s` seconds."""
+        began = time.perf_counter()
+        if not self._reads_lengths:
+            return self.notes.append(NOT_CAPTURED.format("Triton is not installed."))
+        self._pool = GraphPool(stream)
+        widths = [1 << i for i in reversed(range(self._max_rows.bit_length()))]
+        for n_rows in (widths[0], *reversed(widths[1:])):  # the widest serves all; one chat is the commonest
+            if time.perf_counter() - began > limit_s:
+                break
+            try:
+                self._graphs[n_rows] = self._pool.record(functools.partial(self._run, n_rows, self._max_columns))
+            except CaptureFailed as failure:
+                self.notes.append(NOT_CAPTURED.format(failure))
+                break
+        self.capture_s = time.perf_counter() - began
+        return None
+
+    def holds(self, states: Sequence[Any]) -> bool:
+        """Whether these sequences fit into the buffers with one more token each."""
+        longest = max(state.position_offset for state in states)
+        return len(states) <= self._max_rows and longest < self._max_columns * self._page_tokens
+
+    @torch.inference_mode()
+    def launch(self, states: Sequence[Any]) -> None:
+        """Launch the forward that reads the last token of each sequence; `pending` holds it then.
+
+        Each has a page for that token. The token is what `choose` chose last for these sequences in this order, if it
+        did, or else what the host knows.
+        """
+        states = tuple(states)
+        n_rows, width = len(states), self._width(len(states))
+        same = _same(states, self._rows)
+        if not same:
+            self._next_table[0, n_rows:] = self._trash_page
+            self._next_positions[n_rows:] = 0
+            self._rows = states
+        changed = not same
+        for row, state in enumerate(states):
+            position = state.position_offset
+            self._next_positions[row] = position
+            state.position_offset = position + 1
+            if not same or row in self._stale or position % self._page_tokens == 0:
+                blocks = self._allocator.block_table[state.request_id]
+                self._next_table[: len(blocks), row] = [block * self._pages_of_block for block in blocks]
+                changed = True
+        self._stale.clear()
+        n_columns = max(state.position_offset - 1 for state in states) // self._page_tokens + 1
+        fed = _same(states, self._fed)
+        if not fed:
+            self._next[:n_rows] = [state.tokens_to_process[0] for state in states]
+        self._copy(n_columns if changed else 0)
+        if not fed:
+            self._tokens[:n_rows].copy_(self._host_tokens[:n_rows])
+        graph = self._graphs.get(width)
+        if graph is not None:
+            graph()
+        else:
+            self._run(width, n_columns)
+        self.pending = Launched(states, tuple(state.position_offset for state in states))
+
+    @torch.inference_mode()
+    def choose(self, sampler: Callable[[Sequence[str], Tensor], Tensor], rows: Sequence[int]) -> device.HostCopy:
+        """Let the sampler choose from the pending forward's logits for these rows, and begin to copy its choice.
+
+        The choice is also what the next forward of these sequences, in this order, reads.
+        """
+        assert self.pending is not None
+        states = tuple(self.pending.states[row] for row in rows)
+        logits = self._logits[: len(rows)]
+        if len(rows) < len(self.pending.states):
+            logits = self._logits[torch.tensor(rows, device=self._device)]
+        chosen = sampler([state.request_id for state in states], logits)
+        torch.clamp(chosen, min=0, out=self._tokens[: len(rows)])  # -1: no token; its sequence is about to end
+        self._fed, self.pending = states, None
+        return device.HostCopy(chosen, self._chosen)
+
+    def pages_changed(self, state: Any) -> None:
+        """transformers has replaced a page of this sequence with another that holds the same."""
+        self._stale.update(row for row, each in enumerate(self._rows) if each is state)
+
+    def _width(self, n_rows: int) -> int:
+        """Rows that a forward for so many sequences has: a power of two, and one that was recorded, if any was."""
+        width = _power_of_two(n_rows)
+        return min((each for each in self._graphs if each >= width), default=width)
+
+    def _copy(self, n_columns: int) -> None:
+        """Copy tokens, positions and so many columns of the table to the device."""
+        self._turn = 1 - self._turn
+        n = self._max_rows * (2 + n_columns)
+        self._staged[self._turn][:n] = self._next[:n]
+        self._inputs[:n].copy_(self._staging[self._turn][:n], non_blocking=True)
+
+    def _run(self, n_rows: int, n_columns: int) -> None:
+        columns = self._max_columns if self._reads_lengths else min(_power_of_two(n_columns), self._max_columns)
+        with paged_decode(self._config), reading(self._pages, n_rows, columns):
+            logits = self._forward(self._tokens[None, :n_rows], self._positions[None, :n_rows])
+        self._logits[:n_rows].copy_(logits[0])
+
+
+def _same(states: Sequence[Any], others: Sequence[Any]) -> bool:
+    return len(states) == len(others) and all(a is b for a, b in zip(states, others, strict=True))
+
+
+def _power_of_two(n: int) -> int:
+    """The next power of two, at least n."""
+    return 1 << (n - 1).bit_length()

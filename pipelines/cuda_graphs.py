@@ -1,0 +1,58 @@
+"""Records a forward as a CUDA graph, so that one call launches all its kernels. Device thread only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+
+class CaptureFailed(Exception):
+    """Work could not be recorded as a CUDA graph; the device is usable."""
+
+
+class GraphPool:
+    """Records work as CUDA graphs that share one pool of memory, and plays them back. They must run one at a time.
+
+    The memory of the graphs is free again when this object and what `record` returned are gone.
+    """
+
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self._stream = stream
+        self._pool = torch.cuda.graph_pool_handle()
+        self.n_bytes = 0  # of the pool
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Run the work, then record it. Returns what runs it again, on the same tensors, to be called on the stream.
+
+        Raises `CaptureFailed` when the work cannot be recorded, and what the work raises when it runs.
+        """
+        with torch.cuda.stream(self._stream):
+            work()  # a first run allocates workspaces and compiles kernels, which a recording may not do
+        torch.cuda.synchronize(self._stream.device)
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_reserved(self._stream.device)
+        graph = torch.cuda.CUDAGraph()
+        failure: Exception | None = None
+        try:
+            # thread_local: the device threads of other GPUs may allocate and synchronize during the recording.
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                work()
+        except Exception as error:  # noqa: BLE001  # whatever a kernel or a library raises for being recorded
+            failure = error
+        if failure is not None:
+            del graph
+            self._check_device(failure)
+            raise CaptureFailed(f"{type(failure).__name__}: {failure}") from failure
+        torch.cuda.empty_cache()
+        self.n_bytes += max(0, torch.cuda.memory_reserved(self._stream.device) - before)
+        replay: Callable[[], None] = graph.replay
+        return replay
+
+    def _check_device(self, failure: Exception) -> None:
+        """Raise the failure when the device cannot be used any more, rather than only not be recorded on."""
+        try:
+            torch.cuda.synchronize(self._stream.device)
+            torch.ones(1, device=self._stream.device).sum().item()
+        except RuntimeError:
+            raise failure from None
