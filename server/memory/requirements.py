@@ -12,14 +12,18 @@ from models.spec import ModelSpec
 from pipelines.interface import DiffusionRequest, Request
 from server.memory.activations import Peaks
 
-CHAT_CACHE_BYTES = 512 << 20  # full KV cache of a chat model: 11,000 tokens of SmolLM2 in float32
+CHAT_CACHE_BYTES = 512 << 20  # KV cache of a chat model on a small device: 11,000 tokens of SmolLM2 in float32
+CHAT_CACHE_SHARE = 32  # one part in so many of a larger device: 36,000 tokens of an 8B model on 141 GB
 MIN_CACHE_BYTES = 128 << 20  # KV cache where the weights leave no more: a few pages of an 8B model
 
 
 def cache_bytes(weight_bytes: int, usable_bytes: int) -> int:
-    """Returns the size of a chat model's KV cache: what the weights leave, but at most a quarter of the device."""
+    """Returns the size of a chat model's KV cache: what the weights leave, but at most a quarter of the device.
+
+    It is cut when another model needs the memory, so that a large device need not be kept free.
+    """
     left = max(MIN_CACHE_BYTES, usable_bytes - weight_bytes)
-    return min(CHAT_CACHE_BYTES, usable_bytes // 4, left)
+    return min(max(CHAT_CACHE_BYTES, usable_bytes // CHAT_CACHE_SHARE), usable_bytes // 4, left)
 
 
 class WeightPlacement:

@@ -48,6 +48,7 @@ def test_a_picture_with_adapters_needs_memory_for_them_too() -> None:
 
 def test_a_chat_needs_its_weights_and_a_cache_as_large_as_they_leave_room_for() -> None:
     assert cache_bytes(1 * GIB, 16 * GIB) == CHAT_CACHE_BYTES
+    assert cache_bytes(16 * GIB, 128 * GIB) == 4 * GIB, "a share of a large device"
     assert cache_bytes(7 * GIB, 7 * GIB + 200) == MIN_CACHE_BYTES
     assert cache_bytes(1 << 20, 100 << 20) == 25 << 20, "a quarter of a small device"
     assert Requirements(Peaks(), lambda _: "", placement(7 * GIB)).of(TALKER) > 7 * GIB
