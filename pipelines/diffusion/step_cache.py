@@ -96,7 +96,9 @@ def _extended(history: History | None, step: int, returned: Any) -> History:
     now = Output(step, [leaf.clone() if _is_predictable(leaf) else leaf for leaf in leaves], spec)
     if history is None or history.outputs[-1].spec != spec:
         return History(step, [now], 1, [None] * len(leaves))
-    trust = [None] * len(leaves) if len(history.outputs) < 2 else _fit(history.outputs, now)
+    trust: list[torch.Tensor | None] = [None] * len(leaves)
+    if len(history.outputs) == 2:
+        trust = _fit(history.outputs, now)
     return History(step, [*history.outputs[-1:], now], history.n_outputs + 1, trust)
 
 
@@ -150,8 +152,4 @@ def _sizes(arguments: Sequence[Any]) -> tuple[torch.Size, ...]:
 
 
 def _tensors(arguments: Sequence[Any]) -> Iterator[torch.Tensor]:
-    for argument in arguments:
-        if isinstance(argument, torch.Tensor):
-            yield argument
-        elif isinstance(argument, list | tuple):
-            yield from (item for item in argument if isinstance(item, torch.Tensor))
+    return (leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, torch.Tensor))

@@ -16,9 +16,11 @@ from starlette.responses import JSONResponse, Response
 from models.catalogue_reader import RefusedModel
 from models.spec import ModelSpec, ModelType
 from pipelines.interface import Merging
+from pipelines.step_schedule import MIN_STEPS, SPEEDS, Speed
 from server.api.deps import KeyDep, LibraryDep, ServiceDep
 from server.api.model_details import FailureReply, failure_json, notes_of, plain
 from server.api.wire import JsonObject, Reply, errors, timestamp
+from server.jobs.request import DEFAULT_STEPS
 from server.protocol import DeviceStatus, ModelState
 from server.service.models import ModelView
 from server.service.service import Service
@@ -51,6 +53,8 @@ class ModelReply(Reply):
     limits: dict[str, Any]
     schedulers: list[str]
     takesLoras: bool
+    speeds: list[Speed]
+    speedNote: str | None
     maxClipSkip: int
     sizes: dict[str, list[int]]
     notes: list[str]
@@ -148,6 +152,7 @@ def model_json(view: ModelView, service: Service, *, admin: bool = False) -> Jso
         "limits": _camel(asdict(spec.limits)),
         "schedulers": list(spec.schedulers),
         "takesLoras": spec.takes_loras,
+        **_speeds(spec),
         "maxClipSkip": spec.max_clip_skip,
         "sizes": plain(spec.sizes),
         "notes": notes_of(view),
@@ -175,6 +180,17 @@ def refused_json(refused: RefusedModel, *, admin: bool) -> JsonObject:
         "missing": plain(refused.missing),
     }
     return found | {"source": None if refused.path is None else plain(str(refused.path))} if admin else found
+
+
+def _speeds(spec: ModelSpec) -> JsonObject:
+    """The speeds that change anything at the model's usual number of steps, and why there is only one."""
+    if spec.type == "chat":
+        return {"speeds": [], "speedNote": None}
+    steps = spec.defaults.steps or DEFAULT_STEPS
+    if steps >= MIN_STEPS:
+        return {"speeds": list(SPEEDS), "speedNote": None}
+    note = f"{spec.name} makes an output in {steps} steps; below {MIN_STEPS}, each is computed at any speed."
+    return {"speeds": ["exact"], "speedNote": note}
 
 
 def _retry_s(view: ModelView) -> int | None:

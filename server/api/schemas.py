@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.chat_interface import Effort, Message, PromptOptions
+from pipelines.step_schedule import Speed
 from server.api.thinking import SWITCHED_ON
 from server.errors import BadRequest
 from server.jobs.output_size import AspectRatio
@@ -72,6 +73,7 @@ class Generate(Strict):
     width: Side | None = None
     height: Side | None = None
     deterministic: bool | None = Field(None, description="true or false")
+    speed: Speed | None = Field(None, description="one of exact, balanced, fast")
     scheduler: str | None = Field(
         None, pattern=r"^[A-Za-z0-9]{1,64}$", description="the name of a noise scheduler that GET /api/models lists"
     )

@@ -39,6 +39,9 @@ def run(
     n: Annotated[int | None, typer.Option("-n", "--n", help="Number of images, 1 to 8.")] = None,
     duration: Annotated[int | None, typer.Option(help="Length of the video in seconds.")] = None,
     negative: Annotated[str | None, typer.Option(help="Negative prompt: what not to show.")] = None,
+    speed: Annotated[
+        str | None, typer.Option(help="exact, balanced or fast: the last two predict some steps. Default: exact.")
+    ] = None,
     scheduler: Annotated[str | None, typer.Option(help="A noise scheduler that the model lists.")] = None,
     clip_skip: Annotated[int | None, typer.Option(help="How many of CLIP's last layers are skipped.")] = None,
     lora: Annotated[list[str] | None, typer.Option(help="NAME or NAME:WEIGHT of a LoRA.")] = None,
@@ -57,7 +60,8 @@ def run(
     options = {
         "type": kind, "aspect_ratio": aspect, "model": model, "seed": seed, "steps": steps, "n": n,
         "duration": duration, "negative_prompt": negative, "scheduler": scheduler, "clip_skip": clip_skip,
-        "loras": [_lora(value) for value in lora] if lora else None, "output_format": _format(output, kind, wait),
+        "speed": speed, "loras": [_lora(value) for value in lora] if lora else None,
+        "output_format": _format(output, kind, wait),
     }  # fmt: skip
     if output == STDOUT and (as_json or (n or 1) > 1):
         fail("-o - writes one image to standard output: it excludes --json and -n above 1.", Exit.WRONG_USE)

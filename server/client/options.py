@@ -25,6 +25,7 @@ class GenerateOptions(TypedDict, total=False):
     scheduler: str  # one that the model lists
     clip_skip: int
     preview: bool
+    speed: Literal["exact", "balanced", "fast"]
     n: int
     duration: int
     num_frames: int

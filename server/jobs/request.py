@@ -17,6 +17,7 @@ from models.lora_compatibility import may_fit
 from models.lora_files import held_bytes
 from models.spec import ModelSpec
 from pipelines.interface import DiffusionRequest, Lora
+from pipelines.step_schedule import Speed
 from server.errors import BadRequest
 from server.job import Job
 from server.jobs.encoding import MAX_SIDE, Format, ImageFormat, VideoFormat
@@ -54,6 +55,7 @@ class GenerateRequest:
     clip_skip: int | None = None  # layers
     loras: tuple[tuple[str, float], ...] = ()  # name, weight
     preview: bool = False
+    speed: Speed = "exact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ def resolve(
         "clip_skip": _clip_skip(request, spec),
         "loras": _loras(request, spec, dtype, find_lora),
         "preview": request.preview,
+        "speed": request.speed,
     }
     return ResolvedRequest(stored, _params(stored, dtype))
 
@@ -220,6 +223,7 @@ def _params(stored: dict[str, Any], dtype: str) -> dict[str, Any]:
         "clipSkip": stored["clip_skip"],
         "dtype": dtype,
         "deterministic": stored["deterministic"],
+        "speed": stored["speed"],
         "outputFormat": stored["output_format"],
         "call": stored["call"],
         "loras": [{"name": lora["name"], "weight": lora["weight"]} for lora in stored["loras"]],
@@ -257,6 +261,7 @@ def engine_job(row: JobRow) -> Job:
                 preview=request.get("preview", False) and index == 0,
                 call=request["call"],
                 scheduler=request.get("scheduler"),  # absent in jobs that older versions stored
+                speed=request.get("speed", "exact"),
                 clip_skip=request.get("clip_skip"),
                 loras=tuple(Lora(**lora) for lora in request.get("loras", ())),
                 asked=tuple(request.get("asked", ())),

@@ -1,6 +1,6 @@
 /** The state of the Create form. It survives a change of the view, and can be filled from an earlier job. */
 
-const TEXTS = ["negative_prompt", "output_format", "scheduler"];
+const TEXTS = ["negative_prompt", "output_format", "scheduler", "speed"];
 
 export const IDEAS = {
   image: [
@@ -48,6 +48,7 @@ export function reuse(job, models, index = 0) {
       num_frames: params.numFrames ?? "",
       output_format: params.outputFormat ?? "",
       deterministic: params.deterministic ?? false,
+      speed: params.speed === "exact" ? "" : (params.speed ?? ""),
       scheduler: params.scheduler && params.scheduler !== defaultScheduler(model) ? params.scheduler : "",
       clip_skip: params.clipSkip ?? "",
       loras: (params.loras ?? []).map((lora) => ({ ...lora })),

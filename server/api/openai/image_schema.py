@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from pipelines.step_schedule import Speed
 from server.api.openai.chat_fields import same_json
 from server.api.schemas import NO_NUL, ModelName, Prompt, Seed, Strict, read_body
 from server.errors import BadRequest
@@ -39,6 +40,7 @@ class ImageGeneration(Strict):
     steps: int | None = Field(None, ge=1, le=1000, description="a whole number from 1 to 1000")
     guidance_scale: float | None = Field(None, ge=0, le=100, description="a number from 0 to 100")
     seed: Seed | None = None
+    speed: Speed | None = Field(None, description="one of exact, balanced, fast")
 
 
 def read_image(raw: Mapping[str, Any]) -> tuple[GenerateRequest, Literal["url", "b64_json"] | None]:

@@ -174,6 +174,7 @@ function facts(job) {
     ["Length", params.durationSeconds && `${seconds(params.durationSeconds)}, ${count(params.numFrames, "frame")}`],
     ["Steps", params.steps],
     ["Guidance", params.guidanceScale],
+    ["Speed", params.speed !== "exact" && params.speed],
     ["Clip skip", params.clipSkip],
     ["LoRAs", params.loras?.map(({ name, weight }) => `${name} ${weight}`).join(", ")],
     ["Seed", job.outputs.length === 1 ? job.outputs[0].seed : params.seed],
