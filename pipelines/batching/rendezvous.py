@@ -121,7 +121,7 @@ class Rendezvous:
                 wrapped = task.wrap_forward(function) if task.wrap_forward else function
                 return _await(task, Call(component, entry, wrapped, args, kwargs))
 
-            if task.step_cache is None:
+            if task.step_cache is None or task.module_changes.hooks:  # the task's hooks look into each forward
                 return run()
             return task.step_cache.call(component, (*args, *kwargs.values()), run)
 
