@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from models.errors import LoadFailed, ModelsError
 from models.files.safety import check_path
 from models.loading.building import pipeline_builder
 from models.loading.chat import open_chat
+from models.loading.compilation import denoisers_to_compile
 from models.loading.shared_weights import SharedWeights
 from models.loading.smoke import smoke_test, smoke_test_chat_model
 from models.spec import ModelSpec
@@ -113,12 +115,15 @@ def _diffusion(
     offload: bool,
     shared: SharedWeights,
 ) -> Lane:
+    from pipelines.diffusion.compile_worker import Worker
+    from pipelines.diffusion.compiled_blocks import CompiledBlocks
     from pipelines.diffusion.lane import DiffusionLane
 
     build = pipeline_builder(spec, device, dtype, offload, shared)
     pipeline, notes = _with_library(build, spec)
     assert spec.type != "chat"
-    return DiffusionLane(
+    denoisers, uncompiled = denoisers_to_compile(pipeline, spec, device, offload)
+    lane = DiffusionLane(
         pipeline,
         kind=spec.type,
         max_rows=max_rows,
@@ -126,8 +131,11 @@ def _diffusion(
         device_name=device,
         verdicts=verdicts,
         warnings=(OFFLOADED.format(spec.name),) if offload else (),
-        notes=notes,
+        notes=[*notes, *uncompiled],
     )
+    if denoisers:
+        lane.compile_blocks(CompiledBlocks(denoisers, prepare=partial(Worker, device_name=device)))
+    return lane
 
 
 def _chat(

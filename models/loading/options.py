@@ -1,4 +1,4 @@
-"""Applies the load options of a model to its pipeline: quantization, attention, compilation, embeddings, offload.
+"""Applies the load options of a model to its pipeline: quantization, attention, embeddings, offload.
 
 Device thread only.
 """
@@ -50,8 +50,6 @@ def apply_options(pipeline: Any, spec: ModelSpec, dtype: torch.dtype, device: st
             try_option("attention", functools.partial(_set_attention, denoiser, load.attention))
         elif device.startswith("cuda"):
             notes += _choose_attention(denoiser, spec, dtype, device)
-        if load.compile:
-            try_option("compile", denoiser.compile_repeated_blocks)
     return notes
 
 

@@ -68,6 +68,17 @@ class BatchedCalls:
         """
         return {name: self._verdicts[name] for name in sorted(self._verdicts, key=lambda name: -self._groups[name])}
 
+    @property
+    def salt(self) -> str:
+        """What a verdict depends on besides the call. Under another salt each structure is proved anew."""
+        return self._salt
+
+    @salt.setter
+    def salt(self, salt: str) -> None:
+        if salt != self._salt:
+            self._salt = salt
+            self._names.clear()
+
     def note_meeting(self, call: Call) -> None:
         """Record that other calls wait for the same entry point as `call`."""
         self._meetings[f"{call.component}.{call.entry}"] += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import greenlet
@@ -65,7 +65,7 @@ class YieldPoints:
         self._may_add_layers = may_add_layers and not every_layer
         self._long_forwards = 0  # consecutive forwards with a long interval
         modules, hook = (layers(module), _at_layer) if every_layer else (repeated_blocks(module), _at_block)
-        self._hooks = [each.register_forward_pre_hook(hook) for each in modules]
+        self._hooks = {id(each): each.register_forward_pre_hook(hook) for each in modules}
 
     def forward_ended(self, longest_interval_s: float) -> None:
         if not self._may_add_layers:
@@ -74,10 +74,19 @@ class YieldPoints:
         if self._long_forwards == LONG_FORWARDS:
             self._may_add_layers = False
             self.remove()
-            self._hooks = [layer.register_forward_pre_hook(_at_layer) for layer in layers(self._module)]
+            self._hooks = {id(layer): layer.register_forward_pre_hook(_at_layer) for layer in layers(self._module)}
+
+    def keep_whole(self, blocks: Iterable[nn.Module]) -> None:
+        """Remove the yield points inside these blocks, and add none to the module's layers."""
+        inside = {id(layer) for block in blocks for layer in block.modules() if layer is not block}
+        if inside.isdisjoint(map(id, self._module.modules())):
+            return
+        self._may_add_layers = False
+        for module_id in inside & self._hooks.keys():
+            self._hooks.pop(module_id).remove()
 
     def remove(self) -> None:
-        for hook in self._hooks:
+        for hook in self._hooks.values():
             hook.remove()
         self._hooks.clear()
 

@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import greenlet
+import torch
 from torch import nn
 
 from pipelines import device
 from pipelines.batching import torch_modes
 from pipelines.batching.batched_call import BatchedCalls, CallResult
+from pipelines.batching.call_device import on_device
 from pipelines.batching.merging import Call, CallSignature
 from pipelines.batching.module_state import ModuleChanges, ModuleState
 from pipelines.batching.preemption import PreemptibleForward, YieldPoints
@@ -63,10 +65,12 @@ class Rendezvous:
         salt: str = "",
         fence: device.Fence | None = None,
         every_layer: bool = False,
+        compute_device: torch.device | None = None,
     ) -> None:
         """max_calls: most calls in one forward. verdicts, salt: see `BatchedCalls`. fence: of the device.
 
         every_layer: forwards that run long between two blocks may get a yield point before each layer.
+        compute_device: gets the arguments of every call; None leaves them where they are.
         """
         self._batched_calls = BatchedCalls(max_calls=max_calls, merging=merging, verdicts=verdicts or {}, salt=salt)
         self._fence = fence or device.Fence("cpu")
@@ -74,6 +78,7 @@ class Rendezvous:
         self._active: ActiveForward | None = None  # suspended inside a forward
         self._wrapped: list[tuple[Any, str, Any]] = []  # (module, entry, instance attribute before)
         self._every_layer = every_layer
+        self._compute_device = compute_device
         self._yield_points: dict[str, dict[int, YieldPoints]] = {}  # by component, then by id of the module
         self._module_state = ModuleState()
 
@@ -84,6 +89,14 @@ class Rendezvous:
     @property
     def verdicts(self) -> dict[str, bool]:
         return self._batched_calls.verdicts
+
+    @property
+    def salt(self) -> str:
+        return self._batched_calls.salt
+
+    @salt.setter
+    def salt(self, salt: str) -> None:
+        self._batched_calls.salt = salt
 
     @property
     def out_of_memory_widths(self) -> list[int]:
@@ -114,6 +127,8 @@ class Rendezvous:
             task = greenlet.getcurrent()
             if not isinstance(task, Task) or task.parent is None:
                 return function(*args, **kwargs)
+            if self._compute_device is not None:
+                args, kwargs = on_device((args, kwargs), self._compute_device)
             if entry != "forward":
                 return _await(task, Call(component, entry, function, args, kwargs))
 
@@ -133,6 +148,13 @@ class Rendezvous:
             self._module_state.watch(component, owner)
         self._wrapped.append((owner, entry, vars(owner).get(entry)))
         setattr(owner, entry, suspend)
+
+    def keep_whole(self, blocks: Iterable[nn.Module]) -> None:
+        """Forwards are preempted before these blocks, and never inside them: compiled code runs in one piece."""
+        blocks = list(blocks)
+        for by_module in self._yield_points.values():
+            for yield_points in by_module.values():
+                yield_points.keep_whole(blocks)
 
     def unwrap(self) -> None:
         """Undo every `wrap` and let go of the modules."""

@@ -18,6 +18,7 @@ from pipelines.batching.rendezvous import Forward, Rendezvous
 from pipelines.batching.rng_state import RngState
 from pipelines.batching.task import Outcome, Task
 from pipelines.costs import CostLog, Meter
+from pipelines.diffusion.compiled_blocks import CompiledBlocks
 from pipelines.diffusion.lora.adapters import Adapters
 from pipelines.diffusion.outcome import end_of
 from pipelines.diffusion.request_scope import disable_kv_cache, entry_points
@@ -65,9 +66,10 @@ class DiffusionLane:
         """verdicts: `verdicts` of an earlier lane of the same checkpoint. warnings, notes: see `Lane`."""
         self.kind = kind
         self.warnings = tuple(warnings)
-        self.notes = tuple(notes)
+        self._notes = tuple(notes)
         self._pipeline = pipeline
         self._device_name = device_name
+        compute_device = None if device_name.startswith("cpu") else torch.device(device_name)
         self._rendezvous = Rendezvous(
             max_calls=max_rows,
             merging=merging,
@@ -75,6 +77,7 @@ class DiffusionLane:
             salt=_salt(pipeline, device_name),
             fence=device.Fence(device_name),
             every_layer=device_name.startswith("cpu"),
+            compute_device=compute_device,
         )
         disable_kv_cache(pipeline)
         entries = list(entry_points(pipeline))
@@ -84,6 +87,7 @@ class DiffusionLane:
         components = dict.fromkeys((component, module) for component, module, _ in entries)
         self._host_offload = HostOffload(components, device_name)
         self._adapters = Adapters(pipeline, self._note_changed_weights)
+        self._compiled = CompiledBlocks(())
         self._in_progress: StepInProgress | None = None
         self._not_started: list[Task] = []
         self._running: dict[str, Task] = {}
@@ -91,13 +95,16 @@ class DiffusionLane:
         self._to_cancel: set[str] = set()  # ids of requests
         self._updates: list[Update] = []
         self._costs = CostLog(device_name, always_measure_bytes=device_name.startswith("cuda"))
-        compute_device = None if device_name.startswith("cpu") else torch.device(device_name)
         self._stock_call = StockCall(pipeline, kind, compute_device, self._adapters, self._updates.append)
 
     @property
     def pipeline(self) -> Any:
         """The stock pipeline, which may be called directly while the lane has no work."""
         return self._pipeline
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return (*self._notes, *self._compiled.notes)
 
     @property
     def components(self) -> Mapping[str, int]:
@@ -128,6 +135,11 @@ class DiffusionLane:
         """Whether each kind of call proved so far merges, by "component.entry digest"."""
         return self._rendezvous.verdicts
 
+    def compile_blocks(self, compiled: CompiledBlocks) -> None:
+        """Let these blocks of the pipeline be compiled beside the jobs that come from now on."""
+        self._compiled = compiled
+        self._rendezvous.keep_whole(compiled.modules)
+
     def admit(self, request: Request) -> None:
         assert isinstance(request, DiffusionRequest)
         self._requests[request.id] = request
@@ -137,11 +149,16 @@ class DiffusionLane:
             functools.partial(self._stock_call.run, request, self._loras_in_use, step_cache),
             mergeable=not request.deterministic,
             variant=request.loras,
-            wrap_forward=functools.partial(self._adapters.wrap_forward, request.loras),
+            wrap_forward=functools.partial(self._wrap_forward, request),
             rng_state=RngState(request.seed, self._device_name),
             step_cache=step_cache,
         )
         self._not_started.append(task)
+
+    def _wrap_forward(self, request: DiffusionRequest, function: Callable[..., Any]) -> Callable[..., Any]:
+        """What surrounds each forward that the request asks for."""
+        function = self._adapters.wrap_forward(request.loras, function)
+        return self._compiled.wrap_forward(function, allowed=not (request.deterministic or request.loras))
 
     def cancel(self, request_id: str) -> None:
         if request_id in self._requests:
@@ -174,6 +191,7 @@ class DiffusionLane:
     def close(self) -> None:
         assert not self._requests, "a lane is closed when nothing runs on it"
         self._rendezvous.unwrap()
+        self._compiled.close()
         self._pipeline = None
         del self._stock_call, self._adapters  # they hold the pipeline
         self._host_offload = HostOffload((), self._device_name)
@@ -240,6 +258,7 @@ class DiffusionLane:
 
     def _end(self, outcome: Outcome) -> None:
         self._updates.append(end_of(outcome))
+        self._compiled.job_ended()
         name = outcome.task.name
         self._running.pop(name, None)
         self._forget(name)
@@ -253,6 +272,7 @@ class DiffusionLane:
 
     def _note_changed_weights(self) -> None:
         self._host_offload.refresh()
+        self._compiled.refresh()
         self._costs.add(WeightsChanged())
 
     def _note(self, current: StepInProgress) -> None:
@@ -260,6 +280,9 @@ class DiffusionLane:
         names = step.component, step.entry
         for width in self._rendezvous.out_of_memory_widths:
             self._costs.add(OutOfMemory(*names, step.shape, step.units, width, step.request_ids))
+        if self._compiled.take_delay():
+            self._rendezvous.salt = _salt(self._pipeline, self._device_name) + ", compiled"
+            return  # the seconds of the compiler say nothing about the next forward
         cost = StepCost(step.shape, step.rows, seconds, step.request_ids, step.stage, *names, step.units)
         # Retries and proofs run calls more than once: their peak is not that of the forward.
         ran_once = not (self._rendezvous.out_of_memory_widths or self._rendezvous.was_proof)

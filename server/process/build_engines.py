@@ -25,7 +25,7 @@ from server.memory.ledger import Ledger, Reading
 from server.memory.requirements import Requirements, WeightPlacement, cache_bytes
 from server.process.hardware import Machine, NoSuchDevice, auto_dtype, torch_device
 from server.process.host_memory import HostMemory
-from server.process.libraries import import_libraries
+from server.process.libraries import import_libraries, keep_compiled_code
 from server.process.settings import Settings
 from server.process.supervisor import POISONED, UNUSABLE
 from server.protocol import Event
@@ -44,6 +44,7 @@ def make_fleet(
     deliver: Callable[[Event], None],
 ) -> Fleet:
     """The fleet of all devices. deliver: called on the event loop with every event of an engine."""
+    keep_compiled_code(settings.cache_dir)
     cuda_turn = threading.Lock()  # devices start CUDA one after another
     threads = max(1, (settings.torch_threads or os.cpu_count() or 1) // len(machines))
     host = HostMemory()

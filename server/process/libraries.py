@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 
 TORCH_ENVIRONMENT = {  # read when torch or CUDA starts; what the user has set stays
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # measuring memory would make torch warn
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # cuda:N is then the driver's N-th GPU; by default CUDA puts the fastest first
 }
 _turn = threading.Lock()
+
+
+def keep_compiled_code(cache_dir: Path) -> None:
+    """Let torch's compiler keep its results below `cache_dir` across starts, where the user has set no other place."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir / "compiled"))
 
 
 def import_libraries() -> None:

@@ -1,0 +1,127 @@
+"""Compiles blocks in a process of its own, which leaves the results in the compiler's cache on disk.
+
+A compiler runs for many seconds in Python, so on a thread of the server it would take the interpreter lock from the
+device thread. The worker gets blocks and arguments without data (`block_calls.py`), fills them with zeros and runs each
+once. Its exit leaves the cache, nothing else. The server's own compilation of such a call is then a look-up.
+
+`Worker` is the side of the device thread; `main` is what the process runs: python -m ... FOLDER.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines import device
+from pipelines.diffusion.block_calls import BlockCall, materialize
+from pipelines.diffusion.block_compiler import compiling, counting, reason_of
+
+CALLS, RESULTS = "calls.pt", "results.json"
+TIMEOUT_S = 600.0  # a compiler that takes longer is stopped
+NICENESS = 10  # the server's own threads go first
+MOST_COMPILER_PROCESSES = 8  # for the kernels of one block; each has some 100 MB
+NEVER = ("AGENTNAME_",)  # settings of the server, such as keys, that a compiler does not need
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What the worker needs to know."""
+
+    calls: tuple[BlockCall, ...]
+    device: str
+    threads: int  # of torch on a CPU, which is part of the code that is made for it
+
+
+class Worker:
+    """A process that compiles for some calls; see `compiled_blocks.Preparation`."""
+
+    def __init__(self, calls: Sequence[BlockCall], device_name: str) -> None:
+        """Raises OSError when the process cannot be started."""
+        self._n_calls = len(calls)
+        self._folder = Path(tempfile.mkdtemp(prefix="compile-"))  # for this user alone: its contents are unpickled
+        self._deadline = time.monotonic() + TIMEOUT_S
+        try:
+            torch.save(Calls(tuple(calls), device_name, torch.get_num_threads()), self._folder / CALLS)
+            self._log = (self._folder / "log").open("wb")
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "pipelines.diffusion.compile_worker", str(self._folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                env=_environment(),
+            )
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+
+    def failures(self) -> Sequence[str] | None:
+        code = self._process.poll()
+        if code is None and time.monotonic() > self._deadline:
+            self.stop()
+            return ["the compiler took too long"] * self._n_calls
+        if code is None:
+            return None
+        try:
+            results: list[str] = json.loads((self._folder / RESULTS).read_text())
+        except (OSError, ValueError):
+            results = [f"the compiler ended with code {code}: {self._last_words()}"] * self._n_calls
+        self._clean_up()
+        return results
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._clean_up()
+
+    def _last_words(self) -> str:
+        lines = (self._folder / "log").read_text(errors="replace").strip().splitlines()
+        return lines[-1][:200] if lines else ""
+
+    def _clean_up(self) -> None:
+        self._log.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(NEVER)}
+    threads = min(MOST_COMPILER_PROCESSES, os.cpu_count() or 1)
+    kept.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads))
+    kept["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    return kept
+
+
+def main() -> None:
+    os.nice(NICENESS)
+    folder = Path(sys.argv[1])
+    wanted: Calls = torch.load(folder / CALLS, weights_only=False)  # written by the server itself
+    torch.set_num_threads(wanted.threads)
+    results = [_compile(call, torch.device(wanted.device)) for call in wanted.calls]
+    (folder / RESULTS).write_text(json.dumps(results))
+
+
+@torch.no_grad()
+def _compile(call: BlockCall, target: torch.device) -> str:
+    """Why the call could not be compiled; "" once it was."""
+    try:
+        block, args, kwargs = materialize(call, target)
+        forward: Any = compiling(block.forward, "inductor")
+        forward(*args, **kwargs)
+        device.finish(str(target))
+    except Exception as error:  # noqa: BLE001  # whatever a compiler raises is told to the server
+        return reason_of(error)
+    return "" if counting("inductor").n_graphs else "nothing was compiled"
+
+
+if __name__ == "__main__":
+    main()
