@@ -1,0 +1,382 @@
+"""Measures decode steps of a language model: static steps as CUDA graphs, compiled or not, and transformers' engine.
+
+    python benchmarks/chat_decode.py --out decode.json             Llama-3.2-1B's shape, random weights, on a GPU
+    python benchmarks/chat_decode.py --out tiny.json --tiny        a tiny model, also on a CPU: a dry run
+
+For 1, 8 and 32 chats: milliseconds a step and tokens a second of each variant, taken in turns within the seconds given;
+the share of the memory-bandwidth limit (measured copy rate ÷ bytes of weights) that one chat reaches; how long the
+device takes for the forward alone; and what the host does in a step. A variant that fails is recorded with its error,
+and the results so far are written after every measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import statistics
+import sys
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402  (needs the path above)
+from transformers import ContinuousBatchingConfig, GenerationConfig  # noqa: E402
+
+from benchmarks.common import Report  # noqa: E402
+from pipelines import device as devices  # noqa: E402
+from pipelines.chat.decode.options import DecodeOptions  # noqa: E402
+from pipelines.chat.lane import ChatLane  # noqa: E402
+from pipelines.chat_interface import ChatRequest  # noqa: E402
+from pipelines.interface import Replied  # noqa: E402
+from scripts import gpu_models  # noqa: E402
+from tests.support.lanes.tiny_chat import tiny_model, tiny_tokenizer  # noqa: E402
+from tests.support.prompts import asked  # noqa: E402
+
+CHATS = (1, 8, 32)
+COPY_BYTES = 1 << 30
+CHECKED_TOKENS = 16  # of each of eight chats, compared between variants
+
+# In the order of what is worth most, for a run whose seconds end early.
+VARIANTS: dict[str, DecodeOptions] = {
+    "graphs": DecodeOptions(static=True),
+    "graphs, layers compiled": DecodeOptions(static=True, compiled="layers"),
+    "eager, as before": DecodeOptions(),
+    "graphs, model compiled": DecodeOptions(static=True, compiled="model"),
+    "graphs, no lookahead": DecodeOptions(static=True, lookahead=False),
+    "static, eager": DecodeOptions(static=True, graphs=False),
+}
+# The engine of `transformers serve`: as it decides itself, and with graphs whatever it decides.
+ENGINES: dict[str, bool | None] = {"transformers": None, "transformers, graphs": True}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=None, metavar="FILE", help="also write the results to this file")
+    parser.add_argument("--seconds", type=float, default=60.0, help="begin no measurement after so many")
+    parser.add_argument("--turn-seconds", type=float, default=0.6, help="how long one variant is measured in one turn")
+    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--tiny", action="store_true", help="a tiny model")
+    parser.add_argument("--variants", default="", help="only those whose names contain one of these, comma-separated")
+    parser.add_argument("--profile", action="store_true", help="also name the kernels of a step that take longest")
+    args = parser.parse_args()
+    Benchmark(args).run()
+
+
+class Benchmark:
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._args = args
+        self._until = time.perf_counter() + args.seconds
+        self._device = devices.default_device()
+        self._report = Report(f"decode steps, {devices.name(self._device)}")
+        self._lanes: dict[str, ChatLane] = {}
+        self._engines: dict[str, Any] = {}
+        self._step_ms: dict[tuple[str, int], list[float]] = defaultdict(list)
+        self._names = (f"chat {i}" for i in range(1_000_000))
+
+    def run(self) -> None:
+        dtype = torch.float32 if self._device == "cpu" else torch.bfloat16
+        build = (
+            tiny_model
+            if self._args.tiny
+            else functools.partial(gpu_models.on, self._device, dtype, gpu_models.llama_1b)
+        )
+        self._model = build().to(self._device)
+        n_read = (
+            sum(each.numel() for each in self._model.parameters()) - self._model.get_input_embeddings().weight.numel()
+        )
+        weight_bytes = n_read * self._model.dtype.itemsize
+        self._add("weights read by a step", weight_bytes / 1e9, "GB")
+        rate = copy_rate(self._device, COPY_BYTES if self._device != "cpu" else COPY_BYTES >> 5)
+        self._add("copy rate of the device", rate / 1e9, "GB/s")
+        limit = rate / weight_bytes
+        self._add("limit at one chat", limit, "tok/s")
+        wanted = [each.strip() for each in self._args.variants.split(",") if each.strip()]
+        chosen = [name for name in [*VARIANTS, *ENGINES] if not wanted or any(each in name for each in wanted)]
+        for name in chosen:
+            if name in VARIANTS:
+                self._try(f"{name}: made", self._make, name)
+        self._try("replies equal", self._compare)
+        for turn in range(self._args.turns):
+            for chats in CHATS:
+                for name in chosen:
+                    measure = self._measure if name in self._lanes else self._measure_engine
+                    if name in self._lanes or name in ENGINES:
+                        self._try(f"{name}, {chats} chats, turn {turn}", measure, name, chats)
+        self._summarize(limit)
+        for name in self._lanes:
+            for chats in (1, 32):
+                self._try(f"{name}, {chats} chats: the host's part", self._host_part, name, chats)
+        if self._args.profile and self._lanes:
+            self._try("kernels", self._kernels)
+
+    def _try(self, what: str, call: Callable[..., None], *args: Any) -> None:
+        """Run one measurement; its failure is a result. None is begun when the time is over."""
+        if time.perf_counter() > self._until:
+            self._add(what, "not begun: the time is over")
+            return
+        try:
+            call(*args)
+        except Exception as error:  # noqa: BLE001  # one variant's failure must not lose the others' figures
+            traceback.print_exc()
+            self._add(what, f"FAILED {type(error).__name__}: {str(error)[:300]}")
+            self._lanes.pop(str(args[0]) if args else "", None)
+
+    def _add(self, what: str, value: float | str, unit: str = "", **bar: float) -> None:
+        self._report.add(what, value, unit, **bar)
+        self._report.save(self._args.out)
+
+    def _make(self, name: str) -> None:
+        began = time.perf_counter()
+        cache_bytes = (4 << 20) if self._args.tiny else (2 << 30)
+        lane = ChatLane(
+            self._model, tiny_tokenizer(), cache_bytes=cache_bytes, max_running=max(CHATS), decode=VARIANTS[name]
+        )
+        # A plan without graphs compiles with the first steps.
+        run_to_end(lane, [self._request(4) for _ in range(max(CHATS))])
+        run_to_end(lane, [self._request(4)])
+        self._add(f"{name}: made in", time.perf_counter() - began, "s")
+        self._add(f"{name}: cache, buffers and graphs", lane.cache_bytes / 1e6, "MB")
+        for note in lane.notes:
+            self._add(f"{name}: note", note)
+        for chats in (1, 8, 32):
+            seconds = forward_seconds(lane, chats, self._device)
+            if seconds is not None:
+                self._add(f"{name}: forward alone, {chats} rows", 1e3 * seconds, "ms")
+        self._lanes[name] = lane
+
+    def _request(self, max_tokens: int, name: str = "", **settings: Any) -> ChatRequest:
+        name = name or next(self._names)
+        return ChatRequest(
+            id=name, prompt=asked(tiny_tokenizer(), f"{name}: what is it like?"), max_tokens=max_tokens, **settings
+        )
+
+    def _compare(self) -> None:
+        """Whether the variants give the same replies. Half precision rounds in another order, which may break ties."""
+        texts = {}
+        for name, lane in self._lanes.items():
+            requests = [self._request(CHECKED_TOKENS, f"same {i}") for i in range(8)]
+            texts[name] = run_to_end(lane, requests)
+        first = next(iter(texts.values()))
+        for name, replies in texts.items():
+            same = [a == b for key in first for a, b in zip(first[key], replies.get(key, ""), strict=False)]
+            self._add(f"{name}: characters as the first variant's", sum(same) / max(1, len(same)))
+
+    def _measure(self, name: str, chats: int) -> None:
+        lane = self._lanes[name]
+        with running(lane, [self._request(100_000) for _ in range(chats)]):
+            for _ in range(3):
+                lane.step()
+            devices.finish(self._device)
+            began, steps = time.perf_counter(), 0
+            while (seconds := time.perf_counter() - began) < self._args.turn_seconds and steps < 512:
+                lane.step()
+                lane.take_costs()
+                steps += 1
+        self._record(name, chats, seconds / steps)
+
+    def _record(self, name: str, chats: int, step_s: float) -> None:
+        self._step_ms[name, chats].append(1e3 * step_s)
+        self._add(f"{name}, {chats} chats", 1e3 * step_s, "ms")
+
+    def _measure_engine(self, name: str, chats: int) -> None:
+        """The difference between long and short replies is the time of steps without prompts."""
+        engine = self._engines.get(name)
+        if engine is None:
+            engine = self._engines[name] = start_engine(self._model, ENGINES[name], self._args.tiny)
+            engine_seconds(engine, 1, 8), engine_seconds(engine, max(CHATS), 8)
+        short, long = 8, 8 + (16 if self._args.tiny else 64)
+        short_s, long_s = engine_seconds(engine, chats, short), engine_seconds(engine, chats, long)
+        self._record(name, chats, (long_s - short_s) / (long - short))
+
+    def _summarize(self, limit: float) -> None:
+        for engine in self._engines.values():
+            engine.stop(block=True, timeout=10)
+        medians = {key: statistics.median(values) for key, values in self._step_ms.items()}
+        rates = {key: 1e3 * key[1] / ms for key, ms in medians.items()}
+        for (name, chats), rate in rates.items():
+            self._add(f"{name}, {chats} chats: rate", rate, "tok/s")
+        for name in VARIANTS:
+            if (name, 1) not in rates:
+                continue
+            self._add(f"{name}: one chat over the limit", rates[name, 1] / limit, "x", least=0.6)
+            if (name, 8) in rates:
+                self._add(f"{name}: eight chats over one", rates[name, 8] / rates[name, 1], "x", least=6.0)
+            for chats in CHATS:
+                others = [rates[other, chats] for other in ENGINES if (other, chats) in rates]
+                if others and (name, chats) in rates:
+                    ratio = rates[name, chats] / max(others)
+                    self._add(f"{name} over the faster transformers, {chats} chats", ratio, "x", least=1.0)
+
+    def _host_part(self, name: str, chats: int) -> None:
+        """Where the time of a step goes on the host: waiting for the device is the rest of it."""
+        lane = self._lanes[name]
+        batch: Any = lane._kv_cache.batch
+        spent: dict[str, float] = defaultdict(float)
+        with running(lane, [self._request(100_000, temperature=0.8, top_p=0.9) for _ in range(chats)]):
+            for _ in range(3):
+                lane.step()
+            steps = 20
+            with timed_calls(batch, spent):
+                began = time.perf_counter()
+                for _ in range(steps):
+                    lane.step()
+                spent["whole step, sampled with top_p"] = time.perf_counter() - began
+        inside = sum(spent[part] for part in ("launch", "sampler", "wait"))
+        spent["bookkeeping and text"] = spent["whole step, sampled with top_p"] - inside
+        for part, seconds in spent.items():
+            self._add(f"{name}, {chats} chats: {part}", 1e3 * seconds / steps, "ms")
+
+    def _kernels(self) -> None:
+        """The kernels of a step with one chat, in the first variant that is compiled, or in the first."""
+        name = next((each for each in self._lanes if "compiled" in each), next(iter(self._lanes)))
+        lane = self._lanes[name]
+        kinds = [torch.profiler.ProfilerActivity.CPU]
+        if self._device != "cpu":
+            kinds = [torch.profiler.ProfilerActivity.CUDA]
+        with running(lane, [self._request(100_000)]):
+            for _ in range(3):
+                lane.step()
+            with torch.profiler.profile(activities=kinds) as profiler:
+                for _ in range(5):
+                    lane.step()
+                devices.finish(self._device)
+        key = "self_cpu_time_total" if self._device == "cpu" else "self_device_time_total"
+        events = sorted(profiler.key_averages(), key=lambda each: -getattr(each, key))
+        for event in events[:20]:
+            self._add(f"{name}, kernel {event.count // 5}x {event.key[:90]}", getattr(event, key) / 5, "us")
+
+
+def copy_rate(device: str, n_bytes: int) -> float:
+    """Bytes a second that the device reads and writes when it copies its own memory."""
+    source = torch.zeros(n_bytes, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    best = float("inf")
+    for _ in range(5):
+        devices.finish(device)
+        began = time.perf_counter()
+        for _ in range(4):
+            target.copy_(source)
+        devices.finish(device)
+        best = min(best, (time.perf_counter() - began) / 4)
+    return 2 * n_bytes / best
+
+
+def run_to_end(lane: ChatLane, requests: list[ChatRequest]) -> dict[str, str]:
+    """Request → text of its reply."""
+    for request in requests:
+        lane.admit(request)
+    updates = []
+    while lane.has_work():
+        updates += lane.step()
+    return {each.request_id: each.text for each in updates if isinstance(each, Replied)}
+
+
+@contextmanager
+def running(lane: ChatLane, requests: list[ChatRequest]) -> Iterator[None]:
+    """The chats' prompts have been read in this block; they are canceled after it."""
+    for request in requests:
+        lane.admit(request)
+    seen: set[str] = set()
+    while len(seen) < len(requests):
+        for update in lane.step():
+            if not hasattr(update, "text"):
+                raise RuntimeError(f"a chat ended early: {update}")
+            seen.add(update.request_id)
+    try:
+        yield
+    finally:
+        for request in requests:
+            lane.cancel(request.id)
+        while lane.has_work():
+            lane.step()
+
+
+def forward_seconds(lane: ChatLane, rows: int, device: str) -> float | None:
+    """Seconds of the device for a static forward of so many rows, launched one after the other without a host between.
+
+    The rows are padding: they attend to one token.
+    """
+    batch: Any = lane._kv_cache.batch
+    steps = batch._decode
+    if steps is None:
+        return None
+    graph = steps._graphs.get(steps._width(rows))
+    forward = graph or functools.partial(steps._run, steps._width(rows), 1)
+    with torch.inference_mode(), devices.on_stream(batch._stream):
+        forward()
+        devices.finish(device)
+        count = 3 if device == "cpu" else 30
+        began = time.perf_counter()
+        for _ in range(count):
+            forward()
+        devices.finish(device)
+    return (time.perf_counter() - began) / count
+
+
+@contextmanager
+def timed_calls(batch: Any, spent: dict[str, float]) -> Iterator[None]:
+    """Adds up the host's time in the parts of a decode step."""
+
+    def timed(part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **more: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return call(*args, **more)
+            finally:
+                spent[part] += time.perf_counter() - began
+
+        return run
+
+    sampler, wait, steps = batch._sampler, devices.HostCopy.wait, batch._decode
+    batch._sampler = timed("sampler", sampler)
+    devices.HostCopy.wait = timed("wait", wait)  # type: ignore[method-assign]
+    if steps is not None:
+        steps.launch = timed("launch", steps.launch)
+    try:
+        yield
+    finally:
+        batch._sampler = sampler
+        devices.HostCopy.wait = wait  # type: ignore[method-assign]
+        if steps is not None:
+            del steps.launch
+
+
+def start_engine(model: Any, graphs: bool | None, tiny: bool) -> Any:
+    """transformers' continuous batching in its own thread, as `transformers serve` runs it."""
+    settings = ContinuousBatchingConfig(
+        page_size=32 if tiny else 256,
+        num_blocks=256,
+        max_batch_tokens=256 if tiny else 1024,
+        max_requests_per_batch=max(CHATS),
+        use_cuda_graph=graphs,
+        auto_switch_to_flash=False,  # the switch may download kernels
+    )
+    model.set_attn_implementation("sdpa")
+    engine = model.init_continuous_batching(GenerationConfig(do_sample=False, eos_token_id=-1), settings)
+    engine.start()
+    return engine
+
+
+def engine_seconds(engine: Any, chats: int, tokens: int) -> float:
+    """Seconds until so many chats have so many tokens. The prompts differ in their first token."""
+    inputs = [[3 + i, *range(10, 40)] for i in range(chats)]
+    began = time.perf_counter()
+    engine.add_requests(inputs, max_new_tokens=tokens)
+    done = 0
+    while done < chats:
+        result = engine.get_result(timeout=30)
+        if result is None or result.error:
+            raise RuntimeError(f"the engine gave no result: {result and result.error}")
+        done += result.is_finished()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
