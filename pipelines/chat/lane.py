@@ -12,16 +12,17 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from pipelines import device
 from pipelines.chat.admission import Admission
+from pipelines.chat.batch_sampler import BatchSampler
 from pipelines.chat.concurrency import ConcurrencyLimit
 from pipelines.chat.context_length import context_of
+from pipelines.chat.decode.options import DecodeOptions
 from pipelines.chat.kv_cache import KVCache, make_batch
-from pipelines.chat.paged_batch import BatchStep
+from pipelines.chat.logprobs import Likeliest
+from pipelines.chat.paged_batch import BatchStep, PagedBatch
 from pipelines.chat.queue import COMPONENT, MAX_STEP_TOKENS, ChatQueue, length_of
-from pipelines.chat.sampling import choose_tokens
 from pipelines.chat.sequence import ChatSequence, ChatTokenizer, begin
 from pipelines.chat.unbatched import Batch
 from pipelines.chat_interface import ChatRequest
@@ -57,17 +58,17 @@ class ChatLane:
         max_running: int = 32,
         context_tokens: int | None = None,
         merging: Merging = "on",
+        decode: DecodeOptions = DecodeOptions(),  # noqa: B008  # immutable
         notes: Sequence[str] = (),
     ) -> None:
         """merging: "off" for models that fail the proof (`proof.py`): their chats take turns, token by token.
 
-        notes: see `Lane`.
+        decode: static steps only for models that pass the proof with them, too. notes: see `Lane`.
         context_tokens: most tokens of a prompt and its reply; None: as many as the model's config says, or as the
         cache holds. Raises ValueError when `cache_bytes` hold no page of a cache.
         """
         self.merging: Merging = merging
         self.warnings: Sequence[str] = (UNBATCHED_WARNING,) if merging == "off" else ()
-        self.notes = tuple(notes)
         self.tokenizer = tokenizer
         self._chat_tokenizer = ChatTokenizer(model, tokenizer)
         self._n_embeddings = model.get_input_embeddings().weight.shape[0]
@@ -75,12 +76,16 @@ class ChatLane:
         self._concurrency = ConcurrencyLimit(max_running)
         self._updates: list[Update] = []
         self._costs = CostLog(str(model.device))
-        make = functools.partial(make_batch, model, max_running, self._sample, merging)
+        self._sampler = BatchSampler(self._queue.running, model.device)
+        self.notes = (*notes, *self._sampler.notes)
+        make = functools.partial(make_batch, model, max_running, self._sampler, merging, decode=decode)
         self._kv_cache = KVCache(make, cache_bytes)
         self._admission = Admission(model, self._queue, self._kv_cache, merging)
         self._host_offload = HostOffload([(COMPONENT, model)], str(model.device))
         self._token_s: float | None = None  # seconds to read one token of a prompt, exponential moving average
         assert self._kv_cache.batch is not None
+        if isinstance(self._kv_cache.batch, PagedBatch):
+            self.notes += tuple(self._kv_cache.batch.notes)
         held = self._kv_cache.batch.max_length
         self._max_length = min(context_tokens or context_of(model.config) or held, held)
 
@@ -186,19 +191,22 @@ class ChatLane:
         meter = self._costs.meter(key)
         with meter:
             step = batch.step(max(1, n_decoding) if others_wait else 0, self._token_s)
+            logprobs = self._sampler.take_logprobs()
             new = [(running[request_id], token) for request_id, token in step.tokens.items()]
             for chat, token in sorted(new, key=lambda pair: pair[0].n_tokens > 0):  # first tokens go out first
-                self._take(batch, chat, token)
+                self._take(batch, chat, token, logprobs.get(chat.id))
+        if not running:
+            self._sampler.forget()
         self._note(step, meter, key)
 
-    def _take(self, batch: Batch, chat: ChatSequence, token: int) -> None:
+    def _take(self, batch: Batch, chat: ChatSequence, token: int, logprobs: tuple[float, Likeliest] | None) -> None:
         """Add one token to the reply, and end the reply if it was the last."""
         if token < 0:
             message = "The model produced values that are not numbers."
             self._end(batch, chat, Failed(chat.id, "invalid_output", message))
             return
         try:
-            deltas, finish = chat.append(token)
+            deltas, finish = chat.append(token, logprobs)
         except Exception as error:  # noqa: BLE001  # the tokenizer may raise anything; the other chats go on
             detail = "".join(traceback.format_exception(error))
             self._end(
@@ -213,9 +221,6 @@ class ChatLane:
         batch.remove(chat.id)
         self._queue.remove([chat.id])
         self._updates.append(end)
-
-    def _sample(self, ids: Sequence[str], logits: Tensor) -> Tensor:
-        return choose_tokens([self._queue.running[request_id] for request_id in ids], logits)
 
     def _note(self, step: BatchStep, meter: Meter, key: tuple[str, int, int]) -> None:
         if not step.ids:

@@ -1,75 +1,156 @@
-"""Changes the logits of one chat as its request says, before its next token is chosen. Pure functions over tensors.
+"""Changes the logits of a batch as its requests say, before the next tokens are chosen.
 
-The order: logit bias, penalties, end tokens while the reply is too short, and last a forced token, which wins over all.
+The order: logit bias, then the penalties, then end tokens while a reply is too short. What the penalties count is kept
+on the device, and each step adds the tokens that it has chosen, so nothing is copied while the batch stays the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pipelines.chat.sampling import upload
 from pipelines.chat.sequence import ChatSequence
+from pipelines.chat_interface import ChatRequest
 
 
-def adjust(chat: ChatSequence, row: int, logits: Tensor) -> None:
-    """Change one row of `logits` in place; nothing is done for settings that the request left alone. logits: (N, V)."""
-    r = chat.request
-    if r.logit_bias:
-        add_bias(logits[row], r.logit_bias)
-    if r.repetition_penalty != 1.0 or r.presence_penalty or r.frequency_penalty:
-        logits[row] = penalize(
-            logits[row],
-            chat.prompt,
-            chat.counts,
-            repetition=r.repetition_penalty,
-            presence=r.presence_penalty,
-            frequency=r.frequency_penalty,
+def has_penalty(request: ChatRequest) -> bool:
+    return bool(request.repetition_penalty != 1.0 or request.presence_penalty or request.frequency_penalty)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What has occurred in one chat so far, on the device."""
+
+    counts: Tensor  # (V,) float32: occurrences of each token in the reply
+    seen: Tensor  # (V,) bool: tokens of the prompt and of the reply
+
+
+class Adjustments:
+    """The changes that the chats of one batch ask for."""
+
+    def __init__(
+        self, chats: Sequence[ChatSequence], vocabulary: int, device: torch.device, known: Mapping[str, History]
+    ) -> None:
+        """known: histories of chats that are up to date; those of the others are made from their tokens."""
+        bias = [
+            (row * vocabulary + token, value)
+            for row, chat in enumerate(chats)
+            for token, value in chat.request.logit_bias
+            if 0 <= token < vocabulary  # tokens that the model does not have are ignored
+        ]
+        self._biased = _indices([index for index, _ in bias], device)
+        self._bias = upload(torch.tensor([value for _, value in bias]), device)
+        self._suppressed = _indices(
+            [
+                row * vocabulary + token
+                for row, chat in enumerate(chats)
+                if chat.n_tokens < chat.request.min_tokens
+                for token in chat.end_tokens
+                if 0 <= token < vocabulary
+            ],
+            device,
         )
-    if chat.n_tokens < r.min_tokens:
-        suppress(logits[row], chat.end_tokens)
-    if chat.forced_token is not None:
-        logits[row, chat.forced_token] = torch.inf
+        rows = [row for row, chat in enumerate(chats) if has_penalty(chat.request)]
+        self._penalties = _Penalties(chats, rows, vocabulary, device, known) if rows else None
+
+    @staticmethod
+    def needed(chats: Sequence[ChatSequence]) -> bool:
+        return any(
+            chat.request.logit_bias or has_penalty(chat.request) or chat.n_tokens < chat.request.min_tokens
+            for chat in chats
+        )
+
+    def apply(self, logits: Tensor) -> None:
+        """Change the logits in place. logits: (N, V) float32, contiguous."""
+        flat = logits.view(-1)
+        if self._biased is not None:
+            flat.index_add_(0, self._biased, self._bias)
+        if self._penalties is not None:
+            self._penalties.apply(logits)
+        if self._suppressed is not None:
+            flat.index_fill_(0, self._suppressed, -torch.inf)
+
+    def count(self, tokens: Tensor) -> None:
+        """Add the tokens that were chosen, (N,) int64, to the histories. Those below 0 count as any other token."""
+        if self._penalties is not None:
+            self._penalties.count(tokens)
+
+    def histories(self) -> Mapping[str, History]:
+        """The present histories, by chat."""
+        return {} if self._penalties is None else self._penalties.histories()
 
 
-def add_bias(logits: Tensor, bias: Sequence[tuple[int, float]]) -> None:
-    """Add to the logits of some tokens in place. Tokens that the model does not have are ignored. logits: (V,)."""
-    known = [(token, value) for token, value in bias if 0 <= token < len(logits)]
-    tokens = torch.tensor([token for token, _ in known], dtype=torch.long, device=logits.device)
-    values = torch.tensor([value for _, value in known], dtype=logits.dtype, device=logits.device)
-    logits.index_add_(0, tokens, values)
+class _Penalties:
+    """Repetition, presence and frequency penalties of some rows.
 
-
-def penalize(
-    logits: Tensor,
-    prompt: Sequence[int],
-    reply: Mapping[int, int],
-    *,
-    repetition: float = 1.0,
-    presence: float = 0.0,
-    frequency: float = 0.0,
-) -> Tensor:
-    """Return logits in which tokens that have occurred already are less likely.
-
-    logits: (V,); prompt: its tokens; reply: occurrences of each token in the reply so far. Returns (V,), a new tensor.
     repetition divides positive and multiplies negative logits of tokens in prompt and reply (Keskar et al. 2019,
     arXiv:1909.05858). presence and frequency are subtracted for tokens of the reply alone, as OpenAI's API defines
     them.
     """
-    penalized = logits.clone()
-    if repetition != 1.0:
-        seen = torch.tensor(sorted({*prompt, *reply}), dtype=torch.long, device=logits.device)
-        scores = penalized[seen]
-        penalized[seen] = torch.where(scores < 0, scores * repetition, scores / repetition)
-    if reply and (presence or frequency):
-        tokens = torch.tensor(list(reply), dtype=torch.long, device=logits.device)
-        counts = torch.tensor(list(reply.values()), dtype=logits.dtype, device=logits.device)
-        penalized[tokens] -= presence + frequency * counts
-    return penalized
+
+    def __init__(
+        self,
+        chats: Sequence[ChatSequence],
+        rows: Sequence[int],
+        vocabulary: int,
+        device: torch.device,
+        known: Mapping[str, History],
+    ) -> None:
+        """rows: of the chats with a penalty."""
+        penalized = [chats[row] for row in rows]
+        requests = [chat.request for chat in penalized]
+        self._ids = [chat.id for chat in penalized]
+        self._rows = None if len(rows) == len(chats) else _indices(rows, device)  # None: all
+        self._repetition = self._presence = self._frequency = None
+        if any(r.repetition_penalty != 1.0 for r in requests):
+            self._repetition = _column([r.repetition_penalty for r in requests], device)
+        if any(r.presence_penalty or r.frequency_penalty for r in requests):
+            self._presence = _column([r.presence_penalty for r in requests], device)
+            self._frequency = _column([r.frequency_penalty for r in requests], device)
+        histories = [known.get(chat.id) or history_of(chat, vocabulary, device) for chat in penalized]
+        self._counts = torch.stack([history.counts for history in histories])
+        self._seen = torch.stack([history.seen for history in histories])
+        self._ones = torch.ones(len(rows), 1, device=device)
+
+    def apply(self, logits: Tensor) -> None:
+        scores = logits if self._rows is None else logits.index_select(0, self._rows)
+        if self._repetition is not None:
+            repeated = torch.where(scores < 0, scores * self._repetition, scores / self._repetition)
+            scores = torch.where(self._seen, repeated, scores)
+        if self._presence is not None and self._frequency is not None:
+            scores = scores - (self._counts * self._frequency).add_((self._counts > 0) * self._presence)
+        if self._rows is None:
+            logits.copy_(scores)
+        else:
+            logits.index_copy_(0, self._rows, scores)
+
+    def count(self, tokens: Tensor) -> None:
+        chosen = tokens if self._rows is None else tokens.index_select(0, self._rows)
+        index = chosen.clamp(min=0)[:, None]
+        self._counts.scatter_add_(1, index, self._ones)
+        self._seen.scatter_(1, index, True)
+
+    def histories(self) -> Mapping[str, History]:
+        pairs = zip(self._counts, self._seen, strict=True)
+        return {chat_id: History(*pair) for chat_id, pair in zip(self._ids, pairs, strict=True)}
 
 
-def suppress(logits: Tensor, tokens: Collection[int]) -> None:
-    """Make tokens impossible, in place. logits: (V,)."""
-    known = [token for token in tokens if 0 <= token < len(logits)]
-    logits[torch.tensor(known, dtype=torch.long, device=logits.device)] = -torch.inf
+def history_of(chat: ChatSequence, vocabulary: int, device: torch.device) -> History:
+    """The history of a chat by its tokens on the host."""
+    reply = torch.tensor([*chat.counts], dtype=torch.long)
+    counts = torch.zeros(vocabulary).scatter_(0, reply, torch.tensor([*map(float, chat.counts.values())]))
+    seen = torch.zeros(vocabulary, dtype=torch.bool)
+    seen[torch.tensor([*{*chat.prompt, *chat.counts}])] = True
+    return History(upload(counts, device), upload(seen, device))
+
+
+def _indices(values: Sequence[int], device: torch.device) -> Tensor | None:
+    return upload(torch.tensor(values), device) if values else None
+
+
+def _column(values: Sequence[float], device: torch.device) -> Tensor:
+    return upload(torch.tensor(values)[:, None], device)

@@ -1,162 +1,161 @@
-"""Samples the next token of each row by itself, so that a seed gives the same text whatever else is in the batch.
+"""Draws the next tokens of several rows at once, each by its own settings and as if it were alone.
 
-Pure functions over tensors. Gumbel-max: argmax(logits + noise) is a sample from softmax(logits). The noise of a token
-is a hash of (seed, position in the reply, token), so no row draws from a random number stream that other rows use.
+The shapes depend on the settings alone, never on what is in the logits, so that nothing has to wait for the device.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pipelines.chat.logprobs import likeliest, log_probabilities
-from pipelines.chat.penalties import adjust
-from pipelines.chat.sequence import ChatSequence
+from pipelines.chat.noise import gumbel, gumbel_of_all
+from pipelines.chat_interface import ChatRequest
 
-N_CANDIDATES = 1024  # a top-p nucleus is nearly always smaller; for a larger one the whole vocabulary is sorted
-_MASK = (1 << 64) - 1
-_GOLDEN = 0x9E3779B97F4A7C15  # constants of splitmix64: Steele, Lea, Flood 2014; the finaliser is Stafford's variant 13
-_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+N_CANDIDATES = 1024  # a top-p nucleus is nearly always smaller; for a larger one the whole vocabulary is looked at
 
 
-def row_key(seed: int, position: int) -> int:
-    """The key of one sample, as a signed 64-bit integer. position: number of tokens that the reply has so far."""
-    return _signed(_mix(_mix(seed & _MASK) + position * _GOLDEN))
+def upload(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on the device, without waiting for the device."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
-def gumbel(keys: Tensor, tokens: Tensor) -> Tensor:
-    """Standard Gumbel noise as a pure function of key and token, the same on every device.
-
-    keys: (R,) int64; tokens: (V,) or (R, K) int64. Returns (R, V) or (R, K) float64.
-    """
-    bits = tokens * _signed(_GOLDEN) + keys[:, None]  # int64 overflow wraps around, as intended
-    for shift, factor in _MIX:
-        bits ^= _shift_right(bits, shift)
-        bits *= _signed(factor)
-    bits ^= _shift_right(bits, 31)
-    uniform = _shift_right(bits, 11).double().add_(0.5).mul_(2.0**-53)  # in the open interval (0, 1)
-    return uniform.log_().neg_().log_().neg_()
+def n_candidates(request: ChatRequest, vocabulary: int) -> int:
+    """How many of the likeliest tokens are looked at to cut by top-k and top-p; 0: neither cuts anything."""
+    if request.top_p >= 1.0 and not 0 < request.top_k < vocabulary:
+        return 0
+    return vocabulary if request.top_k > N_CANDIDATES else min(N_CANDIDATES, vocabulary)
 
 
-def draw(
-    logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, keys: Tensor, min_p: Tensor | None = None
-) -> Tensor:
-    """Sample one token for each row from softmax(logits / temperature), cut to the top k and then to the top-p nucleus.
+class Draw:
+    """The settings of some rows, all with the same `n_candidates`, as tensors on the device."""
 
-    logits: (R, V); temperature: (R,) > 0; top_k: (R,) int64, 0 = all; top_p: (R,) in (0, 1]; keys: (R,) int64, of
-    `row_key`; min_p: (R,) in [0, 1], drops tokens less likely than this share of the likeliest; None: drops none.
-    Returns (R,) int64. Every row depends on its own values alone.
-    """
-    vocabulary = logits.shape[-1]
-    scaled = logits.double() / temperature.double()[:, None]
-    least = None if min_p is None else scaled.amax(-1, keepdim=True) + min_p.double().log()[:, None]
-    drawn = torch.empty(len(logits), dtype=torch.long, device=logits.device)
-    cut = (top_p < 1.0) | ((top_k > 0) & (top_k < vocabulary))
-    left = _draw_cut(
-        drawn, cut.nonzero()[:, 0], logits, scaled, top_k, top_p, keys, least, min(N_CANDIDATES, vocabulary)
-    )
-    _draw_cut(drawn, left, logits, scaled, top_k, top_p, keys, least, vocabulary)
-    whole = (~cut).nonzero()[:, 0]
-    if len(whole):
-        tokens = torch.arange(vocabulary, device=logits.device)
-        scores = _drop(scaled[whole], whole, least)
-        drawn[whole] = (gumbel(keys[whole], tokens) + scores).argmax(-1)
-    return drawn
+    def __init__(
+        self,
+        requests: Sequence[ChatRequest],
+        n_candidates: int,
+        vocabulary: int,
+        device: torch.device,
+        kernels: Any = None,
+    ) -> None:
+        """kernels: the module `sampling_kernels`, where it can be used; None: torch's own operators do the same."""
+        self._n_candidates, self._kernels = n_candidates, kernels
+        self._temperature = upload(torch.tensor([r.temperature for r in requests]).double()[:, None], device)
+        min_p = torch.tensor([r.min_p for r in requests], dtype=torch.double)[:, None]
+        self._log_min_p = upload(min_p.log(), device) if bool(min_p.any()) else None
+        top_p = torch.tensor([r.top_p for r in requests], dtype=torch.double)[:, None]
+        top_k = torch.tensor([r.top_k for r in requests])[:, None]
+        has_k = top_k > 0
+        self._top_p = upload(top_p, device)
+        self._has_k = upload(has_k, device)
+        self._any_k, self._all_k = bool(has_k.any()), bool(has_k.all())
+        self._beyond_k = upload(has_k & (torch.arange(n_candidates) >= top_k), device) if self._any_k else None
+        self._may_be_wide = 0 < n_candidates < vocabulary and not self._all_k
+
+    def __call__(self, logits: Tensor, keys: Tensor) -> Tensor:
+        """logits: (R, V) float32, not changed; keys: (R,) int64, of `row_keys`. Returns the tokens, (R,) int64."""
+        if not self._n_candidates:
+            return self._from_all(logits, keys)
+        cut = _draw_cut(
+            logits,
+            keys,
+            temperature=self._temperature,
+            top_p=self._top_p,
+            log_min_p=self._log_min_p,
+            beyond_k=self._beyond_k,
+            total=self._total,
+            n_candidates=self._n_candidates,
+            kernels=self._kernels,
+        )
+        if self._may_be_wide:
+            self._draw_wide(cut, logits, keys)
+        return cut.tokens
+
+    def _from_all(self, logits: Tensor, keys: Tensor) -> Tensor:
+        least = None
+        if self._log_min_p is not None:
+            least = logits.amax(-1, keepdim=True) / self._temperature + self._log_min_p
+        if self._kernels is not None:
+            noisy: Tensor = self._kernels.noisy_logits(logits, self._temperature, keys, least)
+            return noisy.argmax(-1)
+        scores = logits / self._temperature
+        if least is not None:
+            scores.masked_fill_(scores < least, -torch.inf)
+        return gumbel_of_all(keys, logits.shape[-1]).add_(scores).argmax(-1)
+
+    def _total(self, logits: Tensor, scores: Tensor) -> Tensor:
+        """Logarithm of the mass that the shares of top-p are counted in: of the top k, or of all tokens."""
+        if self._all_k:
+            return scores.logsumexp(-1, keepdim=True)
+        of_all = _log_mass(logits, self._temperature)
+        return torch.where(self._has_k, scores.logsumexp(-1, keepdim=True), of_all) if self._any_k else of_all
+
+    def _draw_wide(self, cut: _Cut, logits: Tensor, keys: Tensor) -> None:
+        """Draw again for the rows whose nucleus is wider than the candidates, where there are any.
+
+        A kernel looks at that on the device. Without it, the host asks, and waits for the answer on a GPU.
+        """
+        wide = (cut.mass < self._top_p)[:, 0]
+        if self._any_k:
+            wide &= ~self._has_k[:, 0]
+        if self._kernels is not None:
+            self._kernels.draw_wide(
+                cut.tokens, wide, logits, self._temperature, self._top_p, self._log_min_p, cut.total, keys
+            )
+            return
+        rows = wide.nonzero()[:, 0]
+        if len(rows):
+            cut.tokens[rows] = _draw_cut(
+                logits[rows],
+                keys[rows],
+                temperature=self._temperature[rows],
+                top_p=self._top_p[rows],
+                log_min_p=None if self._log_min_p is None else self._log_min_p[rows],
+                beyond_k=None,
+                total=lambda *_: cut.total[rows],
+                n_candidates=logits.shape[-1],
+                kernels=None,
+            ).tokens
+
+
+class _Cut(NamedTuple):
+    tokens: Tensor  # (R,) int64
+    mass: Tensor  # (R, 1) float64: share of the candidates
+    total: Tensor  # (R, 1) float64: logarithm of the mass that this is a share of
 
 
 def _draw_cut(
-    drawn: Tensor,
-    rows: Tensor,
     logits: Tensor,
-    scaled: Tensor,
-    top_k: Tensor,
-    top_p: Tensor,
     keys: Tensor,
-    least: Tensor | None,
+    *,
+    temperature: Tensor,
+    top_p: Tensor,
+    log_min_p: Tensor | None,
+    beyond_k: Tensor | None,
+    total: Any,
     n_candidates: int,
-) -> Tensor:
-    """Sample for those of `rows` whose cut lies within their `n_candidates` likeliest tokens; returns the other rows.
+    kernels: Any,
+) -> _Cut:
+    """Draw from the likeliest tokens: first cut to the top k, then to the top-p nucleus of what is left, then by min-p.
 
-    drawn: (R,) int64, written; rows: (N,) int64; scaled: (R, V) float64, logits / temperature; least: (R, 1), the
-    smallest of them that may be drawn; the rest as in `draw`.
+    logits: (R, V) float32; temperature, top_p, log_min_p: (R, 1) float64; beyond_k: (R, K) bool, of the candidates in
+    order; total: (logits, scores of the candidates) → (R, 1) float64.
     """
-    if not len(rows):
-        return rows
-    whole = scaled[rows]
-    tokens = logits[rows].topk(n_candidates).indices  # (N, K), likeliest first
-    scores = whole.gather(-1, tokens)
-    k = top_k[rows][:, None]
-    rank = torch.arange(n_candidates, device=scores.device)
-    scores = scores.masked_fill((k > 0) & (rank >= k), -torch.inf)
-    total = torch.where(k > 0, scores.logsumexp(-1, keepdim=True), whole.logsumexp(-1, keepdim=True))
-    mass = (scores - total).exp().cumsum(-1)
-    before = torch.cat([torch.zeros_like(mass[:, :1]), mass[:, :-1]], -1)
-    scores = scores.masked_fill(before >= top_p[rows].double()[:, None], -torch.inf)
-    scores = _drop(scores, rows, least)
-    winner = (scores + gumbel(keys[rows], tokens)).argmax(-1, keepdim=True)
-    found = tokens.gather(-1, winner)[:, 0]
-    inside = torch.where(k[:, 0] > 0, k[:, 0] <= n_candidates, mass[:, -1] >= top_p[rows])
-    inside |= n_candidates == logits.shape[-1]
-    drawn[rows[inside]] = found[inside]
-    return rows[~inside]
+    best, tokens = logits.topk(n_candidates)  # (R, K), likeliest first
+    scores = best / temperature  # float64
+    least = None if log_min_p is None else scores[:, :1] + log_min_p
+    if beyond_k is not None:
+        scores.masked_fill_(beyond_k, -torch.inf)
+    log_total: Tensor = total(logits, scores)
+    mass = (scores - log_total).exp_().cumsum(-1)
+    scores[:, 1:].masked_fill_(mass[:, :-1] >= top_p, -torch.inf)  # what comes before them is enough
+    if least is not None:
+        scores.masked_fill_(scores < least, -torch.inf)
+    noisy = gumbel(keys, tokens).add_(scores) if kernels is None else kernels.noisy_candidates(scores, tokens, keys)
+    return _Cut(tokens.gather(-1, noisy.argmax(-1, keepdim=True))[:, 0], mass[:, -1:], log_total)
 
 
-def _drop(scores: Tensor, rows: Tensor, least: Tensor | None) -> Tensor:
-    return scores if least is None else scores.masked_fill(scores < least[rows], -torch.inf)
-
-
-def _mix(bits: int) -> int:
-    bits = (bits + _GOLDEN) & _MASK
-    for shift, factor in _MIX:
-        bits = ((bits ^ (bits >> shift)) * factor) & _MASK
-    return bits ^ (bits >> 31)
-
-
-def _signed(bits: int) -> int:
-    """The 64 bits read as torch's signed int64."""
-    bits &= _MASK
-    return bits - (1 << 64) if bits >> 63 else bits
-
-
-def _shift_right(bits: Tensor, n: int) -> Tensor:
-    """Logical shift; torch's own operator is arithmetic and copies the sign bit."""
-    return (bits >> n) & ((1 << (64 - n)) - 1)
-
-
-def choose_tokens(chats: Sequence[ChatSequence], logits: Tensor) -> Tensor:
-    """The next token of each chat, (N,) int64, -1 where logits are no numbers. logits: (N, V) float32, changed.
-
-    Chats that asked for log probabilities get those of their next token, and of the likeliest, in `last_logprobs`.
-    """
-    finite = logits.amax(-1).isfinite()
-    valid = [(row, chat) for row, (chat, is_valid) in enumerate(zip(chats, finite.tolist(), strict=True)) if is_valid]
-    logprobs = {row: log_probabilities(logits[row]) for row, chat in valid if chat.request.n_logprobs is not None}
-    for row, chat in valid:
-        adjust(chat, row, logits)
-    _sample([(row, chat) for row, chat in valid if chat.request.temperature > 0 and chat.forced_token is None], logits)
-    for row, values in logprobs.items():
-        chosen = float(values[logits[row].argmax()])
-        chats[row].last_logprobs = chosen, likeliest(values, chats[row].request.n_logprobs or 0)
-    return torch.where(finite, logits.argmax(-1), -1)
-
-
-def _sample(sampled: Sequence[tuple[int, ChatSequence]], logits: Tensor) -> None:
-    """Draw the tokens of these rows, and make them the argmax."""
-    if not sampled:
-        return
-    tensor = functools.partial(torch.tensor, device=logits.device)
-    rows = tensor([row for row, _ in sampled])
-    requests = [chat.request for _, chat in sampled]
-    min_p = [r.min_p for r in requests]
-    tokens = draw(
-        logits[rows],
-        tensor([r.temperature for r in requests]),
-        tensor([r.top_k for r in requests]),
-        tensor([r.top_p for r in requests], dtype=torch.float64),
-        tensor([row_key(chat.request.seed, chat.n_tokens) for _, chat in sampled]),
-        tensor(min_p, dtype=torch.float64) if any(min_p) else None,
-    )
-    logits[rows, tokens] = torch.inf
+def _log_mass(logits: Tensor, temperature: Tensor) -> Tensor:
+    return (logits / temperature).logsumexp(-1, keepdim=True)

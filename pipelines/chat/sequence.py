@@ -29,7 +29,6 @@ class ChatSequence:
     tokens: list[int] = field(default_factory=list)  # of the reply so far
     counts: Counter[int] = field(default_factory=Counter)  # occurrences of each token in the reply
     n_thinking: int = 0  # tokens of the reply that were spent on thinking
-    last_logprobs: tuple[float, tuple[tuple[int, float], ...]] | None = None  # of the last token; set if requested
     ran_out_of_memory_alone: bool = False
     _forced: deque[int] = field(default_factory=deque)  # tokens that end the thinking, once its budget is used up
     _ended_thinking: bool = False  # the budget was used up
@@ -53,10 +52,13 @@ class ChatSequence:
         """The token that must come next, whatever the model would choose."""
         return self._forced[0] if self._forced else None
 
-    def append(self, token: int) -> tuple[Sequence[TextDelta], FinishReason | None]:
+    def append(
+        self, token: int, logprobs: tuple[float, Sequence[tuple[int, float]]] | None = None
+    ) -> tuple[Sequence[TextDelta], FinishReason | None]:
         """Add the reply's next token. Returns the text that it completes, and why the reply ends with it, or None.
 
-        Raises whatever the tokenizer raises.
+        logprobs: of the token, and of the likeliest tokens in its place; None: they were not asked for. Raises
+        whatever the tokenizer raises.
         """
         if self._forced:
             self._forced.popleft()
@@ -66,8 +68,8 @@ class ChatSequence:
         self.n_thinking += section == "thinking"
         is_end = token in self.end_tokens
         texts = [] if is_end else list(self.text.push(token))
-        if section == "content" and not is_end and self.last_logprobs is not None:
-            self._unsent_logprobs.append(self.tokenizer.describe(token, *self.last_logprobs))
+        if section == "content" and not is_end and logprobs is not None:
+            self._unsent_logprobs.append(self.tokenizer.describe(token, *logprobs))
         finish: FinishReason | None = None
         if is_end or self.text.stopped:
             finish = "stop"

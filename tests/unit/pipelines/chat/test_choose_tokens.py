@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,50 +20,31 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from pipelines.chat import sampling
-from pipelines.chat.sampling import choose_tokens, gumbel, row_key
-from pipelines.chat_interface import ChatRequest, Prompt
+from pipelines.chat.batch_sampler import BatchSampler
+from pipelines.chat.noise import gumbel_of_all, row_keys
+from tests.support.sampled_chat import END_TOKENS, SampledChat, chat
 
 VOCABULARY = 40
-END_TOKENS = (2, 5)
-PROMPT = [1, 7, 7, 30]
-
-
-@dataclass
-class Chat:
-    """What `choose_tokens` reads and writes of a chat."""
-
-    request: ChatRequest
-    tokens: list[int] = field(default_factory=list)
-    prompt: list[int] = field(default_factory=lambda: list(PROMPT))
-    end_tokens: frozenset[int] = frozenset(END_TOKENS)
-    forced_token: int | None = None
-    last_logprobs: tuple[float, tuple[tuple[int, float], ...]] | None = None
-
-    @property
-    def n_tokens(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def counts(self) -> Counter[int]:
-        return Counter(self.tokens)
-
-
-def chat(*tokens: int, forced_token: int | None = None, **settings: object) -> Chat:
-    request = ChatRequest(id="c", prompt=Prompt(tokens=tuple(PROMPT)), **settings)  # type: ignore[arg-type]
-    return Chat(request, list(tokens), forced_token=forced_token)
 
 
 def row_of(seed: int) -> Tensor:
     return torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(seed)) * 3
 
 
-def chosen(chats: list[Chat], rows: list[Tensor]) -> list[int]:
-    logits = torch.stack(rows)
-    return choose_tokens(chats, logits).tolist()  # type: ignore[arg-type]
+def chosen(chats: list[SampledChat], rows: list[Tensor]) -> list[int]:
+    """The tokens of chats that share a batch. Their log probabilities go to `last_logprobs`."""
+    running = {str(index): one for index, one in enumerate(chats)}
+    for name, one in running.items():
+        one.request = replace(one.request, id=name)
+    sampler = BatchSampler(running, torch.device("cpu"))  # type: ignore[arg-type]
+    tokens: list[int] = sampler([*running], torch.stack(rows)).tolist()
+    told = sampler.take_logprobs()
+    for name, one in running.items():
+        one.last_logprobs = told.get(name)
+    return tokens
 
 
-def expected(one: Chat, row: Tensor) -> int:
+def expected(one: SampledChat, row: Tensor) -> int:
     """The token by transformers' own processors, with the noise that the chat's seed gives."""
     r = one.request
     seen = torch.tensor([[*one.prompt, *one.tokens]])
@@ -85,7 +65,7 @@ def expected(one: Chat, row: Tensor) -> int:
         scores = TopKLogitsWarper(r.top_k)(seen, scores)
     scores = TopPLogitsWarper(r.top_p)(seen, scores)
     scores = MinPLogitsWarper(r.min_p)(seen, scores)
-    noise = gumbel(torch.tensor([row_key(r.seed, one.n_tokens)]), torch.arange(VOCABULARY))
+    noise = gumbel_of_all(row_keys([r.seed], [one.n_tokens], 1)[:, 0], VOCABULARY)
     return int((scores + noise).argmax())
 
 
@@ -111,7 +91,9 @@ CHATS = st.builds(
 
 
 @given(st.lists(st.tuples(CHATS, st.integers(0, 1_000)), min_size=1, max_size=5))
-def test_each_chat_gets_the_token_of_the_reference_whatever_shares_the_batch(batch: list[tuple[Chat, int]]) -> None:
+def test_each_chat_gets_the_token_of_the_reference_whatever_shares_the_batch(
+    batch: list[tuple[SampledChat, int]],
+) -> None:
     chats, rows = [one for one, _ in batch], [row_of(seed) for _, seed in batch]
 
     together = chosen(chats, rows)
@@ -153,26 +135,11 @@ def test_biased_tokens_beyond_the_vocabulary_are_ignored() -> None:
     assert chosen([chat(logit_bias=((VOCABULARY, 100.0),))], [row]) == [int(row.argmax())]
 
 
-def test_a_chat_without_any_new_setting_is_drawn_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The least probability is not even computed, and the logits of a greedy chat stay as they are."""
-    calls = []
-    draw = sampling.draw
-    monkeypatch.setattr(sampling, "draw", lambda *args: calls.append(args) or draw(*args))
-    logits = torch.stack([row_of(4), row_of(5)])
-    before = logits.clone()
-    choose_tokens([chat(), chat(temperature=1.0, top_p=0.9)], logits)  # type: ignore[list-item]
-    ((*_, min_p),) = calls
-    assert min_p is None
-    assert torch.equal(logits[0], before[0])
-    assert int((logits[1] != before[1]).sum()) <= 1
-
-
 def test_logits_that_are_not_numbers_are_reported_for_their_own_chat_alone() -> None:
     bad = row_of(6)
     bad[3] = torch.nan
     chats = [chat(temperature=1.0, n_logprobs=2, min_p=0.5, logit_bias=((1, 2.0),)), chat(n_logprobs=2)]
     assert chosen(chats, [bad, row_of(7)]) == [-1, int(row_of(7).argmax())]
-    assert chats[0].last_logprobs is None
 
 
 def test_tied_logits_are_listed_by_number_whatever_the_batch() -> None:

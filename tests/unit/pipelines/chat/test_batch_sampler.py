@@ -1,0 +1,178 @@
+"""The choice of tokens for a whole batch equals the one that was made row by row, whatever the chats ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pipelines.chat import penalties, sampling
+from pipelines.chat.batch_sampler import KEY_STEPS, BatchSampler
+from tests.support import row_sampling
+from tests.support.sampled_chat import SampledChat, chat
+
+VOCABULARY = 40
+CPU = torch.device("cpu")
+
+
+class Batch:
+    """Chats and their sampler. Every step is compared with the choice row by row."""
+
+    def __init__(self, *chats: SampledChat) -> None:
+        self.chats = {str(index): one for index, one in enumerate(chats)}
+        for index, one in self.chats.items():
+            one.request = replace(one.request, id=index)
+        self.sampler = BatchSampler(self.chats, CPU)  # type: ignore[arg-type]
+
+    def step(self, logits: Tensor, ids: Sequence[str] | None = None) -> list[int]:
+        ids = [*self.chats] if ids is None else ids
+        chats = [self.chats[each] for each in ids]
+        for one in chats:
+            one.last_logprobs = None
+        expected = row_sampling.choose_tokens(chats, logits.clone()).tolist()
+        tokens = self.sampler(ids, logits.clone()).tolist()
+        assert tokens == expected
+        told = self.sampler.take_logprobs()
+        for one, token in zip(chats, tokens, strict=True):
+            if token >= 0 and one.last_logprobs is not None:
+                assert told[one.id][0] == pytest.approx(one.last_logprobs[0], abs=1e-5)
+                assert told[one.id][1] == one.last_logprobs[1]
+            else:
+                assert token < 0 or one.id not in told
+            one.tokens.append(token)
+        return tokens
+
+
+TOKENS = st.integers(0, VOCABULARY - 1)
+CHATS = st.builds(
+    chat,
+    *[TOKENS] * 3,
+    forced_token=st.none() | st.none() | st.none() | TOKENS,
+    temperature=st.sampled_from([0.0, 0.25, 0.7, 1.0, 2.0]),
+    top_k=st.sampled_from([0, 0, 1, 7, 39, 40, 100]),
+    top_p=st.sampled_from([1e-6, 0.15, 0.5, 0.85, 0.999, 1.0]),
+    min_p=st.sampled_from([0.0, 0.0, 0.07, 0.6, 1.0]),
+    seed=st.integers(-1, 2**64),
+    min_tokens=st.sampled_from([0, 3, 4, 6]),
+    repetition_penalty=st.sampled_from([1.0, 1.5, 0.8]),
+    presence_penalty=st.sampled_from([0.0, 1.25, -0.3]),
+    frequency_penalty=st.sampled_from([0.0, -0.75, 0.1]),
+    logit_bias=st.lists(
+        st.tuples(st.integers(-1, VOCABULARY), st.sampled_from([-100.0, 3.5, 100.0])),
+        max_size=3,
+        unique_by=lambda pair: pair[0],
+    ).map(tuple),
+    n_logprobs=st.sampled_from([None, None, 0, 5, 41]),
+)
+ROWS = st.one_of(
+    st.integers(0, 1_000).map(lambda seed: normal(seed)),
+    st.integers(0, 1_000).map(lambda seed: normal(seed).bfloat16().float()),
+    st.integers(0, 1_000).map(lambda seed: (normal(seed)).round()),  # many ties
+    st.just(torch.zeros(VOCABULARY)),
+    st.lists(
+        st.floats(-(2.0**100), 2.0**100, width=32) | st.just(float("-inf")), min_size=VOCABULARY, max_size=VOCABULARY
+    ).map(torch.tensor),
+    st.sampled_from([float("nan"), float("inf"), float("-inf")]).map(
+        lambda value: normal(1).index_fill(0, torch.tensor([3]), value)
+    ),
+)
+
+
+def normal(seed: int, n: int = VOCABULARY, scale: float = 3.0) -> Tensor:
+    return torch.randn(n, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+@settings(max_examples=30)
+@given(st.lists(CHATS, min_size=1, max_size=5), st.data())
+def test_every_step_gives_the_tokens_of_the_choice_row_by_row(chats: list[SampledChat], data: st.DataObject) -> None:
+    batch = Batch(*chats)
+    ids = [*batch.chats]
+    for _ in range(4):
+        tokens = batch.step(torch.stack([data.draw(ROWS) for _ in ids]), ids)
+        for each, token in zip(tuple(ids), tokens, strict=True):
+            batch.chats[each].forced_token = data.draw(st.none() | st.none() | TOKENS)
+            if token < 0:
+                ids.remove(each)
+        if not ids:
+            return
+        if data.draw(st.booleans()):  # others leave, join or change their places
+            ids = data.draw(st.lists(st.sampled_from(ids), min_size=1, unique=True))
+
+
+WIDE = 3 * sampling.N_CANDIDATES
+
+
+@pytest.mark.slow
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.builds(
+            chat,
+            temperature=st.sampled_from([0.3, 1.0, 3.0, 50.0]),
+            top_k=st.sampled_from([0, 0, 0, 5, 1024, 1025, 2000, WIDE, 2 * WIDE]),
+            top_p=st.sampled_from([0.3, 0.8, 0.99, 1.0]),
+            min_p=st.sampled_from([0.0, 0.0, 0.02, 0.9]),
+            seed=st.integers(0, 2**63),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    st.integers(0, 1_000),
+    st.booleans(),
+)
+def test_a_vocabulary_larger_than_the_candidates_is_cut_as_row_by_row(
+    chats: list[SampledChat], seed: int, has_ties: bool
+) -> None:
+    batch = Batch(*chats)
+    for step in range(2):
+        logits = torch.stack([normal(seed + 7 * step + row, WIDE) for row in range(len(chats))])
+        batch.step(logits.bfloat16().float() if has_ties else logits)
+
+
+def test_a_long_reply_goes_on_behind_the_keys_that_are_computed_at_once() -> None:
+    batch = Batch(chat(temperature=1.0, seed=5), chat(temperature=1.0, top_p=0.9, frequency_penalty=0.5))
+    for step in range(KEY_STEPS + 3):
+        batch.step(torch.stack([normal(step), normal(-step)]))
+    assert len(set(batch.chats["0"].tokens)) > 10
+
+
+def test_a_token_that_was_chosen_but_not_taken_is_chosen_again() -> None:
+    """As when the step fails behind the choice: the chat is read in again, and goes on as if nothing had happened."""
+    batch = Batch(chat(temperature=1.0, seed=5, frequency_penalty=2.0, repetition_penalty=1.2))
+    for step in range(3):
+        batch.step(normal(step)[None])
+    before = batch.sampler(["0"], normal(9)[None]).tolist()
+    assert batch.sampler(["0"], normal(9)[None]).tolist() == before
+    assert batch.step(normal(9)[None]) == before
+
+
+def test_a_chat_that_stays_keeps_its_history_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    history_of = penalties.history_of
+    monkeypatch.setattr(penalties, "history_of", lambda chat, *rest: made.append(chat.id) or history_of(chat, *rest))
+    batch = Batch(*(chat(7, frequency_penalty=0.5) for _ in range(3)))
+    for step, ids in enumerate((["0", "1"], ["1", "0"], ["0", "2"], ["0", "2"], ["2"])):
+        batch.step(torch.stack([normal(10 * step + row) for row in range(len(ids))]), ids)
+    assert made == ["0", "1", "2"]
+
+
+def test_a_batch_of_greedy_chats_keeps_its_logits_and_nothing_on_the_device() -> None:
+    logits = torch.stack([normal(1), normal(2)])
+    before = logits.clone()
+    chats = {"a": chat(id="a"), "b": chat(id="b", top_p=0.5)}
+    sampler = BatchSampler(chats, CPU)  # type: ignore[arg-type]
+    assert sampler(["a", "b"], logits).tolist() == before.argmax(-1).tolist()
+    assert torch.equal(logits, before)
+    assert sampler.take_logprobs() == {}
+
+
+def test_log_probabilities_are_told_once() -> None:
+    batch = Batch(chat(n_logprobs=2))
+    batch.sampler(["0"], normal(1)[None])
+    assert len(batch.sampler.take_logprobs()["0"][1]) == 2
+    assert batch.sampler.take_logprobs() == {}
