@@ -105,6 +105,12 @@ class CompiledBlocks:
         told = [f"Its blocks run compiled: {', '.join(compiled)}."] if compiled else []
         return [*told, *(f"{of.name} runs as written: {of.failure}." for of in self._classes if of.failure)]
 
+    @property
+    def preparing(self) -> bool:
+        """Whether a preparation is under way."""
+        self._look_at_preparation()
+        return self._preparation is not None
+
     def take_delay(self) -> bool:
         """Whether a forward since the last call took longer because it compiled."""
         delayed, self._delayed = self._delayed, False
