@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipelines.diffusion.compiled_blocks import CompiledBlocks
+from pipelines.diffusion.lane import DiffusionLane
+
 
 def twin(pipeline: Any) -> Any:
     """A stock pipeline with modules and a noise scheduler of its own, whose tensors are those of `pipeline`.
@@ -44,21 +47,12 @@ class StockCompile:
             module._compiled_call_impl = call if on else None  # what `nn.Module.compile` sets
 
 
-class LaneCompile:
-    """The same for a lane: the hooks at which a forward can be preempted stay outside of the compiled code."""
+WARM_UPS = 3  # jobs until calls run compiled: one describes them, one compiles them, one is for good measure
 
-    def __init__(self, denoiser: nn.Module) -> None:
-        names = getattr(denoiser, "_repeated_blocks", None) or ()
-        blocks = [each for each in denoiser.modules() if type(each).__name__ in names]
-        self._compiled = [(block, torch.compile(block.forward, fullgraph=True, dynamic=True)) for block in blocks]
-        self.blocks = len(self._compiled)
 
-    def switch(self, on: bool) -> None:
-        for block, forward in self._compiled:
-            if on:
-                block.forward = forward
-            else:
-                vars(block).pop("forward", None)
+def compile_lane(lane: DiffusionLane, denoiser: nn.Module) -> None:
+    """Lets the lane compile its blocks as the server does, but between jobs instead of in a process beside them."""
+    lane.compile_blocks(CompiledBlocks([denoiser], prepare=None))
 
 
 def graphs_compiled() -> int:

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402  (needs the path above)
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from benchmarks.compiled_sides import LaneCompile, StockCompile, graphs_compiled, twin  # noqa: E402
+from benchmarks.compiled_sides import WARM_UPS, StockCompile, compile_lane, graphs_compiled, twin  # noqa: E402
 from benchmarks.gpu_results import Results, matmul_flops_per_s, median, peak_bytes, reset_peak, timed  # noqa: E402
 from benchmarks.real_models import MODELS, RealModel, build, denoiser, request  # noqa: E402
 from pipelines import device as device_module  # noqa: E402
@@ -71,7 +71,7 @@ class Measurement:
         self.record(build_s=round(seconds, 2), weights=_weights(self.pipeline))
         self.stock = twin(self.pipeline)
         self.lane = DiffusionLane(self.pipeline, kind=self.model.kind, device_name=device)
-        self._switches: dict[str, StockCompile | LaneCompile] = {}
+        self._stock_compile: StockCompile | None = None
 
     def record(self, **facts: Any) -> None:
         self._results.record(self.name, **facts)
@@ -93,35 +93,28 @@ class Measurement:
         """Compiles the blocks on both sides and runs each once. Returns whether both can be measured."""
         before = graphs_compiled()
         try:
-            self._switches = {
-                "direct": StockCompile(denoiser(self.stock)),
-                "lane": LaneCompile(denoiser(self.pipeline)),
-            }
-            self.switch(True)
+            self._stock_compile = StockCompile(denoiser(self.stock))
+            self._stock_compile.switch(True)
+            compile_lane(self.lane, denoiser(self.pipeline))
             self.warm_up("direct", "lane")
         except Exception as error:  # what the compiler raises; eager results stand
-            self.switch(False)
             if device_module.is_fatal(error):
                 raise
             self.record(compile_error=f"{type(error).__name__}: {error}"[:2000])
             return False
-        self.record(blocks_compiled=self._switches["direct"].blocks, graphs=graphs_compiled() - before)
-        return self._switches["lane"].blocks > 0
-
-    def switch(self, on: bool) -> None:
-        for side in self._switches.values():
-            side.switch(on)
+        self.record(blocks=self._stock_compile.blocks, graphs=graphs_compiled() - before, notes=list(self.lane.notes))
+        return True
 
     def warm_up(self, *sides: str) -> None:
-        """Runs a job on each side twice and records how long the first took: kernels are chosen, code is compiled."""
+        """Runs jobs on each side and records how long they took: kernels are chosen, code is compiled."""
         run = {"direct": self.called_directly, "lane": self.in_lane}
-        first = {}
+        seconds: dict[str, list[float]] = {side: [] for side in sides}
         for side in sides:
-            self._results.check_time(10.0 if not self.tiny else 0.0)
-            first[side] = round(timed(self.device, lambda side=side: run[side](self.model.short))[1], 2)
-            run[side](self.model.short)
-        mode = "compiled" if self._switches else "eager"
-        self.record(**{f"first_job_s_{mode}": first})
+            for _ in range(WARM_UPS if self._stock_compile else 2):
+                self._results.check_time(8.0 if not self.tiny else 0.0)
+                seconds[side].append(round(timed(self.device, lambda side=side: run[side](self.model.short))[1], 2))
+        mode = "compiled" if self._stock_compile else "eager"
+        self.record(**{f"warm_up_s_{mode}": seconds})
 
     def in_turns(self, mode: str, sides: dict[str, Job]) -> None:
         """Measures short and long jobs on each side in turns, and records medians after every turn."""
@@ -175,7 +168,7 @@ class Measurement:
         flops = self._results.found["parts"][self.name]["flops"]["step"]
         widths: dict[int, dict[str, Any]] = {}
         for width in (1, *self.model.widths):
-            for _ in range(2):  # the first run proves that the calls may be merged
+            for _ in range(1 + WARM_UPS):  # the first run proves that the calls may be merged
                 self.in_lane(self.model.short, width)
             self._results.check_time(5.0 if not self.tiny else 0.0)
             reset_peak(self.device)

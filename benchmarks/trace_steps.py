@@ -28,7 +28,7 @@ import torch  # noqa: E402  (needs the path above)
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
 from benchmarks import kernel_trace  # noqa: E402
-from benchmarks.compiled_sides import LaneCompile  # noqa: E402
+from benchmarks.compiled_sides import WARM_UPS, compile_lane  # noqa: E402
 from benchmarks.gpu_results import Results, timed  # noqa: E402
 from benchmarks.real_models import MODELS, build, denoiser, request  # noqa: E402
 from pipelines import device as device_module  # noqa: E402
@@ -67,7 +67,7 @@ def main() -> None:
             lane = chat_lane(device, tiny=tiny) if name == "chat" else diffusion_lane(name, device, tiny=tiny)
             for mode in ("eager", "compiled") if arguments.compiled and name != "chat" else ("eager",):
                 if mode == "compiled":
-                    LaneCompile(denoiser(lane.pipeline)).switch(True)
+                    compile_lane(lane, denoiser(lane.pipeline))
                 start = starter(name, lane, width, tiny=tiny)
                 found = traced(lane, start, device, forwards_per_step(name, lane, start), arguments.traces)
                 results.record(name, **{mode: {"width": width, **found}})
@@ -107,9 +107,9 @@ def starter(name: str, lane: Any, width: int, *, tiny: bool) -> Callable[[], Non
 
 
 def forwards_per_step(name: str, lane: Any, start: Callable[[], None]) -> int:
-    """Runs the jobs to their end, twice: kernels are chosen, calls are proved to merge. Counts forwards in a step."""
+    """Runs the jobs to their end, until calls are proved to merge and compiled. Returns the forwards in a step."""
     forwards = 0
-    for _ in range(2):
+    for _ in range(WARM_UPS):
         forwards = 0
         start()
         while lane.has_work():
