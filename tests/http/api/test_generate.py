@@ -63,6 +63,15 @@ async def test_each_output_of_a_job_has_the_next_seed(tmp_path: Path) -> None:
     assert seeds == [(f"{job_id}/0", 41), (f"{job_id}/1", 42), (f"{job_id}/2", 43)]
 
 
+async def test_the_speed_reaches_the_engine_and_the_status_and_is_exact_by_default(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        fast, status = await accepted(f, VIDEO | {"speed": "fast"})
+        usual, usual_status = await accepted(f, IMAGE)
+
+    assert (fast.speed, status["params"]["speed"]) == ("fast", "fast")
+    assert (usual.speed, usual_status["params"]["speed"]) == ("exact", "exact")
+
+
 async def test_omitted_seeds_differ(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         seeds = {f.engine.jobs[await f.submit()].requests[0].seed for _ in range(5)}

@@ -30,5 +30,7 @@ async def test_models_and_memory_are_those_of_the_engines_status(tmp_path: Path)
     assert painter["idleUnloadAt"].startswith(MORNING.strftime("%Y-%m-%dT09:0"))
     assert painter["defaults"]["guidanceScale"] == 3.0
     assert painter["limits"]["sizeMultiple"] == 8
+    assert painter["speeds"] == ["exact"]  # by default it takes 4 steps
+    assert "4 steps" in painter["speedNote"]
     assert (models["filmer"]["state"], models["filmer"]["device"]) == ("available", None)
     assert sum(holder["bytes"] for holder in device["holders"]) == device["used"]

@@ -278,6 +278,16 @@ async def test_events_of_unknown_jobs_are_ignored(tmp_path: Path) -> None:
         await f.settle()
 
 
+async def test_a_job_that_an_older_version_stored_runs_at_the_exact_speed(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        job_id = await f.submit(speed="fast")
+        key_id = f.engine.jobs[job_id].owner
+        row = await f.database.read(lambda conn: store.get_job(conn, job_id, key_id))
+    older = replace(row, request={name: value for name, value in row.request.items() if name != "speed"})
+
+    assert [job.requests[0].speed for job in (engine_job(row), engine_job(older))] == ["fast", "exact"]
+
+
 async def test_the_engine_job_of_a_stored_job_is_always_the_same(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         job_id = await f.submit(n=2, deterministic=True)
