@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,6 @@ from pipelines.diffusion.block_compiler import compiling, counting, reason_of
 CALLS, RESULTS = "calls.pt", "results.json"
 TIMEOUT_S = 600.0  # a compiler that takes longer is stopped
 NICENESS = 10  # the server's own threads go first
-MOST_COMPILER_PROCESSES = 8  # for the kernels of one block; each has some 100 MB
 NEVER = ("AGENTNAME_",)  # settings of the server, such as keys, that a compiler does not need
 
 
@@ -95,14 +95,13 @@ class Worker:
 
 def _environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(NEVER)}
-    threads = min(MOST_COMPILER_PROCESSES, os.cpu_count() or 1)
-    kept.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads))
     kept["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     return kept
 
 
 def main() -> None:
     os.nice(NICENESS)
+    signal.alarm(int(TIMEOUT_S))  # ends the process also when the server is gone
     folder = Path(sys.argv[1])
     wanted: Calls = torch.load(folder / CALLS, weights_only=False)  # written by the server itself
     torch.set_num_threads(wanted.threads)

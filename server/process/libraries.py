@@ -14,12 +14,15 @@ TORCH_ENVIRONMENT = {  # read when torch or CUDA starts; what the user has set s
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # measuring memory would make torch warn
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # cuda:N is then the driver's N-th GPU; by default CUDA puts the fastest first
 }
+MOST_COMPILERS = 8  # processes that compile kernels at the same time; each takes some hundred MB
+
 _turn = threading.Lock()
 
 
 def keep_compiled_code(cache_dir: Path) -> None:
-    """Let torch's compiler keep its results below `cache_dir` across starts, where the user has set no other place."""
+    """Let torch's compiler keep its results below `cache_dir` across starts. What the user has set stays."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir / "compiled"))
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(min(MOST_COMPILERS, os.cpu_count() or 1)))
 
 
 def import_libraries() -> None:
