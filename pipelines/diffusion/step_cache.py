@@ -9,8 +9,8 @@ The outputs belong to the job and are kept on its own side of the call: modules 
 nothing, computed steps merge as always, and whatever ends the job frees them. Each call that a job makes within a step
 (with and without the prompt, or of two denoisers) is a branch of its own. Device thread only.
 
-Caches inside the denoiser (diffusers' `enable_cache`) were measured beside this and lost; docs/step-caching.md says
-how.
+Caches inside the denoiser (diffusers' `enable_cache`) were measured beside this and lost; docs/speeds.md has
+the figures.
 """
 
 from __future__ import annotations
