@@ -147,9 +147,10 @@ def _chat(
     smoke_tested: set[str] | None,
     shared: SharedWeights,
 ) -> Lane:
+    from pipelines.chat.decode.options import DecodeOptions
     from pipelines.chat.lane import ChatLane
     from pipelines.chat.prompts.read_prompt import read_prompt
-    from pipelines.chat.proof import shares_forwards_correctly
+    from pipelines.chat.proof import prove
 
     model, tokenizer, notes = _with_library(lambda: open_chat(spec, path, device, dtype, shared), spec)
     if not tokenizer.chat_template:
@@ -164,14 +165,17 @@ def _chat(
     if smoke_tested is not None and spec.fingerprint not in smoke_tested:
         smoke_test_chat_model(model, spec, tokenizer.encode("The sky is", add_special_tokens=False) or [0])
         smoke_tested.add(spec.fingerprint)
+    # Not on a CPU, where the kernels of a step take longer than the host does to prepare it.
+    proof = prove(model, DecodeOptions(static=device != "cpu"))
     return ChatLane(
         model,
         tokenizer,
         cache_bytes=cache_bytes,
         max_running=spec.max_running,
         context_tokens=spec.limits.context_tokens,
-        merging="on" if shares_forwards_correctly(model) else "off",
-        notes=notes,
+        merging=proof.merging,
+        decode=proof.decode,
+        notes=[*notes, *proof.notes],
     )
 
 

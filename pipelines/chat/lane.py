@@ -133,7 +133,10 @@ class ChatLane:
         return 0 if self._queue.running else self._host_offload.park(names)
 
     def unpark(self, names: Sequence[str]) -> int:
-        return self._host_offload.unpark(names)
+        n_bytes = self._host_offload.unpark(names)
+        if isinstance(self._kv_cache.batch, PagedBatch):
+            self._kv_cache.batch.weights_moved()
+        return n_bytes
 
     def resize_cache(self, n_bytes: int) -> int:
         """Make the KV cache again with `n_bytes`, or with what running chats need. Returns the bytes that it holds.

@@ -106,11 +106,12 @@ class PagedBatch:
         self.max_length = int(infer_max_single_request_tokens(self._cache))
         self._lookahead = decode.lookahead
         self._decode: DecodeSteps | None = None
-        if decode.static and list(self._cache.cache_allocators) == ["full_attention"]:
+        if decode.static and not not_static(model):
             longest_chat = min(self.max_length, context_of(model.config) or self.max_length)
             self._decode = DecodeSteps(model, self._cache, max_rows, longest_chat, decode)
+            device.finish(str(model.device))  # its buffers are filled before another stream reads them
             if decode.graphs and stream is not None:
-                self._decode.capture(stream, decode.capture_s)
+                self._decode.capture(stream)
 
     @property
     def cache_bytes(self) -> int:
@@ -125,6 +126,11 @@ class PagedBatch:
     def notes(self) -> list[str]:
         """Sentences about decode steps that are slower than they might be."""
         return [] if self._decode is None else self._decode.notes
+
+    def weights_moved(self) -> None:
+        """Record the graphs of decode steps again, which hold the addresses of the weights."""
+        if self._decode is not None:
+            self._decode.capture_moved(self._stream)
 
     def close(self) -> None:
         """Wait for a forward that was launched ahead, so that the memory that it uses may be freed."""
@@ -210,6 +216,7 @@ class PagedBatch:
             states = self._ready_to_decode()
             if not states:
                 return None
+            self.weights_moved()  # those of a model that shares them may have been moved with its own
             decode.launch(states)
             ahead, rows = decode.pending, [*range(len(states))]
         assert ahead is not None
@@ -310,6 +317,18 @@ class _SamplingHook(ContinuousBatchingLogitsProcessor):
             self._tokens = self._sampler(self._ids, rows)
             rows.scatter_(1, self._tokens.clamp(min=0)[:, None], torch.inf)  # transformers takes the argmax
         return scores
+
+
+def not_static(model: Any) -> str:
+    """Why static decode steps cannot serve this model, or nothing."""
+    config = model.config.get_text_config()
+    kinds = list(group_layers_by_attn_type(config))
+    if kinds != ["full_attention"]:
+        return f"not all of its layers attend to the whole text ({', '.join(kinds)})"
+    rope = str((getattr(config, "rope_parameters", None) or {}).get("rope_type", "default"))
+    if rope in ("dynamic", "longrope"):
+        return f"its rotary embedding depends on the longest text in the batch ({rope})"
+    return ""
 
 
 def paged_cache_bytes(model: Any, n_tokens: Sequence[int]) -> int:

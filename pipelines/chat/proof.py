@@ -2,20 +2,24 @@
 
 Device thread only. Two sequences of different lengths, with tokens from all over the vocabulary, are read and continued
 both ways with the same forced tokens, and the logits must agree. A model that raises or differs runs unbatched: slower
-when several chats run, but right.
+when several chats run, but right. Static decode steps, with attention of our own, are proven in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from pipelines import device
 from pipelines.batching.merging import difference
-from pipelines.chat.paged_batch import PagedBatch
+from pipelines.chat.decode.options import DecodeOptions
+from pipelines.chat.paged_batch import PagedBatch, not_static
 from pipelines.chat.unbatched import SequentialBatch
+from pipelines.interface import Merging
 
 LENGTHS = (9, 37)  # the second crosses a page of 32
 N_STEPS = 3
@@ -24,23 +28,55 @@ CACHE_BYTES = 8 << 20  # increased until a page fits
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 3e-2}
 
 
+NOT_STATIC = "It decodes by transformers' own steps, which are slower: {}."
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    merging: Merging  # "off": its sequences must not share forwards
+    decode: DecodeOptions  # as wanted, or without static steps
+    notes: tuple[str, ...] = ()  # why the decode steps are not as wanted
+
+
 @torch.inference_mode()
-def shares_forwards_correctly(model: Any) -> bool:
-    """Whether the model's logits in the paged batch are those that it computes alone.
+def prove(model: Any, wanted: DecodeOptions = DecodeOptions()) -> Proof:  # noqa: B008  # immutable
+    """Whether the model's logits in the paged batch, and in static decode steps, are those that it computes alone.
 
     Raises errors that prove nothing about the model: out of memory, or a lost device.
     """
-    allowed = TOLERANCE.get(model.dtype, 0.0)
     attention = model.config._attn_implementation
     try:
         alone = _logits(model, SequentialBatch)
-        together = _logits(model, PagedBatch)
+        if not _agrees(model, alone, DecodeOptions()):
+            return Proof("off", DecodeOptions())
+        if wanted.static:
+            reason = not_static(model)
+            if not reason and not _agrees(model, alone, replace(wanted, graphs=False, compiled="off", lookahead=False)):
+                reason = "its static steps compute something else"
+            if reason:
+                return Proof("on", DecodeOptions(), (NOT_STATIC.format(reason),))
+        return Proof("on", wanted)
+    except Exception as error:  # a model that raises any other error alone cannot be compared
+        if device.is_fatal(error) or device.is_out_of_memory(error):
+            raise
+        return Proof("off", DecodeOptions())
+    finally:
+        model.set_attn_implementation(attention)  # the paged implementation does not run outside a batch
+
+
+def shares_forwards_correctly(model: Any) -> bool:
+    """See `prove`."""
+    return prove(model).merging == "on"
+
+
+def _agrees(model: Any, alone: Mapping[tuple[str, int], torch.Tensor], decode: DecodeOptions) -> bool:
+    allowed = TOLERANCE.get(model.dtype, 0.0)
+    try:
+        together = _logits(model, functools.partial(PagedBatch, decode=decode))
     except Exception as error:  # a model that raises any other error in the batch cannot be batched
         if device.is_fatal(error) or device.is_out_of_memory(error):
             raise
         return False
-    finally:
-        model.set_attn_implementation(attention)  # the paged implementation does not run outside a batch
     return alone.keys() == together.keys() and all(difference(alone[k], together[k]) <= allowed for k in alone)
 
 

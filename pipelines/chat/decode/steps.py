@@ -47,7 +47,10 @@ class DecodeSteps:
         self._max_columns = -(-max_length // self._page_tokens)
         self._device: torch.device = model.device
         self._config = model.config.get_text_config()
+        self._options = options
         self._forward: Forward = forward_of(model, options.compiled)
+        self._weights = [each for each in (*model.parameters(), *model.buffers()) if type(each.data) is Tensor]
+        self._addresses: list[int] = []
         # A block is one page of each layer in a row, keys before values, and the tensors of a layer begin at its own.
         self._pages_of_block = int(self._allocator.block_physical_stride) // self._page_tokens
         self._trash_page = int(self._allocator.write_trash_index) // self._page_tokens  # padded rows write there
@@ -90,15 +93,21 @@ class DecodeSteps:
         return buffers + (0 if self._pool is None else self._pool.n_bytes)
 
     @torch.inference_mode()
-    def capture(self, stream: Any, limit_s: float) -> None:
-        """Record the forward for each number of rows, widest first. No more are begun after `limit_s` seconds."""
-        began = time.perf_counter()
+    def capture(self, stream: Any) -> None:
+        """Record the forward as one graph for each number of rows; what cannot be recorded runs as it is.
+
+        Again after the weights have moved: a graph holds their addresses.
+        """
         if not self._reads_lengths:
-            return self.notes.append(NOT_CAPTURED.format("Triton is not installed."))
+            self.notes.append(NOT_CAPTURED.format("Triton is not installed."))
+            return
+        began = time.perf_counter()
+        self._addresses = self._weight_addresses()
+        self._graphs.clear()
         self._pool = GraphPool(stream)
-        widths = [1 << i for i in reversed(range(self._max_rows.bit_length()))]
-        for n_rows in (widths[0], *reversed(widths[1:])):  # the widest serves all; one chat is the commonest
-            if time.perf_counter() - began > limit_s:
+        widths = [1 << i for i in range(self._max_rows.bit_length())]
+        for n_rows in (widths[-1], *widths[:-1]):  # the widest can stand in for all
+            if time.perf_counter() - began > self._options.capture_s:
                 break
             try:
                 self._graphs[n_rows] = self._pool.record(functools.partial(self._run, n_rows, self._max_columns))
@@ -106,7 +115,14 @@ class DecodeSteps:
                 self.notes.append(NOT_CAPTURED.format(failure))
                 break
         self.capture_s = time.perf_counter() - began
-        return None
+
+    def capture_moved(self, stream: Any) -> None:
+        """Record the graphs again if weights have moved since."""
+        if self._graphs and self._weight_addresses() != self._addresses:
+            self.capture(stream)
+
+    def _weight_addresses(self) -> list[int]:
+        return [each.data_ptr() for each in self._weights]
 
     def holds(self, states: Sequence[Any]) -> bool:
         """Whether these sequences fit into the buffers with one more token each."""

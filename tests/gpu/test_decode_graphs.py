@@ -1,0 +1,148 @@
+"""Decode steps as CUDA graphs on a real GPU: the same tokens as eager steps, and the memory that they say they hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+from pipelines import device
+from pipelines.batching.merging import difference
+from pipelines.chat.decode.attention import attend_gathered, has_triton, kernel_for
+from pipelines.chat.decode.options import DecodeOptions
+from pipelines.chat.decode.pages import Pages, reading
+from pipelines.chat.lane import ChatLane
+from pipelines.chat.proof import prove
+from pipelines.cuda_graphs import CaptureFailed, GraphPool
+from tests.support.lanes.chat_play import chat, replies
+from tests.support.lanes.tiny_chat import PRINTABLE, tiny_tokenizer
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
+CUDA = torch.device("cuda")
+
+
+def small_model(dtype: torch.dtype = torch.float32) -> Any:
+    """Like `tiny_model`, with heads that matrix units can take."""
+    config = LlamaConfig(
+        vocab_size=len(PRINTABLE) + 3,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=1024,
+        initializer_range=0.2,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config).eval().requires_grad_(False)
+    model.lm_head.weight[:3] = 0.0
+    model.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=0, bos_token_id=1)
+    return model.to(CUDA, dtype)
+
+
+def lane_of(model: Any, decode: DecodeOptions) -> ChatLane:
+    return ChatLane(model, tiny_tokenizer(), cache_bytes=16 << 20, max_running=8, decode=decode)
+
+
+def texts(lane: ChatLane) -> dict[str, str]:
+    settings: list[dict[str, Any]] = [
+        {},
+        {"temperature": 1.0, "seed": 3},
+        {"temperature": 0.7, "top_p": 0.9, "seed": 4},
+    ]
+    requests = [
+        chat(f"c{i}", "tell me of " + "the sea " * i, max_tokens=20 + 15 * i, **settings[i % 3]) for i in range(5)
+    ]
+    return {name: end.text for name, end in replies(lane, requests).items()}
+
+
+@pytest.fixture(autouse=True)
+def exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(32, 8, 64), (4, 4, 32), (9, 3, 80)])
+def test_the_kernel_that_reads_pages_computes_what_the_one_in_plain_torch_computes(
+    dtype: torch.dtype, heads: int, kv_heads: int, dim: int
+) -> None:
+    if not has_triton(CUDA):
+        pytest.skip("Triton is not installed")
+    torch.manual_seed(0)
+    positions = torch.tensor([0, 31, 32, 700, 1023], dtype=torch.int32, device=CUDA)
+    table = (torch.randperm(32 * 5, device=CUDA) + 1).int().view(32, 5)
+    query = torch.randn(5, heads, dim, dtype=dtype, device=CUDA)
+    key, value = torch.randn(2, 5, kv_heads, dim, dtype=dtype, device=CUDA)
+    cache = torch.randn(2, 161, 32, kv_heads, dim, dtype=dtype, device=CUDA)
+    caches = [cache, cache.clone()]
+    mixed = []
+    for kernel, (keys, values) in zip((kernel_for(CUDA), attend_gathered), caches, strict=True):
+        pages = Pages([(keys, values)], table, positions)
+        with reading(pages, 5, 32):
+            mixed.append(kernel(query, key, value, dim**-0.5, pages).float())
+
+    assert difference(*mixed) <= {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}[dtype]
+    assert torch.equal(*caches), "both wrote the new keys and values, and nothing else"
+
+
+def test_replies_of_graphs_equal_those_of_eager_and_of_transformers_steps() -> None:
+    model = small_model()
+    expected = texts(lane_of(model, DecodeOptions()))
+    graphs = lane_of(model, DecodeOptions(static=True))
+
+    assert texts(lane_of(model, DecodeOptions(static=True, graphs=False))) == expected
+    assert texts(graphs) == expected
+    assert not graphs.notes
+    batch: Any = graphs._kv_cache.batch
+    assert sorted(batch._decode._graphs) == [1, 2, 4, 8]
+
+
+def test_the_proof_takes_graphs_in_half_precision() -> None:
+    wanted = DecodeOptions(static=True)
+    assert prove(small_model(torch.bfloat16), wanted).decode == wanted
+
+
+def test_graphs_are_recorded_again_after_the_weights_were_away() -> None:
+    lane = lane_of(small_model(), DecodeOptions(static=True))
+    before = texts(lane)
+    names = list(lane.components)
+    lane.park(names)
+    blocker = torch.full((4 << 20,), torch.nan, device=CUDA)  # where the weights were
+    lane.unpark(names)
+
+    assert texts(lane) == before
+    assert len(blocker)
+
+
+def test_a_lane_counts_its_graphs_and_gives_their_memory_back() -> None:
+    device.release_cache()
+    model = small_model()
+    texts(lane_of(model, DecodeOptions()))  # libraries take their workspaces
+    device.release_cache()
+    held = device.held_by_us("cuda")
+    lane = lane_of(model, DecodeOptions(static=True))
+    device.release_cache()
+    taken = device.held_by_us("cuda") - held
+
+    assert abs(taken - lane.cache_bytes) <= 24 << 20, "the allocator rounds up to blocks of 2 and 20 MiB"
+    lane.close()
+    del lane
+    device.release_cache()
+    assert device.held_by_us("cuda") - held <= 24 << 20
+
+
+def test_work_that_cannot_be_recorded_leaves_the_device_usable() -> None:
+    stream = device.priority_stream(CUDA)
+    assert stream is not None
+    value = torch.ones(3, device=CUDA)
+    with pytest.raises(CaptureFailed):
+        GraphPool(stream).record(lambda: float(value.sum()))
+
+    assert torch.ones(3, device=CUDA).sum().item() == 3
