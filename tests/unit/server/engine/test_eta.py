@@ -1,5 +1,7 @@
 """Remaining forwards are estimated from finished requests of the same model and shape only."""
 
+from dataclasses import replace
+
 from pipelines.chat_interface import ChatRequest
 from pipelines.interface import DiffusionRequest, LaneStage, StepCost
 from server.engine.eta import Estimates
@@ -44,6 +46,15 @@ def test_a_shape_that_never_ran_to_its_end_has_no_estimate() -> None:
 
 def test_a_new_request_has_the_forwards_of_a_finished_one_scaled_to_its_number_of_steps() -> None:
     assert learned().remaining(job("j")) == ((("encoding 77", 1), ("denoising 8x8x1", 20), ("decoding 8x8x1", 1)),)
+
+
+def test_a_request_of_another_speed_has_forwards_for_the_steps_that_it_computes() -> None:
+    estimates = Estimates()
+    fast = replace(request("x", 28), speed="fast")  # it computes 10 steps
+    estimates.record([*[cost("denoising", "x")] * 20, cost("decoding", "x")])
+    estimates.finished("m", fast)
+
+    assert estimates.remaining(job("j", 28)) == ((("denoising 8x8x1", 56), ("decoding 8x8x1", 1)),)
 
 
 def test_forwards_that_ran_no_longer_remain_even_if_the_prompt_was_longer() -> None:
