@@ -71,7 +71,9 @@ class _Plan:
         self._step = 0
         too_short = [chat.request.min_tokens - chat.n_tokens for chat in chats]
         self._n_steps = min([KEY_STEPS, *(n for n in too_short if n > 0)])
-        self._adjustments = Adjustments(chats, vocabulary, device, known) if Adjustments.needed(chats) else None
+        self._adjustments: Adjustments | None = None
+        if Adjustments.needed(chats):
+            self._adjustments = Adjustments(chats, vocabulary, self._n_steps, device, known)
         asked = any(chat.request.n_logprobs is not None for chat in chats)
         self._logprobs = Logprobs(chats, vocabulary, device) if asked else None
         self._copied: Tensor | None = None  # log probabilities that are on their way to the host
@@ -90,7 +92,8 @@ class _Plan:
         return all(chat is mine and len(chat.tokens) == began + self._step for chat, mine, began in rows)
 
     def choose(self, logits: Tensor) -> Tensor:
-        best, tokens = logits.max(-1)
+        tokens = logits.argmax(-1)
+        best = logits.gather(-1, tokens[:, None])[:, 0]  # NaN, if there is one in the row
         logprobs = None if self._logprobs is None else self._logprobs.read(logits)
         if self._adjustments is not None:
             self._adjustments.apply(logits)

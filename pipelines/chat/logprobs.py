@@ -15,7 +15,6 @@ from pipelines.chat.sampling import upload
 from pipelines.chat.sequence import ChatSequence
 
 Likeliest: TypeAlias = tuple[tuple[int, float], ...]  # (token, its log probability), likeliest first
-_LOW_32_BITS = (1 << 32) - 1
 
 
 class Logprobs:
@@ -37,9 +36,10 @@ class Logprobs:
         logprobs: (L, V), of `read`; tokens: (N,) int64. Returns what `take` reads once the device has come so far.
         """
         chosen = logprobs.gather(-1, self._own(tokens).clamp(min=0)[:, None]).double()
-        likeliest = likeliest_tokens(logprobs, self._n)
-        parts = [chosen, logprobs.gather(-1, likeliest).double(), likeliest.double()]
-        return torch.cat(parts, -1).to("cpu", non_blocking=True)
+        if self._n:
+            likeliest = likeliest_tokens(logprobs, self._n)
+            chosen = torch.cat([chosen, logprobs.gather(-1, likeliest).double(), likeliest.double()], -1)
+        return chosen.to("cpu", non_blocking=True)
 
     def take(self, copied: Tensor) -> Mapping[str, tuple[float, Likeliest]]:
         """For each chat, the log probability of its token, and as many of the likeliest as it asked for."""
@@ -56,10 +56,15 @@ class Logprobs:
 def likeliest_tokens(logprobs: Tensor, n: int) -> Tensor:
     """The `n` likeliest tokens; of equally likely ones, those with the smaller numbers.
 
-    logprobs: (L, V) float32, n ≤ V. Returns (L, n) int64, likeliest first.
+    logprobs: (L, V) float32; 0 < n ≤ V. Returns (L, n) int64, likeliest first.
     """
-    bits = logprobs.view(torch.int32)
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # integers in the order of the floats that have these bits
-    numbers = torch.arange(_LOW_32_BITS, _LOW_32_BITS - logprobs.shape[-1], -1, device=logprobs.device)
-    ranked = (ordered.long() << 32) | numbers  # so that no two are equal
-    return _LOW_32_BITS - (ranked.topk(n).values & _LOW_32_BITS)
+    vocabulary = logprobs.shape[-1]
+    values, tokens = logprobs.topk(n)
+    least = values[:, -1:]
+    # Which of the tokens as likely as the n-th are among these n is chance: replace them by those with small numbers.
+    backwards = torch.arange(vocabulary, 0, -1, dtype=torch.int32, device=logprobs.device)
+    equal = vocabulary - ((logprobs == least) * backwards).topk(n).values.long()  # `vocabulary` stands for no token
+    found = torch.cat([tokens.masked_fill(values == least, vocabulary), equal], -1).sort(-1).values
+    scores = logprobs.gather(-1, found.clamp(max=vocabulary - 1)).masked_fill(found == vocabulary, -torch.inf)
+    order = scores.sort(dim=-1, descending=True, stable=True).indices[:, :n]
+    return found.gather(-1, order).clamp(max=vocabulary - 1)  # rows of NaN have no likeliest tokens

@@ -19,7 +19,7 @@ BLOCK = 1024  # tokens of one program
 WIDE_BLOCK = 4096  # tokens of one pass of the program that reads a whole row
 
 
-@triton.jit  # type: ignore[untyped-decorator]  # triton carries no types
+@triton.jit
 def _gumbel(key, tokens):  # type: ignore[no-untyped-def]
     """`noise.gumbel`. key: int64; tokens: int64."""
     bits = tokens.to(tl.uint64, bitcast=True) * _GOLDEN + key.to(tl.uint64, bitcast=True)
@@ -30,7 +30,9 @@ def _gumbel(key, tokens):  # type: ignore[no-untyped-def]
     return -tl.log(-tl.log(uniform))
 
 
-@triton.jit  # type: ignore[untyped-decorator]  # triton carries no types
+# Triton compiles a kernel again for arguments that are, or are not, multiples of 16 or aligned so. Not these: a variant
+# would be compiled in the middle of a reply. Their speed does not depend on wide loads.
+@triton.jit(do_not_specialize=["logits", "row_size", "temperature", "keys", "least", "out", "n"])  # type: ignore[untyped-decorator]  # triton carries no types
 def _noisy_logits(logits, row_size, temperature, keys, least, out, n, HAS_LEAST: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
     tokens = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -44,7 +46,7 @@ def _noisy_logits(logits, row_size, temperature, keys, least, out, n, HAS_LEAST:
     tl.store(out + row * n + tokens, noisy, mask=inside)
 
 
-@triton.jit  # type: ignore[untyped-decorator]  # triton carries no types
+@triton.jit(do_not_specialize=["scores", "tokens", "keys", "out", "n"])  # type: ignore[untyped-decorator]
 def _noisy_candidates(scores, tokens, keys, out, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
     index = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -55,14 +57,18 @@ def _noisy_candidates(scores, tokens, keys, out, n, BLOCK: tl.constexpr):  # typ
     tl.store(out + row * n + index, noisy, mask=inside)
 
 
-@triton.jit  # type: ignore[untyped-decorator]  # triton carries no types
+@triton.jit
 def _order(values):  # type: ignore[no-untyped-def]
     """int64 numbers in the order of these float32 values; both zeros have the same."""
     bits = tl.where(values == 0.0, 0.0, values).to(tl.int32, bitcast=True)
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64)
 
 
-@triton.jit  # type: ignore[untyped-decorator]  # triton carries no types
+@triton.jit(  # type: ignore[untyped-decorator]
+    do_not_specialize=[
+        "found", "wide", "logits", "row_size", "temperature", "top_p", "log_min_p", "total", "keys", "n",
+    ]
+)  # fmt: skip
 def _draw_wide(  # type: ignore[no-untyped-def]
     found, wide, logits, row_size, temperature, top_p, log_min_p, total, keys, n,
     HAS_MIN_P: tl.constexpr, BLOCK: tl.constexpr,

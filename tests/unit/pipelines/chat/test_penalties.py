@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 def adjustments(*chats: SampledChat) -> Adjustments:
-    return Adjustments(chats, VOCABULARY, CPU, {})  # type: ignore[arg-type]
+    return Adjustments(chats, VOCABULARY, 1, CPU, {})  # type: ignore[arg-type]
 
 
 def adjusted(logits: Tensor, *chats: SampledChat) -> Tensor:
