@@ -27,27 +27,48 @@ class GraphPool:
 
         Raises `CaptureFailed` when the work cannot be recorded, and what the work raises when it runs.
         """
+        device = self._stream.device
+        failure: Exception | None = None
+        # Also because a recording that fails leaves its stream as the thread's present one.
         with torch.cuda.stream(self._stream):
             work()  # a first run allocates workspaces and compiles kernels, which a recording may not do
-        torch.cuda.synchronize(self._stream.device)
-        torch.cuda.empty_cache()
-        before = torch.cuda.memory_reserved(self._stream.device)
-        graph = torch.cuda.CUDAGraph()
-        failure: Exception | None = None
-        try:
-            # thread_local: the device threads of other GPUs may allocate and synchronize during the recording.
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-                work()
-        except Exception as error:  # noqa: BLE001  # whatever a kernel or a library raises for being recorded
-            failure = error
+            torch.cuda.synchronize(device)
+            self._check_never_waits(work)
+            torch.cuda.empty_cache()
+            before = torch.cuda.memory_reserved(device)
+            graph = torch.cuda.CUDAGraph()
+            try:
+                # thread_local: the device threads of other GPUs may allocate and synchronize during the recording.
+                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                    work()
+            except Exception as error:  # noqa: BLE001  # whatever a kernel or a library raises for being recorded
+                failure = error
         if failure is not None:
             del graph
             self._check_device(failure)
             raise CaptureFailed(f"{type(failure).__name__}: {failure}") from failure
         torch.cuda.empty_cache()
-        self.n_bytes += max(0, torch.cuda.memory_reserved(self._stream.device) - before)
+        self.n_bytes += max(0, torch.cuda.memory_reserved(device) - before)
         replay: Callable[[], None] = graph.replay
         return replay
+
+    def _check_never_waits(self, work: Callable[[], None]) -> None:
+        """Raise `CaptureFailed` when the work makes the host wait, before a failed recording upsets the allocator.
+
+        Only where no other device thread could be told off for waiting: the mode holds for the process.
+        """
+        if torch.cuda.device_count() > 1:
+            return
+        mode = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            work()
+        except RuntimeError as error:
+            if "synchronizing CUDA operation" not in str(error):
+                raise
+            raise CaptureFailed("its forward makes the host wait for the device") from error
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
 
     def _check_device(self, failure: Exception) -> None:
         """Raise the failure when the device cannot be used any more, rather than only not be recorded on."""

@@ -177,11 +177,12 @@ class PagedBatch:
         n_decoding: sequences that wait for their next token while other prompts are read. With any of them, only as
         much is read as takes `MAX_PREFILL_S`. token_s: seconds to read one token; None: not known yet.
         """
-        if self._decode is not None:
-            with device.on_stream(self._stream):
-                decoded = self._decode_step(self._decode)
-            if decoded is not None:
-                return decoded
+        with device.on_stream(self._stream):  # transformers fills the inputs on the present stream
+            decoded = None if self._decode is None else self._decode_step(self._decode)
+            return decoded or self._stock_step(n_decoding, token_s)
+
+    def _stock_step(self, n_decoding: int, token_s: float | None) -> BatchStep:
+        """transformers' own step: reads prompts, and gives tokens to the sequences that have been read."""
         self._processor.max_batch_tokens = self._max_step_tokens
         if n_decoding and token_s is not None:
             read = max(MIN_PREFILL_TOKENS, int(MAX_PREFILL_S / token_s))
@@ -217,13 +218,13 @@ class PagedBatch:
             if not states:
                 return None
             self.weights_moved()  # those of a model that shares them may have been moved with its own
-            decode.launch(states)
+            decode.launch(states, follows=False)
             ahead, rows = decode.pending, [*range(len(states))]
         assert ahead is not None
         copied = decode.choose(self._sampler, rows)
         states = [ahead.states[row] for row in rows]
         if self._lookahead and len(states) == len(active) and self._ready_to_decode():
-            decode.launch(states)  # the device is busy while the host makes text of the tokens
+            decode.launch(states, follows=True)  # the device is busy while the host makes text of the tokens
         tokens = copied.wait()
         for state, row, token in zip(states, rows, tokens, strict=True):
             state.generated_tokens.append(token)

@@ -60,7 +60,6 @@ class DecodeSteps:
         self._reads_lengths = has_triton(self._device)  # the kernel needs no bound on the rows' pages
         self._rows: tuple[Any, ...] = ()  # whose pages are in the table
         self._stale: set[int] = set()  # rows whose pages have changed
-        self._fed: tuple[Any, ...] = ()  # whose tokens are in the buffer of tokens
         self._graphs: dict[int, Callable[[], None]] = {}  # by the number of rows
         self._pool: GraphPool | None = None
         self.pending: Launched | None = None
@@ -130,15 +129,15 @@ class DecodeSteps:
         return len(states) <= self._max_rows and longest < self._max_columns * self._page_tokens
 
     @torch.inference_mode()
-    def launch(self, states: Sequence[Any]) -> None:
+    def launch(self, states: Sequence[Any], *, follows: bool) -> None:
         """Launch the forward that reads the last token of each sequence; `pending` holds it then.
 
-        Each has a page for that token. The token is what `choose` chose last for these sequences in this order, if it
-        did, or else what the host knows.
+        Each has a page for that token. follows: this is the next that happens after `choose`, for the same sequences in
+        the same order. Their tokens are on the device, and the host need not know them yet.
         """
         states = tuple(states)
         n_rows, width = len(states), self._width(len(states))
-        same = _same(states, self._rows)
+        same = follows and _same(states, self._rows)
         if not same:
             self._next_table[0, n_rows:] = self._trash_page
             self._next_positions[n_rows:] = 0
@@ -154,11 +153,10 @@ class DecodeSteps:
                 changed = True
         self._stale.clear()
         n_columns = max(state.position_offset - 1 for state in states) // self._page_tokens + 1
-        fed = _same(states, self._fed)
-        if not fed:
+        if not follows:
             self._next[:n_rows] = [state.tokens_to_process[0] for state in states]
         self._copy(n_columns if changed else 0)
-        if not fed:
+        if not follows:
             self._tokens[:n_rows].copy_(self._host_tokens[:n_rows])
         graph = self._graphs.get(width)
         if graph is not None:
@@ -171,7 +169,7 @@ class DecodeSteps:
     def choose(self, sampler: Callable[[Sequence[str], Tensor], Tensor], rows: Sequence[int]) -> device.HostCopy:
         """Let the sampler choose from the pending forward's logits for these rows, and begin to copy its choice.
 
-        The choice is also what the next forward of these sequences, in this order, reads.
+        The choice is also what a forward of these sequences that follows reads.
         """
         assert self.pending is not None
         states = tuple(self.pending.states[row] for row in rows)
@@ -180,7 +178,7 @@ class DecodeSteps:
             logits = self._logits[torch.tensor(rows, device=self._device)]
         chosen = sampler([state.request_id for state in states], logits)
         torch.clamp(chosen, min=0, out=self._tokens[: len(rows)])  # -1: no token; its sequence is about to end
-        self._fed, self.pending = states, None
+        self.pending = None
         return device.HostCopy(chosen, self._chosen)
 
     def pages_changed(self, state: Any) -> None:

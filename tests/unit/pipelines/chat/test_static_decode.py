@@ -44,9 +44,9 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     rows: list[int] = []
     launch = DecodeSteps.launch
 
-    def counted(steps: DecodeSteps, states: Any) -> None:
+    def counted(steps: DecodeSteps, states: Any, **how: Any) -> None:
         rows.append(len(states))
-        launch(steps, states)
+        launch(steps, states, **how)
 
     monkeypatch.setattr(DecodeSteps, "launch", counted)
     return rows
@@ -83,6 +83,25 @@ def test_a_chat_that_arrives_while_others_decode_ahead_changes_nothing_for_them(
     updates += play(lane)
 
     assert {each.request_id: each for each in updates if isinstance(each, Replied)} == expected
+
+
+def test_a_chat_that_came_and_went_in_transformers_steps_changes_nothing_for_the_others(
+    model: Any, decode: DecodeOptions
+) -> None:
+    stays = [chat(f"stays {i}", "on " * i, max_tokens=120) for i in range(2)]
+    expected = replies(tiny_lane(model), stays)
+    lane = tiny_lane(model, decode=decode)
+    for request in stays:
+        lane.admit(request)
+    updates = [update for _ in range(5) for update in lane.step()]
+    for i in range(20):  # each has its prompt read and its only token in one step; pages of 32 tokens are crossed
+        lane.admit(chat(f"goes {i}", "away", max_tokens=1))
+        updates += [update for _ in range(5) for update in lane.step()]
+    updates += play(lane)
+
+    got = {each.request_id: each for each in updates if isinstance(each, Replied)}
+    assert len(got) == 22
+    assert {name: got[name] for name in expected} == expected
 
 
 def test_a_canceled_chat_frees_its_pages_although_a_forward_of_it_was_launched(
