@@ -35,7 +35,8 @@ from pipelines.chat.decode.options import DecodeOptions  # noqa: E402
 from pipelines.chat.lane import ChatLane  # noqa: E402
 from pipelines.chat_interface import ChatRequest  # noqa: E402
 from pipelines.interface import Replied  # noqa: E402
-from scripts import gpu_models  # noqa: E402
+from scripts.gpu_build import built  # noqa: E402
+from scripts.gpu_chats import llama_3_2_1b  # noqa: E402
 from tests.support.lanes.tiny_chat import tiny_model, tiny_tokenizer  # noqa: E402
 from tests.support.prompts import asked  # noqa: E402
 
@@ -82,15 +83,11 @@ class Benchmark:
 
     def run(self) -> None:
         dtype = torch.float32 if self._device == "cpu" else torch.bfloat16
-        build = (
-            tiny_model
-            if self._args.tiny
-            else functools.partial(gpu_models.on, self._device, dtype, gpu_models.llama_1b)
-        )
+        build = tiny_model if self._args.tiny else functools.partial(built, self._device, dtype, llama_3_2_1b)
         self._model = build().to(self._device)
-        n_read = (
-            sum(each.numel() for each in self._model.parameters()) - self._model.get_input_embeddings().weight.numel()
-        )
+        n_read = sum(each.numel() for each in self._model.parameters())
+        if not self._model.config.tie_word_embeddings:  # else the last layer reads them
+            n_read -= self._model.get_input_embeddings().weight.numel()
         weight_bytes = n_read * self._model.dtype.itemsize
         self._add("weights read by a step", weight_bytes / 1e9, "GB")
         rate = copy_rate(self._device, COPY_BYTES if self._device != "cpu" else COPY_BYTES >> 5)

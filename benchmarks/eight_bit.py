@@ -35,7 +35,8 @@ from models.checkpoint import quantized_bytes  # noqa: E402
 from models.loading.eight_bit import use_eight_bits  # noqa: E402
 from pipelines import device as device_module  # noqa: E402
 from pipelines.eight_bit import quantized_rows  # noqa: E402
-from scripts import gpu_dits, gpu_models  # noqa: E402
+from scripts import gpu_dits  # noqa: E402
+from scripts.gpu_chats import llama_3_2_1b  # noqa: E402
 from tests.support.lanes.lane_play import direct  # noqa: E402
 from tests.support.lanes.tiny_chat import tiny_model  # noqa: E402
 
@@ -226,7 +227,7 @@ def picture_model(name: str, device: str, tiny: bool) -> tuple[Any, dict[str, Fo
 
 
 def chat_model(device: str, tiny: bool) -> tuple[Any, dict[str, Forward]]:
-    model = tiny_model().to(device) if tiny else gpu_dits.built(device, torch.bfloat16, gpu_models.llama_1b)
+    model = tiny_model().to(device) if tiny else gpu_dits.built(device, torch.bfloat16, llama_3_2_1b)
     vocabulary = model.config.vocab_size
 
     def forward(chats: int, tokens: int) -> Forward:

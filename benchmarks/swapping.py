@@ -26,6 +26,7 @@ from benchmarks.families import FAMILIES
 from models.loading.load import quiet_libraries
 from pipelines import device
 from scripts import gpu_models
+from scripts.gpu_build import built
 from tests.support.http.live_server import LiveServer
 
 CHECKPOINTS = 6
@@ -169,7 +170,7 @@ def _swap(server: LiveServer, swaps: int, report: common.Report) -> None:
 def _large(server: LiveServer, root: Path, report: common.Report) -> None:
     made, name = root / "large", "xl"
     build = lambda: gpu_models.stable_diffusion_xl(blocks=(1, 1, 2))  # noqa: E731
-    gpu_models.on("cpu", torch.float16, build).save_pretrained(made)
+    built("cpu", torch.float16, build).save_pretrained(made)
     n_bytes = sum(file.stat().st_size for file in made.rglob("*.safetensors"))
     report.add("an SDXL of fewer blocks, in half precision", n_bytes / 2**30, "GiB")
     seconds, load_s = _drop_in(server, made, name)

@@ -1,74 +1,63 @@
-"""Checks the lanes on this device at real model sizes: equality, batching, throughput, memory, preemption, switching.
+"""Checks this project on a GPU: facts, tests, the server over HTTP, equality at real size, memory, moving of weights.
 
-    python scripts/gpu_check.py --out gpu.json            under ten minutes on one large GPU; downloads nothing
-    python scripts/gpu_check.py --out tiny.json --tiny    tiny models, also without a GPU; half a minute on a CPU
+    python scripts/gpu_check.py --out gpu.json                 under eight minutes on one large GPU; downloads nothing
+    python scripts/gpu_check.py --out gpu.json --budget 240    the most valuable parts first, as far as time allows
+    python scripts/gpu_check.py --out tiny.json --tiny         tiny models, also without a GPU
 
-The models have their real size and random weights, built on the device from their configurations. Text encoders of
-billions of weights are cut to one layer of their width, because the denoiser is what is measured. Each part runs in its
-own process under a time limit and writes its results as it goes, so that a failure loses no results of other parts.
+Models have random weights, built on the device from their configurations. The parts run in the order of PARTS, several
+in one process, because a process takes ten seconds to import its libraries; those that fill the device's memory have
+one of their own. Results are written as they come. A process that dies or hangs costs the part that it was at: the
+parts after it run in a new one.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
+import contextlib
 import gc
 import json
-import statistics
+import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402  (needs the path above)
-
-from pipelines import device as device_module  # noqa: E402
-from pipelines.chat_interface import ChatRequest  # noqa: E402
-from pipelines.diffusion.lane import DiffusionLane  # noqa: E402
-from pipelines.interface import DiffusionRequest, Replied, StepCost  # noqa: E402
-from scripts import gpu_memory, gpu_models, gpu_switching  # noqa: E402
-from tests.support.lanes.lane_play import direct, gap, rendered, request  # noqa: E402
-from tests.support.lanes.stock_families import FAMILIES  # noqa: E402
-from tests.support.prompts import asked  # noqa: E402
-
-PART_S = 105.0  # limit of a part, which takes half of it or less: nine parts and their starts take under ten minutes
-JOBS = (1, 4, 8)
-CHATS = (1, 8, 32)
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}  # of pixels in [0, 1]; random weights amplify half-precision rounding
-
-Record = Callable[..., None]
-
 
 @dataclass(frozen=True, slots=True)
 class Part:
     name: str
-    family: str  # key in tests/support/lanes/stock_families.py: shape of a request, and the model for --tiny
-    build: Callable[[], Any] | None  # builds the model at real size; None for parts that check something else
-    width: int = 0
-    height: int = 0
-    num_frames: int | None = None
-    steps: int = 6
+    limit_s: float  # on a large GPU it takes half of it or less
+    group: int  # parts of one group share a process
 
 
+TESTS = Part("tests", 150.0, 0)  # beside the first group
 PARTS = (
-    Part("sd15", "sd15", gpu_models.stable_diffusion, 512, 512),
-    Part("sdxl", "sdxl", gpu_models.stable_diffusion_xl, 1024, 1024),
-    Part("sd3", "sd3", gpu_models.stable_diffusion_3, 1024, 1024),
-    Part("flux", "flux", gpu_models.flux, 512, 512, steps=4),
-    Part("wan", "wan", gpu_models.wan, 480, 272, num_frames=17, steps=4),
-    Part("llama", "", None),
-    Part("memory", "", None),
-    Part("latency", "", None),
-    Part("switching", "", None),
+    TESTS,
+    Part("facts", 40.0, 1),
+    Part("server", 160.0, 1),
+    Part("sd15", 40.0, 2),
+    Part("sdxl", 60.0, 2),
+    Part("sd3", 60.0, 2),
+    Part("flux", 60.0, 2),
+    Part("wan", 60.0, 2),
+    Part("chat", 60.0, 2),
+    Part("switching", 80.0, 2),
+    Part("offload", 60.0, 2),
+    Part("memory", 90.0, 3),
 )
+START_S = 40.0  # until a process has imported its libraries
+LEAST_S = 8.0  # a part is not begun when less is left
+POLL_S = 0.2
 
 
 def main() -> None:
@@ -77,235 +66,218 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="check tiny models, all in this process")
     names = [part.name for part in PARTS]
     parser.add_argument("--parts", nargs="+", choices=names, default=names, help="default: all")
-    parser.add_argument("--device", default=device_module.default_device(), help="default: %(default)s")
-    parser.add_argument(
-        "--part-seconds", type=float, default=PART_S, help="time limit of a part (default: %(default)s)"
-    )
-    parser.add_argument("--in-this-process", action="store_true", help="do not start a process for each part")
+    parser.add_argument("--budget", type=float, default=460.0, help="seconds for everything (default: %(default)s)")
+    parser.add_argument("--device", default="", help="default: cuda where there is one, else cpu")
+    parser.add_argument("--apart", action="store_true", help="processes for the parts of --tiny, too")
+    parser.add_argument("--in-this-process", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
 
-    if arguments.tiny:
-        torch.set_num_threads(1)  # models this small are slower with two
-    found: dict[str, Any] = {
-        "device": device_module.name(arguments.device),
-        "torch": torch.__version__,
-        "tiny": arguments.tiny,
-        "parts": {},
-    }
-    for part in (part for part in PARTS if part.name in arguments.parts):
-        print(f"== {part.name}", flush=True)
-        if arguments.tiny or arguments.in_this_process:
-            found["parts"][part.name] = run_part(part, arguments.tiny, arguments.device, arguments.out, found)
-        else:
-            found["parts"][part.name] = run_in_child(part, arguments.device, arguments.part_seconds)
-        save(arguments.out, found)
+    parts = [part for part in PARTS if part.name in arguments.parts]
+    file = ResultFile(arguments.out, {"tiny": arguments.tiny, "parts": {}})
+    until = time.monotonic() + arguments.budget
+    if arguments.in_this_process or (arguments.tiny and not arguments.apart):
+        run_here(parts, file, until, arguments.device, tiny=arguments.tiny)
+    else:
+        options = [
+            *(["--device", arguments.device] if arguments.device else []),
+            *(["--tiny"] if arguments.tiny else []),
+        ]
+        run_in_children(parts, file, until, options)
     print(f"wrote {arguments.out}")
 
 
-def run_in_child(part: Part, device: str, limit_s: float) -> Any:
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "part.json"
-        command = [sys.executable, __file__, "--out", str(out), "--parts", part.name, "--device", device]
+class ResultFile:
+    """What was found so far, in memory and in a file that is never half written."""
+
+    def __init__(self, out: Path, found: dict[str, Any]) -> None:
+        self.out, self.found = out, found
+
+    def record(self, part: str, /, **facts: Any) -> None:
+        self.found["parts"].setdefault(part, {}).update(facts)
+        self.save()
+
+    def save(self) -> None:
+        beside = self.out.with_suffix(".new")
+        beside.write_text(json.dumps(self.found, indent=1))
+        beside.replace(self.out)
+
+
+# The parts, in this process
+
+
+def run_here(parts: Sequence[Part], file: ResultFile, until: float, device: str, *, tiny: bool) -> None:
+    """Runs the parts one after another. A device that no later part could use ends the process."""
+    import torch
+
+    from pipelines import device as device_module
+
+    device = device or device_module.default_device()
+    if tiny:
+        torch.set_num_threads(1)  # models this small are slower with two
+    for part in parts:
+        if until - time.monotonic() < LEAST_S:
+            file.record(part.name, skipped="the time was up")
+            continue
         began = time.perf_counter()
+        file.found["at"] = part.name
+        file.save()
+        print(f"== {part.name}", flush=True)
         try:
-            code = subprocess.run([*command, "--in-this-process"], timeout=limit_s, check=False).returncode
-            ended = {} if code == 0 else {"error": f"the process ended with code {code}"}
-        except subprocess.TimeoutExpired:
-            ended = {"error": f"stopped after {limit_s:.0f} s"}
-        kept = json.loads(out.read_text())["parts"][part.name] if out.exists() else {}
-    return {**kept, **ended, "wall_s": round(time.perf_counter() - began, 1)}
-
-
-def run_part(part: Part, tiny: bool, device: str, out: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Returns the results of the part. Also writes them to `out` whenever there is a new one."""
-    results: dict[str, Any] = {}
-
-    def record(**facts: Any) -> None:
-        results.update(facts)
-        print("  ", json.dumps(facts), flush=True)
-        save(out, {**found, "parts": {**found["parts"], part.name: results}})
-
-    try:
-        match part.name:
-            case "memory":
-                gpu_memory.check_memory(tiny, device, record)
-            case "latency":
-                gpu_memory.check_latency(tiny, device, record)
-            case "switching":
-                gpu_switching.check_switching(tiny, device, record)
-            case "llama":
-                check_chat(tiny, device, record)
-            case _:
-                check_diffusion(part, tiny, device, record)
-    except Exception as error:  # noqa: BLE001  # the other parts must run; the file records the error
-        record(error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc()[-3000:])
-    gc.collect()
-    device_module.release_cache()
-    return results
-
-
-def save(out: Path, found: dict[str, Any]) -> None:
-    out.write_text(json.dumps(found, indent=1))
-
-
-# Diffusion
-
-
-def check_diffusion(part: Part, tiny: bool, device: str, record: Record) -> None:
-    family = FAMILIES[part.family]
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    pipeline, build_s = timed(device, lambda: family.build() if tiny else gpu_models.on(device, dtype, part.build))
-    pipeline = pipeline.to(device)
-    pipeline.set_progress_bar_config(disable=True)
-    modules = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
-    record(
-        dtype=str(dtype).removeprefix("torch."),
-        weights=sum(parameter.numel() for module in modules for parameter in module.parameters()),
-        build_s=round(build_s, 2),
-    )
-    size: dict[str, Any] = {"steps": 3 if tiny else part.steps}
-    if not tiny:
-        size |= {"width": part.width, "height": part.height, "num_frames": part.num_frames}
-    make = functools.partial(request, family, **size)
-    lane = DiffusionLane(pipeline, kind=family.kind, device_name=device)
-
-    for check in (check_equality, check_throughput):
-        try:
-            check(pipeline, lane, make, device, record)
-        except Exception as error:  # noqa: BLE001  # after out of memory in one check the other must run
-            record(**{f"{check.__name__}_error": f"{type(error).__name__}: {error}"})
+            _run(part, file, device, tiny)
+        except Exception as error:
+            where = traceback.format_exc()[-3000:]
+            file.record(part.name, error=f"{type(error).__name__}: {error}"[:2000], traceback=where)
+            if device_module.is_fatal(error):
+                raise
+        gc.collect()
         device_module.release_cache()
-    record(merging=lane.merging, verdicts=verdicts(lane))
+        file.record(part.name, wall_s=round(time.perf_counter() - began, 1))
 
 
-def check_equality(pipeline: Any, lane: DiffusionLane, make: Any, device: str, record: Record) -> None:
-    """Compares jobs alone, deterministic and in a mixed batch of four with direct calls of the stock pipeline."""
-    four = [
-        make("a", seed=1, prompt="a red circle"),
-        make("b", seed=2, prompt="ocean waves", guidance_scale=5.5),
-        make("c", seed=3, prompt="a city at night", steps=make("c").steps + 1),
-        make("d", seed=4, prompt="a star"),
-    ]
-    expected = {job.id: direct(pipeline, job) for job in four}
-    again = gap(direct(pipeline, four[0]), expected["a"])
-    alone = rendered(lane, four[:1])["a"]
-    proving, mixed = rendered(lane, four), rendered(lane, four)
-    pinned = rendered(lane, [replace(four[0], deterministic=True), *four[1:]])["a"]
-    allowed = TOLERANCE["float32" if device == "cpu" else "bfloat16"]
-    mixed_gap = max(gap(mixed[name].frames, frames) for name, frames in expected.items())
-    record(
-        agrees=gap(alone.frames, expected["a"]) <= again and mixed_gap <= allowed,
-        stock_twice_gap=again,  # two equal calls of the stock pipeline may differ on some devices
-        alone_gap=gap(alone.frames, expected["a"]),
-        deterministic_gap=gap(pinned.frames, expected["a"]),
-        mixed_gap=mixed_gap,
-        proving_gap=max(gap(proving[name].frames, frames) for name, frames in expected.items()),
-        same_mix_twice_gap=gap(mixed["a"].frames, rendered(lane, four)["a"].frames),
-        batch_peaks=[mixed[name].batch_peak for name in expected],
-    )
+def _run(part: Part, file: ResultFile, device: str, tiny: bool) -> None:
+    def record(**facts: Any) -> None:
+        print("  ", json.dumps(facts), flush=True)
+        file.record(part.name, **facts)
+
+    match part.name:
+        case "tests":
+            record(**Tests().result(TESTS.limit_s))
+        case "facts":
+            from scripts.gpu_facts import check_facts
+
+            check_facts(tiny, device, record)
+        case "server":
+            from scripts.gpu_server import check_server
+
+            check_server(tiny, device, record)
+        case "chat":
+            from scripts.gpu_lanes import check_chat
+
+            check_chat(tiny, device, record)
+        case "switching":
+            from scripts.gpu_switching import check_switching
+
+            check_switching(tiny, device, record)
+        case "offload":
+            from scripts.gpu_offload import check_offload
+
+            check_offload(tiny, device, record)
+        case "memory":
+            from scripts.gpu_memory import check_memory
+
+            check_memory(tiny, device, record)
+        case family:
+            from scripts.gpu_lanes import check_family
+
+            check_family(family, tiny, device, record)
 
 
-def check_throughput(pipeline: Any, lane: DiffusionLane, make: Any, device: str, record: Record) -> None:
-    """Compares concurrent jobs in the lane with direct calls one after another, after a warm-up of each."""
-    job = make("warm")
-    direct(pipeline, job)
-    _, one_s = timed(device, lambda: direct(pipeline, job))
-    record(direct_s=round(one_s, 3))
-    for n_jobs in JOBS:
-        jobs: list[DiffusionRequest] = [make(f"job {i}", seed=i) for i in range(n_jobs)]
-        rendered(lane, jobs)
-        lane.take_costs()
-        reset_peak(device)
-        done, seconds = timed(device, functools.partial(rendered, lane, jobs))
-        steps = [cost.seconds for cost in lane.take_costs() if isinstance(cost, StepCost) and cost.stage == "denoising"]
-        record(
-            **{
-                f"jobs_{n_jobs}": {
-                    "seconds": round(seconds, 3),
-                    "times_direct": round(n_jobs * one_s / seconds, 3),  # above 1: faster than one after another
-                    "median_forward_s": round(statistics.median(steps), 4),
-                    "batch_peak": max(end.batch_peak for end in done.values()),
-                    "peak_bytes": peak_bytes(device),
-                }
-            }
-        )
+# The parts, in processes of their own
 
 
-def verdicts(lane: DiffusionLane) -> list[dict[str, Any]]:
-    return [{"call": call, "merges": merges} for call, merges in lane.verdicts.items()]
+def run_in_children(parts: Sequence[Part], file: ResultFile, until: float, options: Sequence[str]) -> None:
+    """Runs the tests beside the first group of parts, and the groups one after another."""
+    tests = Tests() if TESTS in parts else None
+    for group in sorted({part.group for part in parts} - {TESTS.group}):
+        waiting = [part for part in parts if part.group == group]
+        while waiting:
+            waiting = Child(waiting, file, until, options).run()
+    if tests is not None:
+        file.record(TESTS.name, **tests.result(min(TESTS.limit_s, max(1.0, until - time.monotonic()))))
 
 
-# Chat
+class Child:
+    """A process that runs parts one after another, watched by its result file."""
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        file: ResultFile,
+        until: float,
+        options: Sequence[str] = (),
+        program: Sequence[str] = (sys.executable, __file__),
+    ) -> None:
+        self.parts, self.file, self.until = list(parts), file, until
+        self.options, self.program = options, program
+
+    def run(self) -> list[Part]:
+        """Runs the parts and takes over their results. Returns the parts after one at which the process died."""
+        left_s = self.until - time.monotonic()
+        if left_s < LEAST_S:
+            for part in self.parts:
+                self.file.record(part.name, skipped="the time was up")
+            return []
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "parts.json"
+            command = [*self.program, "--in-this-process", "--out", str(out), "--budget", str(left_s)]
+            command += ["--parts", *(part.name for part in self.parts), *self.options]
+            process = subprocess.Popen(command, start_new_session=True)
+            try:
+                why = self.watch(process, out)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # the server that a dead check has left running
+                process.wait()
+            at = self.take_over(out)
+        if why is None:
+            return []
+        stuck = at if at in [part.name for part in self.parts] else self.parts[0].name
+        self.file.record(stuck, error=why)
+        index = [part.name for part in self.parts].index(stuck)
+        return self.parts[index + 1 :]
+
+    def watch(self, process: subprocess.Popen[bytes], out: Path) -> str | None:
+        """Waits for the end of the process, within the limits of its parts. Returns what went wrong."""
+        limits = {part.name: part.limit_s for part in self.parts}
+        at, since, limit_s = "", time.monotonic(), START_S
+        while (code := process.poll()) is None:
+            now = self.take_over(out)
+            if now != at:
+                at, since, limit_s = now, time.monotonic(), limits[now]
+            if time.monotonic() - since > limit_s:
+                return f"stopped after {limit_s:.0f} s"
+            if time.monotonic() > self.until + LEAST_S:
+                return "stopped: the time was up"
+            time.sleep(POLL_S)
+        return None if code == 0 else f"the process ended with code {code}"
+
+    def take_over(self, out: Path) -> str:
+        """Copies the results so far. Returns the part that the process is at."""
+        if not out.exists():
+            return ""
+        found = json.loads(out.read_text())
+        for name, facts in found["parts"].items():
+            self.file.found["parts"].setdefault(name, {}).update(facts)
+        self.file.save()
+        return str(found.get("at", ""))
 
 
-def check_chat(tiny: bool, device: str, record: Record) -> None:
-    from pipelines.chat.lane import ChatLane
-    from tests.support.lanes.tiny_chat import tiny_model, tiny_tokenizer
+class Tests:
+    """`pytest -m gpu`, in a process that runs beside others."""
 
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    model = (tiny_model() if tiny else gpu_models.on(device, dtype, gpu_models.llama_1b)).to(device)
-    tokenizer = tiny_tokenizer()
-    lane = ChatLane(model, tokenizer, cache_bytes=(4 << 20) if tiny else (4 << 30), max_running=max(CHATS))
-    record(weights=sum(p.numel() for p in model.parameters()), dtype=str(dtype).removeprefix("torch."))
-    n_tokens = 8 if tiny else 128
+    def __init__(self) -> None:
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # the process writes to it until `result`
+        command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-q", "-rfE", "-p", "no:cacheprovider"]
+        self._began = time.monotonic()
+        self._process = subprocess.Popen(command, cwd=ROOT, stdout=self._output, stderr=subprocess.STDOUT)
 
-    def chats(count: int) -> list[ChatRequest]:
-        prompts = [asked(lane.tokenizer, f"{i}: what can you help me with?") for i in range(count)]
-        return [ChatRequest(id=f"chat {i}", prompt=prompts[i], max_tokens=n_tokens) for i in range(count)]
-
-    def reply_all(requests: list[ChatRequest]) -> dict[str, Replied]:
-        for each in requests:
-            lane.admit(each)
-        updates = []
-        while lane.has_work():
-            updates += lane.step()
-        return {update.request_id: update for update in updates if isinstance(update, Replied)}
-
-    alone, batched = reply_all(chats(1))["chat 0"].text, reply_all(chats(8))["chat 0"].text
-    record(alone_equals_among_8=alone == batched)  # bfloat16 rounding may break a tie between tokens differently
-    one_s = 0.0
-    for count in CHATS:
-        reply_all(chats(count))
-        reset_peak(device)
-        done, seconds = timed(device, functools.partial(reply_all, chats(count)))
-        one_s = one_s or seconds
-        tokens = sum(reply.completion_tokens for reply in done.values())
-        record(
-            **{
-                f"chats_{count}": {
-                    "ended": len(done),
-                    "tokens_per_s": round(tokens / seconds, 1),
-                    "times_one_by_one": round(count * one_s / seconds, 2),
-                    "peak_bytes": peak_bytes(device),
-                }
-            }
-        )
-    lane.close()
-
-
-# The device
-
-
-def timed(device: str, work: Callable[[], Any]) -> tuple[Any, float]:
-    synchronize(device)
-    began = time.perf_counter()
-    result = work()
-    synchronize(device)
-    return result, time.perf_counter() - began
-
-
-def synchronize(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-
-
-def reset_peak(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak_bytes(device: str) -> int | None:
-    return torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else None
+    def result(self, limit_s: float) -> dict[str, Any]:
+        """Waits for the end of the tests, at most until `limit_s` seconds after their start."""
+        try:
+            code: int | str = self._process.wait(max(0.1, self._began + limit_s - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            code = "stopped"
+        self._output.seek(0)
+        lines = self._output.read().decode(errors="replace").splitlines()
+        return {
+            "code": code,
+            "summary": lines[-1] if lines else "",
+            "failed": [line for line in lines if re.match(r"(FAILED|ERROR) ", line)],
+            "seconds": round(time.monotonic() - self._began, 1),
+            "output": lines[-60:] if code != 0 else [],
+        }
 
 
 if __name__ == "__main__":

@@ -7,10 +7,8 @@ the long templates that some pipelines put around a prompt are left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from diffusers import (
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
@@ -41,9 +39,11 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from benchmarks.families.family import fill
 from benchmarks.families.parts import clip_tokenizer, qwen_tokenizer, qwen_vision, t5_tokenizer
-from scripts.gpu_models import XXL, clip, flow_vae, on_cpu
+from scripts.gpu_build import built, on_cpu
+from scripts.gpu_models import XXL, clip, flow_vae
+
+__all__ = ["built", "flux_1_dev", "flux_2_klein", "qwen_image", "wan_2_2_5b", "z_image_turbo"]
 
 QWEN3_4B = {
     "vocab_size": 151_936,
@@ -62,36 +62,6 @@ QWEN_VL_7B = {
     "num_key_value_heads": 4,
     "rope_scaling": {"mrope_section": [16, 24, 24], "rope_type": "default", "type": "default"},
 }
-
-
-def built(device: str, dtype: torch.dtype, build: Callable[[], Any]) -> Any:
-    """Builds a pipeline or a model with its weights created on the device in `dtype`, ready for inference.
-
-    Random numbers on the CPU would take minutes, and float32 first would take twice the memory.
-    """
-    torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            made = build()
-    finally:
-        torch.set_default_dtype(before)
-    made = made.to(device=device, dtype=dtype)
-    modules = [made] if isinstance(made, torch.nn.Module) else made.components.values()
-    for module in modules:
-        if isinstance(module, torch.nn.Module):
-            fill(module.eval().requires_grad_(False))
-            _keep_in_float32(module)
-    return made
-
-
-def _keep_in_float32(module: torch.nn.Module) -> None:
-    """Does what `from_pretrained` does for the parts that a class of diffusers wants in float32 at any dtype."""
-    kept = getattr(module, "_keep_in_fp32_modules", None) or ()
-    for name, parameter in module.named_parameters():
-        if any(part in kept for part in name.split(".")):
-            parameter.data = parameter.data.float()
 
 
 def flow_scheduler(**options: Any) -> Any:

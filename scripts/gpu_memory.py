@@ -1,11 +1,9 @@
-"""Memory and preemption parts of the device check. `gpu_check.py` runs them and describes the models."""
+"""The memory part of the device check: measured peaks, out of memory, loading and unloading. `gpu_check.py` runs it."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,23 +11,19 @@ from typing import Any
 import torch
 
 from pipelines import device as device_module
-from pipelines.chat.lane import ChatLane
-from pipelines.chat_interface import ChatRequest
 from pipelines.diffusion.lane import DiffusionLane
-from pipelines.interface import Failed, OutOfMemory, Rendered, StepCost, TextDelta
+from pipelines.interface import Failed, OutOfMemory, Rendered, StepCost
 from scripts import gpu_models
+from scripts.gpu_build import built
 from server.memory.activations import Peaks
 from server.protocol import Peak
 from tests.support.lanes.faults import out_of_memory
 from tests.support.lanes.lane_play import ends, play, rendered, request
 from tests.support.lanes.stock_families import FAMILIES
-from tests.support.lanes.tiny_chat import tiny_model, tiny_tokenizer
-from tests.support.prompts import asked
 
 MIB = 1 << 20
-SWAPS = {False: 100, True: 10}  # with --tiny or not → how often a model is loaded and unloaded
-SWAPS_S = 60.0  # time limit of all swaps together
-REPLY_TOKENS = {False: 128, True: 24}
+SWAPS = {False: 20, True: 4}  # with --tiny or not → how often a model is loaded and unloaded
+SWAPS_S = 30.0  # time limit of all swaps together
 
 Record = Callable[..., None]
 
@@ -50,7 +44,7 @@ def check_memory(tiny: bool, device: str, record: Record) -> None:
 
 def stable_diffusion(tiny: bool, device: str) -> Any:
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    pipeline = FAMILIES["sd15"].build() if tiny else gpu_models.on(device, dtype, gpu_models.stable_diffusion)
+    pipeline = FAMILIES["sd15"].build() if tiny else built(device, dtype, gpu_models.stable_diffusion)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 
@@ -177,58 +171,3 @@ def _check_swaps(build: Callable[[], Any], make: Any, tiny: bool, device: str, r
 
 def _allocated(device: str) -> int:
     return torch.cuda.memory_allocated(device) if device.startswith("cuda") else device_module.held_by_us(device)
-
-
-def check_latency(tiny: bool, device: str, record: Record) -> None:
-    """Measures the time between a chat's tokens alone, and beside a video that yields at blocks or only at steps."""
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    family = FAMILIES["wan"]
-    pipeline = family.build() if tiny else gpu_models.on(device, dtype, gpu_models.wan)
-    pipeline.set_progress_bar_config(disable=True)
-    video = DiffusionLane(pipeline.to(device), kind="video", device_name=device)
-    model = (tiny_model() if tiny else gpu_models.on(device, dtype, gpu_models.llama_1b)).to(device)
-    chat = ChatLane(model, tiny_tokenizer(), cache_bytes=(4 << 20) if tiny else (1 << 30))
-    size: dict[str, Any] = {} if tiny else {"width": 480, "height": 272, "num_frames": 17}
-    make = functools.partial(request, family, steps=3, **size)
-    names = (f"clip {i}" for i in itertools.count())
-
-    def talk(*, with_video: bool, should_yield: bool) -> dict[str, Any]:
-        chat_request = ChatRequest(
-            id="c", prompt=asked(chat.tokenizer, "hello"), max_tokens=REPLY_TOKENS[tiny], temperature=1.0
-        )
-        chat.admit(chat_request)
-        at, steps, mid_forward = [time.perf_counter()], 0, 0
-        while chat.has_work():
-            if with_video and not video.has_work():
-                video.admit(make(next(names)))
-            if any(isinstance(update, TextDelta) for update in chat.step()):
-                at.append(time.perf_counter())
-            if with_video:  # the video runs to its next block, or for a whole step
-                video.step(should_yield=lambda: should_yield)
-                steps, mid_forward = steps + 1, mid_forward + video.mid_forward
-        gaps = sorted(b - a for a, b in itertools.pairwise(at[1:]))
-        return {
-            "first_s": round(at[1] - at[0], 4) if len(at) > 1 else None,
-            "between_p50_s": round(statistics.median(gaps), 4),
-            "between_p95_s": round(gaps[int(0.95 * (len(gaps) - 1))], 4),
-            "turns_of_the_video": steps,
-            "of_them_midway": mid_forward,
-        }
-
-    talk(with_video=True, should_yield=True)
-    play(video)
-    video.take_costs()
-    rendered(video, [make("alone")])
-    steps = [cost.seconds for cost in video.take_costs() if isinstance(cost, StepCost) and cost.stage == "denoising"]
-    idle = talk(with_video=False, should_yield=True)
-    blocks = talk(with_video=True, should_yield=True)
-    play(video)
-    whole = talk(with_video=True, should_yield=False)
-    play(video)
-    record(
-        video_step_s=round(statistics.median(steps), 4),
-        idle=idle,
-        at_every_block=blocks,
-        step_by_step=whole,
-        p95_against_idle=round(blocks["between_p95_s"] / idle["between_p95_s"], 2),
-    )

@@ -1,21 +1,18 @@
-"""Pipelines of real size with random weights, built on the device from published configurations, without downloads.
+"""Pipelines of real size with random weights, from published configurations and without downloads.
 
-Text encoders of billions of weights (T5-XXL, UMT5-XXL, OpenCLIP bigG) have one layer of the true width.
+Large text encoders (T5-XXL, UMT5-XXL, OpenCLIP bigG) have one layer or two of the true width. `gpu_dits.py` has models
+with whole ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLWan,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
-    FluxPipeline,
-    FluxTransformer2DModel,
     PNDMScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
@@ -29,9 +26,6 @@ from diffusers import (
 from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
-    GenerationConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
     T5Config,
     T5EncoderModel,
     UMT5Config,
@@ -40,23 +34,9 @@ from transformers import (
 
 from benchmarks.families import parts, vaes
 from benchmarks.families.parts import clip_tokenizer, t5_tokenizer
-from tests.support.lanes.tiny_chat import PRINTABLE
+from scripts.gpu_build import on_cpu
 
 XXL = {"vocab_size": 64, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 1, "num_heads": 64}
-
-
-def on(device: str, dtype: torch.dtype, build: Callable[[], Any]) -> Any:
-    """Builds a model with its weights created on the device: random numbers on the CPU would take minutes."""
-    torch.manual_seed(0)
-    with torch.device(device):
-        made = build()
-    return made.to(device=device, dtype=dtype)
-
-
-def on_cpu(cls: type, **options: Any) -> Any:
-    """Builds a noise scheduler on the CPU: it calculates with numpy, which cannot read tensors of a GPU."""
-    with torch.device("cpu"):
-        return cls(**options)
 
 
 def clip(cls: type, width: int, layers: int, heads: int) -> Any:
@@ -140,20 +120,6 @@ def stable_diffusion_3() -> StableDiffusion3Pipeline:
     )
 
 
-def flux() -> FluxPipeline:
-    """A third of FLUX.1's depth, at its full width: four billion weights."""
-    transformer = FluxTransformer2DModel(num_layers=6, num_single_layers=12, guidance_embeds=True).eval()
-    return FluxPipeline(
-        transformer=transformer,
-        scheduler=on_cpu(FlowMatchEulerDiscreteScheduler, use_dynamic_shifting=True, shift=3.0),
-        vae=flow_vae(),
-        text_encoder=clip(CLIPTextModel, 768, 12, 12),
-        tokenizer=clip_tokenizer(),
-        text_encoder_2=T5EncoderModel(T5Config(**XXL, is_encoder_decoder=False)).eval(),
-        tokenizer_2=t5_tokenizer(),
-    )
-
-
 def wan() -> WanPipeline:
     """Wan 2.1, 1.3 billion weights."""
     transformer = WanTransformer3DModel(num_attention_heads=12, ffn_dim=8960, num_layers=30).eval()
@@ -166,28 +132,3 @@ def wan() -> WanPipeline:
             UniPCMultistepScheduler, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
         ),
     )
-
-
-def llama_1b() -> LlamaForCausalLM:
-    """Llama 3.2 1B. It generates only tokens that the tiny tokenizer can decode, and never an end of text."""
-    config = LlamaConfig(
-        vocab_size=128_256,
-        hidden_size=2048,
-        intermediate_size=8192,
-        num_hidden_layers=16,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        head_dim=64,
-        max_position_embeddings=8192,
-        rope_theta=500_000.0,
-        tie_word_embeddings=False,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    model = LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        model.lm_head.weight[:3] = 0.0
-        model.lm_head.weight[3 + len(PRINTABLE) :] = 0.0
-    model.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=0, bos_token_id=1)
-    return model
