@@ -6,16 +6,19 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 
 from benchmarks.families import FAMILIES as ALL
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.diffusion.stock_call import NO_STEP_SKIPPED, TOO_FEW_STEPS
 from pipelines.interface import Canceled, DiffusionRequest, Rendered, Update
-from pipelines.step_schedule import computed_steps
+from pipelines.step_schedule import Speed, computed_steps
 from tests.support.lanes.lane_play import direct, ends, gap, play, rendered, request
 from tests.support.lanes.stock_families import FAMILIES, Family
+from tests.support.paths import ROOT
 
 MERGED = 1e-3  # of merged forwards: the rounding of one step is carried on by the trend
 
@@ -192,3 +195,28 @@ def test_a_pipeline_that_reads_tokens_or_looks_into_the_denoiser_is_computed_who
 
     assert NO_STEP_SKIPPED in ended["fast"].warnings
     assert gap(ended["fast"].frames, ended["exact"].frames) == 0.0
+
+
+@pytest.mark.slow
+def test_a_trained_model_comes_much_nearer_to_its_exact_picture_than_with_as_few_steps() -> None:
+    pipeline = DiffusionPipeline.from_pretrained(ROOT / "models/builtin/tiny-scenes", torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    lane = DiffusionLane(pipeline, kind="image")
+    call = {"use_resolution_binning": False, "max_sequence_length": 32, "clean_caption": False}
+    size = {"width": 128, "height": 128, "guidance_scale": 3.0, "call": call}
+
+    def distance(steps: int, speed: Speed) -> float:
+        made = [
+            rendered(lane, [request(FAMILIES["pixart"], "1", prompt=prompt, steps=n, speed=at, **size)])["1"].frames
+            for prompt in ("Ocean waves at sunset", "a red circle on a blue background")
+            for n, at in ((28, "exact"), (steps, speed))
+        ]
+        return max(
+            float(np.sqrt(((one - other) ** 2).mean())) for one, other in zip(made[::2], made[1::2], strict=True)
+        )
+
+    balanced, fewer = distance(28, "balanced"), distance(computed_steps("balanced", 28), "exact")
+    lane.close()
+
+    assert balanced < 0.01
+    assert balanced < fewer / 2
