@@ -158,9 +158,9 @@ class _Penalties:
 
 def history_of(chat: ChatSequence, vocabulary: int, device: torch.device) -> History:
     """The history of a chat by its tokens on the host."""
-    reply = torch.tensor([*chat.counts], dtype=torch.long)
-    counts = torch.zeros(vocabulary).scatter_(0, reply, torch.tensor([*map(float, chat.counts.values())]))
-    occurred = {*chat.counts, *(chat.prompt if chat.request.repetition_penalty != 1.0 else ())}
+    reply = torch.tensor(chat.tokens, dtype=torch.long)
+    counts = reply.bincount(minlength=vocabulary).float()
+    occurred = {*chat.tokens, *(chat.prompt if chat.request.repetition_penalty != 1.0 else ())}
     # At least one token. The others' penalties are nothing for a token that has not occurred.
     return History(upload(counts, device), upload(torch.tensor([*occurred] or [0]), device))
 

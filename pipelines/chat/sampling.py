@@ -49,9 +49,11 @@ class Draw:
         top_k = torch.tensor([r.top_k for r in requests])[:, None]
         has_k = top_k > 0
         self._top_p = upload(top_p, device)
-        self._has_k = upload(has_k, device)
-        self._any_k, self._all_k = bool(has_k.any()), bool(has_k.all())
-        self._beyond_k = upload(has_k & (torch.arange(n_candidates) >= top_k), device) if self._any_k else None
+        self._all_k = bool(has_k.all())
+        self._has_k = self._beyond_k = None
+        if bool(has_k.any()):
+            self._has_k = upload(has_k, device)
+            self._beyond_k = upload(has_k & (torch.arange(n_candidates) >= top_k), device)
         self._may_be_wide = 0 < n_candidates < vocabulary and not self._all_k
 
     def __call__(self, logits: Tensor, keys: Tensor) -> Tensor:
@@ -89,8 +91,10 @@ class Draw:
         """Logarithm of the mass that the shares of top-p are counted in: of the top k, or of all tokens."""
         if self._all_k:
             return scores.logsumexp(-1, keepdim=True)
-        of_all = _log_mass(logits, self._temperature)
-        return torch.where(self._has_k, scores.logsumexp(-1, keepdim=True), of_all) if self._any_k else of_all
+        of_all = (logits / self._temperature).logsumexp(-1, keepdim=True)
+        if self._has_k is None:
+            return of_all
+        return torch.where(self._has_k, scores.logsumexp(-1, keepdim=True), of_all)
 
     def _draw_wide(self, cut: _Cut, logits: Tensor, keys: Tensor) -> None:
         """Draw again for the rows whose nucleus is wider than the candidates, where there are any.
@@ -98,7 +102,7 @@ class Draw:
         A kernel looks at that on the device. Without it, the host asks, and waits for the answer on a GPU.
         """
         wide = (cut.mass < self._top_p)[:, 0]
-        if self._any_k:
+        if self._has_k is not None:
             wide &= ~self._has_k[:, 0]
         if self._kernels is not None:
             self._kernels.draw_wide(
@@ -155,7 +159,3 @@ def _draw_cut(
         scores.masked_fill_(scores < least, -torch.inf)
     noisy = gumbel(keys, tokens).add_(scores) if kernels is None else kernels.noisy_candidates(scores, tokens, keys)
     return _Cut(tokens.gather(-1, noisy.argmax(-1, keepdim=True))[:, 0], mass[:, -1:], log_total)
-
-
-def _log_mass(logits: Tensor, temperature: Tensor) -> Tensor:
-    return (logits / temperature).logsumexp(-1, keepdim=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +27,6 @@ class ChatSequence:
     warnings: tuple[str, ...] = ()
     n_pages: int = 0  # of the KV cache, reserved for this chat
     tokens: list[int] = field(default_factory=list)  # of the reply so far
-    counts: Counter[int] = field(default_factory=Counter)  # occurrences of each token in the reply
     n_thinking: int = 0  # tokens of the reply that were spent on thinking
     ran_out_of_memory_alone: bool = False
     _forced: deque[int] = field(default_factory=deque)  # tokens that end the thinking, once its budget is used up
@@ -63,7 +62,6 @@ class ChatSequence:
         if self._forced:
             self._forced.popleft()
         self.tokens.append(token)
-        self.counts[token] += 1
         section = self.text.section
         self.n_thinking += section == "thinking"
         is_end = token in self.end_tokens

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipelines.chat import penalties, sampling
+import pipelines.chat as chat_package
+from pipelines.chat import batch_sampler, penalties, sampling
 from pipelines.chat.batch_sampler import KEY_STEPS, BatchSampler
 from tests.support import row_sampling
 from tests.support.sampled_chat import SampledChat, chat
@@ -169,6 +172,31 @@ def test_a_batch_of_greedy_chats_keeps_its_logits_and_nothing_on_the_device() ->
     assert sampler(["a", "b"], logits).tolist() == before.argmax(-1).tolist()
     assert torch.equal(logits, before)
     assert sampler.take_logprobs() == {}
+
+
+def kernels_that(monkeypatch: pytest.MonkeyPatch, check: Callable[[torch.device], None]) -> None:
+    monkeypatch.setattr(batch_sampler, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "pipelines.chat.sampling_kernels", SimpleNamespace(check=check))
+    monkeypatch.setattr(chat_package, "sampling_kernels", sys.modules["pipelines.chat.sampling_kernels"], raising=False)
+
+
+def test_kernels_that_cannot_be_used_are_done_without_and_the_model_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(device: torch.device) -> None:
+        raise RuntimeError("Failed to find C compiler.")
+
+    kernels_that(monkeypatch, no_compiler)
+    assert BatchSampler({}, torch.device("cuda")).notes == ("Tokens are chosen without kernels of our own: slower.",)
+    kernels_that(monkeypatch, lambda device: None)
+    assert BatchSampler({}, torch.device("cuda")).notes == ()
+
+
+def test_a_device_that_is_lost_while_kernels_are_checked_ends_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(device: torch.device) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    kernels_that(monkeypatch, lost)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        BatchSampler({}, torch.device("cuda"))
 
 
 def test_log_probabilities_are_told_once() -> None:
