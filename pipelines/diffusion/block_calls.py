@@ -6,8 +6,9 @@ Device thread only. A description is small: weights and arguments are replaced b
 from __future__ import annotations
 
 import copy
+import math
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,15 +28,37 @@ class BlockCall:
     kwargs: dict[str, Any]
 
 
+def plain(value: Any) -> Any:
+    """The same tensor, or tensors, without what compiled code would tell apart although it computes the same.
+
+    That is whether a tensor was made as a view of another, and the stride of a dimension of size 1.
+    """
+    if isinstance(value, tuple):
+        return tuple(map(plain, value)) if type(value) is tuple else value
+    if type(value) is not torch.Tensor:
+        return value
+    if value.is_contiguous() and value.stride() != (strides := _strides_of_whole(value.shape)):
+        value = value.as_strided(value.shape, strides)
+    return value if value._base is None else value.detach()
+
+
+def _strides_of_whole(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
 def kind_of_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Hashable:
-    """Calls of one kind can share compiled code: it takes any size except that 1 and more than 1 are told apart."""
+    """Calls of one kind can share compiled code, for any size above 1. Parts of tensors are of another kind.
+
+    A part is what `hidden[:, 512:]` gives, whose strides are not the products of its own sizes.
+    """
     leaves, structure = pytree.tree_flatten((args, dict(kwargs)))
     return str(structure), tuple(map(_kind_of_value, leaves))
 
 
 def _kind_of_value(value: Any) -> Hashable:
     if isinstance(value, torch.Tensor):
-        return value.dtype, value.device.type, tuple(size == 1 for size in value.shape)
+        ones, whole = (size == 1 for size in value.shape), value.stride() == _strides_of_whole(value.shape)
+        return value.dtype, value.device.type, *ones, whole
     return type(value), value if isinstance(value, bool | str | None) else None
 
 

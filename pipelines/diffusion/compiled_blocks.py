@@ -22,10 +22,10 @@ from typing import Any, Protocol
 from torch import nn
 
 from pipelines import device
-from pipelines.diffusion.block_calls import BlockCall, describe_call, kind_of_call
+from pipelines.diffusion.block_calls import BlockCall, describe_call, kind_of_call, plain
 from pipelines.diffusion.block_compiler import Backend, compiled_only, compiling, counting, reason_of
 
-MOST_KINDS_OF_CALLS = 6  # compiled for one class of blocks; further kinds of calls run as written
+MOST_KINDS_OF_CALLS = 12  # compiled for one class of blocks; further kinds of calls run as written
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,6 @@ class BlockClass:
     n_requested: int = 0  # kinds of calls wanted so far
     n_compiled: int = 0  # graphs
     failure: str = ""  # why its blocks run as written for good
-    described_in: int = 0  # the number of the forward in which a call was last looked at
 
 
 @dataclass(slots=True)
@@ -73,7 +72,6 @@ class CompiledBlocks:
         self._preparation: Preparation | None = None
         self._preparing: list[tuple[BlockClass, Hashable]] = []
         self._counts = counting(backend)
-        self._n_forwards = 0
         self._allowed = False  # in the forward under way, or between forwards
         self._delayed = False  # a forward took longer because it compiled
         self._classes: list[BlockClass] = []
@@ -101,7 +99,7 @@ class CompiledBlocks:
 
     @property
     def notes(self) -> Sequence[str]:
-        compiled = [f"{of.name} for {of.n_compiled} kinds of calls" for of in self._classes if of.n_compiled]
+        compiled = [f"{of.name} ({_counted(of.n_compiled)})" for of in self._classes if of.n_compiled]
         told = [f"Its blocks run compiled: {', '.join(compiled)}."] if compiled else []
         return [*told, *(f"{of.name} runs as written: {of.failure}." for of in self._classes if of.failure)]
 
@@ -127,7 +125,6 @@ class CompiledBlocks:
 
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
-            self._n_forwards += 1
             self._look_at_preparation()
             self._allowed = allowed and not self._has_hooks_inside()
             try:
@@ -193,6 +190,7 @@ class CompiledBlocks:
         of = block.of
         if not self._allowed or of.failure:
             return block.as_written(*args, **kwargs)
+        args, kwargs = plain(args), {name: plain(value) for name, value in kwargs.items()}
         if of.prepared and (kind := kind_of_call(args, kwargs)) in of.prepared:
             of.prepared.discard(kind)
             return self._compile(block, args, kwargs)
@@ -211,8 +209,8 @@ class CompiledBlocks:
         try:
             return self._or_as_written(block, block.compiling, args, kwargs)
         finally:
-            # Another model of this class may have compiled it before: then there is no new graph, and code that fits.
-            block.of.n_compiled += max(1, self._counts.n_graphs - n_graphs)
+            # No new graph: code for another kind of call fits, or another model of this class has compiled it before.
+            block.of.n_compiled = max(1, block.of.n_compiled + self._counts.n_graphs - n_graphs)
 
     def _or_as_written(
         self, block: Block, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -228,11 +226,10 @@ class CompiledBlocks:
         return output
 
     def _want(self, block: Block, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Describe the call for the worker, once a forward for each class of blocks."""
+        """Describe the call for the worker, unless one of its kind is with it."""
         of = block.of
-        if of.described_in == self._n_forwards or of.n_requested >= MOST_KINDS_OF_CALLS:
+        if of.n_requested >= MOST_KINDS_OF_CALLS:
             return
-        of.described_in = self._n_forwards
         kind = kind_of_call(args, kwargs)
         if kind in of.wanted or any(of is other and kind == known for other, known in self._preparing):
             return
@@ -244,3 +241,7 @@ class CompiledBlocks:
             self._fail_all([of], f"its weights cannot be described to the compiler ({type(error).__name__})")
             return
         of.n_requested += 1
+
+
+def _counted(n_graphs: int) -> str:
+    return "1 graph" if n_graphs == 1 else f"{n_graphs} graphs"

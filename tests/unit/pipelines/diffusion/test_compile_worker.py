@@ -65,7 +65,7 @@ def test_what_the_worker_compiled_is_found_in_the_cache_and_computes_the_same(ca
         time.sleep(0.05)
     compiled = forward(hidden, scale)
 
-    assert blocks.notes == ["Its blocks run compiled: Block for 1 kinds of calls."]
+    assert blocks.notes == ["Its blocks run compiled: Block (1 graph)."]
     assert counters["inductor"]["fxgraph_cache_hit"] == 1
     assert counters["inductor"]["fxgraph_cache_miss"] == 0
     assert torch.allclose(compiled, expected, atol=1e-5)
