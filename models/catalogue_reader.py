@@ -13,6 +13,7 @@ from typing import Literal
 
 from models.checkpoint.as_loaded import as_loaded
 from models.checkpoint.chat_checkpoint import check_has_template
+from models.checkpoint.quantized_bytes import CPU_ONLY
 from models.checkpoint.read_checkpoint import is_checkpoint, read_checkpoint, type_of
 from models.errors import BadConfig, BadModel, Incomplete, ModelsError, SourceMissing
 from models.files.leftovers import files_in
@@ -73,6 +74,8 @@ class CatalogueReader:
         if entry.type is not None and entry.type != spec.type:
             raise BadConfig(f"model '{entry.name}' is declared as {entry.type}, its checkpoint is {spec.type}")
         spec = with_sizes(entry.apply_to(spec, origin), entry, origin)
+        if spec.load.quantization == CPU_ONLY and not self._on_cpu(spec):
+            spec = replace(spec, load=replace(spec.load, quantization=None))
         if spec.load.vae is not None:
             spec = replace(spec, vae_path=self._find_part("vae", spec.load.vae, toml_dir))
         embeddings = tuple(self._find_part("embedding", source, toml_dir) for source in spec.load.embeddings)

@@ -15,7 +15,7 @@ from models.checkpoint.chat_checkpoint import check_has_template
 from models.checkpoint.denoiser_input import DENOISERS
 from models.checkpoint.model_source import declared_names
 from models.checkpoint.pipeline_source import pipeline_source
-from models.checkpoint.quantized_bytes import EIGHT_BIT
+from models.checkpoint.quantized_bytes import CPU_ONLY, EIGHT_BIT
 from models.checkpoint.replacement_vae import check_replacement_vae
 from models.errors import BadModel
 from models.fallback_templates import fallback_template
@@ -107,6 +107,10 @@ def _check_quantization(spec: ModelSpec, on_cpu: bool) -> None:
     assert kind is not None
     if spec.path is not None and spec.path.suffix == ".gguf":
         raise BadModel("load.quantization: a GGUF is quantized already")
+    if kind == CPU_ONLY:
+        if spec.type != "chat":
+            raise BadModel("load.quantization: cpu-int8 is for language models; int8 runs pictures on a CPU")
+        return
     if kind in EIGHT_BIT:
         if kind == "fp8" and on_cpu:
             raise BadModel("load.quantization: fp8 needs a GPU of compute capability 8.9 (Ada, Hopper) or newer")

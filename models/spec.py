@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 ModelType: TypeAlias = Literal["image", "video", "chat"]
 Quantization: TypeAlias = Literal[
     "fp8", "int8",  # matrix multiplications in eight bits
+    "cpu-int8",  # weights of a language model in eight bits or fewer on a CPU; on a GPU as they are
     "fp8-layerwise", "bnb-8bit", "bnb-4bit", "torchao-int8", "torchao-int4", "quanto-int8", "quanto-int4",
 ]  # fmt: skip
 Prediction: TypeAlias = Literal["epsilon", "v_prediction", "sample"]

@@ -26,21 +26,33 @@ NOT_CAST = ("pos_embed", "patch_embed", "norm", "^proj_in$", "^proj_out$")
 NOT_CAST_IN_FILE = (r"_mod\b", "modulation", "adaLN")
 
 EIGHT_BIT = ("fp8", "int8")  # kinds whose matrix multiplications run in eight bits (pipelines/eight_bit.py)
+CPU_ONLY = "cpu-int8"  # weights packed in eight bits or fewer (pipelines/packed_linear.py); on a GPU it does nothing
 EIGHT_BIT_PARTS = (*DENOISERS, "transformer_2")  # components of a pipeline that they quantize
 # Layers that are left as they are: embeddings of time, text and position, the modulation that they feed (one row for
 # each picture, so nothing is saved), what routes to experts, and experts, which the libraries hold as one tensor.
 NOT_EIGHT_BIT = ("norm", "emb", *NOT_CAST_IN_FILE, "adaln", "final_layer", r"(^|\.)(gate|router|shared_expert_gate)$",
                  r"experts?(\.|$)")  # fmt: skip
 SMALLEST_SIDE = 256  # of a matrix that gains more in eight bits than the quantization of its input costs
+SMALLEST_PACKED_SIDE = 64  # on a CPU, where a packed layer quantizes nothing while it runs
 SIDE_MULTIPLE = 16  # of the matrices that the kernels take
 
 
 def runs_in_eight_bits(cls: str, layer: str, shape: Sequence[int]) -> bool:
     """Whether the fp8 and int8 quantizations take this linear layer. layer: its name. shape: (outputs, inputs)."""
+    return _is_large_in_block(cls, layer, shape, SMALLEST_SIDE)
+
+
+def is_packed(layer: str, shape: Sequence[int]) -> bool:
+    """Whether a CPU takes this linear layer of a language model. The head is one of them, and the largest."""
+    is_head = layer.endswith("lm_head") and len(shape) == 2 and not any(side % SIDE_MULTIPLE for side in shape)
+    return is_head or _is_large_in_block("", layer, shape, SMALLEST_PACKED_SIDE)
+
+
+def _is_large_in_block(cls: str, layer: str, shape: Sequence[int], smallest_side: int) -> bool:
     steps = layer.split(".")
     if len(shape) != 2 or not any(step.isdecimal() for step in steps[:-1]):
         return False  # no matrix, or a first or last layer of the model, outside its blocks
-    if min(shape) < SMALLEST_SIDE or any(side % SIDE_MULTIPLE for side in shape):
+    if min(shape) < smallest_side or any(side % SIDE_MULTIPLE for side in shape):
         return False
     patterns = (*NOT_EIGHT_BIT, *_excluded(cls))
     return not any(re.search(pattern, module) for pattern in patterns for module in _with_ancestors(layer))
@@ -56,12 +68,23 @@ def quantized_bytes(kind: str, cls: str, name: str, tensors: Tensors, float_byte
     tensor = tensors[name]
     if kind == "fp8-layerwise":
         return tensor.elements * (1 if _is_cast(cls, name, tensors, in_file) else float_bytes)
+    if kind == CPU_ONLY:
+        return _packed_bytes(name, tensors, float_bytes)
     if kind in EIGHT_BIT:
         taken = name.endswith(".weight") and runs_in_eight_bits(cls, name.removesuffix(".weight"), tensor.shape)
         return tensor.elements + 4 * tensor.shape[0] if taken else tensor.elements * float_bytes
     if len(tensor.shape) != 2 or not name.endswith(".weight") or NEVER_LINEAR.search(name):
         return tensor.elements * float_bytes
     return round(tensor.elements * VALUE_BYTES[kind]) + tensor.shape[0] * ROW_BYTES.get(kind, 0)
+
+
+def _packed_bytes(name: str, tensors: Tensors, float_bytes: int) -> int:
+    """At most: four bits take less. A head that is tied to the embedding gets a packed copy of its own."""
+    tensor, layer = tensors[name], name.removesuffix(".weight")
+    rounded = tensor.elements + 6 * tensor.shape[0] if tensor.shape else 0  # a scale in float32, a one in bfloat16
+    if name.endswith("embed_tokens.weight") and not any(other.endswith("lm_head.weight") for other in tensors):
+        return tensor.elements * float_bytes + rounded
+    return rounded if is_packed(layer, tensor.shape) else tensor.elements * float_bytes
 
 
 def _is_cast(cls: str, name: str, tensors: Tensors, in_file: bool) -> bool:

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
+from models.checkpoint.quantized_bytes import CPU_ONLY
 from models.files.weight_files import variant
 from models.loading.components import errors_named
 from models.loading.eight_bit import eight_bit_kind, use_eight_bits
 from models.loading.options import chat_quantization, try_option
+from models.loading.packed_weights import pack_weights
 from models.loading.read_check import check_is_filled, transformers_checked
 from models.loading.shared_weights import SharedWeights
 from models.loading.tokenizer import open_tokenizer
@@ -50,11 +52,12 @@ def open_chat(
                 )
             check_is_filled(MODEL, model)
         model = model.eval().requires_grad_(False)
-        if (
-            kind := eight_bit_kind(spec)
-        ) is not None:  # before the model moves, so that the device never holds both widths
+        # Before the model moves, so that the device never holds both widths.
+        if (kind := eight_bit_kind(spec)) is not None:
             quantize = functools.partial(use_eight_bits, MODEL, model, kind, device)
             notes += try_option("quantization", quantize)
+        elif spec.load.quantization == CPU_ONLY and device == "cpu":
+            notes += try_option("quantization", functools.partial(pack_weights, MODEL, model))
         model = model.to(device)
     if identity is not None:
         shared.offer(identity, dtype, model)

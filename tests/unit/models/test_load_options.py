@@ -45,6 +45,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("flux", "attention = 'magic'", "load.attention must be one of native, "),
         ("flux", "offload = true", "load.offload moves parts between main memory and a GPU"),
         ("sd", "quantization = 'bnb-4bit'", "load.quantization: bnb-4bit needs a CUDA device"),
+        ("flux", "quantization = 'fp8'", "load.quantization: fp8 needs a GPU of compute capability 8.9"),
+        ("flux", "quantization = 'cpu-int8'", "load.quantization: cpu-int8 is for language models"),
         ("flux", "quantization = 'torchao-int4'", "load.quantization: torchao-int4 needs a CUDA device"),
         ("sd", "base = 'flux'", "load.base is for a single file"),
         ("sd", "embeddings = ['narrow.safetensors']", "narrow.safetensors is 7 wide, this model's tokens are 32"),
