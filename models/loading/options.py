@@ -86,7 +86,6 @@ def _choose_attention(denoiser: Any, spec: ModelSpec, dtype: torch.dtype, device
     try:
         backend = choose_attention(denoiser, usual_tokens(spec), dtype, device)
         if backend is not None and backend != NATIVE:
-            register(backend)
             _set_attention(denoiser, backend)
     except Exception as error:  # many kinds, from the kernels of several libraries; the model runs without a choice
         if is_fatal(error):
@@ -111,6 +110,7 @@ def _set_attention(denoiser: Any, attention: str) -> None:
     """Sets the backend of this model alone: diffusers also makes it the default of every other model."""
     from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
 
+    register(attention)
     usual = Registry._active_backend
     try:
         denoiser.set_attention_backend(attention)

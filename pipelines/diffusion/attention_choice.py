@@ -117,6 +117,14 @@ def register(name: str) -> None:
         Registry.register(backend)(attend)
 
 
+def register_backends_of(module: torch.nn.Module) -> None:
+    """As `register`, for every backend that is set in the module: in another process, which knows of no choice."""
+    for part in module.modules():
+        backend = getattr(getattr(part, "processor", None), "_attention_backend", None)
+        if backend is not None:
+            register(getattr(backend, "value", backend))
+
+
 def with_kernel_first(kernel: SDPBackend) -> Attend:
     order = [kernel, *(other for other in _ALL if other is not kernel)]
 

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from pipelines import device
+from pipelines.diffusion.attention_choice import register_backends_of
 from pipelines.diffusion.block_calls import BlockCall, materialize
 from pipelines.diffusion.block_compiler import compiling, counting, reason_of
 
@@ -114,6 +115,7 @@ def _compile(call: BlockCall, target: torch.device) -> str:
     """Why the call could not be compiled; "" once it was."""
     try:
         block, args, kwargs = materialize(call, target)
+        register_backends_of(block)
         forward: Any = compiling(block.forward, "inductor")
         forward(*args, **kwargs)
         device.finish(str(target))
