@@ -106,12 +106,13 @@ class Follow:
 
     def compiled(self) -> None:
         """The job that reads the compiled code, and those after it."""
-        before = _cache_counts()
+        before, cpu = _cache_counts(), time.thread_time()
         first = timed(self.device, lambda: self.in_lane(self.request(self.short)))[1]
-        hits = _difference(_cache_counts(), before)
+        hits, cpu = _difference(_cache_counts(), before), time.thread_time() - cpu
         again = median([timed(self.device, lambda: self.in_lane(self.request(self.short)))[1] for _ in range(2)])
         difference = gap(self.in_lane(self.request(self.long, "same")), self.picture)
-        self.record("compiled", delay_of_first_job_s=first - again, cache=hits, largest_difference=difference)
+        self.record("compiled", delay_of_first_job_s=first - again, first_job_cpu_s=cpu, cache=hits)
+        self.record("compiled", largest_difference=difference)
         step = self.step(self.in_lane)
         written = self.results.found["parts"]["as_written"]["lane_step_s"]
         self.record("compiled", lane_step_s=step, over_as_written=step / written, notes=list(self.lane.notes))
@@ -164,7 +165,7 @@ class Follow:
         return request(self.family, name or f"job {self.jobs}", steps, tiny=self.tiny)
 
     def record(self, part: str, **facts: Any) -> None:
-        rounded = {name: round(value, 5) if isinstance(value, float) else value for name, value in facts.items()}
+        rounded = {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in facts.items()}
         self.results.record(part, **rounded)
 
 

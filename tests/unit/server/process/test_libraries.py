@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from server.process.libraries import TORCH_ENVIRONMENT, import_libraries
+from server.process.libraries import TORCH_ENVIRONMENT, import_libraries, keep_compiled_code
 
 
 def test_a_second_thread_waits_until_the_first_has_imported_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,3 +49,18 @@ def test_torchs_environment_is_set_before_the_libraries_and_what_the_user_set_st
     import_libraries()
 
     assert (seen[ours], seen[theirs]) == (TORCH_ENVIRONMENT[ours], "the user's")
+
+
+def test_compiled_code_is_kept_in_the_cache_directory_unless_the_user_set_another_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+    keep_compiled_code(Path("/cache"))
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/cache/compiled"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/elsewhere")
+    keep_compiled_code(Path("/cache"))
+
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/elsewhere"
