@@ -11,7 +11,8 @@ from typing import Any
 
 from pipelines import device
 from pipelines.chat.decode.options import DecodeOptions
-from pipelines.chat.paged_batch import PagedBatch, Sampler, paged_cache_bytes
+from pipelines.chat.page_size import paged_cache_bytes
+from pipelines.chat.paged_batch import PagedBatch, Sampler
 from pipelines.chat.unbatched import Batch, SequentialBatch, sequential_cache_bytes
 from pipelines.interface import Merging
 

@@ -18,28 +18,22 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig
-from transformers.generation.continuous_batching.cache import group_layers_by_attn_type
 from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessor,
     ContinuousBatchingLogitsProcessorList,
 )
 from transformers.generation.continuous_batching.model_runner import infer_max_single_request_tokens
 from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
-from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
 from transformers.generation.logits_process import LogitsProcessorList
 
 from pipelines import device
 from pipelines.chat.context_length import context_of
-from pipelines.chat.decode.options import DecodeOptions
+from pipelines.chat.decode.options import DecodeOptions, not_static
 from pipelines.chat.decode.steps import DecodeSteps
-from pipelines.chat.kv_size import PAGE_TOKENS
+from pipelines.chat.page_size import blocks_within, page_of
 
-FLASH_PAGE_TOKENS = 256  # flash attention reads its cache in pages of this size
-PREFILL_TOKENS = {"cpu": 256}  # most prompt tokens of one step: about a second on two cores at 135M parameters
-PREFILL_TOKENS_GPU = 1024
 MIN_PREFILL_TOKENS = 32  # prompt tokens of a step however slow the device is, so that a long prompt is read at all
 MAX_PREFILL_S = 0.2  # longest that reading a part of a prompt may hold up other chats: a few tokens on a slow device
-TRASH_BLOCKS = 2  # the cache keeps two blocks that no sequence ever gets
 
 # Takes (ids of the sequences, their logits (N, V) float32); returns their next tokens, (N,) int64 on the same device:
 # -1 for a row whose logits are not all numbers. May change the logits. Must not wait for the device.
@@ -72,8 +66,8 @@ class PagedBatch:
 
         Raises ValueError when not one page fits into `cache_bytes`.
         """
-        page = _page_of(model)
-        n_blocks, max_tokens = _blocks_within(cache_bytes, page), page.prefill_tokens
+        page = page_of(model)
+        n_blocks, max_tokens = blocks_within(cache_bytes, page), page.prefill_tokens
         longest = math.ceil((context_of(model.config) or 0) / page.tokens) if page.flash else 0
         settings = ContinuousBatchingConfig(
             page_size=page.tokens,
@@ -318,52 +312,3 @@ class _SamplingHook(ContinuousBatchingLogitsProcessor):
             self._tokens = self._sampler(self._ids, rows)
             rows.scatter_(1, self._tokens.clamp(min=0)[:, None], torch.inf)  # transformers takes the argmax
         return scores
-
-
-def not_static(model: Any) -> str:
-    """Why static decode steps cannot serve this model, or nothing."""
-    config = model.config.get_text_config()
-    kinds = list(group_layers_by_attn_type(config))
-    if kinds != ["full_attention"]:
-        return f"not all of its layers attend to the whole text ({', '.join(kinds)})"
-    rope = str((getattr(config, "rope_parameters", None) or {}).get("rope_type", "default"))
-    if rope in ("dynamic", "longrope"):
-        return f"its rotary embedding depends on the longest text in the batch ({rope})"
-    return ""
-
-
-def paged_cache_bytes(model: Any, n_tokens: Sequence[int]) -> int:
-    """Bytes of a cache that holds sequences of these lengths, in tokens, at once."""
-    page = _page_of(model)
-    return page.fixed_bytes + sum(math.ceil(n / page.tokens) + page.spare for n in n_tokens) * page.n_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Page:
-    tokens: int
-    n_bytes: int  # in all layers, with the page's share of the attention mask and of the index tensors
-    fixed_bytes: int  # of a cache, besides its pages
-    prefill_tokens: int  # most tokens of one step
-    flash: bool
-    spare: int  # pages of each sequence that may be partly empty
-
-
-def _page_of(model: Any) -> _Page:
-    config, itemsize = model.config.get_text_config(), model.dtype.itemsize
-    flash = "flash" in (config._attn_implementation or "")
-    tokens = FLASH_PAGE_TOKENS if flash else PAGE_TOKENS
-    prefill = PREFILL_TOKENS.get(model.device.type, PREFILL_TOKENS_GPU)
-    per_token = 2 * config.num_hidden_layers * find_num_key_value_heads(config) * find_head_dim(config) * itemsize
-    mask_row = 0 if flash else prefill * itemsize
-    fixed = TRASH_BLOCKS * tokens * per_token + prefill * (mask_row + 64)
-    n_layers = [len(layers) for layers in group_layers_by_attn_type(config).values()]
-    sector = math.ceil(math.lcm(*n_layers) / sum(n_layers))  # pages in a sector: each kind's blocks fill it
-    return _Page(tokens, tokens * (per_token + mask_row + 8), fixed, prefill, flash, spare=len(n_layers) * sector)
-
-
-def _blocks_within(cache_bytes: int, page: _Page) -> int:
-    n_blocks = (cache_bytes - page.fixed_bytes) // page.n_bytes
-    if n_blocks < 1:
-        least = page.fixed_bytes + page.n_bytes
-        raise ValueError(f"a KV cache of {cache_bytes:,} bytes holds no page; {least:,} bytes hold one")
-    return int(n_blocks)

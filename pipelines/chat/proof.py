@@ -16,8 +16,8 @@ import torch
 
 from pipelines import device
 from pipelines.batching.merging import difference
-from pipelines.chat.decode.options import DecodeOptions
-from pipelines.chat.paged_batch import PagedBatch, not_static
+from pipelines.chat.decode.options import DecodeOptions, not_static
+from pipelines.chat.paged_batch import PagedBatch
 from pipelines.chat.unbatched import SequentialBatch
 from pipelines.interface import Merging
 from pipelines.packed_linear import PackedLinear

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
+
+from transformers.generation.continuous_batching.cache import group_layers_by_attn_type
 
 # What `torch.compile` makes faster kernels of: "layers" is one artefact for all layers; "model" is the whole forward,
 # which takes longer to compile and also fuses what lies between the layers.
@@ -19,3 +21,15 @@ class DecodeOptions:
     compiled: Compiled = "off"
     lookahead: bool = True  # launch the next forward before the host has seen the tokens of the last
     capture_s: float = 60.0  # no further graph is recorded after this time; its rows run in the next wider one
+
+
+def not_static(model: Any) -> str:
+    """Why static decode steps cannot serve this model, or nothing."""
+    config = model.config.get_text_config()
+    kinds = list(group_layers_by_attn_type(config))
+    if kinds != ["full_attention"]:
+        return f"not all of its layers attend to the whole text ({', '.join(kinds)})"
+    rope = str((getattr(config, "rope_parameters", None) or {}).get("rope_type", "default"))
+    if rope in ("dynamic", "longrope"):
+        return f"its rotary embedding depends on the longest text in the batch ({rope})"
+    return ""

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, GenerationConfi
 
 from pipelines.chat import admission
 from pipelines.chat.lane import ChatLane
-from pipelines.chat.paged_batch import PagedBatch, paged_cache_bytes
+from pipelines.chat.page_size import paged_cache_bytes
+from pipelines.chat.paged_batch import PagedBatch
 from pipelines.chat_interface import ChatRequest
 from pipelines.interface import Canceled, Merging, OutOfMemory, Replied, StepCost, Update
 from tests.support.lanes.chat_play import chat, ends, free_pages, play, replies, reply

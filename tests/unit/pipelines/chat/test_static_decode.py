@@ -21,7 +21,7 @@ from pipelines.chat.decode.options import DecodeOptions
 from pipelines.chat.decode.pages import Pages, reading
 from pipelines.chat.decode.steps import DecodeSteps
 from pipelines.chat.lane import ChatLane
-from pipelines.chat.paged_batch import paged_cache_bytes
+from pipelines.chat.page_size import paged_cache_bytes
 from pipelines.chat.proof import NOT_STATIC, prove
 from pipelines.chat_interface import ChatRequest
 from pipelines.interface import Failed, Replied
