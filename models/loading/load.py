@@ -166,7 +166,8 @@ def _chat(
         smoke_test_chat_model(model, spec, tokenizer.encode("The sky is", add_special_tokens=False) or [0])
         smoke_tested.add(spec.fingerprint)
     # Not on a CPU, where the kernels of a step take longer than the host does to prepare it.
-    proof = prove(model, DecodeOptions(static=device != "cpu"))
+    wanted = DecodeOptions(static=device != "cpu", compiled="layers" if spec.load.compile else "off")
+    proof = prove(model, wanted)
     return ChatLane(
         model,
         tokenizer,

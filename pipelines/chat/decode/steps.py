@@ -24,6 +24,8 @@ from pipelines.chat.decode.options import DecodeOptions
 from pipelines.chat.decode.pages import Pages, reading
 from pipelines.cuda_graphs import CaptureFailed, GraphPool
 
+NOT_COMPILED = "Its decode steps are not compiled, which makes them slower: {}."
+MAX_REASON = 300  # characters of the compiler's error that a note tells
 NOT_CAPTURED = "Its decode steps are not CUDA graphs, which makes one chat slower: {}"
 
 
@@ -48,7 +50,8 @@ class DecodeSteps:
         self._device: torch.device = model.device
         self._config = model.config.get_text_config()
         self._options = options
-        self._forward: Forward = forward_of(model, options.compiled)
+        self._plain: Forward = forward_of(model, "off")
+        self._forward = self._plain if options.compiled == "off" else forward_of(model, options.compiled)
         self._weights = [each for each in (*model.parameters(), *model.buffers()) if type(each.data) is Tensor]
         self._addresses: list[int] = []
         # A block is one page of each layer in a row, keys before values, and the tensors of a layer begin at its own.
@@ -199,9 +202,19 @@ class DecodeSteps:
 
     def _run(self, n_rows: int, n_columns: int) -> None:
         columns = self._max_columns if self._reads_lengths else min(_power_of_two(n_columns), self._max_columns)
-        with paged_decode(self._config), reading(self._pages, n_rows, columns):
-            logits = self._forward(self._tokens[None, :n_rows], self._positions[None, :n_rows])
+        try:
+            logits = self._call(self._forward, n_rows, columns)
+        except Exception as error:
+            if self._forward is self._plain or device.is_fatal(error) or device.is_out_of_memory(error):
+                raise
+            self.notes.append(NOT_COMPILED.format(f"{type(error).__name__}: {error}"[:MAX_REASON]))
+            self._forward = self._plain
+            logits = self._call(self._plain, n_rows, columns)
         self._logits[:n_rows].copy_(logits[0])
+
+    def _call(self, forward: Forward, n_rows: int, n_columns: int) -> Tensor:
+        with paged_decode(self._config), reading(self._pages, n_rows, n_columns):
+            return forward(self._tokens[None, :n_rows], self._positions[None, :n_rows])
 
 
 def _same(states: Sequence[Any], others: Sequence[Any]) -> bool:

@@ -295,7 +295,22 @@ def test_compiled_steps_give_the_same_replies_from_few_artefacts_and_let_go_of_t
     assert gone() is None
 
 
-def test_a_lane_with_static_steps_parks_and_resizes_as_before(model: Any, decode: DecodeOptions) -> None:
+@pytest.mark.slow
+def test_steps_that_the_compiler_refuses_run_uncompiled_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def backend(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("no compiler on this machine")
+
+    compile_ = torch.compile
+    monkeypatch.setattr(compiled.torch, "compile", lambda call, **_: compile_(call, backend=backend))
+    model = tiny_model()
+    lane = tiny_lane(model, decode=DecodeOptions(static=True, compiled="model"))
+
+    assert replies(lane, several(3)) == replies(tiny_lane(model), several(3))
+    (note,) = lane._kv_cache.batch.notes  # type: ignore[union-attr]
+    assert "no compiler on this machine" in note
+
+
+def test_a_lane_whose_cache_is_resized_under_static_steps_loses_no_token(model: Any, decode: DecodeOptions) -> None:
     lane: ChatLane = tiny_lane(model, decode=decode)
     expected = replies(tiny_lane(model), several())
     for request in several():
