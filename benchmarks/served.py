@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +32,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from server_client import Connection  # noqa: E402  (needs the path above)
 
 from benchmarks.compiled_sides import StockCompile  # noqa: E402
-from benchmarks.gpu_results import Results, median, timed  # noqa: E402
+from benchmarks.gpu_results import Results, median, stop_compilers, timed  # noqa: E402
 from benchmarks.real_models import MODELS, build, denoiser, request  # noqa: E402
 from pipelines import device as device_module  # noqa: E402
 from tests.support.http.live_server import LiveServer  # noqa: E402
@@ -59,6 +61,7 @@ def main() -> None:
     in_memory = MEMORY if MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(dir=in_memory) as folder, results.part(arguments.family):
         Comparison(arguments, results, Path(folder)).run()
+    stop_compilers()
 
 
 class Comparison:
@@ -83,7 +86,10 @@ class Comparison:
         try:
             asyncio.run(self.compare(live))
         finally:
-            live.stop()
+            began = time.perf_counter()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it is ended then
+                live.stop()
+            self.record(server_stop_s=round(time.perf_counter() - began, 2))
 
     def server(self) -> LiveServer:
         """A server with the checkpoint as its default picture model."""

@@ -27,7 +27,15 @@ import torch  # noqa: E402  (needs the path above)
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from benchmarks.compiled_sides import WARM_UPS, StockCompile, compile_lane, graphs_compiled, twin  # noqa: E402
-from benchmarks.gpu_results import Results, matmul_flops_per_s, median, peak_bytes, reset_peak, timed  # noqa: E402
+from benchmarks.gpu_results import (  # noqa: E402
+    Results,
+    matmul_flops_per_s,
+    median,
+    peak_bytes,
+    reset_peak,
+    stop_compilers,
+    timed,
+)
 from benchmarks.real_models import MODELS, RealModel, build, denoiser, request  # noqa: E402
 from pipelines import device as device_module  # noqa: E402
 from pipelines.diffusion.lane import DiffusionLane  # noqa: E402
@@ -57,6 +65,7 @@ def main() -> None:
             Measurement(name, results, arguments.device, arguments.tiny).run(compiled=not arguments.eager, rate=rate)
         gc.collect()
         device_module.release_cache()
+    stop_compilers()
 
 
 class Measurement:

@@ -29,7 +29,7 @@ from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
 from benchmarks import kernel_trace  # noqa: E402
 from benchmarks.compiled_sides import WARM_UPS, compile_lane  # noqa: E402
-from benchmarks.gpu_results import Results, timed  # noqa: E402
+from benchmarks.gpu_results import Results, stop_compilers, timed  # noqa: E402
 from benchmarks.real_models import MODELS, build, denoiser, request  # noqa: E402
 from pipelines import device as device_module  # noqa: E402
 from pipelines.chat.lane import ChatLane  # noqa: E402
@@ -75,6 +75,7 @@ def main() -> None:
             del lane, start
         gc.collect()
         device_module.release_cache()
+    stop_compilers()
 
 
 def diffusion_lane(name: str, device: str, *, tiny: bool) -> DiffusionLane:

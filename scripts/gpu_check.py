@@ -109,6 +109,7 @@ def run_here(parts: Sequence[Part], file: ResultFile, until: float, device: str,
     """Runs the parts one after another. A device that no later part could use ends the process."""
     import torch
 
+    from benchmarks.gpu_results import stop_compilers
     from pipelines import device as device_module
 
     device = device or device_module.default_device()
@@ -132,6 +133,7 @@ def run_here(parts: Sequence[Part], file: ResultFile, until: float, device: str,
         gc.collect()
         device_module.release_cache()
         file.record(part.name, wall_s=round(time.perf_counter() - began, 1))
+    stop_compilers()
 
 
 def _run(part: Part, file: ResultFile, device: str, tiny: bool) -> None:

@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import statistics
+import subprocess
 import tempfile
 import threading
 import time
@@ -58,10 +59,12 @@ def check_server(tiny: bool, device: str, record: Record) -> None:
                 except Exception as error:  # noqa: BLE001  # the other checks of the server must run
                     record(**{f"{check.__name__}_error": f"{type(error).__name__}: {error}"[:1500]})
         finally:
-            record(
-                log_tail=[line for line in live.log_tail().splitlines() if '"error"' in line or "warning" in line][-8:]
-            )
-            live.stop()
+            lines = live.log_tail().splitlines()
+            record(log_tail=[line for line in lines if '"error"' in line or "warning" in line][-8:])
+            began = time.perf_counter()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it is ended then
+                live.stop()
+            record(stop_s=round(time.perf_counter() - began, 1))
 
 
 def save_models(folder: Path, data_dir: Path, tiny: bool, device: str) -> dict[str, Any]:
