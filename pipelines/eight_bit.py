@@ -7,11 +7,18 @@ get alone. All tensors are plain ones: they are counted, parked and compiled lik
 
 from __future__ import annotations
 
+import functools
+import logging
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+from pipelines.device import is_fatal
+
+logger = logging.getLogger(__name__)
 
 Kind: TypeAlias = Literal["fp8", "int8"]
 
@@ -59,6 +66,8 @@ def quantized_rows(rows: torch.Tensor, kind: Kind) -> tuple[torch.Tensor, torch.
     bfloat16 rows are multiplied in bfloat16: that rounds them by 2⁻⁹, far below the 2⁻⁴ of fp8, and takes half the
     memory traffic. Nothing is clamped, because no product reaches the value that fp8 rounds to NaN (464).
     """
+    if rows.is_cuda and not torch.compiler.is_compiling() and (fused := _one_kernel(rows.device)) is not None:
+        return fused(rows, FP8 if kind == "fp8" else torch.int8, LARGEST[kind], SMALLEST_SCALE)
     largest = torch.linalg.vector_norm(rows, ord=torch.inf, dim=-1, keepdim=True).float()
     inverse = LARGEST[kind] / largest.clamp(min=SMALLEST_SCALE * LARGEST[kind])
     if rows.dtype == torch.bfloat16 and kind == "fp8":
@@ -66,6 +75,25 @@ def quantized_rows(rows: torch.Tensor, kind: Kind) -> tuple[torch.Tensor, torch.
         return (rows * factor).to(FP8), factor.float().reciprocal()
     scaled = rows * inverse
     return (scaled.to(FP8) if kind == "fp8" else scaled.round().to(torch.int8)), inverse.reciprocal()
+
+
+@functools.cache
+def _one_kernel(device: torch.device) -> Callable[..., tuple[torch.Tensor, torch.Tensor]] | None:
+    """Returns the function that does it in one kernel, once it has given what torch gives; None where it does not."""
+    try:
+        from pipelines.triton_rows import quantize
+
+        trial = torch.randn(3, 528, generator=torch.Generator().manual_seed(0)).to(device, torch.bfloat16)
+        for dtype, largest in ((FP8, LARGEST["fp8"]), (torch.int8, LARGEST["int8"])):
+            values, scale = quantize(trial, dtype, largest, SMALLEST_SCALE)
+            if not torch.allclose(values.float() * scale, trial.float(), rtol=0.07, atol=0.02):
+                raise ValueError(f"the kernel rounds {dtype} by too much")
+    except Exception as error:  # a compiler or a driver that Triton does not work with
+        if is_fatal(error):
+            raise
+        logger.warning("rows are quantized without Triton", exc_info=True)
+        return None
+    return quantize
 
 
 def _fp8_matmul(

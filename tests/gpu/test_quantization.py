@@ -11,7 +11,7 @@ from torch import nn
 from models.loading.eight_bit import use_eight_bits
 from pipelines.device import supports_fp8
 from pipelines.diffusion.attention_choice import NATIVE, Shape, measure
-from pipelines.eight_bit import EightBitLinear, Kind
+from pipelines.eight_bit import EightBitLinear, Kind, _one_kernel
 from pipelines.host_offload import HostOffload
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
@@ -52,6 +52,10 @@ def test_the_kernels_compute_what_the_layer_computes(kind: Kind, n_rows: int) ->
     assert 0 < distance(layer(inputs), original(inputs)) < ROUNDING[kind]
     one = layer(inputs[:1])
     assert distance(layer(inputs)[:1], one) < 0.01, "a row does not depend on the others"
+
+
+def test_rows_are_quantized_in_one_kernel() -> None:
+    assert _one_kernel(torch.device("cuda")) is not None
 
 
 def test_a_model_is_quantized_from_host_memory_onto_the_device_and_parks_and_comes_back(kind: Kind) -> None:
