@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 
 from benchmarks.families.family import fill
 
@@ -23,18 +24,21 @@ def built(device: str, dtype: torch.dtype, build: Callable[[], Any]) -> Any:
             made = build()
     finally:
         torch.set_default_dtype(before)
-    made = made.to(device=device, dtype=dtype)
+    made = made.to(
+        device
+    )  # without the dtype: buffers such as tables of angles keep their own, as in `from_pretrained`
     modules = [made] if isinstance(made, torch.nn.Module) else made.components.values()
     for module in modules:
         if isinstance(module, torch.nn.Module):
             fill(module.eval().requires_grad_(False))
+        if isinstance(module, ModelMixin):
             _keep_in_float32(module)
     return made
 
 
-def _keep_in_float32(module: torch.nn.Module) -> None:
+def _keep_in_float32(module: ModelMixin) -> None:
     """Does what `from_pretrained` does for the parts that a class of diffusers wants in float32 at any dtype."""
-    kept = getattr(module, "_keep_in_fp32_modules", None) or ()
+    kept = module._keep_in_fp32_modules or ()
     for name, parameter in module.named_parameters():
         if any(part in kept for part in name.split(".")):
             parameter.data = parameter.data.float()
