@@ -19,6 +19,7 @@ from models.files.model_index import components
 from models.files.safety import check_folder
 from models.loading.component_classes import component_class
 from models.loading.components import OFFLINE, errors_named, open_component, open_components
+from models.loading.memory_format import choose_memory_format
 from models.loading.noise_scheduler import apply_scheduler_settings
 from models.loading.options import apply_options, denoiser_quantization, enable_offload
 from models.loading.read_check import check_is_filled
@@ -71,6 +72,8 @@ def pipeline_builder(
             return enable_offload(pipeline, device), notes
         if device != "cpu":  # the weights are on the CPU already, and walking over them takes a while
             pipeline.to(device)
+        if device.startswith("cuda"):
+            choose_memory_format(getattr(pipeline, "vae", None), device)
         for name, identity in sharing.items():
             shared.offer(identity, dtype, getattr(pipeline, name))
         return pipeline, notes

@@ -6,7 +6,7 @@ and on the shape. The measurement takes about a tenth of a second of a load, so 
 
 from __future__ import annotations
 
-import time
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from pipelines import device as devices
 from pipelines.batching.merging import difference
 from pipelines.batching.proof import TOLERANCE
+from pipelines.timing import WORTH, shortest_seconds
 
 NATIVE = "native"  # torch's own order of its kernels
 FLASH_3 = "_flash_3"  # of the package flash_attn_interface
@@ -29,8 +30,6 @@ FIRST = {  # backend of diffusers → the kernel that torch is to try first
     "_native_efficient": SDPBackend.EFFICIENT_ATTENTION,
 }
 MOST_TOKENS = 8192  # of a measurement: the order of the kernels does not change beyond, and a clip has ten times more
-WORTH = 0.97  # of the time of torch's own choice: what does not take less is not worth another rounding
-REPEATS, RUNS = 3, 4
 
 Attend = Callable[..., torch.Tensor]  # (query, key, value), each (batch, tokens, heads, values) → the same shape
 
@@ -83,11 +82,11 @@ def measure(shape: Shape, dtype: torch.dtype, device: str) -> dict[str, float]:
     sizes = 1, shape.tokens, shape.heads, shape.head_dim
     query, key, value = (torch.randn(sizes, generator=noise, device=device, dtype=dtype) for _ in range(3))
     expected = _native(query, key, value)
-    seconds = {NATIVE: _seconds(_native, query, key, value, device)}
+    seconds = {NATIVE: shortest_seconds(functools.partial(_native, query, key, value), device)}
     for name, attend in candidates().items():
         try:
             if difference(attend(query, key, value), expected) <= TOLERANCE[dtype]:
-                seconds[name] = _seconds(attend, query, key, value, device)
+                seconds[name] = shortest_seconds(functools.partial(attend, query, key, value), device)
         except Exception as error:  # a kernel that does not take this card, dtype or shape
             if devices.is_fatal(error):
                 raise
@@ -185,16 +184,3 @@ def _native(
         enable_gqa=enable_gqa,
     )
     return output.transpose(1, 2)
-
-
-def _seconds(attend: Attend, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, device: str) -> float:
-    """The shortest of several timings of a call; the caller has run it once, which plans the kernel."""
-    best = float("inf")
-    for _ in range(REPEATS):
-        devices.finish(device)
-        began = time.perf_counter()
-        for _ in range(RUNS):
-            attend(query, key, value)
-        devices.finish(device)
-        best = min(best, (time.perf_counter() - began) / RUNS)
-    return best
