@@ -37,6 +37,7 @@ from pipelines.chat_interface import ChatRequest  # noqa: E402
 from pipelines.interface import Replied  # noqa: E402
 from scripts.gpu_build import built  # noqa: E402
 from scripts.gpu_chats import llama_3_2_1b  # noqa: E402
+from server.process.libraries import stop_compilers  # noqa: E402
 from tests.support.lanes.tiny_chat import tiny_model, tiny_tokenizer  # noqa: E402
 from tests.support.prompts import asked  # noqa: E402
 
@@ -68,6 +69,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="also name the kernels of a step that take longest")
     args = parser.parse_args()
     Benchmark(args).run()
+    stop_compilers()
 
 
 class Benchmark:

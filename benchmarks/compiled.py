@@ -37,6 +37,7 @@ from pipelines.diffusion.compile_worker import Worker  # noqa: E402
 from pipelines.diffusion.compiled_blocks import CompiledBlocks  # noqa: E402
 from pipelines.diffusion.lane import DiffusionLane  # noqa: E402
 from pipelines.interface import DiffusionRequest  # noqa: E402
+from server.process.libraries import stop_compilers  # noqa: E402
 from tests.support.lanes.lane_play import direct, gap, rendered  # noqa: E402
 
 LANE_BAR = 1.05
@@ -62,6 +63,7 @@ def main() -> None:
                 with results.part(part.__name__):
                     results.check_time()
                     part()
+        stop_compilers()
 
 
 class Follow:

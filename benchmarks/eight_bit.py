@@ -37,6 +37,7 @@ from pipelines import device as device_module  # noqa: E402
 from pipelines.eight_bit import quantized_rows  # noqa: E402
 from scripts import gpu_dits  # noqa: E402
 from scripts.gpu_chats import llama_3_2_1b  # noqa: E402
+from server.process.libraries import stop_compilers  # noqa: E402
 from tests.support.lanes.lane_play import direct  # noqa: E402
 from tests.support.lanes.tiny_chat import tiny_model  # noqa: E402
 
@@ -77,6 +78,7 @@ def main() -> None:
             Comparison(name, results, device, arguments.tiny, compiled=not arguments.eager).run(kinds)
         gc.collect()
         device_module.release_cache()
+    stop_compilers()
 
 
 def kernels(results: Results, device: str, tiny: bool) -> None:

@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -105,15 +104,6 @@ def driver_version() -> str | None:
         return str(pynvml.nvmlSystemGetDriverVersion())
     except Exception:  # noqa: BLE001  # a fact for the reader; its absence must not end a benchmark
         return None
-
-
-def stop_compilers() -> None:
-    """Ends the worker processes of torch's compiler. Call it last: at exit torch 2.11 may wait for them for minutes."""
-    compiler = sys.modules.get("torch._inductor.async_compile")
-    for pool in () if compiler is None else compiler._pool_set:
-        process = getattr(pool, "process", None)
-        if process is not None:
-            process.kill()
 
 
 def timed(device: str, work: Callable[[], Any]) -> tuple[Any, float]:

@@ -32,9 +32,10 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from server_client import Connection  # noqa: E402  (needs the path above)
 
 from benchmarks.compiled_sides import StockCompile  # noqa: E402
-from benchmarks.gpu_results import Results, median, stop_compilers, timed  # noqa: E402
+from benchmarks.gpu_results import Results, median, timed  # noqa: E402
 from benchmarks.real_models import MODELS, build, denoiser, request  # noqa: E402
 from pipelines import device as device_module  # noqa: E402
+from server.process.libraries import stop_compilers  # noqa: E402
 from tests.support.http.live_server import LiveServer  # noqa: E402
 from tests.support.lanes.lane_play import direct  # noqa: E402
 

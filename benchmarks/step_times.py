@@ -33,12 +33,12 @@ from benchmarks.gpu_results import (  # noqa: E402
     median,
     peak_bytes,
     reset_peak,
-    stop_compilers,
     timed,
 )
 from benchmarks.real_models import MODELS, RealModel, build, denoiser, request  # noqa: E402
 from pipelines import device as device_module  # noqa: E402
 from pipelines.diffusion.lane import DiffusionLane  # noqa: E402
+from server.process.libraries import stop_compilers  # noqa: E402
 from tests.support.lanes.lane_play import direct, rendered  # noqa: E402
 
 LANE_BAR, RATE_BAR = 1.05, 0.55

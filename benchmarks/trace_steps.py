@@ -29,7 +29,7 @@ from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
 from benchmarks import kernel_trace  # noqa: E402
 from benchmarks.compiled_sides import WARM_UPS, compile_lane  # noqa: E402
-from benchmarks.gpu_results import Results, stop_compilers, timed  # noqa: E402
+from benchmarks.gpu_results import Results, timed  # noqa: E402
 from benchmarks.real_models import MODELS, build, denoiser, request  # noqa: E402
 from pipelines import device as device_module  # noqa: E402
 from pipelines.chat.lane import ChatLane  # noqa: E402
@@ -37,6 +37,7 @@ from pipelines.chat_interface import ChatRequest  # noqa: E402
 from pipelines.diffusion.lane import DiffusionLane  # noqa: E402
 from pipelines.interface import Lane  # noqa: E402
 from scripts import gpu_chats, gpu_dits  # noqa: E402
+from server.process.libraries import stop_compilers  # noqa: E402
 from tests.support.lanes.tiny_chat import tiny_model, tiny_tokenizer  # noqa: E402
 from tests.support.prompts import asked  # noqa: E402
 

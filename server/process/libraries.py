@@ -7,6 +7,7 @@ second thread would find the one that is replaced. A server that starts does not
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
 
@@ -32,3 +33,15 @@ def import_libraries() -> None:
         from models.loading.load import quiet_libraries
 
         quiet_libraries()
+
+
+def stop_compilers() -> None:
+    """End the worker processes of torch's compiler, if there are any: at exit torch 2.11 may wait for them for minutes.
+
+    Nothing can be compiled after that.
+    """
+    compiler = sys.modules.get("torch._inductor.async_compile")
+    for pool in () if compiler is None else compiler._pool_set:
+        process = getattr(pool, "process", None)
+        if process is not None:
+            process.kill()

@@ -43,7 +43,7 @@ from server.process.build_engines import make_fleet, memory_requirements
 from server.process.build_service import ServiceOptions, build_service
 from server.process.hardware import Machine, NoSuchDevice, auto_dtype, find_machines
 from server.process.host_memory import HostMemory
-from server.process.libraries import import_libraries
+from server.process.libraries import import_libraries, stop_compilers
 from server.process.settings import Settings
 from server.process.visible_gpus import visible_gpus
 from server.service.learned import LearnedValues
@@ -172,6 +172,7 @@ async def _serve(
     await learned.close()
     pool.shutdown()
     prompt_pool.shutdown(wait=False, cancel_futures=True)  # nobody waits for a prompt any more
+    stop_compilers()
     return code
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -10,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from server.process.libraries import TORCH_ENVIRONMENT, import_libraries, keep_compiled_code
+from server.process.libraries import TORCH_ENVIRONMENT, import_libraries, keep_compiled_code, stop_compilers
 
 
 def test_a_second_thread_waits_until_the_first_has_imported_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,3 +66,14 @@ def test_compiled_code_is_kept_in_the_cache_directory_unless_the_user_set_anothe
     keep_compiled_code(Path("/cache"))
 
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/elsewhere"
+
+
+def test_compiling_processes_are_ended_and_without_a_compiler_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch._inductor.async_compile", raising=False)
+    stop_compilers()
+
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    pools = [SimpleNamespace(process=process), SimpleNamespace()]  # a pool may be of threads
+    monkeypatch.setitem(sys.modules, "torch._inductor.async_compile", SimpleNamespace(_pool_set=pools))
+    stop_compilers()
+    assert process.wait(10) == -signal.SIGKILL
