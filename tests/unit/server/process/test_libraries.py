@@ -72,8 +72,8 @@ def test_compiling_processes_are_ended_and_without_a_compiler_nothing_happens(mo
     monkeypatch.delitem(sys.modules, "torch._inductor.async_compile", raising=False)
     stop_compilers()
 
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    pools = [SimpleNamespace(process=process), SimpleNamespace()]  # a pool may be of threads
-    monkeypatch.setitem(sys.modules, "torch._inductor.async_compile", SimpleNamespace(_pool_set=pools))
-    stop_compilers()
-    assert process.wait(10) == -signal.SIGKILL
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        pools = [SimpleNamespace(process=process), SimpleNamespace()]  # a pool may be of threads
+        monkeypatch.setitem(sys.modules, "torch._inductor.async_compile", SimpleNamespace(_pool_set=pools))
+        stop_compilers()
+        assert process.wait(10) == -signal.SIGKILL
