@@ -109,7 +109,7 @@ def run_here(parts: Sequence[Part], file: ResultFile, until: float, device: str,
     """Runs the parts one after another. A device that no later part could use ends the process."""
     import torch
 
-    from benchmarks.gpu_results import stop_compilers
+    from server.process.libraries import stop_compilers
     from pipelines import device as device_module
 
     device = device or device_module.default_device()
