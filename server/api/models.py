@@ -20,8 +20,8 @@ from pipelines.step_schedule import MIN_STEPS, SPEEDS, Speed
 from server.api.deps import KeyDep, LibraryDep, ServiceDep
 from server.api.model_details import FailureReply, failure_json, notes_of, plain
 from server.api.wire import JsonObject, Reply, errors, timestamp
+from server.engine_status import DeviceStatus, ModelState
 from server.jobs.request import DEFAULT_STEPS
-from server.protocol import DeviceStatus, ModelState
 from server.service.models import ModelView
 from server.service.service import Service
 
@@ -118,7 +118,10 @@ async def models(service: ServiceDep, library: LibraryDep, key: KeyDep) -> Respo
 
 @router.get("/api/gpu", responses={200: {"model": DevicesReply}, **errors()})
 async def gpu(service: ServiceDep, _: KeyDep) -> Response:
-    """Returns who holds how many bytes of each device. The holders of a device sum to `used`."""
+    """Returns who holds how many bytes of each device. The holders of a device sum to `used`.
+
+    Bytes of kind `cached` are kept by this process for its next job, and count as free. CUDA itself is among `others`.
+    """
     return JSONResponse({"devices": [_device_json(device) for device in service.live_jobs.devices()]})
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from server.protocol import DeviceStatus, MemoryHolder
+from server.engine_status import DeviceStatus, MemoryHolder
 
 HolderKind: TypeAlias = Literal["weights", "kv_cache", "activations", "leaked"]
 
@@ -58,6 +58,16 @@ class Ledger:
     def has_driver(self) -> bool:
         """Whether a driver reports exactly what is held, so that the peak of a forward can be measured."""
         return self._reading is not None and self._reading.exact
+
+    @property
+    def cached_bytes(self) -> int:
+        """What this process holds but nobody has booked: freed by jobs and kept by the allocator for the next ones.
+
+        It may still be booked. Only a driver's figure shows it.
+        """
+        if self._reading is None or not self._reading.exact:
+            return 0
+        return max(0, self._reading.ours_bytes - self.booked_bytes)
 
     @property
     def free_bytes(self) -> int:
@@ -182,6 +192,8 @@ class Ledger:
             for (kind, _), n_bytes in held.items():
                 rows[name, kind] = rows.get((name, kind), 0) + n_bytes
         holders = [MemoryHolder(name, kind, n) for (name, kind), n in sorted(rows.items())]
+        if self.cached_bytes:
+            holders.append(MemoryHolder("kept for the next job", "cached", self.cached_bytes))
         if self.others_bytes:
             holders.append(MemoryHolder("other programs", "other", self.others_bytes))
         return DeviceStatus(

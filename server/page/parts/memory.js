@@ -1,23 +1,23 @@
-/** A device's memory as a bar: all holders, other programs, the reserve and the free rest, which sum to the total. */
+/** A device's memory as a bar: all holders, the reserve and the free rest, which sum to the total. */
 
 import { h } from "../dom.js";
 import { bytes } from "../format.js";
 
-const KINDS = { weights: "weights", kv_cache: "KV cache", activations: "activations", other: "other" };
+const KINDS = { weights: "weights", kv_cache: "KV cache", activations: "activations", cached: "cached", other: "" };
 const HUES = 6;
 
 export function memory(device) {
-  const { total, used, others, reserve, free, holders } = device;
+  const { total, used, reserve, holders } = device;
   const parts = [
     ...holders.map((holder, index) => ({
       name: holder.name,
       what: KINDS[holder.kind] ?? holder.kind,
       n: holder.bytes,
       hue: (index % HUES) + 1,
+      kind: holder.kind === "other" ? "others" : undefined,
     })),
-    { name: "Other programs", n: others, kind: "others" },
     { name: "Reserve", n: reserve, kind: "reserve" },
-    { name: "Free", n: free, kind: "free" },
+    { name: "Free", n: total - used - reserve, kind: "free" },
   ].filter(({ n }) => n > 0);
   return h(
     "section",
@@ -26,7 +26,7 @@ export function memory(device) {
       "div",
       { class: "row" },
       h("h2", { class: "grow" }, device.name),
-      h("span", {}, h("b", {}, bytes(used + others)), h("span", { class: "soft" }, ` of ${bytes(total)} used`)),
+      h("span", {}, h("b", {}, bytes(used)), h("span", { class: "soft" }, ` of ${bytes(total)} used`)),
     ),
     h(
       "div",

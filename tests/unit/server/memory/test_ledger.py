@@ -61,6 +61,25 @@ def test_the_ledger_never_exceeds_the_device_never_goes_negative_and_adds_up(ste
     assert ledger.booked_bytes == 0
 
 
+def test_what_the_allocator_keeps_is_shown_and_may_still_be_booked() -> None:
+    ledger = Ledger(name="gpu", capacity_bytes=100)
+    ledger.book("a", "weights", 20)
+    ledger.observe(Reading(free_bytes=60, ours_bytes=35))  # 5 are another program's
+
+    status = ledger.status()
+    assert [(holder.kind, holder.n_bytes) for holder in status.holders] == [
+        ("weights", 20), ("cached", 15), ("other", 5)
+    ]  # fmt: skip
+    assert status.used_bytes == 40, "what the driver says"
+    assert ledger.free_bytes == 75
+
+
+def test_on_a_cpu_memory_that_the_c_library_keeps_is_no_row() -> None:
+    ledger = Ledger(name="cpu", capacity_bytes=100)
+    ledger.observe(Reading(free_bytes=60, ours_bytes=35, exact=False))
+    assert ledger.status().used_bytes == ledger.others_bytes
+
+
 def test_leaked_bytes_stay_booked_until_the_driver_has_them_back() -> None:
     ledger = Ledger(name="gpu", capacity_bytes=100)
     ledger.leaked("a", 30)
