@@ -6,6 +6,7 @@ Of all files only this one uses torch.cuda, and `cuda_graphs.py` and the default
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import resource
 import time
@@ -191,13 +192,18 @@ def _allocations() -> Iterator[int]:
 
 
 def priority_stream(device: torch.device) -> torch.cuda.Stream | None:
-    """A stream whose work goes ahead of what other streams have queued; None on a CPU.
+    """The device's stream whose work goes ahead of what other streams have queued; None on a CPU.
 
     Synchronizes first, so that tensors that other streams wrote are complete.
     """
     if device.type != "cuda":
         return None
     torch.cuda.synchronize(device)
+    return _priority_stream(device)
+
+
+@functools.cache  # one for all: cuBLAS keeps a workspace for each stream that it has ever run on, 32 MiB on an H200
+def _priority_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device, priority=-1)
 
 

@@ -17,8 +17,13 @@ from pipelines.chat.decode.options import Compiled
 # (tokens (1, R) int64, positions (1, R) int32) → logits (1, R, V)
 Forward: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
-# With one row, matrix products become sums that fuse with what surrounds them and come closer to the memory's rate.
-ONE_ROW: dict[str, Any] = {"coordinate_descent_tuning": True}
+# With one row, matrix products become sums that fuse with what surrounds them and come closer to the memory's rate;
+# sums side by side share a kernel, and a kernel begins while the one before it ends (programmatic dependent launch).
+ONE_ROW: dict[str, Any] = {
+    "coordinate_descent_tuning": True,
+    "combo_kernels": True,
+    "triton.enable_pdl": True,  # Hopper and newer; no effect elsewhere
+}
 
 
 def forward_of(model: Any, compiled: Compiled) -> Forward:
