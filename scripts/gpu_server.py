@@ -77,7 +77,8 @@ def save_models(folder: Path, data_dir: Path, tiny: bool, device: str) -> dict[s
         body = {"type": "video", "model": "tiny-motion", "prompt": "Ocean waves at sunset", "steps": 100}
     else:
         gpu_chats.save_smollm2(folder / "chat", torch.bfloat16)
-        gpu_dits.built(device, torch.bfloat16, gpu_chats.llama_3_2_1b).save_pretrained(folder / "beside")
+        talker = gpu_dits.built(device, torch.bfloat16, gpu_chats.llama_3_2_1b)
+        gpu_chats.saying_known_tokens(talker).save_pretrained(folder / "beside")
         tiny_tokenizer().save_pretrained(folder / "beside")
         gpu_dits.built(device, torch.bfloat16, gpu_models.wan).save_pretrained(folder / "clip")
         body = {"type": "video", "model": "clip", "prompt": "Ocean waves at sunset", "steps": 100}
@@ -237,7 +238,7 @@ def check_beside(live: LiveServer, clip: dict[str, Any], device: str, record: Re
 def talk(live: LiveServer) -> list[float]:
     """Runs a chat and returns the seconds between its pieces of text."""
     connection = http.client.HTTPConnection("127.0.0.1", live.port, timeout=120)
-    body = {"message": "Tell me a story.", "model": "beside", "max_tokens": TOKENS, "temperature": 1, "stream": True}
+    body = {"message": "Tell me a story.", "model": "beside", "max_tokens": TOKENS, "temperature": 0, "stream": True}
     headers = {"Authorization": f"Bearer {live.key}", "Content-Type": "application/json"}
     connection.request("POST", "/api/chat", json.dumps(body), headers)
     response = connection.getresponse()
