@@ -14,12 +14,19 @@ import models.errors
 from models.spec import Defaults, Limits, ModelSpec, ModelType
 from pipelines.chat_interface import ChatRequest, Message, Prompt, PromptOptions, PromptTooLong, Section, TokenLogprobs
 from pipelines.interface import DiffusionRequest, Request, Sound
+from server.engine_status import (
+    DeviceStatus,
+    EngineStatus,
+    MemoryHolder,
+    ModelStatus,
+    QueueEntry,
+    RunningEntry,
+    WaitingFor,
+)
 from server.errors import NeverFits, Unavailable
 from server.job import Job
 from server.protocol import (
     Cancel,
-    DeviceStatus,
-    EngineStatus,
     Event,
     JobCanceled,
     JobFailed,
@@ -28,14 +35,9 @@ from server.protocol import (
     JobReplied,
     JobStarted,
     JobText,
-    MemoryHolder,
     ModelMessage,
-    ModelStatus,
     OutputReady,
-    QueueEntry,
     Recall,
-    RunningEntry,
-    WaitingFor,
 )
 from server.units import size
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from models.spec import ModelSpec
 from server.api.wire import JsonObject, Reply
-from server.protocol import ModelState
+from server.engine_status import ModelState
 from server.service.models import ModelView
 
 VALUES = (

@@ -14,7 +14,7 @@ from pipelines.interface import Stage
 from server.accounts.auth import ApiKey
 from server.api.deps import KeyDep, ServiceDep
 from server.api.wire import JsonObject, Reply, errors
-from server.protocol import QueueEntry, RunningEntry
+from server.engine_status import QueueEntry, RunningEntry
 from server.service.service import Service
 
 router = APIRouter()

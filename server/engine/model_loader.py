@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from models.errors import ModelsError
 from pipelines.interface import Lane
+from server.engine_status import LoadError
 from server.memory.ledger import DoesNotFit, Reading
-from server.protocol import FilesRead, LoadError, Message
+from server.protocol import FilesRead, Message
 from server.scheduling.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pipelines.interface import Lane
 from server.engine.eta import Estimates, eta_seconds
 from server.engine.running_jobs import RunningJobs
-from server.protocol import EngineStatus, ModelStatus, QueueEntry, RunningEntry
+from server.engine_status import EngineStatus, ModelStatus, QueueEntry, RunningEntry
 from server.scheduling.scheduler import Scheduler
 
 INTERVAL_S = 0.1

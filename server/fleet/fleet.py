@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import assert_never
 
+from server.engine_status import EngineStatus, ModelStatus
 from server.errors import Conflict, NeverFits, Unavailable
 from server.fleet.assignments import Assignment, Assignments
 from server.fleet.engine_port import Engine
@@ -22,7 +23,6 @@ from server.fleet.placement import DeviceView, choose_device, rebalance
 from server.job import Job
 from server.protocol import (
     Cancel,
-    EngineStatus,
     Event,
     Forget,
     JobCanceled,
@@ -33,7 +33,6 @@ from server.protocol import (
     KeepAlive,
     LoadModel,
     ModelMessage,
-    ModelStatus,
     OutputReady,
     Pin,
     Recall,

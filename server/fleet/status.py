@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from server.protocol import DeviceStatus, EngineStatus, ModelState, ModelStatus, QueueEntry, RunningEntry
+from server.engine_status import DeviceStatus, EngineStatus, ModelState, ModelStatus, QueueEntry, RunningEntry
 
 # A model with copies in several states is reported in the first of these.
 STATE_PRECEDENCE: Sequence[ModelState] = ("resident", "loading", "parked", "failed", "available")

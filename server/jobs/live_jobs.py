@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.interface import Stage
+from server.engine_status import DeviceStatus, EngineStatus, QueueEntry, RunningEntry, WaitingFor
 from server.fleet.status import FleetStatus, ModelSnapshot
 from server.job import State
 from server.jobs.watchers import Watchers
-from server.protocol import DeviceStatus, EngineStatus, JobProgressed, JobStarted, QueueEntry, RunningEntry, WaitingFor
+from server.protocol import JobProgressed, JobStarted
 from server.store.jobs import JobRow, OutputRow
 
 # The progress of a job when a stage begins. Denoising takes most of the time, so its steps fill the largest part.

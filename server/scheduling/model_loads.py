@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
+from server.engine_status import WaitingFor
 from server.memory.activations import Peaks
 from server.memory.ledger import Ledger
-from server.protocol import WaitingFor
 from server.scheduling.actions import Action, Load, Read, Unpark
 from server.scheduling.fair_queue import AGEING, FairQueue
 from server.scheduling.residency import Residency

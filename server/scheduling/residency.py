@@ -9,8 +9,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from server.engine_status import LoadError
 from server.memory.ledger import Ledger
-from server.protocol import Forget, KeepAlive, LoadError, LoadModel, ModelMessage, Pin, UnloadModel
+from server.protocol import Forget, KeepAlive, LoadModel, ModelMessage, Pin, UnloadModel
 from server.scheduling.actions import ModelFacts, ResizeCache
 from server.scheduling.eviction import Candidate, EvictionPlan, plan_eviction
 from server.scheduling.load_times import LoadTimes

@@ -24,10 +24,11 @@ from collections.abc import Callable, Mapping
 from typing import assert_never
 
 from pipelines.interface import NextStep
+from server.engine_status import LoadError
 from server.job import Job
 from server.memory.activations import Peaks
 from server.memory.ledger import Ledger, Reading
-from server.protocol import Drain, FilesRead, Forget, KeepAlive, LoadError, LoadModel, Pin, PolicyMessage, UnloadModel
+from server.protocol import Drain, FilesRead, Forget, KeepAlive, LoadModel, Pin, PolicyMessage, UnloadModel
 from server.scheduling.actions import Action, Admit, Evict, ModelFacts, Step, Wait
 from server.scheduling.batch_size import BatchSizes, StepSizer
 from server.scheduling.fair_queue import FairQueue, Waiting

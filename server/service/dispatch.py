@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import assert_never
 
+from server.engine_status import EngineStatus
 from server.jobs.live_jobs import LiveJobs
 from server.jobs.results import Results
 from server.protocol import (
-    EngineStatus,
     Event,
     JobCanceled,
     JobFailed,

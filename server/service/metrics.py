@@ -14,10 +14,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from server.engine_status import EngineStatus
 from server.job import State
 from server.jobs.live_jobs import LiveJobs
 from server.protocol import (
-    EngineStatus,
     Event,
     JobFailed,
     JobProgressed,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from server.protocol import ModelStatus, OutputReady, RanOutOfMemory
+from server.engine_status import ModelStatus
+from server.protocol import OutputReady, RanOutOfMemory
 from tests.support.http.front import VIDEO, Front, front
 
 pytestmark = pytest.mark.anyio

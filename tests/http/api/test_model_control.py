@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from server.engine_status import ModelStatus
 from server.errors import Conflict
-from server.protocol import KeepAlive, LoadModel, ModelStatus, Pin, UnloadModel
+from server.protocol import KeepAlive, LoadModel, Pin, UnloadModel
 from server.store import model_overrides
 from server.store.model_overrides import ModelOverride
 from tests.support.http.front import IMAGE, Front, front

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from models.spec import ModelSpec
 from server.api import model_details
-from server.protocol import LoadError, ModelStatus
+from server.engine_status import LoadError, ModelStatus
 from tests.fakes import FakeCatalogue, spec
 from tests.support.checkpoints import safetensors_bytes, stable_diffusion_folder
 from tests.support.http.front import Front, front

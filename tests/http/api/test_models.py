@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from server.protocol import ModelStatus
+from server.engine_status import ModelStatus
 from tests.support.http.front import MORNING, front
 
 pytestmark = pytest.mark.anyio

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from server.engine_status import ModelStatus
 from server.jobs.live_jobs import LiveJobs
-from server.protocol import JobProgressed, JobStarted, ModelStatus
+from server.protocol import JobProgressed, JobStarted
 from tests.support.http.front import VIDEO, front
 
 pytestmark = pytest.mark.anyio

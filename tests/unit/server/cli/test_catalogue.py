@@ -11,7 +11,7 @@ import pytest
 
 from models.catalogue import Catalogue
 from models.starters import starters
-from server.protocol import LoadError, ModelStatus
+from server.engine_status import LoadError, ModelStatus
 from tests.support.checkpoints import chat_folder, safetensors_bytes, stable_diffusion_folder
 from tests.support.fake_hub import COMMIT, fake_hub
 from tests.support.http.command_line import run, use_server

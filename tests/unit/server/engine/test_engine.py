@@ -13,11 +13,11 @@ import pytest
 from pipelines.interface import Failed, Update, WeightsChanged
 from server.engine.engine import Engine
 from server.engine.model_loader import Device
+from server.engine_status import EngineStatus
 from server.errors import NeverFits, Unavailable
 from server.memory.ledger import Ledger
 from server.protocol import (
     Cancel,
-    EngineStatus,
     Event,
     Forget,
     JobCanceled,

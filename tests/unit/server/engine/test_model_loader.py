@@ -10,8 +10,8 @@ import pytest
 from models.errors import LoadFailed
 from server.engine import model_loader
 from server.engine.model_loader import Device, ModelLoader
+from server.engine_status import LoadError, MemoryHolder
 from server.memory.ledger import Ledger, Reading
-from server.protocol import LoadError, MemoryHolder
 from server.scheduling.actions import ModelFacts
 from server.scheduling.scheduler import Scheduler
 from tests.support.lanes.fake_lane import FakeLane

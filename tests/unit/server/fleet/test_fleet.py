@@ -14,14 +14,13 @@ import pytest
 from pipelines.interface import DiffusionRequest, Update
 from server.engine.engine import Engine
 from server.engine.model_loader import Device
+from server.engine_status import DeviceStatus, EngineStatus, ModelStatus, QueueEntry
 from server.errors import Conflict, NeverFits, Unavailable
 from server.fleet.fleet import Fleet
 from server.job import Job
 from server.memory.ledger import Ledger
 from server.protocol import (
     Cancel,
-    DeviceStatus,
-    EngineStatus,
     Event,
     JobCanceled,
     JobFailed,
@@ -30,10 +29,8 @@ from server.protocol import (
     KeepAlive,
     LoadModel,
     Message,
-    ModelStatus,
     OutputReady,
     Pin,
-    QueueEntry,
     Recall,
     UnloadModel,
 )

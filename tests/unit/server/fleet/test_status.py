@@ -6,8 +6,16 @@ from dataclasses import replace
 
 import pytest
 
+from server.engine_status import (
+    DeviceStatus,
+    EngineStatus,
+    LoadError,
+    MemoryHolder,
+    ModelStatus,
+    QueueEntry,
+    RunningEntry,
+)
 from server.fleet.status import FleetStatus
-from server.protocol import DeviceStatus, EngineStatus, LoadError, MemoryHolder, ModelStatus, QueueEntry, RunningEntry
 
 
 def status(device: str, *waiting: str, free: int = 5, models=(), running=()) -> EngineStatus:

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 
 import pytest
 
+from server.engine_status import DeviceStatus, EngineStatus, QueueEntry, RunningEntry
 from server.job import State
 from server.jobs.live_jobs import STAGE_START_PROGRESS, LiveJobs
-from server.protocol import DeviceStatus, EngineStatus, JobProgressed, JobStarted, QueueEntry, RunningEntry
+from server.protocol import JobProgressed, JobStarted
 from tests.support.stores import job_row
 
 AT = datetime(2026, 11, 24, 9, tzinfo=UTC)

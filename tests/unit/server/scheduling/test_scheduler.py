@@ -6,9 +6,10 @@ import dataclasses
 
 from pipelines.chat_interface import ChatRequest
 from pipelines.interface import DiffusionRequest, Lora, NextStep, Request
+from server.engine_status import LoadError
 from server.job import Job, JobType
 from server.memory.ledger import Ledger
-from server.protocol import Drain, FilesRead, KeepAlive, LoadError, LoadModel, UnloadModel
+from server.protocol import Drain, FilesRead, KeepAlive, LoadModel, UnloadModel
 from server.scheduling.actions import Action, Admit, Evict, Load, ModelFacts, Read, ResizeCache, Step, Unpark, Wait
 from server.scheduling.scheduler import Scheduler
 from tests.support.prompts import EMPTY

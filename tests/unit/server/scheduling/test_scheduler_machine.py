@@ -26,6 +26,7 @@ from hypothesis.stateful import (
 from pipelines.interface import Request, never_yield
 from server.engine.executor import Executor
 from server.engine.model_loader import Device, ModelLoader
+from server.engine_status import LoadError
 from server.memory.ledger import Ledger, Reading
 from server.protocol import (
     Cancel,
@@ -35,7 +36,6 @@ from server.protocol import (
     JobReplied,
     JobReturned,
     JobStarted,
-    LoadError,
     LoadModel,
     Message,
     OutputReady,
