@@ -45,9 +45,11 @@ def check_load_options(spec: ModelSpec, *, on_cpu: bool) -> None:
     """Raises `BadModel` that names the option at fault. `on_cpu`: the model will be loaded on the CPU."""
     load = spec.load
     if spec.type == "chat":
-        for option in ("offload", "vae", "base", "embeddings", "compile", "attention"):
+        for option in ("offload", "vae", "base", "embeddings", "attention"):
             if getattr(load, option):
                 raise BadModel(f"load.{option} is for image and video models")
+        if load.compile and on_cpu:
+            raise BadModel("load.compile of a chat model needs a CUDA device")
         if load.chat_template is not None and spec.path is not None:
             check_template(fallback_template(load.chat_template, spec.path))
         check_has_template(spec)
