@@ -1,10 +1,9 @@
 """Step-level batching of code that was written to run alone. Device thread only.
 
-A task runs stock code in a greenlet. The modules that cost device time have their entry points wrapped: a call from
-within a task suspends the task with the call pending; a call from elsewhere runs as usual. `step` takes the pending
-calls that can share one forward, runs them as one batch (`batched_call.py`), hands each task its rows and resumes it
-until its next call or its end. So tasks that know nothing of each other join and leave the batch at every call. A task
-with a `StepCache` may answer some of its calls by itself, and is not suspended at those.
+A task runs stock code in a greenlet, and is suspended where it calls a module that costs device time
+(`wrapped_modules.py`). `step` takes the pending calls that can share one forward, runs them as one batch
+(`batched_call.py`), hands each task its rows and resumes it until its next call or its end. So tasks that know nothing
+of each other join and leave the batch at every call.
 
 The forward runs in a greenlet too, and can be preempted at its blocks or layers (`preemption.py`); the next `step`
 resumes it.
@@ -14,25 +13,21 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import greenlet
-import torch
-from torch import nn
 
 from pipelines import device
 from pipelines.batching import torch_modes
 from pipelines.batching.batched_call import BatchedCalls, CallResult
-from pipelines.batching.call_device import on_device
 from pipelines.batching.merging import Call, CallSignature
-from pipelines.batching.module_state import ModuleChanges, ModuleState
-from pipelines.batching.preemption import PreemptibleForward, YieldPoints
+from pipelines.batching.module_state import ModuleChanges
+from pipelines.batching.preemption import PreemptibleForward
 from pipelines.batching.task import Outcome, Task, TaskCanceled
+from pipelines.batching.wrapped_modules import WrappedModules
 from pipelines.interface import Merging, never_yield
-
-VAE_ENTRIES = ("encode", "decode")
 
 logger = logging.getLogger(__name__)
 
@@ -58,29 +53,23 @@ class ActiveForward:
 class Rendezvous:
     def __init__(
         self,
+        modules: WrappedModules,
         *,
         max_calls: int = 8,
         merging: Merging = "unproven",
         verdicts: Mapping[str, bool] | None = None,
         salt: str = "",
         fence: device.Fence | None = None,
-        every_layer: bool = False,
-        compute_device: torch.device | None = None,
     ) -> None:
-        """max_calls: most calls in one forward. verdicts, salt: see `BatchedCalls`. fence: of the device.
+        """modules: which the tasks call. max_calls: most calls in one forward. fence: of the device.
 
-        every_layer: forwards that run long between two blocks may get a yield point before each layer.
-        compute_device: gets the arguments of every call; None leaves them where they are.
+        verdicts, salt: see `BatchedCalls`.
         """
         self._batched_calls = BatchedCalls(max_calls=max_calls, merging=merging, verdicts=verdicts or {}, salt=salt)
         self._fence = fence or device.Fence("cpu")
         self._waiting: list[Task] = []  # suspended at a pending call, oldest first
         self._active: ActiveForward | None = None  # suspended inside a forward
-        self._wrapped: list[tuple[Any, str, Any]] = []  # (module, entry, instance attribute before)
-        self._every_layer = every_layer
-        self._compute_device = compute_device
-        self._yield_points: dict[str, dict[int, YieldPoints]] = {}  # by component, then by id of the module
-        self._module_state = ModuleState()
+        self.modules = modules
 
     @property
     def merging(self) -> Merging:
@@ -118,58 +107,6 @@ class Rendezvous:
         """Whether a suspended forward is to be resumed for a task that is not canceled."""
         return self._active is not None and any(not task.canceled for task in self._active.forward.tasks)
 
-    def wrap(self, component: str, owner: Any, entry: str) -> None:
-        """Make `owner.entry` suspend the tasks that call it. `unwrap` undoes this."""
-        function = getattr(owner, entry)
-
-        @functools.wraps(function)  # pipelines look at the signature of `forward`
-        def suspend(*args: Any, **kwargs: Any) -> Any:
-            task = greenlet.getcurrent()
-            if not isinstance(task, Task) or task.parent is None:
-                return function(*args, **kwargs)
-            if self._compute_device is not None:
-                args, kwargs = on_device((args, kwargs), self._compute_device)
-            if entry != "forward":
-                return _await(task, Call(component, entry, function, args, kwargs))
-
-            def run() -> Any:
-                wrapped = task.wrap_forward(function) if task.wrap_forward else function
-                return _await(task, Call(component, entry, wrapped, args, kwargs))
-
-            if task.step_cache is None or task.module_changes.hooks:  # the task's hooks look into each forward
-                return run()
-            return task.step_cache.call(component, (*args, *kwargs.values()), run)
-
-        yield_points = self._yield_points.setdefault(component, {})
-        if isinstance(owner, nn.Module) and id(owner) not in yield_points:
-            yield_points[id(owner)] = YieldPoints(
-                owner, every_layer=entry in VAE_ENTRIES, may_add_layers=self._every_layer
-            )
-            self._module_state.watch(component, owner)
-        self._wrapped.append((owner, entry, vars(owner).get(entry)))
-        setattr(owner, entry, suspend)
-
-    def keep_whole(self, blocks: Iterable[nn.Module]) -> None:
-        """Forwards are preempted before these blocks, and never inside them: compiled code runs in one piece."""
-        blocks = list(blocks)
-        for by_module in self._yield_points.values():
-            for yield_points in by_module.values():
-                yield_points.keep_whole(blocks)
-
-    def unwrap(self) -> None:
-        """Undo every `wrap` and let go of the modules."""
-        for owner, entry, before in reversed(self._wrapped):
-            if before is None:
-                delattr(owner, entry)  # the class's own method shows again
-            else:
-                setattr(owner, entry, before)
-        self._wrapped.clear()
-        for by_module in self._yield_points.values():
-            for yield_points in by_module.values():
-                yield_points.remove()
-        self._yield_points.clear()
-        self._module_state = ModuleState()
-
     def start(self, task: Task) -> Outcome | None:
         """Run `task` to its first pending call, or to its end."""
         return self._resume(task, task.switch)
@@ -186,7 +123,7 @@ class Rendezvous:
         modes = torch_modes.current()
         while not task.dead:  # a `finally` in stock code may call a module, and so suspend the task once more
             try:
-                with self._module_state.recorded(task.module_changes):
+                with self.modules.state.recorded(task.module_changes):
                     task.throw(TaskCanceled())
             except TaskCanceled:
                 pass
@@ -220,15 +157,14 @@ class Rendezvous:
         active.greenlet.should_yield = should_yield
         modes = torch_modes.current()
         try:
-            with self._module_state.applied(active.module_changes, active.forward.component):
+            with self.modules.state.applied(active.module_changes, active.forward.component):
                 results: list[CallResult] | None = active.greenlet.switch()
         finally:
             self._active = None if active.greenlet.dead else active
             modes.restore()
         if self._active is not None or results is None:
             return active.forward, None
-        for yield_points in self._yield_points.get(active.forward.component, {}).values():
-            yield_points.forward_ended(active.greenlet.longest_interval_s)
+        self.modules.forward_ended(active.forward.component, active.greenlet.longest_interval_s)
         # Each result is popped, so that its task alone holds it and can free it.
         ended = [self._deliver(task, results.pop(0)) for task in active.forward.tasks]
         return active.forward, [outcome for outcome in ended if outcome is not None]
@@ -305,7 +241,7 @@ class Rendezvous:
     def _resume(self, task: Task, switch: Callable[[], Any]) -> Outcome | None:
         modes = torch_modes.current()
         try:
-            with self._module_state.recorded(task.module_changes), task.rng_state.installed():
+            with self.modules.state.recorded(task.module_changes), task.rng_state.installed():
                 returned = switch()
         except TaskCanceled:
             raise
@@ -324,11 +260,3 @@ class Rendezvous:
 
 def _always_yield() -> bool:
     return True
-
-
-def _await(task: Task, call: Call) -> Any:
-    """Suspend the task until its call has run, and return the call's output."""
-    try:
-        return task.parent.switch(call)
-    finally:
-        call.modes.restore()

@@ -17,6 +17,7 @@ from pipelines import device
 from pipelines.batching.rendezvous import Forward, Rendezvous
 from pipelines.batching.rng_state import RngState
 from pipelines.batching.task import Outcome, Task
+from pipelines.batching.wrapped_modules import WrappedModules
 from pipelines.costs import CostLog, Meter
 from pipelines.diffusion.compiled_blocks import CompiledBlocks
 from pipelines.diffusion.lora.adapters import Adapters
@@ -70,19 +71,19 @@ class DiffusionLane:
         self._pipeline = pipeline
         self._device_name = device_name
         compute_device = None if device_name.startswith("cpu") else torch.device(device_name)
+        self._modules = WrappedModules(every_layer=device_name.startswith("cpu"), compute_device=compute_device)
         self._rendezvous = Rendezvous(
+            self._modules,
             max_calls=max_rows,
             merging=merging,
             verdicts=verdicts,
             salt=_salt(pipeline, device_name),
             fence=device.Fence(device_name),
-            every_layer=device_name.startswith("cpu"),
-            compute_device=compute_device,
         )
         disable_kv_cache(pipeline)
         entries = list(entry_points(pipeline))
         for component, module, entry in entries:
-            self._rendezvous.wrap(component, module, entry)
+            self._modules.wrap(component, module, entry)
         # A VAE has two entries but its weights count once.
         components = dict.fromkeys((component, module) for component, module, _ in entries)
         self._host_offload = HostOffload(components, device_name)
@@ -138,7 +139,7 @@ class DiffusionLane:
     def compile_blocks(self, compiled: CompiledBlocks) -> None:
         """Let these blocks of the pipeline be compiled beside the jobs that come from now on."""
         self._compiled = compiled
-        self._rendezvous.keep_whole(compiled.modules)
+        self._modules.keep_whole(compiled.modules)
 
     def admit(self, request: Request) -> None:
         assert isinstance(request, DiffusionRequest)
@@ -190,7 +191,7 @@ class DiffusionLane:
 
     def close(self) -> None:
         assert not self._requests, "a lane is closed when nothing runs on it"
-        self._rendezvous.unwrap()
+        self._modules.unwrap()
         self._compiled.close()
         self._pipeline = None
         del self._stock_call, self._adapters  # they hold the pipeline

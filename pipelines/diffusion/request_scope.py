@@ -17,7 +17,7 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.configuration_utils import ConfigMixin
 
-from pipelines.batching.rendezvous import VAE_ENTRIES
+from pipelines.batching.wrapped_modules import VAE_ENTRIES
 
 
 def request_copy(pipeline: Any, progress: Callable[[int], StepCounter], device: torch.device | None = None) -> Any:

@@ -1,9 +1,19 @@
-"""Runs tasks of a rendezvous to their ends."""
+"""Makes rendezvous, and runs their tasks to their ends."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from pipelines.batching.rendezvous import Rendezvous
 from pipelines.batching.task import Outcome, Task
+from pipelines.batching.wrapped_modules import WrappedModules
+
+
+def rendezvous_at(module: Any, entry: str = "forward", *, every_layer: bool = False, **options: Any) -> Rendezvous:
+    """At one entry point of one component. options: of `Rendezvous`."""
+    modules = WrappedModules(every_layer=every_layer)
+    modules.wrap("net", module, entry)
+    return Rendezvous(modules, **options)
 
 
 def finish(rendezvous: Rendezvous, tasks: list[Task]) -> dict[str, Outcome]:

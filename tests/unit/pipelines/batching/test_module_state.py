@@ -10,11 +10,11 @@ import torch
 from transformers import GenerationMixin
 
 from benchmarks.families import FAMILIES, Family
-from pipelines.batching.rendezvous import Rendezvous
 from pipelines.batching.task import Task
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import DiffusionRequest, Rendered
 from tests.support.lanes.lane_play import direct, ends, gap, play, rendered, request
+from tests.support.lanes.rendezvous import rendezvous_at
 
 PERTURBED = FAMILIES["StableDiffusionPAGPipeline"]
 SELF_ATTENTION = FAMILIES["StableDiffusionSAGPipeline"]
@@ -69,8 +69,8 @@ def test_a_canceled_job_restores_the_attention_processors() -> None:
 
 def test_a_hook_of_one_task_does_not_run_in_the_forward_of_another() -> None:
     ran: list[str] = []
-    rendezvous, net = Rendezvous(), torch.nn.Linear(2, 2)
-    rendezvous.wrap("net", net, "forward")
+    net = torch.nn.Linear(2, 2)
+    rendezvous = rendezvous_at(net)
 
     def body(name: str) -> None:
         """As Qwen-Image 2.1 reads its prompt: a hook for one call, removed after it."""
@@ -107,8 +107,8 @@ class Writer(torch.nn.Module, GenerationMixin):
 
 
 def test_attributes_that_a_language_model_caches_on_itself_belong_to_each_task() -> None:
-    rendezvous, net = Rendezvous(), Writer()
-    rendezvous.wrap("net", net, "forward")
+    net = Writer()
+    rendezvous = rendezvous_at(net)
     counted: dict[str, list[float]] = {"a": [], "b": []}
 
     def body(name: str, n: int) -> None:

@@ -12,9 +12,8 @@ from torch import nn
 
 from pipelines.batching import preemption, torch_modes
 from pipelines.batching.preemption import layers, repeated_blocks
-from pipelines.batching.rendezvous import Rendezvous
 from pipelines.batching.task import Task
-from tests.support.lanes.rendezvous import finish
+from tests.support.lanes.rendezvous import finish, rendezvous_at
 
 
 class Block(nn.Module):
@@ -50,12 +49,6 @@ def answers(*values: bool) -> Callable[[], bool]:
     """A `should_yield` that returns these values, then False."""
     left: Iterator[bool] = iter(values)
     return lambda: next(left, False)
-
-
-def rendezvous_at(deep: Deep) -> Rendezvous:
-    rendezvous = Rendezvous()
-    rendezvous.wrap("net", deep, "forward")
-    return rendezvous
 
 
 def test_repeated_blocks_are_those_of_lists_and_no_single_layers(deep: Deep) -> None:
@@ -160,7 +153,7 @@ def test_a_module_called_outside_of_tasks_is_never_preempted(deep: Deep) -> None
 def test_unwrapped_modules_have_no_hooks_left(deep: Deep) -> None:
     rendezvous = rendezvous_at(deep)
     assert all(block._forward_pre_hooks for block in deep.blocks)
-    rendezvous.unwrap()
+    rendezvous.modules.unwrap()
     assert not any(block._forward_pre_hooks for block in deep.blocks)
 
 
@@ -200,8 +193,7 @@ def test_a_decode_is_preempted_between_its_layers_and_gives_the_same(monkeypatch
     vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=2, **kinds).requires_grad_(False)
     latents = torch.randn(1, 4, 128, 128)
     expected = vae.decode(latents).sample
-    rendezvous = Rendezvous()
-    rendezvous.wrap("vae", vae, "decode")
+    rendezvous = rendezvous_at(vae, "decode")
     rendezvous.start(Task("a", lambda: vae.decode(latents).sample))
 
     parts, outcomes = 0, None
@@ -216,8 +208,7 @@ def test_a_network_whose_blocks_take_long_in_several_forwards_gets_yield_points_
     deep: Deep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preemption, "LONG_INTERVAL_S", 0.0)
-    rendezvous = Rendezvous(every_layer=True)
-    rendezvous.wrap("net", deep, "forward")
+    rendezvous = rendezvous_at(deep, every_layer=True)
 
     def hooks(modules: Iterable[nn.Module]) -> int:
         return sum(len(module._forward_pre_hooks) for module in modules)
@@ -230,7 +221,7 @@ def test_a_network_whose_blocks_take_long_in_several_forwards_gets_yield_points_
         rendezvous.start(Task(f"{number}", lambda: deep(torch.randn(1, 4))))
         rendezvous.step()
     assert (hooks(repeated_blocks(deep)), hooks(layers(deep))) == (0, 7)
-    rendezvous.unwrap()
+    rendezvous.modules.unwrap()
     assert hooks(deep.modules()) == 0
 
 
@@ -238,8 +229,7 @@ def test_layers_that_follow_each_other_quickly_do_not_ask_whether_to_yield(
     deep: Deep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preemption, "LONG_INTERVAL_S", 0.0)
-    rendezvous = Rendezvous(every_layer=True)
-    rendezvous.wrap("net", deep, "forward")
+    rendezvous = rendezvous_at(deep, every_layer=True)
     for number in range(preemption.LONG_FORWARDS + 1):
         asked = Mock(return_value=False)
         rendezvous.start(Task(f"{number}", lambda: deep(torch.randn(1, 4))))

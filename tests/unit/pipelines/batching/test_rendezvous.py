@@ -16,7 +16,8 @@ from pipelines.batching import task as task_module
 from pipelines.batching.rendezvous import Rendezvous
 from pipelines.batching.rng_state import RngState
 from pipelines.batching.task import Task
-from tests.support.lanes.rendezvous import finish
+from pipelines.batching.wrapped_modules import WrappedModules
+from tests.support.lanes.rendezvous import finish, rendezvous_at
 
 
 class Doubler:
@@ -88,12 +89,6 @@ def alone(module_type: type[Doubler], value: float, steps: int, **options: Any) 
     return loop(module_type(), value, steps, **options)()
 
 
-def rendezvous_at(module: Any, entry: str = "forward", **options: Any) -> Rendezvous:
-    rendezvous = Rendezvous(**options)
-    rendezvous.wrap("net", module, entry)
-    return rendezvous
-
-
 def test_tasks_of_different_length_share_forwards_and_get_the_results_of_running_alone() -> None:
     module = Doubler()
     rendezvous = rendezvous_at(module)
@@ -140,9 +135,10 @@ def test_each_task_draws_torchs_own_random_numbers_as_if_it_ran_alone() -> None:
 
 
 def test_merging_reports_on_the_most_frequent_calls_though_others_merge() -> None:
-    rendezvous, encoder, denoiser = Rendezvous(), Doubler(), Doubler()
-    rendezvous.wrap("encoder", encoder, "forward")
-    rendezvous.wrap("denoiser", denoiser, "forward")
+    modules, encoder, denoiser = WrappedModules(), Doubler(), Doubler()
+    modules.wrap("encoder", encoder, "forward")
+    modules.wrap("denoiser", denoiser, "forward")
+    rendezvous = Rendezvous(modules)
 
     def body(size: int) -> None:
         encoder.forward(torch.zeros(1, 2), torch.tensor(1))
@@ -451,10 +447,10 @@ def test_an_entry_point_runs_unchanged_outside_a_task_and_keeps_its_signature() 
 def test_unwrapping_leaves_no_trace() -> None:
     plain, hooked = Doubler(), Doubler()
     hook = hooked.forward = lambda x, t: x  # type: ignore[method-assign]  # as offloading hooks do
-    rendezvous = Rendezvous()
+    modules = WrappedModules()
     for module in (plain, hooked):
-        rendezvous.wrap("net", module, "forward")
-    rendezvous.unwrap()
+        modules.wrap("net", module, "forward")
+    modules.unwrap()
 
     assert "forward" not in vars(plain)
     assert hooked.forward is hook
@@ -465,7 +461,7 @@ def test_verdicts_of_one_rendezvous_spare_the_next_its_proofs() -> None:
     first = rendezvous_at(module, salt="v1")
     finish(first, [Task(name, loop(module, i, 2)) for i, name in enumerate("ab")])
     assert list(first.verdicts.values()) == [True]
-    first.unwrap()
+    first.modules.unwrap()
 
     def seen_first(salt: str) -> list[int]:
         other = Doubler()
