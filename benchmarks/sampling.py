@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from pipelines import device as devices
-from pipelines.chat.batch_sampler import BatchSampler
+from pipelines.chat.sampling.batch_sampler import BatchSampler
 from tests.support import row_sampling
 from tests.support.sampled_chat import SampledChat, chat
 

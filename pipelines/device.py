@@ -241,6 +241,11 @@ def pinned(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> to
     return torch.zeros(*shape, dtype=dtype, pin_memory=device.type == "cuda")
 
 
+def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host on the device, without waiting for the device."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
 class HostCopy:
     """A small tensor on its way to the host. The copy is launched on the current stream."""
 

@@ -12,7 +12,8 @@ from typing import Any
 from pipelines import device
 from pipelines.chat.decode.options import DecodeOptions
 from pipelines.chat.page_size import paged_cache_bytes
-from pipelines.chat.paged_batch import PagedBatch, Sampler
+from pipelines.chat.paged_batch import PagedBatch
+from pipelines.chat.sampling.sampling_hook import Sampler
 from pipelines.chat.unbatched import Batch, SequentialBatch, sequential_cache_bytes
 from pipelines.interface import Merging
 

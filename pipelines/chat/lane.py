@@ -15,14 +15,14 @@ import torch
 
 from pipelines import device
 from pipelines.chat.admission import Admission
-from pipelines.chat.batch_sampler import BatchSampler
 from pipelines.chat.concurrency import ConcurrencyLimit
 from pipelines.chat.context_length import context_of
 from pipelines.chat.decode.options import DecodeOptions
 from pipelines.chat.kv_cache import KVCache, make_batch
-from pipelines.chat.logprobs import Likeliest
 from pipelines.chat.paged_batch import BatchStep, PagedBatch
 from pipelines.chat.queue import COMPONENT, MAX_STEP_TOKENS, ChatQueue, length_of
+from pipelines.chat.sampling.batch_sampler import BatchSampler
+from pipelines.chat.sampling.logprobs import Likeliest
 from pipelines.chat.sequence import ChatSequence, ChatTokenizer, begin
 from pipelines.chat.unbatched import Batch
 from pipelines.chat_interface import ChatRequest

@@ -1,43 +1,36 @@
 """Drives transformers' continuous batching one step at a time. Device thread only.
 
-Apart from `decode/steps.py` this is the only file that uses its internals (5.23). Its own loop, thread, queues, output
-router, end-of-text rules and random sampling are not used: sequences are added and removed here, and one step gives one
-token to each sequence whose prompt has been read. The caller decides when a sequence ends.
+Its own loop, thread, queues, output router, end-of-text rules and random sampling are not used: sequences are added and
+removed here, and one step gives one token to each sequence whose prompt has been read. The caller decides when a
+sequence ends. No other files use its internals (5.23) but `decode/steps.py`, `cache_salts.py` and
+`sampling/sampling_hook.py`.
 
 Prompts are read by transformers' own step. While there is none to read, `DecodeSteps` decodes where the model allows.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig
-from transformers.generation.continuous_batching.cb_logits_processors import (
-    ContinuousBatchingLogitsProcessor,
-    ContinuousBatchingLogitsProcessorList,
-)
+from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
 from transformers.generation.continuous_batching.model_runner import infer_max_single_request_tokens
 from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
 from transformers.generation.logits_process import LogitsProcessorList
 
 from pipelines import device
+from pipelines.chat.cache_salts import CacheSalts
 from pipelines.chat.context_length import context_of
 from pipelines.chat.decode.options import DecodeOptions, not_static
 from pipelines.chat.decode.steps import DecodeSteps
 from pipelines.chat.page_size import blocks_within, page_of
+from pipelines.chat.sampling.sampling_hook import Sampler, SamplingHook
 
 MIN_PREFILL_TOKENS = 32  # prompt tokens of a step however slow the device is, so that a long prompt is read at all
 MAX_PREFILL_S = 0.2  # longest that reading a part of a prompt may hold up other chats: a few tokens on a slow device
-
-# Takes (ids of the sequences, their logits (N, V) float32); returns their next tokens, (N,) int64 on the same device:
-# -1 for a row whose logits are not all numbers. May change the logits. Must not wait for the device.
-Sampler: TypeAlias = Callable[[Sequence[str], Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +76,14 @@ class PagedBatch:
         )
         with torch.random.fork_rng():  # the processor seeds torch's global generator
             manager = model.init_continuous_batching(GenerationConfig(do_sample=False, eos_token_id=-1), settings)
-            self._hook = _SamplingHook(sampler)
+            self._hook = SamplingHook(sampler)
             manager.logit_processor = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([self._hook]))
             manager.logit_processor.tensors_required = 1
             self._processor = manager._create_batch_processor()
         self._model, self._sampler = model, sampler
         self._max_step_tokens, self._page_tokens = max_tokens, page.tokens
-        self._salts: dict[str, tuple[int, ...]] = {}  # sequence id → its owner's salt for the names of blocks
         self._cache = self._processor.cache
-        self._salt_blocks()
+        self._salts = CacheSalts(self._cache)
         self._stream = stream = device.priority_stream(model.device)
         if stream is not None:
             self._processor.inputs_and_outputs.compute_stream = stream
@@ -154,8 +146,7 @@ class PagedBatch:
 
     def add(self, sequence_id: str, prompt: list[int], owner: str = "") -> None:
         """owner: sequences share cached blocks of equal prompts only with sequences of the same owner."""
-        digest = hashlib.blake2b(owner.encode(), digest_size=32).digest()
-        self._salts[sequence_id] = tuple(int.from_bytes(digest[i : i + 4], "little") >> 1 for i in range(0, 32, 4))
+        self._salts.add(sequence_id, owner)
         state = RequestState(request_id=sequence_id, initial_tokens=prompt, max_new_tokens=None, eos_token_id=None)
         self._processor.scheduler.add_waiting_request(state)
 
@@ -163,7 +154,7 @@ class PagedBatch:
         """Free the sequence's pages, whatever its state."""
         self._processor.scheduler.set_request_cancellation(sequence_id)
         self._processor.scheduler.clear_cancelled_requests()
-        self._salts.pop(sequence_id, None)
+        self._salts.remove(sequence_id)
 
     def step(self, n_decoding: int = 0, token_s: float | None = None) -> BatchStep:
         """Run one forward. Raises whatever the model raises; the batch must not be used after that.
@@ -258,57 +249,3 @@ class PagedBatch:
             kind: allocator.needs_new_blocks(state.request_id, state.current_len(), n_tokens)
             for kind, allocator in self._cache.cache_allocators.items()
         }
-
-    def _salt_blocks(self) -> None:
-        """Make the names of cached blocks depend on the owner too.
-
-        Otherwise the time to a first token would reveal whether another owner had sent the same prompt. A block's name
-        is a chain of hashes that starts with the first block, so it is enough to change the first few tokens before
-        hashing.
-        """
-
-        def salted(sequence_id: str, tokens: list[int]) -> list[int]:
-            salt = self._salts[sequence_id]
-            return [token ^ word for token, word in zip(tokens, salt, strict=False)] + tokens[len(salt) :]
-
-        def match(sequence_id: str, prompt: list[int], match: Any = self._cache.search_prefix_match) -> int:
-            return int(match(sequence_id, salted(sequence_id, prompt)))
-
-        self._cache.search_prefix_match = match
-        for allocator in self._cache.cache_allocators.values():
-
-            def mark(sequence_id: str, tokens: list[int], n: int, mark: Any = allocator.mark_complete_blocks) -> None:
-                mark(sequence_id, salted(sequence_id, tokens), n)
-
-            allocator.mark_complete_blocks = mark
-
-
-class _SamplingHook(ContinuousBatchingLogitsProcessor):
-    """Calls the sampler with the logits of the sequences that get a token. The only logits processor in the list."""
-
-    supported_kwargs: dict[str, type] = {}  # noqa: RUF012 - declared so by the base class
-    ignored_kwargs: tuple[str, ...] = ()
-
-    def __init__(self, sampler: Sampler) -> None:
-        self._sampler = sampler
-        self._ids: tuple[str, ...] = ()
-        self._tokens: Tensor | None = None
-
-    def take_tokens(self) -> dict[str, int]:
-        """The tokens that the sampler chose in the last forward. Waits for the device."""
-        tokens, self._tokens = self._tokens, None
-        return {} if tokens is None else dict(zip(self._ids, tokens.tolist(), strict=True))
-
-    def fill_defaults(self, int32_tensor: Tensor) -> None:
-        int32_tensor.zero_()
-
-    def prepare_tensor_args(self, requests_with_new_token: Sequence[Any]) -> Tensor:
-        self._ids = tuple(future.state.request_id for future in requests_with_new_token)
-        return torch.zeros(len(self._ids), dtype=torch.int32)
-
-    def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:
-        if self._ids:
-            rows = scores[: len(self._ids)]  # later rows: prompts still being read
-            self._tokens = self._sampler(self._ids, rows)
-            rows.scatter_(1, self._tokens.clamp(min=0)[:, None], torch.inf)  # transformers takes the argmax
-        return scores

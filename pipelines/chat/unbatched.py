@@ -13,7 +13,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from pipelines.chat.kv_size import PAGE_TOKENS, STATE_TOKENS, has_attention, state_bytes, token_bytes
-from pipelines.chat.paged_batch import BatchStep, PagedBatch, Sampler
+from pipelines.chat.paged_batch import BatchStep, PagedBatch
+from pipelines.chat.sampling.sampling_hook import Sampler
 
 PAST = ("past_key_values", "cache_params", "state")  # names of outputs that the next forward takes
 

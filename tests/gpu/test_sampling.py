@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.chat.batch_sampler import BatchSampler
+from pipelines.chat.sampling.batch_sampler import BatchSampler
 from tests.support.sampled_chat import SampledChat, chat
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]

@@ -22,7 +22,6 @@ from pipelines.chat.decode.attention import has_triton, paged_decode
 from pipelines.chat.decode.compiled import Forward, forward_of
 from pipelines.chat.decode.options import DecodeOptions
 from pipelines.chat.decode.pages import Pages, reading
-from pipelines.chat.sampling import upload
 from pipelines.cuda_graphs import CaptureFailed, GraphPool
 
 NOT_COMPILED = "Its decode steps are not compiled, which makes them slower: {}."
@@ -179,7 +178,7 @@ class DecodeSteps:
         states = tuple(self.pending.states[row] for row in rows)
         logits = self._logits[: len(rows)]
         if len(rows) < len(self.pending.states):
-            logits = self._logits.index_select(0, upload(torch.tensor(rows), self._device))
+            logits = self._logits.index_select(0, device.upload(torch.tensor(rows), self._device))
         chosen = sampler([state.request_id for state in states], logits)
         torch.clamp(chosen, min=0, out=self._tokens[: len(rows)])  # -1: no token; its sequence is about to end
         self.pending = None

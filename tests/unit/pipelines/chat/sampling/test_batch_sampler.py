@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import pipelines.chat as chat_package
-from pipelines.chat import batch_sampler, penalties, sampling
-from pipelines.chat.batch_sampler import KEY_STEPS, BatchSampler
+from pipelines.chat import sampling
+from pipelines.chat.sampling import batch_sampler, draw, penalties
+from pipelines.chat.sampling.batch_sampler import KEY_STEPS, BatchSampler
 from tests.support import row_sampling
 from tests.support.sampled_chat import SampledChat, chat
 
@@ -107,7 +107,7 @@ def test_every_step_gives_the_tokens_of_the_choice_row_by_row(chats: list[Sample
             ids = data.draw(st.lists(st.sampled_from(ids), min_size=1, unique=True))
 
 
-WIDE = 3 * sampling.N_CANDIDATES
+WIDE = 3 * draw.N_CANDIDATES
 
 
 @pytest.mark.slow
@@ -176,8 +176,10 @@ def test_a_batch_of_greedy_chats_keeps_its_logits_and_nothing_on_the_device() ->
 
 def kernels_that(monkeypatch: pytest.MonkeyPatch, check: Callable[[torch.device], None]) -> None:
     monkeypatch.setattr(batch_sampler, "find_spec", lambda name: object())
-    monkeypatch.setitem(sys.modules, "pipelines.chat.sampling_kernels", SimpleNamespace(check=check))
-    monkeypatch.setattr(chat_package, "sampling_kernels", sys.modules["pipelines.chat.sampling_kernels"], raising=False)
+    monkeypatch.setitem(sys.modules, "pipelines.chat.sampling.triton_kernels", SimpleNamespace(check=check))
+    monkeypatch.setattr(
+        sampling, "triton_kernels", sys.modules["pipelines.chat.sampling.triton_kernels"], raising=False
+    )
 
 
 def test_kernels_that_cannot_be_used_are_done_without_and_the_model_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from pipelines.chat.sampling import upload
 from pipelines.chat.sequence import ChatSequence
+from pipelines.device import upload
 
 Likeliest: TypeAlias = tuple[tuple[int, float], ...]  # (token, its log probability), likeliest first
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.chat.logprobs import Likeliest, Logprobs, likeliest_tokens
+from pipelines.chat.sampling.logprobs import Likeliest, Logprobs, likeliest_tokens
 from tests.support.sampled_chat import chat
 
 

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pipelines.chat import noise
+from pipelines.chat.sampling import noise
 
 _GOLDEN = tl.constexpr(noise.GOLDEN)
 _FACTOR_1 = tl.constexpr(noise.FACTORS[0])

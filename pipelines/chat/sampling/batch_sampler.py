@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from pipelines import device as devices
-from pipelines.chat.logprobs import Likeliest, Logprobs
-from pipelines.chat.noise import row_keys
-from pipelines.chat.penalties import Adjustments, History
-from pipelines.chat.sampling import Draw, n_candidates, upload
+from pipelines.chat.sampling.draw import Draw, n_candidates
+from pipelines.chat.sampling.logprobs import Likeliest, Logprobs
+from pipelines.chat.sampling.noise import row_keys
+from pipelines.chat.sampling.penalties import Adjustments, History
 from pipelines.chat.sequence import ChatSequence
 
 KEY_STEPS = 64  # steps for which the keys of the noise are computed at once
@@ -127,7 +127,7 @@ class _Plan:
         forced = [chat.forced_token for chat in self._chats]
         if forced.count(None) == len(forced):
             return tokens
-        wanted = upload(torch.tensor([-1 if token is None else token for token in forced]), self._device)
+        wanted = devices.upload(torch.tensor([-1 if token is None else token for token in forced]), self._device)
         return torch.where(wanted >= 0, wanted, tokens)
 
 
@@ -141,8 +141,8 @@ class _Rows:
         requests = [chat.request for chat in drawn]
         self._draw = Draw(requests, n_candidates, logits.shape[-1], logits.device, kernels)
         keys = row_keys([r.seed for r in requests], [chat.n_tokens for chat in drawn], KEY_STEPS)
-        self._keys = upload(keys.T.contiguous(), logits.device)  # (step, row)
-        self._rows = None if len(rows) == len(chats) else upload(torch.tensor(rows), logits.device)  # None: all
+        self._keys = devices.upload(keys.T.contiguous(), logits.device)  # (step, row)
+        self._rows = None if len(rows) == len(chats) else devices.upload(torch.tensor(rows), logits.device)  # None: all
 
     def into(self, tokens: Tensor, logits: Tensor, step: int) -> Tensor:
         """The tokens with those of these rows drawn. tokens: (N,) int64, may be changed; logits: (N, V)."""
@@ -156,12 +156,12 @@ def _kernels_for(device: torch.device) -> tuple[Any, tuple[str, ...]]:
     if device.type != "cuda" or find_spec("triton") is None:
         return None, ()
     try:
-        from pipelines.chat import sampling_kernels  # needs Triton
+        from pipelines.chat.sampling import triton_kernels  # needs Triton
 
-        sampling_kernels.check(device)
+        triton_kernels.check(device)
     except Exception as error:  # Triton may lack a compiler or not know the device
         if devices.is_fatal(error):
             raise
         _log.warning("The kernels that choose tokens cannot be used; torch's operators are slower", exc_info=error)
         return None, ("Tokens are chosen without kernels of our own: slower.",)
-    return sampling_kernels, ()
+    return triton_kernels, ()

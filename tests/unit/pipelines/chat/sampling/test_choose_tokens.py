@@ -20,8 +20,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from pipelines.chat.batch_sampler import BatchSampler
-from pipelines.chat.noise import gumbel_of_all, row_keys
+from pipelines.chat.sampling.batch_sampler import BatchSampler
+from pipelines.chat.sampling.noise import gumbel_of_all, row_keys
 from tests.support.sampled_chat import END_TOKENS, SampledChat, chat
 
 VOCABULARY = 40

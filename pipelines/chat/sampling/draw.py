@@ -11,15 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pipelines.chat.noise import gumbel, gumbel_of_all
+from pipelines.chat.sampling.noise import gumbel, gumbel_of_all
 from pipelines.chat_interface import ChatRequest
+from pipelines.device import upload
 
 N_CANDIDATES = 1024  # a top-p nucleus is nearly always smaller; for a larger one the whole vocabulary is looked at
-
-
-def upload(values: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on the device, without waiting for the device."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def n_candidates(request: ChatRequest, vocabulary: int) -> int:
@@ -40,7 +36,7 @@ class Draw:
         device: torch.device,
         kernels: Any = None,
     ) -> None:
-        """kernels: the module `sampling_kernels`, where it can be used; None: torch's own operators do the same."""
+        """kernels: the module `triton_kernels`, where it can be used; None: torch's own operators do the same."""
         self._n_candidates, self._kernels = n_candidates, kernels
         self._temperature = upload(torch.tensor([r.temperature for r in requests]).double()[:, None], device)
         min_p = torch.tensor([r.min_p for r in requests], dtype=torch.double)[:, None]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import RepetitionPenaltyLogitsProcessor, SequenceBiasLogitsProcessor
 
-from pipelines.chat.penalties import Adjustments
+from pipelines.chat.sampling.penalties import Adjustments
 from tests.support.sampled_chat import END_TOKENS, PROMPT, SampledChat, chat
 
 VOCABULARY = 40

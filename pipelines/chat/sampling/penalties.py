@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipelines.chat.sampling import upload
 from pipelines.chat.sequence import ChatSequence
 from pipelines.chat_interface import ChatRequest
+from pipelines.device import upload
 
 
 def has_penalty(request: ChatRequest) -> bool:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from pipelines.chat import sampling
-from pipelines.chat.noise import gumbel, gumbel_of_all, row_keys
-from pipelines.chat.sampling import Draw, n_candidates
+from pipelines.chat.sampling import draw
+from pipelines.chat.sampling.draw import Draw, n_candidates
+from pipelines.chat.sampling.noise import gumbel, gumbel_of_all, row_keys
 from pipelines.chat_interface import ChatRequest, Prompt
 
 CPU = torch.device("cpu")
@@ -73,21 +73,21 @@ def test_min_p_cuts_after_temperature_and_the_other_cuts_as_generate_cuts(
 
 
 def test_only_settings_that_cut_something_look_at_candidates() -> None:
-    vocabulary = 4 * sampling.N_CANDIDATES
+    vocabulary = 4 * draw.N_CANDIDATES
     assert n_candidates(request(), vocabulary) == 0
     assert n_candidates(request(top_k=vocabulary, min_p=0.5), vocabulary) == 0
-    assert n_candidates(request(top_p=0.9), vocabulary) == sampling.N_CANDIDATES
-    assert n_candidates(request(top_k=sampling.N_CANDIDATES), vocabulary) == sampling.N_CANDIDATES
-    assert n_candidates(request(top_k=sampling.N_CANDIDATES + 1), vocabulary) == vocabulary
+    assert n_candidates(request(top_p=0.9), vocabulary) == draw.N_CANDIDATES
+    assert n_candidates(request(top_k=draw.N_CANDIDATES), vocabulary) == draw.N_CANDIDATES
+    assert n_candidates(request(top_k=draw.N_CANDIDATES + 1), vocabulary) == vocabulary
     assert n_candidates(request(top_k=5), 100) == 100
 
 
 @pytest.mark.slow
 def test_nucleus_wider_than_the_candidates_is_not_cut_short() -> None:
-    vocabulary = 4 * sampling.N_CANDIDATES
+    vocabulary = 4 * draw.N_CANDIDATES
     logits = torch.linspace(0.5, 0.0, vocabulary)  # nearly flat: 80 % of the mass takes about 3100 tokens
     tokens = draws(logits, 2_000, top_p=0.8)
-    assert tokens.max() > 2 * sampling.N_CANDIDATES
+    assert tokens.max() > 2 * draw.N_CANDIDATES
     mass = logits.softmax(-1).cumsum(0)
     assert mass[tokens.max() - 1] < 0.8
 

@@ -1,0 +1,1 @@
+"""Chooses the next tokens of chats on the device."""
