@@ -4,6 +4,10 @@ A compiler runs for many seconds in Python, so on a thread of the server it woul
 device thread. The worker gets blocks and arguments without data (`block_calls.py`), fills them with zeros and runs each
 once. Its exit leaves the cache, nothing else. The server's own compilation of such a call is then a look-up.
 
+torch's compiler has worker processes of its own. They are in the process group of this worker, which always ends as a
+whole: when all calls are compiled, when it is stopped, when it takes too long, and when the server is gone, however
+that ended. At a normal exit torch 2.11 would wait for its workers, for up to five minutes.
+
 `Worker` is the side of the device thread; `main` is what the process runs: python -m ... FOLDER.
 """
 
@@ -11,13 +15,16 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,10 +64,11 @@ class Worker:
             self._log = (self._folder / "log").open("wb")
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "pipelines.diffusion.compile_worker", str(self._folder)],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # nothing is written to it; it closes with this process
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
                 env=_environment(),
+                start_new_session=True,  # and so with a process group of its own
             )
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -81,8 +89,6 @@ class Worker:
         return results
 
     def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
         self._clean_up()
 
     def _last_words(self) -> str:
@@ -90,6 +96,11 @@ class Worker:
         return lines[-1][:200] if lines else ""
 
     def _clean_up(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):  # it has ended, and nothing of its group is left
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         self._log.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -102,12 +113,25 @@ def _environment() -> dict[str, str]:
 
 def main() -> None:
     os.nice(NICENESS)
-    signal.alarm(int(TIMEOUT_S))  # ends the process also when the server is gone
     folder = Path(sys.argv[1])
+    threading.Thread(target=_end_with_server, args=(folder,), daemon=True).start()
     wanted: Calls = torch.load(folder / CALLS, weights_only=False)  # written by the server itself
     torch.set_num_threads(wanted.threads)
     results = [_compile(call, torch.device(wanted.device)) for call in wanted.calls]
     (folder / RESULTS).write_text(json.dumps(results))
+    _end_group()
+
+
+def _end_with_server(folder: Path) -> None:
+    """Waits until the server closes its end of the standard input, which it does also by ending, or for the limit."""
+    select.select([0], [], [], TIMEOUT_S)
+    shutil.rmtree(folder, ignore_errors=True)  # the server may not be there to do it
+    _end_group()
+
+
+def _end_group() -> None:
+    """Ends this process and torch's own workers at once. The cache stays whole: files are renamed into it."""
+    os.killpg(0, signal.SIGKILL)
 
 
 @torch.no_grad()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,4 +95,55 @@ def test_a_stopped_worker_leaves_nothing_behind(cache: Path) -> None:
     worker.stop()
 
     assert worker._process.returncode is not None
+    assert not list(cache.parent.glob("compile-*"))
+
+
+WAITS = """
+import subprocess
+held = open({fifo!r}, "w")
+print("started", file=held, flush=True)
+subprocess.call(["sh", "-c", "sleep 60; echo outlived"], stdout=held)
+"""
+
+
+class Waits:
+    """In place of a call: reading it, the worker starts a process and waits for it, as for one of the compiler."""
+
+    def __init__(self, fifo: Path) -> None:
+        self.fifo = fifo
+
+    def __reduce__(self) -> Any:
+        return exec, (WAITS.format(fifo=str(self.fifo)),)
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    """A pipe that the worker and the process under it hold open, so that it ends when both have."""
+    os.mkfifo(tmp_path / "fifo")
+    return tmp_path / "fifo"
+
+
+@pytest.mark.slow
+def test_a_stopped_worker_takes_the_processes_under_it_along(cache: Path, fifo: Path) -> None:
+    worker = Worker([Waits(fifo)], "cpu")  # type: ignore[list-item]
+    with fifo.open() as held:
+        assert held.readline() == "started\n"
+
+        worker.stop()
+
+        assert held.read() == ""
+
+
+@pytest.mark.slow
+def test_a_worker_and_the_processes_under_it_end_with_a_server_that_is_killed(cache: Path, fifo: Path) -> None:
+    here = Path(__file__).parent
+    server = "import sys, pathlib, test_compile_worker as t; w = t.Worker([t.Waits(pathlib.Path(sys.argv[1]))], 'cpu')"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), *filter(None, sys.path)])}
+    command = [sys.executable, "-c", f"{server}; input()", str(fifo)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as process, fifo.open() as held:
+        assert held.readline() == "started\n"
+
+        process.kill()
+
+        assert held.read() == ""
     assert not list(cache.parent.glob("compile-*"))
