@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import diffusers
@@ -18,12 +17,12 @@ from pipelines.batching.rendezvous import Forward, Rendezvous
 from pipelines.batching.rng_state import RngState
 from pipelines.batching.task import Outcome, Task
 from pipelines.batching.wrapped_modules import WrappedModules
-from pipelines.costs import CostLog, Meter
 from pipelines.diffusion.compiled_blocks import CompiledBlocks
 from pipelines.diffusion.lora.adapters import Adapters
 from pipelines.diffusion.outcome import end_of
 from pipelines.diffusion.request_scope import disable_kv_cache, entry_points
 from pipelines.diffusion.step_cache import StepCache
+from pipelines.diffusion.step_costs import StepCosts, StepInProgress
 from pipelines.diffusion.stock_call import StockCall
 from pipelines.host_offload import HostOffload
 from pipelines.interface import (
@@ -34,21 +33,10 @@ from pipelines.interface import (
     Merging,
     NextStep,
     Note,
-    OutOfMemory,
     Request,
-    StepCost,
     Update,
-    WeightsChanged,
     never_yield,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class StepInProgress:
-    """The forward under way, which may have been preempted."""
-
-    next_step: NextStep
-    meter: Meter
 
 
 class DiffusionLane:
@@ -95,7 +83,7 @@ class DiffusionLane:
         self._requests: dict[str, DiffusionRequest] = {}
         self._to_cancel: set[str] = set()  # ids of requests
         self._updates: list[Update] = []
-        self._costs = CostLog(device_name, always_measure_bytes=device_name.startswith("cuda"))
+        self._costs = StepCosts(device_name)
         self._stock_call = StockCall(pipeline, kind, compute_device, self._adapters, self._updates.append)
 
     @property
@@ -213,7 +201,7 @@ class DiffusionLane:
 
     def _run(self, max_rows: int | None, should_yield: Callable[[], bool]) -> None:
         """Begin a forward, or resume the one in progress, until it is over or preempted."""
-        current = self._in_progress or self._begin_step(max_rows)
+        current = self._in_progress or self._costs.begin(self._next_step(self._rendezvous.peek(max_rows)))
         with current.meter:
             _, outcomes = self._rendezvous.step(max_rows, should_yield)
         self._in_progress = None if outcomes is not None else current
@@ -222,10 +210,6 @@ class DiffusionLane:
         self._note(current)
         for outcome in outcomes:
             self._end(outcome)
-
-    def _begin_step(self, max_rows: int | None) -> StepInProgress:
-        next_step = self._next_step(self._rendezvous.peek(max_rows))
-        return StepInProgress(next_step, self._costs.meter(_cost_key(next_step)))
 
     @property
     def _starts_tasks(self) -> bool:
@@ -274,20 +258,15 @@ class DiffusionLane:
     def _note_changed_weights(self) -> None:
         self._host_offload.refresh()
         self._compiled.refresh()
-        self._costs.add(WeightsChanged())
+        self._costs.weights_changed()
 
     def _note(self, current: StepInProgress) -> None:
-        step, seconds = current.next_step, current.meter.seconds
-        names = step.component, step.entry
-        for width in self._rendezvous.out_of_memory_widths:
-            self._costs.add(OutOfMemory(*names, step.shape, step.units, width, step.request_ids))
+        widths = self._rendezvous.out_of_memory_widths
+        self._costs.ran_out_of_memory(current.next_step, widths)
         if self._compiled.take_delay():
             self._rendezvous.salt = _salt(self._pipeline, self._device_name) + ", compiled"
             return  # the seconds of the compiler say nothing about the next forward
-        cost = StepCost(step.shape, step.rows, seconds, step.request_ids, step.stage, *names, step.units)
-        # Retries and proofs run calls more than once: their peak is not that of the forward.
-        ran_once = not (self._rendezvous.out_of_memory_widths or self._rendezvous.was_proof)
-        self._costs.add_step(cost, _cost_key(step), current.meter.peak_bytes if ran_once else None)
+        self._costs.ended(current, ran_once=not (widths or self._rendezvous.was_proof))
 
     def _next_step(self, forward: Forward) -> NextStep:
         names = tuple(task.name for task in forward.tasks if not task.canceled)
@@ -297,11 +276,6 @@ class DiffusionLane:
         else:
             stage = "denoising" if request.id in self._stock_call.denoising else "encoding"
         return NextStep(forward.component, forward.entry, stage, request.shape, request.units, len(names), names)
-
-
-def _cost_key(next_step: NextStep) -> tuple[str, str, str, int]:
-    """Forwards with the same key use the same memory."""
-    return next_step.component, next_step.entry, next_step.shape, next_step.rows
 
 
 def _salt(pipeline: Any, device_name: str) -> str:
