@@ -1,0 +1,109 @@
+#!/bin/bash
+# Runs the checks and benchmarks of docs/gpu.md on a GPU machine that is lent for some minutes, most valuable first.
+#
+#   bash scripts/gpu_run.sh OUT [SECONDS] [WHEELS]        in the checkout; default: 270, .whl
+#
+# OUT gets at most eight files: results.tar.gz with every log and JSON file, written anew after each step; summary.txt
+# with the last lines of each step; and the JSON files that say most. Steps run strictly one after another, because
+# whatever runs beside a benchmark changes its figures. Every process that a step leaves behind is ended after it.
+#
+#   STEPS="chat flux"  only these, in this order        PYTHON=…          default: python3
+#   TINY=1             tiny models, also on a CPU       SKIP_INSTALL=1    the libraries are there already
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+out=${1:?usage: scripts/gpu_run.sh OUT [SECONDS] [WHEELS]}
+until=$((SECONDS + ${2:-270}))
+wheels=${3:-.whl}
+python=${PYTHON:-python3}
+steps=${STEPS:-check tests chat flux steps-zimage-klein caching eight sdxl wan22 served trace sampling attention}
+site=${SITE:-/tmp/site}
+work=$(mktemp -d)
+tiny=() device=cuda
+[[ -n ${TINY:-} ]] && tiny=(--tiny) device=cpu
+mkdir -p "$out"
+
+# The most seconds that each step gets.
+declare -A limits=([check]=75 [tests]=75 [chat]=70 [flux]=95 [steps-zimage-klein]=100 [caching]=70 [eight]=100 [sdxl]=80
+    [wan22]=80 [served]=130 [trace]=60 [sampling]=25 [attention]=40)
+
+# Sets `command` for a step that is to begin no measurement after so many seconds.
+define() {
+    local name=$1 seconds=$2
+    local steps=(benchmarks/step_times.py --seconds "$seconds" "${tiny[@]}")
+    case $name in
+    check) command=(scripts/gpu_check.py --parts facts server --budget "$seconds" "${tiny[@]}") ;;
+    tests) command=(-m pytest -v -m gpu -p no:cacheprovider tests/gpu) && return ;;
+    chat)
+        command=(benchmarks/chat_decode.py --variants "layers compiled,as before,transformers" --turns 1 --profile
+            --seconds "$seconds" "${tiny[@]}")
+        ;;
+    flux) command=(benchmarks/compiled.py --family flux --seconds "$seconds" "${tiny[@]}") ;;
+    steps-zimage-klein) command=("${steps[@]}" --families zimage klein) ;;
+    caching)
+        command=(benchmarks/step_caching.py --models flux --steps 28 --device "$device" --seconds "$seconds" "${tiny[@]}")
+        ;;
+    eight) command=(benchmarks/eight_bit.py --seconds "$seconds" "${tiny[@]}") ;;
+    sdxl | wan22) command=("${steps[@]}" --families "$name") ;;
+    served) command=(benchmarks/served.py --turns 3 --seconds "$seconds" "${tiny[@]}") ;;
+    trace) command=(benchmarks/trace_steps.py --families flux chat --seconds "$seconds" "${tiny[@]}") ;;
+    sampling) command=(benchmarks/sampling.py --device "$device" --seconds 10) ;;
+    attention) command=(benchmarks/attention_backends.py --seconds "$seconds" "${tiny[@]}") ;;
+    esac
+    command+=(--out "$work/$name.json")
+}
+
+# Ends what a step has left running. Its processes are known by a variable in their environment, because some of them
+# are in sessions of their own.
+end_step() {
+    local environment
+    for environment in /proc/[0-9]*/environ; do
+        if grep -qsz "^GPU_RUN_STEP=$1$" "$environment"; then
+            kill -KILL "$(basename "$(dirname "$environment")")" 2>/dev/null
+        fi
+    done
+}
+
+# What is there so far, to OUT, where a lent machine that is taken back has left it.
+collect() {
+    tar -czf "$out/results.new" -C "$work" . && mv "$out/results.new" "$out/results.tar.gz"
+    cp "$work/summary.txt" "$out/"
+    for name in check chat flux steps-zimage-klein caching eight; do
+        [[ -f $work/$name.json ]] && cp "$work/$name.json" "$out/"
+    done
+}
+
+if [[ -z ${SKIP_INSTALL:-} ]]; then
+    "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$site" "$wheels"/*.whl || exit 1
+    # Once and without warnings, which a test would take for errors; else every process compiles the libraries again.
+    "$python" -W ignore -m compileall -q -j 0 "$site" >/dev/null 2>&1
+    export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
+fi
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+echo "installed, $((until - SECONDS)) s left" | tee "$work/summary.txt"
+
+for step in $steps; do
+    limit=${limits[$step]:?there is no step $step}
+    left=$((until - SECONDS - 5))
+    if ((left < limit / 2)); then
+        echo "== $step: skipped, $left s left" | tee -a "$work/summary.txt"
+        continue
+    fi
+    ((limit = left < limit ? left : limit))
+    define "$step" $((limit - 8)) # and then it writes its file and ends
+    mark=$step-$$ began=$SECONDS
+    GPU_RUN_STEP=$mark timeout --kill-after=3 "$limit" "$python" "${command[@]}" >"$work/$step.txt" 2>&1 </dev/null
+    code=$?
+    end_step "$mark"
+    {
+        echo "== $step: code $code, $((SECONDS - began)) s, $((until - SECONDS)) s left"
+        grep -v "Writing model shards\|should be kept in float32\|Unable to import .torchao" "$work/$step.txt" |
+            tail -n 8 | cut -c -500
+    } >>"$work/summary.txt"
+    grep "^== $step:" "$work/summary.txt"
+    collect
+done
+collect
+echo
+cat "$work/summary.txt"
+rm -rf "$work"
