@@ -32,9 +32,9 @@ import torch  # noqa: E402  (needs the path above)
 from benchmarks import real_models  # noqa: E402
 from benchmarks.gpu_results import Results, median, timed  # noqa: E402
 from models.checkpoint import quantized_bytes  # noqa: E402
-from models.loading.eight_bit import use_eight_bits  # noqa: E402
+from models.loading.quantization.eight_bit import use_eight_bits  # noqa: E402
 from pipelines import device as device_module  # noqa: E402
-from pipelines.eight_bit import quantized_rows  # noqa: E402
+from pipelines.quantized.eight_bit_linear import quantized_rows  # noqa: E402
 from scripts import gpu_dits  # noqa: E402
 from scripts.gpu_chats import llama_3_2_1b  # noqa: E402
 from server.process.libraries import stop_compilers  # noqa: E402

@@ -21,7 +21,8 @@ from models.loading.component_classes import component_class
 from models.loading.components import OFFLINE, errors_named, open_component, open_components
 from models.loading.memory_format import choose_memory_format
 from models.loading.noise_scheduler import apply_scheduler_settings
-from models.loading.options import apply_options, denoiser_quantization, enable_offload
+from models.loading.options import apply_options, enable_offload
+from models.loading.quantization.library_configs import denoiser_quantization
 from models.loading.read_check import check_is_filled
 from models.loading.shared_weights import SharedWeights
 from models.loading.single_file import has_component, open_parts_of_file, open_vae

@@ -11,9 +11,10 @@ import torch
 from models.checkpoint.quantized_bytes import CPU_ONLY
 from models.files.weight_files import variant
 from models.loading.components import errors_named
-from models.loading.eight_bit import eight_bit_kind, use_eight_bits
-from models.loading.options import chat_quantization, try_option
-from models.loading.packed_weights import pack_weights
+from models.loading.options import try_option
+from models.loading.quantization.eight_bit import eight_bit_kind, use_eight_bits
+from models.loading.quantization.library_configs import chat_quantization
+from models.loading.quantization.packed_weights import pack_weights
 from models.loading.read_check import check_is_filled, transformers_checked
 from models.loading.shared_weights import SharedWeights
 from models.loading.tokenizer import open_tokenizer

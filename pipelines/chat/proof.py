@@ -20,7 +20,7 @@ from pipelines.chat.decode.options import DecodeOptions, not_static
 from pipelines.chat.paged_batch import PagedBatch
 from pipelines.chat.unbatched import SequentialBatch
 from pipelines.interface import Merging
-from pipelines.packed_linear import PackedLinear
+from pipelines.quantized.packed_linear import PackedLinear
 
 LENGTHS = (9, 37)  # the second crosses a page of 32
 N_STEPS = 3

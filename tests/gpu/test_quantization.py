@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from models.loading.eight_bit import use_eight_bits
+from models.loading.quantization.eight_bit import use_eight_bits
 from pipelines.device import supports_fp8
 from pipelines.diffusion.attention_choice import NATIVE, Shape, measure
-from pipelines.eight_bit import EightBitLinear, Kind, _one_kernel
 from pipelines.host_offload import HostOffload
+from pipelines.quantized.eight_bit_linear import EightBitLinear, Kind, _one_kernel
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 

@@ -18,7 +18,7 @@ from pipelines.diffusion.lora.layers import Layers, Shapes, shapes_of
 from pipelines.diffusion.lora.lora_file import BadLora, LoraFile, names, shown
 from pipelines.diffusion.lora.provenance import plain, sources_of
 from pipelines.diffusion.lora.renaming import Convert, Parts, State, by_layers_of_the_pipeline, is_whole
-from pipelines.eight_bit import EightBitLinear
+from pipelines.quantized.eight_bit_linear import EightBitLinear
 
 FOR_TEXT_ENCODERS = {
     DOWN: "lora_linear_layer.down.weight",

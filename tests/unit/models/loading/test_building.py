@@ -177,7 +177,7 @@ def test_a_quantized_denoiser_makes_the_picture_that_diffusers_makes_with_it(
         pytest.skip(f"{library} is not installed")
     from diffusers.quantizers import PipelineQuantizationConfig
 
-    from models.loading.options import _quantization_config
+    from models.loading.quantization.library_configs import _quantization_config
 
     config = PipelineQuantizationConfig(quant_mapping={"transformer": _quantization_config(kind, diffusers)})
     ours = picture_with(saved, "flux", f"quantization = '{kind}'")

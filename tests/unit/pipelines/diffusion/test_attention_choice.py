@@ -10,7 +10,7 @@ from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_a
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
 from torch import nn
 
-from models.loading.options import usual_tokens
+from models.loading.attention import usual_tokens
 from models.spec import Defaults, Limits, ModelSpec
 from pipelines.diffusion import attention_choice
 from pipelines.diffusion.attention_choice import Shape, attention_shape, choose_attention, measure

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.checkpoint import quantized_bytes
-from models.loading.eight_bit import use_eight_bits
+from models.loading.quantization.eight_bit import use_eight_bits
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import Failed, Lora
 from tests.support.lanes.lane_play import ends, gap, play, rendered, request

@@ -81,7 +81,7 @@ def quantized_rows(rows: torch.Tensor, kind: Kind) -> tuple[torch.Tensor, torch.
 def _one_kernel(device: torch.device) -> Callable[..., tuple[torch.Tensor, torch.Tensor]] | None:
     """Returns the function that does it in one kernel, once it has given what torch gives; None where it does not."""
     try:
-        from pipelines.triton_rows import quantize
+        from pipelines.quantized.triton_rows import quantize
 
         trial = torch.randn(3, 528, generator=torch.Generator().manual_seed(0)).to(device, torch.bfloat16)
         for dtype, largest in ((FP8, LARGEST["fp8"]), (torch.int8, LARGEST["int8"])):

@@ -10,7 +10,7 @@ from torch import nn
 
 from models.checkpoint.quantized_bytes import is_packed
 from models.errors import BadModel
-from pipelines.packed_linear import PackedLinear
+from pipelines.quantized.packed_linear import PackedLinear
 
 TRIAL_ROWS = 4
 # Relative L2 distance of a layer's output on normal inputs. Rounding makes 0.003 with four bits and 0.01 with eight.

@@ -16,7 +16,7 @@ from models.checkpoint.quantized_bytes import runs_in_eight_bits
 from models.errors import BadModel
 from models.spec import ModelSpec
 from pipelines.device import supports_fp8
-from pipelines.eight_bit import EightBitLinear, Kind
+from pipelines.quantized.eight_bit_linear import EightBitLinear, Kind
 
 TRIAL_ROWS = 64
 # Relative L2 distance of a layer's output on normal inputs: rounding makes 0.037 in fp8 and 0.015 in int8.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.eight_bit import EightBitLinear, Kind
+from pipelines.quantized.eight_bit_linear import EightBitLinear, Kind
 
 ROUNDING: dict[Kind, float] = {"fp8": 0.045, "int8": 0.015}  # relative L2, of normal weights and inputs
 

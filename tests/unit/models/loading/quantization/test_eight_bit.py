@@ -14,10 +14,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from models.checkpoint.quantized_bytes import is_packed, runs_in_eight_bits
 from models.checkpoint.resident_bytes import ServedAs, folder_bytes
 from models.errors import BadModel
-from models.loading.eight_bit import use_eight_bits
-from models.loading.packed_weights import pack_weights
-from pipelines.eight_bit import EightBitLinear
-from pipelines.packed_linear import PackedLinear
+from models.loading.quantization.eight_bit import use_eight_bits
+from models.loading.quantization.packed_weights import pack_weights
+from pipelines.quantized.eight_bit_linear import EightBitLinear
+from pipelines.quantized.packed_linear import PackedLinear
 
 
 @pytest.fixture(scope="module")

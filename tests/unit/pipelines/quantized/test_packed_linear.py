@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pipelines.packed_linear import GROUP, PackedLinear
+from pipelines.quantized.packed_linear import GROUP, PackedLinear
 
 
 def linear(weight: torch.Tensor) -> nn.Linear:
