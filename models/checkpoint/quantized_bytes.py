@@ -25,13 +25,9 @@ NOT_CAST = ("pos_embed", "patch_embed", "norm", "^proj_in$", "^proj_out$")
 # Single files have other names for the modulation in the norms of a transformer.
 NOT_CAST_IN_FILE = (r"_mod\b", "modulation", "adaLN")
 
-EIGHT_BIT = (
-    "fp8",
-    "int8",
-)  # kinds whose matrix multiplications run in eight bits (eight_bit_linear.py)
-CPU_ONLY = (
-    "cpu-int8"  # weights packed in eight bits or fewer (packed_linear.py); on a GPU it does nothing
-)
+# The layers of these kinds are in pipelines/quantized/.
+EIGHT_BIT = ("fp8", "int8")  # matrix multiplications run in eight bits
+CPU_ONLY = "cpu-int8"  # weights packed in eight bits or fewer; on a GPU it does nothing
 EIGHT_BIT_PARTS = (*DENOISERS, "transformer_2")  # components of a pipeline that they quantize
 # Layers that are left as they are: embeddings of time, text and position, the modulation that they feed (one row for
 # each picture, so nothing is saved), what routes to experts, and experts, which the libraries hold as one tensor.
