@@ -7,9 +7,7 @@ Bar: the 95th percentile of both is at most twice that of the idle server.
 
 from __future__ import annotations
 
-import http.client
 import itertools
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,26 +21,6 @@ from tests.support.http.live_server import LiveServer
 CLIP = {"type": "video", "prompt": "Ocean waves at sunset", "steps": 100, "duration": 2}
 CLIPS = 4
 MAX_TOKENS = 32
-
-
-def chat(live: LiveServer, question: str) -> list[float]:
-    """Runs a chat and returns the seconds from the request to each piece of text."""
-    connection = http.client.HTTPConnection("127.0.0.1", live.port, timeout=300)
-    body = json.dumps({"message": question, "max_tokens": MAX_TOKENS, "temperature": 0, "stream": True})
-    headers = {"Authorization": f"Bearer {live.key}", "Content-Type": "application/json"}
-    began = time.perf_counter()
-    connection.request("POST", "/api/chat", body, headers)
-    response = connection.getresponse()
-    assert response.status == 200, response.read()
-    pieces_s, event = [], ""
-    while line := response.readline():
-        text = line.decode().strip()
-        if text.startswith("event:"):
-            event = text.removeprefix("event:").strip()
-        elif text.startswith("data:") and event == "delta":
-            pieces_s.append(time.perf_counter() - began)
-    connection.close()
-    return pieces_s
 
 
 class Clips:
@@ -87,7 +65,8 @@ def measured(
     first, between = [], []
     for number in range(count):
         meanwhile()
-        pieces_s = chat(live, common.QUESTIONS[number % len(common.QUESTIONS)])
+        question = common.QUESTIONS[number % len(common.QUESTIONS)]
+        pieces_s = live.chat(question, max_tokens=MAX_TOKENS, temperature=0)
         first.append(pieces_s[0])
         between += [b - a for a, b in itertools.pairwise(pieces_s)]
     return first, between

@@ -7,10 +7,8 @@ that a machine without a network may lack, so a model of its shape with random w
 from __future__ import annotations
 
 import contextlib
-import http.client
 import importlib.util
 import itertools
-import json
 import os
 import statistics
 import subprocess
@@ -237,20 +235,7 @@ def check_beside(live: LiveServer, clip: dict[str, Any], device: str, record: Re
 
 def talk(live: LiveServer) -> list[float]:
     """Runs a chat and returns the seconds between its pieces of text."""
-    connection = http.client.HTTPConnection("127.0.0.1", live.port, timeout=120)
-    body = {"message": "Tell me a story.", "model": "beside", "max_tokens": TOKENS, "temperature": 0, "stream": True}
-    headers = {"Authorization": f"Bearer {live.key}", "Content-Type": "application/json"}
-    connection.request("POST", "/api/chat", json.dumps(body), headers)
-    response = connection.getresponse()
-    assert response.status == 200, response.read()
-    at, event = [], ""
-    while line := response.readline():
-        text = line.decode().strip()
-        if text.startswith("event:"):
-            event = text.removeprefix("event:").strip()
-        elif text.startswith("data:") and event == "delta":
-            at.append(time.perf_counter())
-    connection.close()
+    at = live.chat("Tell me a story.", model="beside", max_tokens=TOKENS, temperature=0)
     return [b - a for a, b in itertools.pairwise(at)]
 
 

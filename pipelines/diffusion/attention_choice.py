@@ -127,18 +127,10 @@ def register_backends_of(module: torch.nn.Module) -> None:
 def with_kernel_first(kernel: SDPBackend) -> Attend:
     order = [kernel, *(other for other in _ALL if other is not kernel)]
 
-    def attend(
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attn_mask: torch.Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> torch.Tensor:
+    @functools.wraps(_native)  # diffusers looks at the signature
+    def attend(*args: Any, **kwargs: Any) -> torch.Tensor:
         with sdpa_kernel(order, set_priority=True):
-            return _native(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+            return _native(*args, **kwargs)
 
     return attend
 

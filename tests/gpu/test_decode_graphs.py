@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from pipelines import device
 from pipelines.batching.merging import difference
@@ -17,7 +16,7 @@ from pipelines.chat.lane import ChatLane
 from pipelines.chat.proof import prove
 from pipelines.cuda_graphs import CaptureFailed, GraphPool
 from tests.support.lanes.chat_play import chat, replies
-from tests.support.lanes.tiny_chat import PRINTABLE, tiny_tokenizer
+from tests.support.lanes.tiny_chat import tiny_model, tiny_tokenizer
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 CUDA = torch.device("cuda")
@@ -25,26 +24,8 @@ CUDA = torch.device("cuda")
 
 def small_model(dtype: torch.dtype = torch.float32) -> Any:
     """Like `tiny_model`, with heads that matrix units can take."""
-    config = LlamaConfig(
-        vocab_size=len(PRINTABLE) + 3,
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=1024,
-        initializer_range=0.2,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config).eval().requires_grad_(False)
-    model.lm_head.weight[:3] = 0.0
-    model.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=0, bos_token_id=1)
-    return model.to(CUDA, dtype)
+    model = tiny_model(hidden_size=128, intermediate_size=256, num_hidden_layers=3, head_dim=32, initializer_range=0.2)
+    return model.requires_grad_(False).to(CUDA, dtype)
 
 
 def lane_of(model: Any, decode: DecodeOptions) -> ChatLane:

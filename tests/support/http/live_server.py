@@ -132,6 +132,24 @@ class LiveServer:
         assert reply.status == 200, reply.body
         return str(reply.json["jobId"])
 
+    def chat(self, message: str, **body: Any) -> list[float]:
+        """Runs a chat and returns the seconds from the request to each piece of its text."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        began = time.perf_counter()
+        connection.request("POST", "/api/chat", json.dumps({"message": message, "stream": True} | body), headers)
+        response = connection.getresponse()
+        assert response.status == 200, response.read()
+        pieces_s, event = [], ""
+        while line := response.readline():
+            text = line.decode().strip()
+            if text.startswith("event:"):
+                event = text.removeprefix("event:").strip()
+            elif text.startswith("data:") and event == "delta":
+                pieces_s.append(time.perf_counter() - began)
+        connection.close()
+        return pieces_s
+
     def wait(self, job_id: str, timeout_s: float = 180.0) -> dict[str, Any]:
         """Waits for the end of the job and returns its status."""
         ends = ("completed", "failed", "canceled")

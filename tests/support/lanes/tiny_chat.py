@@ -34,20 +34,26 @@ def tiny_tokenizer() -> Any:
     )
 
 
-def tiny_model() -> Any:
-    """A random Llama in float32. Special tokens have logit 0, so that greedy replies run to their last token."""
+def tiny_model(**sizes: Any) -> Any:
+    """A random Llama in float32. Special tokens have logit 0, so that greedy replies run to their last token.
+
+    sizes: values of its config.
+    """
+    usual: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "initializer_range": 0.3,  # the default makes flat logits, and every reply would be the same
+    }
     config = LlamaConfig(
         vocab_size=len(PRINTABLE) + 3,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=1024,
-        initializer_range=0.3,  # the default makes flat logits, and every reply would be the same
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
+        **(usual | sizes),
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-import torch
 
 from pipelines import device
 from tests.support.lanes.lane_contract import (
@@ -36,12 +35,10 @@ def each_of(lanes: dict[str, Callable[[], LaneCase]]) -> list[object]:
 
 
 @pytest.fixture
-def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[LaneCase]:
+def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> LaneCase:
     monkeypatch.setattr(device, "has_own_memory", lambda device_name: True)  # so that weights can be parked
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield request.param()
-    torch.set_num_threads(threads)
+    made: LaneCase = request.param()
+    return made
 
 
 @pytest.mark.parametrize("case", each_of(LANES), indirect=True)

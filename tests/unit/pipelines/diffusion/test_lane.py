@@ -27,16 +27,10 @@ SD = FAMILIES["sd15"]
 WAN = FAMILIES["wan"]
 
 # Some stock models warn that they are deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """For models this small a second thread costs time, much of it when the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
 
 
 QUICK = ("sd15", "wan")  # one family of pictures and one of clips stand for all in `make check`
