@@ -7,6 +7,7 @@ width above 1, because sizes are symbols in it and weights are its inputs.
 
 from __future__ import annotations
 
+import copyreg
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,17 @@ Backend = str | Callable[..., Any]  # a name that torch.compile knows, or a func
 
 # Compiled forms that torch keeps of one `forward` before it refuses to make more. Models of one class share its code.
 MOST_FORMS_OF_CODE = 64
+
+
+def _memory_format(name: str) -> torch.memory_format:
+    found: torch.memory_format = getattr(torch, name)
+    return found
+
+
+# A cache's key is made of pickled inputs, and so of their memory format. Python pickles one under the name of the
+# module that was the first in this process to import torch. Where that differs between the server and the worker, the
+# server would find nothing that the worker compiled. torch does the same for `torch.layout`.
+copyreg.pickle(torch.memory_format, lambda each: (_memory_format, (str(each).removeprefix("torch."),)))
 
 
 class CountingBackend:

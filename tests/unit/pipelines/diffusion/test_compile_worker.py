@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -74,6 +75,15 @@ def test_what_the_worker_compiled_is_found_in_the_cache_and_computes_the_same(ca
     assert counters["inductor"]["fxgraph_cache_miss"] == 0
     assert torch.allclose(compiled, expected, atol=1e-5)
     assert not list(cache.parent.glob("compile-*"))  # the worker's own folder
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_memory_format_does_not_name_the_module_that_imported_torch(memory_format: torch.memory_format) -> None:
+    pickled = pickle.dumps(memory_format)
+
+    assert pickle.loads(pickled) is memory_format
+    assert b"pipelines.diffusion.block_compiler" in pickled
+    assert b"test_compile_worker" not in pickled
 
 
 @pytest.mark.slow
