@@ -41,6 +41,7 @@ from server.process.libraries import stop_compilers  # noqa: E402
 from tests.support.lanes.lane_play import direct, gap, rendered  # noqa: E402
 
 LANE_BAR = 1.05
+PROGRESS_S = 5.0  # between two lines about the worker
 Run = Callable[[DiffusionRequest], Any]
 
 
@@ -98,8 +99,12 @@ class Follow:
         self.in_lane(self.request(self.short))
         began = time.perf_counter()
         beside: list[float] = []
+        said = 0.0
         while self.blocks.preparing:
             self.results.check_time()
+            if (seconds := time.perf_counter() - began) > said + PROGRESS_S:
+                said = seconds
+                print(f"{'':9}  worker: at it for {seconds:.0f} s, {_cache_files()} files in the cache", flush=True)
             if len(beside) < 2:
                 beside.append(self.step(self.in_lane, turns=1))
             time.sleep(0.02)
@@ -169,6 +174,11 @@ class Follow:
     def record(self, part: str, **facts: Any) -> None:
         rounded = {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in facts.items()}
         self.results.record(part, **rounded)
+
+
+def _cache_files() -> int:
+    """How far the worker is: it writes files as it goes."""
+    return sum(len(files) for _, _, files in os.walk(os.environ["TORCHINDUCTOR_CACHE_DIR"]))
 
 
 def _cache_counts() -> dict[str, int]:
