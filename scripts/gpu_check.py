@@ -109,8 +109,8 @@ def run_here(parts: Sequence[Part], file: ResultFile, until: float, device: str,
     """Runs the parts one after another. A device that no later part could use ends the process."""
     import torch
 
-    from server.process.libraries import stop_compilers
     from pipelines import device as device_module
+    from server.process.libraries import stop_compilers
 
     device = device or device_module.default_device()
     if tiny:
