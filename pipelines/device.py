@@ -258,9 +258,12 @@ class HostCopy:
             self._done = torch.cuda.Event(blocking=True)  # the waiting thread sleeps; torch lets go of the lock, too
             self._done.record(torch.cuda.current_stream(tensor.device))
 
-    def wait(self) -> list[int]:
-        """The values, once all that was launched before the copy is done."""
+    @property
+    def is_done(self) -> bool:
+        return self._done is None or self._done.query()
+
+    def wait(self) -> torch.Tensor:
+        """The tensor in host memory, once all that was launched before the copy is done."""
         if self._done is not None:
             self._done.synchronize()
-        values: list[int] = self._host.tolist()
-        return values
+        return self._host

@@ -210,7 +210,7 @@ class PagedBatch:
         states = [ahead.states[row] for row in rows]
         if self._lookahead and len(states) == len(active) and self._ready_to_decode():
             decode.launch(states, follows=True)  # the device is busy while the host makes text of the tokens
-        tokens = copied.wait()
+        tokens = copied.wait().tolist()
         for state, row, token in zip(states, rows, tokens, strict=True):
             state.generated_tokens.append(token)
             state.tokens_to_process = [token]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pipelines import device
 
-INTERVAL_S = 0.25  # between two previews of a job: for each the host waits for the device once
+INTERVAL_S = 0.25  # between two previews of a job
 SIDE = 16  # of the pictures that the matrix is fitted on, in latents
 N_PICTURES = 8
 
@@ -33,11 +33,25 @@ class Projection:
     matrix: Tensor  # (C, 3) float32
     offset: Tensor  # (3,)
 
-    def colours(self, latents: Tensor) -> NDArray[np.uint8]:
+    def colours(self, latents: Tensor) -> PictureCopy:
         """Map latents, (C, H, W) as the pipeline denoises them, to colors (H, W, 3)."""
         rgb = torch.einsum("chw,cd->hwd", latents.float(), self.matrix) + self.offset
-        pixels = ((rgb.clamp(-1, 1) + 1) * 127.5).to(torch.uint8)
-        return np.asarray(pixels.cpu().numpy())
+        return PictureCopy(((rgb.clamp(-1, 1) + 1) * 127.5).to(torch.uint8))
+
+
+class PictureCopy:
+    """Colors (H, W, 3) uint8 on their way to the host, which does not wait for them."""
+
+    def __init__(self, pixels: Tensor) -> None:
+        self._shape = pixels.shape
+        self._copy = device.HostCopy(pixels.flatten(), device.pinned((pixels.numel(),), torch.uint8, pixels.device))
+
+    @property
+    def is_done(self) -> bool:
+        return self._copy.is_done
+
+    def picture(self) -> NDArray[np.uint8]:
+        return np.asarray(self._copy.wait().reshape(self._shape).numpy())
 
 
 class Previews:
@@ -126,26 +140,33 @@ def one_frame(latents: Tensor, channels: int, ratio: float) -> Tensor | None:
 
 
 def watch(scheduler: Any, projection: Projection, ratio: float, show: Callable[[NDArray[np.uint8]], None]) -> None:
-    """Make `scheduler`, one request's own, call `show` with colors (H, W, 3) after a step, once per `INTERVAL_S`."""
+    """Make `scheduler`, one request's own, call `show` with colors (H, W, 3), once per `INTERVAL_S`.
+
+    A GPU may not have computed them when the step returns; they are then shown after a later step.
+    """
     step = scheduler.step
     shown_at = -INTERVAL_S
+    coming: PictureCopy | None = None
 
     @functools.wraps(step)  # pipelines look at its signature
     def watched(*args: Any, **kwargs: Any) -> Any:
-        nonlocal shown_at
+        nonlocal shown_at, coming
         result = step(*args, **kwargs)
-        if time.monotonic() - shown_at >= INTERVAL_S:
+        if coming is None and time.monotonic() - shown_at >= INTERVAL_S:
             shown_at = time.monotonic()
             try:
                 given = inspect.signature(step).bind(*args, **kwargs).arguments
                 clean = _predicted_result(scheduler, given["model_output"], given["sample"], result)
                 frame = one_frame(clean, len(projection.matrix), ratio)
                 if frame is not None:
-                    show(projection.colours(frame))
+                    coming = projection.colours(frame)
             except Exception as error:  # not the layout that it seemed to be; the job goes on without previews
                 if device.is_fatal(error):
                     raise
                 shown_at = math.inf
+        if coming is not None and coming.is_done:
+            show(coming.picture())
+            coming = None
         return result
 
     scheduler.step = watched

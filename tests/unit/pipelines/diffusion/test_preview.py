@@ -68,7 +68,7 @@ def test_colours_of_a_trained_vaes_latents_are_those_of_the_picture(name: str) -
     with torch.no_grad():
         encoded = vae.encode(picture[:, :, None] if clips else picture)
     found = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
-    colours = projection.colours(preview._normalized(vae, found[:, :, 0] if clips else found)[0])
+    colours = projection.colours(preview._normalized(vae, found[:, :, 0] if clips else found)[0]).picture()
 
     left, right = colours[:, : colours.shape[1] // 2].mean((0, 1)), colours[:, colours.shape[1] // 2 :].mean((0, 1))
     assert left[0] - left[2] > 80
@@ -138,3 +138,25 @@ def test_a_vae_that_is_parked_when_the_first_job_starts_gives_previews_of_later_
 
     assert not any(isinstance(update, Previewed) for update in early)
     assert any(isinstance(update, Previewed) for update in late)
+
+
+def test_colours_that_the_device_has_not_computed_yet_are_shown_after_a_later_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Plain:
+        def step(self, model_output: torch.Tensor, timestep: int, sample: torch.Tensor) -> tuple[torch.Tensor]:
+            return (sample,)
+
+    done = iter([False, False, True])
+    monkeypatch.setattr(preview, "INTERVAL_S", 0.0)
+    monkeypatch.setattr(preview.PictureCopy, "is_done", property(lambda self: next(done)))
+    shown: list[Any] = []
+    scheduler = Plain()
+    preview.watch(scheduler, preview.Projection(torch.eye(4, 3), torch.zeros(3)), 1.0, shown.append)
+    counts = []
+    for value in (1.0, -1.0, 0.0):
+        scheduler.step(torch.zeros(1, 4, 2, 2), 3, torch.full((1, 4, 2, 2), value))
+        counts.append(len(shown))
+
+    assert counts == [0, 0, 1], "no step waits for it"
+    assert shown[0].min() == 255, "it is the picture of the first step"
