@@ -38,6 +38,7 @@ from pipelines.diffusion.block_compiler import compiling, counting, reason_of
 
 CALLS, RESULTS = "calls.pt", "results.json"
 TIMEOUT_S = 600.0  # a compiler that takes longer is stopped
+POOL_TIMEOUT_S = 60.0
 NICENESS = 10  # the server's own threads go first
 NEVER = ("AGENTNAME_",)  # settings of the server, such as keys, that a compiler does not need
 
@@ -117,9 +118,26 @@ def main() -> None:
     threading.Thread(target=_end_with_server, args=(folder,), daemon=True).start()
     wanted: Calls = torch.load(folder / CALLS, weights_only=False)  # written by the server itself
     torch.set_num_threads(wanted.threads)
+    if torch.device(wanted.device).type == "cuda":
+        _start_pool()
     results = [_compile(call, torch.device(wanted.device)) for call in wanted.calls]
     (folder / RESULTS).write_text(json.dumps(results))
     _end_group()
+
+
+def _start_pool() -> None:
+    """Starts torch's own workers and waits until they are ready, some seconds.
+
+    torch compiles a kernel in them only if they are ready at that moment, and else one kernel after another in this
+    process. A block has dozens.
+    """
+    with suppress(Exception):  # without the workers everything is compiled, too, only later
+        from torch._inductor.async_compile import AsyncCompile
+
+        AsyncCompile.use_process_pool()
+        import torch._inductor.compile_fx  # meanwhile, because it is needed next
+
+        AsyncCompile.wait_pool_ready(POOL_TIMEOUT_S)
 
 
 def _end_with_server(folder: Path) -> None:
