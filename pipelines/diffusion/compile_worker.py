@@ -134,10 +134,11 @@ def _start_pool() -> None:
     with suppress(Exception):  # without the workers everything is compiled, too, only later
         from torch._inductor.async_compile import AsyncCompile
 
-        AsyncCompile.use_process_pool()
-        import torch._inductor.compile_fx  # meanwhile, because it is needed next
+        compilers: Any = AsyncCompile
+        compilers.use_process_pool()  # begins to start them
+        import torch._inductor.compile_fx  # noqa: F401  # meanwhile, because it is needed next
 
-        AsyncCompile.wait_pool_ready(POOL_TIMEOUT_S)
+        compilers.wait_pool_ready(POOL_TIMEOUT_S)
 
 
 def _end_with_server(folder: Path) -> None:
