@@ -22,6 +22,8 @@ work=$(mktemp -d)
 tiny=() device=cuda
 [[ -n ${TINY:-} ]] && tiny=(--tiny) device=cpu
 mkdir -p "$out"
+noise="Writing model shards\|should be kept in float32\|Unable to import .torchao\|^\[transformers\]\|^\[W"
+noise+="\|, kernel [0-9]*x "
 
 # The most seconds that each step gets.
 declare -A limits=([check]=70 [tests]=60 [chat]=65 [flux]=95 [steps-zimage-klein]=100 [caching]=70 [eight]=100 [sdxl]=80
@@ -97,8 +99,7 @@ for step in $steps; do
     end_step "$mark"
     {
         echo "== $step: code $code, $((SECONDS - began)) s, $((until - SECONDS)) s left"
-        grep -v "Writing model shards\|should be kept in float32\|Unable to import .torchao" "$work/$step.txt" |
-            tail -n 8 | cut -c -500
+        grep -v "$noise" "$work/$step.txt" | tail -n 10 | cut -c -400
     } >>"$work/summary.txt"
     grep "^== $step:" "$work/summary.txt"
     collect
