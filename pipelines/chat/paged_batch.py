@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
+from transformers.generation.continuous_batching.continuous_api import ContinuousBatchProcessor
 from transformers.generation.continuous_batching.model_runner import infer_max_single_request_tokens
 from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
 from transformers.generation.logits_process import LogitsProcessorList
@@ -41,6 +42,13 @@ class BatchStep:
     ids: tuple[str, ...]  # the sequences in the forward
     tokens: dict[str, int]  # the new token of each sequence whose prompt has been read; -1: its logits are no numbers
     n_read: int = 0  # tokens that went through the model
+
+
+class _BatchProcessor(ContinuousBatchProcessor):
+    """Does not collect all garbage of the process when it is dropped: `device.release_cache` follows in any case."""
+
+    def __del__(self) -> None:
+        pass
 
 
 class PagedBatch:
@@ -80,6 +88,7 @@ class PagedBatch:
             manager.logit_processor = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([self._hook]))
             manager.logit_processor.tensors_required = 1
             self._processor = manager._create_batch_processor()
+            self._processor.__class__ = _BatchProcessor
         self._model, self._sampler = model, sampler
         self._max_step_tokens, self._page_tokens = max_tokens, page.tokens
         self._cache = self._processor.cache
