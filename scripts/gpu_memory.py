@@ -118,7 +118,7 @@ def _check_out_of_memory(lane: DiffusionLane, make: Any, device: str, record: Re
 
 
 def _peak_of(lane: DiffusionLane, make: Any, rows: int) -> int:
-    lane._costs.forget_bytes()
+    lane._costs._log.forget_bytes()
     rendered(lane, [make(f"peak {i}", seed=i) for i in range(rows)])
     return max(cost.peak_bytes or 0 for cost in lane.take_costs() if isinstance(cost, StepCost))
 
