@@ -18,8 +18,7 @@ import sys
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,21 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402  (needs the path above)
-from transformers import ContinuousBatchingConfig, GenerationConfig  # noqa: E402
 
+from benchmarks.chat_decode_sides import (  # noqa: E402
+    copy_rate,
+    engine_seconds,
+    forward_seconds,
+    run_to_end,
+    running,
+    start_engine,
+    timed_calls,
+)
 from benchmarks.common import Report  # noqa: E402
 from pipelines import device as devices  # noqa: E402
 from pipelines.chat.decode.options import DecodeOptions  # noqa: E402
 from pipelines.chat.lane import ChatLane  # noqa: E402
 from pipelines.chat_interface import ChatRequest  # noqa: E402
-from pipelines.interface import Replied  # noqa: E402
 from scripts.gpu_build import built  # noqa: E402
 from scripts.gpu_chats import llama_3_2_1b  # noqa: E402
 from server.process.libraries import stop_compilers  # noqa: E402
@@ -188,7 +194,7 @@ class Benchmark:
         """The difference between long and short replies is the time of steps without prompts."""
         engine = self._engines.get(name)
         if engine is None:
-            engine = self._engines[name] = start_engine(self._model, ENGINES[name], self._args.tiny)
+            engine = self._engines[name] = start_engine(self._model, ENGINES[name], max(CHATS), self._args.tiny)
             engine_seconds(engine, 1, 8), engine_seconds(engine, max(CHATS), 8)
         short, long = 8, 8 + (16 if self._args.tiny else 64)
         short_s, long_s = engine_seconds(engine, chats, short), engine_seconds(engine, chats, long)
@@ -250,131 +256,6 @@ class Benchmark:
         events = sorted(profiler.key_averages(), key=lambda each: -getattr(each, key))
         for event in events[:20]:
             self._add(f"{name}, kernel {event.count // 5}x {event.key[:90]}", getattr(event, key) / 5, "us")
-
-
-def copy_rate(device: str, n_bytes: int) -> float:
-    """Bytes a second that the device reads and writes when it copies its own memory."""
-    source = torch.zeros(n_bytes, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    best = float("inf")
-    for _ in range(5):
-        devices.finish(device)
-        began = time.perf_counter()
-        for _ in range(4):
-            target.copy_(source)
-        devices.finish(device)
-        best = min(best, (time.perf_counter() - began) / 4)
-    return 2 * n_bytes / best
-
-
-def run_to_end(lane: ChatLane, requests: list[ChatRequest]) -> dict[str, str]:
-    """Request → text of its reply."""
-    for request in requests:
-        lane.admit(request)
-    updates = []
-    while lane.has_work():
-        updates += lane.step()
-    return {each.request_id: each.text for each in updates if isinstance(each, Replied)}
-
-
-@contextmanager
-def running(lane: ChatLane, requests: list[ChatRequest]) -> Iterator[None]:
-    """The chats' prompts have been read in this block; they are canceled after it."""
-    for request in requests:
-        lane.admit(request)
-    seen: set[str] = set()
-    while len(seen) < len(requests):
-        for update in lane.step():
-            if not hasattr(update, "text"):
-                raise RuntimeError(f"a chat ended early: {update}")
-            seen.add(update.request_id)
-    try:
-        yield
-    finally:
-        for request in requests:
-            lane.cancel(request.id)
-        while lane.has_work():
-            lane.step()
-
-
-def forward_seconds(lane: ChatLane, rows: int, device: str) -> float | None:
-    """Seconds of the device for a static forward of so many rows, launched one after the other without a host between.
-
-    The rows are padding: they attend to one token.
-    """
-    batch: Any = lane._kv_cache.batch
-    steps = batch._decode
-    if steps is None:
-        return None
-    graph = steps._graphs.get(steps._width(rows))
-    forward = graph or functools.partial(steps._run, steps._width(rows), 1)
-    with torch.inference_mode(), devices.on_stream(batch._stream):
-        forward()
-        devices.finish(device)
-        count = 3 if device == "cpu" else 30
-        began = time.perf_counter()
-        for _ in range(count):
-            forward()
-        devices.finish(device)
-    return (time.perf_counter() - began) / count
-
-
-@contextmanager
-def timed_calls(batch: Any, spent: dict[str, float]) -> Iterator[None]:
-    """Adds up the host's time in the parts of a decode step."""
-
-    def timed(part: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **more: Any) -> Any:
-            began = time.perf_counter()
-            try:
-                return call(*args, **more)
-            finally:
-                spent[part] += time.perf_counter() - began
-
-        return run
-
-    sampler, wait, steps = batch._sampler, devices.HostCopy.wait, batch._decode
-    batch._sampler = timed("sampler", sampler)
-    devices.HostCopy.wait = timed("wait", wait)  # type: ignore[method-assign]
-    if steps is not None:
-        steps.launch = timed("launch", steps.launch)
-    try:
-        yield
-    finally:
-        batch._sampler = sampler
-        devices.HostCopy.wait = wait  # type: ignore[method-assign]
-        if steps is not None:
-            del steps.launch
-
-
-def start_engine(model: Any, graphs: bool | None, tiny: bool) -> Any:
-    """transformers' continuous batching in its own thread, as `transformers serve` runs it."""
-    settings = ContinuousBatchingConfig(
-        page_size=32 if tiny else 256,
-        num_blocks=256,
-        max_batch_tokens=256 if tiny else 1024,
-        max_requests_per_batch=max(CHATS),
-        use_cuda_graph=graphs,
-        auto_switch_to_flash=False,  # the switch may download kernels
-    )
-    model.set_attn_implementation("sdpa")
-    engine = model.init_continuous_batching(GenerationConfig(do_sample=False, eos_token_id=-1), settings)
-    engine.start()
-    return engine
-
-
-def engine_seconds(engine: Any, chats: int, tokens: int) -> float:
-    """Seconds until so many chats have so many tokens. The prompts differ in their first token."""
-    inputs = [[3 + i, *range(10, 40)] for i in range(chats)]
-    began = time.perf_counter()
-    engine.add_requests(inputs, max_new_tokens=tokens)
-    done = 0
-    while done < chats:
-        result = engine.get_result(timeout=30)
-        if result is None or result.error:
-            raise RuntimeError(f"the engine gave no result: {result and result.error}")
-        done += result.is_finished()
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":
