@@ -18,6 +18,7 @@ PREEMPTIBLE: dict[str, Callable[[], LaneCase]] = {
 LANES: dict[str, Callable[[], LaneCase]] = {
     **PREEMPTIBLE,
     "chat": lambda: chat_case("cuda"),
+    "chat by graphs": lambda: chat_case("cuda", static=True),
     "unbatched chat": lambda: chat_case("cuda", "off"),
 }
 

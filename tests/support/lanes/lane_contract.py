@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.chat.decode.options import DecodeOptions
 from pipelines.chat_interface import ChatRequest
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.interface import (
@@ -376,11 +377,14 @@ def diffusion_case(device_name: str, family_name: str = "sd15") -> LaneCase:
     return LaneCase(lane, lambda name: request(family, name), failing, "bad_request", holds_weights, preemptible=True)
 
 
-def chat_case(device_name: str, merging: Merging = "on") -> LaneCase:
+def chat_case(device_name: str, merging: Merging = "on", *, static: bool = False) -> LaneCase:
+    """static: by static decode steps, which are CUDA graphs on a GPU."""
     model = tiny_model()
     if device_name != "cpu":
         model.to(device_name)
-    lane = tiny_lane(model, cache_bytes=CACHE_BYTES[device_name], max_running=2, merging=merging)
+    lane = tiny_lane(
+        model, cache_bytes=CACHE_BYTES[device_name], max_running=2, merging=merging, decode=DecodeOptions(static)
+    )
 
     def failing(name: str) -> Request:
         return chat(name, "x" * 2_000)

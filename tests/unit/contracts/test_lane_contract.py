@@ -25,6 +25,7 @@ LANES: dict[str, Callable[[], LaneCase]] = {
     **PREEMPTIBLE,
     "fake chat": lambda: fake_case("chat"),
     "chat": lambda: chat_case("cpu"),
+    "chat by static steps": lambda: chat_case("cpu", static=True),
     "unbatched chat": lambda: chat_case("cpu", "off"),
 }
 
