@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -224,6 +225,12 @@ def host_free_bytes() -> int:
     with open("/proc/meminfo") as lines:
         fields = dict(line.split(":", 1) for line in lines)
     return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+@functools.cache
+def has_triton(device: torch.device) -> bool:
+    """Whether kernels in Triton may run on the device. Builds of torch for CUDA usually bring it."""
+    return device.type == "cuda" and find_spec("triton") is not None
 
 
 def supports_fp8(device: str) -> bool:

@@ -95,8 +95,8 @@ def _undressed(block: nn.Module) -> Iterator[None]:
 
 
 def _without_data(tensor: torch.Tensor) -> torch.Tensor:
-    plain = type(tensor.data) is torch.Tensor
-    data = tensor.data.to("meta") if plain else tensor.data.cpu()
+    is_whole = type(tensor.data) is torch.Tensor
+    data = tensor.data.to("meta") if is_whole else tensor.data.cpu()
     return nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else data
 
 

@@ -65,7 +65,7 @@ class Ledger:
 
         It may still be booked. Only a driver's figure shows it.
         """
-        if self._reading is None or not self._reading.exact:
+        if self._reading is None or not self.has_driver:
             return 0
         return max(0, self._reading.ours_bytes - self.booked_bytes)
 

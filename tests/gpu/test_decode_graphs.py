@@ -9,7 +9,7 @@ import torch
 
 from pipelines import device
 from pipelines.batching.merging import difference
-from pipelines.chat.decode.attention import attend_gathered, has_triton, kernel_for
+from pipelines.chat.decode.attention import attend_gathered, kernel_for
 from pipelines.chat.decode.options import DecodeOptions
 from pipelines.chat.decode.pages import Pages, reading
 from pipelines.chat.lane import ChatLane
@@ -49,7 +49,7 @@ def texts(lane: ChatLane) -> dict[str, str]:
 def test_the_kernel_that_reads_pages_computes_what_the_one_in_plain_torch_computes(
     dtype: torch.dtype, heads: int, kv_heads: int, dim: int
 ) -> None:
-    if not has_triton(CUDA):
+    if not device.has_triton(CUDA):
         pytest.skip("Triton is not installed")
     torch.manual_seed(0)
     positions = torch.tensor([0, 31, 32, 700, 1023], dtype=torch.int32, device=CUDA)

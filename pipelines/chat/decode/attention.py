@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from pipelines import device as devices
 from pipelines.chat.decode.pages import Pages, present_pages
 
 NAME = "paged_decode"
@@ -30,11 +30,6 @@ class UnsupportedAttention(Exception):
     """A layer wants attention that the kernels for decode steps do not compute."""
 
 
-@functools.cache
-def has_triton(device: torch.device) -> bool:
-    return device.type == "cuda" and find_spec("triton") is not None
-
-
 def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """Write the new keys and values into the cache, and attend to all of each row. Shapes as of `Kernel`."""
     pages = present_pages()
@@ -43,7 +38,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
 
 @functools.cache
 def kernel_for(device: torch.device) -> Kernel:
-    if not has_triton(device):
+    if not devices.has_triton(device):
         return attend_gathered
     from pipelines.chat.decode.triton_attention import attend_paged
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pipelines import device
-from pipelines.chat.decode.attention import has_triton, paged_decode
+from pipelines.chat.decode.attention import paged_decode
 from pipelines.chat.decode.compiled import Forward, forward_of
 from pipelines.chat.decode.options import DecodeOptions
 from pipelines.chat.decode.pages import Pages, reading
@@ -60,7 +60,7 @@ class DecodeSteps:
         self._make_buffers(int(self._config.vocab_size))
         layers = [self._allocator.get_cache_for_block_table(i) for i in sorted(self._allocator.layer_indices)]
         self._pages = Pages(layers, self._table, self._positions)
-        self._reads_lengths = has_triton(self._device)  # the kernel needs no bound on the rows' pages
+        self._reads_lengths = device.has_triton(self._device)  # the kernel needs no bound on the rows' pages
         self._rows: tuple[Any, ...] = ()  # whose pages are in the table
         self._stale: set[int] = set()  # rows whose pages have changed
         self._graphs: dict[int, Callable[[], None]] = {}  # by the number of rows

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -153,7 +152,7 @@ class _Rows:
 
 def _kernels_for(device: torch.device) -> tuple[Any, tuple[str, ...]]:
     """The module of our own kernels, if they run here, and notes for the model: why they do not."""
-    if device.type != "cuda" or find_spec("triton") is None:
+    if not devices.has_triton(device):
         return None, ()
     try:
         from pipelines.chat.sampling import triton_kernels  # needs Triton
