@@ -93,7 +93,8 @@ async def test_every_route_of_the_models_gives_json_whatever_a_spec_holds(shared
     assert [reply.status_code for reply in replies] == [200] * len(replies), [reply.text for reply in replies]
     for reply in replies:
         strict(reply.content)
-    assert str(odd.path) not in replies[1].text or str(odd.path) in (odd.source, *map(str, odd.load.embeddings))
+    if odd.path is not None:  # a checkpoint that is not there yet has no path to tell
+        assert str(odd.path) not in replies[1].text or str(odd.path) in (odd.source, *map(str, odd.load.embeddings))
 
 
 @pytest.fixture
