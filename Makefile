@@ -15,13 +15,15 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+CLIENTS := .venv-clients
+CLIENTS_INSTALLED := $(CLIENTS)/.installed
 ARGS ?=
 
 # One process per core with one torch thread each, also in the servers that tests start: threads that share a core wait
 # for each other.
 PYTEST := OMP_NUM_THREADS=1 AGENTNAME_TORCH_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
 
-.PHONY: help serve test check format models install clean
+.PHONY: help serve test check format models install clients clean
 
 help:
 	@sed -n 's/^# \(make .*\)/  \1/p' Makefile
@@ -29,7 +31,7 @@ help:
 serve: install models
 	@$(BIN)/agentname serve $(ARGS)
 
-test: install models
+test: install models clients
 	$(PYTEST) -m "not gpu" $(ARGS)
 
 check: install
@@ -61,5 +63,17 @@ $(INSTALLED): pyproject.toml
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[dev]"
 	@touch $@
 
+# The client libraries that tests run against the server; Node's only where Node is installed.
+clients: $(CLIENTS_INSTALLED)
+
+$(CLIENTS_INSTALLED): tests/clients/requirements.txt tests/clients/package.json | install
+	@echo "installing the clients that the tests use (once)"
+	@test -x $(CLIENTS)/bin/python || "$(PYTHON)" -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install --disable-pip-version-check --quiet -r tests/clients/requirements.txt
+	@cp tests/clients/package.json $(CLIENTS)/
+	@if command -v npm >/dev/null; then cd $(CLIENTS) && npm install --no-package-lock --no-audit --no-fund --silent; \
+		else echo "no Node: the tests of its clients will be skipped"; fi
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(CLIENTS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

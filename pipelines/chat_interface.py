@@ -7,19 +7,77 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high"]
 Section: TypeAlias = Literal["thinking", "content"]  # of a reply
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """A function of the client's that a reply may ask to be called."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, object] = field(default_factory=dict)  # JSON schema of its arguments; empty: it has none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolUse:
+    """Which tools a reply may call, and whether it must."""
+
+    tools: tuple[Tool, ...] = ()
+    choice: Literal["auto", "none", "required"] = "auto"  # none: the prompt shows no tools
+    name: str | None = None  # with "required": the one tool that is called
+    parallel: bool = True  # one reply may have several calls
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call that an earlier reply asked for."""
+    """A call that a reply asks for."""
 
     id: str
     name: str
     arguments: str  # JSON, as the model wrote it
+
+
+@dataclass(frozen=True, slots=True)
+class CallDelta:
+    """The next part of a call. The first part of each call has its id and name, the others more of its arguments."""
+
+    index: int  # of the call in its reply
+    id: str = ""
+    name: str = ""
+    arguments: str = ""  # the next characters of the JSON
+
+
+@dataclass(frozen=True, slots=True)
+class MessageImage:
+    """A picture in a message."""
+
+    at: int  # characters of the content before it
+    data: bytes  # of the file: PNG, JPEG, WebP or GIF
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """The form that the answer must have. Thinking before the answer is free."""
+
+    kind: Literal["json_object", "json_schema", "regex", "choice", "lark"]
+    text: str = ""  # JSON of the schema, or of the list of choices; the regular expression; the grammar in Lark's form
+    field: str = "response_format"  # of the request, for errors
+
+
+class Constraint(Protocol):
+    """A `Grammar` that was read for one tokenizer. Immutable: any thread may begin a reply with it."""
+
+    def begin(self) -> Any: ...
+
+
+class CallFormat(Protocol):
+    """How a model writes calls of tools. Immutable: one serves all replies to which the same tools were offered."""
+
+    def reader(self) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +88,7 @@ class Message:
     name: str | None = None  # of who speaks, or of the tool
     tool_calls: tuple[ToolCall, ...] = ()  # of an assistant
     tool_call_id: str | None = None  # of a tool's message: the call that it answers
+    images: tuple[MessageImage, ...] = ()  # by their places in the content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +98,8 @@ class PromptOptions:
     effort: Effort | None = None  # how much the model may think; "none": not at all
     template_variables: Mapping[str, object] = field(default_factory=dict)  # further variables of the template, as JSON
     continues: bool | None = None  # the reply goes on with the last message; None: if that is the assistant's
+    tool_use: ToolUse = field(default_factory=ToolUse)
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +111,8 @@ class Prompt:
     continues: bool = False  # the reply goes on with the last message, so that its text follows that of the prompt
     max_thinking_tokens: int | None = None  # what the effort means for a model whose template has no steps of it
     warnings: tuple[str, ...] = ()  # for the client: where the prompt differs from the messages
+    constraint: Constraint | None = None  # which tokens the reply may be made of; None: any
+    call_format: CallFormat | None = None  # how calls are read from the reply; None: it has none
 
 
 class PromptRefused(Exception):

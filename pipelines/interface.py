@@ -13,13 +13,13 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.chat_interface import ChatRequest, Section, TokenLogprobs
+from pipelines.chat_interface import CallDelta, ChatRequest, Section, TokenLogprobs, ToolCall
 from pipelines.step_schedule import Speed, computed_steps
 
 Stage: TypeAlias = Literal["waiting", "loading_model", "encoding", "denoising", "decoding", "saving", "done"]
 LaneStage: TypeAlias = Literal["encoding", "denoising", "decoding", "prefill", "decode"]
 Merging: TypeAlias = Literal["on", "off", "unproven"]
-FinishReason: TypeAlias = Literal["stop", "length"]
+FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 FailureCode: TypeAlias = Literal["bad_request", "out_of_memory", "invalid_output", "model_error", "context_overflow"]
 
 
@@ -119,6 +119,7 @@ class TextDelta:
     text: str  # whole characters, never part of a stop string
     section: Section = "content"
     logprobs: tuple[TokenLogprobs, ...] = ()  # of the tokens behind `text`, in the section content
+    call: CallDelta | None = None  # instead of a text: the next part of a call
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,7 @@ class Replied:
     thinking: str = ""
     thinking_tokens: int = 0
     warnings: tuple[str, ...] = ()  # for the client: where the reply differs from the request
+    tool_calls: tuple[ToolCall, ...] = ()  # `finish_reason` is "tool_calls" then, unless the reply was cut off
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.chat_interface import Section, TokenLogprobs
+from pipelines.chat_interface import CallDelta, Section, TokenLogprobs, ToolCall
 from pipelines.interface import FailureCode, FinishReason, Sound, Stage
 from server.engine_status import EngineStatus
 from server.job import Job
@@ -79,6 +79,7 @@ class JobText:
     at: float  # when the step that made them ended, on the engine's clock
     section: Section = "content"
     logprobs: tuple[TokenLogprobs, ...] = ()  # of the tokens behind `text`, if requested
+    call: CallDelta | None = None  # instead of a text: the next part of a call
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class JobReplied:
     thinking: str = ""
     thinking_tokens: int = 0
     warnings: tuple[str, ...] = ()  # deviations from the request, for the client
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,25 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 import models.errors
 from models.spec import Defaults, Limits, ModelSpec, ModelType
-from pipelines.chat_interface import ChatRequest, Message, Prompt, PromptOptions, PromptTooLong, Section, TokenLogprobs
-from pipelines.interface import DiffusionRequest, Request, Sound
+from pipelines.chat_interface import (
+    CallDelta,
+    ChatRequest,
+    Message,
+    Prompt,
+    PromptOptions,
+    PromptTooLong,
+    Section,
+    TokenLogprobs,
+    ToolCall,
+)
+from pipelines.interface import DiffusionRequest, FinishReason, Request, Sound
 from server.engine_status import (
     DeviceStatus,
     EngineStatus,
@@ -106,6 +117,7 @@ class FakePromptReader:
     """Makes one token of each character of the messages as JSON, so that a test can read them back from the prompt."""
 
     def __init__(self) -> None:
+        self.messages: list[Sequence[Message]] = []  # of each prompt
         self.options: list[PromptOptions] = []  # of each prompt
         self.error: Exception | None = None  # what reading a prompt raises
         self.warnings: tuple[str, ...] = ()
@@ -114,6 +126,7 @@ class FakePromptReader:
     def read(self, spec: ModelSpec, messages: Sequence[Message], options: PromptOptions) -> Prompt:
         if self.error is not None:
             raise self.error
+        self.messages.append(messages)
         self.options.append(options)
         tokens = tuple(map(ord, json.dumps([[message.role, message.content] for message in messages])))
         context = spec.limits.context_tokens
@@ -130,6 +143,13 @@ def messages_in(prompt: Prompt) -> list[tuple[str, str]]:
     return [(role, content) for role, content in json.loads("".join(map(chr, prompt.tokens)))]
 
 
+@dataclass(frozen=True, slots=True)
+class FakeReply:
+    text: str
+    thinking: str = ""
+    calls: tuple[ToolCall, ...] = ()
+
+
 class FakeEngine:
     """Keeps submitted jobs until a test runs or fails them. Chats get what `reply` returns at once; None: no reply."""
 
@@ -141,7 +161,7 @@ class FakeEngine:
         self.sent: list[Cancel | Recall | ModelMessage] = []
         self.draining = False
         self.alive, self.stuck = True, False
-        self.reply: Callable[[ChatRequest], str] | None = _echo
+        self.reply: Callable[[ChatRequest], str | FakeReply] | None = _echo
         self.usable_bytes = capacity_bytes
 
     # The engine port
@@ -159,7 +179,9 @@ class FakeEngine:
         request = job.requests[0]
         if isinstance(request, ChatRequest) and self.reply is not None:
             self.start_job(job.id)
-            self.finish_chat(job.id, self.reply(request))
+            made = self.reply(request)
+            reply = FakeReply(made) if isinstance(made, str) else made
+            self.finish_chat(job.id, reply.text, reply.thinking, calls=reply.calls)
 
     def send(self, message: Cancel | Recall | ModelMessage) -> None:
         self.sent.append(message)
@@ -232,13 +254,36 @@ class FakeEngine:
         """Delivers the next text of a chat's reply."""
         self.deliver(JobText(job_id, text, time.monotonic(), section, logprobs))
 
-    def finish_chat(self, job_id: str, text: str, thinking: str = "", warnings: tuple[str, ...] = ()) -> None:
-        """Delivers a whole reply: what the model thought, its answer, and the end."""
+    def call(self, job_id: str, index: int, call: ToolCall) -> None:
+        """Delivers a call of a reply in three parts: its name, and its arguments in two."""
+        middle = len(call.arguments) // 2
+        parts = [
+            CallDelta(index, call.id, call.name),
+            CallDelta(index, arguments=call.arguments[:middle]),
+            CallDelta(index, arguments=call.arguments[middle:]),
+        ]
+        for part in parts:
+            self.deliver(JobText(job_id, "", time.monotonic(), call=part))
+
+    def finish_chat(
+        self,
+        job_id: str,
+        text: str,
+        thinking: str = "",
+        warnings: tuple[str, ...] = (),
+        calls: tuple[ToolCall, ...] = (),
+    ) -> None:
+        """Delivers a whole reply: what the model thought, its answer, its calls of tools, and the end."""
         if thinking:
             self.say(job_id, thinking, "thinking")
-        self.say(job_id, text)
+        if text or not calls:
+            self.say(job_id, text)
+        for index, call in enumerate(calls):
+            self.call(job_id, index, call)
         n_thinking = 3 if thinking else 0
-        self.deliver(JobReplied(job_id, text, 12, 5 + n_thinking, "stop", thinking, n_thinking, warnings))
+        finish: FinishReason = "tool_calls" if calls else "stop"
+        end = JobReplied(job_id, text, 12, 5 + n_thinking, finish, thinking, n_thinking, warnings, calls)
+        self.deliver(end)
 
     def publish(
         self,

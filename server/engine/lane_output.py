@@ -55,8 +55,8 @@ class LaneOutput:
             case Previewed(request_id, colours):
                 if self._jobs.find(request_id)[0] == 0:
                     put(JobPreviewed(job.id, colours))
-            case TextDelta(_, text, section, logprobs):
-                put(JobText(job.id, text, at, section, logprobs))
+            case TextDelta(_, text, section, logprobs, call):
+                put(JobText(job.id, text, at, section, logprobs, call))
             case Rendered(request_id, frames, batch_peak, scheduler, warnings, sound, flagged):
                 index, request = self._jobs.find(request_id)
                 peak_bytes = self._estimates.peak_bytes(request_id)
@@ -107,4 +107,5 @@ def _replied(job_id: str, reply: Replied) -> JobReplied:
         thinking=reply.thinking,
         thinking_tokens=reply.thinking_tokens,
         warnings=reply.warnings,
+        tool_calls=reply.tool_calls,
     )

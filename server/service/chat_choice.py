@@ -36,9 +36,9 @@ class ChoiceRun:
                 match event:
                     case JobStarted():
                         self.started = True
-                    case JobText(_, text, at, section, logprobs):
+                    case JobText(_, text, at, section, logprobs, call):
                         self._logprobs += logprobs
-                        yield ChatDelta(self._index, section, text, logprobs, at)
+                        yield ChatDelta(self._index, section, text, logprobs, at, call)
                     case JobReplied():
                         self._end = event
                     case _:
@@ -61,6 +61,7 @@ class ChoiceRun:
             completion_tokens=self._reply.completion_tokens,
             thinking_tokens=self._reply.thinking_tokens,
             logprobs=tuple(self._logprobs),
+            tool_calls=self._reply.tool_calls,
         )
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from pipelines.chat_interface import Message, PromptOptions, Section, TokenLogprobs
+from pipelines.chat_interface import CallDelta, Message, PromptOptions, Section, TokenLogprobs, ToolCall
 from pipelines.interface import FinishReason
 
 
@@ -41,13 +41,14 @@ class ChatInput:
 
 @dataclass(frozen=True, slots=True)
 class ChatDelta:
-    """The next text of one choice."""
+    """The next text of one choice, or the next part of a call."""
 
     index: int  # of the choice
     section: Section
     text: str
     logprobs: tuple[TokenLogprobs, ...] = ()
     at: float = 0.0  # when the step that made it ended, on the engine's clock
+    call: CallDelta | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,7 @@ class ChatChoice:
     completion_tokens: int  # also those of `thinking`
     thinking_tokens: int
     logprobs: tuple[TokenLogprobs, ...] = ()  # of `text`; empty unless requested
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -173,7 +173,7 @@ class ChatTurn:
                 f"its oldest {self._context.n_left_out} messages were left out."
             )
         choices = tuple(choice.choice for choice in self._choices)
-        message = Message("assistant", choices[0].text, thinking=choices[0].thinking)
+        message = Message("assistant", choices[0].text, thinking=choices[0].thinking, tool_calls=choices[0].tool_calls)
         if not await self._exchange.store(self._database, message, now):
             logger.warning("conversation turn not stored")
             warnings.append("This exchange could not be stored: later replies will not take it into account.")
