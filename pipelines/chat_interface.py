@@ -56,7 +56,10 @@ class MessageImage:
     """A picture in a message."""
 
     at: int  # characters of the content before it
-    data: bytes  # of the file: PNG, JPEG, WebP or GIF
+    data: bytes  # of the file: PNG, JPEG, WebP or GIF; empty until it is fetched from its URL
+    url: str = ""  # http or https; empty: the message has the file itself
+    place: str = ""  # in the request, for errors
+    longest_side: int | None = None  # pixels: a larger picture is made smaller before the model sees it
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,136 @@
+"""Reads the pictures of messages in each dialect's own form. Pure functions.
+
+A picture is known by its first bytes: clients often name the wrong media type. What the bytes hold is looked at later,
+on a worker thread (`pipelines/chat/prompts/pictures.py`). A picture that cannot be read is a 400 that names the place.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NoReturn
+
+from pipelines.chat_interface import MessageImage
+from server.errors import BadRequest
+from server.units import size
+
+MAX_IMAGES = 64  # of one request
+MAX_IMAGE_BYTES = 20 * 2**20
+MAX_URL_CHARACTERS = 2000
+LOW_DETAIL_SIDE = 512  # pixels, as OpenAI describes `detail: low`
+DETAILS = ("auto", "low", "high")
+
+FIRST_BYTES = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF.{4}WEBP", re.DOTALL)
+DATA_URL = re.compile(r"data:[^,;]{0,100}(?:;[^,;]{0,100}){0,4}?;base64,", re.IGNORECASE)
+REMOTE_URL = re.compile(r"https?://", re.IGNORECASE)
+URL_FORM = "a data URL with the picture in base64, like data:image/png;base64,…"
+FILE_TYPES = "a PNG, JPEG, WebP or GIF file"
+
+
+class RequestImages:
+    """Reads the pictures of one request, and counts them against its limits."""
+
+    def __init__(self, param: str = "messages") -> None:
+        """param: the field of the request that has the messages, for errors."""
+        self._param = param
+        self._n_images = 0
+
+    def openai_part(self, part: Mapping[str, Any], place: str) -> MessageImage:
+        """Reads {"type": "image_url", "image_url": {"url", "detail"}}, or with the URL in the place of the object, and
+        the Responses API's {"type": "input_image", "image_url": "…", "detail"}. Raises `BadRequest`.
+        """
+        if part.get("file_id") is not None:
+            self._refuse(f"{place}.file_id", f"left out: files cannot be uploaded yet. Send image_url, {URL_FORM}")
+        source, place = part.get("image_url"), f"{place}.image_url"
+        detail = part.get("detail")
+        if isinstance(source, dict):
+            detail = source.get("detail", detail)
+            source, place = source.get("url"), f"{place}.url"
+        if detail is not None and detail not in DETAILS:
+            self._refuse(f"{place.removesuffix('.url')}.detail", f"one of {', '.join(DETAILS)}")
+        return replace(self.url(source, place), longest_side=LOW_DETAIL_SIDE if detail == "low" else None)
+
+    def anthropic_part(self, part: Mapping[str, Any], place: str) -> MessageImage:
+        """Reads {"type": "image", "source": {"type": "base64", "media_type", "data"}}, or a source of the type url.
+        Raises `BadRequest`.
+        """
+        source, place = part.get("source"), f"{place}.source"
+        kind = source.get("type") if isinstance(source, dict) else None
+        if isinstance(source, dict) and kind == "base64":
+            return self.base64(source.get("data"), f"{place}.data")
+        if isinstance(source, dict) and kind == "url":
+            return self.url(source.get("url"), f"{place}.url")
+        self._refuse(f"{place}.type", "base64 or url: files cannot be uploaded yet")
+
+    def url(self, url: object, place: str) -> MessageImage:
+        """Reads a data URL, or notes one of http or https, which is fetched later if this server does that.
+        Raises `BadRequest`.
+        """
+        if not isinstance(url, str):
+            self._refuse(place, URL_FORM)
+        if REMOTE_URL.match(url) and len(url) <= MAX_URL_CHARACTERS:
+            self._count(place)
+            return MessageImage(0, b"", url=url, place=place)
+        head = DATA_URL.match(url)
+        if head is None:
+            self._refuse(place, URL_FORM)
+        return self.base64(url[head.end() :], place)
+
+    def base64(self, text: object, place: str) -> MessageImage:
+        """Reads the base64 of a file. Raises `BadRequest`."""
+        self._count(place)
+        if not isinstance(text, str):
+            self._refuse(place, f"the base64 of {FILE_TYPES}")
+        if len(text) > MAX_IMAGE_BYTES * 3 // 2:  # base64 is 4/3, and its lines may be broken
+            self._refuse(place, f"a picture of at most {size(MAX_IMAGE_BYTES)}")
+        try:
+            data = base64.b64decode(text.encode("ascii").translate(None, b" \r\n\t"), validate=True)
+        except ValueError:  # also a character that is not ASCII
+            self._refuse(place, f"the base64 of {FILE_TYPES}, without other characters")
+        self.check_file(data, place)
+        return MessageImage(0, data, place=place)
+
+    def check_file(self, data: bytes, place: str) -> None:
+        """Raises `BadRequest` for a file that is too large, or of no type that is read here."""
+        if len(data) > MAX_IMAGE_BYTES:
+            self._refuse(place, f"a picture of at most {size(MAX_IMAGE_BYTES)}")
+        if not FIRST_BYTES.match(data):
+            self._refuse(place, FILE_TYPES)
+
+    def _count(self, place: str) -> None:
+        self._n_images += 1
+        if self._n_images > MAX_IMAGES:
+            raise BadRequest(f"{place}: a request may have at most {MAX_IMAGES} pictures.", param=self._param)
+
+    def _refuse(self, place: str, must_be: str) -> NoReturn:
+        raise BadRequest(f"{place} must be {must_be}.", param=self._param)
+
+
+class ContentParts:
+    """The parts of one message as its content and the places of its pictures.
+
+    Texts that follow each other become lines of their own, as other servers join them. A picture stands between two
+    texts with nothing added.
+    """
+
+    def __init__(self) -> None:
+        self.images: list[MessageImage] = []
+        self._texts: list[str] = []
+        self._n_characters = 0
+        self._follows_text = False
+
+    @property
+    def text(self) -> str:
+        return "".join(self._texts)
+
+    def add_text(self, text: str) -> None:
+        added = f"\n{text}" if self._follows_text else text
+        self._texts.append(added)
+        self._n_characters += len(added)
+        self._follows_text = True
+
+    def add_image(self, image: MessageImage) -> None:
+        self.images.append(replace(image, at=self._n_characters))
+        self._follows_text = False
