@@ -57,12 +57,11 @@ class RequestImages:
         Raises `BadRequest`.
         """
         source, place = part.get("source"), f"{place}.source"
-        kind = source.get("type") if isinstance(source, dict) else None
-        if isinstance(source, dict) and kind == "base64":
-            return self.base64(source.get("data"), f"{place}.data")
-        if isinstance(source, dict) and kind == "url":
+        if not isinstance(source, dict) or source.get("type") not in ("base64", "url"):
+            self._refuse(f"{place}.type", "base64 or url: files cannot be uploaded yet")
+        if source["type"] == "url":
             return self.url(source.get("url"), f"{place}.url")
-        self._refuse(f"{place}.type", "base64 or url: files cannot be uploaded yet")
+        return self.base64(source.get("data"), f"{place}.data")
 
     def url(self, url: object, place: str) -> MessageImage:
         """Reads a data URL, or notes one of http or https, which is fetched later if this server does that.
