@@ -54,11 +54,11 @@ async def _chunks(
     turn: ChatTurn, call: ChatCall, head: JsonObject, allowance_on_error: AbstractAsyncContextManager[None]
 ) -> AsyncGenerator[bytes]:
     """Yields nothing before the reply has begun, so that whatever fails until then is an HTTP error."""
-    chunks = Chunks(head, with_usage=call.with_usage)
+    chunks = Chunks(head, call)
     async with allowance_on_error, aclosing(turn.deltas(streamed=True)) as deltas:
         async for delta in deltas:
-            if call.with_thinking or delta.section == "content":
-                yield chunks.text(delta)
+            if chunk := chunks.delta(delta):
+                yield chunk
     assert turn.reply is not None, "deltas() sets the reply or raises"
     for chunk in chunks.end(turn.reply):
         yield chunk

@@ -25,7 +25,7 @@ ALIASES: Mapping[str, str] = {
 NOTED = frozenset(
     {
         "user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",
-        "service_tier", "prediction", "parallel_tool_calls", "priority", "request_id", "rid", "user_id", "session_id",
+        "service_tier", "prediction", "priority", "request_id", "rid", "user_id", "session_id",
         "cache_prompt", "cache_salt", "cache_reuse", "n_cache_reuse", "n_keep", "n_discard", "id_slot", "slot_id",
         "kv_transfer_params", "timings_per_token", "return_progress", "draft_model", "ttl", "keep_alive",
         "mirostat_tau", "mirostat_eta", "dry_base", "dry_allowed_length", "dry_penalty_last_n",
@@ -39,8 +39,7 @@ NOTED = frozenset(
 # Taken with these values only, besides those of `asks_for_nothing`: the first one is what this server does anyway.
 # Where that is true, false asks for something.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "tools": (), "functions": (), "tool_choice": ("none", "auto", {"type": "none"}, {"type": "auto"}),
-    "function_call": ("none", "auto"), "response_format": ({"type": "text"},), "modalities": (["text"],),
+    "response_format": ({"type": "text"},), "modalities": (["text"],),
     "audio": (), "verbosity": ("medium",), "moderation": (), "best_of": (1,), "use_beam_search": (),
     "typical_p": (1,), "typ_p": (1,), "tfs_z": (1,), "top_a": (0,), "top_n_sigma": (-1, 0), "mirostat": (0,),
     "mirostat_mode": (0,), "dry_multiplier": (0,), "xtc_probability": (0,), "dynatemp_range": (0,),
@@ -72,8 +71,6 @@ WARNINGS: Mapping[str, str] = {
 }
 
 REASONS: Mapping[str, str] = {
-    "tools": "no tools are called. Leave it out, or send tool_choice: none.",
-    "functions": "no functions are called. Leave it out, or send function_call: none.",
     "response_format": "replies are free text. Leave it out.",
     "audio": "replies are text. Leave it out.",
 }
@@ -97,7 +94,7 @@ def sort_out(raw: Mapping[str, Any], done: Mapping[str, Any]) -> tuple[dict[str,
             if not asks_for_nothing(value):
                 warnings.append(WARNINGS[name])
         elif name not in NOTED:
-            _check_neutral(name, value, raw, done)
+            _check_neutral(name, value, done)
     return fields, warnings
 
 
@@ -111,7 +108,7 @@ def _put(fields: dict[str, Any], name: str, value: Any, warnings: list[str]) -> 
     fields[own_name] = value
 
 
-def _check_neutral(name: str, value: object, raw: Mapping[str, Any], done: Mapping[str, Any]) -> None:
+def _check_neutral(name: str, value: object, done: Mapping[str, Any]) -> None:
     neutral = NEUTRAL.get(name, ())
     asks = (
         not asks_for_nothing(value)
@@ -122,10 +119,8 @@ def _check_neutral(name: str, value: object, raw: Mapping[str, Any], done: Mappi
         return
     if name not in NEUTRAL and name not in NEVER:
         raise unknown_field(done, name)
-    switched_off = {"tools": "tool_choice", "functions": "function_call"}.get(name)
-    if not switched_off or raw.get(switched_off) not in ("none", {"type": "none"}):
-        only = f"only {json.dumps(neutral[0])} is. Leave it out." if neutral else "leave it out."
-        raise BadRequest(f"{name} is not supported: {REASONS.get(name, only)}", param=name)
+    only = f"only {json.dumps(neutral[0])} is. Leave it out." if neutral else "leave it out."
+    raise BadRequest(f"{name} is not supported: {REASONS.get(name, only)}", param=name)
 
 
 def same_json(value: object, other: object) -> bool:

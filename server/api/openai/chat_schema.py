@@ -12,11 +12,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema
 
-from pipelines.chat_interface import Message, PromptOptions
+from pipelines.chat_interface import Message, PromptOptions, ToolUse
+from server.api.client_json import MAX_DEPTH, nested_deeper
 from server.api.openai.chat_fields import sort_out
 from server.api.openai.chat_thinking import ThinkingFields, ThinkingWish, read_thinking
+from server.api.openai.chat_tools import ToolFields, read_tool_use
 from server.api.openai.field_types import Lenient, Limit, StopText, TokenId, TokenKey, Whole
-from server.api.openai.message_schema import MAX_DEPTH, MESSAGES, MESSAGES_SCHEMA, nested_deeper, read_messages
+from server.api.openai.message_schema import MESSAGES, MESSAGES_SCHEMA, read_messages
 from server.api.schemas import ModelName, read_body
 from server.api.thinking import SWITCHED_ON
 from server.errors import BadRequest
@@ -75,7 +77,7 @@ class CompletionFields(Lenient):
     )
 
 
-class ChatCompletion(ThinkingFields, CompletionFields):
+class ChatCompletion(ThinkingFields, ToolFields, CompletionFields):
     """All fields that are done."""  # pydantic lists those of the last base class first
 
 
@@ -87,6 +89,7 @@ class ChatCall:
     streamed: bool
     with_usage: bool  # in a stream
     with_thinking: bool
+    calls_as_functions: bool = False  # the reply has its call in the older field function_call
 
     @property
     def with_logprobs(self) -> bool:
@@ -99,6 +102,8 @@ def read_chat(raw: Mapping[str, Any]) -> ChatCall:
     body = read_body(ChatCompletion, fields)
     messages = read_messages(body.messages)
     wish = read_thinking(body)
+    tools = read_tool_use(body)
+    warnings += tools.warnings
     if body.stream_options is not None and body.stream_options.continuous_usage_stats:
         warnings.append("continuous_usage_stats: the usage is reported once, at the end.")
     max_tokens = _max_tokens(body, warnings)
@@ -106,7 +111,7 @@ def read_chat(raw: Mapping[str, Any]) -> ChatCall:
         messages=messages,
         stored=False,
         model=body.model or None,
-        prompt_options=_prompt_options(body, wish, messages),
+        prompt_options=_prompt_options(body, wish, tools.use, messages),
         n_choices=body.n or 1,
         max_tokens=max_tokens,
         min_tokens=_min_tokens(body, max_tokens),
@@ -131,6 +136,7 @@ def read_chat(raw: Mapping[str, Any]) -> ChatCall:
         streamed=bool(body.stream),
         with_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
         with_thinking=wish.shown,
+        calls_as_functions=tools.as_functions,
     )
 
 
@@ -163,7 +169,9 @@ def _n_logprobs(body: ChatCompletion) -> int | None:
     return (body.top_logprobs or 0) if body.logprobs else None
 
 
-def _prompt_options(body: ChatCompletion, wish: ThinkingWish, messages: Sequence[Message]) -> PromptOptions:
+def _prompt_options(
+    body: ChatCompletion, wish: ThinkingWish, tool_use: ToolUse, messages: Sequence[Message]
+) -> PromptOptions:
     variables = dict(body.chat_template_kwargs or {})
     if nested_deeper(variables, MAX_DEPTH):
         raise BadRequest(
@@ -171,7 +179,9 @@ def _prompt_options(body: ChatCompletion, wish: ThinkingWish, messages: Sequence
         )
     if wish.on:
         variables = {**SWITCHED_ON, **variables}
-    return PromptOptions(effort=wish.effort, template_variables=variables, continues=_continues(body, messages))
+    return PromptOptions(
+        effort=wish.effort, template_variables=variables, continues=_continues(body, messages), tool_use=tool_use
+    )
 
 
 def _continues(body: ChatCompletion, messages: Sequence[Message]) -> bool | None:

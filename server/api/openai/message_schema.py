@@ -7,17 +7,16 @@ that cannot be read is a 400 that names the place, such as messages[2].content, 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from pipelines.chat_interface import Message, ToolCall
+from server.api.client_json import MAX_DEPTH, READABLE, SHOWN_TYPE, UNREADABLE, nested_deeper
 from server.errors import BadRequest
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 
 MAX_MESSAGES = 4096
-MAX_DEPTH = 32  # levels of lists and objects in a client's own JSON, far below what Python's recursion bears
 ROLES: Mapping[str, Role] = {
     "system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool",
     "function": "tool",
@@ -28,9 +27,7 @@ HIDDEN_PARTS = ("redacted_thinking",)  # thinking that another service has encry
 # Where the libraries keep what a model thought before its reply; the first one with text is read.
 THINKING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 THINKING_LISTS = ("reasoning_details", "thinking_blocks")
-UNREADABLE = re.compile("[\x00\ud800-\udfff]")  # no tokenizer takes half a surrogate pair, no template a NUL
 MISSING = object()
-SHOWN_TYPE = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 
 CONTENT = "text or a list of text parts"
 MESSAGES = f"a list of 1 to {MAX_MESSAGES} messages with a role ({', '.join(ROLES)}) and content: {CONTENT}"
@@ -208,14 +205,6 @@ def _arguments(arguments: object, where: str) -> str:
     return _text(json.dumps(arguments, ensure_ascii=False), where)
 
 
-def nested_deeper(value: object, levels: int) -> bool:
-    """Whether lists and objects lie more than `levels` deep in each other."""
-    if not isinstance(value, list | dict):
-        return False
-    inner = value.values() if isinstance(value, dict) else value
-    return levels == 0 or any(nested_deeper(item, levels - 1) for item in inner)
-
-
 def _optional_text(fields: Mapping[str, Any], field: str, where: str) -> str | None:
     value = fields.get(field)
     return None if value is None else _text(value, f"{where}.{field}")
@@ -227,7 +216,7 @@ def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
         _refuse(where, "text")
     if UNREADABLE.search(value):
-        _refuse(where, "text without NUL characters and halves of surrogate pairs")
+        _refuse(where, READABLE)
     return value
 
 

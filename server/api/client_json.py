@@ -1,0 +1,30 @@
+"""Limits of the JSON that clients bring along inside a request, such as schemas and arguments. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+MAX_DEPTH = 32  # levels of lists and objects in a client's own JSON, far below what Python's recursion bears
+UNREADABLE = re.compile("[\x00\ud800-\udfff]")  # no tokenizer takes half a surrogate pair, no template a NUL
+READABLE = "text without NUL characters and halves of surrogate pairs"
+SHOWN_TYPE = re.compile(r"[a-z][a-z0-9_-]{0,39}")  # a type that an error may repeat
+
+
+def nested_deeper(value: object, levels: int) -> bool:
+    """Whether lists and objects lie more than `levels` deep in each other."""
+    if not isinstance(value, list | dict):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(nested_deeper(item, levels - 1) for item in inner)
+
+
+def texts_in(value: object) -> Iterator[str]:
+    """Yields all texts in a JSON value, also the names of fields."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for item in value:
+            yield from texts_in(item)
+        if isinstance(value, dict):
+            yield from texts_in(list(value.values()))
