@@ -118,7 +118,8 @@ class TextDelta:
     request_id: str
     text: str  # whole characters, never part of a stop string
     section: Section = "content"
-    logprobs: tuple[TokenLogprobs, ...] = ()  # of the tokens behind `text`, in the section content
+    # Of the tokens behind `text`, in the section content; in the section prompt, of its tokens from the second on.
+    logprobs: tuple[TokenLogprobs, ...] = ()
     call: CallDelta | None = None  # instead of a text: the next part of a call
 
 
@@ -133,6 +134,7 @@ class Replied:
     thinking_tokens: int = 0
     warnings: tuple[str, ...] = ()  # for the client: where the reply differs from the request
     tool_calls: tuple[ToolCall, ...] = ()  # `finish_reason` is "tool_calls" then, unless the reply was cut off
+    stop_text: str | None = None  # the one of `ChatRequest.stop` that ended the reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ class NextStep:
     component: str  # "transformer", "text_encoder", "vae"; "model" of a chat
     entry: str  # "forward", "encode", "decode"
     stage: LaneStage
-    shape: str  # "128x128x1"; "prefill" or "decode" of a chat
+    shape: str  # "128x128x1"; "prefill", "score" (a prefill that reports log probabilities) or "decode" of a chat
     units: int  # width * height * frames of one row; tokens of one row of a chat
     rows: int  # calls that could share the forward now
     request_ids: tuple[str, ...]  # of those calls, oldest first

@@ -93,6 +93,7 @@ class JobReplied:
     thinking_tokens: int = 0
     warnings: tuple[str, ...] = ()  # deviations from the request, for the client
     tool_calls: tuple[ToolCall, ...] = ()
+    stop_text: str | None = None  # the one of the request's stop strings that ended the reply
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,8 @@ class FakeReply:
     text: str
     thinking: str = ""
     calls: tuple[ToolCall, ...] = ()
+    stop_text: str | None = None
+    finish_reason: FinishReason | None = None  # None: "tool_calls" or "stop"
 
 
 class FakeEngine:
@@ -181,7 +183,14 @@ class FakeEngine:
             self.start_job(job.id)
             made = self.reply(request)
             reply = FakeReply(made) if isinstance(made, str) else made
-            self.finish_chat(job.id, reply.text, reply.thinking, calls=reply.calls)
+            self.finish_chat(
+                job.id,
+                reply.text,
+                reply.thinking,
+                calls=reply.calls,
+                stop_text=reply.stop_text,
+                finish_reason=reply.finish_reason,
+            )
 
     def send(self, message: Cancel | Recall | ModelMessage) -> None:
         self.sent.append(message)
@@ -272,6 +281,8 @@ class FakeEngine:
         thinking: str = "",
         warnings: tuple[str, ...] = (),
         calls: tuple[ToolCall, ...] = (),
+        stop_text: str | None = None,
+        finish_reason: FinishReason | None = None,
     ) -> None:
         """Delivers a whole reply: what the model thought, its answer, its calls of tools, and the end."""
         if thinking:
@@ -281,8 +292,8 @@ class FakeEngine:
         for index, call in enumerate(calls):
             self.call(job_id, index, call)
         n_thinking = 3 if thinking else 0
-        finish: FinishReason = "tool_calls" if calls else "stop"
-        end = JobReplied(job_id, text, 12, 5 + n_thinking, finish, thinking, n_thinking, warnings, calls)
+        finish: FinishReason = finish_reason or ("tool_calls" if calls else "stop")
+        end = JobReplied(job_id, text, 12, 5 + n_thinking, finish, thinking, n_thinking, warnings, calls, stop_text)
         self.deliver(end)
 
     def publish(

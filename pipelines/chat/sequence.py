@@ -88,6 +88,7 @@ class ChatSequence:
             prompt_tokens=len(self.prompt),
             completion_tokens=self.n_tokens,
             finish_reason=finish,
+            stop_text=self.text.stop_text,
             thinking=self.text.thinking,
             thinking_tokens=self.n_thinking,
             warnings=self.warnings,

@@ -108,4 +108,5 @@ def _replied(job_id: str, reply: Replied) -> JobReplied:
         thinking_tokens=reply.thinking_tokens,
         warnings=reply.warnings,
         tool_calls=reply.tool_calls,
+        stop_text=reply.stop_text,
     )

@@ -62,6 +62,7 @@ class ChoiceRun:
             thinking_tokens=self._reply.thinking_tokens,
             logprobs=tuple(self._logprobs),
             tool_calls=self._reply.tool_calls,
+            stop_text=self._reply.stop_text,
         )
 
     @property

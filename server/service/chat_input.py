@@ -60,6 +60,7 @@ class ChatChoice:
     thinking_tokens: int
     logprobs: tuple[TokenLogprobs, ...] = ()  # of `text`; empty unless requested
     tool_calls: tuple[ToolCall, ...] = ()
+    stop_text: str | None = None  # the one of the stop texts that ended the reply
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,6 +76,10 @@ class ChatTurn:
         self.model = spec.name
         self.reply: ChatReply | None = None
 
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self._prompt.tokens)
+
     async def deltas(self, *, streamed: bool = False) -> AsyncGenerator[ChatDelta]:
         """Yields the text of the reply as it is made. Raises a `ServerError` after a refund when the reply fails.
 

@@ -50,6 +50,11 @@ class ReplyText:
     @property
     def stopped(self) -> bool:
         """Whether a stop string is complete: the reply ends before it."""
+        return self._stops.found is not None
+
+    @property
+    def stop_text(self) -> str | None:
+        """The stop string that is complete."""
         return self._stops.found
 
     @property

@@ -20,25 +20,25 @@ class StopStrings:
         self._first_characters = {match.stop[0] for match in self._matches}
         self._held: deque[Piece] = deque()
         self._n_held = 0  # characters
-        self.found = False
+        self.found: str | None = None  # the stop string that is complete
 
     def push(self, piece: Piece) -> Sequence[Piece]:
-        if self.found:
+        if self.found is not None:
             return ()
         if not self._held and self._first_characters.isdisjoint(piece.text):
             return (piece,)
         for index, character in enumerate(piece.text):
-            complete = [len(match.stop) for match in self._matches if match.push(character)]
+            complete = [match.stop for match in self._matches if match.push(character)]
             if complete:
-                self.found = True
+                self.found = max(complete, key=len)
                 self._hold(Piece(piece.text[: index + 1], piece.special))
-                return self._release(self._n_held - max(complete))
+                return self._release(self._n_held - len(self.found))
         self._hold(piece)
         return self._release(self._n_held - max(match.length for match in self._matches))
 
     def flush(self) -> Sequence[Piece]:
         """Return what was held back, because the text ends here."""
-        return () if self.found else self._release(self._n_held)
+        return () if self.found is not None else self._release(self._n_held)
 
     def _hold(self, piece: Piece) -> None:
         self._held.append(piece)

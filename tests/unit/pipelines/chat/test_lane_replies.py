@@ -95,12 +95,14 @@ def test_log_probabilities_leave_out_the_tokens_of_a_stop_string(lane: ChatLane)
     found = [each for u in updates if isinstance(u, TextDelta) for each in u.logprobs]
 
     assert "".join(each.chosen.text for each in found) == end.text == whole[: whole.index(stop)]
+    assert end.stop_text == stop
 
 
 def test_a_stop_token_of_the_request_ends_the_reply(lane: ChatLane) -> None:
     whole = reply(lane, chat("a", max_tokens=12)).text
     token = lane.tokenizer.encode(whole[4])[0]
     end = reply(lane, chat("a", max_tokens=12, stop_tokens=(token,)))
+    assert end.stop_text is None
     assert end.text == whole[: whole.index(whole[4])]
     assert end.finish_reason == "stop"
 

@@ -22,7 +22,7 @@ def push(stops: StopStrings, *texts: str) -> list[str]:
 def test_stop_string_is_found_across_pieces_and_nothing_of_it_is_shown() -> None:
     stops = StopStrings(["</end>"])
     assert push(stops, "one <", "/e", "nd>", "two") == ["one ", "", "", ""]
-    assert stops.found
+    assert stops.found == "</end>"
     assert stops.flush() == ()
 
 
@@ -41,14 +41,21 @@ def test_held_text_is_shown_when_the_reply_ends() -> None:
 def test_empty_stop_string_stops_nothing() -> None:
     stops = StopStrings(["", "x"])
     assert push(stops, "abc") == ["abc"]
-    assert not stops.found
+    assert stops.found is None
 
 
 def test_stop_string_that_is_a_special_token_stops() -> None:
     stops = StopStrings(["<|im_end|>"])
     assert stops.push(Piece("Hello there!")) == (Piece("Hello there!"),)
     assert not stops.push(END)
-    assert stops.found
+    assert stops.found == "<|im_end|>"
+
+
+def test_of_stop_strings_that_are_complete_together_the_longest_is_reported() -> None:
+    stops = StopStrings(["c", "abc", "bc"])
+
+    assert push(stops, "xab", "c") == ["x", ""]
+    assert stops.found == "abc"
 
 
 def test_stop_string_begins_in_text_and_ends_in_a_special_token() -> None:
@@ -102,10 +109,11 @@ def test_where_text_is_cut_does_not_depend_on_its_pieces(
     whole: str, strings: list[str], cuts: list[tuple[int, bool]]
 ) -> None:
     ends = [whole.find(stop) + len(stop) for stop in strings if stop in whole]
-    expected = whole
+    expected, found = whole, None
     if ends:
         ended = whole[: min(ends)]
-        expected = ended[: min(ended.find(stop) for stop in strings if ended.endswith(stop))]
+        found = max((stop for stop in strings if ended.endswith(stop)), key=len)
+        expected = ended.removesuffix(found)
 
     marks = dict(cut for cut in cuts if cut[0] < len(whole))
     bounds = [0, *sorted(marks), len(whole)]
@@ -114,6 +122,6 @@ def test_where_text_is_cut_does_not_depend_on_its_pieces(
     shown = [passed for piece in pieces for passed in stops.push(piece)] + list(stops.flush())
 
     assert "".join(piece.text for piece in shown) == expected
-    assert stops.found == bool(ends)
+    assert stops.found == found
     marked = [piece.special for piece in pieces for _ in piece.text]
     assert [piece.special for piece in shown for _ in piece.text] == marked[: len(expected)]
