@@ -48,8 +48,9 @@ from server.api.openai import models as openai_models
 from server.api.openai import videos as openai_videos
 from server.api.sdapi import routes as sdapi
 from server.api.wire import JsonObject, job_json
+from server.errors import BadRequest
 from server.http.body import SHARED_BYTES
-from server.http.error_body import error_body, text_of
+from server.http.error_body import text_of
 from server.http.guard import Guard
 from server.library.library import Library
 from server.library.pulls import Pulls
@@ -186,10 +187,10 @@ async def _tidy_periodically(service: Service) -> None:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
+    """Leaves the body to the guard, which knows the shape of errors at this path."""
     assert isinstance(error, HTTPException)
-    body = error_body(error.status_code, text_of(error.status_code), request.scope["path"])
     headers = {"Allow": ", ".join(_allowed_methods(request))} if error.status_code == 405 else error.headers
-    return Response(body, error.status_code, headers, media_type="application/json")
+    return Response(None, error.status_code, headers)
 
 
 def _allowed_methods(request: Request) -> list[str]:
@@ -206,5 +207,4 @@ def _allowed_methods(request: Request) -> list[str]:
 async def _query_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     name = str(error.errors()[0]["loc"][-1])
-    body = error_body(400, QUERY_TEXTS.get(name, text_of(400)), request.scope["path"])
-    return Response(body, 400, media_type="application/json")
+    raise BadRequest(QUERY_TEXTS.get(name, text_of(400)), param=name)

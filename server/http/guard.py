@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.errors import BadRequest, Forbidden, Internal, ServerError, TooMany
 from server.http import cors
 from server.http.body import RULES, SHARED_BYTES, SMALL_JSON, TIMEOUT_S, Body, SharedMemory, replay
-from server.http.error_body import error_body, text_of
+from server.http.error_body import dialect_of, error_body, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -230,7 +230,7 @@ class _Reply:
         if self.started:
             return
         self.started = True
-        body = error_body(status, message, self._path, code=code, param=param)
+        body = error_body(status, message, self._path, code=code, param=param, request_id=self.request_id)
         headers = MutableHeaders({"content-type": "application/json", "content-length": str(len(body)), **extra})
         if close:
             headers["connection"] = "close"
@@ -243,7 +243,7 @@ class _Reply:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _safe(self, headers: MutableHeaders) -> MutableHeaders:
-        headers["x-request-id"] = self.request_id
+        headers["x-request-id"] = headers[dialect_of(self._path).id_header] = self.request_id
         headers.setdefault("x-content-type-options", "nosniff")
         headers.setdefault("cache-control", "no-store")
         for name, value in self._headers_of_origin.items():

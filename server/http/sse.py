@@ -12,11 +12,12 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
+import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from server.errors import Internal, ServerError
-from server.http.error_body import OPENAI, openai_error_of, text_of
+from server.http.error_body import stream_error, text_of
 
 COMMENT = b": keep-alive\n\n"
 KEEP_ALIVE_S = 15.0  # longest silence of a stream
@@ -118,9 +119,9 @@ class _Wire:
 
 
 def _error_event(error: ServerError, path: str) -> bytes:
-    if path.startswith(OPENAI):
-        return data(openai_error_of(error))
-    return event("error", {"error": error.message, "code": error.status})
+    request_id = structlog.contextvars.get_contextvars().get("request_id", "")
+    name, content = stream_error(error, path, request_id)
+    return data(content) if name is None else event(name, content)
 
 
 async def disconnected(receive: Receive) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from models.spec import ModelSpec
 from pipelines.chat_interface import Message, Prompt
 from server.accounts.auth import ApiKey
+from server.accounts.quotas import Plan
 from server.accounts.usage import Accounts
 from server.errors import ServerError
 from server.jobs.artifacts import new_id
@@ -60,10 +61,8 @@ class Chats:
 
         Raises BadRequest, UnknownModel, NeverFits, Conflict, TooMany, Unavailable; then nothing was charged.
         """
-        plan = self._accounts.plan_of(key)
-        spec = self._limits.model(chat_input.model, "chat")
+        plan, spec = self._allowed(key, chat_input)
         running = self.running_chats
-        self._limits.check(key, plan, spec, running.n_of_key[key.id], len(running.event_queues))
         now = self._clock()
         conversation_id = chat_input.conversation_id or f"conv_{new_id()}"
 
@@ -108,6 +107,25 @@ class Chats:
             metrics=self._metrics,
             clock=self._clock,
         )
+
+    async def count_tokens(self, key: ApiKey, chat_input: ChatInput) -> int:
+        """The tokens of the prompt that `open` would make of a conversation that the client keeps. Not charged.
+
+        Raises as `open` does.
+        """
+        _, spec = self._allowed(key, chat_input)
+        context = ChatContext(chat_input.system or self._system_prompt or spec.defaults.system, [], chat_input.messages)
+        with self.running_chats.count(key.id):
+            prompt = await self._read_prompt(spec, chat_input, context)
+        return len(prompt.tokens)
+
+    def _allowed(self, key: ApiKey, chat_input: ChatInput) -> tuple[Plan, ModelSpec]:
+        """The key's plan and the model. Raises when this key may not send one more message now."""
+        plan = self._accounts.plan_of(key)
+        spec = self._limits.model(chat_input.model, "chat")
+        running = self.running_chats
+        self._limits.check(key, plan, spec, running.n_of_key[key.id], len(running.event_queues))
+        return plan, spec
 
     async def _read_prompt(self, spec: ModelSpec, chat_input: ChatInput, context: ChatContext) -> Prompt:
         if chat_input.logit_bias:
