@@ -11,6 +11,7 @@ from pydantic import Field, WithJsonSchema
 from pipelines.chat_interface import Tool, ToolUse
 from server.api.openai.field_types import Lenient
 from server.api.tool_fields import MAX_TOOLS, NAME_TEXT, GivenTool, read_tools, refuse_type, tool_use
+from server.api.wire import JsonObject
 from server.errors import BadRequest
 
 Choice: TypeAlias = Literal["auto", "none", "required"]
@@ -48,23 +49,41 @@ TOOLS_SCHEMA = {
     },
 }
 FUNCTIONS_SCHEMA = {"type": "array", "maxItems": MAX_TOOLS, "items": FUNCTION_SCHEMA}
-NAMED_SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}}}
+NAMED_SCHEMA: JsonObject = {"title": "NamedFunction", "type": "object", "properties": {"name": {"type": "string"}}}
+CHOICE_SCHEMA: JsonObject = {
+    "title": "ToolChoice",
+    "type": "object",
+    "properties": {
+        "type": {"type": "string", "enum": ["function", "allowed_tools"]},
+        "function": NAMED_SCHEMA,
+        "allowed_tools": {
+            "title": "AllowedTools",
+            "type": "object",
+            "properties": {
+                "mode": {"type": "string", "enum": ["auto", "required"]},
+                "tools": {"type": "array", "items": {"type": "object"}},
+            },
+        },
+    },
+}
+
+
+def _text_or(schema: JsonObject) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [{"type": "string"}, schema]})
 
 
 class ToolFields(Lenient):
     """The fields of a chat completion that concern tools."""
 
     tools: Annotated[list[Any], WithJsonSchema(TOOLS_SCHEMA)] | None = Field(None, description=TOOLS)
-    tool_choice: (
-        Annotated[str | dict[str, Any], WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}]})] | None
-    ) = Field(None, description=CHOICE)
+    tool_choice: Annotated[str | dict[str, Any], _text_or(CHOICE_SCHEMA)] | None = Field(None, description=CHOICE)
     parallel_tool_calls: bool | None = Field(
         None, description="true or false: whether one reply may have several calls"
     )
     functions: Annotated[list[Any], WithJsonSchema(FUNCTIONS_SCHEMA)] | None = Field(None, description=FUNCTIONS)
-    function_call: (
-        Annotated[str | dict[str, Any], WithJsonSchema({"anyOf": [{"type": "string"}, NAMED_SCHEMA]})] | None
-    ) = Field(None, description=FUNCTION_CALL)
+    function_call: Annotated[str | dict[str, Any], _text_or(NAMED_SCHEMA)] | None = Field(
+        None, description=FUNCTION_CALL
+    )
 
 
 @dataclass(frozen=True, slots=True)
