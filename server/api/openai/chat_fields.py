@@ -7,7 +7,8 @@ refused by name; one that only annotates the request is taken. Any field may hav
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from server.api.schemas import unknown_field
@@ -76,11 +77,28 @@ REASONS: Mapping[str, str] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class FieldRules:
+    """What happens to the fields of one route that are not done; the tables above explain themselves."""
+
+    aliases: Mapping[str, str]
+    noted: Collection[str]
+    neutral: Mapping[str, tuple[Any, ...]]
+    never: Collection[str]
+    warnings: Mapping[str, str]
+    reasons: Mapping[str, str]
+
+
+CHAT = FieldRules(ALIASES, NOTED, NEUTRAL, NEVER, WARNINGS, REASONS)
+
+
 def asks_for_nothing(value: object) -> bool:
     return value is None or value is False or (isinstance(value, str | list | dict) and not value)
 
 
-def sort_out(raw: Mapping[str, Any], done: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def sort_out(
+    raw: Mapping[str, Any], done: Mapping[str, Any], rules: FieldRules = CHAT
+) -> tuple[dict[str, Any], list[str]]:
     """Returns the fields to read, under the names of `done`, and warnings for the client. Raises `BadRequest`.
 
     done: by the name of each field that is done, anything.
@@ -88,39 +106,39 @@ def sort_out(raw: Mapping[str, Any], done: Mapping[str, Any]) -> tuple[dict[str,
     fields: dict[str, Any] = {}
     warnings: list[str] = []
     for name, value in raw.items():
-        if name in done or name in ALIASES:
-            _put(fields, name, value, warnings)
-        elif name in WARNINGS:
+        if name in done or name in rules.aliases:
+            _put(fields, name, value, rules.aliases)
+        elif name in rules.warnings:
             if not asks_for_nothing(value):
-                warnings.append(WARNINGS[name])
-        elif name not in NOTED:
-            _check_neutral(name, value, done)
+                warnings.append(rules.warnings[name])
+        elif name not in rules.noted:
+            _check_neutral(name, value, done, rules)
     return fields, warnings
 
 
-def _put(fields: dict[str, Any], name: str, value: Any, warnings: list[str]) -> None:
+def _put(fields: dict[str, Any], name: str, value: Any, aliases: Mapping[str, str]) -> None:
     """Adds a field that may be given under two names."""
-    own_name = ALIASES.get(name, name)
-    if value is None or (name in ALIASES and asks_for_nothing(value)):
+    own_name = aliases.get(name, name)
+    if value is None or (name in aliases and asks_for_nothing(value)):
         return
     if own_name in fields and not same_json(fields[own_name], value):
         raise BadRequest(f"{own_name} is given twice, also as another server's name of it, and differs.", param=name)
     fields[own_name] = value
 
 
-def _check_neutral(name: str, value: object, done: Mapping[str, Any]) -> None:
-    neutral = NEUTRAL.get(name, ())
+def _check_neutral(name: str, value: object, done: Mapping[str, Any], rules: FieldRules) -> None:
+    neutral = rules.neutral.get(name, ())
     asks = (
         not asks_for_nothing(value)
         or (value is False and any(other is True for other in neutral))
-        or (value == {} and name in NEVER)
+        or (value == {} and name in rules.never)
     )
     if not asks or any(same_json(value, other) for other in neutral):
         return
-    if name not in NEUTRAL and name not in NEVER:
+    if name not in rules.neutral and name not in rules.never:
         raise unknown_field(done, name)
     only = f"only {json.dumps(neutral[0])} is. Leave it out." if neutral else "leave it out."
-    raise BadRequest(f"{name} is not supported: {REASONS.get(name, only)}", param=name)
+    raise BadRequest(f"{name} is not supported: {rules.reasons.get(name, only)}", param=name)
 
 
 def same_json(value: object, other: object) -> bool:
