@@ -17,7 +17,7 @@ from server.jobs.limits import Catalogue
 from server.jobs.live_jobs import LiveJobs
 from server.jobs.results import Results
 from server.jobs.submission import Submission
-from server.store import idempotency, messages, usage
+from server.store import idempotency, messages, responses, usage
 from server.store import jobs as store
 from server.store.database import Database
 
@@ -72,7 +72,7 @@ class Recovery:
             return 0
 
     async def tidy(self) -> None:
-        """Removes outputs, jobs, conversations and usage counts after their retention."""
+        """Removes outputs, jobs, conversations, responses and usage counts after their retention."""
         now = self._clock()
 
         def forget(conn: Connection) -> list[str]:
@@ -80,6 +80,7 @@ class Recovery:
             gone += store.forget_jobs_before(conn, now - self._job_retention)
             idempotency.forget_before(conn, now)
             messages.forget_before(conn, now - self._job_retention)
+            responses.forget_before(conn, now - self._job_retention)
             usage.forget_days_before(conn, today(now - self._job_retention))
             return gone
 

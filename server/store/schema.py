@@ -173,6 +173,18 @@ conversations = Table(
 )
 Index("ix_conversations_key_id_last_seq", conversations.c.key_id, conversations.c.last_seq)
 
+responses = Table(
+    "responses",
+    metadata,
+    Column("key_id", String(40), primary_key=True),
+    Column("id", String(32), primary_key=True),
+    Column("previous_id", String(32)),  # no foreign key: a response may be deleted, or expire, before those after it
+    Column("items", JSON, nullable=False),  # what was added to the earlier responses before this one
+    Column("response", JSON, nullable=False),
+    Column("n_bytes", Integer, nullable=False),  # of both as JSON
+    Column("created_at", UtcDateTime, nullable=False, index=True),
+)
+
 a1111_options = Table(
     "a1111_options",
     metadata,
