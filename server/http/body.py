@@ -38,7 +38,7 @@ class BodyRule:
 SMALL_JSON = BodyRule()
 RULES: Mapping[str, BodyRule] = {
     "/api/chat": BodyRule(16 * MIB),
-    "/v1/chat/completions": BodyRule(16 * MIB),
+    "/v1/chat/completions": BodyRule(64 * MIB),  # pictures are a part of it
     "/v1/videos": BodyRule(takes_form=True),
 }
 

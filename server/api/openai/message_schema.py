@@ -10,8 +10,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NoReturn, TypeAlias
 
-from pipelines.chat_interface import Message, ToolCall
+from pipelines.chat_interface import Message, MessageImage, ToolCall
 from server.api.client_json import MAX_DEPTH, READABLE, SHOWN_TYPE, UNREADABLE, nested_deeper
+from server.api.message_images import ContentParts, RequestImages
 from server.errors import BadRequest
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
@@ -24,12 +25,14 @@ ROLES: Mapping[str, Role] = {
 TEXT_PARTS: Mapping[str, str] = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 THINKING_PARTS = ("thinking", "reasoning")
 HIDDEN_PARTS = ("redacted_thinking",)  # thinking that another service has encrypted
+IMAGE_PARTS = ("image_url", "input_image")
+IMAGE_ROLES = ("user", "tool")
 # Where the libraries keep what a model thought before its reply; the first one with text is read.
 THINKING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 THINKING_LISTS = ("reasoning_details", "thinking_blocks")
 MISSING = object()
 
-CONTENT = "text or a list of text parts"
+CONTENT = "text or a list of parts"
 MESSAGES = f"a list of 1 to {MAX_MESSAGES} messages with a role ({', '.join(ROLES)}) and content: {CONTENT}"
 
 # For the OpenAPI document. A part of another type is refused by its name; unknown fields are taken everywhere.
@@ -37,8 +40,9 @@ PART_SCHEMA = {
     "title": "ContentPart",
     "type": "object",
     "properties": {
-        "type": {"type": "string", "enum": [*TEXT_PARTS, *THINKING_PARTS, *HIDDEN_PARTS]},
+        "type": {"type": "string", "enum": [*TEXT_PARTS, *IMAGE_PARTS, *THINKING_PARTS, *HIDDEN_PARTS]},
         "text": {"description": "text"},
+        "image_url": {"description": "of a picture: its URL, or an object with url and detail (auto, low, high)"},
     },
 }
 MESSAGES_SCHEMA = {
@@ -73,15 +77,16 @@ def read_messages(value: object) -> tuple[Message, ...]:
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_MESSAGES:
         _refuse("messages", MESSAGES)
     tools: dict[str, str] = {}  # id of a call → name of the tool
+    images = RequestImages()
     messages = []
     for index, fields in enumerate(value):
-        message = _message(fields, f"messages[{index}]", tools)
+        message = _message(fields, f"messages[{index}]", tools, images)
         tools.update((call.id, call.name) for call in message.tool_calls)
         messages.append(message)
     return tuple(messages)
 
 
-def _message(fields: Any, where: str, tools: Mapping[str, str]) -> Message:
+def _message(fields: Any, where: str, tools: Mapping[str, str], images: RequestImages) -> Message:
     if not isinstance(fields, dict):
         _refuse(where, "an object with a role and content")
     role = ROLES.get(fields["role"]) if isinstance(fields.get("role"), str) else None
@@ -89,49 +94,54 @@ def _message(fields: Any, where: str, tools: Mapping[str, str]) -> Message:
         _refuse(f"{where}.role", f"one of {', '.join(ROLES)}")
     if "content" not in fields and role in ("system", "user"):
         raise BadRequest(f"{where}.content is required: {CONTENT}.", param="messages")
-    texts, thoughts = _content(fields.get("content"), where, role)
+    text, pictures, thoughts = _content(fields.get("content"), where, role, images)
     name = _optional_text(fields, "name", where)
     if role == "tool":
         call_id = _optional_text(fields, "tool_call_id", where)
-        return Message("tool", texts, name=name or tools.get(call_id or ""), tool_call_id=call_id)
+        name = name or tools.get(call_id or "")
+        return Message("tool", text, name=name, tool_call_id=call_id, images=pictures)
     if role != "assistant":
-        return Message(role, texts, name=name)
+        return Message(role, text, name=name, images=pictures)
     refusal = fields.get("refusal")
     return Message(
         "assistant",
-        texts or (_text(refusal, f"{where}.refusal") if isinstance(refusal, str) else ""),
+        text or (_text(refusal, f"{where}.refusal") if isinstance(refusal, str) else ""),
         thinking=_thinking(fields, where) or thoughts,
         name=name,
         tool_calls=tuple(_tool_calls(fields, where)),
     )
 
 
-def _content(content: object, where: str, role: Role) -> tuple[str, str]:
-    """Returns text and thinking. Several parts become lines of their own, as other servers join them."""
+def _content(
+    content: object, where: str, role: Role, images: RequestImages
+) -> tuple[str, tuple[MessageImage, ...], str]:
+    """Returns text, pictures and thinking. Several texts become lines of their own, as other servers join them."""
     if content is None:
-        return "", ""
+        return "", (), ""
     if isinstance(content, str):
-        return _text(content, f"{where}.content"), ""
+        return _text(content, f"{where}.content"), (), ""
     if not isinstance(content, list):
         _refuse(f"{where}.content", CONTENT)
-    texts: list[str] = []
+    parts = ContentParts()
     thoughts: list[str] = []
     for index, part in enumerate(content):
         place = f"{where}.content[{index}]"
         if isinstance(part, str):
-            texts.append(_text(part, place))
+            parts.add_text(_text(part, place))
             continue
         if not isinstance(part, dict):
-            _refuse(place, 'a text part like {"type": "text", "text": "…"}')
+            _refuse(place, 'a part like {"type": "text", "text": "…"}')
         kind = part.get("type", "text")
         if isinstance(kind, str) and kind in TEXT_PARTS:
             field = TEXT_PARTS[kind]
-            texts.append(_text(part.get(field, MISSING), f"{place}.{field}"))
+            parts.add_text(_text(part.get(field, MISSING), f"{place}.{field}"))
+        elif role in IMAGE_ROLES and kind in IMAGE_PARTS:
+            parts.add_image(images.openai_part(part, place))
         elif role == "assistant" and kind in (*THINKING_PARTS, *HIDDEN_PARTS):
             thoughts += _thoughts(part, place)
         else:
             _refuse_part(kind, place)
-    return "\n".join(texts), "\n".join(thoughts)
+    return parts.text, tuple(parts.images), "\n".join(thoughts)
 
 
 def _refuse_part(kind: object, place: str) -> NoReturn:
@@ -139,7 +149,8 @@ def _refuse_part(kind: object, place: str) -> NoReturn:
         _refuse(f"{place}.type", f"one of {', '.join(TEXT_PARTS)}")
     shown = f" of the type {kind}" if SHOWN_TYPE.fullmatch(kind) else ""
     raise BadRequest(
-        f"{place}: a part{shown} is not supported here. Messages are made of text: send parts of the type text.",
+        f"{place}: a part{shown} is not supported here. Send parts of the type text; messages of the user and of tools "
+        "may also have parts of the type image_url.",
         param="messages",
     )
 

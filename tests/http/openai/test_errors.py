@@ -36,7 +36,7 @@ async def test_each_error_of_the_door_has_its_code(tmp_path: Path) -> None:
             await f.client.post(CHAT, json=HI),
             await f.get("/v1/nothing"),
             await f.get("/v1/videos/video_1"),
-            await f.post(CHAT, b" " * (16 * MIB + 1)),
+            await f.post(CHAT, b" " * (64 * MIB + 1)),
             await f.post("/v1/images/generations", b" " * (64 * 1024 + 1)),
             await f.post(CHAT, b"{"),
         ]
@@ -49,7 +49,7 @@ async def test_each_error_of_the_door_has_its_code(tmp_path: Path) -> None:
         (413, "request_too_large", None),
         (400, None, None),
     ]
-    assert "16 MiB" in replies[3].text
+    assert "64 MiB" in replies[3].text
     assert "64 KiB" in replies[4].text
 
 
