@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
 from pipelines.chat_interface import TokenLogprobs, TokenText
 from server.job import Job
 from server.protocol import JobReplied
-from tests.support.http.chats import chat_request, next_chat
+from tests.support.http.chats import chat_request, chunks, reply_with
 from tests.support.http.front import Front, front
 
 pytestmark = pytest.mark.anyio
 
 HI = [{"role": "user", "content": "Hi"}]
 THOUGHT = "They greet me."
-
-
-def chunks(reply: httpx.Response) -> list[Any]:
-    """Returns the chunks of a stream that has ended as it should."""
-    assert reply.status_code == 200, reply.text
-    blocks = reply.text.strip().split("\n\n")
-    assert blocks.pop() == "data: [DONE]"
-    return [json.loads(block.removeprefix("data: ")) for block in blocks]
 
 
 def finish_chats(f: Front, *texts: str, thinking: str = "", warnings: tuple[str, ...] = ()) -> None:
@@ -221,11 +209,3 @@ async def test_a_large_conversation_is_read(tmp_path: Path) -> None:
 
     assert (accepted.status_code, accepted.json()["error"]["code"]) == (400, "context_length_exceeded")
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "n")
-
-
-async def reply_with(f: Front, body: Any, act: Callable[[Front, Job], None], key: str = "enterprise") -> httpx.Response:
-    """Sends a chat whose reply `act` makes."""
-    f.engine.reply = None
-    replying = asyncio.create_task(f.post("/v1/chat/completions", body, key))
-    act(f, await next_chat(f))
-    return await replying

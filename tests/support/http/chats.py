@@ -1,6 +1,13 @@
-"""Chats that the fake engine has received."""
+"""Chats that the fake engine has received, and the replies of chat completions that it makes."""
 
 from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
 
 from pipelines.chat_interface import ChatRequest
 from server.job import Job
@@ -24,3 +31,19 @@ async def next_chat(f: Front) -> Job:
     await f.engine.submitted.wait()
     f.engine.submitted.clear()
     return f.engine.jobs.popitem()[1]
+
+
+async def reply_with(f: Front, body: Any, act: Callable[[Front, Job], None], key: str = "enterprise") -> httpx.Response:
+    """Sends a chat whose reply `act` makes."""
+    f.engine.reply = None
+    replying = asyncio.create_task(f.post("/v1/chat/completions", body, key))
+    act(f, await next_chat(f))
+    return await replying
+
+
+def chunks(reply: httpx.Response) -> list[Any]:
+    """Returns the chunks of a stream that has ended as it should."""
+    assert reply.status_code == 200, reply.text
+    blocks = reply.text.strip().split("\n\n")
+    assert blocks.pop() == "data: [DONE]"
+    return [json.loads(block.removeprefix("data: ")) for block in blocks]
