@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.chat_interface import CallDelta, ChatRequest, Section, TokenLogprobs, ToolCall
+from pipelines.embedding_interface import EmbeddingRequest
 from pipelines.step_schedule import Speed, computed_steps
 
 Stage: TypeAlias = Literal["waiting", "loading_model", "encoding", "denoising", "decoding", "saving", "done"]
@@ -73,7 +74,7 @@ class DiffusionRequest:
         return self.width * self.height * (self.num_frames or 1)
 
 
-Request: TypeAlias = DiffusionRequest | ChatRequest
+Request: TypeAlias = DiffusionRequest | ChatRequest | EmbeddingRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,15 @@ class Replied:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedded:
+    """The vectors of a request's texts, in their order. vectors: (number of texts, dimensions)."""
+
+    request_id: str
+    vectors: NDArray[np.float32]
+    n_tokens: int  # of all texts
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The request failed. `message` is for the client: facts, no exception text. `detail` is for the log."""
 
@@ -152,18 +162,18 @@ class Canceled:
     request_id: str
 
 
-Update: TypeAlias = Progressed | Previewed | Rendered | TextDelta | Replied | Failed | Canceled
+Update: TypeAlias = Progressed | Previewed | Rendered | TextDelta | Replied | Embedded | Failed | Canceled
 
 
 @dataclass(frozen=True, slots=True)
 class NextStep:
     """The forward that a lane's next step would run."""
 
-    component: str  # "transformer", "text_encoder", "vae"; "model" of a chat
+    component: str  # "transformer", "text_encoder", "vae"; "model" of a chat or an embedding
     entry: str  # "forward", "encode", "decode"
     stage: LaneStage
     shape: str  # "128x128x1"; "prefill", "score" (a prefill that reports log probabilities) or "decode" of a chat
-    units: int  # width * height * frames of one row; tokens of one row of a chat
+    units: int  # width * height * frames of one row; tokens of one row of a chat or an embedding
     rows: int  # calls that could share the forward now
     request_ids: tuple[str, ...]  # of those calls, oldest first
 
@@ -212,7 +222,7 @@ class Lane(Protocol):
     """One resident model on one device. Device thread only."""
 
     @property
-    def kind(self) -> Literal["image", "video", "chat"]: ...
+    def kind(self) -> Literal["image", "video", "chat", "embedding"]: ...
     @property
     def components(self) -> Mapping[str, int]:
         """Bytes that each component holds on the device; a shared tensor counts once. Parked components are absent."""

@@ -17,8 +17,10 @@ import pytest
 from pipelines.chat.decode.options import DecodeOptions
 from pipelines.chat_interface import ChatRequest
 from pipelines.diffusion.lane import DiffusionLane
+from pipelines.embedding_interface import EmbeddingRequest, TextTokens
 from pipelines.interface import (
     Canceled,
+    Embedded,
     Failed,
     FailureCode,
     Lane,
@@ -30,6 +32,7 @@ from pipelines.interface import (
     StepCost,
     Update,
 )
+from tests.support.lanes import tiny_encoders
 from tests.support.lanes.fake_lane import FakeLane
 from tests.support.lanes.lane_play import End, request
 from tests.support.lanes.stock_families import FAMILIES
@@ -91,18 +94,20 @@ class LaneCase:
         ended: dict[str, End] = {}
         for update in self.updates:
             assert update.request_id not in ended, f"{update} comes after {ended[update.request_id]}"
-            if isinstance(update, Rendered | Replied | Failed | Canceled):
+            if isinstance(update, Rendered | Replied | Embedded | Failed | Canceled):
                 ended[update.request_id] = update
         return ended
 
 
 def succeeded(ends: dict[str, End]) -> set[str]:
-    return {name for name, end in ends.items() if isinstance(end, Rendered | Replied)}
+    return {name for name, end in ends.items() if isinstance(end, Rendered | Replied | Embedded)}
 
 
 def same_output(one: End, other: End) -> bool:
     if isinstance(one, Rendered) and isinstance(other, Rendered):
         return bool(np.allclose(one.frames, other.frames, atol=1e-4))
+    if isinstance(one, Embedded) and isinstance(other, Embedded):
+        return bool(np.allclose(one.vectors, other.vectors, atol=1e-5))
     return isinstance(one, Replied) and isinstance(other, Replied) and one.text == other.text
 
 
@@ -390,6 +395,24 @@ def chat_case(device_name: str, merging: Merging = "on", *, static: bool = False
         return chat(name, "x" * 2_000)
 
     return LaneCase(lane, chat, failing, "context_overflow", _any_alive(model.parameters()), preemptible=False)
+
+
+def embedding_case(device_name: str, merging: Merging = "on") -> LaneCase:
+    """Texts of widths that do not share a forward with each other, only with the same ones of other requests."""
+    encoder = tiny_encoders.tiny_encoder()
+    if device_name != "cpu":
+        encoder.to(device_name)
+    lane = tiny_encoders.tiny_lane(encoder, merging=merging)
+
+    def wanted(name: str) -> EmbeddingRequest:
+        lengths = (5, 20, 50, 90)
+        texts = tuple(TextTokens((1, *(5 + i % 70 for i in range(n)), 2)) for n in lengths)
+        return EmbeddingRequest(id=name, texts=texts)
+
+    def failing(name: str) -> EmbeddingRequest:
+        return EmbeddingRequest(id=name, texts=(TextTokens((1, 10_000, 2)),))
+
+    return LaneCase(lane, wanted, failing, "bad_request", _any_alive(encoder.parameters()), preemptible=True)
 
 
 def chat(name: str, text: str = "") -> ChatRequest:

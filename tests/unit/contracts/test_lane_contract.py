@@ -13,6 +13,7 @@ from tests.support.lanes.lane_contract import (
     MidForwardContract,
     chat_case,
     diffusion_case,
+    embedding_case,
     fake_case,
 )
 
@@ -20,6 +21,7 @@ PREEMPTIBLE: dict[str, Callable[[], LaneCase]] = {
     "fake picture": lambda: fake_case("image"),
     "picture": lambda: diffusion_case("cpu"),
     "clip": lambda: diffusion_case("cpu", "wan"),
+    "embedding": lambda: embedding_case("cpu"),
 }
 LANES: dict[str, Callable[[], LaneCase]] = {
     **PREEMPTIBLE,
@@ -27,6 +29,7 @@ LANES: dict[str, Callable[[], LaneCase]] = {
     "chat": lambda: chat_case("cpu"),
     "chat by static steps": lambda: chat_case("cpu", static=True),
     "unbatched chat": lambda: chat_case("cpu", "off"),
+    "unbatched embedding": lambda: embedding_case("cpu", "off"),
 }
 
 
