@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
 Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high"]
-Section: TypeAlias = Literal["thinking", "content"]  # of a reply
+# Of a reply. "prompt" stands for what precedes it: such a part has no text, only the log probabilities of its tokens.
+Section: TypeAlias = Literal["thinking", "content", "prompt"]
+RawPrompt: TypeAlias = str | tuple[int, ...]  # the text, or the tokens, that a model goes on with: no chat template
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,9 @@ class Prompt:
     warnings: tuple[str, ...] = ()  # for the client: where the prompt differs from the messages
     constraint: Constraint | None = None  # which tokens the reply may be made of; None: any
     call_format: CallFormat | None = None  # how calls are read from the reply; None: it has none
+    raw: bool = False  # of a `RawPrompt`: the reply is all content
+    text: str = ""  # of a raw prompt that is to be repeated before the reply
+    offsets: tuple[int, ...] = ()  # with `text`: the characters of it before each token
 
 
 class PromptRefused(Exception):
@@ -132,11 +137,13 @@ class PromptRefused(Exception):
 class PromptTooLong(PromptRefused):
     """The prompt leaves no room for a reply in the model's context."""
 
-    def __init__(self, n_tokens: int, context_tokens: int) -> None:
-        """n_tokens: of the prompt, at least."""
+    def __init__(self, n_tokens: int, context_tokens: int, *, field: str = "messages") -> None:
+        """n_tokens: of the prompt, at least. field: of the request that is too long."""
+        long = "the messages have" if field == "messages" else f"{field} has"
         super().__init__(
-            f"This model's maximum context length is {context_tokens} tokens, but the messages have at least "
-            f"{n_tokens}. Shorten the messages."
+            f"This model's maximum context length is {context_tokens} tokens, but {long} at least {n_tokens}. "
+            f"Shorten {'the messages' if field == 'messages' else field}.",
+            field=field,
         )
         self.n_tokens = n_tokens
 
@@ -147,7 +154,7 @@ class ChatRequest:
 
     id: str
     prompt: Prompt
-    max_tokens: int | None = None  # a ceiling; None: as many as the context leaves
+    max_tokens: int | None = None  # a ceiling; None: as many as the context leaves; 0: the prompt is read, no more
     owner: str = ""  # cached blocks of a prompt are used for prompts of the same owner only
     temperature: float = 0.0
     top_p: float = 1.0
@@ -163,6 +170,7 @@ class ChatRequest:
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token, what is added to its logit)
     n_logprobs: int | None = None  # likeliest tokens to report at each position; None: report no log probabilities
+    n_prompt_logprobs: int | None = None  # the same of the prompt's tokens, each as following those before it
     max_thinking_tokens: int | None = None  # then the model is made to answer; None: no limit
 
 
@@ -173,6 +181,7 @@ class TokenText:
     text: str
     utf8: bytes
     logprob: float  # natural logarithm of the model's own probability, before penalties and temperature
+    token: int = -1  # its number in the vocabulary; -1: unknown
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ class Admission:
                 break
             n_free -= chat.n_pages
             queue.run_next()
-            batch.add(chat.id, chat.prompt + chat.tokens, chat.request.owner)
+            batch.add(chat.id, chat.prompt + chat.tokens, chat.request.owner, chat.n_prompt_logprobs)
         return batch, None
 
     def _put_back_what_outgrows_the_cache(self) -> None:

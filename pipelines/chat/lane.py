@@ -6,6 +6,7 @@ Device thread only. `admission.py` decides when a chat enters the batch.
 from __future__ import annotations
 
 import functools
+import math
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
@@ -20,9 +21,10 @@ from pipelines.chat.context_length import context_of
 from pipelines.chat.decode.options import DecodeOptions
 from pipelines.chat.kv_cache import KVCache, make_batch
 from pipelines.chat.paged_batch import BatchStep, PagedBatch
-from pipelines.chat.queue import COMPONENT, MAX_STEP_TOKENS, ChatQueue, length_of
+from pipelines.chat.prompt_scores import PromptPart
+from pipelines.chat.queue import COMPONENT, ChatQueue, length_of, shape_of, step_units
 from pipelines.chat.sampling.batch_sampler import BatchSampler
-from pipelines.chat.sampling.logprobs import Likeliest
+from pipelines.chat.sampling.likeliest import Likeliest
 from pipelines.chat.sequence import ChatSequence, ChatTokenizer, begin
 from pipelines.chat.unbatched import Batch
 from pipelines.chat_interface import ChatRequest
@@ -42,6 +44,7 @@ from pipelines.interface import (
     never_yield,
 )
 
+NOT_NUMBERS = "The model produced values that are not numbers."
 UNBATCHED_WARNING = "This architecture cannot share forwards: its chats take turns, one token at a time."
 
 
@@ -195,7 +198,9 @@ class ChatLane:
         with meter:
             step = batch.step(max(1, n_decoding) if others_wait else 0, self._token_s)
             logprobs = self._sampler.take_logprobs()
-            new = [(running[request_id], token) for request_id, token in step.tokens.items()]
+            for request_id, part in step.scores.items():
+                self._take_scores(batch, running[request_id], part)
+            new = [(running[request_id], token) for request_id, token in step.tokens.items() if request_id in running]
             for chat, token in sorted(new, key=lambda pair: pair[0].n_tokens > 0):  # first tokens go out first
                 self._take(batch, chat, token, logprobs.get(chat.id))
         if not running:
@@ -205,20 +210,34 @@ class ChatLane:
     def _take(self, batch: Batch, chat: ChatSequence, token: int, logprobs: tuple[float, Likeliest] | None) -> None:
         """Add one token to the reply, and end the reply if it was the last."""
         if token < 0:
-            message = "The model produced values that are not numbers."
-            self._end(batch, chat, Failed(chat.id, "invalid_output", message))
+            self._end(batch, chat, Failed(chat.id, "invalid_output", NOT_NUMBERS))
+            return
+        self._updates += chat.prompt_read()
+        if not chat.max_tokens:
+            self._end(batch, chat, chat.replied("length"))
             return
         try:
             deltas, finish = chat.append(token, logprobs)
         except Exception as error:  # noqa: BLE001  # the tokenizer may raise anything; the other chats go on
-            detail = "".join(traceback.format_exception(error))
-            self._end(
-                batch, chat, Failed(chat.id, "model_error", "The model's tokenizer failed on this reply.", detail)
-            )
+            self._tokenizer_failed(batch, chat, error)
             return
         self._updates += deltas
         if finish is not None:
             self._end(batch, chat, chat.replied(finish))
+
+    def _take_scores(self, batch: Batch, chat: ChatSequence, part: PromptPart) -> None:
+        """Add what one forward has found of the log probabilities of a prompt."""
+        if any(math.isnan(score.logprob) for score in part.scores):
+            self._end(batch, chat, Failed(chat.id, "invalid_output", NOT_NUMBERS))
+            return
+        try:
+            chat.add_scores(part)
+        except Exception as error:  # noqa: BLE001  # as above
+            self._tokenizer_failed(batch, chat, error)
+
+    def _tokenizer_failed(self, batch: Batch, chat: ChatSequence, error: Exception) -> None:
+        detail = "".join(traceback.format_exception(error))
+        self._end(batch, chat, Failed(chat.id, "model_error", "The model's tokenizer failed on this reply.", detail))
 
     def _end(self, batch: Batch, chat: ChatSequence, end: Update) -> None:
         batch.remove(chat.id)
@@ -233,14 +252,15 @@ class ChatLane:
             self._token_s = token_s if self._token_s is None else self._token_s + 0.3 * (token_s - self._token_s)
         rows = len(step.ids)
         units = max(1, step.n_read // rows)
-        cost = StepCost(step.stage, rows, meter.seconds, step.ids, step.stage, COMPONENT, units=units)
+        shape = "score" if step.scores else step.stage
+        cost = StepCost(shape, rows, meter.seconds, step.ids, step.stage, COMPONENT, units=units)
         self._costs.add_step(cost, key, meter.peak_bytes)
         self._concurrency.step_succeeded()
 
     def _cost_key(self) -> tuple[str, int, int]:
-        """Steps with the same key use about the same memory: (stage, rows, tokens to read in powers of two)."""
-        n_unread = sum(map(length_of, self._queue.unread()))
-        return ("prefill" if n_unread else "decode", len(self._queue.running), n_unread.bit_length())
+        """Steps with the same key use about the same memory: (shape, rows, tokens to read in powers of two)."""
+        unread = self._queue.unread()
+        return shape_of(unread), len(self._queue.running), sum(map(length_of, unread)).bit_length()
 
     def _handle_error(self, detail: str) -> None:
         """Fail the chats that shared the failed forward; the next step makes a new batch.
@@ -260,10 +280,8 @@ class ChatLane:
         No chat loses a token: those that ran are read in again with their replies so far.
         """
         running = [*self._queue.running.values()]
-        unread = [*map(length_of, self._queue.unread())]
-        stage, units = ("prefill", min(max(unread), MAX_STEP_TOKENS)) if unread else ("decode", 1)
-        ids = tuple(chat.id for chat in running)
-        self._costs.add(OutOfMemory(COMPONENT, "forward", stage, units, len(ids), ids))
+        unread, ids = self._queue.unread(), tuple(chat.id for chat in running)
+        self._costs.add(OutOfMemory(COMPONENT, "forward", shape_of(unread), step_units(unread), len(ids), ids))
         self._concurrency.ran_out_of_memory(len(running))
         if len(running) > 1:
             self._queue.put_back()

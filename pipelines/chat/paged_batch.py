@@ -11,7 +11,8 @@ Prompts are read by transformers' own step. While there is none to read, `Decode
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -28,6 +29,7 @@ from pipelines.chat.context_length import context_of
 from pipelines.chat.decode.options import DecodeOptions, not_static
 from pipelines.chat.decode.steps import DecodeSteps
 from pipelines.chat.page_size import blocks_within, page_of
+from pipelines.chat.prompt_scores import PromptPart, PromptScorer, ScoringModel
 from pipelines.chat.sampling.sampling_hook import Sampler, SamplingHook
 
 MIN_PREFILL_TOKENS = 32  # prompt tokens of a step however slow the device is, so that a long prompt is read at all
@@ -42,6 +44,7 @@ class BatchStep:
     ids: tuple[str, ...]  # the sequences in the forward
     tokens: dict[str, int]  # the new token of each sequence whose prompt has been read; -1: its logits are no numbers
     n_read: int = 0  # tokens that went through the model
+    scores: Mapping[str, PromptPart] = field(default_factory=dict)  # of the prompts that are to be scored
 
 
 class _BatchProcessor(ContinuousBatchProcessor):
@@ -93,6 +96,7 @@ class PagedBatch:
         self._max_step_tokens, self._page_tokens = max_tokens, page.tokens
         self._cache = self._processor.cache
         self._salts = CacheSalts(self._cache)
+        self._scorer = PromptScorer()
         self._stream = stream = device.priority_stream(model.device)
         if stream is not None:
             self._processor.inputs_and_outputs.compute_stream = stream
@@ -153,9 +157,16 @@ class PagedBatch:
         needs = [self._blocks_needed(state) for state in states]
         return int(self._cache.count_storable_requests(needs)) == len(needs)
 
-    def add(self, sequence_id: str, prompt: list[int], owner: str = "") -> None:
-        """owner: sequences share cached blocks of equal prompts only with sequences of the same owner."""
-        self._salts.add(sequence_id, owner)
+    def add(self, sequence_id: str, prompt: list[int], owner: str = "", n_logprobs: int | None = None) -> None:
+        """owner: sequences share cached blocks of equal prompts only with sequences of the same owner.
+
+        n_logprobs: the prompt is scored, with so many of the likeliest tokens at each place; None: it is not.
+        """
+        if n_logprobs is None:
+            self._salts.add(sequence_id, owner)
+        else:
+            self._salts.add(sequence_id, f"alone/{sequence_id}")  # tokens of cached blocks do not go through the model
+            self._scorer.add(sequence_id, prompt, n_logprobs)
         state = RequestState(request_id=sequence_id, initial_tokens=prompt, max_new_tokens=None, eos_token_id=None)
         self._processor.scheduler.add_waiting_request(state)
 
@@ -164,6 +175,7 @@ class PagedBatch:
         self._processor.scheduler.set_request_cancellation(sequence_id)
         self._processor.scheduler.clear_cancelled_requests()
         self._salts.remove(sequence_id)
+        self._scorer.remove(sequence_id)
 
     def step(self, n_decoding: int = 0, token_s: float | None = None) -> BatchStep:
         """Run one forward. Raises whatever the model raises; the batch must not be used after that.
@@ -183,9 +195,15 @@ class PagedBatch:
             self._processor.max_batch_tokens = min(self._max_step_tokens, n_decoding + read)
         if not self._processor.prepare_next_batch():
             return BatchStep("decode", (), {})
-        self._processor._generation_step(self._model)
-        self._processor.update_batch()
         futures = self._processor.inputs_and_outputs.requests_in_batch
+        scores = self._scorer.forward(
+            [
+                (each.state.request_id, each.state.position_offset - each.query_length, each.query_length)
+                for each in futures
+            ]
+        )
+        self._processor._generation_step(self._model if scores is None else ScoringModel(self._model, scores))
+        self._processor.update_batch()
         n_read = sum(future.query_length for future in futures)
         if self._processor.scheduler.waiting_requests and n_read < self._processor.max_batch_tokens:
             # A new sequence has found no free blocks. Those of ended sequences are kept for equal prompts, and
@@ -196,6 +214,7 @@ class PagedBatch:
             tuple(future.state.request_id for future in futures),
             self._hook.take_tokens(),
             n_read,
+            {} if scores is None else scores.take(),
         )
 
     def _decode_step(self, decode: DecodeSteps) -> BatchStep | None:

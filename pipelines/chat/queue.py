@@ -16,9 +16,21 @@ COMPONENT = "model"  # a language model has one component
 MAX_STEP_TOKENS = 1024  # most tokens of one prompt that a step reads
 
 
+def shape_of(unread: Collection[ChatSequence]) -> str:
+    """The `NextStep.shape` of a step that reads these chats, or none."""
+    if any(chat.n_prompt_logprobs is not None for chat in unread):
+        return "score"  # takes more memory: logits of all tokens
+    return "prefill" if unread else "decode"
+
+
 def length_of(chat: ChatSequence) -> int:
     """Tokens of the prompt and of the reply so far."""
     return len(chat.prompt) + chat.n_tokens
+
+
+def step_units(unread: Collection[ChatSequence]) -> int:
+    """The `NextStep.units` of a step that reads these chats, or none."""
+    return min(max(map(length_of, unread), default=1), MAX_STEP_TOKENS)
 
 
 class ChatQueue:
@@ -87,10 +99,10 @@ class ChatQueue:
         chats = [*running, *waiting[: max(0, max_running - len(running))]]
         if not chats:
             return None
-        unread = [length_of(chat) for chat in chats if chat.id not in self.running or self._is_unread(chat)]
+        unread = [chat for chat in chats if chat.id not in self.running or self._is_unread(chat)]
         stage: LaneStage = "prefill" if unread else "decode"
-        units = min(max(unread, default=1), MAX_STEP_TOKENS)
-        return NextStep(COMPONENT, "forward", stage, stage, units, len(chats), tuple(chat.id for chat in chats))
+        units, ids = step_units(unread), tuple(chat.id for chat in chats)
+        return NextStep(COMPONENT, "forward", stage, shape_of(unread), units, len(chats), ids)
 
     def _is_unread(self, chat: ChatSequence) -> bool:
         return chat.n_tokens == self._n_tokens_before[chat.id]

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipelines.chat.prompt_scores import PromptPart
 from pipelines.chat.prompts.read_prompt import end_of_turn_tokens
 from pipelines.chat.replies.detokenize import Detokenizer
-from pipelines.chat.replies.reply_text import ReplyText
+from pipelines.chat.replies.reply_text import PlainSections, ReplyText
 from pipelines.chat.replies.sections import ReplyFormat, reply_format
 from pipelines.chat_interface import ChatRequest, Section, TokenLogprobs, TokenText
 from pipelines.interface import Failed, FinishReason, Replied, TextDelta
@@ -32,6 +33,7 @@ class ChatSequence:
     _forced: deque[int] = field(default_factory=deque)  # tokens that end the thinking, once its budget is used up
     _ended_thinking: bool = False  # the budget was used up
     _unsent_logprobs: list[TokenLogprobs] = field(default_factory=list)  # of tokens whose text is held back
+    _prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # of the tokens scored so far
 
     @property
     def id(self) -> str:
@@ -50,6 +52,23 @@ class ChatSequence:
     def forced_token(self) -> int | None:
         """The token that must come next, whatever the model would choose."""
         return self._forced[0] if self._forced else None
+
+    @property
+    def n_prompt_logprobs(self) -> int | None:
+        """How many of the likeliest tokens to report at each place of the prompt; None: its scores are not wanted."""
+        return None if self.tokens else self.request.n_prompt_logprobs
+
+    def add_scores(self, part: PromptPart) -> None:
+        """Add the log probabilities of the prompt's next tokens. A prompt may be scored again from its beginning."""
+        del self._prompt_logprobs[part.begin :]
+        self._prompt_logprobs += [
+            self.tokenizer.describe(score.token, score.logprob, score.likeliest) for score in part.scores
+        ]
+
+    def prompt_read(self) -> Sequence[TextDelta]:
+        """The delta that reports the log probabilities of the prompt, once; nothing if there are none."""
+        logprobs, self._prompt_logprobs = tuple(self._prompt_logprobs), []
+        return (TextDelta(self.id, "", "prompt", logprobs),) if logprobs else ()
 
     def append(
         self, token: int, logprobs: tuple[float, Sequence[tuple[int, float]]] | None = None
@@ -132,7 +151,7 @@ class ChatTokenizer:
         return TokenLogprobs(self._text(token, logprob), tuple(self._text(*each) for each in likeliest))
 
     def _text(self, token: int, logprob: float) -> TokenText:
-        return TokenText(self.detokenizer.text_of(token), self.detokenizer.utf8_of(token), logprob)
+        return TokenText(self.detokenizer.text_of(token), self.detokenizer.utf8_of(token), logprob, token)
 
 
 def begin(request: ChatRequest, tokenizer: ChatTokenizer, max_length: int, n_embeddings: int) -> ChatSequence | Failed:
@@ -141,25 +160,27 @@ def begin(request: ChatRequest, tokenizer: ChatTokenizer, max_length: int, n_emb
     max_length: most tokens that prompt and reply may have together. n_embeddings: tokens that the model knows.
     """
     prompt = list(request.prompt.tokens)
+    asked, have = ("prompt", "has") if request.prompt.raw else ("messages", "have")
     if not prompt:
         return Failed(request.id, "bad_request", "The messages make an empty prompt.")
     if max(prompt) >= n_embeddings:  # looked up on a GPU it would end the process
-        return Failed(request.id, "bad_request", "The messages spell out a token that this model was not trained with.")
+        message = f"The {asked} {have} a token that this model was not trained with."
+        return Failed(request.id, "bad_request", message)
     n_left = max_length - len(prompt)
-    if n_left < 1:
+    if n_left < (0 if request.max_tokens == 0 else 1):
         message = (
-            f"This model's maximum context length is {max_length} tokens on this device, but the messages have "
-            f"{len(prompt)}. Shorten the messages."
+            f"This model's maximum context length is {max_length} tokens on this device, but the {asked} {have} "
+            f"{len(prompt)}. Shorten the {asked}."
         )
         return Failed(request.id, "context_overflow", message)
     wanted = n_left if request.max_tokens is None else request.max_tokens
-    if wanted < 1:
-        return Failed(request.id, "bad_request", "max_tokens must be at least 1.")
+    if wanted < 0:
+        return Failed(request.id, "bad_request", "max_tokens must be at least 0.")
     warnings: tuple[str, ...] = ()
     if wanted > n_left:
-        warnings = (f"max_tokens was {wanted}: the context of {max_length} tokens leaves {n_left} after the messages.",)
+        warnings = (f"max_tokens was {wanted}: the context of {max_length} tokens leaves {n_left} after the {asked}.",)
     try:
-        reader = tokenizer.format.reader(request.prompt.opening)
+        reader = PlainSections() if request.prompt.raw else tokenizer.format.reader(request.prompt.opening)
         stream = tokenizer.detokenizer.stream(after_text=request.prompt.continues)
         text = ReplyText(stream, reader, request.stop)
     except Exception as error:  # noqa: BLE001  # the tokenizer may raise anything

@@ -14,6 +14,7 @@ import torch
 
 from pipelines.chat.kv_size import PAGE_TOKENS, STATE_TOKENS, has_attention, state_bytes, token_bytes
 from pipelines.chat.paged_batch import BatchStep, PagedBatch
+from pipelines.chat.prompt_scores import PromptScorer
 from pipelines.chat.sampling.sampling_hook import Sampler
 
 PAST = ("past_key_values", "cache_params", "state")  # names of outputs that the next forward takes
@@ -29,6 +30,7 @@ class SequentialBatch:
     def __init__(self, model: Any, *, cache_bytes: int, max_rows: int, sampler: Sampler) -> None:
         self._model, self._sampler = model, sampler
         self._sequences: dict[str, SequenceState] = {}
+        self._scorer = PromptScorer()
         page = _page_of(model)
         self._page_tokens = page.tokens
         self.n_pages = cache_bytes // page.n_bytes
@@ -44,11 +46,14 @@ class SequentialBatch:
         """Always: every sequence has a cache of its own, which grows."""
         return True
 
-    def add(self, sequence_id: str, prompt: list[int], owner: str = "") -> None:
+    def add(self, sequence_id: str, prompt: list[int], owner: str = "", n_logprobs: int | None = None) -> None:
         self._sequences[sequence_id] = SequenceState(list(prompt), {})
+        if n_logprobs is not None:
+            self._scorer.add(sequence_id, prompt, n_logprobs)
 
     def remove(self, sequence_id: str) -> None:
         self._sequences.pop(sequence_id, None)
+        self._scorer.remove(sequence_id)
 
     def step(self, n_decoding: int = 0, token_s: float | None = None) -> BatchStep:
         """Run one forward for the sequence that has waited longest. Raises whatever the model raises."""
@@ -59,13 +64,18 @@ class SequentialBatch:
         unread = torch.tensor([sequence.unread], device=self._model.device)
         output = self._model(unread, use_cache=True, **sequence.past)
         self._sequences[sequence_id] = sequence  # last in the order now
+        scores = self._scorer.forward([(sequence_id, 0, len(sequence.unread))])
+        if scores is not None:
+            scores.compute(output.logits[0, scores.rows])
+            self._scorer.remove(sequence_id)  # its prompt has been read whole
         logits = output.logits[:, -1].float()
         token = int(self._sampler((sequence_id,), logits))  # waits for the device: the reply's next token
         n_read = len(sequence.unread)
         stage: Literal["prefill", "decode"] = "prefill" if n_read > 1 else "decode"
         sequence.past = {name: output[name] for name in PAST if output.get(name) is not None}
         sequence.unread = [token] if sequence.past else [*sequence.unread, token]
-        return BatchStep(stage, (sequence_id,), {sequence_id: token}, n_read)
+        scored = {} if scores is None else scores.take()
+        return BatchStep(stage, (sequence_id,), {sequence_id: token}, n_read, scored)
 
 
 Batch: TypeAlias = PagedBatch | SequentialBatch

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pipelines import device as devices
 from pipelines.chat.sampling.draw import Draw, n_candidates
-from pipelines.chat.sampling.logprobs import Likeliest, Logprobs
+from pipelines.chat.sampling.likeliest import Likeliest
+from pipelines.chat.sampling.logprobs import Logprobs
 from pipelines.chat.sampling.noise import row_keys
 from pipelines.chat.sampling.penalties import Adjustments, History
 from pipelines.chat.sequence import ChatSequence

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -382,8 +382,10 @@ def diffusion_case(device_name: str, family_name: str = "sd15") -> LaneCase:
     return LaneCase(lane, lambda name: request(family, name), failing, "bad_request", holds_weights, preemptible=True)
 
 
-def chat_case(device_name: str, merging: Merging = "on", *, static: bool = False) -> LaneCase:
-    """static: by static decode steps, which are CUDA graphs on a GPU."""
+def chat_case(
+    device_name: str, merging: Merging = "on", *, static: bool = False, n_prompt_logprobs: int | None = None
+) -> LaneCase:
+    """static: by static decode steps, which are CUDA graphs on a GPU. n_prompt_logprobs: of each request."""
     model = tiny_model()
     if device_name != "cpu":
         model.to(device_name)
@@ -394,7 +396,10 @@ def chat_case(device_name: str, merging: Merging = "on", *, static: bool = False
     def failing(name: str) -> Request:
         return chat(name, "x" * 2_000)
 
-    return LaneCase(lane, chat, failing, "context_overflow", _any_alive(model.parameters()), preemptible=False)
+    def wanted(name: str) -> ChatRequest:
+        return replace(chat(name), n_prompt_logprobs=n_prompt_logprobs)
+
+    return LaneCase(lane, wanted, failing, "context_overflow", _any_alive(model.parameters()), preemptible=False)
 
 
 def embedding_case(device_name: str, merging: Merging = "on") -> LaneCase:

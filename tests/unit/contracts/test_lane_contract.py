@@ -29,6 +29,7 @@ LANES: dict[str, Callable[[], LaneCase]] = {
     "chat": lambda: chat_case("cpu"),
     "chat by static steps": lambda: chat_case("cpu", static=True),
     "unbatched chat": lambda: chat_case("cpu", "off"),
+    "scored chat": lambda: chat_case("cpu", n_prompt_logprobs=2),
     "unbatched embedding": lambda: embedding_case("cpu", "off"),
 }
 

@@ -35,6 +35,7 @@ class Chat:
     ends_at: int = 1 << 30  # tokens of its reply
     tokens: list[int] = field(default_factory=list)
     n_pages: int = 0
+    n_prompt_logprobs: int | None = None
     request: Any = field(default_factory=lambda: SimpleNamespace(owner=""))
 
     @property

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.chat.sampling.logprobs import Likeliest, Logprobs, likeliest_tokens
+from pipelines.chat.sampling.likeliest import Likeliest, likeliest_tokens
+from pipelines.chat.sampling.logprobs import Logprobs
 from tests.support.sampled_chat import chat
 
 
