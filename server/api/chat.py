@@ -6,7 +6,7 @@ When the client disconnects, the engine cancels the reply.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 
 from fastapi import APIRouter
@@ -20,7 +20,7 @@ from server.api.read_json import read_json
 from server.api.schemas import Chat, read_chat
 from server.api.wire import ChatReplyBody, JsonObject, errors, json_body, timestamp
 from server.http.sse import EventStream, disconnected, event, stop
-from server.service.chat_input import ChatReply
+from server.service.chat_input import ChatDelta, ChatReply
 from server.service.chat_turn import ChatTurn
 
 router = APIRouter()
@@ -50,9 +50,14 @@ async def chat(request: Request, service: ServiceDep, key: KeyDep) -> Response:
     return JSONResponse(_reply_json(reply), headers=headers)
 
 
-async def reply_unless_disconnected(turn: ChatTurn, receive: Receive) -> ChatReply | None:
-    """Returns the reply, or None when the client disconnected first; the reply has then been canceled in the engine."""
-    replying = asyncio.ensure_future(_whole_reply(turn))
+async def reply_unless_disconnected(
+    turn: ChatTurn, receive: Receive, take: Callable[[ChatDelta], None] = lambda delta: None
+) -> ChatReply | None:
+    """Returns the reply, or None when the client disconnected first; the reply has then been canceled in the engine.
+
+    take: is given each delta of the reply.
+    """
+    replying = asyncio.ensure_future(_whole_reply(turn, take))
     disconnecting = asyncio.ensure_future(disconnected(receive))
     try:
         await asyncio.wait({replying, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
@@ -61,10 +66,10 @@ async def reply_unless_disconnected(turn: ChatTurn, receive: Receive) -> ChatRep
         await stop(replying, disconnecting)
 
 
-async def _whole_reply(turn: ChatTurn) -> ChatReply | None:
+async def _whole_reply(turn: ChatTurn, take: Callable[[ChatDelta], None]) -> ChatReply | None:
     async with aclosing(turn.deltas()) as deltas:
-        async for _ in deltas:
-            pass
+        async for delta in deltas:
+            take(delta)
     return turn.reply
 
 

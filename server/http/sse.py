@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -48,8 +48,15 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes], headers: Mapping[str, str] = {}) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes],
+        headers: Mapping[str, str] = {},
+        error_event: Callable[[ServerError], bytes] | None = None,
+    ) -> None:
+        """error_event: encodes the event of an error, where it depends on the events before."""
         self._events = events
+        self._error_event = error_event
         self.status_code = 200
         self.background = None
         self.body = b""
@@ -76,7 +83,7 @@ class EventStream(Response):
             await stop(keeping_alive)  # no comment may start the reply from here on
             if wire.started:
                 known = error if isinstance(error, ServerError) else Internal(text_of(500))
-                await wire.write(_error_event(known, path))
+                await wire.write(self._error_event(known) if self._error_event else _error_event(known, path))
             raise
         finally:
             await stop(keeping_alive)

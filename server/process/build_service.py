@@ -28,6 +28,7 @@ from server.service.metrics import Metrics
 from server.service.model_overrides import ModelOverrides
 from server.service.models import Models
 from server.service.prompts import Prompts
+from server.service.responses import Responses
 from server.service.running_chats import RunningChats
 from server.service.service import Service
 from server.store.database import Database
@@ -145,6 +146,7 @@ def build_service(
         webhooks=webhooks,
         chats=chats,
         conversations=Conversations(database),
+        responses=Responses(database),
         catalogue=catalogue,
         models=Models(catalogue=catalogue, live_jobs=live_jobs, model_overrides=model_overrides, clock=clock),
         model_overrides=model_overrides,

@@ -26,6 +26,7 @@ from server.service.dispatch import Dispatch
 from server.service.metrics import Metrics
 from server.service.model_overrides import ModelOverrides
 from server.service.models import Models
+from server.service.responses import Responses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ class Service:
     # Chat
     chats: Chats
     conversations: Conversations
+    responses: Responses
     # Models
     catalogue: Catalogue
     models: Models

@@ -133,8 +133,11 @@ def _warnings(reply: ChatReply) -> JsonObject:
 
 
 def _logprobs(tokens: Iterable[TokenLogprobs]) -> JsonObject:
-    content = [{**_token(token.chosen), "top_logprobs": list(map(_token, token.likeliest))} for token in tokens]
-    return {"content": content, "refusal": None}
+    return {"content": token_logprobs(tokens), "refusal": None}
+
+
+def token_logprobs(tokens: Iterable[TokenLogprobs]) -> list[JsonObject]:
+    return [{**_token(token.chosen), "top_logprobs": list(map(_token, token.likeliest))} for token in tokens]
 
 
 def _token(token: TokenText) -> JsonObject:
