@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from pipelines.interface import DiffusionRequest, Request
 
-JobType: TypeAlias = Literal["image", "video", "chat"]
+JobType: TypeAlias = Literal["image", "video", "chat", "embedding"]
+# A client waits on its connection for jobs of these types. They are not stored, and end when it disconnects.
+UNSTORED: Mapping[JobType, str] = MappingProxyType({"chat": "chat_", "embedding": "embed_"})  # → beginning of their ids
+
+
+def unstored_type(job_id: str) -> JobType | None:
+    """Returns the type of a job that is not stored, by its id; None for any other id."""
+    return next((kind for kind, prefix in UNSTORED.items() if job_id.startswith(prefix)), None)
 
 
 class State(StrEnum):
@@ -25,7 +34,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """An image or video job has one request per output; a chat job has one request."""
+    """An image or video job has one request per output; a chat or embedding job has one request."""
 
     id: str
     owner: str  # id of the API key: the queue is fair between owners

@@ -1,7 +1,8 @@
 """Everything that crosses between the event loop and a device thread: messages in, events out. Immutable data.
 
 Messages go into an engine's inbox and are handled between two actions. Events are delivered on the event loop, in
-order. Each submitted job has one end: JobReplied, JobFailed, JobCanceled, JobReturned, or its last OutputReady.
+order. Each submitted job has one end: JobReplied, JobEmbedded, JobFailed, JobCanceled, JobReturned, or its last
+OutputReady.
 """
 
 from __future__ import annotations
@@ -97,6 +98,16 @@ class JobReplied:
 
 
 @dataclass(frozen=True, slots=True)
+class JobEmbedded:
+    """vectors: (number of texts, dimensions), in the order of the texts."""
+
+    job_id: str
+    vectors: NDArray[np.float32]
+    n_tokens: int  # of all texts
+    warnings: tuple[str, ...] = ()  # for the client: how the model is held
+
+
+@dataclass(frozen=True, slots=True)
 class JobFailed:
     job_id: str
     code: FailureCode | Literal["model_load_failed", "engine_stopped"]
@@ -143,6 +154,7 @@ Event: TypeAlias = (
     | OutputReady
     | JobText
     | JobReplied
+    | JobEmbedded
     | JobFailed
     | JobCanceled
     | JobReturned

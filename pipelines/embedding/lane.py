@@ -25,7 +25,7 @@ from pipelines.batching.preemption import PreemptibleForward, YieldPoints
 from pipelines.chat.concurrency import ConcurrencyLimit
 from pipelines.costs import CostLog, Meter
 from pipelines.embedding.encoder import Encoder
-from pipelines.embedding.queue import EmbeddingQueue, Row, Rows
+from pipelines.embedding.queue import EmbeddingQueue, Row, Rows, shape_of_width
 from pipelines.embedding_interface import EmbeddingRequest
 from pipelines.host_offload import HostOffload
 from pipelines.interface import (
@@ -300,7 +300,7 @@ class EmbeddingLane:
 def _next_step(width: int, rows: Sequence[Row]) -> NextStep:
     """One row of the step is one text, so a request may stand in `request_ids` several times."""
     ids = tuple(row.request_id for row in rows)
-    return NextStep(COMPONENT, "forward", "encoding", f"{width} tokens", width, len(ids), ids)
+    return NextStep(COMPONENT, "forward", "encoding", shape_of_width(width), width, len(ids), ids)
 
 
 def _key(rows: Rows) -> tuple[int, int]:

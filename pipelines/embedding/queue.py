@@ -23,6 +23,11 @@ def padded_width(n_tokens: int) -> int:
     return -(-n_tokens // step) * step
 
 
+def shape_of_width(width: int) -> str:
+    """Returns the name under which forwards of a width are measured."""
+    return f"{width} tokens"
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One text in a forward."""

@@ -15,6 +15,7 @@ from server.accounts.auth import ApiKey
 from server.api.deps import KeyDep, ServiceDep
 from server.api.wire import JsonObject, Reply, errors
 from server.engine_status import QueueEntry, RunningEntry
+from server.job import unstored_type
 from server.service.service import Service
 
 router = APIRouter()
@@ -97,10 +98,10 @@ def _waiting_json(position: int, entry: QueueEntry, service: Service, key: ApiKe
 
 
 def _identity(job_id: str, service: Service, key: ApiKey) -> JsonObject:
-    """Returns id, owner, type and model of a queue entry. A chat is not a stored job: it has no id and no model."""
+    """Returns id, owner, type and model of a queue entry. A job that is not stored has no id and no model."""
     job = service.live_jobs.get(job_id)
     if job is None:
-        return {"jobId": None, "mine": False, "type": "chat" if job_id.startswith("chat_") else None, "model": None}
+        return {"jobId": None, "mine": False, "type": unstored_type(job_id), "model": None}
     mine = job.row.key_id == key.id
     return {"jobId": job_id if mine else None, "mine": mine, "type": job.row.type, "model": job.row.model}
 

@@ -19,7 +19,7 @@ from server.engine.model_loader import Device
 from server.engine.outbox import Outbox
 from server.engine.snapshot import SnapshotPublisher
 from server.errors import NeverFits, Unavailable
-from server.job import Job
+from server.job import UNSTORED, Job
 from server.protocol import (
     Cancel,
     Drain,
@@ -130,10 +130,10 @@ class Engine:
             logger.exception("engine stopped")
             if self._device.is_fatal(error):
                 self._device.die()
-            # Image and video jobs are stored and run again in the next process. Chats are not run again: they fail.
+            # Image and video jobs are stored and run again in the next process. The others fail.
             waiting = [entry.job for entry in self._scheduler.queue.in_order()]
             for job in (*self._executor.jobs.all(), *waiting):
-                if job.type == "chat":
+                if job.type in UNSTORED:
                     self._outbox.put(
                         JobFailed(job.id, "engine_stopped", "The engine stopped while this job ran.", True)
                     )

@@ -9,12 +9,14 @@ never ran to its end has no estimate.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
 
 from pipelines.chat_interface import ChatRequest
+from pipelines.embedding.queue import padded_width, shape_of_width
+from pipelines.embedding_interface import EmbeddingRequest
 from pipelines.interface import DiffusionRequest, Request, StepCost
 from server.engine.forecast import Forecast, ForecastModel, Forwards, RemainingWork
 from server.job import Job
@@ -40,6 +42,7 @@ class Estimates:
     # (model, shape) → forwards of a finished request; denoising forwards are per step.
     _known: dict[tuple[str, str], list[Forwards]] = field(default_factory=dict)
     _reply_forwards: dict[str, float] = field(default_factory=dict)  # by chat model
+    _widths: dict[str, set[int]] = field(default_factory=dict)  # by embedding model: widths of texts that have run
     _usage: dict[str, RequestUsage] = field(default_factory=dict)  # by request id
     # Model → seconds of its turns, and of the forwards in them.
     _turns: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -75,6 +78,8 @@ class Estimates:
             forwards = usage.forwards.total()
             mean = self._reply_forwards.get(model, forwards)
             self._reply_forwards[model] = mean + REPLY_WEIGHT * (forwards - mean)
+        elif isinstance(request, EmbeddingRequest):
+            self._widths.setdefault(model, set()).update(padded_width(len(text.tokens)) for text in request.texts)
         elif usage.forwards:
             key, ran = (model, shape_of(request)), {_stage(shape) for shape in usage.forwards}
             # A stage that did not run this time is kept: the prompt's encoding came from the cache.
@@ -105,6 +110,8 @@ class Estimates:
         if isinstance(request, ChatRequest):
             mean = self._reply_forwards.get(model)
             return None if mean is None else ((CHAT_FORWARD, max(1.0, mean - ran.total() if ran else mean)),)
+        if isinstance(request, EmbeddingRequest):
+            return _texts_left(request, self._widths.get(model, set()), ran.total() if ran else 0)
         known = self._known.get((model, shape_of(request)))
         if known is None:
             return None
@@ -129,6 +136,23 @@ def _subtract(total: tuple[Forwards, ...], ran: Counter[str]) -> tuple[Forwards,
         remaining.append((shape, 0.0 if stage in passed else max(0.0, n_total - ran_by_stage[stage])))
         ran_by_stage[stage] = max(0, ran_by_stage[stage] - round(n_total))
     return tuple(forwards for forwards in remaining if forwards[1]) or (remaining[-1],)
+
+
+def _texts_left(request: EmbeddingRequest, known: Collection[int], n_ran: int) -> tuple[Forwards, ...] | None:
+    """Returns the forwards that an embedding still has to run: a part of one for each text, which others share.
+
+    A text of a width that never ran counts as more or less than one of the nearest width that did. None: none did.
+    """
+    if not known:
+        return None
+    texts: Counter[int] = Counter(padded_width(len(text.tokens)) for text in request.texts)
+    left = max(0.0, 1 - n_ran / len(request.texts))
+    forwards: dict[str, float] = {}
+    for width, n_texts in texts.items():
+        nearest = min(known, key=lambda other: abs(other - width))
+        shape = f"encoding {shape_of_width(nearest)}"
+        forwards[shape] = forwards.get(shape, 0.0) + left * n_texts * width / nearest
+    return tuple(forwards.items())
 
 
 def _stage(shape: str) -> str:

@@ -7,6 +7,7 @@ from typing import assert_never
 
 from pipelines.interface import (
     Canceled,
+    Embedded,
     Failed,
     Lane,
     Previewed,
@@ -22,6 +23,7 @@ from server.engine.running_jobs import RunningJobs
 from server.job import Job
 from server.protocol import (
     JobCanceled,
+    JobEmbedded,
     JobFailed,
     JobPreviewed,
     JobProgressed,
@@ -70,6 +72,10 @@ class LaneOutput:
                 self._estimates.finished(model, self._jobs.find(update.request_id)[1])
                 put(_replied(job.id, update))
                 self._end_request(job, update.request_id)
+            case Embedded(request_id, vectors, n_tokens):
+                self._estimates.finished(model, self._jobs.find(request_id)[1])
+                put(JobEmbedded(job.id, vectors, n_tokens, tuple(lane.warnings)))
+                self._end_request(job, request_id)
             case Failed(request_id, code, message, detail):
                 logger.error("job failed", extra={"job": job.id, "code": code, "detail": detail})
                 first = self._jobs.fail(job.id)

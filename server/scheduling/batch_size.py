@@ -150,7 +150,8 @@ class StepSizer:
         rows = next_step.rows
         if not resident.is_chat:
             shape = f"{next_step.stage} {next_step.shape}"
-            rows = max(1, min(rows, self._batch_sizes.useful_width(resident.key, shape)))
+            if resident.facts.type != "embedding":  # its lane offers as many texts as a forward should have
+                rows = max(1, min(rows, self._batch_sizes.useful_width(resident.key, shape)))
             if others_wait:
                 rows = self._limit_by_time(resident.key, shape, rows)
         return self._limit_by_memory(resident, next_step, rows)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Collection
 
 from server.engine_status import WaitingFor
+from server.job import UNSTORED
 from server.memory.activations import Peaks
 from server.memory.ledger import Ledger
 from server.scheduling.actions import Action, Load, Read, Unpark
@@ -20,7 +21,7 @@ from server.scheduling.residency import Residency
 
 LOOKAHEAD = 4  # claims looked at: bounds the cost of a decision, and how far a small model may overtake a large one
 PATIENCE_LOADS = 3.0  # least patience of a claim, in multiples of its model's load time
-CHAT_PATIENCE = 0.2  # patience of a chat model as a share of that of other models, because a person waits for the reply
+ONLINE_PATIENCE = 0.2  # patience of a model whose clients wait on their connections, as a share of that of others
 
 
 class ModelLoads:
@@ -91,7 +92,8 @@ class ModelLoads:
     def patience_of(self, model: str) -> float:
         """Returns the seconds that a claim waits before it may drain or park working lanes."""
         patience = max(self._patience_s, PATIENCE_LOADS * self._residency.time_to_ready_s(model))
-        return patience * CHAT_PATIENCE if self._is_chat(model) else patience
+        is_online = self._residency.facts_of(model).type in UNSTORED
+        return patience * ONLINE_PATIENCE if is_online else patience
 
     def bytes_needed(self, model: str, keep_free: int | None = None) -> int:
         """Returns the bytes that must be free before `model` is loaded or unparked.

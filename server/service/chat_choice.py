@@ -41,7 +41,7 @@ class ChoiceRun:
                         yield ChatDelta(self._index, section, text, logprobs, at, call)
                     case JobReplied():
                         self._end = event
-                    case _:
+                    case JobFailed() | JobCanceled():
                         raise _error_of(event)
 
     @property

@@ -11,6 +11,7 @@ from server.jobs.results import Results
 from server.protocol import (
     Event,
     JobCanceled,
+    JobEmbedded,
     JobFailed,
     JobPreviewed,
     JobProgressed,
@@ -69,7 +70,7 @@ class Dispatch:
                 self._live_jobs.set_preview(event.job_id, event.colours)
             case OutputReady():
                 self._results.on_output(event)
-            case JobText() | JobReplied():
+            case JobText() | JobReplied() | JobEmbedded():
                 self._running_chats.deliver(event)
             case JobStarted():
                 if not self._running_chats.deliver(event):

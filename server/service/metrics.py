@@ -15,10 +15,11 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from server.engine_status import EngineStatus
-from server.job import State
-from server.jobs.live_jobs import LiveJobs
+from server.job import UNSTORED, State, unstored_type
+from server.jobs.live_jobs import LiveJob, LiveJobs
 from server.protocol import (
     Event,
+    JobEmbedded,
     JobFailed,
     JobProgressed,
     JobReplied,
@@ -89,7 +90,7 @@ class Metrics:
         )
         self._outputs = Counter("agentname_outputs", "Images and videos made", ["model"], registry=registry)
         self._tokens = Counter(
-            "agentname_tokens", "Tokens of chats, by kind: prompt or completion", ["kind"], registry=registry
+            "agentname_tokens", "Tokens by kind: prompt, completion or embedding", ["kind"], registry=registry
         )
         self._sent_s = Histogram(
             "agentname_text_seconds",
@@ -120,12 +121,14 @@ class Metrics:
                 self._count_residents(event)
             case JobStarted(job_id, queue_ms):
                 job = self._live_jobs.get(job_id)
-                self._wait_s.labels(job.row.type if job is not None else "chat").observe(queue_ms / 1000)
+                self._wait_s.labels(_type_of(job_id, job)).observe(queue_ms / 1000)
             case JobFailed():
                 self._failed.labels(event.code).inc()
             case JobReplied():
                 self._tokens.labels("prompt").inc(event.prompt_tokens)
                 self._tokens.labels("completion").inc(event.completion_tokens)
+            case JobEmbedded():
+                self._tokens.labels("embedding").inc(event.n_tokens)
             case OutputReady():
                 job = self._live_jobs.get(event.job_id)
                 if job is not None:
@@ -160,6 +163,10 @@ class Metrics:
             self._evictions.labels(model).inc()
 
 
+def _type_of(job_id: str, job: LiveJob | None = None) -> str:
+    return job.row.type if job is not None else unstored_type(job_id) or "chat"
+
+
 class _CurrentState(Collector):
     """Gauges that are read from the live jobs at each scrape."""
 
@@ -172,17 +179,19 @@ class _CurrentState(Collector):
     def collect(self) -> Iterable[GaugeMetricFamily]:
         queued = GaugeMetricFamily("agentname_queue_jobs", "Waiting jobs", labels=["type", "reason"])
         running = GaugeMetricFamily("agentname_running_jobs", "Running jobs", labels=["type"])
-        n_queued, n_running = Tally[tuple[str, str]](), Tally[str]()
+        n_queued, n_running = Tally[tuple[str, str]](), Tally[str](dict.fromkeys(UNSTORED, 0))
         for job in self._live_jobs.all():
             if job.state is State.QUEUED:
                 n_queued[job.row.type, self._live_jobs.queue_position(job).waiting_for] += 1
             else:
                 n_running[job.row.type] += 1
         running_entries, queue_entries = self._live_jobs.running_and_queued()
-        for entry in queue_entries:  # includes chats, which are not live jobs
+        for entry in queue_entries:  # includes chats and embeddings, which are not live jobs
             if self._live_jobs.get(entry.job_id) is None:
-                n_queued["chat", entry.waiting_for] += 1
-        n_running["chat"] += sum(self._live_jobs.get(entry.job_id) is None for entry in running_entries)
+                n_queued[_type_of(entry.job_id), entry.waiting_for] += 1
+        for running_entry in running_entries:
+            if self._live_jobs.get(running_entry.job_id) is None:
+                n_running[_type_of(running_entry.job_id)] += 1
         for (kind, reason), count in n_queued.items():
             queued.add_metric([kind, reason], count)
         for kind, count in n_running.items():

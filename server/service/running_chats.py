@@ -1,6 +1,6 @@
-"""Runs the engine jobs of chat replies and routes the engine's events to them. Event loop only.
+"""Runs the engine jobs of chats and embeddings and routes the engine's events to them. Event loop only.
 
-A chat is not a stored job: it ends when its client disconnects.
+These are not stored: they end when their client disconnects.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import TypeAlias
 
 from server.fleet.engine_port import Engine
 from server.job import Job
-from server.protocol import Cancel, JobCanceled, JobFailed, JobReplied, JobStarted, JobText
+from server.protocol import Cancel, JobCanceled, JobEmbedded, JobFailed, JobReplied, JobStarted, JobText
 
-ChatEvent: TypeAlias = JobStarted | JobText | JobReplied | JobFailed | JobCanceled
+ChatEvent: TypeAlias = JobStarted | JobText | JobReplied | JobEmbedded | JobFailed | JobCanceled
 
 
 class RunningChats:
@@ -26,7 +26,7 @@ class RunningChats:
 
     @contextmanager
     def count(self, key_id: str, n_replies: int = 1) -> Iterator[None]:
-        """Counts more replies of the key until the block ends."""
+        """Counts more replies of the key, or embeddings, until the block ends."""
         self.n_of_key[key_id] += n_replies
         try:
             yield
