@@ -125,7 +125,7 @@ def test_logits_that_are_not_numbers_fail_their_own_chat_only() -> None:
 
 
 @pytest.mark.parametrize("request_", [chat("a", max_tokens=-1), ChatRequest(id="a", prompt=Prompt(tokens=()))])
-def test_a_request_for_less_than_no_token_and_an_empty_prompt_fail_without_raising(model: Any, request_: ChatRequest) -> None:
+def test_a_request_for_less_than_no_token_and_an_empty_prompt_fail(model: Any, request_: ChatRequest) -> None:
     (update,) = play(tiny_lane(model), [request_])
     assert isinstance(update, Failed)
     assert update.code == "bad_request"
