@@ -63,10 +63,10 @@ $(INSTALLED): pyproject.toml
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[dev]"
 	@touch $@
 
-# The client libraries that tests run against the server; Node's only where Node is installed.
+# The client libraries that tests run against the server, in an environment without torch; Node's only where Node is.
 clients: $(CLIENTS_INSTALLED)
 
-$(CLIENTS_INSTALLED): tests/clients/requirements.txt tests/clients/package.json | install
+$(CLIENTS_INSTALLED): tests/clients/requirements.txt tests/clients/package.json
 	@echo "installing the clients that the tests use (once)"
 	@test -x $(CLIENTS)/bin/python || "$(PYTHON)" -m venv $(CLIENTS)
 	@$(CLIENTS)/bin/python -m pip install --disable-pip-version-check --quiet -r tests/clients/requirements.txt

@@ -1,11 +1,7 @@
-"""OpenAI's unmodified clients against the server on a socket: chat, images, videos.
-
-The test of the Node client is skipped unless $OPENAI_NODE_MODULES names the node_modules folder of the npm package.
-"""
+"""OpenAI's unmodified clients against the server on a socket: chat, images, videos."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from pathlib import Path
 
@@ -14,9 +10,9 @@ import openai
 import pytest
 
 from tests.fakes import messages_in
+from tests.support.http.client_programs import run_program
 from tests.support.http.front import front
 from tests.support.http.http_front import finish_jobs, listening
-from tests.support.http.node_client import node_client
 
 pytestmark = [
     pytest.mark.anyio,
@@ -117,15 +113,11 @@ async def test_the_python_client_lists_models_and_maps_errors(tmp_path: Path) ->
 
 
 async def test_the_node_client_does_chat_images_and_videos(tmp_path: Path) -> None:
-    async with front(tmp_path / "server") as f, listening(f) as address:
+    async with front(tmp_path) as f, listening(f) as address:
         finish_jobs(f)
-        command = node_client(tmp_path / "node", f"{address}/v1", f.keys["pro"], "talker", "painter", "filmer")
-        node = await asyncio.create_subprocess_exec(
-            *command, cwd=tmp_path / "node", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-        )
-        output, _ = await node.communicate()
+        printed = await run_program("openai_api.mjs", address, f.keys["pro"], "talker", "painter", "filmer")
 
-    assert (node.returncode, output.decode()) == (0, "ok\n")
+    assert printed == "ok"
 
 
 def client(base_url: str, key: str, headers: dict[str, str] | None = None) -> openai.AsyncOpenAI:

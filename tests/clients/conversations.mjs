@@ -1,12 +1,15 @@
-// Holds a conversation of six turns with one client, whole or streamed, and sends back what the client made of each
-// reply. Prints the last reply as JSON: {text, thinking}.
+// Each Node client holds a conversation of six turns, whole and then streamed, and sends back what it made of each
+// reply. Prints the last reply of each as JSON: {"CLIENT, WAY": {text, thinking}}.
+import { createOpenAI } from "@ai-sdk/openai";
+import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
+import { generateText, streamText } from "ai";
 import OpenAI from "openai";
 
-const [baseURL, apiKey, client, way] = process.argv.slice(2);
-const streamed = way === "streamed";
+const [address, apiKey] = process.argv.slice(2);
+const baseURL = `${address}/v1`;
 const QUESTIONS = [1, 2, 3, 4, 5, 6].map((n) => `Question ${n} 👋`);
 
-async function openaiNode() {
+async function openaiNode(streamed) {
   const ai = new OpenAI({ baseURL, apiKey, maxRetries: 0 });
   const messages = [{ role: "system", content: "Be brief." }];
   let last;
@@ -24,8 +27,7 @@ async function openaiNode() {
   return { text: last.content, thinking: last.reasoning_content ?? "" };
 }
 
-async function vercel(model) {
-  const { generateText, streamText } = await import("ai");
+const vercel = (model) => async (streamed) => {
   const messages = [];
   let text, thinking;
   for (const content of QUESTIONS) {
@@ -37,18 +39,15 @@ async function vercel(model) {
     messages.push(...(await result.response).messages);
   }
   return { text, thinking };
-}
-
-const CLIENTS = {
-  openai: openaiNode,
-  "@ai-sdk/openai-compatible": async () => {
-    const { createOpenAICompatible } = await import("@ai-sdk/openai-compatible");
-    return vercel(createOpenAICompatible({ name: "ours", baseURL, apiKey, includeUsage: true })("talker"));
-  },
-  "@ai-sdk/openai": async () => {
-    const { createOpenAI } = await import("@ai-sdk/openai");
-    return vercel(createOpenAI({ baseURL, apiKey }).chat("talker"));
-  },
 };
 
-console.log(JSON.stringify(await CLIENTS[client]()));
+const CLIENTS = {
+  "openai-node": openaiNode,
+  "ai-sdk-openai-compatible": vercel(createOpenAICompatible({ name: "ours", baseURL, apiKey, includeUsage: true })("talker")),
+  "ai-sdk-openai": vercel(createOpenAI({ baseURL, apiKey }).chat("talker")),
+};
+
+const last = {};
+for (const [name, hold] of Object.entries(CLIENTS))
+  for (const way of ["whole", "streamed"]) last[`${name}, ${way}`] = await hold(way === "streamed");
+console.log(JSON.stringify(last));

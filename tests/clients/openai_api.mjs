@@ -1,9 +1,9 @@
-// Uses OpenAI's unmodified Node client for chat, whole and streamed, images and a video. Prints "ok".
+// Uses OpenAI's unmodified Node client for chat, whole and streamed, images and a video. Prints "ok" as JSON.
 import assert from "node:assert/strict";
 import OpenAI from "openai";
 
-const [baseURL, apiKey, chatModel, imageModel, videoModel] = process.argv.slice(2);
-const ai = new OpenAI({ baseURL, apiKey, maxRetries: 0 });
+const [address, apiKey, chatModel, imageModel, videoModel] = process.argv.slice(2);
+const ai = new OpenAI({ baseURL: `${address}/v1`, apiKey, maxRetries: 0 });
 const messages = [{ role: "user", content: "Hi 👋" }];
 const request = { model: chatModel, messages, temperature: 0, max_tokens: 12 };
 
@@ -35,4 +35,4 @@ assert.equal(clip.subarray(4, 8).toString(), "ftyp");
 await ai.videos.delete(video.id);
 await assert.rejects(ai.videos.retrieve(video.id), OpenAI.NotFoundError);
 
-console.log("ok");
+console.log(JSON.stringify("ok"));
