@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from sqlalchemy import Connection
@@ -71,8 +71,7 @@ class Chats:
             return charge, messages.history(conn, key.id, conversation_id) if chat_input.conversation_id else []
 
         charge, history = await self._database.write(charge_and_read)
-        system = chat_input.system or self._system_prompt or spec.defaults.system
-        context = ChatContext(system, history, chat_input.messages)
+        context = self._context(spec, chat_input, history)
         try:
             with running.count(key.id, chat_input.n_choices):
                 prompt = await self._read_prompt(spec, chat_input, context)
@@ -114,7 +113,7 @@ class Chats:
         Raises as `open` does.
         """
         _, spec = self._allowed(key, chat_input)
-        context = ChatContext(chat_input.system or self._system_prompt or spec.defaults.system, [], chat_input.messages)
+        context = self._context(spec, chat_input)
         with self.running_chats.count(key.id):
             prompt = await self._read_prompt(spec, chat_input, context)
         return len(prompt.tokens)
@@ -126,6 +125,12 @@ class Chats:
         running = self.running_chats
         self._limits.check(key, plan, spec, running.n_of_key[key.id], len(running.event_queues))
         return plan, spec
+
+    def _context(self, spec: ModelSpec, chat_input: ChatInput, history: Sequence[Message] = ()) -> ChatContext:
+        system = chat_input.system or self._system_prompt or spec.defaults.system
+        given, droppable = chat_input.messages, chat_input.may_leave_out
+        earlier = given[droppable.start : droppable.stop]
+        return ChatContext(system, [*history, *earlier], given[droppable.stop :], given[: droppable.start])
 
     async def _read_prompt(self, spec: ModelSpec, chat_input: ChatInput, context: ChatContext) -> Prompt:
         if chat_input.logit_bias:

@@ -14,6 +14,7 @@ class ChatInput:
     """None: not given, so that the model's default applies. The fields of sampling are those of `ChatRequest`."""
 
     messages: tuple[Message, ...]  # one message of the user, or a whole conversation that the client keeps
+    may_leave_out: range = range(0)  # of `messages`: the oldest of these go when the prompt is too long
     stored: bool = True  # whether the server keeps the conversation
     conversation_id: str | None = None
     system: str | None = None

@@ -15,13 +15,13 @@ from pydantic import Field, WithJsonSchema
 from pipelines.chat_interface import Grammar, Message, PromptOptions
 from server.api.client_json import MAX_DEPTH, READABLE, UNREADABLE, nested_deeper, texts_in
 from server.api.openai.chat_fields import sort_out
-from server.api.openai.chat_schema import LEAST_TOP_P, LIMIT
 from server.api.openai.chat_thinking import Reasoning, ThinkingFields, read_thinking
 from server.api.openai.field_types import Lenient, Limit, Whole
 from server.api.openai.responses.fields import RESPONSES
 from server.api.openai.responses.item_messages import messages_of
 from server.api.openai.responses.items import INPUT, MAX_ITEMS, READERS, ROLES, read_items
 from server.api.openai.responses.tools import CHOICE, TOOLS, ToolWish, read_wish
+from server.api.openai.sampling_fields import LEAST_TOP_P, LIMIT
 from server.api.schemas import NO_NUL, ModelName, read_body
 from server.api.thinking import SWITCHED_ON
 from server.errors import BadRequest
@@ -148,7 +148,10 @@ class ResponseCall:
                 f"input must be {INPUT}, of which one is a message or the output of a call.", param="input"
             )
         first = [Message("system", self.instructions)] if self.instructions else []
-        return replace(self.chat_input, messages=(*first, *messages))
+        whole = (*first, *messages)
+        return replace(
+            self.chat_input, messages=whole, may_leave_out=_oldest_turns(whole) if self.truncated else range(0)
+        )
 
 
 def read_response(raw: Mapping[str, Any]) -> ResponseCall:
@@ -211,6 +214,13 @@ def _check_echoed(raw: Mapping[str, Any]) -> None:
             raise BadRequest(f"{name} must be nested at most {MAX_DEPTH} levels deep.", param=name)
         if any(map(UNREADABLE.search, texts_in(value))):
             raise BadRequest(f"{name} must be made of {READABLE}.", param=name)
+
+
+def _oldest_turns(messages: Sequence[Message]) -> range:
+    """Returns the places of the messages between the system prompt and the user's last one."""
+    of_user = [index for index, message in enumerate(messages) if message.role == "user"]
+    begin = next((index for index, message in enumerate(messages) if message.role != "system"), 0)
+    return range(begin, max(begin, of_user[-1])) if of_user else range(0)
 
 
 def _include(body: ResponseBody) -> Sequence[str]:
