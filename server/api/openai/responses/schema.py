@@ -21,8 +21,8 @@ from server.api.openai.responses.fields import RESPONSES
 from server.api.openai.responses.item_messages import messages_of
 from server.api.openai.responses.items import INPUT, MAX_ITEMS, READERS, ROLES, read_items
 from server.api.openai.responses.tools import CHOICE, TOOLS, ToolWish, read_wish
-from server.api.openai.sampling_fields import LEAST_TOP_P, LIMIT
-from server.api.schemas import NO_NUL, ModelName, read_body
+from server.api.openai.sampling_fields import LIMIT, SamplingFields, StreamFields, StreamOptions, read_sampling
+from server.api.schemas import NO_NUL, read_body
 from server.api.thinking import SWITCHED_ON
 from server.errors import BadRequest
 from server.service.chat_input import ChatInput
@@ -77,7 +77,7 @@ class TextFields(Lenient):
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class ResponseFields(Lenient):
+class ResponseFields(StreamFields):
     input: Annotated[Any, WithJsonSchema(INPUT_SCHEMA)] = Field(None, description=INPUT)
     instructions: str | None = Field(
         None,
@@ -85,18 +85,16 @@ class ResponseFields(Lenient):
         pattern=NO_NUL,
         description=f"text of at most {MAX_INSTRUCTIONS} characters: the system prompt of this response alone",
     )
-    model: ModelName | Literal[""] | None = None
     previous_response_id: str | None = Field(
         None, description="the id of a stored response, whose conversation this one goes on with"
     )
     store: bool | None = Field(
         None, description="true or false: whether later ones can go on with this response, for 30 days; true if absent"
     )
-    stream: bool | None = Field(None, description="true or false")
-    stream_options: AnyObject | None = Field(None, description='an object like {"include_obfuscation": false}')
+    stream_options: StreamOptions | None = Field(
+        None, description='an object like {"include_obfuscation": false}, which has no effect'
+    )
     max_output_tokens: Limit | None = Field(None, description=LIMIT)
-    temperature: float | None = Field(None, ge=0, le=2, description="a number from 0 to 2")
-    top_p: float | None = Field(None, ge=0, le=1, description="a number from 0 to 1")
     tools: Annotated[list[Any], WithJsonSchema(TOOLS_SCHEMA)] | None = Field(None, description=TOOLS)
     tool_choice: Annotated[str | AnyObject, WithJsonSchema(CHOICE_SCHEMA)] | None = Field(None, description=CHOICE)
     parallel_tool_calls: bool | None = Field(
@@ -117,9 +115,10 @@ class ResponseFields(Lenient):
     )
 
 
-class ResponseBody(ThinkingFields, ResponseFields):
+class ResponseBody(ThinkingFields, SamplingFields, ResponseFields):
     """All fields that are done."""  # pydantic lists those of the last base class first
 
+    n: Annotated[Whole, Field(ge=1, le=1)] | None = Field(None, description="1: a response has one reply")
     reasoning: ResponseReasoning | None = Field(None, description='an object like {"effort": "low", "summary": "auto"}')
 
 
@@ -176,13 +175,11 @@ def read_response(raw: Mapping[str, Any]) -> ResponseCall:
     with_logprobs = LOGPROBS in include or bool(body.top_logprobs)
     limited = body.max_output_tokens is not None and body.max_output_tokens > 0
     chat_input = ChatInput(
+        **read_sampling(body, body.max_output_tokens if limited else None),
         messages=(),
         stored=False,
         model=body.model or None,
         prompt_options=options,
-        max_tokens=body.max_output_tokens if limited else None,
-        temperature=body.temperature,
-        top_p=None if body.top_p is None else max(body.top_p, LEAST_TOP_P),
         n_logprobs=(body.top_logprobs or 0) if with_logprobs else None,
         max_thinking_tokens=wish.max_tokens,
         warnings=(*warnings, *tools.warnings),
