@@ -6,6 +6,7 @@ field's `description` completes the sentence "FIELD must be …".
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeAlias
@@ -234,7 +235,17 @@ def _grammar(body: ResponseBody) -> Grammar | None:
         return None
     if text.verbosity not in (None, "medium"):
         raise BadRequest('text.verbosity is not supported: only "medium" is. Leave it out.', param="text.verbosity")
-    form = text.format
-    if form is None or form.get("type") == "text":
-        return None
-    raise BadRequest("text.format is not supported yet.", param="text.format")
+    return None if text.format is None else _grammar_of(text.format)
+
+
+def _grammar_of(form: AnyObject) -> Grammar | None:
+    match form.get("type"):
+        case "text":
+            return None
+        case "json_object":
+            return Grammar("json_object", field="text.format")
+        case "json_schema" if isinstance(form.get("schema"), dict):
+            return Grammar("json_schema", json.dumps(form["schema"], ensure_ascii=False), field="text.format.schema")
+        case "json_schema":
+            raise BadRequest("text.format.schema must be a JSON schema.", param="text.format.schema")
+    raise BadRequest("text.format.type must be text, json_object or json_schema.", param="text.format.type")
