@@ -19,7 +19,8 @@ from pipelines.chat_interface import PromptRefused
 
 MAX_REASON_CHARS = 200
 DEFAULT = "default"  # of several templates, the one for plain chats
-FOR_TOOLS = ("tool_use", "rag")
+FOR_TOOLS = "tool_use"  # the one for chats with tools
+NOT_PLAIN = (FOR_TOOLS, "rag")
 
 
 class TemplateFailed(Exception):
@@ -32,9 +33,9 @@ class TemplateFailed(Exception):
 
 
 class ChatTemplate:
-    def __init__(self, tokenizer: Any) -> None:
-        """Raises `PromptRefused` when the tokenizer has no template."""
-        text = chosen_template(getattr(tokenizer, "chat_template", None))
+    def __init__(self, tokenizer: Any, *, for_tools: bool = False) -> None:
+        """Raises `PromptRefused` when the tokenizer has no template. for_tools: choose the one that shows tools."""
+        text = chosen_template(getattr(tokenizer, "chat_template", None), for_tools=for_tools)
         if not text:
             raise PromptRefused("This model has no chat template.")
         self.text = text
@@ -67,14 +68,15 @@ class ChatTemplate:
             raise TemplateFailed(reason, f"{type(error).__name__}: {error}") from error
 
 
-def chosen_template(value: object) -> str | None:
-    """Returns the template for plain chats. value: of a tokenizer, one template or several by name."""
+def chosen_template(value: object, *, for_tools: bool = False) -> str | None:
+    """Returns the template for plain chats, or for those with tools. value: of a tokenizer, one or several by name."""
     if isinstance(value, str):
         return value or None
     if not isinstance(value, Mapping):
         return None
     named = {name: text for name, text in value.items() if isinstance(text, str) and text}
-    order = [DEFAULT, *(name for name in named if name not in FOR_TOOLS), *named]
+    first = [FOR_TOOLS, DEFAULT] if for_tools else [DEFAULT]
+    order = [*first, *(name for name in named if name not in NOT_PLAIN), *named]
     return next((named[name] for name in order if name in named), None)
 
 
