@@ -41,11 +41,13 @@ from server.api import (
     status,
     webhooks,
 )
+from server.api.anthropic import routes as anthropic
 from server.api.deps import BARE_KEYS, PUBLIC, KeyRequired
 from server.api.openai import chat as openai_chat
 from server.api.openai import images as openai_images
 from server.api.openai import models as openai_models
 from server.api.openai import videos as openai_videos
+from server.api.openai.responses import routes as openai_responses
 from server.api.sdapi import routes as sdapi
 from server.api.wire import JsonObject, job_json
 from server.errors import BadRequest
@@ -91,8 +93,10 @@ RESOURCES = (
     page,
     openai_models,
     openai_chat,
+    openai_responses,
     openai_images,
     openai_videos,
+    anthropic,
 )
 
 

@@ -1,13 +1,15 @@
-"""GET /v1/models: lists the models in OpenAI's format. Event loop only."""
+"""GET /v1/models: lists the models in OpenAI's format, or in Anthropic's for its clients. Event loop only."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from models.errors import UnknownModel as NoSuchModel
 from models.model_names import pulled_from
 from models.spec import ModelSpec
+from server.api.anthropic.models import VERSION, model_info, model_page
 from server.api.deps import KeyDep, ServiceDep
 from server.api.openai.wire import errors
 from server.api.wire import JsonObject
@@ -17,16 +19,21 @@ router = APIRouter(tags=["OpenAI"])
 
 
 @router.get("/v1/models", responses={200: {}, **errors()})
-async def models(service: ServiceDep, _: KeyDep) -> Response:
-    """Lists the names of all models in OpenAI's format."""
+async def models(request: Request, service: ServiceDep, _: KeyDep) -> Response:
+    """Lists the names of all models in OpenAI's format, or of those that write text in Anthropic's format, to requests
+    with an `anthropic-version` header.
+    """
+    if VERSION in request.headers:
+        return JSONResponse(model_page(service.catalogue.specs(), request.query_params))
     return JSONResponse({"object": "list", "data": [_model(view.spec) for view in service.models.all()]})
 
 
 @router.get("/v1/models/{name:path}", responses={200: {}, **errors(404)})
-async def model(name: str, service: ServiceDep, _: KeyDep) -> Response:
-    """Returns one model in OpenAI's format, found by any name that a request may use."""
+async def model(name: str, request: Request, service: ServiceDep, _: KeyDep) -> Response:
+    """Returns one model in OpenAI's or Anthropic's format, found by any name that a request may use."""
+    describe = model_info if VERSION in request.headers else _model
     try:
-        return JSONResponse(_model(service.catalogue.get(name)))
+        return JSONResponse(describe(service.catalogue.get(name)))
     except NoSuchModel as error:
         raise UnknownModel(f"{error.message} GET /v1/models lists them all.") from None
 
