@@ -12,7 +12,6 @@ from typing import Any, Literal, Protocol, TypeAlias
 Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high"]
 # Of a reply. "prompt" stands for what precedes it: such a part has no text, only the log probabilities of its tokens.
 Section: TypeAlias = Literal["thinking", "content", "prompt"]
-RawPrompt: TypeAlias = str | tuple[int, ...]  # the text, or the tokens, that a model goes on with: no chat template
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +65,30 @@ class MessageImage:
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """The form that the answer must have. Thinking before the answer is free."""
+    """The form that the answer must have. Thinking before the answer is free.
+
+    `pipelines.chat.grammar.lark` says which dialect of Lark is read; it reads GBNF, too.
+    """
 
     kind: Literal["json_object", "json_schema", "regex", "choice", "lark"]
     text: str = ""  # JSON of the schema, or of the list of choices; the regular expression; the grammar in Lark's form
     field: str = "response_format"  # of the request, for errors
+    strict: bool = True  # a keyword of the schema that cannot be followed is refused; else left out, with a warning
+    whole: bool = False  # it describes all that follows the thinking, also the markup that gpt-oss writes around answers
 
 
 class Constraint(Protocol):
     """A `Grammar` that was read for one tokenizer. Immutable: any thread may begin a reply with it."""
 
-    def begin(self) -> Any: ...
+    @property
+    def grammar(self) -> Grammar: ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """For the client: what of the grammar was left out."""
+
+    def begin(self) -> Any:
+        """The state of one reply, before its first token: a `Matcher` of `pipelines.chat.grammar`."""
 
 
 class CallFormat(Protocol):
@@ -107,6 +119,28 @@ class PromptOptions:
     grammar: Grammar | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class PromptMedia:
+    """The pictures of a prompt as its model reads them."""
+
+    inputs: Mapping[str, Any]  # numpy arrays by the names of the model's arguments
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(int(array.nbytes) for array in self.inputs.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawPrompt:
+    """What a model goes on with, without a chat template. Special tokens that a text spells out are special tokens."""
+
+    text: str | tuple[int, ...]  # or its tokens
+    adds_special_tokens: bool = True  # to a text: those that the tokenizer adds to any, such as one that begins it
+    repeated: bool = False  # the text is to stand before the reply
+    n_reserved: int = 1  # tokens that the context must leave for the reply
+    field: str = "prompt"  # of the request, for errors
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
     """What a model reads before it replies."""
@@ -116,8 +150,10 @@ class Prompt:
     continues: bool = False  # the reply goes on with the last message, so that its text follows that of the prompt
     max_thinking_tokens: int | None = None  # what the effort means for a model whose template has no steps of it
     warnings: tuple[str, ...] = ()  # for the client: where the prompt differs from the messages
-    constraint: Constraint | None = None  # which tokens the reply may be made of; None: any
+    grammar: Grammar | None = None  # that the reply has to follow; None: any text
+    constraint: Constraint | None = None  # which tokens it may be made of; made of `grammar` by who read the prompt
     call_format: CallFormat | None = None  # how calls are read from the reply; None: it has none
+    media: PromptMedia | None = None  # what the tokens that stand for pictures mean
     raw: bool = False  # of a `RawPrompt`: the reply is all content
     text: str = ""  # of a raw prompt that is to be repeated before the reply
     offsets: tuple[int, ...] = ()  # with `text`: the characters of it before each token

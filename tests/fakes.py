@@ -20,6 +20,7 @@ from pipelines.chat_interface import (
     Prompt,
     PromptOptions,
     PromptTooLong,
+    RawPrompt,
     Section,
     TokenLogprobs,
     ToolCall,
@@ -119,6 +120,7 @@ class FakePromptReader:
     def __init__(self) -> None:
         self.messages: list[Sequence[Message]] = []  # of each prompt
         self.options: list[PromptOptions] = []  # of each prompt
+        self.raw: list[RawPrompt] = []
         self.error: Exception | None = None  # what reading a prompt raises
         self.warnings: tuple[str, ...] = ()
         self.max_thinking_tokens: int | None = None
@@ -133,6 +135,15 @@ class FakePromptReader:
         if context is not None and len(tokens) >= context:
             raise PromptTooLong(len(tokens), context)
         return Prompt(tokens=tokens, max_thinking_tokens=self.max_thinking_tokens, warnings=self.warnings)
+
+    def read_raw(self, spec: ModelSpec, raw: RawPrompt) -> Prompt:
+        """Makes one token of each character; a token stands for the character of its number."""
+        if self.error is not None:
+            raise self.error
+        self.raw.append(raw)
+        tokens = tuple(map(ord, raw.text)) if isinstance(raw.text, str) else raw.text
+        text = "".join(map(chr, tokens))
+        return Prompt(tokens=tokens, continues=True, raw=True, text=text, offsets=tuple(range(len(text))))
 
     def n_tokens_known(self, spec: ModelSpec) -> int:
         return 0x110000
@@ -323,4 +334,4 @@ class FakeEngine:
 
 
 def _echo(request: ChatRequest) -> str:
-    return f"You said: {messages_in(request.prompt)[-1][1]}"
+    return " and on" if request.prompt.raw else f"You said: {messages_in(request.prompt)[-1][1]}"

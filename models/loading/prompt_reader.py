@@ -16,13 +16,15 @@ from typing import Any, TypeAlias
 from models.errors import BadModel
 from models.spec import ModelSpec
 from pipelines.chat.context_length import context_of
+from pipelines.chat.prompts.raw_prompt import read_raw_prompt
 from pipelines.chat.prompts.read_prompt import read_prompt
-from pipelines.chat_interface import Message, Prompt, PromptOptions, PromptRefused, PromptTooLong
+from pipelines.chat_interface import Message, Prompt, PromptOptions, PromptRefused, PromptTooLong, RawPrompt
 
 MAX_OPEN = 8
 CHARS_PER_TOKEN = 6  # of longer texts the tokens are counted piece by piece, and no more than the context holds
 PIECE_CHARS = 64 << 10
 FAILED = "The model's tokenizer fails on these messages."
+FAILED_RAW = "The model's tokenizer fails on this text."
 
 Key: TypeAlias = tuple[str, str | None]  # fingerprint of the checkpoint, and load.chat_template
 
@@ -70,7 +72,8 @@ class PromptReader:
             opened = self._opened(place, spec)
             context = spec.limits.context_tokens or opened.context_tokens
             if context is not None:
-                _refuse_too_long(opened, messages, context)
+                texts = [text for message in messages for text in _texts(message)]
+                _refuse_too_long(opened, texts, context, n_least=len(messages))
             try:
                 prompt = read_prompt(opened.tokenizer, messages, options)
             except PromptRefused:
@@ -79,6 +82,24 @@ class PromptReader:
                 raise PromptRefused(FAILED, f"{type(error).__name__}: {error}") from error
         if context is not None and len(prompt.tokens) >= context:
             raise PromptTooLong(len(prompt.tokens), context)
+        return prompt
+
+    def read_raw(self, spec: ModelSpec, raw: RawPrompt) -> Prompt:
+        """As `read`, for a text that is not a conversation."""
+        place = self._place(spec)
+        with place.lock:
+            opened = self._opened(place, spec)
+            context = spec.limits.context_tokens or opened.context_tokens
+            if isinstance(raw.text, str) and context is not None:
+                _refuse_too_long(opened, [raw.text], context, raw.n_reserved, field=raw.field)
+            try:
+                prompt = read_raw_prompt(opened.tokenizer, raw, opened.n_known)
+            except PromptRefused:
+                raise
+            except Exception as error:  # the tokenizer's library may raise anything
+                raise PromptRefused(FAILED_RAW, f"{type(error).__name__}: {error}", field=raw.field) from error
+        if context is not None and len(prompt.tokens) + raw.n_reserved > context:
+            raise PromptTooLong(len(prompt.tokens), context, field=raw.field)
         return prompt
 
     def n_tokens_known(self, spec: ModelSpec) -> int:
@@ -124,15 +145,27 @@ def _context_of_class(path: Path) -> int | None:
         return None
 
 
-def _refuse_too_long(opened: _Tokenizer, messages: Sequence[Message], context: int) -> None:
-    """Raises `PromptTooLong` for messages that cannot fit, without tokenizing all of them."""
-    texts = [
-        text for message in messages for text in (message.content, *(call.arguments for call in message.tool_calls))
-    ]
+def _texts(message: Message) -> Sequence[str]:
+    return (message.content, *(call.arguments for call in message.tool_calls))
+
+
+def _refuse_too_long(
+    opened: _Tokenizer,
+    texts: Sequence[str],
+    context: int,
+    n_reserved: int = 1,
+    *,
+    n_least: int = 0,
+    field: str = "messages",
+) -> None:
+    """Raises `PromptTooLong` for texts that cannot fit together, without tokenizing all of them.
+
+    n_reserved: tokens that they must leave. n_least: tokens that they have, at least.
+    """
     n_chars = sum(map(len, texts))
-    n_least = max(n_chars // opened.max_chars, len(messages))
-    if n_least >= context:
-        raise PromptTooLong(n_least, context)
+    n_least = max(n_chars // opened.max_chars, n_least)
+    if n_least + n_reserved > context:
+        raise PromptTooLong(n_least, context, field=field)
     if n_chars < CHARS_PER_TOKEN * context:
         return
     n_tokens, enough = 0, context + context // 8  # tokens that a cut between two pieces made do not count
@@ -140,7 +173,7 @@ def _refuse_too_long(opened: _Tokenizer, messages: Sequence[Message], context: i
         for start in range(0, len(text), PIECE_CHARS):
             n_tokens += _count(opened.tokenizer, text[start : start + PIECE_CHARS])
             if n_tokens > enough:
-                raise PromptTooLong(n_tokens, context)
+                raise PromptTooLong(n_tokens, context, field=field)
 
 
 def _count(tokenizer: Any, text: str) -> int:

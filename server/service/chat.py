@@ -67,14 +67,14 @@ class Chats:
         conversation_id = chat_input.conversation_id or f"conv_{new_id()}"
 
         def charge_and_read(conn: Connection) -> tuple[ChatCharge, list[Message]]:
-            charge = charge_chat(conn, key, plan, now, chat_input.n_choices)
+            charge = charge_chat(conn, key, plan, now, chat_input.n_replies)
             return charge, messages.history(conn, key.id, conversation_id) if chat_input.conversation_id else []
 
         charge, history = await self._database.write(charge_and_read)
         context = self._context(spec, chat_input, history)
         try:
-            with running.count(key.id, chat_input.n_choices):
-                prompt = await self._read_prompt(spec, chat_input, context)
+            with running.count(key.id, chat_input.n_replies):
+                read_prompts = await self._read_prompts(spec, chat_input, context)
         except BaseException as error:
             refund = charge.refund(self._results)
             if isinstance(error, ServerError):  # its reply says how much of the day's limit is used
@@ -96,7 +96,7 @@ class Chats:
             spec=spec,
             need_bytes=self._limits.need_bytes(spec),
             context=context,
-            prompt=prompt,
+            read_prompts=read_prompts,
             prompts=self._prompts,
             charge=charge,
             exchange=exchange,
@@ -115,8 +115,8 @@ class Chats:
         _, spec = self._allowed(key, chat_input)
         context = self._context(spec, chat_input)
         with self.running_chats.count(key.id):
-            prompt = await self._read_prompt(spec, chat_input, context)
-        return len(prompt.tokens)
+            read_prompts = await self._read_prompts(spec, chat_input, context)
+        return sum(len(prompt.tokens) for prompt in read_prompts)
 
     def _allowed(self, key: ApiKey, chat_input: ChatInput) -> tuple[Plan, ModelSpec]:
         """The key's plan and the model. Raises when this key may not send one more message now."""
@@ -132,9 +132,11 @@ class Chats:
         earlier = given[droppable.start : droppable.stop]
         return ChatContext(system, [*history, *earlier], given[droppable.stop :], given[: droppable.start])
 
-    async def _read_prompt(self, spec: ModelSpec, chat_input: ChatInput, context: ChatContext) -> Prompt:
+    async def _read_prompts(self, spec: ModelSpec, chat_input: ChatInput, context: ChatContext) -> Sequence[Prompt]:
         if chat_input.logit_bias:
             await self._prompts.check_tokens(spec, "logit_bias", [token for token, _ in chat_input.logit_bias])
         if chat_input.stop_tokens:
             await self._prompts.check_tokens(spec, "stop_token_ids", chat_input.stop_tokens)
-        return await self._prompts.read(spec, context, chat_input.prompt_options)
+        if chat_input.raw_prompts:
+            return [await self._prompts.read_raw(spec, raw) for raw in chat_input.raw_prompts]
+        return [await self._prompts.read(spec, context, chat_input.prompt_options)]

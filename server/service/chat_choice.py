@@ -23,6 +23,7 @@ class ChoiceRun:
         self._need_bytes = need_bytes
         self._running_chats = running_chats
         self._logprobs: list[TokenLogprobs] = []
+        self._prompt_logprobs: tuple[TokenLogprobs, ...] = ()
         self._end: JobReplied | None = None
         self.started = False  # whether the engine has begun with the reply
 
@@ -37,7 +38,10 @@ class ChoiceRun:
                     case JobStarted():
                         self.started = True
                     case JobText(_, text, at, section, logprobs, call):
-                        self._logprobs += logprobs
+                        if section == "prompt":
+                            self._prompt_logprobs = logprobs
+                        else:
+                            self._logprobs += logprobs
                         yield ChatDelta(self._index, section, text, logprobs, at, call)
                     case JobReplied():
                         self._end = event
@@ -61,6 +65,7 @@ class ChoiceRun:
             completion_tokens=self._reply.completion_tokens,
             thinking_tokens=self._reply.thinking_tokens,
             logprobs=tuple(self._logprobs),
+            prompt_logprobs=self._prompt_logprobs,
             tool_calls=self._reply.tool_calls,
             stop_text=self._reply.stop_text,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from pipelines.chat_interface import CallDelta, Message, PromptOptions, Section, TokenLogprobs, ToolCall
+from pipelines.chat_interface import CallDelta, Message, PromptOptions, RawPrompt, Section, TokenLogprobs, ToolCall
 from pipelines.interface import FinishReason
 
 
@@ -13,14 +13,15 @@ from pipelines.interface import FinishReason
 class ChatInput:
     """None: not given, so that the model's default applies. The fields of sampling are those of `ChatRequest`."""
 
-    messages: tuple[Message, ...]  # one message of the user, or a whole conversation that the client keeps
+    messages: tuple[Message, ...] = ()  # one message of the user, or a whole conversation that the client keeps
+    raw_prompts: tuple[RawPrompt, ...] = ()  # instead of messages: one or more, each with replies of its own
     may_leave_out: range = range(0)  # of `messages`: the oldest of these go when the prompt is too long
     stored: bool = True  # whether the server keeps the conversation
     conversation_id: str | None = None
     system: str | None = None
     model: str | None = None
     prompt_options: PromptOptions = field(default_factory=PromptOptions)
-    n_choices: int = 1  # replies to make; choice i is sampled with seed + i
+    n_choices: int = 1  # replies to make to the messages or to each prompt; choice i is sampled with seed + i
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -36,8 +37,13 @@ class ChatInput:
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     n_logprobs: int | None = None
+    n_prompt_logprobs: int | None = None
     max_thinking_tokens: int | None = None  # None: as the effort says
     warnings: tuple[str, ...] = ()  # for the client: fields that were taken and change nothing
+
+    @property
+    def n_replies(self) -> int:
+        return self.n_choices * max(1, len(self.raw_prompts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +66,14 @@ class ChatChoice:
     completion_tokens: int  # also those of `thinking`
     thinking_tokens: int
     logprobs: tuple[TokenLogprobs, ...] = ()  # of `text`; empty unless requested
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # of the prompt from its second token on; empty unless requested
     tool_calls: tuple[ToolCall, ...] = ()
     stop_text: str | None = None  # the one of the stop texts that ended the reply
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatReply:
-    choices: tuple[ChatChoice, ...]
+    choices: tuple[ChatChoice, ...]  # those of the first prompt come first
     at: datetime
     conversation_id: str
     model: str

@@ -46,7 +46,7 @@ class ChatTurn:
         spec: ModelSpec,
         need_bytes: int,
         context: ChatContext,
-        prompt: Prompt,
+        read_prompts: Sequence[Prompt],
         prompts: Prompts,
         charge: ChatCharge,
         exchange: ChatExchange,
@@ -56,13 +56,13 @@ class ChatTurn:
         metrics: Metrics,
         clock: Callable[[], datetime],
     ) -> None:
+        """read_prompts: that of the messages, or of each raw prompt."""
         self._key = key
         self._priority = priority
         self._input = chat_input
         self._spec = spec
         self._need_bytes = need_bytes
         self._context = context
-        self._prompt = prompt
         self._prompts = prompts
         self._exchange = exchange
         self._running_chats = running_chats
@@ -71,14 +71,16 @@ class ChatTurn:
         self._metrics = metrics
         self._clock = clock
         self._choices: list[ChoiceRun] = []
-        self._sent = {"thinking": "", "content": ""}  # the part of a streamed reply that the client has received
+        # The part of a streamed reply that the client has received. No text comes in the section prompt.
+        self._sent = {"thinking": "", "content": "", "prompt": ""}
+        self.read_prompts = read_prompts
         self.charge = charge
         self.model = spec.name
         self.reply: ChatReply | None = None
 
     @property
     def prompt_tokens(self) -> int:
-        return len(self._prompt.tokens)
+        return sum(len(prompt.tokens) for prompt in self.read_prompts)
 
     async def deltas(self, *, streamed: bool = False) -> AsyncGenerator[ChatDelta]:
         """Yields the text of the reply as it is made. Raises a `ServerError` after a refund when the reply fails.
@@ -89,7 +91,7 @@ class ChatTurn:
         streamed: each text is sent to the client before the next one is requested, and that delay is measured.
         """
         first = True
-        with self._running_chats.count(self._key.id, self._input.n_choices):
+        with self._running_chats.count(self._key.id, self._input.n_replies):
             try:
                 async with aclosing(self._deltas()) as deltas:
                     async for delta in deltas:
@@ -124,7 +126,7 @@ class ChatTurn:
             except ContextTooLong:
                 if not self._context.shorten():
                     raise
-                self._prompt = await self._prompts.read(self._spec, self._context, self._input.prompt_options)
+                self.read_prompts = [await self._prompts.read(self._spec, self._context, self._input.prompt_options)]
             else:
                 break
         self._sent = dict.fromkeys(self._sent, "")  # the whole reply is stored instead
@@ -132,15 +134,16 @@ class ChatTurn:
 
     def _jobs(self) -> Sequence[Job]:
         seed = _given_or(self._input.seed, secrets.randbelow(RANDOM_SEED_LIMIT))
-        return [self._job((seed + index) % (MAX_SEED + 1)) for index in range(self._input.n_choices)]
+        seeds = [(seed + index) % (MAX_SEED + 1) for index in range(self._input.n_choices)]
+        return [self._job(prompt, each) for prompt in self.read_prompts for each in seeds]
 
-    def _job(self, seed: int) -> Job:
+    def _job(self, prompt: Prompt, seed: int) -> Job:
         given, defaults = self._input, self._spec.defaults
         job_id = f"chat_{new_id()}"
         request = ChatRequest(
             id=f"{job_id}/0",
             owner=self._key.id,
-            prompt=self._prompt,
+            prompt=prompt,
             max_tokens=_given_or(given.max_tokens, defaults.max_tokens),
             temperature=_given_or(given.temperature, defaults.temperature),
             top_p=_given_or(given.top_p, defaults.top_p),
@@ -156,7 +159,8 @@ class ChatTurn:
             frequency_penalty=given.frequency_penalty,
             logit_bias=given.logit_bias,
             n_logprobs=given.n_logprobs,
-            max_thinking_tokens=_given_or(given.max_thinking_tokens, self._prompt.max_thinking_tokens),
+            n_prompt_logprobs=given.n_prompt_logprobs,
+            max_thinking_tokens=_given_or(given.max_thinking_tokens, prompt.max_thinking_tokens),
         )
         return Job(
             id=job_id,
@@ -169,8 +173,9 @@ class ChatTurn:
 
     async def _stored_reply(self) -> ChatReply:
         """Stores the exchange; a store that is unavailable costs only a warning, because the reply is ready."""
-        now, first = self._clock(), self._choices[0]
-        warnings = [*self._input.warnings, *self._prompt.warnings, *first.warnings]
+        now, first_choices = self._clock(), self._choices[:: self._input.n_choices]  # of each prompt
+        noted = [*(prompt.warnings for prompt in self.read_prompts), *(choice.warnings for choice in first_choices)]
+        warnings = [*self._input.warnings, *dict.fromkeys(warning for each in noted for warning in each)]
         if self._context.n_left_out:
             warnings.append(
                 "The conversation is longer than the model's context: "
@@ -186,7 +191,7 @@ class ChatTurn:
             at=now,
             conversation_id=self._exchange.conversation_id,
             model=self._spec.name,
-            prompt_tokens=first.prompt_tokens,
+            prompt_tokens=sum(choice.prompt_tokens for choice in first_choices),
             warnings=tuple(warnings),
         )
 

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from models.errors import ModelsError
 from models.spec import ModelSpec
-from pipelines.chat_interface import Message, Prompt, PromptOptions, PromptRefused, PromptTooLong
+from pipelines.chat_interface import Message, Prompt, PromptOptions, PromptRefused, PromptTooLong, RawPrompt
 from server.errors import BadRequest, ContextTooLong, Unavailable
 from server.service.chat_context import ChatContext
 
@@ -28,6 +28,7 @@ class PromptReader(Protocol):
     """Called on worker threads. Raises `PromptRefused`, and `ModelsError` when the tokenizer cannot be opened."""
 
     def read(self, spec: ModelSpec, messages: Sequence[Message], options: PromptOptions) -> Prompt: ...
+    def read_raw(self, spec: ModelSpec, raw: RawPrompt) -> Prompt: ...
     def n_tokens_known(self, spec: ModelSpec) -> int: ...
 
 
@@ -54,9 +55,13 @@ class Prompts:
             except PromptTooLong as error:
                 if not context.shorten():
                     raise ContextTooLong(error.message) from None
-            except PromptRefused as error:
-                logger.info("prompt refused", extra={"model": spec.name, "detail": error.detail})
-                raise BadRequest(error.message, param=error.field) from None
+
+    async def read_raw(self, spec: ModelSpec, raw: RawPrompt) -> Prompt:
+        """Raises `ContextTooLong`, `Unavailable` as `read` does, and `BadRequest` for tokens that the model has not."""
+        try:
+            return await self._run(spec, functools.partial(self._reader.read_raw, spec, raw))
+        except PromptTooLong as error:
+            raise ContextTooLong(error.message, param=error.field) from None
 
     async def check_tokens(self, spec: ModelSpec, field: str, tokens: Sequence[int]) -> None:
         """Raises `BadRequest` when the model has no such tokens."""
@@ -67,6 +72,11 @@ class Prompts:
     async def _run(self, spec: ModelSpec, work: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        except PromptTooLong:
+            raise
+        except PromptRefused as error:
+            logger.info("prompt refused", extra={"model": spec.name, "detail": error.detail})
+            raise BadRequest(error.message, param=error.field) from None
         except ModelsError as error:
             logger.warning("tokenizer not opened", extra={"model": spec.name, "detail": error.detail or error.message})
             raise Unavailable(f"The model {spec.name} failed to load: {error.message}.", retry_after_s=5) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from models.errors import BadModel
 from models.loading.prompt_reader import PromptReader
 from models.spec import Limits, LoadOptions, ModelSpec
-from pipelines.chat_interface import Message, PromptOptions, PromptRefused, PromptTooLong
+from pipelines.chat_interface import Message, PromptOptions, PromptRefused, PromptTooLong, RawPrompt
 from tests.support.catalogues import open_catalogue
 from tests.support.chat_tokenizers import chat_tokenizer
 from tests.support.lanes.loaded_models import save_chat
@@ -192,3 +193,42 @@ def test_the_context_of_the_config_class_counts_where_the_config_names_none(tmp_
 
     with pytest.raises(PromptTooLong, match="maximum context length is 1024 tokens"):
         PromptReader().read(silent, [Message("user", "x" * 2000)], PLAIN)
+
+
+def test_a_raw_prompt_may_fill_the_context_less_what_the_reply_needs() -> None:
+    reader = PromptReader(Opener())
+    n = len(reader.read_raw(MODEL, RawPrompt(text="x y" * 200)).tokens)
+    full = replace(MODEL, limits=Limits(context_tokens=n))
+
+    assert len(reader.read_raw(full, RawPrompt(text="x y" * 200, n_reserved=0)).tokens) == n
+    with pytest.raises(PromptTooLong, match=f"length is {n} tokens, but the_field has at least") as refused:
+        reader.read_raw(full, RawPrompt(text="x y" * 200, field="the_field"))
+    assert refused.value.field == "the_field"
+
+
+@pytest.mark.parametrize("text", ["a " * 2_000_000, tuple([3] * 1001)])
+def test_a_raw_prompt_that_is_too_long_is_refused_early(text: str | tuple[int, ...]) -> None:
+    began = time.monotonic()
+    with pytest.raises(PromptTooLong):
+        PromptReader(Opener()).read_raw(MODEL, RawPrompt(text=text))
+    assert time.monotonic() - began < 2
+
+
+def test_a_tokenizer_that_fails_on_a_raw_prompt_refuses_it() -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("secret detail")
+
+    class Failing:
+        is_fast = True
+        __call__ = fail
+
+        def get_vocab(self) -> dict[str, int]:
+            return {"a": 0}
+
+        def encode(self, *_: Any, **__: Any) -> list[int]:
+            return []
+
+    with pytest.raises(PromptRefused) as refused:
+        PromptReader(Opener(Failing())).read_raw(MODEL, RawPrompt(text="a"))
+    assert "secret" not in refused.value.message
+    assert "secret detail" in refused.value.detail
