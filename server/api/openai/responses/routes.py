@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path
@@ -54,16 +54,17 @@ ResponseId = Annotated[str, Depends(_response_id)]
 async def create(request: Request, service: ServiceDep, key: KeyDep) -> Response:
     """Replies to the items of a conversation as OpenAI's Responses API does; with `stream`, sends typed events."""
     async with allowance_on_error(request, service, key, ["chats"]):
-        body = await request.body()
-        call = await read_json(body, read_response)
+        call = await read_json(await request.body(), read_response)
         items, chat_input = await _asked(service, key, call)
-        turn = await service.chats.open(key, chat_input)
+        with _named_as_here():
+            turn = await service.chats.open(key, chat_input)
         headers = allowance_headers(service, Allowance("chats", turn.charge.limit, turn.charge.used))
         making = Making(service, key, call, items, turn)
         if call.streamed:
             on_error = allowance_on_error(request, service, key, ["chats"])
             return EventStream(making.events(on_error), headers, making.error_event)
-        reply = await reply_unless_disconnected(turn, request.receive, making.take)
+        with _named_as_here():
+            reply = await reply_unless_disconnected(turn, request.receive, making.take)
     if reply is None:
         return Response(status_code=204)  # the client has disconnected
     return JSONResponse(await making.response(reply), headers=headers)
@@ -138,6 +139,17 @@ async def _asked(service: Service, key: ApiKey, call: ResponseCall) -> tuple[Seq
     return items, await asyncio.to_thread(call.asked, placed)
 
 
+@contextmanager
+def _named_as_here() -> Iterator[None]:
+    """Names the field of the messages in errors as it is called here."""
+    try:
+        yield
+    except ServerError as error:
+        if error.param == "messages":
+            error.param = "input"
+        raise
+
+
 def _n_characters(item: Item) -> int:
     """The characters of the pictures of an item, which take long to read."""
     content = item.get("content") or item.get("output") or ()
@@ -175,13 +187,14 @@ class Making:
         """Yields nothing before the reply has begun, so that whatever fails until then is an HTTP error."""
         encode = self._events.encode
         async with allowance_on_error, aclosing(self._turn.deltas(streamed=True)) as deltas:
-            async for delta in deltas:
-                if not self._begun:
-                    self._begun = True
-                    for content in self._reply.begun():
+            with _named_as_here():
+                async for delta in deltas:
+                    if not self._begun:
+                        self._begun = True
+                        for content in self._reply.begun():
+                            yield encode(content)
+                    for content in self._reply.add(delta):
                         yield encode(content)
-                for content in self._reply.add(delta):
-                    yield encode(content)
         reply = self._turn.reply
         assert reply is not None, "deltas() sets the reply or raises"
         for content in [*([] if self._begun else self._reply.begun()), *self._reply.ended(reply)]:
