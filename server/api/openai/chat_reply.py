@@ -6,22 +6,20 @@ clients adopted, and as `reasoning`, which OpenRouter and newer clients read.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
-from pipelines.chat_interface import CallDelta, TokenLogprobs, TokenText, ToolCall
+from pipelines.chat_interface import CallDelta, TokenLogprobs, ToolCall
 from server.api.openai.chat_schema import ChatCall
+from server.api.openai.reply_parts import token_logprobs, usage, warnings
 from server.api.wire import JsonObject
 from server.http.sse import data
 from server.service.chat_input import ChatChoice, ChatDelta, ChatReply
-
-LEAST_LOGPROB = -9999.0  # OpenAI's value for a token that is all but impossible; JSON has no infinity
 
 
 def completion(head: JsonObject, reply: ChatReply, call: ChatCall) -> JsonObject:
     """head: id, time of creation and model."""
     choices = [_choice(index, choice, call) for index, choice in enumerate(reply.choices)]
-    return {**head, "object": "chat.completion", "choices": choices, "usage": usage(reply), **_warnings(reply)}
+    return {**head, "object": "chat.completion", "choices": choices, "usage": usage(reply), **warnings(reply)}
 
 
 def _choice(index: int, choice: ChatChoice, call: ChatCall) -> JsonObject:
@@ -53,15 +51,6 @@ def _typed(id: str, function: JsonObject) -> JsonObject:
 def _finish_reason(choice: ChatChoice, call: ChatCall) -> str:
     older = call.calls_as_functions and choice.finish_reason == "tool_calls"
     return "function_call" if older else choice.finish_reason
-
-
-def usage(reply: ChatReply) -> JsonObject:
-    return {
-        "prompt_tokens": reply.prompt_tokens,
-        "completion_tokens": reply.completion_tokens,
-        "total_tokens": reply.prompt_tokens + reply.completion_tokens,
-        "completion_tokens_details": {"reasoning_tokens": reply.thinking_tokens},
-    }
 
 
 class Chunks:
@@ -98,7 +87,7 @@ class Chunks:
         """Yields the finish reason of each choice, with warnings in the last one, then the usage when requested."""
         for index, choice in enumerate(reply.choices):
             last = index == len(reply.choices) - 1
-            further = _warnings(reply) if last else {}
+            further = warnings(reply) if last else {}
             yield self._begin(index) + self._chunk(index, {}, _finish_reason(choice, self._call), **further)
         if self._usage:
             yield data({**self._head, "choices": [], "usage": usage(reply)})
@@ -128,20 +117,5 @@ def _thinking(text: str) -> JsonObject:
     return {"reasoning_content": text, "reasoning": text}
 
 
-def _warnings(reply: ChatReply) -> JsonObject:
-    return {"warnings": list(reply.warnings)} if reply.warnings else {}
-
-
 def _logprobs(tokens: Iterable[TokenLogprobs]) -> JsonObject:
     return {"content": token_logprobs(tokens), "refusal": None}
-
-
-def token_logprobs(tokens: Iterable[TokenLogprobs]) -> list[JsonObject]:
-    return [{**_token(token.chosen), "top_logprobs": list(map(_token, token.likeliest))} for token in tokens]
-
-
-def _token(token: TokenText) -> JsonObject:
-    """A token without text is part of a character: it is shown by its bytes, as OpenAI does."""
-    shown = token.text or "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.utf8)
-    logprob = token.logprob if math.isfinite(token.logprob) else LEAST_LOGPROB
-    return {"token": shown, "logprob": logprob, "bytes": list(token.utf8)}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, Protocol, TypeAlias
 
 from pipelines.chat_interface import CallDelta
-from server.api.openai.chat_reply import token_logprobs
+from server.api.openai.reply_parts import token_logprobs
 from server.api.openai.responses.items import output_id
 from server.api.openai.responses.tools import Called, call_input
 from server.api.wire import JsonObject
