@@ -91,7 +91,7 @@ class CatalogueReader:
         options = LoadOptions(**entry.load)
         base = self._find_part("base", options.base, toml_dir) if options.base is not None else None
         if path is not None:
-            return self._read(path, entry.name, source, entry.dtype, base)
+            return self._read(path, entry.name, source, entry.dtype, base, entry.type)
         if not needs_fetching(source):
             raise BadModel(f"its source '{source}' does not exist")
         if entry.type is None:
@@ -134,11 +134,19 @@ class CatalogueReader:
     def _float_bytes(self, dtype: str) -> int:
         return FLOAT_BYTES[self._auto_dtype if dtype == "auto" else dtype]
 
-    def _read(self, path: Path, name: str, source: str, dtype: str, base: Path | None) -> ModelSpec:
+    def _read(
+        self, path: Path, name: str, source: str, dtype: str, base: Path | None, wanted: ModelType | None = None
+    ) -> ModelSpec:
         float_bytes = self._float_bytes(dtype)
         try:
             return read_checkpoint(
-                path, name=name, source=source, float_bytes=float_bytes, base=base, cache_dir=self._cache_dir
+                path,
+                name=name,
+                source=source,
+                float_bytes=float_bytes,
+                base=base,
+                cache_dir=self._cache_dir,
+                wanted=wanted,
             )
         except OSError as error:
             raise BadModel(f"its files cannot be read ({error.strerror})", detail=str(error)) from error

@@ -201,7 +201,7 @@ def _fits(spec: ModelSpec, device: DeviceMemory | None, float_bytes: int) -> Fit
         return "fits"
     if spec.weight_bytes <= device.total_bytes:
         return "after others leave"
-    can_offload = spec.type != "chat" and spec.path is not None and spec.path.is_dir()
+    can_offload = spec.is_diffusion and spec.path is not None and spec.path.is_dir()
     if can_offload and offloaded_device_bytes(Path(str(spec.path)), float_bytes) <= device.total_bytes:
         return "offloaded"
     return "too large"

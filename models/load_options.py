@@ -55,6 +55,10 @@ def check_load_options(spec: ModelSpec, *, on_cpu: bool) -> None:
         check_has_template(spec)
     elif load.chat_template is not None:
         raise BadModel("load.chat_template is for chat models")
+    if spec.type == "embedding":
+        for option in ("quantization", "offload", "vae", "base", "embeddings", "attention", "compile"):
+            if getattr(load, option):
+                raise BadModel(f"load.{option} is not for embedding models")
     if load.quantization is not None:
         _check_quantization(spec, on_cpu)
     if load.attention is not None:
@@ -66,7 +70,7 @@ def check_load_options(spec: ModelSpec, *, on_cpu: bool) -> None:
     for file in load.embeddings:
         if not file.endswith(".safetensors"):
             raise BadModel("load.embeddings must be .safetensors files")
-    if spec.path is not None and spec.type != "chat":
+    if spec.path is not None and spec.is_diffusion:
         _check_against_checkpoint(spec, spec.base_path or spec.path)
 
 

@@ -20,11 +20,13 @@ DEFAULTS_OF_TYPE = {
     "image": DIFFUSION,
     "video": (*DIFFUSION, "num_frames", "fps"),
     "chat": ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "system"),
+    "embedding": (),
 }
 LIMITS_OF_TYPE = {
     "image": ("max_steps", "max_pixels", "size_multiple"),
     "video": ("max_steps", "max_pixels", "size_multiple", "max_duration_s", "frames_multiple", "frames_remainder"),
     "chat": ("context_tokens",),
+    "embedding": ("context_tokens",),
 }
 MAY_BE_ZERO = (
     "guidance_scale",
@@ -64,12 +66,16 @@ def check_defaults(spec: ModelSpec, entry: ModelEntry) -> None:
     for alias in spec.aliases:
         if not NAME.fullmatch(alias):
             raise BadModel(f"aliases: '{alias[:80]}' is not a name: a-z, 0-9, '.', '_' and '-', at most 64 of them")
-    if spec.type == "chat":
+    if not spec.is_diffusion:
         if entry.sizes or entry.call:
-            raise BadModel(f"{'sizes' if entry.sizes else 'call'} does not apply to chat models")
+            raise BadModel(f"{'sizes' if entry.sizes else 'call'} does not apply to {spec.type} models")
     elif spec.path is not None:  # the limits of a model that is not downloaded are not known yet
         _check_sizes(spec, entry)
         _check_pipeline_arguments(spec, entry)
+    positions = None if spec.embedding is None else spec.embedding.max_positions
+    longest = spec.limits.context_tokens
+    if positions is not None and longest is not None and longest > positions:
+        raise BadModel(f"limits.context_tokens is {longest}, and the model has places for {positions} tokens")
     for key in ("top_p", "min_p"):
         if (value := getattr(spec.defaults, key)) > 1:
             raise BadModel(f"defaults.{key} is {value}, more than 1")

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-ModelType: TypeAlias = Literal["image", "video", "chat"]
+from models.embedding_layout import EmbeddingLayout
+
+ModelType: TypeAlias = Literal["image", "video", "chat", "embedding"]
 Quantization: TypeAlias = Literal[
     "fp8", "int8",  # matrix multiplications in eight bits
     "cpu-int8",  # weights of a language model in eight bits or fewer on a CPU; on a GPU as they are
@@ -50,7 +52,7 @@ class Limits:
     size_multiple: int = 8  # width and height must be multiples of this
     frames_multiple: int = 1  # num_frames must be frames_multiple * k + frames_remainder
     frames_remainder: int = 0
-    context_tokens: int | None = None  # chat: prompt and reply together
+    context_tokens: int | None = None  # chat: prompt and reply together; embedding: of one text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,7 @@ class ModelSpec:
     source: str  # as written in models.toml: folder, file, hub id, URL, "wheel:…"
     revision: str | None = None  # branch, tag or commit of a hub repository
     aliases: tuple[str, ...] = ()  # other names of the same model
-    pipeline: str | None = None  # class name from model_index.json; None for chat
+    pipeline: str | None = None  # class name from model_index.json; None for chat and embedding
     dtype: Dtype = "auto"  # auto: float32 on CPU, bfloat16 on CUDA
     weight_bytes: int = 0  # at the dtype that will be served, from file headers
     default: bool = False
@@ -92,14 +94,20 @@ class ModelSpec:
     guidance_argument: str = "guidance_scale"  # the argument of __call__ that a request's guidance_scale sets
     schedulers: tuple[str, ...] = ()  # noise schedulers that a request may name; the checkpoint's own is the first
     takes_loras: bool = False
+    takes_images: bool = False  # chat: messages may have pictures
     arguments: frozenset[str] = frozenset()  # parameters of the pipeline's __call__; empty: not known
     max_clip_skip: int = 0  # how many last layers of CLIP a request may skip; 0: none
     load: LoadOptions = field(default_factory=LoadOptions)
     base_path: Path | None = None  # local path of `load.base`, or of the base of a single file's family
     vae_path: Path | None = None  # local path of `load.vae`
     embedding_paths: tuple[Path, ...] = ()  # local paths of `load.embeddings`
+    embedding: EmbeddingLayout | None = None  # of an embedding model that is on this machine
     fingerprint: str = ""  # names, sizes and times of the files; another fingerprint means another checkpoint
     scheduler_config: Mapping[str, object] = field(default_factory=dict)  # what the file says of itself: v-prediction
     notes: tuple[str, ...] = ()  # sentences about oddities that do not keep the model from being served
     shareable: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # component → (weight identity, bytes)
     origins: Mapping[str, str] = field(default_factory=dict)  # "defaults.steps" → where it was set; absent: our default
+
+    @property
+    def is_diffusion(self) -> bool:
+        return self.type in ("image", "video")

@@ -29,7 +29,7 @@ class Starter:
 def starters(device_gib: float | None = None) -> Sequence[Starter]:
     """Returns those that fit a device, the largest of each type first. Without a size: all."""
     found = [Starter(**entry) for entry in tomllib.loads(LIST.read_text())["starters"]]
-    order = ("chat", "image", "video")
+    order = ("chat", "image", "video", "embedding")
     return sorted(
         (s for s in found if device_gib is None or s.vram_gib <= device_gib),
         key=lambda s: (order.index(s.type), -s.vram_gib),

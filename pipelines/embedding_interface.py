@@ -26,3 +26,23 @@ class EmbeddingRequest:
     @property
     def n_tokens(self) -> int:
         return sum(len(text.tokens) for text in self.texts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextOptions:
+    """How texts become tokens."""
+
+    prompt_name: str | None = None  # of the checkpoint's own prompts, which goes before each text
+    input_type: str | None = None  # what the texts are, "query" or "document": names a prompt where there is one
+    truncate: bool = False  # cut texts that are too long at their end, instead of refusing them
+    max_tokens: int | None = None  # of all texts together
+
+
+class TextRefused(Exception):
+    """The texts cannot be embedded by this model. The message is for the client."""
+
+    def __init__(self, message: str, field: str = "input", detail: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field  # of the request
+        self.detail = detail  # for the log

@@ -38,7 +38,7 @@ def _with_prediction(spec: ModelSpec) -> ModelSpec:
         return spec
     option = "load.prediction_type" if load.prediction_type is not None else "load.zero_terminal_snr"
     folder = spec.base_path or spec.path
-    if spec.type == "chat" or folder is None:
+    if not spec.is_diffusion or folder is None:
         raise BadModel(f"{option} is for image and video models")
     model_index = read_config(folder / "model_index.json")
     if not spec.schedulers or not samples_noise(spec.schedulers[0]):

@@ -14,6 +14,12 @@ from pathlib import Path
 from models.checkpoint.chat_checkpoint import check_chat_configs, read_chat_folder, read_chat_gguf
 from models.checkpoint.component_configs import Config, Configs, number, positive_int
 from models.checkpoint.denoiser_input import check_input_channels
+from models.checkpoint.embedding_checkpoint import (
+    check_embedding_configs,
+    is_embedding,
+    read_embedding_folder,
+    scorer_reason,
+)
 from models.checkpoint.guidance import guidance_argument
 from models.checkpoint.image_size import native_size, size_multiple, sizes_by_aspect
 from models.checkpoint.noise_schedulers import compatible_schedulers, scheduler_config
@@ -32,6 +38,7 @@ from models.files.weight_files import weight_files
 from models.files.weight_header import tensors_of
 from models.fingerprint import fingerprint
 from models.spec import Defaults, Limits, ModelSpec, ModelType
+from models.vision_language import is_chat_model
 from models.weight_identity import is_decoder, weight_identity
 
 
@@ -52,22 +59,37 @@ def type_of(path: Path) -> ModelType | None:
         if (path / "model_index.json").is_file():
             pipeline = pipeline_source(str(read_config(path / "model_index.json").get("_class_name")))
             return None if pipeline is None else pipeline.text_to
-        return "chat" if is_decoder(path) else None
+        if path.is_dir() and is_embedding(path):
+            return "embedding"
+        return "chat" if is_chat_model(path) else None
     except (BadModel, OSError):
         return None
 
 
 def read_checkpoint(
-    path: Path, *, name: str, source: str, float_bytes: int, base: Path | None = None, cache_dir: Path | None = None
+    path: Path,
+    *,
+    name: str,
+    source: str,
+    float_bytes: int,
+    base: Path | None = None,
+    cache_dir: Path | None = None,
+    wanted: ModelType | None = None,
 ) -> ModelSpec:
     """Reads a folder, or a single file with the configs of `base` or of its known family.
+
+    wanted: "embedding" has a language model read as an embedding model, where its files could mean either.
 
     Raises `BadModel` with the reason when the path is not a checkpoint that can be served.
     """
     check_path(path)
     if path.is_dir() and (path / "model_index.json").is_file():
         spec = _pipeline_folder(path, name=name, source=source, float_bytes=float_bytes)
+    elif path.is_dir() and (is_embedding(path) or (wanted == "embedding" and is_decoder(path))):
+        spec = read_embedding_folder(path, name=name, source=source, float_bytes=float_bytes)
     elif path.is_dir():
+        if (reason := scorer_reason(path)) is not None:
+            raise BadModel(reason)
         spec = read_chat_folder(path, name=name, source=source, float_bytes=float_bytes)
     elif path.suffix == ".gguf" and (context := chat_context(path)) is not None:
         spec = read_chat_gguf(path, context or None, name=name, source=source, float_bytes=float_bytes)
@@ -82,6 +104,10 @@ def check_configs(folder: Path) -> None:
     check_folder(folder, weights=False)
     if (folder / "model_index.json").is_file():
         _pipeline_spec(folder, "", "", scheduler={})
+    elif is_embedding(folder):
+        check_embedding_configs(folder)
+    elif (reason := scorer_reason(folder)) is not None:
+        raise BadModel(reason)
     else:
         check_chat_configs(folder)
 

@@ -20,11 +20,14 @@ from models.files.gguf_header import GgufTensor
 from models.files.json_files import read_config
 from models.files.model_index import components
 from models.files.safetensors_header import FLOAT8_DTYPES, FLOAT_DTYPES, Tensor
+from models.files.sentence_modules import has_modules, module_folders
 from models.files.weight_files import find_weights, weight_files
 from models.files.weight_header import Tensors, tensors_of
 
 COMPUTED = re.compile(r"(^|\.)(position_ids|inv_freq|masked_bias|num_batches_tracked)$")
+HEADLESS = "an embedding model"  # stands for a class: the heads of its checkpoint are not read
 UNREAD = {  # class → tensors of a larger model that it has no place for
+    HEADLESS: re.compile(r"^(\w+\.)?(pooler|cls|lm_head|head|decoder|classifier|vocab_\w+)\."),
     "T5EncoderModel": re.compile(r"^(decoder\.|lm_head\.)"),
     "UMT5EncoderModel": re.compile(r"^(decoder\.|lm_head\.)"),
     "CLIPTextModel": re.compile(r"^(vision_model\.|visual_projection\.|text_projection\.|logit_scale$)"),
@@ -55,7 +58,7 @@ def component_bytes(path: Path, base: Path | None, served: ServedAs) -> dict[str
     """Returns component → bytes. A language model is one component, "model"."""
     folder = base or path
     if not (folder / "model_index.json").is_file():
-        return {"model": _chat_bytes(path, served)}
+        return {"model": _language_model_bytes(path, served)}
     classes = {name: cls for name, (_, cls) in components(read_config(folder / "model_index.json")).items()}
     in_file = parts_in_file(path, classes) if base is not None else {}
     found: dict[str, int] = {}
@@ -85,7 +88,11 @@ def _replacement_bytes(cls: str, vae: Path, served: ServedAs) -> int:
     return folder_bytes(vae, "vae", cls, served)
 
 
-def _chat_bytes(path: Path, served: ServedAs) -> int:
+def _language_model_bytes(path: Path, served: ServedAs) -> int:
+    if path.is_dir() and has_modules(path):
+        in_float32 = ServedAs(float_bytes=4)  # the layers after the pooling
+        parts = [folder_bytes(path / name, name, "", in_float32) for name in module_folders(path)]
+        return folder_bytes(path, "model", HEADLESS, served) + sum(parts)
     if path.is_dir():
         return folder_bytes(path, "model", "", served)
     assert chat_context(path) is not None

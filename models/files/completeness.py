@@ -14,6 +14,7 @@ from pathlib import Path
 from models.errors import BadModel, Incomplete
 from models.files.leftovers import files_in, is_unfinished, unfinished_files
 from models.files.model_index import components, unlisted_components
+from models.files.sentence_modules import sentence_modules
 from models.files.weight_files import find_weights
 
 WITHOUT_VOCABULARY = ("ByT5Tokenizer", "ByT5TokenizerFast")  # their tokens are bytes
@@ -41,9 +42,19 @@ def check_pipeline_complete(folder: Path, model_index: Mapping[str, object], *, 
     _raise_if(missing, folder)
 
 
-def check_chat_complete(folder: Path) -> None:
-    """Raises `Incomplete` that names what a language model's folder lacks: weights, shards or the vocabulary."""
-    _raise_if([*_missing_weights(folder), *_missing_vocabulary(folder)], folder)
+def check_language_model_complete(folder: Path) -> None:
+    """Raises `Incomplete` that names what a language model's folder lacks: weights, shards or the vocabulary.
+
+    The parts of an embedding model that have folders of their own count too.
+    """
+    missing = [*_missing_weights(folder), *_missing_vocabulary(folder)]
+    for module in sentence_modules(folder):
+        if module.kind in ("Pooling", "Dense"):
+            part = folder / module.folder
+            missing += [f"{module.folder}: {name}" for name in _missing_config(part, "config.json")]
+            if module.kind == "Dense":
+                missing += [f"{module.folder}: {name}" for name in _missing_weights(part)]
+    _raise_if(missing, folder)
 
 
 def _raise_if(missing: list[str], folder: Path) -> None:

@@ -13,16 +13,17 @@ from functools import lru_cache
 from pathlib import Path
 
 from models.errors import BadModel, Incomplete
-from models.files.completeness import check_chat_complete, check_pipeline_complete
+from models.files.completeness import check_language_model_complete, check_pipeline_complete
 from models.files.gguf_header import MAX_LAYERS, read_gguf_header
 from models.files.json_files import read_config
 from models.files.leftovers import files_in, is_unfinished
 from models.files.model_index import components
 from models.files.safetensors_header import read_safetensors_header
+from models.files.sentence_modules import has_modules, module_folders
 from models.files.weight_files import find_weights, weight_files
 from models.fingerprint import fingerprint
 from models.installed_libraries import transformers_models
-from models.weight_identity import is_decoder
+from models.vision_language import is_chat_model
 
 FORBIDDEN_KEYS = frozenset({"custom_pipeline", "trust_remote_code", "custom_code", "_custom_pipeline"})
 ATTENTION_KEYS = frozenset({"_attn_implementation", "_attn_implementation_internal", "attn_implementation"})
@@ -68,6 +69,8 @@ def check_folder(folder: Path, *, weights: bool = True) -> None:
     index = folder / "model_index.json"
     if not index.is_file():
         _check_part(folder)
+        for name in module_folders(folder):
+            _check_part(folder / name)
         if weights:
             _check_model_folder(folder)
         return
@@ -90,8 +93,8 @@ def _check_model_folder(folder: Path) -> None:
         raise BadModel("is no model: it has neither model_index.json (diffusers) nor config.json (transformers)")
     if "_class_name" in config:
         raise BadModel(f"is one component ({str(config['_class_name'])[:80]}) of a pipeline, and no model of its own")
-    if is_decoder(folder):
-        check_chat_complete(folder)
+    if is_chat_model(folder) or has_modules(folder):
+        check_language_model_complete(folder)
 
 
 def _check_part(part: Path, *, is_component: bool = False) -> None:

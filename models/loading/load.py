@@ -69,13 +69,15 @@ def load(
         check_path(spec.path)
         if spec.type == "chat":
             lane = _chat(spec, spec.path, device, dtype, cache_bytes or CACHE_BYTES, smoke_tested, shared)
+        elif spec.type == "embedding":
+            lane = _embedding(spec, spec.path, device, dtype, smoke_tested)
         else:
             lane = _diffusion(spec, device, dtype, max_rows, merging, verdicts, offload or spec.load.offload, shared)
     except LoadFailed:
         raise
     except ModelsError as error:
         raise LoadFailed(f"The model {spec.name} failed to load: {error.message}.", detail=error.detail) from error
-    if spec.type != "chat" and smoke_tested is not None and spec.fingerprint not in smoke_tested:
+    if spec.is_diffusion and smoke_tested is not None and spec.fingerprint not in smoke_tested:
         try:
             smoke_test(lane, spec)
         except BaseException:
@@ -121,7 +123,7 @@ def _diffusion(
 
     build = pipeline_builder(spec, device, dtype, offload, shared)
     pipeline, notes = _with_library(build, spec)
-    assert spec.type != "chat"
+    assert spec.type == "image" or spec.type == "video"
     denoisers, uncompiled = denoisers_to_compile(pipeline, spec, device, offload)
     lane = DiffusionLane(
         pipeline,
@@ -178,6 +180,20 @@ def _chat(
         decode=proof.decode,
         notes=[*notes, *proof.notes],
     )
+
+
+def _embedding(spec: ModelSpec, path: Path, device: str, dtype: torch.dtype, smoke_tested: set[str] | None) -> Lane:
+    from models.loading.embedding import open_encoder, smoke_test_encoder
+    from pipelines.embedding.lane import EmbeddingLane
+    from pipelines.embedding.proof import prove
+
+    encoder, notes = _with_library(lambda: open_encoder(spec, path, device, dtype), spec)
+    if smoke_tested is not None and spec.fingerprint not in smoke_tested:
+        smoke_test_encoder(encoder, spec)
+        smoke_tested.add(spec.fingerprint)
+    longest = spec.limits.context_tokens
+    assert longest is not None, "it is read from the checkpoint"
+    return EmbeddingLane(encoder, max_tokens=longest, merging=prove(encoder), notes=notes)
 
 
 def _with_library(build: Callable[[], T], spec: ModelSpec) -> T:

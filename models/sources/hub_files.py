@@ -17,10 +17,11 @@ from pathlib import Path
 
 from models.errors import BadModel, Incomplete
 from models.files.chat_templates import MORE_FILES as MORE_TEMPLATES
-from models.files.completeness import check_chat_complete, check_pipeline_complete
+from models.files.completeness import check_language_model_complete, check_pipeline_complete
 from models.files.json_files import read_config
 from models.files.leftovers import files_in, is_leftover
 from models.files.model_index import components
+from models.files.sentence_modules import MODULES, has_modules, module_folders
 from models.files.weight_files import find_weights
 from models.sources.disk_space import size
 
@@ -80,12 +81,17 @@ def _pipeline(folder: Path, without_weights: Collection[str]) -> Selection:
 def _model(folder: Path) -> Selection:
     _refuse_pickled(folder)
     weights = [*_weights(folder)]
+    modules = module_folders(folder)
+    for name in modules:  # of an embedding model
+        _refuse_pickled(folder / name)
+        weights += _weights(folder / name)
     if component_class(folder) is None:
-        check_chat_complete(folder)
+        check_language_model_complete(folder)
     elif not weights:
         raise Incomplete("has not all of its files: the weights", missing=("the weights",))
     templates = [path.relative_to(folder).as_posix() for path in files_in(folder, MORE_TEMPLATES)]
-    return _selection(folder, [*_configs(folder), *templates], weights)
+    of_modules = [f"{name}/{config}" for name in modules for config in _configs(folder / name)]
+    return _selection(folder, [*_configs(folder), *templates, *of_modules], weights)
 
 
 def _selection(folder: Path, configs: list[str], weights: Iterable[Path]) -> Selection:
@@ -156,6 +162,9 @@ def lay_out(names: Iterable[str], folder: Path, fetch: Callable[[str], Path]) ->
     if index.is_file():
         make_real(index)
         parts = [folder / name for name in components(read_config(index))]
+    elif has_modules(folder):
+        make_real(folder / MODULES)
+        parts += [folder / name for name in module_folders(folder)]
     for part in parts:
         if (part / "config.json").is_file():
             make_real(part / "config.json")

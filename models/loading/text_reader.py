@@ -1,0 +1,160 @@
+"""Turns texts into tokens for embedding models, with tokenizers that it opens itself. Any thread.
+
+The server reads the texts of a request before anything is sent to the engine, so that whatever is wrong with them is
+told at once, whether the model is loaded or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.embedding_layout import EmbeddingLayout
+from models.errors import BadModel
+from models.loading.kept_open import KeptOpen
+from models.spec import ModelSpec
+from pipelines.embedding_interface import TextOptions, TextRefused, TextTokens
+
+USUAL_TOKENS = 512  # longest text where neither the checkpoint nor models.toml names one
+TOGETHER = 64  # texts that are tokenized at once, before their tokens are counted
+# A longer text is read up to its first LEAST_CHARS or CHARS_PER_TOKEN * limit characters before the rest is looked at.
+CHARS_PER_TOKEN, LEAST_CHARS = 64, 64 << 10
+# Names that checkpoints give the prompts of the two sides of a search.
+SIDES = (
+    ("query", "search_query", "retrieval.query", "web_search_query"),
+    ("document", "passage", "search_document", "retrieval.passage", "corpus"),
+)
+FAILED = "The model's tokenizer fails on a text."
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    tokenizer: Any
+    layout: EmbeddingLayout
+    n_known: int  # its tokens have the ids below this
+    max_tokens: int  # of one text
+
+
+def _open_tokenizer(spec: ModelSpec, path: Path) -> Any:
+    from models.loading.tokenizer import open_tokenizer  # brings torch, which a server that starts does not wait for
+
+    return open_tokenizer(spec, path)
+
+
+class TextReader:
+    def __init__(
+        self, open_: Callable[[ModelSpec, Path], Any] = _open_tokenizer, prepare: Callable[[], None] = lambda: None
+    ) -> None:
+        """prepare: called before a tokenizer is opened; imports the libraries, unless another thread does."""
+        self._open_tokenizer = open_
+        self._prepare = prepare
+        self._opened: KeptOpen[_Opened] = KeptOpen(
+            self._open, key=lambda spec: (spec.fingerprint, spec.limits.context_tokens)
+        )
+
+    def read(
+        self, spec: ModelSpec, inputs: Sequence[str | Sequence[int]], options: TextOptions
+    ) -> tuple[TextTokens, ...]:
+        """inputs: texts, or tokens that the model reads as they are. Blocks.
+
+        Raises `TextRefused`, and `BadModel` when the tokenizer cannot be opened.
+        """
+        with self._opened.use(spec) as opened:
+            prompt = _prompt(opened.layout, options)
+            n_prompt_tokens = 0 if opened.layout.pools_prompt else _prompt_tokens(opened, prompt)
+            read: list[TextTokens] = []
+            n_tokens = 0
+            for tokens in _tokens_of(opened, inputs, prompt, options):
+                own = n_prompt_tokens if isinstance(inputs[len(read)], str) else 0
+                read.append(TextTokens(tuple(tokens), min(own, len(tokens))))
+                n_tokens += len(tokens)
+                if options.max_tokens is not None and n_tokens > options.max_tokens:
+                    raise TextRefused(f"The input has more than {options.max_tokens} tokens in total.")
+            return tuple(read)
+
+    def _open(self, spec: ModelSpec) -> _Opened:
+        if spec.path is None or spec.embedding is None:
+            raise BadModel("is not downloaded")
+        self._prepare()
+        tokenizer = self._open_tokenizer(spec, spec.path)
+        return _Opened(
+            tokenizer,
+            spec.embedding,
+            n_known=max(tokenizer.get_vocab().values(), default=0) + 1,
+            max_tokens=spec.limits.context_tokens or USUAL_TOKENS,
+        )
+
+
+def _prompt(layout: EmbeddingLayout, options: TextOptions) -> str:
+    """Returns the text that goes before each text."""
+    prompts = layout.prompts
+    if (name := options.prompt_name) is not None:
+        if name not in prompts:
+            known = f"it has {', '.join(prompts)}" if prompts else "it has none"
+            raise TextRefused(f"The model has no such prompt; {known}.", "prompt_name")
+        return prompts[name]
+    if (kind := options.input_type) is not None:
+        alike = next((side for side in SIDES if kind in side), (kind,))
+        return next((prompts[name] for name in (kind, *alike) if name in prompts), "")
+    return prompts.get(layout.default_prompt, "") if layout.default_prompt is not None else ""
+
+
+def _prompt_tokens(opened: _Opened, prompt: str) -> int:
+    """Returns the tokens at the beginning of a text that stand for its prompt, the start token included."""
+    if not prompt:
+        return 0
+    tokens = _encode(opened, [prompt], None)[0]
+    return len(tokens) - (bool(tokens) and tokens[-1] in opened.tokenizer.all_special_ids)
+
+
+def _tokens_of(
+    opened: _Opened, inputs: Sequence[str | Sequence[int]], prompt: str, options: TextOptions
+) -> Iterator[Sequence[int]]:
+    """Yields the tokens of each input, in order."""
+    for begin in range(0, len(inputs), TOGETHER):
+        part = inputs[begin : begin + TOGETHER]
+        texts = [_text(opened, prompt + text, options.truncate) for text in part if isinstance(text, str)]
+        encoded = iter(_encode(opened, texts, opened.max_tokens if options.truncate else None))
+        for index, each in enumerate(part, begin):
+            tokens = next(encoded) if isinstance(each, str) else _known(opened, each, options.truncate)
+            if not tokens:
+                raise TextRefused(f"input[{index}] is empty: the model reads no token in it.")
+            if len(tokens) > opened.max_tokens:
+                raise TextRefused(
+                    f"input[{index}] has {len(tokens)} tokens; the model reads at most {opened.max_tokens}. "
+                    "Send shorter texts, or have them cut at their end with truncate."
+                )
+            yield tokens
+
+
+def _text(opened: _Opened, text: str, truncate: bool) -> str:
+    """Returns the text as the tokenizer gets it; of one that is far too long, no more than is needed to tell."""
+    if opened.layout.lower_cases:
+        text = text.lower()
+    n_chars = max(LEAST_CHARS, CHARS_PER_TOKEN * opened.max_tokens)
+    if len(text) > n_chars and len(_encode(opened, [text[:n_chars]], None)[0]) > opened.max_tokens:
+        return text[:n_chars]
+    return text
+
+
+def _encode(opened: _Opened, texts: Sequence[str], max_tokens: int | None) -> Sequence[Sequence[int]]:
+    """max_tokens: cut texts at their end to so many tokens, special ones included; None: not at all."""
+    if not texts:
+        return []
+    cut = {"truncation": True, "max_length": max_tokens} if max_tokens is not None else {"truncation": False}
+    try:
+        encoded = opened.tokenizer(
+            list(texts), add_special_tokens=True, return_attention_mask=False, verbose=False, **cut
+        )
+    except Exception as error:  # the tokenizer's library may raise anything
+        raise TextRefused(FAILED, detail=f"{type(error).__name__}: {error}") from error
+    tokens: list[list[int]] = encoded["input_ids"]
+    return tokens
+
+
+def _known(opened: _Opened, tokens: Sequence[int], truncate: bool) -> Sequence[int]:
+    if tokens and not 0 <= min(tokens) <= max(tokens) < opened.n_known:
+        raise TextRefused(f"The tokens of the model are the numbers from 0 to {opened.n_known - 1}.")
+    return tokens[: opened.max_tokens] if truncate else tokens
