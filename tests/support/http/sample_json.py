@@ -29,4 +29,5 @@ def sample(schema: Mapping[str, Any], root: Mapping[str, Any] | None = None) -> 
         return {name: sample(inner, root) for name, inner in schema.get("properties", {}).items()}
     if kind == "array":
         return [sample(schema.get("items", {}), root) for _ in range(max(1, schema.get("minItems", 0)))]
-    return schema.get("minimum", SIMPLEST[kind])
+    simplest = SIMPLEST[kind]
+    return max(schema.get("minimum", simplest), simplest) if kind in ("integer", "number") else simplest
