@@ -24,13 +24,13 @@ END = "<!-- End of the generated part. -->\n"
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    paths: Sequence[str]  # the routes whose path begins so are listed
+    path: str  # the routes whose path begins so are listed, unless another page has a longer beginning of it
     sections: Sequence[str]  # modules in scripts/reference/, in the order of the page
 
 
 PAGES: Mapping[str, Page] = {
     "openai.md": Page(
-        ["/v1/"],
+        "/v1/",
         [
             "openai_chat",
             "openai_images",
@@ -50,7 +50,8 @@ def reference(name: str) -> str:
     if not begin or not end:
         raise ValueError(f"docs/{name} lacks the lines around its generated part")
     sections = [importlib.import_module(f"scripts.reference.{section}").section() for section in page.sections]
-    lines = [*routes(page.paths), *(line for section in sections for line in section)]
+    others = [other.path for other in PAGES.values() if len(other.path) > len(page.path)]
+    lines = [*routes(page.path, others), *(line for section in sections for line in section)]
     return before + BEGIN + "\n" + "\n".join(lines) + "\n" + END + after
 
 

@@ -10,14 +10,14 @@ from typing import Any
 WIDTH = 120
 
 
-def routes(paths: Sequence[str]) -> Iterator[str]:
-    """Yields a heading, and the routes whose path begins with one of `paths`."""
+def routes(beginning: str, others: Sequence[str] = ()) -> Iterator[str]:
+    """Yields a heading, and the routes whose path begins with `beginning` and with none of `others`."""
     from scripts.make_api_reference import document
 
     yield from ["## Routes", ""]
     for path, operations in document()["paths"].items():
         for method, operation in operations.items():
-            if path.startswith(tuple(paths)):
+            if path.startswith(beginning) and not path.startswith(tuple(others)):
                 summary = operation["description"].split("\n\n")[0]
                 yield from item(f"**`{method.upper()} {path}`** {' '.join(summary.split())}")
     yield ""
