@@ -11,6 +11,8 @@ from random import Random
 import httpx
 import pytest
 
+from pipelines.chat_interface import ToolCall
+from tests.fakes import FakeReply
 from tests.support.http.front import front
 from tests.support.http.mutations import mutated
 
@@ -21,7 +23,16 @@ N_MUTATIONS = 2000
 MAX_BYTES = 1_000_000  # of a mutated body, so that the test ends soon; larger ones are in test_completions.py
 LIMIT_S = 10.0  # of one request, on a machine that is busy with other tests
 
-# A body with all fields that are done, beside those that were recorded.
+FUNCTION = {
+    "name": "weather", "description": "Says the weather.", "strict": True,
+    "parameters": {
+        "type": "object", "properties": {"city": {"type": "string"}, "days": {"type": ["integer", "null"]}},
+        "required": ["city"], "additionalProperties": False,
+    },
+}  # fmt: skip
+NAMED = {"type": "function", "function": {"name": "weather"}}
+
+# A body with all fields that are done, beside those that were recorded; and one with the older form of tools.
 EVERYTHING = {
     "model": "talker", "messages": [
         {"role": "developer", "content": "Be brief."},
@@ -38,17 +49,32 @@ EVERYTHING = {
     "reasoning_effort": "low", "reasoning": {"effort": "low", "max_tokens": 50, "exclude": False},
     "thinking": {"type": "enabled", "budget_tokens": 50}, "enable_thinking": True, "think": "low",
     "thinking_budget": 50, "include_reasoning": True, "chat_template_kwargs": {"enable_thinking": True, "a": [1]},
-    "add_generation_prompt": True, "continue_final_message": False, "do_sample": True, "tools": [],
-    "tool_choice": "none", "response_format": {"type": "text"}, "user": "anna", "metadata": {"a": "b"},
+    "add_generation_prompt": True, "continue_final_message": False, "do_sample": True,
+    "tools": [{"type": "function", "function": FUNCTION}, {"type": "function", "function": {"name": "now"}}],
+    "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED]}},
+    "parallel_tool_calls": False, "response_format": {"type": "text"}, "user": "anna", "metadata": {"a": "b"},
 }  # fmt: skip
+OLDER = {
+    "model": "talker",
+    "messages": [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": "{}"}},
+        {"role": "function", "name": "weather", "content": "42"},
+    ],
+    "functions": [FUNCTION, {"name": "now"}],
+    "function_call": {"name": "weather"},
+}
+NAMING = {"messages": EVERYTHING["messages"], "tools": EVERYTHING["tools"], "tool_choice": NAMED}
 
 
 async def test_mutated_bodies_are_answered_or_refused_in_shape(tmp_path: Path) -> None:
     bodies = [body for path in sorted(RECORDED.glob("*.json")) for body in json.loads(path.read_text()).values()]
-    bodies += [EVERYTHING] * len(bodies)
+    bodies += [EVERYTHING] * len(bodies) + [OLDER, NAMING] * (len(bodies) // 2)
     random = Random(13)
     statuses: Counter[int] = Counter()
+    call = ToolCall("call_1", "weather", '{"city": "Rome"}')
     async with front(tmp_path) as f:
+        f.engine.reply = lambda _: FakeReply("Hm.", calls=(call,) if f.prompt_reader.options[-1].tool_use.tools else ())
         for number in range(N_MUTATIONS):
             content = mutated(random.choice(bodies), random, MAX_BYTES)
             try:
