@@ -216,7 +216,9 @@ class TokenText:
 
     text: str
     utf8: bytes
-    logprob: float  # natural logarithm of the model's own probability, before penalties and temperature
+    # Natural logarithm of the model's own probability, before penalties and temperature; not a number for the first token
+    # of a prompt, which follows none.
+    logprob: float
     token: int = -1  # its number in the vocabulary; -1: unknown
 
 

@@ -119,7 +119,7 @@ class TextDelta:
     request_id: str
     text: str  # whole characters, never part of a stop string
     section: Section = "content"
-    # Of the tokens behind `text`, in the section content; in the section prompt, of its tokens from the second on.
+    # Of the tokens behind `text`, in the section content; in the section prompt, of all of its tokens.
     logprobs: tuple[TokenLogprobs, ...] = ()
     call: CallDelta | None = None  # instead of a text: the next part of a call
 

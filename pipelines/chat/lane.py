@@ -212,12 +212,9 @@ class ChatLane:
         if token < 0:
             self._end(batch, chat, Failed(chat.id, "invalid_output", NOT_NUMBERS))
             return
-        self._updates += chat.prompt_read()
-        if not chat.max_tokens:
-            self._end(batch, chat, chat.replied("length"))
-            return
         try:
-            deltas, finish = chat.append(token, logprobs)
+            self._updates += chat.prompt_read()
+            deltas, finish = chat.append(token, logprobs) if chat.max_tokens else ((), "length")
         except Exception as error:  # noqa: BLE001  # the tokenizer may raise anything; the other chats go on
             self._tokenizer_failed(batch, chat, error)
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections import deque
 from collections.abc import Sequence
@@ -66,9 +67,12 @@ class ChatSequence:
         ]
 
     def prompt_read(self) -> Sequence[TextDelta]:
-        """The delta that reports the log probabilities of the prompt, once; nothing if there are none."""
-        logprobs, self._prompt_logprobs = tuple(self._prompt_logprobs), []
-        return (TextDelta(self.id, "", "prompt", logprobs),) if logprobs else ()
+        """The delta that reports the log probabilities of the prompt, once; nothing if they are not wanted."""
+        if self.n_prompt_logprobs is None:
+            return ()
+        logprobs = (self.tokenizer.describe(self.prompt[0], math.nan, ()), *self._prompt_logprobs)
+        self._prompt_logprobs = []
+        return (TextDelta(self.id, "", "prompt", logprobs),)
 
     def append(
         self, token: int, logprobs: tuple[float, Sequence[tuple[int, float]]] | None = None

@@ -44,6 +44,7 @@ from server.api import (
 from server.api.anthropic import routes as anthropic
 from server.api.deps import BARE_KEYS, PUBLIC, KeyRequired
 from server.api.openai import chat as openai_chat
+from server.api.openai import completions as openai_completions
 from server.api.openai import images as openai_images
 from server.api.openai import models as openai_models
 from server.api.openai import videos as openai_videos
@@ -93,6 +94,7 @@ RESOURCES = (
     page,
     openai_models,
     openai_chat,
+    openai_completions,
     openai_responses,
     openai_images,
     openai_videos,

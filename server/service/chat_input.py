@@ -66,7 +66,7 @@ class ChatChoice:
     completion_tokens: int  # also those of `thinking`
     thinking_tokens: int
     logprobs: tuple[TokenLogprobs, ...] = ()  # of `text`; empty unless requested
-    prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # of the prompt from its second token on; empty unless requested
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # of the prompt; empty unless requested
     tool_calls: tuple[ToolCall, ...] = ()
     stop_text: str | None = None  # the one of the stop texts that ended the reply
 

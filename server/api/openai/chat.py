@@ -5,8 +5,6 @@ Event loop only.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any
 
 from fastapi import APIRouter
@@ -17,13 +15,13 @@ from server.accounts.usage import Allowance
 from server.api.chat import reply_unless_disconnected
 from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
 from server.api.openai.chat_reply import Chunks, completion
-from server.api.openai.chat_schema import ChatCall, ChatCompletion, read_chat
+from server.api.openai.chat_schema import ChatCompletion, read_chat
+from server.api.openai.streaming import chunks_of
 from server.api.openai.wire import errors
 from server.api.read_json import read_json
-from server.api.wire import JsonObject, json_body
+from server.api.wire import json_body
 from server.http.sse import EventStream
 from server.jobs.artifacts import new_id
-from server.service.chat_turn import ChatTurn
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -43,22 +41,9 @@ async def completions(request: Request, service: ServiceDep, key: KeyDep) -> Res
         headers = allowance_headers(service, Allowance("chats", turn.charge.limit, turn.charge.used))
         head = {"id": f"chatcmpl-{new_id()}", "created": int(service.clock().timestamp()), "model": turn.model}
         if call.streamed:
-            return EventStream(_chunks(turn, call, head, allowance_on_error(request, service, key, ["chats"])), headers)
+            chunks = Chunks(head, call)
+            return EventStream(chunks_of(turn, chunks, allowance_on_error(request, service, key, ["chats"])), headers)
         reply = await reply_unless_disconnected(turn, request.receive)
     if reply is None:
         return Response(status_code=204)  # the client has disconnected
     return JSONResponse(completion(head, reply, call), headers=headers)
-
-
-async def _chunks(
-    turn: ChatTurn, call: ChatCall, head: JsonObject, allowance_on_error: AbstractAsyncContextManager[None]
-) -> AsyncGenerator[bytes]:
-    """Yields nothing before the reply has begun, so that whatever fails until then is an HTTP error."""
-    chunks = Chunks(head, call)
-    async with allowance_on_error, aclosing(turn.deltas(streamed=True)) as deltas:
-        async for delta in deltas:
-            if chunk := chunks.delta(delta):
-                yield chunk
-    assert turn.reply is not None, "deltas() sets the reply or raises"
-    for chunk in chunks.end(turn.reply):
-        yield chunk

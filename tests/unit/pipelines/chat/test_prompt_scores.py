@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,7 +42,9 @@ def scores_in(updates: Sequence[Update]) -> Scores:
         if isinstance(update, TextDelta):
             if update.section == "prompt":
                 assert update.request_id not in began, "once, before the text"
-                found[update.request_id] = update.logprobs
+                first, *others = update.logprobs
+                assert math.isnan(first.chosen.logprob), "it follows nothing"
+                found[update.request_id] = tuple(others)
             began.add(update.request_id)
     return found
 
@@ -138,9 +141,9 @@ def test_equal_prompts_of_one_owner_are_scored_each_though_their_blocks_are_cach
         check(model, prompt, scores_in(updates)[name])
 
 
-def test_a_prompt_of_one_token_has_no_scores_and_its_reply_goes_on(model: Any) -> None:
+def test_the_only_token_of_a_prompt_has_no_score_and_its_reply_goes_on(model: Any) -> None:
     updates = play(tiny_lane(model), [scored("one", tokens(1), max_tokens=3), scored("none", tokens(1))])
-    assert scores_in(updates) == {}
+    assert scores_in(updates) == {"one": (), "none": ()}
     assert {end.request_id: end.completion_tokens for end in updates if isinstance(end, Replied)} == {
         "one": 3,
         "none": 0,
