@@ -116,7 +116,9 @@ def _anthropic(fault: Fault) -> dict[str, Any]:
     if fault.code == "context_length_exceeded":
         message = f"prompt is too long: {message}"
     kind = ANTHROPIC_TYPES.get(fault.status, "invalid_request_error")
-    error = {"type": kind, "message": _shortened(message)}
+    error: dict[str, Any] = {"type": kind, "message": _shortened(message)}
+    if fault.code:
+        error["details"] = {"error_code": fault.code}
     return {"type": "error", "error": error, "request_id": fault.request_id or None}
 
 

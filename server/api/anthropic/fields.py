@@ -1,8 +1,12 @@
-"""The fields of Anthropic's requests that are not done: which are taken, and which are refused. Constants."""
+"""The fields of Anthropic's requests that are not done: which are taken, and which are refused. Pure functions."""
 
 from __future__ import annotations
 
-from server.api.openai.chat_fields import FieldRules
+from collections.abc import Mapping
+from typing import Any
+
+from server.api.openai.chat_fields import FieldRules, asks_for_nothing, sort_out
+from server.errors import BadRequest
 
 # Taken with any value: they annotate the request, or concern caches, prices and places of Anthropic's own service.
 NOTED = frozenset(
@@ -15,7 +19,7 @@ NOTED = frozenset(
 RULES = FieldRules(
     aliases={},
     noted=NOTED,
-    neutral={"container": (), "mcp_servers": (), "thread": (), "compaction": ()},
+    neutral={"container": (), "mcp_servers": (), "compaction": ()},
     never=(),
     warnings={
         "context_management": "context_management: the conversation is read as it was sent.",
@@ -24,7 +28,17 @@ RULES = FieldRules(
     reasons={
         "container": "no code is run here. Leave it out.",
         "mcp_servers": "no MCP servers are called here. Leave it out.",
-        "thread": "no conversation of /v1 is kept here. Send all messages.",
         "compaction": "conversations are not summarized here. Leave it out.",
     },
 )
+
+
+def sorted_fields(raw: Mapping[str, Any], done: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Returns the fields to read, and warnings for the client. Raises `BadRequest`.
+
+    A conversation that the server shall hold is refused with the code by which Anthropic's clients send all of it.
+    """
+    if not asks_for_nothing(raw.get("thread")):
+        message = "thread is not supported: no conversation is kept here. Send all messages."
+        raise BadRequest(message, param="thread", code="thread_unsupported_request")
+    return sort_out(raw, done, RULES)

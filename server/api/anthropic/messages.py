@@ -23,6 +23,7 @@ SYSTEM = "text, or a list of text blocks"
 OF_USER = (*READ_AS_CONTENT, "tool_result")
 OF_ASSISTANT = ("text", "thinking", "redacted_thinking", "tool_use")
 IN_RESULT = (*READ_AS_CONTENT, "tool_reference")
+TOOL_CHANGES = ("tool_addition", "tool_removal")  # within a message of the system
 # Claude Code's first block of the system prompt. It says nothing to a model, and a part of it differs in every request,
 # so that no cached prompt would begin like the next one.
 BILLING = "x-anthropic-billing-header:"
@@ -63,30 +64,36 @@ MESSAGES_SCHEMA = {
 @dataclass(frozen=True, slots=True)
 class Conversation:
     messages: tuple[Message, ...]
-    found_tools: frozenset[str]  # names of deferred tools that a result of a search for tools refers to
+    tool_changes: Mapping[str, bool]  # by the name of a tool: whether it was added, or removed
 
 
 def read_conversation(system: object, messages: object) -> Conversation:
     """Raises `BadRequest`."""
     if not isinstance(messages, list) or not 1 <= len(messages) <= MAX_MESSAGES:
         refuse("messages", MESSAGES)
-    reader = _Reader()
+    from_user = [isinstance(message, dict) and message.get("role") == "user" for message in messages]
+    reader = _Reader(last_of_user=max((index for index, is_users in enumerate(from_user) if is_users), default=-1))
     first = [] if system is None else list(reader.system(system, "system"))
-    rest = [read for index, message in enumerate(messages) for read in reader.message(message, f"messages[{index}]")]
-    return Conversation((*first, *rest), frozenset(reader.found_tools))
+    rest = [read for index, message in enumerate(messages) for read in reader.message(message, index)]
+    return Conversation((*first, *rest), reader.tool_changes)
 
 
 class _Reader:
-    def __init__(self) -> None:
+    def __init__(self, last_of_user: int) -> None:
+        """last_of_user: index of the user's last message."""
+        self._last_of_user = last_of_user
         self._content = ContentReader()
         self._tools: dict[str, str] = {}  # id of a call → name of the tool
-        self.found_tools: set[str] = set()
+        self.tool_changes: dict[str, bool] = {}
 
     def system(self, content: object, where: str) -> Iterator[Message]:
         parts = ContentParts()
         for block, place in blocks(content, where):
-            if block.get("type") != "text":
-                refuse(f"{place}.type", "text")
+            if (kind := block.get("type")) in TOOL_CHANGES:
+                self._change_tool(block.get("tool"), f"{place}.tool", offered=kind == "tool_addition")
+                continue
+            if kind != "text":
+                refuse(f"{place}.type", f"one of text, {', '.join(TOOL_CHANGES)}")
             text = text_at(block, "text", place)
             if text.startswith(BILLING):
                 text = text.partition("\n")[2]
@@ -95,7 +102,13 @@ class _Reader:
         if parts.text:
             yield Message("system", parts.text)
 
-    def message(self, message: object, where: str) -> Iterator[Message]:
+    def _change_tool(self, tool: object, where: str, *, offered: bool) -> None:
+        if not isinstance(tool, dict) or tool.get("type") != "tool_reference":
+            refuse(where, 'an object like {"type": "tool_reference", "name": "NAME"}')
+        self.tool_changes[text_at(tool, "name", where)] = offered
+
+    def message(self, message: object, index: int) -> Iterator[Message]:
+        where = f"messages[{index}]"
         if not isinstance(message, dict):
             refuse(where, "an object with a role and content")
         content, place = message.get("content"), f"{where}.content"
@@ -105,7 +118,11 @@ class _Reader:
             case "assistant":
                 yield self._assistant(content, place)
             case "system":
-                yield from self.system(content, place)
+                if message.get("output_config"):
+                    refuse(f"{where}.output_config", "left out: it is read of the whole request alone")
+                system = list(self.system(content, place))
+                if message.get("clear_at") != "next_user_message" or index > self._last_of_user:
+                    yield from system
             case _:
                 refuse(f"{where}.role", f"one of {', '.join(ROLES)}")
 
@@ -133,7 +150,7 @@ class _Reader:
         for inner, place in () if content is None else blocks(content, f"{where}.content"):
             if inner.get("type") == "tool_reference":
                 name = text_at(inner, "tool_name", place)
-                self.found_tools.add(name)
+                self.tool_changes[name] = True
                 parts.add_text(name)
             elif not self._content.add(parts, inner, place):
                 refuse_block(inner, place)

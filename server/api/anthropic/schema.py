@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field, WithJsonSchema
 
 from pipelines.chat_interface import Effort, Grammar, PromptOptions
-from server.api.anthropic.fields import RULES
+from server.api.anthropic.fields import sorted_fields
 from server.api.anthropic.messages import (
     MESSAGES,
     MESSAGES_SCHEMA,
@@ -25,7 +25,6 @@ from server.api.anthropic.messages import (
 )
 from server.api.anthropic.tools import CHOICE, CHOICE_SCHEMA, TOOLS, TOOLS_SCHEMA, read_tool_use
 from server.api.client_json import MAX_DEPTH, nested_deeper
-from server.api.openai.chat_fields import sort_out
 from server.api.openai.field_types import Lenient, StopText, Whole
 from server.api.schemas import ModelName, read_body
 from server.api.thinking import SWITCHED_ON
@@ -113,7 +112,7 @@ class MessageCall:
 
 def read_call(raw: Mapping[str, Any]) -> MessageCall:
     """Raises `BadRequest` with the field at fault and what it must be."""
-    fields, warnings = sort_out(raw, CreateMessage.model_fields, RULES)
+    fields, warnings = sorted_fields(raw, CreateMessage.model_fields)
     body = read_body(CreateMessage, fields)
     chat_input = ChatInput(
         **_prompt(body),
@@ -132,7 +131,7 @@ def read_call(raw: Mapping[str, Any]) -> MessageCall:
 
 def read_count(raw: Mapping[str, Any]) -> ChatInput:
     """Reads the body of a count of tokens. Raises `BadRequest`."""
-    fields, _ = sort_out(raw, CountTokens.model_fields, RULES)
+    fields, _ = sorted_fields(raw, CountTokens.model_fields)
     return ChatInput(**_prompt(read_body(CountTokens, fields)))
 
 
@@ -154,7 +153,7 @@ def _options(body: PromptFields, conversation: Conversation) -> PromptOptions:
     return PromptOptions(
         effort=wish,
         template_variables=SWITCHED_ON if kind in ("enabled", "adaptive") and wish is None else {},
-        tool_use=read_tool_use(body.tools or [], body.tool_choice, conversation.found_tools),
+        tool_use=read_tool_use(body.tools or [], body.tool_choice, conversation.tool_changes),
         grammar=_grammar(body),
     )
 

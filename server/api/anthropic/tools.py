@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipelines.chat_interface import ToolUse
@@ -46,11 +46,11 @@ CHOICE_SCHEMA = {
 }
 
 
-def read_tool_use(tools: list[Any], choice: Mapping[str, Any] | None, found: Collection[str]) -> ToolUse:
-    """found: names of deferred tools that the conversation has found. Raises `BadRequest`."""
+def read_tool_use(tools: list[Any], choice: Mapping[str, Any] | None, changes: Mapping[str, bool]) -> ToolUse:
+    """changes: by the name of a tool, whether the conversation has added or removed it. Raises `BadRequest`."""
     choice = choice or {"type": "auto"}
     named = choice.get("name") if choice.get("type") == "tool" else None
-    shown = list(_given(tools, {*found, named} if isinstance(named, str) else found))
+    shown = list(_given(tools, {**changes, named: True} if isinstance(named, str) else changes))
     parallel = not choice.get("disable_parallel_tool_use")
     match choice.get("type"):
         case "auto":
@@ -64,8 +64,8 @@ def read_tool_use(tools: list[Any], choice: Mapping[str, Any] | None, found: Col
     raise BadRequest(f"tool_choice must be {CHOICE}.", param="tool_choice")
 
 
-def _given(tools: list[Any], found: Collection[str]) -> Iterator[GivenTool]:
-    """Yields the tools that the model sees: a deferred one is left out until the conversation has found it."""
+def _given(tools: list[Any], changes: Mapping[str, bool]) -> Iterator[GivenTool]:
+    """Yields the tools that the model sees: a deferred one is left out until the conversation has added it."""
     for index, tool in enumerate(tools):
         where = f"tools[{index}]"
         if not isinstance(tool, dict):
@@ -79,8 +79,9 @@ def _given(tools: list[Any], found: Collection[str]) -> Iterator[GivenTool]:
             )
         if "input_schema" not in tool:
             refuse(f"{where}.input_schema", SCHEMA_TEXT)
-        if not tool.get("defer_loading") or tool.get("name") in found:
-            yield GivenTool(where, tool.get("name"), tool.get("description"), _schema(tool, where), "input_schema")
+        name, offered = tool.get("name"), not tool.get("defer_loading")
+        if changes.get(name, offered) if isinstance(name, str) else offered:
+            yield GivenTool(where, name, tool.get("description"), _schema(tool, where), "input_schema")
 
 
 def _schema(tool: Mapping[str, Any], where: str) -> object:

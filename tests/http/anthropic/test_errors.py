@@ -42,8 +42,11 @@ async def test_every_error_of_the_door_has_its_shape_and_the_id_of_its_request(t
     types = {"no such address": "not_found_error"} | dict.fromkeys(
         ["no such method", "no such host", "too many tokens"], "invalid_request_error"
     )
+    codes = {"not_found_error": "model_not_found", "too many tokens": "context_length_exceeded"}
     for name, reply in replies.items():
         body = reply.json()
+        details = body["error"].pop("details", {"error_code": None})
+        assert details == {"error_code": codes.get(name)}, name
         assert body == {
             "type": "error",
             "error": {"type": types.get(name, name), "message": body["error"]["message"]},

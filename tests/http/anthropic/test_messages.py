@@ -224,6 +224,29 @@ async def test_a_deferred_tool_that_must_be_called_is_shown(tmp_path: Path) -> N
     assert [tool.name for tool in named.tools] == ["weather"]
 
 
+async def test_tools_come_and_go_in_messages_of_the_system(tmp_path: Path) -> None:
+    def change(kind: str, name: str) -> dict[str, Any]:
+        return {"type": kind, "tool": {"type": "tool_reference", "name": name}}
+
+    later = {**WEATHER, "name": "later", "defer_loading": True}
+    changes = [change("tool_addition", "later"), change("tool_removal", "weather"), text("Changed.")]
+    async with front(tmp_path) as f:
+        await ask(f, body("Hi", {"role": "system", "content": changes}, "And?", tools=[WEATHER, later]))
+
+    assert [tool.name for tool in f.prompt_reader.options[0].tool_use.tools] == ["later"]
+    assert f.prompt_reader.messages[0][1] == Message("system", "Changed.")
+
+
+async def test_a_message_of_the_system_for_one_turn_is_left_out_afterwards(tmp_path: Path) -> None:
+    note = {"role": "system", "content": "For now.", "clear_at": "next_user_message"}
+
+    assert Message("system", "For now.") in await messages_read(tmp_path / "now", body("Hi", note))
+    assert await messages_read(tmp_path / "later", body("Hi", note, "And?")) == [
+        Message("user", "Hi"),
+        Message("user", "And?"),
+    ]
+
+
 @pytest.mark.parametrize("place", ["output_config.format", "output_format"])
 async def test_a_schema_of_the_reply_becomes_its_grammar(tmp_path: Path, place: str) -> None:
     async with front(tmp_path) as f:
@@ -272,7 +295,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         body("Hi", {"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "f", "input": "{}"}]}),
         "messages[1].content[0].input must be an object",
     ),
-    (body(system=[{"type": "image"}]), "system[0].type must be text"),
+    (body(system=[{"type": "image"}]), "system[0].type must be one of text"),
+    (body("Hi", {"role": "system", "output_config": {"effort": "low"}}), "messages[1].output_config must be left out"),
+    (
+        body("Hi", {"role": "system", "content": [{"type": "tool_addition", "tool": {"type": "tool_definition"}}]}),
+        "messages[1].content[0].tool must be an object like",
+    ),
+    (body(thread={"type": "create"}), "thread is not supported"),
     (body(temperature=1.5), "temperature must be a number from 0 to 1"),
     (body(stop_sequences="x"), "stop_sequences must be a list"),
     (body(thinking={"type": "between_tools"}), "thinking must be an object like"),
