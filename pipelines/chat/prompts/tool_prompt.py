@@ -1,5 +1,7 @@
 """Shows a model the tools of a request: by its own chat template, or by a text where that shows none. Any thread.
 
+No torch.
+
 Names, descriptions and schemas are clients' text. What they spell out of special tokens, or of the placeholders of a
 skeleton, is broken by marks (see `special_tokens`).
 """
@@ -8,15 +10,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, TypeAlias
 
 from pipelines.chat.message_forms import Form, turns
+from pipelines.chat.prompts.rendering import Rendering
 from pipelines.chat.prompts.skeleton import PLACEHOLDERS
 from pipelines.chat.prompts.special_tokens import SpecialTokens, broken, mark_for
 from pipelines.chat.template_rendering import ChatTemplate, TemplateFailed
+from pipelines.chat.tools.formats import GENERIC, Family, family_of
+from pipelines.chat.tools.generic_prompt import SHOWN_AS_TEXT, with_tools
 from pipelines.chat_interface import Message, PromptRefused, Tool, ToolUse
 
 ALIASES = ("xml_tools", "custom_tools", "functions")  # other names of the variable: of SmolLM3, Llama and a few more
@@ -24,39 +29,51 @@ _PROBE = "probe_5f3c"  # the name of a tool that no template mentions by itself
 _NO_ARGUMENTS = {"type": "object", "properties": {}}
 
 
+# Renders these messages by this template, with variables and a mark that breaks special tokens in them.
+Render: TypeAlias = Callable[[ChatTemplate, Sequence[Message], Mapping[str, object], str], Rendering]
+
+
 @dataclass(frozen=True, slots=True)
-class NativeTools:
-    """What a chat template that shows tools needs to show these."""
-
+class WithTools:
+    rendering: Rendering
     template: ChatTemplate
-    variables: Mapping[str, object]
-    names: Sequence[str]
-    mark: str  # breaks what the tools spell out of special tokens
-
-    def are_in(self, skeleton: str) -> bool:
-        text = skeleton.replace(self.mark, "")
-        return all(name in text for name in self.names)
+    family: Family  # how the model writes calls
 
 
-def native_tools(
-    tokenizer: Any, specials: SpecialTokens, messages: Sequence[Message], use: ToolUse
-) -> NativeTools | None:
-    """Return None when the model's chat template shows no tools."""
-    try:
-        template = ChatTemplate(tokenizer, for_tools=True)
-    except PromptRefused:
-        return None
+def rendered_with_tools(
+    tokenizer: Any, specials: SpecialTokens, messages: Sequence[Message], use: ToolUse, render: Render
+) -> WithTools:
+    """Raises `PromptRefused` when the template takes these messages in no form."""
+    template = ChatTemplate(tokenizer, for_tools=True)
     names = _variables(template)
-    if not names:
-        return None
-    tools = [shown_as(tool) for tool in use.tools]
-    texts = [json.dumps(tools, ensure_ascii=False)]
-    for message in messages:
-        texts += [message.content, message.thinking, *(call.arguments for call in message.tool_calls)]
-    mark = mark_for(texts)
-    pattern = re.compile(f"{specials.texts.pattern}|{PLACEHOLDERS.pattern}")
-    value = _with_texts_broken(tools, pattern, mark)
-    return NativeTools(template, dict.fromkeys(names, value), [tool.name for tool in use.tools], mark)
+    if names:
+        tools = [shown_as(tool) for tool in use.tools]
+        mark = mark_for([json.dumps(tools, ensure_ascii=False), *_texts(messages)])
+        pattern = re.compile(f"{specials.texts.pattern}|{PLACEHOLDERS.pattern}")
+        value = _with_texts_broken(tools, pattern, mark)
+        try:
+            found = render(template, messages, dict.fromkeys(names, value), mark)
+        except PromptRefused:  # the generic text may do better; if not, it says what is wrong with the messages
+            found = None
+        if found is not None:
+            text = found.skeleton.replace(mark, "")
+            if all(tool.name in text for tool in use.tools):
+                return WithTools(found, template, family_of(tokenizer, template.text))
+    template = ChatTemplate(tokenizer)
+    found = render(template, with_tools(messages, use), {}, "")
+    return WithTools(replace(found, warnings=(*found.warnings, SHOWN_AS_TEXT)), template, GENERIC)
+
+
+def _texts(messages: Sequence[Message]) -> list[str]:
+    return [
+        text
+        for message in messages
+        for text in (message.content, message.thinking, message.name or "", *(_call_texts(message)))
+    ]
+
+
+def _call_texts(message: Message) -> list[str]:
+    return [text for call in message.tool_calls for text in (call.name, call.arguments)]
 
 
 def shown_as(tool: Tool) -> dict[str, object]:

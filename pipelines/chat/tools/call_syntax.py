@@ -79,6 +79,18 @@ def _alone(source: Source) -> Steps[None]:
     yield from json_calls(source, alone=True)
 
 
+def _llama4(source: Source) -> Steps[None]:
+    """Llama 4 writes Python between these tags, or JSON behind them."""
+    yield from accept(source, "<|python_end|>")
+    yield from skip_white(source)
+    start = source.at
+    yield from accept(source, "[")
+    first = yield from skip_white(source)
+    source.at = start
+    yield from json_calls(source) if first == "{" else python_calls(source)
+    yield from close(source, "<|python_end|>")
+
+
 def _json_list(opening: str, end: str) -> Opening:
     return Opening(opening, around(json_calls, end))
 
@@ -94,8 +106,9 @@ BARE_PYTHON = Opening("[", python_calls, at_start=True, is_markup=False)
 
 GENERIC: Sequence[Opening] = (TOOL_CALL, *BARE_JSON, FENCED_JSON)
 HERMES: Sequence[Opening] = (TOOL_CALL, FUNCTION_TAG)
-LLAMA3: Sequence[Opening] = (Opening("<|python_tag|>", json_calls), FUNCTION_TAG, *BARE_JSON)
-PYTHONIC: Sequence[Opening] = (Opening("<|python_start|>", around(python_calls, "<|python_end|>")), BARE_PYTHON)
+LLAMA3: Sequence[Opening] = (Opening("<|python_tag|>", json_calls), *HERMES, *BARE_JSON)
+PYTHONIC: Sequence[Opening] = (BARE_PYTHON,)
+LLAMA4: Sequence[Opening] = (Opening("<|python_start|>", _llama4), TOOL_CALL, *BARE_JSON, BARE_PYTHON)
 LFM2: Sequence[Opening] = (
     Opening("<|tool_call_start|>", around(python_calls, "<|tool_call_end|>")),
     BARE_PYTHON,

@@ -25,7 +25,6 @@ class Written:
     end: str = "}\n</tool_call>"
     between: str = "\n"
     after: str = ""
-    has_several: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,6 @@ def _in(before: str, written: Written, after: str) -> Written:
         end=written.end,
         between=written.between,
         after=written.after + after,
-        has_several=written.has_several,
     )
 
 
@@ -71,12 +69,7 @@ FAMILIES: Sequence[Family] = (
     Family(
         "harmony",
         ("<|start|>", "<|channel|>", "<|message|>", "<|call|>"),
-        syntax.HARMONY,
-        Written(
-            call=f"<|channel|>commentary to=functions.{NAME} <|constrain|>json<|message|>",
-            end="",
-            has_several=False,
-        ),
+        (*syntax.HARMONY, syntax.TOOL_CALL),  # a reply that must call a tool does so in the channel "final"
         ends=("<|call|>",),
     ),
     Family(
@@ -182,17 +175,23 @@ FAMILIES: Sequence[Family] = (
     Family("jamba", ("<tool_calls>",), syntax.TOOL_CALLS, _in("<tool_calls>", _LIST, "</tool_calls>")),
     Family("olmo-3", ("<function_calls>",), (*syntax.OLMO, syntax.TOOL_CALL)),
     Family(
+        "llama-4",
+        ("<|python_start|>",),
+        syntax.LLAMA4,
+        Written(call='{"name": "' + NAME + '", "parameters": ', end="}", between="; "),
+        ends=("<|eom|>",),
+    ),
+    Family(
         "pythonic",
         ("[func_name1(params_name1=params_value1",),
         (*syntax.PYTHONIC, syntax.TOOL_CALL),
-        ends=("<|eom|>",),
     ),
     Family(
         "llama-3",
         ('"parameters": ', "name"),
         syntax.LLAMA3,
         Written(call='{"name": "' + NAME + '", "parameters": ', end="}", between="; "),
-        ends=("<|eom_id|>", "<|eom|>"),
+        ends=("<|eom_id|>",),
     ),
 )
 GENERIC = Family("generic", (), syntax.GENERIC)
