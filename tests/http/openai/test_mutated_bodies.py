@@ -14,7 +14,7 @@ import pytest
 from pipelines.chat_interface import ToolCall
 from tests.fakes import FakeReply
 from tests.support.http.front import front
-from tests.support.http.mutations import mutated
+from tests.support.http.mutations import fault_of_refusal, mutated
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -96,11 +96,4 @@ def fault_of(reply: httpx.Response) -> str | None:
         streamed = reply.headers["content-type"].startswith("text/event-stream")
         whole = reply.text.endswith("data: [DONE]\n\n") if streamed else bool(reply.json()["choices"])
         return None if whole else "an incomplete reply"
-    if reply.status_code not in (400, 404, 413):
-        return "an unexpected status"
-    error = reply.json()["error"]
-    if error.keys() != {"message", "type", "param", "code"} or error["type"] != "invalid_request_error":
-        return "an error without OpenAI's shape"
-    if not error["message"] or len(reply.content) > 1024:
-        return "an error without a message, or a long one"
-    return None
+    return fault_of_refusal(reply)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any, TypeAlias
 
+import httpx
+
 Place: TypeAlias = tuple[Any, Any]  # a list or object, and an index or key in it
 
 VALUES: list[Any] = [
@@ -32,6 +34,18 @@ def mutated(body: Any, random: Random, max_bytes: int) -> bytes:
     if len(content) > max_bytes:  # several mutations have multiplied each other
         return mutated(body, random, max_bytes)
     return _damaged(content, random) if random.random() < 0.05 else content
+
+
+def fault_of_refusal(reply: httpx.Response) -> str | None:
+    """Returns what is wrong with a refusal in OpenAI's format, or None."""
+    if reply.status_code not in (400, 404, 413):
+        return "an unexpected status"
+    error = reply.json()["error"]
+    if error.keys() != {"message", "type", "param", "code"} or error["type"] != "invalid_request_error":
+        return "an error without OpenAI's shape"
+    if not error["message"] or len(reply.content) > 1024:
+        return "an error without a message, or a long one"
+    return None
 
 
 def _places(value: Any) -> Iterator[Place]:

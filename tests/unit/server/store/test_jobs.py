@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
-from importlib.util import find_spec
-from pathlib import Path
-from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
@@ -16,8 +12,7 @@ from server.errors import BadRequest
 from server.job import State
 from server.store import jobs, usage
 from server.store.database import Database
-from tests.support import postgres
-from tests.support.stores import DAY, NOW, job_row, open_store, output_row
+from tests.support.stores import DAY, NOW, job_row, output_row
 
 LATER = NOW + timedelta(seconds=5)
 ERROR = {"code": "model_error", "message": "The model failed.", "retryable": False}
@@ -49,22 +44,9 @@ class Store:
         return self(usage.used_today, "anna", DAY)["images"]
 
 
-@pytest.fixture(scope="module")
-def postgres_url() -> Iterator[str]:
-    programs = postgres.find_programs()
-    if programs is None or find_spec("psycopg") is None:
-        pytest.skip("Postgres or its driver is not installed")
-    with postgres.cluster(programs) as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    url = None
-    if request.param == "postgres":
-        url = postgres.new_database(request.getfixturevalue("postgres_url"), f"t{uuid4().hex}")
-    with open_store(tmp_path, url) as database:
-        yield Store(database)
+@pytest.fixture
+def store(database: Database) -> Store:
+    return Store(database)
 
 
 def test_a_job_comes_back_as_it_was_stored(store: Store) -> None:
