@@ -74,7 +74,7 @@ class Grammar:
     text: str = ""  # JSON of the schema, or of the list of choices; the regular expression; the grammar in Lark's form
     field: str = "response_format"  # of the request, for errors
     strict: bool = True  # a keyword of the schema that cannot be followed is refused; else left out, with a warning
-    whole: bool = False  # it describes all that follows the thinking, also the markup that gpt-oss writes around answers
+    whole: bool = False  # it describes all that follows the thinking, also the markup that some models write there
 
 
 class Constraint(Protocol):
@@ -84,15 +84,23 @@ class Constraint(Protocol):
     def grammar(self) -> Grammar: ...
 
     @property
+    def end(self) -> int:
+        """The number in its masks that stands for the end of what the grammar describes; no token has it."""
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """For the client: what of the grammar was left out."""
 
     def begin(self) -> Any:
-        """The state of one reply, before its first token: a `Matcher` of `pipelines.chat.grammar`."""
+        """The state of one reply, before its first token: a matcher of llguidance."""
 
 
 class CallFormat(Protocol):
     """How a model writes calls of tools. Immutable: one serves all replies to which the same tools were offered."""
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens that end a reply with calls, besides those that end all replies."""
 
     def reader(self) -> Any: ...
 

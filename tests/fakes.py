@@ -1,4 +1,4 @@
-"""Fakes of engine, catalogue, prompt reader and memory requirements. Tests trigger the events of the fake engine."""
+"""Fakes of engine, catalogue, readers and memory requirements. Tests trigger the events of the fake engine."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import models.errors
+from models.embedding_layout import EmbeddingLayout
 from models.spec import Defaults, Limits, ModelSpec, ModelType
 from pipelines.chat_interface import (
     CallDelta,
@@ -25,6 +26,7 @@ from pipelines.chat_interface import (
     TokenLogprobs,
     ToolCall,
 )
+from pipelines.embedding_interface import EmbeddingRequest, TextOptions, TextRefused, TextTokens
 from pipelines.interface import DiffusionRequest, FinishReason, Request, Sound
 from server.engine_status import (
     DeviceStatus,
@@ -41,6 +43,7 @@ from server.protocol import (
     Cancel,
     Event,
     JobCanceled,
+    JobEmbedded,
     JobFailed,
     JobPreviewed,
     JobProgressed,
@@ -104,6 +107,14 @@ def small_catalogue() -> FakeCatalogue:
     )
 
 
+def with_embedder() -> FakeCatalogue:
+    """The small catalogue, and a model whose vectors have four values."""
+    layout = EmbeddingLayout(dimensions=4, pooling=("mean",), prompts={"query": "query: "})
+    return FakeCatalogue(
+        *small_catalogue().specs(), spec("embedder", "embedding", limits=Limits(context_tokens=100), embedding=layout)
+    )
+
+
 class FakeRequirements:
     """A model needs as much memory as its weights, unless a test sets `needs`."""
 
@@ -148,6 +159,26 @@ class FakePromptReader:
     def n_tokens_known(self, spec: ModelSpec) -> int:
         return 0x110000
 
+    def open(self, spec: ModelSpec) -> None:
+        pass
+
+
+class FakeTextReader:
+    """Makes one token of each character."""
+
+    def read(
+        self, spec: ModelSpec, inputs: Sequence[str | Sequence[int]], options: TextOptions
+    ) -> tuple[TextTokens, ...]:
+        limit = spec.limits.context_tokens or 512
+        texts = [tuple(map(ord, text)) if isinstance(text, str) else tuple(text) for text in inputs]
+        if options.truncate:
+            texts = [text[:limit] for text in texts]
+        if (longest := max(map(len, texts))) > limit:
+            raise TextRefused(f"A text has {longest} tokens; the model reads at most {limit}.")
+        if options.max_tokens is not None and sum(map(len, texts)) > options.max_tokens:
+            raise TextRefused(f"The input has more than {options.max_tokens} tokens in total.")
+        return tuple(map(TextTokens, texts))
+
 
 def messages_in(prompt: Prompt) -> list[tuple[str, str]]:
     """Role and content of each message in a prompt of `FakePromptReader`."""
@@ -163,6 +194,11 @@ class FakeReply:
     finish_reason: FinishReason | None = None  # None: "tool_calls" or "stop"
 
 
+def vector_of(tokens: Sequence[int]) -> tuple[float, ...]:
+    """The vector that `FakeEngine` gives a text: its length, its first and its last token, and a third."""
+    return len(tokens), tokens[0], tokens[-1], 1 / 3
+
+
 class FakeEngine:
     """Keeps submitted jobs until a test runs or fails them. Chats get what `reply` returns at once; None: no reply."""
 
@@ -175,6 +211,7 @@ class FakeEngine:
         self.draining = False
         self.alive, self.stuck = True, False
         self.reply: Callable[[ChatRequest], str | FakeReply] | None = _echo
+        self.embeds = True  # embeddings are made at once
         self.usable_bytes = capacity_bytes
 
     # The engine port
@@ -190,6 +227,10 @@ class FakeEngine:
         self.jobs[job.id] = job
         self.submitted.set()
         request = job.requests[0]
+        if isinstance(request, EmbeddingRequest) and self.embeds:
+            self.start_job(job.id)
+            vectors = np.array([vector_of(text.tokens) for text in request.texts], np.float32)
+            self.deliver(JobEmbedded(job.id, vectors[:, : request.dimensions], request.n_tokens))
         if isinstance(request, ChatRequest) and self.reply is not None:
             self.start_job(job.id)
             made = self.reply(request)

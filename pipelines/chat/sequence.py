@@ -9,13 +9,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.chat.grammar.constrained_reply import ConstrainedReply, ReplyRefused
 from pipelines.chat.prompt_scores import PromptPart
 from pipelines.chat.prompts.read_prompt import end_of_turn_tokens
+from pipelines.chat.prompts.special_tokens import MARKS, encode_marked
 from pipelines.chat.replies.detokenize import Detokenizer
-from pipelines.chat.replies.reply_text import PlainSections, ReplyText
+from pipelines.chat.replies.reply_text import Part, PlainSections, ReplyText
 from pipelines.chat.replies.sections import ReplyFormat, reply_format
-from pipelines.chat_interface import ChatRequest, Section, TokenLogprobs, TokenText
+from pipelines.chat_interface import CallDelta, ChatRequest, Constraint, TokenLogprobs, TokenText
 from pipelines.interface import Failed, FinishReason, Replied, TextDelta
+
+CUT_CALL = "The model ended a call of a tool before its arguments were complete, so that they are no valid JSON."
+WHITE_SPACE = (" ", "\n", "\n\n", "\t", "  ")  # that may stand between thinking and answer
 
 
 @dataclass(slots=True)
@@ -31,6 +39,8 @@ class ChatSequence:
     tokens: list[int] = field(default_factory=list)  # of the reply so far
     n_thinking: int = 0  # tokens of the reply that were spent on thinking
     ran_out_of_memory_alone: bool = False
+    constrained: ConstrainedReply | None = None  # it has a grammar
+    refusal: str = ""  # why it cannot go on, for the client
     _forced: deque[int] = field(default_factory=deque)  # tokens that end the thinking, once its budget is used up
     _ended_thinking: bool = False  # the budget was used up
     _unsent_logprobs: list[TokenLogprobs] = field(default_factory=list)  # of tokens whose text is held back
@@ -80,19 +90,25 @@ class ChatSequence:
         """Add the reply's next token. Returns the text that it completes, and why the reply ends with it, or None.
 
         logprobs: of the token, and of the likeliest tokens in its place; None: they were not asked for. Raises
-        whatever the tokenizer raises.
+        `ReplyRefused` when the reply cannot follow its grammar, and whatever the tokenizer raises.
         """
-        if self._forced:
+        if self.refusal:
+            raise ReplyRefused(self.refusal)
+        forced = bool(self._forced)
+        if forced:
             self._forced.popleft()
         self.tokens.append(token)
         section = self.text.section
         self.n_thinking += section == "thinking"
         is_end = token in self.end_tokens
+        calling = self.text.calling
         texts = [] if is_end else list(self.text.push(token))
         if section == "content" and not is_end and logprobs is not None:
             self._unsent_logprobs.append(self.tokenizer.describe(token, *logprobs))
+        if self.constrained is not None and not is_end:
+            self.constrained.add(token, self.text.next_part, forced=forced)
         finish: FinishReason | None = None
-        if is_end or self.text.stopped:
+        if is_end or self.text.stopped or self.text.has_all_calls or self._is_complete():
             finish = "stop"
         elif self.n_tokens >= self.max_tokens:
             finish = "length"
@@ -100,9 +116,28 @@ class ChatSequence:
             texts += self.text.finish()
             if self.text.stopped:
                 self._unsent_logprobs.clear()  # of tokens that are a part of the stop string
+            elif finish == "stop" and self.text.tool_calls:
+                finish = "tool_calls"
         else:
             self.limit_thinking()
-        return self._deltas(texts, finish is not None), finish
+        return self._deltas(texts, calling or self.text.calling, finish is not None), finish
+
+    def write_mask(self, words: NDArray[np.uint32]) -> None:
+        """Write which tokens the grammar allows next, as `ConstrainedReply` does; all of them if that fails."""
+        if self.constrained is not None and not self._forced and not self.refusal:
+            try:
+                self.constrained.write_mask(words)
+                return
+            except ReplyRefused as refusal:  # the lane is told with the next token, which is not used
+                self.refusal = str(refusal)
+        words[:] = ~np.uint32(0)
+
+    def _is_complete(self) -> bool:
+        if self.constrained is None or not self.constrained.is_complete:
+            return False
+        if self.n_tokens < self.request.min_tokens:
+            self.warnings += (f"min_tokens: the form of the reply was complete after {self.n_tokens} tokens.",)
+        return True
 
     def replied(self, finish: FinishReason) -> Replied:
         return Replied(
@@ -114,7 +149,8 @@ class ChatSequence:
             stop_text=self.text.stop_text,
             thinking=self.text.thinking,
             thinking_tokens=self.n_thinking,
-            warnings=self.warnings,
+            warnings=(*self.warnings, CUT_CALL) if finish != "length" and self.text.has_cut_call else self.warnings,
+            tool_calls=self.text.tool_calls,
         )
 
     def limit_thinking(self) -> None:
@@ -125,14 +161,23 @@ class ChatSequence:
         self._ended_thinking = True
         self._forced.extend(self.tokenizer.closing_tokens)
 
-    def _deltas(self, texts: Sequence[tuple[Section, str]], ended: bool) -> Sequence[TextDelta]:
-        """The deltas of new texts. Log probabilities go with the next text of the content that comes out."""
+    def _deltas(self, parts: Sequence[Part], calling: bool, ended: bool) -> Sequence[TextDelta]:
+        """The deltas of what is new. Log probabilities go with the next text of the content that comes out; those of
+        calls are not reported.
+        """
         deltas = []
-        for section, text in texts:
+        for part in parts:
+            if isinstance(part, CallDelta):
+                self._unsent_logprobs.clear()
+                deltas.append(TextDelta(self.id, "", call=part))
+                continue
+            section, text = part
             logprobs: tuple[TokenLogprobs, ...] = ()
             if section == "content" and self._unsent_logprobs:
                 logprobs, self._unsent_logprobs = tuple(self._unsent_logprobs), []
             deltas.append(TextDelta(self.id, text, section, logprobs))
+        if calling:
+            self._unsent_logprobs.clear()
         if ended and self._unsent_logprobs:  # of tokens without text, such as the parts of a character that never came
             deltas.append(TextDelta(self.id, "", "content", tuple(self._unsent_logprobs)))
             self._unsent_logprobs = []
@@ -144,12 +189,26 @@ class ChatTokenizer:
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.detokenizer = Detokenizer(tokenizer)
+        self._tokenizer = tokenizer
+        self._tokens_of: dict[str, Sequence[int]] = {}
         self.format: ReplyFormat = reply_format(tokenizer)
         self.end_tokens = find_end_tokens(model, tokenizer)
         closing = self.format.closing
         self.closing_tokens: Sequence[int] = (
             () if closing is None else tuple(tokenizer.encode(closing, add_special_tokens=False))
         )
+
+    def tokens_of(self, text: str) -> Sequence[int]:
+        """The tokens of a text of markup in the middle of a reply."""
+        known = self._tokens_of.get(text)
+        if known is None:
+            known = self._tokens_of[text] = tuple(encode_marked(self._tokenizer, MARKS[0] + text, MARKS[0]))
+        return known
+
+    @property
+    def white_tokens(self) -> frozenset[int]:
+        """Tokens that are white space alone; the usual ones."""
+        return frozenset(tokens[0] for text in WHITE_SPACE if len(tokens := self.tokens_of(text)) == 1)
 
     def describe(self, token: int, logprob: float, likeliest: Sequence[tuple[int, float]]) -> TokenLogprobs:
         return TokenLogprobs(self._text(token, logprob), tuple(self._text(*each) for each in likeliest))
@@ -186,14 +245,33 @@ def begin(request: ChatRequest, tokenizer: ChatTokenizer, max_length: int, n_emb
     try:
         reader = PlainSections() if request.prompt.raw else tokenizer.format.reader(request.prompt.opening)
         stream = tokenizer.detokenizer.stream(after_text=request.prompt.continues)
-        text = ReplyText(stream, reader, request.stop)
+        calls = request.prompt.call_format
+        text = ReplyText(stream, reader, request.stop, None if calls is None else calls.reader())
     except Exception as error:  # noqa: BLE001  # the tokenizer may raise anything
         message = "The model's tokenizer failed on these messages."
         return Failed(request.id, "model_error", message, "".join(traceback.format_exception(error)))
-    end_tokens = frozenset(request.stop_tokens) | (frozenset() if request.ignores_end else tokenizer.end_tokens)
+    end_tokens = frozenset(request.stop_tokens)
+    if not request.ignores_end:
+        end_tokens |= tokenizer.end_tokens | (frozenset() if calls is None else calls.end_tokens)
     chat = ChatSequence(request, prompt, min(wanted, n_left), text, tokenizer, end_tokens, warnings)
     chat.limit_thinking()
+    if request.prompt.constraint is not None:
+        chat.constrained = _constrained(chat, request.prompt.constraint)
     return chat
+
+
+def _constrained(chat: ChatSequence, constraint: Constraint) -> ConstrainedReply:
+    tokenizer = chat.tokenizer
+    reply = ConstrainedReply(
+        constraint,
+        tokenizer.tokens_of,
+        ends=chat.end_tokens,
+        never=tokenizer.end_tokens - chat.end_tokens,
+        white=tokenizer.white_tokens,
+        may_think=chat.request.max_thinking_tokens != 0,
+    )
+    reply.begin(chat.text.next_part)
+    return reply
 
 
 def find_end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -30,6 +30,7 @@ class PromptReader(Protocol):
     def read(self, spec: ModelSpec, messages: Sequence[Message], options: PromptOptions) -> Prompt: ...
     def read_raw(self, spec: ModelSpec, raw: RawPrompt) -> Prompt: ...
     def n_tokens_known(self, spec: ModelSpec) -> int: ...
+    def open(self, spec: ModelSpec) -> None: ...
 
 
 class Prompts:
@@ -39,7 +40,7 @@ class Prompts:
 
     def open_early(self, spec: ModelSpec) -> None:
         """Open the model's tokenizer on a worker thread, so that the first chat does not wait for it."""
-        opening = self._executor.submit(self._reader.n_tokens_known, spec)
+        opening = self._executor.submit(self._reader.open, spec)
         opening.add_done_callback(lambda done: _log_failure(spec, done))
 
     async def read(self, spec: ModelSpec, context: ChatContext, options: PromptOptions) -> Prompt:
@@ -82,7 +83,7 @@ class Prompts:
             raise Unavailable(f"The model {spec.name} failed to load: {error.message}.", retry_after_s=5) from None
 
 
-def _log_failure(spec: ModelSpec, opening: Future[int]) -> None:
+def _log_failure(spec: ModelSpec, opening: Future[None]) -> None:
     """The first chat tries again, and its client gets the reason."""
     if not opening.cancelled() and (error := opening.exception()) is not None:
         logger.info("tokenizer not opened early", extra={"model": spec.name, "reason": str(error)})

@@ -21,6 +21,7 @@ class SampledChat:
     prompt: list[int] = field(default_factory=lambda: list(PROMPT))
     end_tokens: frozenset[int] = frozenset(END_TOKENS)
     forced_token: int | None = None
+    constrained: None = None  # it has no grammar
     last_logprobs: tuple[float, tuple[tuple[int, float], ...]] | None = None
 
     @property

@@ -15,7 +15,7 @@ from typing import Literal
 
 from pipelines.chat.replies.detokenize import Piece
 from pipelines.chat.replies.markup import find_first, n_partial, split_pieces, text_of
-from pipelines.chat.replies.reply_text import SectionReader
+from pipelines.chat.replies.reply_text import ANSWER, FREE, NextPart, SectionReader
 from pipelines.chat_interface import Section
 
 _START, _CHANNEL, _CONSTRAIN, _MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
@@ -63,7 +63,8 @@ class ChannelFormat:
 class ChannelReader:
     """Reads one reply. Markers are passed on as special pieces; the words of headers are left out.
 
-    The channel analysis is thinking. All others are content, so far also the calls of tools ("commentary to=…").
+    The channel analysis is thinking. All others are content, and so are messages to a tool ("commentary to=…"): what is
+    passed on before their text names the tool.
     """
 
     def __init__(self, *, has_special_markers: bool) -> None:
@@ -71,6 +72,7 @@ class ChannelReader:
         self._held: list[Piece] = []  # may become a marker
         self.place: Literal["between", "header", "body"] = "between"  # messages
         self.channel = ""
+        self._recipient = ""  # of the message, if it is a tool
         self._words = ""  # of a header, since its last marker
         self._n_free = 0  # how many words may stand there, besides the recipient
         self._names_channel = False  # they begin with the name of the channel
@@ -79,7 +81,19 @@ class ChannelReader:
 
     @property
     def section(self) -> Section:
-        return "thinking" if self.channel == "analysis" and self.place != "between" else "content"
+        is_thinking = self.channel == "analysis" and not self._recipient and self.place != "between"
+        return "thinking" if is_thinking else "content"
+
+    @property
+    def next_part(self) -> NextPart:
+        if self.place == "body":
+            return FREE if self.section == "thinking" else ANSWER
+        if self.place == "between":
+            return NextPart(header=(_START + "assistant",))
+        if self.channel:  # named by the prompt
+            return NextPart(thinking=(_MESSAGE,)) if self.section == "thinking" else NextPart(opening=(_MESSAGE,))
+        begin = "" if self._names_channel else _CHANNEL
+        return NextPart(thinking=(begin + "analysis" + _MESSAGE,), opening=(begin + "final" + _MESSAGE,))
 
     def resume(self, opening: str) -> None:
         """Read the part of the last message that the prompt has written."""
@@ -124,9 +138,11 @@ class ChannelReader:
 
     def _read(self, piece: Piece, shown: list[tuple[Section, Piece]]) -> None:
         if piece.special:
+            if piece.text == _MESSAGE and self._recipient:
+                piece = Piece(f" {_TO}{self._recipient}{_MESSAGE}", special=True)
             shown.append((self.section, piece))
-            if piece.text in _MARKERS:
-                self._pass_marker(piece.text)
+            if piece.text in _MARKERS or piece.text.endswith(_MESSAGE):
+                self._pass_marker(_MESSAGE if piece.text.endswith(_MESSAGE) else piece.text)
         elif self.place == "body":
             self._show(piece.text, shown)
         else:
@@ -139,13 +155,14 @@ class ChannelReader:
     def _pass_marker(self, marker: str) -> None:
         if marker in (_START, _CHANNEL):
             self.place, self.channel, self._n_free = "header", "", 1
+            self._recipient = "" if marker == _START else self._recipient
         elif marker == _CONSTRAIN:
             self._n_free = 1
         elif marker == _MESSAGE:
             self._begins = self.place != "body"
             self.place = "body"
         else:
-            self.place, self.channel = "between", ""
+            self.place, self.channel, self._recipient = "between", "", ""
         self._names_channel = marker == _CHANNEL
         self._words = ""
 
@@ -155,6 +172,7 @@ class ChannelReader:
         for word in _WORD.finditer(self._words):
             may_grow = not ends and word.end() == len(self._words)
             if word[0].startswith(_TO):
+                self._recipient = word[0].removeprefix(_TO)
                 n_free = 1  # the type of the content may follow: "to=functions.f json"
             elif n_free:
                 n_free = 0

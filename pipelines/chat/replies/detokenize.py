@@ -94,7 +94,7 @@ class Detokenizer:
         twice = self.decode([token, token])
         utf8 = (twice[len(alone) :] if twice.startswith(alone) else alone).encode("utf-8", "replace")
         if REPLACEMENT in alone:
-            utf8 = _bytes_of_name(self.name_of(token)) or utf8
+            utf8 = bytes_of_name(self.name_of(token)) or utf8
         try:
             text = utf8.decode()
         except UnicodeDecodeError:
@@ -211,7 +211,7 @@ def _n_common(one: str, other: str) -> int:
     return next((index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(other))
 
 
-def _bytes_of_name(name: str) -> bytes:
+def bytes_of_name(name: str) -> bytes:
     """The bytes that a token's name spells in one of the two ways that there are; empty if it spells none."""
     if match := _BYTE_TOKEN.fullmatch(name):
         return bytes.fromhex(match[1])

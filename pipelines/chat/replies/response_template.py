@@ -7,7 +7,7 @@ so a call of a tool that is not JSON cannot end a reply. All use of its internal
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from transformers.utils.chat_parsing.response_templates import load_response_tem
 from pipelines.chat.replies.detokenize import Piece
 from pipelines.chat.replies.markup import WHITE
 from pipelines.chat.replies.reply_format import ReplyFormat
-from pipelines.chat.replies.reply_text import SectionReader
+from pipelines.chat.replies.reply_text import ANSWER, FREE, NextPart, SectionReader
 from pipelines.chat.replies.thinking_tags import TagFormat, Tags
 from pipelines.chat_interface import Section
 
@@ -98,6 +98,12 @@ def _by_literals(spec: Any) -> ReplyFormat | None:
     return None
 
 
+def _literals(spec: Any, names: Collection[str]) -> tuple[str, ...]:
+    """The texts that open the regions of these fields."""
+    opened = [field.open_literals or () for name, field in spec.fields.items() if name in names]
+    return tuple(literal.strip(WHITE) for literals in opened for literal in literals)
+
+
 class TemplateFormat:
     def __init__(self, spec: Any, fields: dict[str, _Field], known: ReplyFormat) -> None:
         self._spec = spec
@@ -124,6 +130,8 @@ class TemplateReader:
     def __init__(self, spec: Any, fields: dict[str, _Field], opening: str) -> None:
         self._fields = fields
         self._outside = fields.get(spec.implicit, _Field("content", is_stripped=True, join="\n\n"))
+        self._opens_thinking = _literals(spec, _THINKING)
+        self._opens_content = _literals(spec, ("content",)) if spec.implicit is None else ()
         self._parser = _Parser(spec, prefix=opening)
         self._n_passed = 0  # characters of the parser's text that were passed on
         self._special: deque[tuple[int, int]] = deque()  # where special tokens begin and end in it
@@ -142,6 +150,17 @@ class TemplateReader:
     @property
     def section(self) -> Section:
         return self._field.section
+
+    @property
+    def next_part(self) -> NextPart:
+        if self.section == "thinking":
+            return FREE
+        if self._has_failed or "content" in self._has_text or not self._fresh:
+            return ANSWER
+        has_thought = "thinking" in self._has_text
+        thinking = () if has_thought else self._opens_thinking
+        is_outside = self._field is self._outside and bool(self._opens_content)
+        return NextPart(not is_outside, white=has_thought, thinking=thinking, opening=self._opens_content * is_outside)
 
     def push(self, piece: Piece) -> Sequence[tuple[Section, Piece]]:
         if self._has_failed:

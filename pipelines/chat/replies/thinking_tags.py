@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pipelines.chat.replies.detokenize import Piece
 from pipelines.chat.replies.markup import WHITE, n_partial, split_pieces, text_of
-from pipelines.chat.replies.reply_text import SectionReader
+from pipelines.chat.replies.reply_text import ANSWER, FREE, NextPart, SectionReader
 from pipelines.chat_interface import Section
 
 
@@ -131,6 +131,16 @@ class TagReader:
     def at_start(self) -> bool:
         """Whether the reply has neither text nor tags yet."""
         return self.fresh and not self._after_tag
+
+    @property
+    def next_part(self) -> NextPart:
+        if self.section == "thinking":
+            return FREE
+        if not self.fresh:
+            return ANSWER
+        thinking = (self._tags.open,) if self.at_start else ()
+        opening = () if self._end else tuple(self._answers)
+        return NextPart(answer=True, white=self._after_tag, thinking=thinking, opening=opening)
 
     def resume(self, begun: str) -> None:
         """Read the beginning of the reply that is part of the prompt."""

@@ -1,7 +1,7 @@
 """Chooses the next tokens of a batch of chats on the device: by one set of kernels for all rows, without waiting.
 
 What the chats ask for is copied to the device when one joins or leaves. From then on a step needs nothing of the host
-but the forced tokens. Device thread only.
+but the forced tokens, and which tokens grammars allow. Device thread only.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pipelines.chat.sampling.likeliest import Likeliest
 from pipelines.chat.sampling.logprobs import Logprobs
 from pipelines.chat.sampling.noise import row_keys
 from pipelines.chat.sampling.penalties import Adjustments, History
+from pipelines.chat.sampling.token_masks import TokenMasks
 from pipelines.chat.sequence import ChatSequence
 
 KEY_STEPS = 64  # steps for which the keys of the noise are computed at once
@@ -74,6 +75,7 @@ class _Plan:
         self._adjustments: Adjustments | None = None
         if Adjustments.needed(chats):
             self._adjustments = Adjustments(chats, vocabulary, self._n_steps, device, known)
+        self._masks = TokenMasks(chats, vocabulary, device) if TokenMasks.needed(chats) else None
         asked = any(chat.request.n_logprobs is not None for chat in chats)
         self._logprobs = Logprobs(chats, vocabulary, device) if asked else None
         self._copied: Tensor | None = None  # log probabilities that are on their way to the host
@@ -97,9 +99,10 @@ class _Plan:
         logprobs = None if self._logprobs is None else self._logprobs.read(logits)
         if self._adjustments is not None:
             self._adjustments.apply(logits)
-            if self._any_greedy:
-                tokens = logits.argmax(-1)
-        # A bitmask of the tokens that a grammar allows would be applied here: behind the penalties, before the draw.
+        if self._masks is not None:
+            self._masks.apply(logits)
+        if self._any_greedy and (self._adjustments is not None or self._masks is not None):
+            tokens = logits.argmax(-1)
         for draw in self._draws:
             tokens = draw.into(tokens, logits, self._step)
         tokens = self._force(tokens)

@@ -96,7 +96,7 @@ async def test_a_tokenizer_can_be_opened_before_the_first_chat_and_a_broken_one_
     opened: list[str] = []
 
     class Reader(FakePromptReader):
-        def n_tokens_known(self, spec: ModelSpec) -> int:
+        def open(self, spec: ModelSpec) -> None:
             opened.append(spec.name)
             raise BadModel("its tokenizer is damaged")
 
