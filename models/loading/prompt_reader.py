@@ -9,13 +9,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from models.errors import BadModel
 from models.spec import ModelSpec
 from pipelines.chat.context_length import context_of
+from pipelines.chat.grammar.compiler import GrammarCompiler
 from pipelines.chat.prompts.raw_prompt import read_raw_prompt
 from pipelines.chat.prompts.read_prompt import read_prompt
 from pipelines.chat_interface import Message, Prompt, PromptOptions, PromptRefused, PromptTooLong, RawPrompt
@@ -43,6 +44,7 @@ class _Place:
     def __init__(self) -> None:
         self.lock = threading.Lock()  # a tokenizer's state changes while it is used, so one thread owns it at a time
         self.opened: _Tokenizer | None = None
+        self.grammars: GrammarCompiler | None = None  # needs the lock only while it is made
 
 
 def _open_tokenizer(spec: ModelSpec, path: Path) -> Any:
@@ -82,7 +84,7 @@ class PromptReader:
                 raise PromptRefused(FAILED, f"{type(error).__name__}: {error}") from error
         if context is not None and len(prompt.tokens) >= context:
             raise PromptTooLong(len(prompt.tokens), context)
-        return prompt
+        return self._constrained(place, spec, prompt)
 
     def read_raw(self, spec: ModelSpec, raw: RawPrompt) -> Prompt:
         """As `read`, for a text that is not a conversation."""
@@ -102,11 +104,28 @@ class PromptReader:
             raise PromptTooLong(len(prompt.tokens), context, field=raw.field)
         return prompt
 
+    def open(self, spec: ModelSpec) -> None:
+        """Blocks. Opens the tokenizer and makes what its grammars need. Raises `BadModel`."""
+        self._grammars(self._place(spec), spec).open()
+
     def n_tokens_known(self, spec: ModelSpec) -> int:
         """Returns the number that all ids of tokens are below. Raises `BadModel`."""
         place = self._place(spec)
         with place.lock:
             return self._opened(place, spec).n_known
+
+    def _constrained(self, place: _Place, spec: ModelSpec, prompt: Prompt) -> Prompt:
+        """Compiles the grammar, while other threads may use the tokenizer."""
+        if prompt.grammar is None:
+            return prompt
+        constraint = self._grammars(place, spec).compile(prompt.grammar)
+        return replace(prompt, constraint=constraint, warnings=(*prompt.warnings, *constraint.warnings))
+
+    def _grammars(self, place: _Place, spec: ModelSpec) -> GrammarCompiler:
+        with place.lock:
+            if place.grammars is None:
+                place.grammars = GrammarCompiler(self._opened(place, spec).tokenizer)
+        return place.grammars
 
     def _place(self, spec: ModelSpec) -> _Place:
         key = (spec.fingerprint, spec.load.chat_template)

@@ -19,6 +19,7 @@ from pipelines.chat.admission import Admission
 from pipelines.chat.concurrency import ConcurrencyLimit
 from pipelines.chat.context_length import context_of
 from pipelines.chat.decode.options import DecodeOptions
+from pipelines.chat.grammar.constrained_reply import ReplyRefused
 from pipelines.chat.kv_cache import KVCache, make_batch
 from pipelines.chat.paged_batch import BatchStep, PagedBatch
 from pipelines.chat.prompt_scores import PromptPart
@@ -215,6 +216,9 @@ class ChatLane:
         try:
             self._updates += chat.prompt_read()
             deltas, finish = chat.append(token, logprobs) if chat.max_tokens else ((), "length")
+        except ReplyRefused as refusal:
+            self._end(batch, chat, Failed(chat.id, "bad_request", str(refusal)))
+            return
         except Exception as error:  # noqa: BLE001  # the tokenizer may raise anything; the other chats go on
             self._tokenizer_failed(batch, chat, error)
             return
