@@ -49,6 +49,26 @@ def test_a_chat_gives_the_same_text_streamed_and_not(ai: openai.OpenAI) -> None:
     assert whole.choices[0].finish_reason == [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "length"
 
 
+def test_a_response_goes_on_with_the_one_before_as_a_chat_does(ai: openai.OpenAI) -> None:
+    settings: Any = {"model": CHAT_MODEL, "temperature": 0}
+    first = ai.responses.create(input="What is the sea?", max_output_tokens=16, **settings)
+    with ai.responses.stream(
+        input="Is it deep?", previous_response_id=first.id, max_output_tokens=16, **settings
+    ) as stream:
+        deltas = [event.delta for event in stream if event.type == "response.output_text.delta"]
+    messages: list[Any] = [
+        {"role": "user", "content": "What is the sea?"},
+        {"role": "assistant", "content": first.output_text},
+        {"role": "user", "content": "Is it deep?"},
+    ]
+    chat = ai.chat.completions.create(messages=messages, max_tokens=16, **settings)
+
+    assert (first.status, first.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    assert first.usage.output_tokens == 16
+    assert "".join(deltas) == chat.choices[0].message.content
+    assert len(deltas) > 4  # streamed as it was generated, not in one piece
+
+
 def test_a_stop_string_ends_a_reply_and_is_not_part_of_it(ai: openai.OpenAI) -> None:
     messages: list[Any] = [{"role": "user", "content": "Count from one to ten."}]
     full = ai.chat.completions.create(model=CHAT_MODEL, messages=messages, temperature=0, max_tokens=40)
