@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -81,6 +82,17 @@ def test_the_reference_of_openais_api_contains_every_field_that_is_known() -> No
 
     assert [name for name in sorted(done) if f"\n- `{name}`: " not in page] == []
     assert [name for name in sorted(others) if f"`{name}`" not in page] == []
+
+
+def test_the_clients_that_the_page_names_are_those_that_the_tests_install() -> None:
+    table = (ROOT / "docs" / "openai.md").read_text().partition("## What was run against it")[2]
+    named = set(re.findall(r"^\| `([^`]+)`[^|]*\| ([\d.]+) \|", table, re.MULTILINE))
+    clients = ROOT / "tests" / "clients"
+    pinned = set(re.findall(r"^([\w-]+)[^=]*==(\S+)", (clients / "requirements.txt").read_text(), re.MULTILINE))
+    pinned |= set(json.loads((clients / "package.json").read_text())["dependencies"].items())
+
+    assert len(named) > 8
+    assert named - pinned == set()
 
 
 def test_the_command_line_reference_matches_the_commands() -> None:

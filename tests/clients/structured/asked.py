@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+
+# Bounded, so that also a small model that rambles comes to an end.
+City = Annotated[str, Field(max_length=30)]
 
 
 class Weather(BaseModel):
     """The weather in a city."""
 
-    city: str
-    degrees: int
+    city: City
+    degrees: Annotated[int, Field(ge=-60, le=60)]
     sky: Literal["clear", "cloudy"]
 
 
 WEATHER_OF_CITY: dict[str, Any] = {
     "name": "get_weather",
     "description": "Says the weather in a city.",
-    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    "parameters": {"type": "object", "properties": {"city": {"type": "string", "maxLength": 30}}, "required": ["city"]},
 }
 TOOL: dict[str, Any] = {"type": "function", "function": WEATHER_OF_CITY}
 
 
-def get_weather(city: str) -> str:
+def get_weather(city: City) -> str:
     """Says the weather in a city."""
     return f"20 degrees in {city}"
 

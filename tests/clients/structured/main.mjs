@@ -9,8 +9,10 @@ import { z } from "zod";
 
 const [address, apiKey, name, ...wanted] = process.argv.slice(2);
 const baseURL = `${address}/v1`;
-const Weather = z.object({ city: z.string(), degrees: z.int(), sky: z.enum(["clear", "cloudy"]) });
-const City = z.object({ city: z.string() });
+// Bounded, so that also a small model that rambles comes to an end.
+const name30 = z.string().max(30);
+const Weather = z.object({ city: name30, degrees: z.int().min(-60).max(60), sky: z.enum(["clear", "cloudy"]) });
+const City = z.object({ city: name30 });
 const getWeather = ({ city }) => `20 degrees in ${city}`;
 
 const ai = new OpenAI({ baseURL, apiKey, maxRetries: 0 });
