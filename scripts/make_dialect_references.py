@@ -37,6 +37,7 @@ PAGES: Mapping[str, Page] = {
             "openai_videos",
         ],
     ),
+    "anthropic.md": Page("/v1/messages", ["anthropic_messages"]),
 }
 
 

@@ -24,7 +24,7 @@ from server.api.anthropic.messages import (
     read_conversation,
 )
 from server.api.anthropic.tools import CHOICE, CHOICE_SCHEMA, TOOLS, TOOLS_SCHEMA, read_tool_use
-from server.api.client_json import MAX_DEPTH, nested_deeper
+from server.api.client_json import MAX_DEPTH, READABLE, UNREADABLE, nested_deeper, texts_in
 from server.api.openai.field_types import Lenient, StopText, Whole
 from server.api.schemas import ModelName, read_body
 from server.api.thinking import SWITCHED_ON
@@ -40,20 +40,20 @@ LEAST_TOP_P = 1e-9  # what 0 means: the likeliest token alone
 Positive: TypeAlias = Annotated[Whole, Field(ge=1)]
 
 
-class Thinking(Lenient):
+class ThinkingConfig(Lenient):
     type: Literal["enabled", "adaptive", "disabled"]
     budget_tokens: Positive | None = None
     display: Literal["summarized", "omitted", "updates"] | None = None
 
 
-class Format(Lenient):
+class OutputFormat(Lenient):
     type: Literal["json_schema"]
     schema_: dict[str, Any] = Field(alias="schema")
 
 
 class OutputConfig(Lenient):
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
-    format: Format | None = None
+    format: OutputFormat | None = None
 
 
 class PromptFields(Lenient):
@@ -64,7 +64,7 @@ class PromptFields(Lenient):
     system: Annotated[str | list[Any], WithJsonSchema(SYSTEM_SCHEMA)] | None = Field(None, description=SYSTEM)
     tools: Annotated[list[Any], WithJsonSchema(TOOLS_SCHEMA)] | None = Field(None, description=TOOLS)
     tool_choice: Annotated[dict[str, Any], WithJsonSchema(CHOICE_SCHEMA)] | None = Field(None, description=CHOICE)
-    thinking: Thinking | None = Field(
+    thinking: ThinkingConfig | None = Field(
         None,
         description='an object like {"type": "enabled", "budget_tokens": 1024}, {"type": "adaptive"} or '
         '{"type": "disabled"}',
@@ -73,7 +73,9 @@ class PromptFields(Lenient):
         None,
         description=f'an object like {{"effort": "low", "format": {FORMAT}}}, the effort one of {", ".join(EFFORTS)}',
     )
-    output_format: Format | None = Field(None, description=f"an object like {FORMAT}; the older place of the format")
+    output_format: OutputFormat | None = Field(
+        None, description=f"an object like {FORMAT}; the older place of the format"
+    )
 
 
 class ReplyFields(PromptFields):
@@ -171,4 +173,6 @@ def _grammar(body: PromptFields) -> Grammar | None:
     ((place, schema),) = given.items()
     if nested_deeper(schema, MAX_DEPTH):
         raise BadRequest(f"{place}.schema must be nested at most {MAX_DEPTH} levels deep.", param=place)
+    if any(map(UNREADABLE.search, texts_in(schema))):
+        raise BadRequest(f"{place}.schema must be a JSON schema of {READABLE}.", param=place)
     return Grammar("json_schema", json.dumps(schema, ensure_ascii=False), field=place)

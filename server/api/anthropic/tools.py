@@ -36,6 +36,7 @@ TOOLS_SCHEMA = {
     },
 }
 CHOICE_SCHEMA = {
+    "title": "AnthropicToolChoice",
     "type": "object",
     "description": CHOICE,
     "properties": {

@@ -322,6 +322,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         body(output_format=FORM, output_config={"format": FORM}),
         "exclude each other",
     ),
+    (
+        body(output_format={"type": "json_schema", "schema": {"title": "a\0"}}),
+        "output_format.schema must be a JSON schema of text without NUL",
+    ),
     (body(max_token=5), "Unknown field max_token"),
 ]  # fmt: skip
 
