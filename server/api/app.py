@@ -45,6 +45,7 @@ from server.api.anthropic import routes as anthropic
 from server.api.deps import BARE_KEYS, PUBLIC, KeyRequired
 from server.api.openai import chat as openai_chat
 from server.api.openai import completions as openai_completions
+from server.api.openai import embeddings as openai_embeddings
 from server.api.openai import images as openai_images
 from server.api.openai import models as openai_models
 from server.api.openai import videos as openai_videos
@@ -96,6 +97,7 @@ RESOURCES = (
     openai_chat,
     openai_completions,
     openai_responses,
+    openai_embeddings,
     openai_images,
     openai_videos,
     anthropic,

@@ -5,7 +5,6 @@ When the client disconnects, the engine cancels the reply.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 
@@ -19,7 +18,7 @@ from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_
 from server.api.read_json import read_json
 from server.api.schemas import Chat, read_chat
 from server.api.wire import ChatReplyBody, JsonObject, errors, json_body, timestamp
-from server.http.sse import EventStream, disconnected, event, stop
+from server.http.sse import EventStream, event, unless_disconnected
 from server.service.chat_input import ChatDelta, ChatReply
 from server.service.chat_turn import ChatTurn
 
@@ -57,13 +56,7 @@ async def reply_unless_disconnected(
 
     take: is given each delta of the reply.
     """
-    replying = asyncio.ensure_future(_whole_reply(turn, take))
-    disconnecting = asyncio.ensure_future(disconnected(receive))
-    try:
-        await asyncio.wait({replying, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
-        return await replying if replying.done() else None
-    finally:
-        await stop(replying, disconnecting)
+    return await unless_disconnected(_whole_reply(turn, take), receive)
 
 
 async def _whole_reply(turn: ChatTurn, take: Callable[[ChatDelta], None]) -> ChatReply | None:

@@ -28,6 +28,11 @@ from server.service.service import Service
 router = APIRouter()
 
 
+class EmbeddingDetails(Reply):
+    dimensions: int
+    prompts: list[str]
+
+
 class ModelReply(Reply):
     name: str
     type: ModelType
@@ -55,6 +60,7 @@ class ModelReply(Reply):
     takesLoras: bool
     speeds: list[Speed]
     speedNote: str | None
+    embedding: EmbeddingDetails | None
     maxClipSkip: int
     sizes: dict[str, list[int]]
     notes: list[str]
@@ -156,6 +162,7 @@ def model_json(view: ModelView, service: Service, *, admin: bool = False) -> Jso
         "schedulers": list(spec.schedulers),
         "takesLoras": spec.takes_loras,
         **_speeds(spec),
+        "embedding": _embedding_json(spec),
         "maxClipSkip": spec.max_clip_skip,
         "sizes": plain(spec.sizes),
         "notes": notes_of(view),
@@ -187,13 +194,19 @@ def refused_json(refused: RefusedModel, *, admin: bool) -> JsonObject:
 
 def _speeds(spec: ModelSpec) -> JsonObject:
     """The speeds that change anything at the model's usual number of steps, and why there is only one."""
-    if spec.type == "chat":
+    if not spec.is_diffusion:
         return {"speeds": [], "speedNote": None}
     steps = spec.defaults.steps or DEFAULT_STEPS
     if steps >= MIN_STEPS:
         return {"speeds": list(SPEEDS), "speedNote": None}
     note = f"{spec.name} makes an output in {steps} steps; below {MIN_STEPS}, each is computed at any speed."
     return {"speeds": ["exact"], "speedNote": note}
+
+
+def _embedding_json(spec: ModelSpec) -> JsonObject | None:
+    """The length of a vector, and the names of the prompts that a request may choose from."""
+    layout = spec.embedding
+    return None if layout is None else {"dimensions": layout.dimensions, "prompts": plain(list(layout.prompts))}
 
 
 def _retry_s(view: ModelView) -> int | None:

@@ -12,23 +12,17 @@ from pathlib import Path
 from starlette.types import Receive
 
 from server.accounts.auth import ApiKey
-from server.http.sse import disconnected, stop
+from server.http.sse import unless_disconnected
 from server.jobs.job_view import JobView
 from server.service.service import Service
 
 
 async def wait_for_job(service: Service, key: ApiKey, job_id: str, receive: Receive) -> JobView | None:
     """Returns the job's final status, or None when the client disconnected first and the job has been canceled."""
-    finishing = asyncio.ensure_future(service.jobs.finished(key, job_id))
-    disconnecting = asyncio.ensure_future(disconnected(receive))
-    try:
-        await asyncio.wait({finishing, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
-        if finishing.done():
-            return await finishing
-    finally:
-        await stop(finishing, disconnecting)
-    await service.jobs.cancel(key, job_id)
-    return None
+    view = await unless_disconnected(service.jobs.finished(key, job_id), receive)
+    if view is None:
+        await service.jobs.cancel(key, job_id)
+    return view
 
 
 async def read_base64(path: Path) -> str:

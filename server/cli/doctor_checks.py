@@ -119,7 +119,7 @@ def _models(settings: Settings) -> Finding:
             cache_dir=settings.cache_dir,
             models_dirs=settings.models_dirs,
             auto_dtype="float32",  # changes sizes only, which are not checked here
-            defaults={"image": settings.default_image, "video": settings.default_video, "chat": settings.default_chat},
+            defaults=settings.default_models,
         )
     except ModelsError as error:
         return Finding("models", False, str(error), fix)

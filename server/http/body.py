@@ -40,6 +40,7 @@ RULES: Mapping[str, BodyRule] = {
     "/api/chat": BodyRule(16 * MIB),
     "/v1/chat/completions": BodyRule(64 * MIB),  # pictures are a part of it
     "/v1/completions": BodyRule(16 * MIB),
+    "/v1/embeddings": BodyRule(16 * MIB),
     "/v1/messages": BodyRule(64 * MIB),
     "/v1/messages/count_tokens": BodyRule(64 * MIB),
     "/v1/responses": BodyRule(64 * MIB),

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from starlette.responses import Response
@@ -18,6 +18,8 @@ from starlette.types import Receive, Scope, Send
 
 from server.errors import Internal, ServerError
 from server.http.error_body import stream_error, text_of
+
+T = TypeVar("T")
 
 COMMENT = b": keep-alive\n\n"
 KEEP_ALIVE_S = 15.0  # longest silence of a stream
@@ -135,6 +137,16 @@ async def disconnected(receive: Receive) -> None:
     """Returns when the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def unless_disconnected(work: Coroutine[Any, Any, T], receive: Receive) -> T | None:
+    """Returns the result of `work`, or None when the client disconnected first; `work` has been canceled then."""
+    working, disconnecting = asyncio.ensure_future(work), asyncio.ensure_future(disconnected(receive))
+    try:
+        await asyncio.wait({working, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
+    finally:
+        await stop(working, disconnecting)
 
 
 async def stop(*tasks: asyncio.Future[Any]) -> None:

@@ -23,6 +23,8 @@ from server.errors import BadRequest, TooMany, Unavailable, UnknownModel
 from server.fleet.engine_port import Engine
 from server.jobs.live_jobs import LiveJobs
 
+MAX_NAMED = 8  # models that an error names
+
 
 class Catalogue(Protocol):
     def get(self, name: str, /) -> ModelSpec: ...
@@ -74,7 +76,9 @@ class JobLimits:
             missing = f"model {wanted} here; try: pull {wanted}." if PLAIN.fullmatch(wanted) else "such model here."
             raise UnknownModel(f"There is no {missing}{nearest_name(wanted, self._catalogue)}") from None
         if spec.type != kind:
-            message = f"model {spec.name} is for {spec.type}, not for {kind}. GET /api/models lists them all."
+            able = [other.name for other in self._catalogue.specs() if other.type == kind][:MAX_NAMED]
+            others = f"Models for {kind} here: {', '.join(able)}." if able else f"There is no model for {kind} here."
+            message = f"model {spec.name} is for {spec.type}, not for {kind}. {others} GET /api/models lists them all."
             raise BadRequest(message, param="model")
         return spec
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 
 from models.offload_size import offloaded_device_bytes
 from models.spec import ModelSpec
+from pipelines.embedding.queue import padded_width, shape_of_width
+from pipelines.embedding_interface import EmbeddingRequest
 from pipelines.interface import DiffusionRequest, Request
 from server.memory.activations import Peaks
 
@@ -42,7 +44,7 @@ class WeightPlacement:
     def offloads(self, spec: ModelSpec) -> bool:
         """Whether the model's weights stay in host memory and its blocks visit the device one after the other."""
         # A single file does not say which weights belong to which component.
-        if spec.type == "chat" or spec.path is None or not spec.path.is_dir():
+        if not spec.is_diffusion or spec.path is None or not spec.path.is_dir():
             return False
         return spec.load.offload or (self._auto_offload and spec.weight_bytes > self.usable_bytes)
 
@@ -69,15 +71,23 @@ class Requirements:
         """Returns the bytes that the model needs on a device at least, whichever of `requests` it runs.
 
         A chat model needs its weights and its KV cache. Another model needs its weights, the largest set of adapters of
-        a request, and the activations that such requests were measured to hold.
+        a request, and the activations that such requests were measured to hold. An embedding runs one text at a time
+        where more do not fit.
         """
         if spec.type == "chat":
             return spec.weight_bytes + cache_bytes(spec.weight_bytes, self._placement.usable_bytes)
         diffusion = [request for request in requests if isinstance(request, DiffusionRequest)]
         shapes = {(request.shape, request.units) for request in diffusion}
+        shapes |= {_longest_text(request) for request in requests if isinstance(request, EmbeddingRequest)}
         key = self._key_of(spec) or spec.name
         extra = max((self._peaks.lower_bound(key, *shape) for shape in shapes), default=0)
         extra += max((sum(lora.n_bytes for lora in request.loras) for request in diffusion), default=0)
         weights = self._placement.device_bytes(spec)
         # The measured peak of an offloaded model includes the blocks that visit the device.
         return max(weights, extra) if self._placement.offloads(spec) else weights + extra
+
+
+def _longest_text(request: EmbeddingRequest) -> tuple[str, int]:
+    """Returns the shape and the units of the request's longest text."""
+    width = padded_width(max(len(text.tokens) for text in request.texts))
+    return shape_of_width(width), width

@@ -23,6 +23,7 @@ from server.jobs.webhooks import Webhooks
 from server.service.chat import Chats
 from server.service.conversations import Conversations
 from server.service.dispatch import Dispatch
+from server.service.embeddings import Embeddings
 from server.service.learned import LearnedValues
 from server.service.metrics import Metrics
 from server.service.model_overrides import ModelOverrides
@@ -31,6 +32,7 @@ from server.service.prompts import Prompts
 from server.service.responses import Responses
 from server.service.running_chats import RunningChats
 from server.service.service import Service
+from server.service.texts import Texts
 from server.store.database import Database
 
 
@@ -57,6 +59,7 @@ def build_service(
     requirements: MemoryRequirements,
     learned: LearnedValues,
     prompts: Prompts,
+    texts: Texts,
     artifacts: Artifacts,
     webhooks: Webhooks,
     loras: Loras,
@@ -147,6 +150,7 @@ def build_service(
         chats=chats,
         conversations=Conversations(database),
         responses=Responses(database),
+        embeddings=Embeddings(accounts=accounts, limits=limits, running=running_chats, texts=texts),
         catalogue=catalogue,
         models=Models(catalogue=catalogue, live_jobs=live_jobs, model_overrides=model_overrides, clock=clock),
         model_overrides=model_overrides,

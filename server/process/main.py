@@ -27,6 +27,7 @@ from sqlalchemy import Connection
 from models.catalogue import Catalogue
 from models.errors import ModelsError
 from models.loading.prompt_reader import PromptReader
+from models.loading.text_reader import TextReader
 from models.lora_files import LoraFolder
 from server.accounts.auth import Authenticator, write_local_key
 from server.accounts.quotas import BurstLimiter
@@ -48,6 +49,7 @@ from server.process.settings import Settings
 from server.process.visible_gpus import visible_gpus
 from server.service.learned import LearnedValues
 from server.service.prompts import Prompts
+from server.service.texts import Texts
 from server.store.database import Database, StoreUnusable
 from server.store.keys import SCOPES, create_key, list_keys
 
@@ -57,6 +59,7 @@ HEARTBEAT_S = 1.0
 ENGINE_DEAD = 1  # exit code: a bug ended the device thread; the supervisor starts another process
 WORKERS = 2  # threads that encode and write results
 PROMPT_WORKERS = 2  # threads that run chat templates and tokenizers
+TEXT_WORKERS = 1  # threads that tokenize texts to embed; the tokenizers use all cores by themselves
 SWITCH_S = 0.001  # the event loop waits at most this long for a device thread that computes in Python; by default 5 ms
 WORKER_NICENESS = 10
 KEEP_ALIVE_S = 75  # of an idle HTTP connection
@@ -97,6 +100,8 @@ async def _serve(
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="artifacts", initializer=_lower_priority)
     prompt_pool = ThreadPoolExecutor(PROMPT_WORKERS, thread_name_prefix="prompts")
     prompts = Prompts(PromptReader(prepare=import_libraries), prompt_pool)
+    text_pool = ThreadPoolExecutor(TEXT_WORKERS, thread_name_prefix="texts")
+    texts = Texts(TextReader(prepare=import_libraries), text_pool)
     learned = LearnedValues(database, clock)
     learned.load()
     fleet = make_fleet(settings, machines, catalogue, learned, lambda event: service.dispatch.handle(event))
@@ -117,6 +122,7 @@ async def _serve(
         requirements=memory_requirements(settings, machines, learned),
         learned=learned,
         prompts=prompts,
+        texts=texts,
         artifacts=Artifacts(settings.data_dir, pool),
         webhooks=Webhooks(
             database,
@@ -171,7 +177,8 @@ async def _serve(
     await service.results.close(settings.shutdown_grace_s)
     await learned.close()
     pool.shutdown()
-    prompt_pool.shutdown(wait=False, cancel_futures=True)  # nobody waits for a prompt any more
+    for reading_pool in (prompt_pool, text_pool):  # nobody waits for a prompt any more
+        reading_pool.shutdown(wait=False, cancel_futures=True)
     stop_compilers()
     return code
 
@@ -272,7 +279,7 @@ def _catalogue(settings: Settings, machines: Sequence[Machine]) -> Catalogue:
             cache_dir=settings.cache_dir,
             models_dirs=settings.models_dirs,
             auto_dtype=auto_dtype(machines),
-            defaults={"image": settings.default_image, "video": settings.default_video, "chat": settings.default_chat},
+            defaults=settings.default_models,
         )
     except ModelsError as error:
         raise StoreUnusable(f"{error}") from None

@@ -25,6 +25,7 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as SourceError
 
 from models.errors import nearest
+from models.spec import ModelType
 from server.accounts.quotas import DEFAULT_PLANS, Plan
 from server.paths import cache_home, data_home
 from server.units import parse_bytes, parse_seconds
@@ -78,6 +79,7 @@ class Settings(BaseSettings):
     default_image: str | None = None
     default_video: str | None = None
     default_chat: str | None = None
+    default_embedding: str | None = None
     system_prompt: str | None = None
     keep_alive: Seconds = 300.0
     min_residency_s: Seconds = 10.0
@@ -137,6 +139,15 @@ class Settings(BaseSettings):
             limits = {key: None if limit == "unlimited" else limit for key, limit in given.items()}
             plans[name] = asdict(DEFAULT_PLANS.get(name, DEFAULT_PLANS["free"])) | limits
         return plans
+
+    @property
+    def default_models(self) -> dict[ModelType, str | None]:
+        return {
+            "image": self.default_image,
+            "video": self.default_video,
+            "chat": self.default_chat,
+            "embedding": self.default_embedding,
+        }
 
     @property
     def store_url(self) -> str:

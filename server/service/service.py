@@ -23,6 +23,7 @@ from server.jobs.webhooks import Webhooks
 from server.service.chat import Chats
 from server.service.conversations import Conversations
 from server.service.dispatch import Dispatch
+from server.service.embeddings import Embeddings
 from server.service.metrics import Metrics
 from server.service.model_overrides import ModelOverrides
 from server.service.models import Models
@@ -46,6 +47,7 @@ class Service:
     chats: Chats
     conversations: Conversations
     responses: Responses
+    embeddings: Embeddings
     # Models
     catalogue: Catalogue
     models: Models

@@ -31,9 +31,10 @@ from server.process.build_service import ServiceOptions, build_service
 from server.service.learned import LearnedValues
 from server.service.prompts import Prompts
 from server.service.service import Service
+from server.service.texts import Texts
 from server.store import usage
 from server.store.keys import create_key
-from tests.fakes import GIB, FakeEngine, FakePromptReader, FakeRequirements, small_catalogue
+from tests.fakes import GIB, FakeEngine, FakePromptReader, FakeRequirements, FakeTextReader, small_catalogue
 from tests.support.stores import open_store
 
 MORNING = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
@@ -139,6 +140,7 @@ async def front(
             requirements=requirements,
             learned=LearnedValues(database, clock),
             prompts=Prompts(prompt_reader, pool),
+            texts=Texts(FakeTextReader(), pool),
             artifacts=artifacts,
             webhooks=Webhooks(database, secret=bytes(32), clock=clock, **webhooks),
             loras=LoraFolder(folder / "loras"),

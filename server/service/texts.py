@@ -1,0 +1,47 @@
+"""Turns the texts of an embedding request into tokens on worker threads. Event loop only."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import Protocol
+
+from models.errors import ModelsError
+from models.spec import ModelSpec
+from pipelines.embedding_interface import TextOptions, TextRefused, TextTokens
+from server.errors import BadRequest, Unavailable
+
+logger = logging.getLogger(__name__)
+
+
+class TextReader(Protocol):
+    """Called on worker threads. Raises `TextRefused`, and `ModelsError` when the tokenizer cannot be opened."""
+
+    def read(
+        self, spec: ModelSpec, inputs: Sequence[str | Sequence[int]], options: TextOptions
+    ) -> tuple[TextTokens, ...]: ...
+
+
+class Texts:
+    def __init__(self, reader: TextReader, executor: Executor) -> None:
+        """executor: not that of chats' prompts, which would wait for thousands of texts."""
+        self._reader = reader
+        self._executor = executor
+
+    async def read(
+        self, spec: ModelSpec, inputs: Sequence[str | Sequence[int]], options: TextOptions
+    ) -> tuple[TextTokens, ...]:
+        """inputs: texts, or tokens that the model reads as they are. Raises BadRequest, Unavailable."""
+        read = functools.partial(self._reader.read, spec, inputs, options)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, read)
+        except TextRefused as error:
+            if error.detail:
+                logger.info("text refused", extra={"model": spec.name, "detail": error.detail})
+            raise BadRequest(error.message, param=error.field) from None
+        except ModelsError as error:
+            logger.warning("tokenizer not opened", extra={"model": spec.name, "detail": error.detail or error.message})
+            raise Unavailable(f"The model {spec.name} failed to load: {error.message}.", retry_after_s=5) from None
