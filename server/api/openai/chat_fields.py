@@ -40,16 +40,15 @@ NOTED = frozenset(
 # Taken with these values only, besides those of `asks_for_nothing`: the first one is what this server does anyway.
 # Where that is true, false asks for something.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "response_format": ({"type": "text"},), "modalities": (["text"],),
-    "audio": (), "verbosity": ("medium",), "moderation": (), "best_of": (1,), "use_beam_search": (),
+    "modalities": (["text"],), "audio": (), "verbosity": ("medium",), "moderation": (), "best_of": (1,),
+    "use_beam_search": (),
     "typical_p": (1,), "typ_p": (1,), "tfs_z": (1,), "top_a": (0,), "top_n_sigma": (-1, 0), "mirostat": (0,),
     "mirostat_mode": (0,), "dry_multiplier": (0,), "xtc_probability": (0,), "dynatemp_range": (0,),
     "epsilon_cutoff": (0,), "eta_cutoff": (0,), "smoothing_factor": (0,), "no_repeat_ngram_size": (0,),
     "include_stop_str_in_output": (), "no_stop_trim": (), "skip_special_tokens": (True,), "echo": (),
     "truncate_prompt_tokens": (), "prompt_logprobs": (), "allowed_token_ids": (), "bad_words": (), "documents": (),
-    "chat_template": (), "structured_outputs": (), "guided_json": (), "guided_regex": (), "guided_choice": (),
-    "guided_grammar": (), "grammar": (), "json_schema": (), "regex": (), "ebnf": (), "logits_processors": (),
-    "lora": (), "lora_path": (), "plugins": (), "safe_prompt": (), "enable_search": (), "post_sampling_probs": (),
+    "chat_template": (), "logits_processors": (), "lora": (),
+    "lora_path": (), "plugins": (), "safe_prompt": (), "enable_search": (), "post_sampling_probs": (),
     "separate_reasoning": (True,), "stream_reasoning": (True,), "reasoning_format": ("auto", "deepseek", "parsed"),
     "n_probs": (0,), "watermark": (), "data_sources": (), "add_special_tokens": (),
 }  # fmt: skip
@@ -72,7 +71,6 @@ WARNINGS: Mapping[str, str] = {
 }
 
 REASONS: Mapping[str, str] = {
-    "response_format": "replies are free text. Leave it out.",
     "audio": "replies are text. Leave it out.",
 }
 

@@ -19,6 +19,7 @@ from server.api.openai.chat_thinking import ThinkingFields, ThinkingWish, read_t
 from server.api.openai.chat_tools import ToolFields, read_tool_use
 from server.api.openai.field_types import Lenient, Limit, Whole
 from server.api.openai.message_schema import MESSAGES, MESSAGES_SCHEMA, read_messages
+from server.api.openai.output_format import OutputFields, read_output_format
 from server.api.openai.sampling_fields import LIMIT, SamplingFields, StreamFields, read_sampling
 from server.api.schemas import read_body
 from server.api.thinking import SWITCHED_ON
@@ -43,7 +44,9 @@ class ReplyFields(Lenient):
     )
 
 
-class ChatCompletion(ThinkingFields, ToolFields, ReplyFields, SamplingFields, StreamFields, MessageFields):
+class ChatCompletion(
+    ThinkingFields, ToolFields, OutputFields, ReplyFields, SamplingFields, StreamFields, MessageFields
+):
     """All fields that are done."""  # pydantic lists those of the last base class first
 
 
@@ -115,7 +118,11 @@ def _prompt_options(
     if wish.on:
         variables = {**SWITCHED_ON, **variables}
     return PromptOptions(
-        effort=wish.effort, template_variables=variables, continues=_continues(body, messages), tool_use=tool_use
+        effort=wish.effort,
+        template_variables=variables,
+        continues=_continues(body, messages),
+        tool_use=tool_use,
+        grammar=read_output_format(body),
     )
 
 

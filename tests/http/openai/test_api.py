@@ -24,7 +24,7 @@ BAD = [
     ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "type image_url is not"),
     ("chat/completions", {"messages": HI, "n": True}, "n must be"),
     ("chat/completions", {"messages": HI, "tools": [{"type": "function"}]}, "tools is not supported"),
-    ("chat/completions", {"messages": HI, "response_format": {"type": "json_object"}}, "response_format is not"),
+    ("chat/completions", {"messages": HI, "response_format": {"type": "xml"}}, "response_format.type must be"),
     ("chat/completions", {"messages": HI, "temprature": 1}, "did you mean temperature"),
     ("chat/completions", {"messages": HI, "model": "painter"}, "is for image"),
     ("images/generations", {"prompt": " "}, "prompt must be"),

@@ -120,7 +120,6 @@ def test_a_field_that_is_taken_without_its_effect_is_a_warning(fields: Any, warn
 @pytest.mark.parametrize(
     ("fields", "param", "message"),
     [
-        ({"response_format": {"type": "json_object"}}, "response_format", "response_format is not supported"),
         ({"modalities": ["text", "audio"]}, "modalities", "modalities is not supported"),
         ({"audio": {"voice": "x"}}, "audio", "audio is not supported"),
         ({"web_search_options": {}}, "web_search_options", "web_search_options is not supported"),
@@ -129,7 +128,6 @@ def test_a_field_that_is_taken_without_its_effect_is_a_warning(fields: Any, warn
         ({"use_beam_search": True}, "use_beam_search", "is not supported"),
         ({"mirostat": 2}, "mirostat", "only 0 is"),
         ({"typical_p": 0.5}, "typical_p", "only 1 is"),
-        ({"guided_json": {"type": "object"}}, "guided_json", "is not supported"),
         ({"skip_special_tokens": False}, "skip_special_tokens", "only true is"),
         ({"verbosity": "low"}, "verbosity", 'only "medium" is'),
         ({"temprature": 1}, "temprature", "did you mean temperature?"),
