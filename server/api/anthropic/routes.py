@@ -28,7 +28,7 @@ router = APIRouter(tags=["Anthropic"])
 
 class AnthropicErrorReply(BaseModel):
     type: str  # "error"
-    error: dict[str, str]  # type, message
+    error: dict[str, Any]  # type, message, details
     request_id: str | None
 
 
