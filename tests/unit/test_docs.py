@@ -13,6 +13,8 @@ from server.api.models import DeviceReply, HolderReply, ModelReply
 from server.api.openai import chat_fields
 from server.api.openai.chat_schema import ChatCompletion
 from server.api.openai.image_schema import ImageGeneration
+from server.api.openai.responses.fields import RESPONSES
+from server.api.openai.responses.schema import ResponseBody
 from server.api.openai.video_schema import VideoCreation
 from server.api.queue import QueueView, RunningReply, WaitingReply
 from server.jobs.live_jobs import LiveJobs
@@ -77,8 +79,14 @@ def test_the_reference_of_a_dialect_matches_its_schema(name: str) -> None:
 
 def test_the_reference_of_openais_api_contains_every_field_that_is_known() -> None:
     page = (ROOT / "docs" / "openai.md").read_text()
-    done = {*ChatCompletion.model_fields, *ImageGeneration.model_fields, *VideoCreation.model_fields}
+    done = {
+        *ChatCompletion.model_fields,
+        *ResponseBody.model_fields,
+        *ImageGeneration.model_fields,
+        *VideoCreation.model_fields,
+    }
     others = {*chat_fields.ALIASES, *chat_fields.NOTED, *chat_fields.NEUTRAL, *chat_fields.NEVER, *chat_fields.WARNINGS}
+    others |= {*RESPONSES.noted, *RESPONSES.neutral}
 
     assert [name for name in sorted(done) if f"\n- `{name}`: " not in page] == []
     assert [name for name in sorted(others) if f"`{name}`" not in page] == []
