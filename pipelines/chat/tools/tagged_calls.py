@@ -114,15 +114,14 @@ def text_value(source: Source, tool: Tool, key: str, end: str) -> Steps[None]:
             source.keep()
             text = text[:place].removesuffix("\n")
             break
+        n_sure = len(text) - n_partial(text, end)
+        n_sure -= text[:n_sure].endswith("\n")
         if source.ended:
-            yield Arguments(_escaped(text) if is_string else text.strip())
+            yield Arguments(_escaped(text[:n_sure]) if is_string else text[:n_sure].strip())
             raise NotACall
-        if is_string:
-            n_held = n_partial(text, end)
-            n_held += text[: len(text) - n_held].endswith("\n")
-            sure, text = text[: len(text) - n_held], text[len(text) - n_held :]
-            if sure:
-                yield Arguments(_escaped(sure))
+        if is_string and n_sure:
+            sure, text = text[:n_sure], text[n_sure:]
+            yield Arguments(_escaped(sure))
         yield None
     yield Arguments(_escaped(text) + '"' if is_string else typed_json(text, types))
 
