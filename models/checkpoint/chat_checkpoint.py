@@ -16,6 +16,7 @@ from models.fallback_templates import CHOICES
 from models.files.chat_templates import all_templates, chat_templates
 from models.files.json_files import parse_json, read_config
 from models.spec import Defaults, Limits, ModelSpec
+from models.vision_language import is_chat_model, why_no_images
 from models.weight_identity import is_decoder, weight_identity
 from pipelines.chat.context_length import NO_LIMIT, context_tokens
 
@@ -28,7 +29,10 @@ def read_chat_folder(folder: Path, *, name: str, source: str, float_bytes: int) 
     check_chat_configs(folder)
     n_bytes = resident_bytes(folder, None, ServedAs(float_bytes))
     spec = _spec(name, folder, source, n_bytes, _context(folder))
-    return replace(spec, shareable={"model": (weight_identity(folder), n_bytes)})
+    if is_decoder(folder):
+        return replace(spec, shareable={"model": (weight_identity(folder), n_bytes)})
+    why_not = why_no_images(folder)
+    return replace(spec, takes_images=not why_not, notes=(*spec.notes, *([why_not] if why_not else [])))
 
 
 def read_chat_gguf(file: Path, context: int | None, *, name: str, source: str, float_bytes: int) -> ModelSpec:
@@ -40,8 +44,11 @@ def read_chat_gguf(file: Path, context: int | None, *, name: str, source: str, f
 
 def check_chat_configs(folder: Path) -> None:
     """Raises `BadModel` for a folder that could not be served whatever its weights hold; they may be missing."""
-    if not is_decoder(folder):
-        raise BadModel("is neither a diffusers pipeline (model_index.json) nor a language model (…ForCausalLM)")
+    if not is_chat_model(folder):
+        raise BadModel(
+            "is neither a diffusers pipeline (model_index.json) nor a language model (…ForCausalLM, or one that "
+            "transformers lists among those that read pictures)"
+        )
     for text in sorted(all_templates(folder)):
         check_template(text)
 

@@ -20,6 +20,7 @@ from models.loading.shared_weights import SharedWeights
 from models.loading.tokenizer import open_tokenizer
 from models.loading.vocabulary_check import check_vocabulary
 from models.spec import ModelSpec
+from models.vision_language import is_vision_language
 
 MODEL = "the language model"
 
@@ -32,23 +33,26 @@ def open_chat(
     Weights that another model has on this device already are shared with it. Raises `BadModel`, and what the library
     raises.
     """
-    from transformers import AutoModelForCausalLM, GgufConfig
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GgufConfig
 
+    auto_class: Any = AutoModelForCausalLM
     where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     if path.is_file():
         folder, where["gguf_file"] = path.parent, path.name
         options: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)}
     else:
         folder = path
+        if is_vision_language(path):
+            auto_class = AutoModelForImageTextToText
         options = {"use_safetensors": True, "variant": variant([path]), **chat_quantization(spec)}
     tokenizer = open_tokenizer(spec, path)
     identity = spec.shareable["model"][0] if "model" in spec.shareable and not spec.load.quantization else None
     model = None if identity is None else shared.borrow(identity, dtype, path, device)
     notes: list[str] = []
     if model is None:
-        with errors_named(MODEL, AutoModelForCausalLM, quantized=spec.load.quantization is not None):
+        with errors_named(MODEL, auto_class, quantized=spec.load.quantization is not None):
             with transformers_checked(MODEL) as notes:
-                model = AutoModelForCausalLM.from_pretrained(
+                model = auto_class.from_pretrained(
                     folder, dtype=dtype, ignore_mismatched_sizes=True, **options, **where
                 )
             check_is_filled(MODEL, model)

@@ -20,7 +20,7 @@ from models.loading.building import pipeline_builder
 from models.loading.chat import open_chat
 from models.loading.compilation import denoisers_to_compile
 from models.loading.shared_weights import SharedWeights
-from models.loading.smoke import smoke_test, smoke_test_chat_model
+from models.loading.smoke import smoke_test, smoke_test_chat_model, smoke_test_pictures
 from models.spec import ModelSpec
 from pipelines.chat_interface import Message, PromptRefused
 from pipelines.device import is_fatal, is_out_of_memory, release_cache
@@ -166,6 +166,8 @@ def _chat(
         ) from error
     if smoke_tested is not None and spec.fingerprint not in smoke_tested:
         smoke_test_chat_model(model, spec, tokenizer.encode("The sky is", add_special_tokens=False) or [0])
+        if spec.takes_images:
+            _with_library(lambda: smoke_test_pictures(model, spec, tokenizer, path), spec)
         smoke_tested.add(spec.fingerprint)
     # Not on a CPU, where the kernels of a step take longer than the host does to prepare it.
     wanted = DecodeOptions(static=device != "cpu", compiled="layers" if spec.load.compile else "off")
@@ -177,6 +179,7 @@ def _chat(
         max_running=spec.max_running,
         context_tokens=spec.limits.context_tokens,
         merging=proof.merging,
+        takes_images=spec.takes_images,
         decode=proof.decode,
         notes=[*notes, *proof.notes],
     )

@@ -17,6 +17,7 @@ from models.errors import BadModel
 from models.spec import ModelSpec
 from pipelines.chat.context_length import context_of
 from pipelines.chat.grammar.compiler import GrammarCompiler
+from pipelines.chat.prompts.pictures import PictureReader
 from pipelines.chat.prompts.raw_prompt import read_raw_prompt
 from pipelines.chat.prompts.read_prompt import read_prompt
 from pipelines.chat_interface import Message, Prompt, PromptOptions, PromptRefused, PromptTooLong, RawPrompt
@@ -27,7 +28,9 @@ PIECE_CHARS = 64 << 10
 FAILED = "The model's tokenizer fails on these messages."
 FAILED_RAW = "The model's tokenizer fails on this text."
 
-Key: TypeAlias = tuple[str, str | None]  # fingerprint of the checkpoint, and load.chat_template
+# Fingerprint of the checkpoint, load.chat_template, and whether it is for messages with pictures: their decoding takes
+# long, and chats without pictures do not wait for it.
+Key: TypeAlias = tuple[str, str | None, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class _Tokenizer:
     n_known: int  # its tokens have the ids below this
     max_chars: int  # of one token
     context_tokens: int | None
+    pictures: PictureReader | None  # of a vision-language model
 
 
 class _Place:
@@ -51,6 +55,12 @@ def _open_tokenizer(spec: ModelSpec, path: Path) -> Any:
     from models.loading.tokenizer import open_tokenizer  # brings torch, which a server that starts does not wait for
 
     return open_tokenizer(spec, path)
+
+
+def _open_pictures(path: Path, tokenizer: Any) -> PictureReader:
+    from models.loading.processor import open_pictures
+
+    return open_pictures(path, tokenizer)
 
 
 class PromptReader:
@@ -69,7 +79,7 @@ class PromptReader:
 
     def read(self, spec: ModelSpec, messages: Sequence[Message], options: PromptOptions) -> Prompt:
         """Blocks. Raises `PromptRefused`, `PromptTooLong`, and `BadModel` when the tokenizer cannot be opened."""
-        place = self._place(spec)
+        place = self._place(spec, has_images=any(message.images for message in messages))
         with place.lock:
             opened = self._opened(place, spec)
             context = spec.limits.context_tokens or opened.context_tokens
@@ -77,7 +87,7 @@ class PromptReader:
                 texts = [text for message in messages for text in _texts(message)]
                 _refuse_too_long(opened, texts, context, n_least=len(messages))
             try:
-                prompt = read_prompt(opened.tokenizer, messages, options)
+                prompt = read_prompt(opened.tokenizer, messages, options, opened.pictures, context)
             except PromptRefused:
                 raise
             except Exception as error:  # the tokenizer's library may raise anything
@@ -127,8 +137,8 @@ class PromptReader:
                 place.grammars = GrammarCompiler(self._opened(place, spec).tokenizer)
         return place.grammars
 
-    def _place(self, spec: ModelSpec) -> _Place:
-        key = (spec.fingerprint, spec.load.chat_template)
+    def _place(self, spec: ModelSpec, *, has_images: bool = False) -> _Place:
+        key = (spec.fingerprint, spec.load.chat_template, has_images)
         with self._lock:
             place = self._places.setdefault(key, _Place())
             self._places.move_to_end(key)
@@ -148,6 +158,7 @@ class PromptReader:
                 n_known=max(vocabulary.values(), default=0) + 1,
                 max_chars=max(map(len, vocabulary), default=1),
                 context_tokens=None if spec.limits.context_tokens else _context_of_class(spec.path),
+                pictures=_open_pictures(spec.path, tokenizer) if spec.takes_images else None,
             )
         return place.opened
 

@@ -5,13 +5,17 @@ A checkpoint with sound files can still contain NaN and would serve black images
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from models.errors import LoadFailed
 from models.spec import ModelSpec
+from pipelines.chat_interface import Message, MessageImage
 from pipelines.interface import DiffusionRequest, Failed, Lane, Rendered, Update
 
 SIDES_PIXELS = (64, 256)  # of the first trials: small, because the load waits for them; some families cannot make 64
@@ -53,6 +57,25 @@ def smoke_test_chat_model(model: Any, spec: ModelSpec, tokens: list[int]) -> Non
     """Runs one forward over a few tokens, before the lane is made. Raises `LoadFailed` unless the logits are sound."""
     with torch.inference_mode():
         logits = model(input_ids=torch.tensor([tokens], device=model.device), use_cache=False).logits.float()
+    _check_logits(logits, spec)
+
+
+def smoke_test_pictures(model: Any, spec: ModelSpec, tokenizer: Any, path: Path) -> None:
+    """Shows a vision-language model a picture. Raises as `smoke_test_chat_model`, and what the library raises."""
+    from models.loading.processor import open_pictures
+    from pipelines.chat.prompts.read_prompt import read_prompt
+    from pipelines.chat.sequences import VisionSequence
+
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize((96, 64)).save(buffer, "PNG")
+    question = Message("user", "What is this?", images=(MessageImage(0, buffer.getvalue()),))
+    prompt = read_prompt(tokenizer, [question], pictures=open_pictures(path, tokenizer))
+    with torch.inference_mode():
+        logits = VisionSequence(model, list(prompt.tokens), prompt.media, scored=False).read().float()
+    _check_logits(logits, spec)
+
+
+def _check_logits(logits: torch.Tensor, spec: ModelSpec) -> None:
     if not torch.isfinite(logits).all():
         problem = "a trial forward gave no finite numbers"
     elif float((logits / logits.abs().max()).nan_to_num().std(dim=-1).max()) < ALIKE:

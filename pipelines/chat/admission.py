@@ -11,15 +11,13 @@ room for `RESERVE_TOKENS` again, so it is read in at most once for so many new t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipelines import device
-from pipelines.chat.kv_cache import KVCache, cache_bytes_for
-from pipelines.chat.queue import ChatQueue, length_of
+from pipelines.chat.kv_cache import Batch, BatchKind, KVCache, cache_bytes_for
+from pipelines.chat.queue import ChatQueue, has_media, length_of
 from pipelines.chat.sequence import ChatSequence
-from pipelines.chat.unbatched import Batch
-from pipelines.interface import Merging
 
 RESERVE_TOKENS = 256  # a usual reply; with more, fewer chats would share a small cache
 
@@ -27,11 +25,11 @@ RESERVE_TOKENS = 256  # a usual reply; with more, fewer chats would share a smal
 class Admission:
     """Moves chats between the queue and the batch that holds the KV cache."""
 
-    def __init__(self, model: Any, queue: ChatQueue, kv_cache: KVCache, merging: Merging) -> None:
+    def __init__(self, model: Any, queue: ChatQueue, kv_cache: KVCache, kind: BatchKind) -> None:
         self._model = model
         self._queue = queue
         self._kv_cache = kv_cache
-        self._merging: Merging = merging
+        self._kind: BatchKind = kind
 
     def admit(self, limit: int) -> tuple[Batch, ChatSequence | None]:
         """Make room for the next tokens of the running chats, then admit others until `limit` run.
@@ -45,31 +43,34 @@ class Admission:
         queue.is_full = False
         if not queue.waiting:
             return batch, None
-        n_free = batch.n_pages - sum(batch.pages_for(_with_reserve(chat)) for chat in queue.running.values())
+        n_taken = {media: _pages(batch, media, queue, _with_reserve) for media in (False, True)}
         while queue.waiting and len(queue.running) < limit:
             chat = queue.waiting[0]
-            chat.n_pages = batch.pages_for(_with_reserve(chat))
-            if chat.n_pages > n_free and not queue.running:  # the cache is smaller than when the chat arrived
+            part = batch.part_for(has_media(chat))
+            chat.n_pages = part.pages_for(_with_reserve(chat))
+            if chat.n_pages > part.n_pages and not queue.running:  # the cache is smaller than when the chat arrived
                 self._kv_cache.free()
                 batch = self._allocate()
-                n_free = batch.n_pages
-                chat.n_pages = batch.pages_for(_with_reserve(chat))
-                if chat.n_pages > n_free:
+                part = batch.part_for(has_media(chat))
+                chat.n_pages = part.pages_for(_with_reserve(chat))
+                if chat.n_pages > part.n_pages:
                     return batch, chat
-            if chat.n_pages > n_free:
+            if chat.n_pages > part.n_pages - n_taken[has_media(chat)]:
                 queue.is_full = True
                 break
-            n_free -= chat.n_pages
+            n_taken[has_media(chat)] += chat.n_pages
             queue.run_next()
-            batch.add(chat.id, chat.prompt + chat.tokens, chat.request.owner, chat.n_prompt_logprobs)
+            tokens, media = chat.prompt + chat.tokens, chat.request.prompt.media
+            batch.add(chat.id, tokens, chat.request.owner, chat.n_prompt_logprobs, media)
         return batch, None
 
     def _put_back_what_outgrows_the_cache(self) -> None:
         """Put back the newest chats until all that still run get the pages that their next tokens need."""
         batch, running = self._kv_cache.batch, self._queue.running
         while batch is not None and running:
-            n_pages = sum(batch.pages_for(length_of(chat)) for chat in running.values())
-            if n_pages <= batch.n_pages and batch.has_room():
+            parts = [(media, batch.part_for(media)) for media in (False, True)]
+            fits = all(_pages(batch, media, self._queue, length_of) <= part.n_pages for media, part in parts)
+            if fits and batch.has_room():
                 return
             self._remove([self._queue.put_back_newest().id])
             batch = self._kv_cache.batch
@@ -94,12 +95,16 @@ class Admission:
 
     def _allocate(self) -> Batch:
         """Make the cache; one that a single chat outgrew becomes twice as long as the chat, not to be outgrown soon."""
-        grown = cache_bytes_for(self._model, [_doubled(chat) for chat in self._queue.next_chats()], self._merging)
+        grown = self._bytes_for(_doubled)
         return self._kv_cache.allocate(self._min_cache_bytes(), grown)
 
     def _min_cache_bytes(self) -> int:
         """Bytes of a cache in which the running chats, or the first that waits, can go on."""
-        return cache_bytes_for(self._model, [_with_reserve(chat) for chat in self._queue.next_chats()], self._merging)
+        return self._bytes_for(_with_reserve)
+
+    def _bytes_for(self, length: Callable[[ChatSequence], int]) -> int:
+        lengths = [(length(chat), has_media(chat)) for chat in self._queue.next_chats()]
+        return cache_bytes_for(self._model, lengths, self._kind)
 
     def _remove(self, ids: Sequence[str]) -> None:
         """Remove sequences from the batch. If that fails, the batch must not be used any more: all chats begin anew."""
@@ -117,6 +122,12 @@ class Admission:
         if failed:  # outside the `except` block: what the failed frames held is free
             self._queue.put_back()
             self._kv_cache.free()
+
+
+def _pages(batch: Batch, media: bool, queue: ChatQueue, length: Callable[[ChatSequence], int]) -> int:
+    """Pages that the running chats with pictures, or without, take at these lengths."""
+    part = batch.part_for(media)
+    return sum(part.pages_for(length(chat)) for chat in queue.running.values() if has_media(chat) is media)
 
 
 def _with_reserve(chat: ChatSequence) -> int:

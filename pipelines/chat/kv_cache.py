@@ -7,15 +7,19 @@ chats are read in again. It never becomes too small for what it has to hold.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from pipelines import device
 from pipelines.chat.decode.options import DecodeOptions
+from pipelines.chat.mixed_batch import MixedBatch, mixed_cache_bytes
 from pipelines.chat.page_size import paged_cache_bytes
 from pipelines.chat.paged_batch import PagedBatch
 from pipelines.chat.sampling.sampling_hook import Sampler
-from pipelines.chat.unbatched import Batch, SequentialBatch, sequential_cache_bytes
+from pipelines.chat.unbatched import SequentialBatch, sequential_cache_bytes
 from pipelines.interface import Merging
+
+Batch: TypeAlias = PagedBatch | SequentialBatch | MixedBatch
+BatchKind: TypeAlias = Literal["paged", "sequential", "mixed"]
 
 
 class KVCache:
@@ -67,24 +71,35 @@ class KVCache:
 
     def _drop_batch(self) -> None:
         batch, self.batch = self.batch, None
-        if isinstance(batch, PagedBatch):
+        if batch is not None:
             batch.close()
+
+
+def batch_kind(merging: Merging, takes_images: bool) -> BatchKind:
+    if merging == "off":
+        return "sequential"
+    return "mixed" if takes_images else "paged"
 
 
 def make_batch(
     model: Any,
     max_rows: int,
     sampler: Sampler,
-    merging: Merging,
+    kind: BatchKind,
     cache_bytes: int,
     decode: DecodeOptions = DecodeOptions(),  # noqa: B008  # immutable
 ) -> Batch:
     """Raises ValueError when `cache_bytes` hold no page."""
-    if merging == "off":
+    if kind == "sequential":
         return SequentialBatch(model, cache_bytes=cache_bytes, max_rows=max_rows, sampler=sampler)
-    return PagedBatch(model, cache_bytes=cache_bytes, max_rows=max_rows, sampler=sampler, decode=decode)
+    made_by = MixedBatch if kind == "mixed" else PagedBatch
+    return made_by(model, cache_bytes=cache_bytes, max_rows=max_rows, sampler=sampler, decode=decode)
 
 
-def cache_bytes_for(model: Any, lengths: Sequence[int], merging: Merging) -> int:
-    """Bytes of a cache that holds sequences of these lengths, in tokens, at once."""
-    return (sequential_cache_bytes if merging == "off" else paged_cache_bytes)(model, lengths)
+def cache_bytes_for(model: Any, lengths: Sequence[tuple[int, bool]], kind: BatchKind) -> int:
+    """Bytes of a cache that holds these sequences at once. lengths: tokens of each, and whether it has pictures."""
+    if kind == "mixed":
+        parts = [[length for length, has_media in lengths if has_media is media] for media in (False, True)]
+        return mixed_cache_bytes(model, *parts)
+    of_kind = sequential_cache_bytes if kind == "sequential" else paged_cache_bytes
+    return of_kind(model, [length for length, _ in lengths])

@@ -20,14 +20,13 @@ from pipelines.chat.concurrency import ConcurrencyLimit
 from pipelines.chat.context_length import context_of
 from pipelines.chat.decode.options import DecodeOptions
 from pipelines.chat.grammar.constrained_reply import ReplyRefused
-from pipelines.chat.kv_cache import KVCache, make_batch
-from pipelines.chat.paged_batch import BatchStep, PagedBatch
+from pipelines.chat.kv_cache import Batch, KVCache, batch_kind, make_batch
+from pipelines.chat.paged_batch import BatchStep
 from pipelines.chat.prompt_scores import PromptPart
-from pipelines.chat.queue import COMPONENT, ChatQueue, length_of, shape_of, step_units
+from pipelines.chat.queue import COMPONENT, ChatQueue, has_media, length_of, shape_of, step_units
 from pipelines.chat.sampling.batch_sampler import BatchSampler
 from pipelines.chat.sampling.likeliest import Likeliest
 from pipelines.chat.sequence import ChatSequence, ChatTokenizer, begin
-from pipelines.chat.unbatched import Batch
 from pipelines.chat_interface import ChatRequest
 from pipelines.costs import CostLog, Meter
 from pipelines.host_offload import HostOffload
@@ -62,10 +61,12 @@ class ChatLane:
         max_running: int = 32,
         context_tokens: int | None = None,
         merging: Merging = "on",
+        takes_images: bool = False,
         decode: DecodeOptions = DecodeOptions(),  # noqa: B008  # immutable
         notes: Sequence[str] = (),
     ) -> None:
         """merging: "off" for models that fail the proof (`proof.py`): their chats take turns, token by token.
+        takes_images: chats with pictures take turns in any case, beside those without (`mixed_batch.py`).
 
         decode: static steps only for models that pass the proof with them, too. notes: see `Lane`.
         context_tokens: most tokens of a prompt and its reply; None: as many as the model's config says, or as the
@@ -82,16 +83,18 @@ class ChatLane:
         self._costs = CostLog(str(model.device))
         self._sampler = BatchSampler(self._queue.running, model.device)
         self.notes = (*notes, *self._sampler.notes)
-        make = functools.partial(make_batch, model, max_running, self._sampler, merging, decode=decode)
+        kind = batch_kind(merging, takes_images)
+        make = functools.partial(make_batch, model, max_running, self._sampler, kind, decode=decode)
         self._kv_cache = KVCache(make, cache_bytes)
-        self._admission = Admission(model, self._queue, self._kv_cache, merging)
+        self._admission = Admission(model, self._queue, self._kv_cache, kind)
         self._host_offload = HostOffload([(COMPONENT, model)], str(model.device))
         self._token_s: float | None = None  # seconds to read one token of a prompt, exponential moving average
-        assert self._kv_cache.batch is not None
-        if isinstance(self._kv_cache.batch, PagedBatch):
-            self.notes += tuple(self._kv_cache.batch.notes)
-        held = self._kv_cache.batch.max_length
-        self._max_length = min(context_tokens or context_of(model.config) or held, held)
+        batch = self._kv_cache.batch
+        assert batch is not None
+        self.notes += tuple(batch.notes)
+        context = context_tokens or context_of(model.config)
+        held = {media: batch.part_for(media).max_length for media in (False, True)}
+        self._max_lengths = {media: min(context or n, n) for media, n in held.items()}  # with pictures, and without
 
     @property
     def components(self) -> Mapping[str, int]:
@@ -115,7 +118,8 @@ class ChatLane:
 
     def admit(self, request: Request) -> None:
         assert isinstance(request, ChatRequest)
-        begun = begin(request, self._chat_tokenizer, self._max_length, self._n_embeddings)
+        max_length = self._max_lengths[request.prompt.media is not None]
+        begun = begin(request, self._chat_tokenizer, max_length, self._n_embeddings)
         if isinstance(begun, Failed):
             self._updates.append(begun)
         else:
@@ -138,7 +142,7 @@ class ChatLane:
 
     def unpark(self, names: Sequence[str]) -> int:
         n_bytes = self._host_offload.unpark(names)
-        if isinstance(self._kv_cache.batch, PagedBatch):
+        if self._kv_cache.batch is not None:
             self._kv_cache.batch.weights_moved()
         return n_bytes
 
@@ -188,7 +192,8 @@ class ChatLane:
         batch, too_large = self._admission.admit(limit)
         if too_large is not None:
             message = "The device has no memory for the KV cache of this chat."
-            self._fail([too_large], "out_of_memory", message, f"{too_large.n_pages} pages of {batch.n_pages}")
+            n_pages = batch.part_for(has_media(too_large)).n_pages
+            self._fail([too_large], "out_of_memory", message, f"{too_large.n_pages} pages of {n_pages}")
         running = self._queue.running
         if not running:
             return

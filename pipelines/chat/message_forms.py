@@ -9,17 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import accumulate, pairwise, product
 from typing import Any, Literal, TypeAlias
 
-from pipelines.chat_interface import Message, ToolCall
+from pipelines.chat.tools.generic_prompt import calls_as_text
+from pipelines.chat_interface import Message, MessageImage, ToolCall
 
 Tools: TypeAlias = Literal["native", "apart", "text"]
 Systems: TypeAlias = Literal["as given", "first only", "none"]
+Ids: TypeAlias = Literal["as given", "short", "named"]
 Turn: TypeAlias = dict[str, Any]  # a message as a template reads it
 
+ALL_IDS: Sequence[Ids] = ("as given", "short", "named")
 BLANK_LINE = "\n\n"
 SHORT_ID = re.compile("[a-zA-Z0-9]{9}")  # the only form that Mistral's templates take
 PLAIN_ID = re.compile("(?=.*[0-9])[a-zA-Z0-9_.:-]{1,64}")  # without a digit it might be a special token
@@ -30,9 +33,9 @@ class Form:
     tools: Tools = "native"  # apart: each call, and the text beside it, in a message of its own
     systems: Systems = "as given"  # all other system prompts become a part of the next user's message
     merged: bool = False  # consecutive messages of one role are one
-    parts: bool = False  # content is a list of parts
+    parts: bool = False  # content is a list of parts, in any case that of messages with pictures
     arguments_as_text: bool = False  # arguments of calls are JSON instead of an object
-    short_ids: bool = False  # ids of calls have nine letters or digits
+    ids: Ids = "as given"  # of calls. short: nine letters or digits; named: as Kimi's models write them
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -58,43 +61,27 @@ def forms(messages: Sequence[Message]) -> Iterator[Form]:
         systems.append("first only")
     if n_leading:
         systems.append("none")
-    tools: list[Tools] = ["native", "apart", "text"] if has_calls else ["native", "text"] if has_tools else ["native"]
     either = (False, True)
-    for tool, system, merged, parts in product(tools, systems, either, either):
-        details = either if has_calls and tool != "text" else (False,)
-        for as_text, short in product(details, details):
-            yield Form(
-                tools=tool, systems=system, merged=merged, parts=parts, arguments_as_text=as_text, short_ids=short
-            )
+    parts_first = (True, False) if any(message.images for message in messages) else either  # as processors do it
+    tools: list[Tools] = ["native", "apart", "text"] if has_calls else ["native", "text"] if has_tools else ["native"]
+    for tool, system, merged, parts in product(tools, systems, either, parts_first):
+        details = has_calls and tool != "text"
+        for as_text, ids in product(either if details else (False,), ALL_IDS if details else ALL_IDS[:1]):
+            yield Form(tools=tool, systems=system, merged=merged, parts=parts, arguments_as_text=as_text, ids=ids)
 
 
 def turns(messages: Sequence[Message], form: Form) -> list[Turn]:
     """Returns the messages as a template reads them in this form."""
     if form.tools == "text":
-        messages = _tools_as_text(messages)
+        messages = calls_as_text(messages)
     elif form.tools == "apart":
         messages = _calls_apart(messages)
     messages = _systems_folded(messages, form.systems)
     if form.merged:
         messages = _merged(messages)
-    return [_turn(message, form) for message in messages]
-
-
-def _tools_as_text(messages: Sequence[Message]) -> list[Message]:
-    names = {call.id: call.name for message in messages for call in message.tool_calls}
-    found: list[Message] = []
-    for message in messages:
-        if message.role == "tool":
-            name = message.name or names.get(message.tool_call_id or "")
-            result = f"Result of {name}: {message.content}" if name else f"Result: {message.content}"
-            found.append(Message("user", result))
-        elif message.tool_calls:
-            calls = [f"Called {call.name} with {call.arguments or '{}'}" for call in message.tool_calls]
-            text = "\n".join([*([message.content] if message.content.strip() else []), *calls])
-            found.append(replace(message, content=text, tool_calls=()))
-        else:
-            found.append(message)
-    return found
+    calls = [call for message in messages for call in message.tool_calls]
+    names = {call.id: f"functions.{call.name}:{i}" for i, call in enumerate(calls)} if form.ids == "named" else {}
+    return [_turn(message, form, names) for message in messages]
 
 
 def _calls_apart(messages: Sequence[Message]) -> list[Message]:
@@ -124,19 +111,20 @@ def _systems_folded(messages: Sequence[Message], systems: Systems) -> Sequence[M
     if systems == "as given":
         return messages
     found: list[Message] = []
-    pending: list[str] = []
+    pending: list[Message] = []
     stays = systems == "first only"
     for message in messages:
         stays = stays and message.role == "system"
         if message.role == "system" and not stays:
-            pending.append(message.content)
+            pending.append(message)
         elif pending and message.role == "user":
-            found.append(replace(message, content=_joined([*pending, message.content])))
+            content, images = _joined([*pending, message])
+            found.append(replace(message, content=content, images=images))
             pending = []
         else:
-            found += [Message("user", _joined(pending)), message] if pending else [message]
+            found += [_users(pending), message] if pending else [message]
             pending = []
-    return [*found, *([Message("user", _joined(pending))] if pending else [])]
+    return [*found, *([_users(pending)] if pending else [])]
 
 
 def _merged(messages: Sequence[Message]) -> list[Message]:
@@ -151,38 +139,82 @@ def _merged(messages: Sequence[Message]) -> list[Message]:
 
 
 def _one_of(group: Sequence[Message]) -> Message:
+    content, images = _joined(group)
     return replace(
         group[-1],  # only this one may have calls
-        content=_joined([message.content for message in group]),
-        thinking=_joined([message.thinking for message in group]),
+        content=content,
+        images=images,
+        thinking=BLANK_LINE.join(message.thinking for message in group if message.thinking.strip()),
         name=group[0].name if len({message.name for message in group}) == 1 else None,
     )
 
 
-def _joined(texts: Sequence[str]) -> str:
-    return BLANK_LINE.join(text for text in texts if text.strip())
+def _users(systems: Sequence[Message]) -> Message:
+    content, _ = _joined(systems)
+    return Message("user", content)
 
 
-def _turn(message: Message, form: Form) -> Turn:
-    content: object = [{"type": "text", "text": message.content}] if form.parts else message.content
+def _joined(messages: Sequence[Message]) -> tuple[str, tuple[MessageImage, ...]]:
+    """Returns the contents as one, with a blank line between them, and their pictures by their places in it."""
+    texts: list[str] = []
+    images: list[MessageImage] = []
+    n_before = 0
+    for message in messages:
+        if message.content.strip():
+            if texts:
+                n_before += len(BLANK_LINE)
+            images += _moved(message.images, n_before)
+            texts.append(message.content)
+            n_before += len(message.content)
+        else:
+            images += (replace(image, at=n_before) for image in message.images)
+    return BLANK_LINE.join(texts), tuple(images)
+
+
+def _moved(images: Sequence[MessageImage], n_characters: int) -> tuple[MessageImage, ...]:
+    return tuple(replace(image, at=image.at + n_characters) for image in images)
+
+
+def _turn(message: Message, form: Form, names: Mapping[str, str]) -> Turn:
+    """names: what stands for the ids of calls."""
+    content: object = message.content
+    if message.images:
+        content = _parts(message)
+    elif form.parts:
+        content = [{"type": "text", "text": message.content}]
     turn: Turn = {"role": message.role, "content": content}
     if message.name:
         turn["name"] = message.name
     if message.thinking:
         turn["reasoning_content"] = message.thinking  # transformers passes it on as `thinking` too, for gpt-oss
     if message.tool_calls:
-        turn["tool_calls"] = [_call(call, form) for call in message.tool_calls]
+        turn["tool_calls"] = [_call(call, form, names) for call in message.tool_calls]
     if message.tool_call_id is not None:
-        turn["tool_call_id"] = _id(message.tool_call_id, form)
+        turn["tool_call_id"] = names.get(message.tool_call_id) or _id(message.tool_call_id, form)
     return turn
 
 
-def _call(call: ToolCall, form: Form) -> Turn:
+def _parts(message: Message) -> list[Turn]:
+    parts: list[Turn] = []
+    texts = _between_images(message)
+    for i, text in enumerate(texts):
+        parts += [{"type": "text", "text": text}] if text else []
+        parts += [{"type": "image"}] if i < len(message.images) else []
+    return parts
+
+
+def _between_images(message: Message) -> list[str]:
+    """Returns the pieces of the content before, between and behind its pictures."""
+    places = [0, *(image.at for image in message.images), len(message.content)]
+    return [message.content[begin:end] for begin, end in pairwise(places)]
+
+
+def _call(call: ToolCall, form: Form, names: Mapping[str, str]) -> Turn:
     arguments: object = call.arguments or "{}"
     if not form.arguments_as_text and (parsed := json_object(call.arguments or "{}")) is not None:
         arguments = parsed
     return {
-        "id": _id(call.id, form),
+        "id": names.get(call.id) or _id(call.id, form),
         "type": "function",
         "function": {"name": call.name, "arguments": arguments},
     }
@@ -190,7 +222,7 @@ def _call(call: ToolCall, form: Form) -> Turn:
 
 def _id(text: str, form: Form) -> str:
     """Returns an id that a template may show without showing what a client wrote."""
-    if (SHORT_ID if form.short_ids else PLAIN_ID).fullmatch(text):
+    if (SHORT_ID if form.ids == "short" else PLAIN_ID).fullmatch(text):
         return text
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:9]
 
@@ -212,15 +244,20 @@ def with_texts(messages: Sequence[Message], change: Callable[[str, int, bool], s
     def changed(text: str, i: int, must_show: bool = True) -> str:
         return change(text, i, must_show) if text.strip() else text
 
+    def with_content(message: Message, i: int) -> Message:
+        texts = [changed(text, i) for text in _between_images(message)]
+        ends = accumulate(map(len, texts))
+        images = tuple(replace(image, at=end) for image, end in zip(message.images, ends, strict=False))
+        return replace(message, content="".join(texts), images=images)
+
     def with_call_texts(call: ToolCall, i: int) -> ToolCall:
         arguments = _with_argument_texts(call.arguments, lambda text: changed(text, i))
         return replace(call, name=changed(call.name, i), arguments=arguments)
 
     return [
         replace(
-            message,
+            with_content(message, i),
             thinking=changed(message.thinking, i, False),
-            content=changed(message.content, i),
             name=None if message.name is None else changed(message.name, i, False),
             tool_calls=tuple(with_call_texts(call, i) for call in message.tool_calls),
         )

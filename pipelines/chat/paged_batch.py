@@ -31,6 +31,7 @@ from pipelines.chat.decode.steps import DecodeSteps
 from pipelines.chat.page_size import blocks_within, page_of
 from pipelines.chat.prompt_scores import PromptPart, PromptScorer, ScoringModel
 from pipelines.chat.sampling.sampling_hook import Sampler, SamplingHook
+from pipelines.chat_interface import PromptMedia
 
 MIN_PREFILL_TOKENS = 32  # prompt tokens of a step however slow the device is, so that a long prompt is read at all
 MAX_PREFILL_S = 0.2  # longest that reading a part of a prompt may hold up other chats: a few tokens on a slow device
@@ -97,7 +98,7 @@ class PagedBatch:
         self._cache = self._processor.cache
         self._salts = CacheSalts(self._cache)
         self._scorer = PromptScorer()
-        self._stream = stream = device.priority_stream(model.device)
+        self.stream = stream = device.priority_stream(model.device)
         if stream is not None:
             self._processor.inputs_and_outputs.compute_stream = stream
             self._processor.offloading_manager._compute_stream = stream
@@ -126,10 +127,18 @@ class PagedBatch:
         """Sentences about decode steps that are slower than they might be."""
         return [] if self._decode is None else self._decode.notes
 
+    def __len__(self) -> int:
+        scheduler = self._processor.scheduler
+        return len(scheduler.active_requests) + len(scheduler.waiting_requests)
+
+    def part_for(self, has_media: bool) -> PagedBatch:
+        """The part of the batch, with pages of its own, that runs sequences with pictures or without."""
+        return self
+
     def weights_moved(self) -> None:
         """Record the graphs of decode steps again, which hold the addresses of the weights."""
         if self._decode is not None:
-            self._decode.capture_moved(self._stream)
+            self._decode.capture_moved(self.stream)
 
     def close(self) -> None:
         """Wait for a forward that was launched ahead, so that the memory that it uses may be freed."""
@@ -157,11 +166,19 @@ class PagedBatch:
         needs = [self._blocks_needed(state) for state in states]
         return int(self._cache.count_storable_requests(needs)) == len(needs)
 
-    def add(self, sequence_id: str, prompt: list[int], owner: str = "", n_logprobs: int | None = None) -> None:
+    def add(
+        self,
+        sequence_id: str,
+        prompt: list[int],
+        owner: str = "",
+        n_logprobs: int | None = None,
+        media: PromptMedia | None = None,
+    ) -> None:
         """owner: sequences share cached blocks of equal prompts only with sequences of the same owner.
 
         n_logprobs: the prompt is scored, with so many of the likeliest tokens at each place; None: it is not.
         """
+        assert media is None, "pictures are read by the model's own forward: see mixed_batch.py"
         if n_logprobs is None:
             self._salts.add(sequence_id, owner)
         else:
@@ -183,7 +200,7 @@ class PagedBatch:
         n_decoding: sequences that wait for their next token while other prompts are read. With any of them, only as
         much is read as takes `MAX_PREFILL_S`. token_s: seconds to read one token; None: not known yet.
         """
-        with device.on_stream(self._stream):  # transformers fills the inputs on the present stream
+        with device.on_stream(self.stream):  # transformers fills the inputs on the present stream
             decoded = None if self._decode is None else self._decode_step(self._decode)
             return decoded or self._stock_step(n_decoding, token_s)
 

@@ -33,6 +33,10 @@ def step_units(unread: Collection[ChatSequence]) -> int:
     return min(max(map(length_of, unread), default=1), MAX_STEP_TOKENS)
 
 
+def has_media(chat: ChatSequence) -> bool:
+    return chat.request.prompt.media is not None
+
+
 class ChatQueue:
     def __init__(self) -> None:
         self.running: dict[str, ChatSequence] = {}  # in the batch, by request id, oldest first

@@ -6,30 +6,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
-
-import torch
+from typing import Any, Literal
 
 from pipelines.chat.kv_size import PAGE_TOKENS, STATE_TOKENS, has_attention, state_bytes, token_bytes
-from pipelines.chat.paged_batch import BatchStep, PagedBatch
+from pipelines.chat.paged_batch import BatchStep
 from pipelines.chat.prompt_scores import PromptScorer
 from pipelines.chat.sampling.sampling_hook import Sampler
-
-PAST = ("past_key_values", "cache_params", "state")  # names of outputs that the next forward takes
-
-
-@dataclass(slots=True)
-class SequenceState:
-    unread: list[int]  # tokens that the model has not read
-    past: dict[str, Any]  # a KV cache, the state of recurrent layers, or both; empty for a model that returns neither
+from pipelines.chat.sequences import Sequence, sequence_of
+from pipelines.chat_interface import PromptMedia
 
 
 class SequentialBatch:
     def __init__(self, model: Any, *, cache_bytes: int, max_rows: int, sampler: Sampler) -> None:
         self._model, self._sampler = model, sampler
-        self._sequences: dict[str, SequenceState] = {}
+        self._sequences: dict[str, Sequence] = {}
         self._scorer = PromptScorer()
         page = _page_of(model)
         self._page_tokens = page.tokens
@@ -46,8 +38,36 @@ class SequentialBatch:
         """Always: every sequence has a cache of its own, which grows."""
         return True
 
-    def add(self, sequence_id: str, prompt: list[int], owner: str = "", n_logprobs: int | None = None) -> None:
-        self._sequences[sequence_id] = SequenceState(list(prompt), {})
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def __contains__(self, sequence_id: str) -> bool:
+        return sequence_id in self._sequences
+
+    def part_for(self, has_media: bool) -> SequentialBatch:
+        """The part of the batch, with pages of its own, that runs sequences with pictures or without."""
+        return self
+
+    @property
+    def notes(self) -> list[str]:
+        return []
+
+    def weights_moved(self) -> None:
+        """Nothing holds their addresses."""
+
+    def close(self) -> None:
+        """No forward is launched ahead."""
+
+    def add(
+        self,
+        sequence_id: str,
+        prompt: list[int],
+        owner: str = "",
+        n_logprobs: int | None = None,
+        media: PromptMedia | None = None,
+    ) -> None:
+        scored = n_logprobs is not None
+        self._sequences[sequence_id] = sequence_of(self._model, prompt, media, scored=scored)
         if n_logprobs is not None:
             self._scorer.add(sequence_id, prompt, n_logprobs)
 
@@ -61,27 +81,21 @@ class SequentialBatch:
             return BatchStep("decode", (), {})
         sequence_id = next(iter(self._sequences))
         sequence = self._sequences.pop(sequence_id)
-        unread = torch.tensor([sequence.unread], device=self._model.device)
-        output = self._model(unread, use_cache=True, **sequence.past)
+        n_read = sequence.n_unread
+        logits = sequence.read()
         self._sequences[sequence_id] = sequence  # last in the order now
-        scores = self._scorer.forward([(sequence_id, 0, len(sequence.unread))])
+        scores = self._scorer.forward([(sequence_id, 0, n_read)])
         if scores is not None:
-            scores.compute(output.logits[0, scores.rows])
+            scores.compute(logits[0, scores.rows])
             self._scorer.remove(sequence_id)  # its prompt has been read whole
-        logits = output.logits[:, -1].float()
-        token = int(self._sampler((sequence_id,), logits))  # waits for the device: the reply's next token
-        n_read = len(sequence.unread)
+        token = int(self._sampler((sequence_id,), logits[:, -1].float()))  # waits for the device: the next token
+        sequence.append(token)
         stage: Literal["prefill", "decode"] = "prefill" if n_read > 1 else "decode"
-        sequence.past = {name: output[name] for name in PAST if output.get(name) is not None}
-        sequence.unread = [token] if sequence.past else [*sequence.unread, token]
         scored = {} if scores is None else scores.take()
         return BatchStep(stage, (sequence_id,), {sequence_id: token}, n_read, scored)
 
 
-Batch: TypeAlias = PagedBatch | SequentialBatch
-
-
-def sequential_cache_bytes(model: Any, lengths: Sequence[int]) -> int:
+def sequential_cache_bytes(model: Any, lengths: Iterable[int]) -> int:
     """Bytes that the caches of sequences of these lengths, in tokens, take at most."""
     page = _page_of(model)
     return sum(math.ceil(length / page.tokens) for length in lengths) * page.n_bytes

@@ -6,32 +6,64 @@ drops in one form is handed to it in another (see `rendering` and `message_forms
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.chat.message_forms import Form, turns
+from pipelines.chat.prompts.pictures import PictureReader
 from pipelines.chat.prompts.rendering import FAILS, Renderer, Rendering
 from pipelines.chat.prompts.skeleton import PLACEHOLDER, PLACEHOLDERS
 from pipelines.chat.prompts.special_tokens import broken, encode, encode_marked, special_tokens, specials_in
 from pipelines.chat.prompts.template_variables import check_variables
 from pipelines.chat.prompts.thinking_switch import asks_for_none, has_switch, most_tokens, variables_of
+from pipelines.chat.prompts.tool_prompt import rendered_with_tools
 from pipelines.chat.template_rendering import ChatTemplate, TemplateFailed
+from pipelines.chat.tools.call_grammar import reply_grammar
+from pipelines.chat.tools.formats import call_format
 from pipelines.chat_interface import Message, Prompt, PromptOptions, PromptRefused
 
 SPELLED_OUT = "The messages spell out a special token of this model, which its tokenizer cannot read as text."
+NO_PICTURES = "This model takes no pictures."
 EMPTY = "This model's chat template makes an empty prompt of these messages."
 THINKS_NOT = "This model is not known to think, so that the effort to think changes nothing."
 CONTINUES = "continue_final_message"  # the field of the request
 DEFAULTS = PromptOptions()
 
 
-def read_prompt(tokenizer: Any, messages: Sequence[Message], options: PromptOptions = DEFAULTS) -> Prompt:
-    """Raises `PromptRefused` when the template takes these messages in no form."""
-    template = ChatTemplate(tokenizer)
+def read_prompt(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    options: PromptOptions = DEFAULTS,
+    pictures: PictureReader | None = None,
+    context_tokens: int | None = None,
+) -> Prompt:
+    """pictures: of a vision-language model.
+
+    Raises `PromptRefused` when the template takes these messages in no form, or when their pictures cannot be read, and
+    `PromptTooLong` for pictures that alone fill the context.
+    """
     check_variables(tokenizer, options.template_variables)
-    variables = {**variables_of(options.effort, template), **options.template_variables}
     messages, continues = _continued(tuple(messages), options.continues)
-    found = Renderer(template, special_tokens(tokenizer), messages, variables, continues=continues).render()
+    images = [image for message in messages for image in message.images]
+    if images and pictures is None:
+        raise PromptRefused(NO_PICTURES)
+    specials, token = special_tokens(tokenizer), "" if pictures is None else pictures.token
+
+    def render(
+        template: ChatTemplate, messages: Sequence[Message], variables: Mapping[str, object], mark: str
+    ) -> Rendering:
+        variables = {**variables, **variables_of(options.effort, template), **options.template_variables}
+        return Renderer(template, specials, messages, variables, continues=continues, image=token, mark=mark).render()
+
+    use = options.tool_use
+    calls = None
+    if use.tools and use.choice != "none":
+        shown = rendered_with_tools(tokenizer, specials, messages, use, render)
+        found, template = shown.rendering, shown.template
+        calls = call_format(tokenizer, shown.family, use)
+    else:
+        template = ChatTemplate(tokenizer)
+        found = render(template, messages, {}, "")
     is_switched = has_switch(template) and not continues  # templates do it where they begin the reply
     warnings = found.warnings
     if asks_for_none(options.effort, options.template_variables):
@@ -43,7 +75,13 @@ def read_prompt(tokenizer: Any, messages: Sequence[Message], options: PromptOpti
         and _without_thinking(tokenizer, found.opening) is None
     ):
         warnings = (*warnings, THINKS_NOT)
+    read = None
+    if images and pictures is not None:
+        read = pictures.read(images, context_tokens)
+        found = found.expanded(token, read.texts, specials)
     tokens = tuple(_tokens(tokenizer, found))
+    if pictures is not None:
+        tokens = (*_beginning(tokenizer, found.skeleton), *tokens)
     if not tokens:
         raise PromptRefused(EMPTY)
     return Prompt(
@@ -52,6 +90,9 @@ def read_prompt(tokenizer: Any, messages: Sequence[Message], options: PromptOpti
         continues=continues,
         max_thinking_tokens=most_tokens(options.effort, template),
         warnings=warnings,
+        call_format=calls,
+        grammar=reply_grammar(tokenizer, calls, use, options.grammar),
+        media=None if read is None or pictures is None else pictures.media(read, tokens),
     )
 
 
@@ -100,6 +141,15 @@ def _continued(messages: tuple[Message, ...], continues: bool | None) -> tuple[t
     if not last.content.strip():  # nothing to go on with: the reply begins here
         return messages[:-1] or messages, False
     return messages, True
+
+
+def _beginning(tokenizer: Any, rendering: str) -> list[int]:
+    """Returns the token that begins every text, where the template does not write it: processors add it."""
+    begin = tokenizer.bos_token
+    if begin is None or rendering.startswith(begin):
+        return []
+    added = list(tokenizer.encode("", add_special_tokens=True))
+    return added if added == [tokenizer.bos_token_id] else []
 
 
 def _without_thinking(tokenizer: Any, opening: str) -> str | None:

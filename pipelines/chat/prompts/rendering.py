@@ -25,6 +25,7 @@ REWRITES = (
     "This model's chat template rewrites the last message, so that it cannot be continued. Set continue_final_message "
     "to false, or end with another message."
 )
+HIDES_PICTURES = "This model's chat template does not show all pictures of these messages."
 LEFT_OUT = "The model's chat template left out or changed a part of a message of the {}."
 CONTINUED = "\ue000continued\ue001"  # stands for the content that is continued, in every rendering
 THINK_BLOCK = re.compile(r"<think>\s*(</think>\s*)?\Z")
@@ -42,6 +43,28 @@ class Rendering:
     warnings: tuple[str, ...]
     texts: tuple[str, ...]  # that the client wrote
     again: Callable[[Change], str]  # renders with each text changed; raises `TemplateFailed`
+
+    def expanded(self, image: str, shown: Sequence[str], specials: SpecialTokens) -> Rendering:
+        """Puts what stands for each picture into the place of the token that the template wrote for it.
+
+        image: that token, of which a client's texts may have more.
+        """
+
+        def expand(text: str) -> str:
+            first, *others = text.split(image)
+            return first + "".join(made + text for made, text in zip(shown, others, strict=True))
+
+        again, mark = self.again, self.mark
+        marked = self.marked
+        if marked is None and any(image in text for text in self.texts):
+            marked = again(lambda text, _: broken(text, specials.texts, mark))
+        return replace(
+            self,
+            text=expand(self.text) if marked is None else self.text,  # of no use beside `marked`
+            marked=None if marked is None else expand(marked),
+            skeleton=expand(self.skeleton),
+            again=lambda change: expand(again(change)),
+        )
 
     def extended(self, more: str) -> Rendering:
         again = self.again
@@ -64,13 +87,20 @@ class Renderer:
         variables: Mapping[str, object],
         *,
         continues: bool,
+        image: str = "",
+        mark: str = "",
     ) -> None:
-        """continues: the last message is the beginning of the reply."""
+        """continues: the last message is the beginning of the reply. image: the token that stands for a picture. mark:
+        breaks special tokens in the variables, none of which the messages hold.
+        """
         self._template = template
         self._specials = specials
         self._messages = messages
         self._variables = variables
         self._continues = continues
+        self._image = image
+        self._mark = mark
+        self._n_images = sum(len(message.images) for message in messages)
         self._skeleton: Skeleton = skeleton_of(messages)
         self._with_tools = {i for i, message in enumerate(messages) if message.tool_calls or message.role == "tool"}
         self._reasons: list[str] = []  # what the template says of the forms that it refused, without clients' text
@@ -82,13 +112,19 @@ class Renderer:
         Raises `PromptRefused` when the template renders none.
         """
         partial: list[tuple[int, Form, str]] = []
-        hides_tools: dict[Tools, Form] = {}  # forms that show all but calls and results: only arguments may help
+        hides_tools: dict[Tools, Form] = {}  # forms that show all but calls and results
         for form in islice(forms(self._messages), max(MIN_FORMS, MAX_RENDERED // len(self._messages))):
             hiding = hides_tools.get(form.tools)
-            if hiding is not None and form != replace(hiding, arguments_as_text=True):
+            if hiding is not None and form not in (  # no other details of calls make a template show them
+                replace(hiding, arguments_as_text=True),
+                replace(hiding, ids="named"),
+            ):
                 continue
             skeleton = self._of_placeholders(form)
             if skeleton is None:
+                continue
+            if self._n_images and skeleton.count(self._image) != self._n_images:
+                self._details.append(HIDES_PICTURES)
                 continue
             left_out = dropped(skeleton, self._skeleton.texts)
             if left_out:
@@ -125,7 +161,7 @@ class Renderer:
     def _finished(self, form: Form, skeleton: str) -> Rendering | None:
         """Returns the rendering of the texts themselves, None when the template refuses these."""
         texts = tuple(text.text for text in self._skeleton.texts)
-        mark = mark_for(texts)
+        mark = self._mark or mark_for(texts)
         left_out = dropped(skeleton, self._skeleton.texts)
 
         def again(change: Change) -> str:
@@ -145,6 +181,8 @@ class Renderer:
                 text, lost, marked = unmarked.replace(mark, ""), still_lost, unmarked
         if text is None:
             return None
+        if marked is None and self._mark and self._mark in text:
+            text, marked = text.replace(mark, ""), text
         roles = dict.fromkeys(self._messages[i].role for i in sorted(left_out | lost))
         return Rendering(
             text=text,
@@ -185,5 +223,7 @@ class Renderer:
         detail = "; ".join(dict.fromkeys(self._details))[:2000]
         if REWRITES in self._details:
             return PromptRefused(REWRITES, detail)
+        if HIDES_PICTURES in self._details:
+            return PromptRefused(HIDES_PICTURES, detail)
         reason = next(filter(None, map(readable, self._reasons)), None)
         return PromptRefused(FAILS if reason is None else REFUSES.format(reason), detail)

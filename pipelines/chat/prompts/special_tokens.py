@@ -8,7 +8,7 @@ inside each of them, which is not part of the text, keeps the tokenizer from rea
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -32,10 +32,12 @@ class SpecialTokens:
 _KNOWN: WeakKeyDictionary[Any, SpecialTokens] = WeakKeyDictionary()
 
 
-def special_tokens(tokenizer: Any) -> SpecialTokens:
+def special_tokens(tokenizer: Any, more: Collection[int] = ()) -> SpecialTokens:
+    """more: added tokens that count as special from now on: those of pictures, which not every tokenizer marks so."""
     found = _KNOWN.get(tokenizer)
-    if found is None:
-        added = {token: each.content for token, each in tokenizer.added_tokens_decoder.items() if each.special}
+    if found is None or not found.ids.issuperset(set(more) - {tokenizer.unk_token_id}):
+        known = tokenizer.added_tokens_decoder.items()
+        added = {token: each.content for token, each in known if each.special or token in more}
         texts = sorted(filter(None, added.values()), key=len, reverse=True)
         pattern = "|".join(map(re.escape, texts)) or "(?!)"
         # A text that the tokenizer has no token for becomes the unknown token: that one says nothing about a client.

@@ -36,7 +36,7 @@ class Chat:
     tokens: list[int] = field(default_factory=list)
     n_pages: int = 0
     n_prompt_logprobs: int | None = None
-    request: Any = field(default_factory=lambda: SimpleNamespace(owner=""))
+    request: Any = field(default_factory=lambda: SimpleNamespace(owner="", prompt=SimpleNamespace(media=None)))
 
     @property
     def n_tokens(self) -> int:
@@ -57,9 +57,9 @@ class World:
     def __init__(self, cache_tokens: int, chats: Sequence[Chat] = (), *, max_running: int = 32) -> None:
         self.queue = ChatQueue()
         self.queue.waiting.extend(chats)  # type: ignore[arg-type]
-        make = functools.partial(make_batch, MODEL, max_running, lambda ids, logits: None, "off")
+        make = functools.partial(make_batch, MODEL, max_running, lambda ids, logits: None, "sequential")
         self.kv_cache = KVCache(make, cache_tokens * TOKEN_BYTES)
-        self.admission = Admission(MODEL, self.queue, self.kv_cache, "off")
+        self.admission = Admission(MODEL, self.queue, self.kv_cache, "sequential")
         self.max_running = max_running
         self.reads: list[str] = []  # each time that a chat was read in
         self.ended: list[str] = []

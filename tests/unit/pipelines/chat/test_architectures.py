@@ -139,5 +139,5 @@ def bytes_in(value: Any, seen: set[int]) -> int:
 def test_the_length_of_a_chat_is_limited_by_the_config_or_else_by_the_cache(name: str, tmp_path: Path) -> None:
     lane = ChatLane(saved_and_loaded(name, tmp_path), tiny_tokenizer(), cache_bytes=1 << 20, merging="off")
     held = (1 << 20) // (2 * 2 * 32 * 4)  # keys and values of 32 numbers in two layers, in float32
-    assert lane._max_length == {"Mpt": 512, "Bloom": held}[name]
+    assert lane._max_lengths[False] == {"Mpt": 512, "Bloom": held}[name]
     assert ends(play(lane, [chat("a", "x" * 600, max_tokens=2)]))[0][1] == {"Mpt": "Failed", "Bloom": "Replied"}[name]

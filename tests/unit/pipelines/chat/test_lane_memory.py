@@ -50,7 +50,7 @@ def test_chats_beyond_the_cache_wait_in_order_and_all_get_their_whole_reply(mode
 
 def test_request_that_fills_the_whole_cache_runs_and_one_token_more_fails(model: Any) -> None:
     lane = tiny_lane(model, cache_bytes=SMALL_CACHE)
-    longest = lane._max_length
+    longest = lane._max_lengths[False]
     assert longest < 1024, "the cache must be the limit here, not the model"
     room = longest - len(chat("full", "hello").prompt.tokens)
     assert reply(lane, chat("full", "hello", max_tokens=room)).completion_tokens == room

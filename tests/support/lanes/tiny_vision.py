@@ -1,0 +1,268 @@
+"""Vision-language checkpoints of a few thousand random weights, each with the library's own processor.
+
+Every checkpoint is a folder as the library saves it: weights, tokenizer, processor and a template of its family's form.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+from models.loading.no_videos import NoVideos, stand_in_for_videos
+
+PRINTABLE = [chr(code) for code in range(33, 127)] + ["Ġ", "Ċ"]  # byte-level BPE writes space and newline so
+TEXT = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 2048, "initializer_range": 0.3,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "rope_theta": 10000.0, "tie_word_embeddings": False,
+}  # fmt: skip
+M_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+TOWER = {
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16,
+    "patch_size": 8, "initializer_range": 0.3,
+}  # fmt: skip
+SPECIALS = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
+# Content is text or parts, and a picture is the family's token among them.
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for p in m.content %}{% if p.type == 'image' %}IMAGE{% else %}{{ p.text }}{% endif %}{% endfor %}"
+    "{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def picture(width: int, height: int, seed: int = 0, kind: str = "PNG") -> bytes:
+    """Returns the file of a picture of noise."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def tokenizer_with(image: str, more: Sequence[str] = (), names: dict[str, str] | None = None) -> Any:
+    """One token per printable ASCII character, and the family's own tokens around pictures."""
+    special = [*SPECIALS, image, *more]
+    vocabulary = {token: index for index, token in enumerate([*special, *PRINTABLE])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|pad|>",
+        extra_special_tokens=names or {},
+    )
+
+
+def qwen2_5_vl() -> tuple[Any, Any]:
+    tokenizer = tokenizer_with("<|image_pad|>", ["<|video_pad|>", "<|vision_start|>", "<|vision_end|>"])
+    image_processor = transformers.Qwen2VLImageProcessorPil(
+        patch_size=4, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64}
+    )
+    processor = transformers.Qwen2_5_VLProcessor(image_processor, tokenizer, NoVideos())
+    vision = {
+        "hidden_size": 16, "intermediate_size": 32, "out_hidden_size": 32, "depth": 2, "num_heads": 2, "patch_size": 4,
+        "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 16, "fullatt_block_indexes": [1],
+    }  # fmt: skip
+    config = transformers.Qwen2_5_VLConfig(
+        text_config={**TEXT, "vocab_size": len(tokenizer), "rope_parameters": M_ROPE},
+        vision_config=vision,
+        **_ids(tokenizer, "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
+    )
+    processor.chat_template = TEMPLATE.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
+    return processor, config
+
+
+def qwen3_vl() -> tuple[Any, Any]:
+    tokenizer = tokenizer_with("<|image_pad|>", ["<|video_pad|>", "<|vision_start|>", "<|vision_end|>"])
+    image_processor = transformers.Qwen2VLImageProcessorPil(
+        patch_size=4, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64}
+    )
+    processor = transformers.Qwen3VLProcessor(image_processor, tokenizer, NoVideos())
+    vision = {
+        "hidden_size": 16, "intermediate_size": 32, "out_hidden_size": 32, "depth": 2, "num_heads": 2, "patch_size": 4,
+        "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0],
+    }  # fmt: skip
+    config = transformers.Qwen3VLConfig(
+        text_config={**TEXT, "vocab_size": len(tokenizer), "rope_parameters": M_ROPE},
+        vision_config=vision,
+        **_ids(tokenizer, "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
+    )
+    processor.chat_template = TEMPLATE.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
+    return processor, config
+
+
+def gemma3() -> tuple[Any, Any]:
+    names = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+    tokenizer = tokenizer_with("<image_soft_token>", ["<start_of_image>", "<end_of_image>"], names)
+    image_processor = transformers.Gemma3ImageProcessorPil(size={"height": 16, "width": 16})
+    processor = transformers.Gemma3Processor(image_processor, tokenizer, image_seq_length=4)
+    config = transformers.Gemma3Config(
+        text_config={**TEXT, "vocab_size": len(tokenizer), "sliding_window": 16},
+        vision_config={**TOWER, "image_size": 16, "patch_size": 4},
+        mm_tokens_per_image=4,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image_soft_token>"),
+        boi_token_index=tokenizer.convert_tokens_to_ids("<start_of_image>"),
+        eoi_token_index=tokenizer.convert_tokens_to_ids("<end_of_image>"),
+    )
+    processor.chat_template = TEMPLATE.replace("IMAGE", "<start_of_image>")
+    return processor, config
+
+
+def idefics3() -> tuple[Any, Any]:
+    rows = [f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)]
+    more = ["<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *rows]
+    tokenizer = tokenizer_with("<image>", more)
+    image_processor = transformers.Idefics3ImageProcessorPil(
+        size={"longest_edge": 32}, max_image_size={"longest_edge": 16}
+    )
+    processor = transformers.Idefics3Processor(image_processor, tokenizer, image_seq_len=1)
+    config = transformers.Idefics3Config(
+        text_config={**TEXT, "model_type": "llama", "vocab_size": len(tokenizer)},
+        vision_config=TOWER,
+        scale_factor=2,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        tie_word_embeddings=False,
+    )
+    processor.chat_template = TEMPLATE.replace("IMAGE", "<image>")
+    return processor, config
+
+
+def smolvlm() -> tuple[Any, Any]:
+    rows = [f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)]
+    more = ["<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *rows]
+    tokenizer = tokenizer_with("<image>", more)
+    image_processor = transformers.SmolVLMImageProcessorPil(
+        size={"longest_edge": 32}, max_image_size={"longest_edge": 16}
+    )
+    processor = transformers.SmolVLMProcessor(image_processor, tokenizer, NoVideos(), image_seq_len=1)
+    config = transformers.SmolVLMConfig(
+        text_config={**TEXT, "model_type": "llama", "vocab_size": len(tokenizer)},
+        vision_config=TOWER,
+        scale_factor=2,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        tie_word_embeddings=False,
+    )
+    # As SmolVLM's own: the content must be parts.
+    processor.chat_template = (
+        "<|im_start|>{% for m in messages %}{{ m['role'] | capitalize }}"
+        "{% if m['content'][0]['type'] == 'image' %}:{% else %}: {% endif %}"
+        "{% for p in m['content'] %}{% if p['type'] == 'text' %}{{ p['text'] }}"
+        "{% elif p['type'] == 'image' %}<image>{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+        "{% if add_generation_prompt %}Assistant:{% endif %}"
+    )
+    return processor, config
+
+
+def llava() -> tuple[Any, Any]:
+    tokenizer = tokenizer_with("<image>")
+    image_processor = transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
+    )
+    processor = transformers.LlavaProcessor(
+        image_processor, tokenizer, patch_size=8, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )  # fmt: skip
+    config = transformers.LlavaConfig(
+        text_config={**TEXT, "model_type": "llama", "vocab_size": len(tokenizer)},
+        vision_config={**TOWER, "model_type": "clip_vision_model", "projection_dim": 16},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    # As LLaVA 1.5's own: no token begins the text, pictures come first, and content must be parts.
+    processor.chat_template = (
+        "{% for m in messages %}{{ m.role | upper }}: "
+        "{% for p in m.content | selectattr('type', 'equalto', 'image') %}<image>\n{% endfor %}"
+        "{% for p in m.content | selectattr('type', 'equalto', 'text') %}{{ p.text }} {% endfor %}{% endfor %}"
+        "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+    )
+    return processor, config
+
+
+def llava_next() -> tuple[Any, Any]:
+    tokenizer = tokenizer_with("<image>")
+    pinpoints = [[16, 32], [32, 16], [32, 32]]
+    image_processor = transformers.LlavaNextImageProcessorPil(
+        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, image_grid_pinpoints=pinpoints
+    )
+    processor = transformers.LlavaNextProcessor(
+        image_processor, tokenizer, patch_size=8, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )  # fmt: skip
+    config = transformers.LlavaNextConfig(
+        text_config={**TEXT, "model_type": "mistral", "vocab_size": len(tokenizer), "sliding_window": None},
+        vision_config={**TOWER, "model_type": "clip_vision_model", "projection_dim": 16},
+        image_grid_pinpoints=pinpoints,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    processor.chat_template = TEMPLATE.replace("IMAGE", "<image>\n")
+    return processor, config
+
+
+def internvl() -> tuple[Any, Any]:
+    names = {
+        "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    }  # fmt: skip
+    tokenizer = tokenizer_with("<IMG_CONTEXT>", ["<img>", "</img>", "<video>"], names)
+    image_processor = transformers.GotOcr2ImageProcessorPil(
+        size={"height": 16, "width": 16}, crop_to_patches=True, min_patches=1, max_patches=4
+    )
+    processor = transformers.InternVLProcessor(image_processor, tokenizer, NoVideos(), image_seq_length=1)
+    vision = {**TOWER, "image_size": [16, 16], "patch_size": [8, 8]}
+    config = transformers.InternVLConfig(
+        text_config={**TEXT, "model_type": "qwen2", "vocab_size": len(tokenizer)},
+        vision_config=vision,
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        downsample_ratio=0.5,
+    )
+    processor.chat_template = TEMPLATE.replace("IMAGE", "<IMG_CONTEXT>\n")
+    return processor, config
+
+
+FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "qwen2_5_vl": qwen2_5_vl,
+    "qwen3_vl": qwen3_vl,
+    "gemma3": gemma3,
+    "idefics3": idefics3,
+    "smolvlm": smolvlm,
+    "llava": llava,
+    "llava_next": llava_next,
+    "internvl": internvl,
+}
+
+
+def write_checkpoint(folder: Path, family: str) -> Path:
+    """Writes the checkpoint of a family; returns its folder."""
+    stand_in_for_videos()
+    processor, config = FAMILIES[family]()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.AutoModelForImageTextToText.from_config(config).eval()
+    with torch.no_grad():
+        head = model.get_output_embeddings()
+        head.weight[: len(processor.tokenizer) - len(PRINTABLE)] = 0.0  # special tokens have logit 0
+    model.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=0, bos_token_id=1)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def _ids(tokenizer: Any, *names: str) -> dict[str, int]:
+    """Returns the ids of the tokens of Qwen's pictures by the names that its config has for them."""
+    texts = {
+        "image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>", "vision_start_token_id":
+        "<|vision_start|>", "vision_end_token_id": "<|vision_end|>",
+    }  # fmt: skip
+    return {name: tokenizer.convert_tokens_to_ids(texts[name]) for name in names}
