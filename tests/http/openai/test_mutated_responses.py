@@ -1,4 +1,4 @@
-"""600 mutations of bodies as real clients send them to /v1/responses: never a 500, never a hang, refused in shape."""
+"""1,000 mutations of bodies as real clients send them to /v1/responses: never a 500, never a hang, refused in shape."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.http.mutations import fault_of_refusal
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
-N_MUTATIONS = 600
+N_MUTATIONS = 1000
 SCHEMA = {
     "type": "object",
     "properties": {"cmd": {"type": "string"}},
@@ -82,7 +82,7 @@ async def test_mutated_bodies_are_answered_or_refused_in_shape(tmp_path: Path) -
         going_on = {"input": [reference, {"role": "user", "content": "?"}], "previous_response_id": earlier["id"]}
         statuses = await send_mutations(f, ["/v1/responses"], [*BODIES, going_on], N_MUTATIONS, fault_of)
 
-    assert min(statuses[200], statuses[400]) > N_MUTATIONS / 5, statuses  # mutations that show something
+    assert min(statuses[200], statuses[400]) > N_MUTATIONS / 8, statuses  # mutations that show something
 
 
 def fault_of(answer: httpx.Response) -> str | None:

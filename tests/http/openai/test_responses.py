@@ -329,7 +329,7 @@ async def test_tools_of_a_namespace_are_called_with_it(tmp_path: Path) -> None:
         ({"input": "Hi", "n": 2}, "n"),
         ({"input": "Hi", "messages": [{"role": "user", "content": "Hi"}]}, "messages"),
         ({"input": "Hi", "text": {"verbosity": "low"}}, "text.verbosity"),
-        ({"input": "Hi", "text": {"format": {"type": "xml"}}}, "text.format.type"),
+        ({"input": "Hi", "text": {"format": {"type": "xml"}}}, "text.format"),
         ({"input": "Hi", "include": ["everything"]}, "include"),
         ({"input": "Hi", "metadata": {"a": "\ud800"}}, "metadata"),
         ({"input": "Hi", "tools": [{"type": "file_search", "vector_store_ids": ["x"]}]}, "tools"),

@@ -6,7 +6,6 @@ field's `description` completes the sentence "FIELD must be …".
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeAlias
@@ -14,10 +13,11 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field, WithJsonSchema
 
 from pipelines.chat_interface import Grammar, Message, PromptOptions
-from server.api.client_json import MAX_DEPTH, READABLE, UNREADABLE, nested_deeper, texts_in
+from server.api.client_json import READABLE, UNREADABLE, nested_deeper, texts_in
 from server.api.openai.chat_fields import sort_out
 from server.api.openai.chat_thinking import Reasoning, ThinkingFields, read_thinking
 from server.api.openai.field_types import Lenient, Limit, Whole
+from server.api.openai.output_format import MAX_LEVELS, read_format
 from server.api.openai.responses.fields import RESPONSES
 from server.api.openai.responses.item_messages import messages_of
 from server.api.openai.responses.items import INPUT, MAX_ITEMS, READERS, ROLES, read_items
@@ -41,6 +41,7 @@ ECHOED = (
     "instructions", "metadata", "tools", "tool_choice", "text", "user", "safety_identifier", "prompt_cache_key",
     "service_tier", "max_tool_calls",
 )  # fmt: skip
+MAX_ECHOED_LEVELS = MAX_LEVELS + 4  # of lists and objects: a schema stands some levels inside its field
 MAX_INSTRUCTIONS = 1_000_000  # characters
 
 AnyObject: TypeAlias = dict[str, Any]
@@ -208,8 +209,8 @@ def _check_echoed(raw: Mapping[str, Any]) -> None:
     """Refuses what could not be written into the response."""
     for name in (*ECHOED, "reasoning", "chat_template_kwargs"):
         value = raw.get(name)
-        if nested_deeper(value, MAX_DEPTH + 8):  # schemas of tools may have MAX_DEPTH levels below the list of tools
-            raise BadRequest(f"{name} must be nested at most {MAX_DEPTH} levels deep.", param=name)
+        if nested_deeper(value, MAX_ECHOED_LEVELS):
+            raise BadRequest(f"{name} must be nested at most {MAX_ECHOED_LEVELS} levels deep.", param=name)
         if any(map(UNREADABLE.search, texts_in(value))):
             raise BadRequest(f"{name} must be made of {READABLE}.", param=name)
 
@@ -229,23 +230,10 @@ def _include(body: ResponseBody) -> Sequence[str]:
 
 
 def _grammar(body: ResponseBody) -> Grammar | None:
-    """The form of the text; its field has the parts of chat completions' `response_format` in one object."""
+    """The form of the text, from what chat completions have in two objects, one in the other."""
     text = body.text
     if text is None:
         return None
     if text.verbosity not in (None, "medium"):
         raise BadRequest('text.verbosity is not supported: only "medium" is. Leave it out.', param="text.verbosity")
-    return None if text.format is None else _grammar_of(text.format)
-
-
-def _grammar_of(form: AnyObject) -> Grammar | None:
-    match form.get("type"):
-        case "text":
-            return None
-        case "json_object":
-            return Grammar("json_object", field="text.format")
-        case "json_schema" if isinstance(form.get("schema"), dict):
-            return Grammar("json_schema", json.dumps(form["schema"], ensure_ascii=False), field="text.format.schema")
-        case "json_schema":
-            raise BadRequest("text.format.schema must be a JSON schema.", param="text.format.schema")
-    raise BadRequest("text.format.type must be text, json_object or json_schema.", param="text.format.type")
+    return read_format(text.format, "text.format")
