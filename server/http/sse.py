@@ -55,10 +55,12 @@ class EventStream(Response):
         events: AsyncGenerator[bytes],
         headers: Mapping[str, str] = {},
         error_event: Callable[[ServerError], bytes] | None = None,
+        comment: bytes = COMMENT,
     ) -> None:
-        """error_event: encodes the event of an error, where it depends on the events before."""
+        """error_event: encodes the event of an error, where the path does not tell it. comment: sent in silence."""
         self._events = events
         self._error_event = error_event
+        self._comment = comment
         self.status_code = 200
         self.background = None
         self.body = b""
@@ -66,7 +68,8 @@ class EventStream(Response):
         del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = asyncio.ensure_future(self._send_all(_Wire(send, self.raw_headers), scope["path"]))
+        wire = _Wire(send, self.raw_headers, self._comment)
+        sending = asyncio.ensure_future(self._send_all(wire, scope["path"]))
         disconnecting = asyncio.ensure_future(disconnected(receive))
         try:
             await asyncio.wait({sending, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
@@ -95,9 +98,10 @@ class EventStream(Response):
 class _Wire:
     """The reply of one stream. Events and comments are written by two tasks, and take turns."""
 
-    def __init__(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+    def __init__(self, send: Send, headers: list[tuple[bytes, bytes]], comment: bytes) -> None:
         self._send = send
         self._headers = headers
+        self._comment = comment
         self._turn = asyncio.Lock()
         self._now = asyncio.get_running_loop().time
         self._written_at = self._now()
@@ -117,7 +121,7 @@ class _Wire:
             await asyncio.sleep(self._written_at + KEEP_ALIVE_S - self._now())
             async with self._turn:
                 if self._now() - self._written_at >= KEEP_ALIVE_S:
-                    await self._write(COMMENT)
+                    await self._write(self._comment)
 
     async def _write(self, content: bytes, *, more: bool = True) -> None:
         if not self.started:

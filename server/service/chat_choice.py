@@ -5,6 +5,7 @@ A message usually has one choice; with `n` it has several, each with a job of it
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -12,7 +13,7 @@ from pipelines.chat_interface import TokenLogprobs
 from server.errors import BadRequest, ContextTooLong, Internal, ServerError, Unavailable
 from server.job import Job
 from server.protocol import JobCanceled, JobFailed, JobReplied, JobStarted, JobText
-from server.service.chat_input import ChatChoice, ChatDelta
+from server.service.chat_input import ChatChoice, ChatDelta, ChatTimes
 from server.service.running_chats import RunningChats
 
 
@@ -26,6 +27,9 @@ class ChoiceRun:
         self._prompt_logprobs: tuple[TokenLogprobs, ...] = ()
         self._end: JobReplied | None = None
         self.started = False  # whether the engine has begun with the reply
+        self._started_at = 0.0  # on the monotonic clock, as those of the texts
+        self._load_ms = 0
+        self._text_at: tuple[float, float] | None = None  # of the first and the last text
 
     async def deltas(self) -> AsyncGenerator[ChatDelta]:
         """Yields the texts of the job, then sets the reply. Raises a `ServerError` when the job fails.
@@ -35,13 +39,15 @@ class ChoiceRun:
         async with aclosing(self._running_chats.run(self._job, self._need_bytes)) as events:
             async for event in events:
                 match event:
-                    case JobStarted():
+                    case JobStarted(_, _, load_ms):
                         self.started = True
+                        self._started_at, self._load_ms = time.monotonic(), load_ms
                     case JobText(_, text, at, section, logprobs, call):
                         if section == "prompt":
                             self._prompt_logprobs = logprobs
                         else:
                             self._logprobs += logprobs
+                            self._text_at = (self._text_at[0] if self._text_at else at, at)
                         yield ChatDelta(self._index, section, text, logprobs, at, call)
                     case JobReplied():
                         self._end = event
@@ -68,7 +74,16 @@ class ChoiceRun:
             prompt_logprobs=self._prompt_logprobs,
             tool_calls=self._reply.tool_calls,
             stop_text=self._reply.stop_text,
+            times=self._times,
         )
+
+    @property
+    def _times(self) -> ChatTimes:
+        load_s = self._load_ms / 1000
+        if self._text_at is None:
+            return ChatTimes(load_s)
+        first, last = self._text_at
+        return ChatTimes(load_s, max(0.0, first - self._started_at), last - first)
 
     @property
     def _reply(self) -> JobReplied:

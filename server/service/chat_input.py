@@ -58,6 +58,15 @@ class ChatDelta:
     call: CallDelta | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ChatTimes:
+    """What was measured of one reply, in seconds."""
+
+    load_s: float  # it waited so long while its model was loaded
+    prompt_s: float | None = None  # from its start to its first text; None: it has no text
+    reply_s: float | None = None  # from the first text to the last
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatChoice:
     text: str
@@ -69,6 +78,7 @@ class ChatChoice:
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # of the prompt; empty unless requested
     tool_calls: tuple[ToolCall, ...] = ()
     stop_text: str | None = None  # the one of the stop texts that ended the reply
+    times: ChatTimes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
