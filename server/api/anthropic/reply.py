@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from typing import Any, NoReturn
 
 from pipelines.chat_interface import ToolCall
 from pipelines.interface import FinishReason
 from server.api.anthropic.schema import MessageCall
 from server.api.anthropic.signature import signature
+from server.api.call_arguments import arguments_object
 from server.api.wire import JsonObject
 from server.service.chat_input import ChatChoice, ChatReply
 
@@ -84,21 +83,7 @@ def _content(choice: ChatChoice, call: MessageCall) -> Iterator[JsonObject]:
 def _tool_use(call: ToolCall) -> JsonObject:
     """Arguments that are no JSON object, as those of a reply that was cut off, stand beside an empty input."""
     block = {"type": "tool_use", "id": call_id(call.id), "name": call.name}
-    arguments = _object(call.arguments)
+    arguments = arguments_object(call.arguments)
     return (
         {**block, "input": {}, "partial_json": call.arguments} if arguments is None else {**block, "input": arguments}
     )
-
-
-def _object(text: str) -> dict[str, Any] | None:
-    """Returns the object, or None for a text that is none or cannot be sent as JSON."""
-    try:
-        value = json.loads(text or "{}", parse_constant=_reject)
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError):  # also half a surrogate pair, and a number beyond all floats
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _reject(_: str) -> NoReturn:
-    raise ValueError

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any
 
 from fastapi import APIRouter
@@ -13,15 +11,15 @@ from starlette.responses import JSONResponse, Response
 
 from server.accounts.usage import Allowance
 from server.api.anthropic.reply import message
-from server.api.anthropic.schema import CountTokens, CreateMessage, MessageCall, read_call, read_count
+from server.api.anthropic.schema import CountTokens, CreateMessage, read_call, read_count
 from server.api.anthropic.stream import Events
 from server.api.chat import reply_unless_disconnected
 from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
+from server.api.openai.streaming import chunks_of
 from server.api.read_json import read_json
-from server.api.wire import JsonObject, json_body
+from server.api.wire import json_body
 from server.http.sse import EventStream
 from server.jobs.artifacts import new_id
-from server.service.chat_turn import ChatTurn
 
 router = APIRouter(tags=["Anthropic"])
 
@@ -47,7 +45,9 @@ async def create(request: Request, service: ServiceDep, key: KeyDep) -> Response
         headers = allowance_headers(service, Allowance("chats", turn.charge.limit, turn.charge.used))
         head = {"id": f"msg_{new_id()}", "model": turn.model}
         if call.streamed:
-            return EventStream(_events(turn, call, head, allowance_on_error(request, service, key, ["chats"])), headers)
+            events = Events(head, call, turn.prompt_tokens)
+            on_error = allowance_on_error(request, service, key, ["chats"])
+            return EventStream(chunks_of(turn, events, on_error), headers)
         reply = await reply_unless_disconnected(turn, request.receive)
     if reply is None:
         return Response(status_code=204)  # the client has disconnected
@@ -59,16 +59,3 @@ async def count_tokens(request: Request, service: ServiceDep, key: KeyDep) -> Re
     """Counts the tokens of the prompt that the model would read for these messages. It is not charged."""
     chat_input = await read_json(await request.body(), read_count)
     return JSONResponse({"input_tokens": await service.chats.count_tokens(key, chat_input)})
-
-
-async def _events(
-    turn: ChatTurn, call: MessageCall, head: JsonObject, allowance_on_error: AbstractAsyncContextManager[None]
-) -> AsyncGenerator[bytes]:
-    """Yields nothing before the reply has begun, so that whatever fails until then is an HTTP error."""
-    events = Events(head, call, turn.prompt_tokens)
-    async with allowance_on_error, aclosing(turn.deltas(streamed=True)) as deltas:
-        async for delta in deltas:
-            if encoded := events.delta(delta):
-                yield encoded
-    assert turn.reply is not None, "deltas() sets the reply or raises"
-    yield events.end(turn.reply)

@@ -6,7 +6,6 @@ A field here is done; `fields` says which others are taken or refused. A field's
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
@@ -24,8 +23,9 @@ from server.api.anthropic.messages import (
     read_conversation,
 )
 from server.api.anthropic.tools import CHOICE, CHOICE_SCHEMA, TOOLS, TOOLS_SCHEMA, read_tool_use
-from server.api.client_json import MAX_DEPTH, READABLE, UNREADABLE, nested_deeper, texts_in
 from server.api.openai.field_types import Lenient, StopText, Whole
+from server.api.openai.output_format import schema_grammar
+from server.api.openai.sampling_fields import LEAST_TOP_P
 from server.api.schemas import ModelName, read_body
 from server.api.thinking import SWITCHED_ON
 from server.errors import BadRequest
@@ -35,7 +35,6 @@ from server.service.chat_input import ChatInput
 MAX_TOKENS = "a whole number of at least 1"
 FORMAT = '{"type": "json_schema", "schema": {…}}'
 EFFORTS: Mapping[str, Effort] = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
-LEAST_TOP_P = 1e-9  # what 0 means: the likeliest token alone
 
 Positive: TypeAlias = Annotated[Whole, Field(ge=1)]
 
@@ -171,8 +170,4 @@ def _grammar(body: PromptFields) -> Grammar | None:
     if len(given) > 1:
         raise BadRequest("output_config.format and output_format exclude each other.", param="output_format")
     ((place, schema),) = given.items()
-    if nested_deeper(schema, MAX_DEPTH):
-        raise BadRequest(f"{place}.schema must be nested at most {MAX_DEPTH} levels deep.", param=place)
-    if any(map(UNREADABLE.search, texts_in(schema))):
-        raise BadRequest(f"{place}.schema must be a JSON schema of {READABLE}.", param=place)
-    return Grammar("json_schema", json.dumps(schema, ensure_ascii=False), field=place)
+    return schema_grammar(schema, f"{place}.schema")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeAlias
 
 from server.api.anthropic.reply import call_id, empty_message, ending, usage, warnings
@@ -43,11 +44,11 @@ class Events:
             self._left_out += delta.text
         return self._begin() + events
 
-    def end(self, reply: ChatReply) -> bytes:
+    def end(self, reply: ChatReply) -> Iterable[bytes]:
         """Encodes the end of the last block and of the message."""
         (choice,) = reply.choices
         ends = {"delta": ending(choice), "usage": usage(reply), **warnings(reply)}
-        return self._begin() + self._end_block() + _event("message_delta", ends) + _event("message_stop", {})
+        yield self._begin() + self._end_block() + _event("message_delta", ends) + _event("message_stop", {})
 
     def _begin(self) -> bytes:
         if self._begun:

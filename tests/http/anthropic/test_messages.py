@@ -254,7 +254,7 @@ async def test_a_schema_of_the_reply_becomes_its_grammar(tmp_path: Path, place: 
             f, body(**({"output_format": FORM} if place == "output_format" else {"output_config": {"format": FORM}}))
         )
 
-    assert f.prompt_reader.options[0].grammar == Grammar("json_schema", '{"type": "object"}', field=place)
+    assert f.prompt_reader.options[0].grammar == Grammar("json_schema", '{"type": "object"}', field=f"{place}.schema")
 
 
 async def test_what_cannot_be_done_and_changes_little_is_a_warning(tmp_path: Path) -> None:
