@@ -44,6 +44,7 @@ RULES: Mapping[str, BodyRule] = {
     "/v1/messages": BodyRule(64 * MIB),
     "/v1/messages/count_tokens": BodyRule(64 * MIB),
     "/v1/responses": BodyRule(64 * MIB),
+    "/v1/responses/input_tokens": BodyRule(64 * MIB),
     "/v1/videos": BodyRule(takes_form=True),
 }
 

@@ -110,11 +110,13 @@ async def stored(ai: openai.AsyncOpenAI) -> dict[str, Any]:
     second = await ai.responses.create(model="talker", input="Two", previous_response_id=first.id)
     found = await ai.responses.retrieve(second.id)
     items = [item async for item in await ai.responses.input_items.list(second.id, limit=2, order="asc")]
+    counted = await ai.responses.input_tokens.count(model="talker", input="Two", previous_response_id=first.id)
     await ai.responses.delete(first.id)
     unstored = await ai.responses.create(model="talker", input="Three", store=False)
     return {
         "same": found == second,
         "items": [[item.role, item.content[0].text] for item in items],
+        "counted": counted.input_tokens,
         "deleted": await error_of(ai.responses.retrieve(first.id)),
         "after deletion": await error_of(
             ai.responses.create(model="talker", input="x", previous_response_id=second.id)

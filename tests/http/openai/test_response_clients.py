@@ -72,8 +72,10 @@ async def test_openais_python_library(tmp_path: Path) -> None:
     schemas = [json.loads(option.grammar.text) for option in options if option.grammar is not None]
     assert [sorted(schema["properties"]) for schema in schemas] == [["name", "people"]] * 2
     not_found = [400, "previous_response_not_found", "previous_response_id"]
+    prompt = [["user", "One"], ["assistant", "Hé 👋 1"], ["user", "Two"]]
     assert got["stored"] == {
-        "same": True, "items": [["user", "One"], ["assistant", "Hé 👋 1"], ["user", "Two"]],
+        "counted": len(json.dumps(prompt)),
+        "same": True, "items": prompt,
         "deleted": [404, "not_found", None], "after deletion": not_found, "unstored": not_found,
         "cancel": [400, None, None],
     }  # fmt: skip

@@ -70,6 +70,18 @@ async def create(request: Request, service: ServiceDep, key: KeyDep) -> Response
     return JSONResponse(await making.response(reply), headers=headers)
 
 
+@router.post(
+    "/v1/responses/input_tokens", responses={200: {}, **errors(404, 413, 429)}, openapi_extra=json_body(ResponseBody)
+)
+async def input_tokens(request: Request, service: ServiceDep, key: KeyDep) -> Response:
+    """Counts the tokens that a response to the same body would read. Not charged."""
+    call = await read_json(await request.body(), read_response)
+    _, chat_input = await _asked(service, key, call)
+    with _named_as_here():
+        count = await service.chats.count_tokens(key, chat_input)
+    return JSONResponse({"object": "response.input_tokens", "input_tokens": count})
+
+
 @router.get("/v1/responses/{response_id}", responses={200: {}, **errors(404)})
 async def get(response_id: ResponseId, request: Request, service: ServiceDep, key: KeyDep) -> Response:
     """Returns a stored response."""
@@ -152,8 +164,8 @@ def _named_as_here() -> Iterator[None]:
 
 def _n_characters(item: Item) -> int:
     """The characters of the pictures of an item, which take long to read."""
-    content = item.get("content") or item.get("output") or ()
-    return sum(len(part.get("image_url", "")) for part in content if isinstance(part, dict))
+    content = item.get("content") or item.get("output")
+    return sum(len(part.get("image_url", "")) for part in content) if isinstance(content, list) else 0
 
 
 class Making:

@@ -67,6 +67,8 @@ def read_wish(tools: Sequence[Any] | None, choice: Any, *, parallel: bool) -> To
             if isinstance(part.name, str):
                 called[part.name] = what
     use = _chosen(read_tools(given), choice or "auto", parallel=parallel)
+    if use.choice == "auto" and any(tool.get("strict") for tool in tools or ()):
+        warnings.append("strict: the arguments are made to follow their schema where tool_choice requires a call.")
     return ToolWish(use, called, tuple(warnings))
 
 
