@@ -154,8 +154,9 @@ class ChannelReader:
 
     def _pass_marker(self, marker: str) -> None:
         if marker in (_START, _CHANNEL):
-            self.place, self.channel, self._n_free = "header", "", 1
             self._recipient = "" if marker == _START else self._recipient
+            # Behind the recipient, the type of the content follows the channel: "<|channel|>commentary json".
+            self.place, self.channel, self._n_free = "header", "", 2 if self._recipient else 1
         elif marker == _CONSTRAIN:
             self._n_free = 1
         elif marker == _MESSAGE:
@@ -175,7 +176,7 @@ class ChannelReader:
                 self._recipient = word[0].removeprefix(_TO)
                 n_free = 1  # the type of the content may follow: "to=functions.f json"
             elif n_free:
-                n_free = 0
+                n_free -= 1
                 if self._names_channel and not self._words[: word.start()].strip():
                     self.channel = word[0]
             elif not (may_grow and _TO.startswith(word[0])):
