@@ -23,6 +23,7 @@ Ids: TypeAlias = Literal["as given", "short", "named"]
 Turn: TypeAlias = dict[str, Any]  # a message as a template reads it
 
 ALL_IDS: Sequence[Ids] = ("as given", "short", "named")
+SYSTEMS_MOVED = "System messages were put before the next message of the user"
 BLANK_LINE = "\n\n"
 SHORT_ID = re.compile("[a-zA-Z0-9]{9}")  # the only form that Mistral's templates take
 PLAIN_ID = re.compile("(?=.*[0-9])[a-zA-Z0-9_.:-]{1,64}")  # without a digit it might be a special token
@@ -45,7 +46,7 @@ class Form:
             "Tool calls and their results were written out as text": self.tools == "text",
             "Each tool call, and the text beside it, was put into a message of its own": self.tools == "apart",
             "Later system messages were put before the next message of the user": self.systems == "first only",
-            "System messages were put before the next message of the user": self.systems == "none",
+            SYSTEMS_MOVED: self.systems == "none",
             "Consecutive messages of one role were joined": self.merged,
         }
         return tuple(change + because for change, is_made in changes.items() if is_made)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, TypeAlias
 
-from pipelines.chat.message_forms import Form, turns
+from pipelines.chat.message_forms import SYSTEMS_MOVED, Form, turns
 from pipelines.chat.prompts.rendering import Rendering
 from pipelines.chat.prompts.skeleton import PLACEHOLDERS
 from pipelines.chat.prompts.special_tokens import SpecialTokens, broken, mark_for
@@ -61,7 +61,10 @@ def rendered_with_tools(
                 return WithTools(found, template, family_of(tokenizer, template.text))
     template = ChatTemplate(tokenizer)
     found = render(template, with_tools(messages, use), {}, "")
-    return WithTools(replace(found, warnings=(*found.warnings, SHOWN_AS_TEXT)), template, GENERIC)
+    warnings = found.warnings
+    if not any(message.role == "system" for message in messages):  # it is the tools' own
+        warnings = tuple(warning for warning in warnings if not warning.startswith(SYSTEMS_MOVED))
+    return WithTools(replace(found, warnings=(*warnings, SHOWN_AS_TEXT)), template, GENERIC)
 
 
 def _texts(messages: Sequence[Message]) -> list[str]:

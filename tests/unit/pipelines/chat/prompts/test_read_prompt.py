@@ -148,8 +148,8 @@ def test_ids_of_calls_get_the_form_that_mistral_takes() -> None:
 def test_calls_and_results_become_text_where_the_template_does_not_know_them(family: str) -> None:
     text = text_of(family, WITH_TOOLS)
 
-    assert 'Called weather with {"city": "Paris"}' in text
-    assert "Result of weather: 42" in text
+    assert '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>' in text
+    assert "<tool_response>\nResult of weather:\n42\n</tool_response>" in text
     (warning,) = read(family, WITH_TOOLS).warnings
     assert warning.startswith("Tool calls and their results were written out as text, because")
 
