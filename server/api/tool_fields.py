@@ -61,12 +61,15 @@ def tool_use(
     *,
     named: object = None,
     allowed: Collection[object] | None = None,
-    parallel: bool = True,
+    parallel: bool | None = None,
     field: str = "tool_choice",
 ) -> ToolUse:
     """named: the one tool that must be called, whatever `choice` is. allowed: the only ones that may be called, so that
-    the model is shown no others; None: all. field: of the body that has the choice, for errors. Raises `BadRequest`.
+    the model is shown no others; None: all. parallel: whether a reply may have several calls; None: unless a tool is
+    named, as the caller of a named tool looks for one call. field: of the body that has the choice, for errors. Raises
+    `BadRequest`.
     """
+    parallel = named is None if parallel is None else parallel
     use = ToolUse(tools=tools, choice=choice, parallel=parallel)
     known = {tool.name for tool in tools}
     for name in ([] if named is None else [named]) + list(allowed or ()):

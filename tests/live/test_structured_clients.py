@@ -33,7 +33,7 @@ CALLS = {
         "litellm.tools_streamed",
     ),
     "structured/main.mjs": (
-        "openai-node.parsed_call", "openai-node.parsed_call_streamed", "ai-sdk-openai.required_call",
+        "openai-node.parsed_call", "openai-node.parsed_call_streamed", "ai-sdk-openai.named_call",
     ),
 }  # fmt: skip
 

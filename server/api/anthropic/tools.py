@@ -52,7 +52,8 @@ def read_tool_use(tools: list[Any], choice: Mapping[str, Any] | None, changes: M
     choice = choice or {"type": "auto"}
     named = choice.get("name") if choice.get("type") == "tool" else None
     shown = list(_given(tools, {**changes, named: True} if isinstance(named, str) else changes))
-    parallel = not choice.get("disable_parallel_tool_use")
+    disabled = choice.get("disable_parallel_tool_use")
+    parallel = None if disabled is None else not disabled
     match choice.get("type"):
         case "auto":
             return tool_use(read_tools(shown), parallel=parallel)

@@ -100,7 +100,7 @@ def read_tool_use(body: ToolFields) -> ToolWish:
             raise BadRequest("tools and functions exclude each other: send tools and tool_choice.", param="functions")
         return _older_form(body)
     given = list(_functions(body.tools or []))
-    use = _chosen(read_tools(given), body.tool_choice or "auto", parallel=body.parallel_tool_calls is not False)
+    use = _chosen(read_tools(given), body.tool_choice or "auto", parallel=body.parallel_tool_calls)
     return ToolWish(use, warnings=tuple(_warnings(body.tools or [], use)))
 
 
@@ -120,7 +120,7 @@ def _function(function: object, where: str, field: str) -> GivenTool:
     return GivenTool(where, function.get("name"), function.get("description"), function.get("parameters"))
 
 
-def _chosen(tools: tuple[Tool, ...], choice: str | dict[str, Any], *, parallel: bool) -> ToolUse:
+def _chosen(tools: tuple[Tool, ...], choice: str | dict[str, Any], *, parallel: bool | None) -> ToolUse:
     if isinstance(choice, str):
         if choice not in CHOICES:
             raise _bad_choice()
@@ -135,7 +135,7 @@ def _chosen(tools: tuple[Tool, ...], choice: str | dict[str, Any], *, parallel: 
     raise _bad_choice()
 
 
-def _allowed(tools: tuple[Tool, ...], choice: object, *, parallel: bool) -> ToolUse:
+def _allowed(tools: tuple[Tool, ...], choice: object, *, parallel: bool | None) -> ToolUse:
     """Reads `{"mode": "auto", "tools": […]}`."""
     match choice:
         case {"tools": list() as allowed, **further} if (mode := further.get("mode", "auto")) in ("auto", "required"):

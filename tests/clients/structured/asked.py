@@ -22,7 +22,12 @@ class Weather(BaseModel):
 WEATHER_OF_CITY: dict[str, Any] = {
     "name": "get_weather",
     "description": "Says the weather in a city.",
-    "parameters": {"type": "object", "properties": {"city": {"type": "string", "maxLength": 30}}, "required": ["city"]},
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 30}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
 }
 TOOL: dict[str, Any] = {"type": "function", "function": WEATHER_OF_CITY}
 

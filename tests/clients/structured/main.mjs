@@ -24,6 +24,8 @@ const runnable = {
   function: { name: "get_weather", function: getWeather, parse: JSON.parse, parameters: z.toJSONSchema(City), description: "Says the weather." },
 };
 
+const required = { tools: [weatherTool], tool_choice: "required", parallel_tool_calls: false };
+
 const openaiChecks = {
   parse: async (q) => (await ai.chat.completions.parse({ ...request(q), response_format: format })).choices[0].message.parsed,
   parse_streamed: async (q) => {
@@ -31,11 +33,11 @@ const openaiChecks = {
     return (await stream.finalChatCompletion()).choices[0].message.parsed;
   },
   parsed_call: async (q) => {
-    const made = await ai.chat.completions.parse({ ...request(q), tools: [weatherTool], tool_choice: "required" });
+    const made = await ai.chat.completions.parse({ ...request(q), ...required });
     return made.choices[0].message.tool_calls[0].function.parsed_arguments;
   },
   parsed_call_streamed: async (q) => {
-    const stream = ai.chat.completions.stream({ ...request(q), tools: [weatherTool], tool_choice: "required" });
+    const stream = ai.chat.completions.stream({ ...request(q), ...required });
     return (await stream.finalChatCompletion()).choices[0].message.tool_calls[0].function.parsed_arguments;
   },
   run_tools: async (q) => ai.chat.completions.runTools({ ...request(q), tools: [runnable] }).finalContent(),
@@ -64,8 +66,8 @@ const vercelChecks = (model) => {
     },
     tools: async (q) => (await generateText({ ...options(q), tools, stopWhen: isStepCount(3) })).text,
     tools_streamed: async (q) => streamText({ ...options(q), tools, stopWhen: isStepCount(3) }).text,
-    required_call: async (q) =>
-      (await generateText({ ...options(q), tools, toolChoice: "required" })).toolCalls[0].input,
+    named_call: async (q) =>
+      (await generateText({ ...options(q), tools, toolChoice: { type: "tool", toolName: "get_weather" } })).toolCalls[0].input,
   };
 };
 

@@ -15,7 +15,7 @@ def chat(asked: Asked) -> ChatOpenAI:
 
 
 async def bound_tool(asked: Asked) -> Any:
-    model = chat(asked).bind_tools([get_weather], tool_choice="any")
+    model = chat(asked).bind_tools([get_weather], tool_choice="any", parallel_tool_calls=False)
     message = await model.ainvoke(asked.question)
     return message.tool_calls[0]["args"]
 

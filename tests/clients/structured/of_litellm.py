@@ -8,6 +8,8 @@ from typing import Any
 import litellm
 from asked import TOOL, Asked, Weather
 
+REQUIRED: dict[str, Any] = {"tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False}
+
 
 async def complete(asked: Asked, **options: Any) -> Any:
     return await litellm.acompletion(
@@ -16,14 +18,14 @@ async def complete(asked: Asked, **options: Any) -> Any:
 
 
 async def tools(asked: Asked) -> Any:
-    completion = await complete(asked, tools=[TOOL], tool_choice="required")
+    completion = await complete(asked, **REQUIRED)
     (choice,) = completion.choices
     assert choice.finish_reason == "tool_calls"
     return json.loads(choice.message.tool_calls[0].function.arguments)
 
 
 async def tools_streamed(asked: Asked) -> Any:
-    chunks = [chunk async for chunk in await complete(asked, tools=[TOOL], tool_choice="required", stream=True)]
+    chunks = [chunk async for chunk in await complete(asked, stream=True, **REQUIRED)]
     message = litellm.stream_chunk_builder(chunks).choices[0].message
     return json.loads(message.tool_calls[0].function.arguments)
 

@@ -47,6 +47,7 @@ async def parsed_call(asked: Asked) -> Any:
             messages=asked.messages,
             tools=[openai.pydantic_function_tool(Weather)],
             tool_choice="required",
+            parallel_tool_calls=False,
         )
     (choice,) = completion.choices
     assert choice.finish_reason == "tool_calls"

@@ -33,7 +33,7 @@ async def tool_streamed(asked: Asked) -> Any:
 
 
 async def output_by_tool(asked: Asked) -> Any:
-    return await run(asked, output_type=ToolOutput(Weather))
+    return await run(asked, output_type=ToolOutput(Weather), model_settings={"parallel_tool_calls": False})
 
 
 async def output_by_tool_streamed(asked: Asked) -> Any:

@@ -191,7 +191,7 @@ async def test_thinking_is_asked_for_by_type_effort_and_budget(
         (None, ("auto", None, True)),
         ({"type": "auto", "disable_parallel_tool_use": True}, ("auto", None, False)),
         ({"type": "any"}, ("required", None, True)),
-        ({"type": "tool", "name": "weather"}, ("required", "weather", True)),
+        ({"type": "tool", "name": "weather"}, ("required", "weather", False)),
         ({"type": "none"}, ("none", None, True)),
     ],
 )

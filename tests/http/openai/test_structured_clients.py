@@ -32,9 +32,9 @@ def model(fields: Any) -> Any:
     return {"Weather": fields}
 
 
-REQUIRED = "required of get_weather"
-NAMED = "required get_weather of get_weather"
-WEATHER = "required Weather of Weather"
+REQUIRED = "required of get_weather, one call"
+NAMED = "required get_weather of get_weather, one call"
+WEATHER = "required Weather of Weather, one call"
 LOOP = ["auto of get_weather"] * 2  # the call, and the answer after the tool's result
 SCHEMA = "json_schema"
 
@@ -43,10 +43,10 @@ PYTHON: Mapping[str, tuple[Any, list[str]]] = {
     "openai.parse": (model(BY_SCHEMA), [SCHEMA]),
     "openai.parse_streamed": (model(BY_SCHEMA), [SCHEMA]),
     "openai.json_object": (JSON_OBJECT, ["json_object"]),
-    "openai.parsed_call": (model(BY_SCHEMA), ["required of Weather"]),
+    "openai.parsed_call": (model(BY_SCHEMA), ["required of Weather, one call"]),
     "openai.parsed_call_streamed": (model(BY_SCHEMA), [WEATHER]),
     "openai.loop": (TOLD, LOOP),
-    "openai.older_functions": (CITY, [f"{NAMED}, one call"]),
+    "openai.older_functions": (CITY, [NAMED]),
     "langchain.bound_tool": (CITY, [REQUIRED]),
     "langchain.bound_tool_streamed": (CITY, [NAMED]),
     "langchain.agent": (["", "20 degrees in text", TOLD], LOOP),
@@ -54,7 +54,7 @@ PYTHON: Mapping[str, tuple[Any, list[str]]] = {
     "langchain.agent_with_output_by_tool": (model(BY_SCHEMA), ["required of get_weather Weather"] * 2),
     "langchain.agent_with_output_by_schema": (model(BY_SCHEMA), [f"auto of get_weather, {SCHEMA}"] * 2),
     "langchain.output_by_json_schema": (model(BY_SCHEMA), [SCHEMA]),
-    "langchain.output_by_function_calling": (model(BY_SCHEMA), [f"{WEATHER}, one call"]),
+    "langchain.output_by_function_calling": (model(BY_SCHEMA), [WEATHER]),
     "langchain.output_by_json_mode": (model(JSON_OBJECT), ["json_object"]),
     "langchain.output_streamed": (BY_SCHEMA, [SCHEMA]),
     "litellm.tools": (CITY, [REQUIRED]),
@@ -64,10 +64,10 @@ PYTHON: Mapping[str, tuple[Any, list[str]]] = {
     "instructor.tools": (model(BY_SCHEMA), [WEATHER]),
     "instructor.json": (model(JSON_OBJECT), ["json_object"]),
     "instructor.json_schema": (model(BY_SCHEMA), [SCHEMA]),
-    "instructor.partial": (model(BY_SCHEMA), ["required PartialWeather of PartialWeather"]),
+    "instructor.partial": (model(BY_SCHEMA), ["required PartialWeather of PartialWeather, one call"]),
     "pydantic_ai.tool": (TOLD, LOOP),
     "pydantic_ai.tool_streamed": (TOLD, LOOP),
-    "pydantic_ai.output_by_tool": (model(BY_SCHEMA), ["required of final_result"]),
+    "pydantic_ai.output_by_tool": (model(BY_SCHEMA), ["required of final_result, one call"]),
     "pydantic_ai.output_by_tool_streamed": (model(BY_SCHEMA), ["required of get_weather final_result"] * 2),
     "pydantic_ai.output_native": (model(BY_SCHEMA), [SCHEMA]),
     "pydantic_ai.output_native_streamed": (model(BY_SCHEMA), [f"auto of get_weather, {SCHEMA}"] * 2),
@@ -80,7 +80,7 @@ VERCEL: Mapping[str, tuple[Any, list[str]]] = {
     "output_streamed": (BY_SCHEMA, [SCHEMA]),
     "tools": (TOLD, LOOP),
     "tools_streamed": (TOLD, LOOP),
-    "required_call": (CITY, [REQUIRED]),
+    "named_call": (CITY, [NAMED]),
 }
 NODE: Mapping[str, tuple[Any, list[str]]] = {
     "openai-node.parse": (BY_SCHEMA, [SCHEMA]),

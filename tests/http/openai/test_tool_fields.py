@@ -44,7 +44,10 @@ def allowed(mode: str, *names: str) -> dict[str, Any]:
         ({"tools": TOOLS, "tool_choice": "none"}, ToolUse(tools=READ, choice="none")),
         ({"tools": TOOLS, "tool_choice": "required"}, ToolUse(tools=READ, choice="required")),
         ({"tools": TOOLS, "tool_choice": "any"}, ToolUse(tools=READ, choice="required")),
-        ({"tools": TOOLS, "tool_choice": NAMED}, ToolUse(tools=READ, choice="required", name="weather")),
+        (
+            {"tools": TOOLS, "tool_choice": NAMED},
+            ToolUse(tools=READ, choice="required", name="weather", parallel=False),
+        ),
         ({"tools": TOOLS, "tool_choice": allowed("auto", "weather")}, ToolUse(tools=READ[:1])),
         (
             {"tools": TOOLS, "tool_choice": allowed("required", "clock.now", "weather")},

@@ -164,7 +164,7 @@ def read_response(raw: Mapping[str, Any]) -> ResponseCall:
         raise BadRequest(f"input is required: {INPUT}.", param="input")
     items = read_items(fields.get("input", []))
     wish = read_thinking(body)
-    tools = read_wish(body.tools, body.tool_choice, parallel=body.parallel_tool_calls is not False)
+    tools = read_wish(body.tools, body.tool_choice, parallel=body.parallel_tool_calls)
     include = _include(body)
     variables = dict(body.chat_template_kwargs or {})
     options = PromptOptions(

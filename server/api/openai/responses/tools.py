@@ -56,7 +56,7 @@ def call_input(arguments: str) -> str:
     return text if isinstance(text, str) else arguments
 
 
-def read_wish(tools: Sequence[Any] | None, choice: Any, *, parallel: bool) -> ToolWish:
+def read_wish(tools: Sequence[Any] | None, choice: Any, *, parallel: bool | None) -> ToolWish:
     """Raises `BadRequest`."""
     given: list[GivenTool] = []
     called: dict[str, Called] = {}
@@ -126,7 +126,7 @@ def _namespace(tool: Mapping[str, Any], where: str, warnings: list[str]) -> Iter
         yield _function(function, place, name, warnings)
 
 
-def _chosen(tools: tuple[Tool, ...], choice: Any, *, parallel: bool) -> ToolUse:
+def _chosen(tools: tuple[Tool, ...], choice: Any, *, parallel: bool | None) -> ToolUse:
     if isinstance(choice, str) and choice in CHOICES:
         return tool_use(tools, CHOICES[choice], parallel=parallel)
     if not isinstance(choice, dict):
