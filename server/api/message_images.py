@@ -1,7 +1,6 @@
 """Reads the pictures of messages in each dialect's own form. Pure functions.
 
-A picture is known by its first bytes: clients often name the wrong media type. What the bytes hold is looked at later,
-on a worker thread (`pipelines/chat/prompts/pictures.py`). A picture that cannot be read is a 400 that names the place.
+A picture that cannot be read is a 400 that names the place.
 """
 
 from __future__ import annotations
@@ -14,19 +13,16 @@ from typing import Any, NoReturn
 
 from pipelines.chat_interface import MessageImage
 from server.errors import BadRequest
-from server.units import size
+from server.jobs.image_files import FILE_TYPES, MAX_IMAGE_BYTES, TOO_LARGE, what_it_must_be
 
 MAX_IMAGES = 64  # of one request
-MAX_IMAGE_BYTES = 20 * 2**20
 MAX_URL_CHARACTERS = 2000
 LOW_DETAIL_SIDE = 512  # pixels, as OpenAI describes `detail: low`
 DETAILS = ("auto", "low", "high")
 
-FIRST_BYTES = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF.{4}WEBP", re.DOTALL)
 DATA_URL = re.compile(r"data:[^,;]{0,100}(?:;[^,;]{0,100}){0,4}?;base64,", re.IGNORECASE)
 REMOTE_URL = re.compile(r"https?://", re.IGNORECASE)
 URL_FORM = "a data URL with the picture in base64, like data:image/png;base64,…"
-FILE_TYPES = "a PNG, JPEG, WebP or GIF file"
 
 
 class RequestImages:
@@ -83,20 +79,14 @@ class RequestImages:
         if not isinstance(text, str):
             self._refuse(place, f"the base64 of {FILE_TYPES}")
         if len(text) > MAX_IMAGE_BYTES * 3 // 2:  # base64 is 4/3, and its lines may be broken
-            self._refuse(place, f"a picture of at most {size(MAX_IMAGE_BYTES)}")
+            self._refuse(place, TOO_LARGE)
         try:
             data = base64.b64decode(text.encode("ascii").translate(None, b" \r\n\t"), validate=True)
         except ValueError:  # also a character that is not ASCII
             self._refuse(place, f"the base64 of {FILE_TYPES}, without other characters")
-        self.check_file(data, place)
+        if (must_be := what_it_must_be(data)) is not None:
+            self._refuse(place, must_be)
         return MessageImage(0, data, place=place)
-
-    def check_file(self, data: bytes, place: str) -> None:
-        """Raises `BadRequest` for a file that is too large, or of no type that is read here."""
-        if len(data) > MAX_IMAGE_BYTES:
-            self._refuse(place, f"a picture of at most {size(MAX_IMAGE_BYTES)}")
-        if not FIRST_BYTES.match(data):
-            self._refuse(place, FILE_TYPES)
 
     def _count(self, place: str) -> None:
         self._n_images += 1

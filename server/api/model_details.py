@@ -19,13 +19,14 @@ from server.service.models import ModelView
 
 VALUES = (
     "revision", "aliases", "pipeline", "dtype", "weight_bytes", "default", "keep_alive_s", "pinned", "device",
-    "max_running", "guidance_argument", "schedulers", "takes_loras", "max_clip_skip",
+    "max_running", "guidance_argument", "schedulers", "takes_loras", "takes_images",
+    "max_clip_skip",
 )  # fmt: skip
 TABLES = ("defaults", "limits", "sizes", "call", "load", "scheduler_config")  # shown as "defaults.steps"
 ELSEWHERE = ("name", "type", "source", "notes", "origins")  # in fields of their own, or beside each value
 HIDDEN = ("path", "base_path", "vae_path", "embedding_paths", "fingerprint", "arguments", "shareable")
-FROM_CHECKPOINT = ("weight_bytes", "pipeline", "schedulers", "takes_loras", "max_clip_skip", "guidance_argument",
-                   "scheduler_config")  # fmt: skip
+FROM_CHECKPOINT = ("weight_bytes", "pipeline", "schedulers", "takes_loras", "takes_images", "max_clip_skip",
+                   "guidance_argument", "scheduler_config")  # fmt: skip
 
 
 class FailureReply(Reply):

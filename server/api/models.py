@@ -57,6 +57,7 @@ class ModelReply(Reply):
     defaults: dict[str, Any]
     limits: dict[str, Any]
     schedulers: list[str]
+    inputs: list[Literal["text", "image"]]
     takesLoras: bool
     speeds: list[Speed]
     speedNote: str | None
@@ -160,6 +161,7 @@ def model_json(view: ModelView, service: Service, *, admin: bool = False) -> Jso
         "defaults": _camel({name: value for name, value in asdict(spec.defaults).items() if value is not None}),
         "limits": _camel(asdict(spec.limits)),
         "schedulers": list(spec.schedulers),
+        "inputs": ["text", "image"] if spec.takes_images else ["text"],
         "takesLoras": spec.takes_loras,
         **_speeds(spec),
         "embedding": _embedding_json(spec),

@@ -95,7 +95,7 @@ def look_up(host: str, port: int) -> list[str]:
 
 def post(target: Target, address: str, body: bytes, headers: Mapping[str, str]) -> int:
     """Sends the request; returns the HTTP status of the reply. Raises `OSError`, `http.client.HTTPException`."""
-    connection = _PinnedConnection(target, address)
+    connection = PinnedConnection(target, address)
     try:
         connection.request("POST", target.path, body, dict(headers))
         return connection.getresponse().status
@@ -103,17 +103,17 @@ def post(target: Target, address: str, body: bytes, headers: Mapping[str, str]) 
         connection.close()
 
 
-class _PinnedConnection(http.client.HTTPConnection):
+class PinnedConnection(http.client.HTTPConnection):
     """Connects to the checked address; the name is used only for the Host header and for TLS."""
 
-    def __init__(self, target: Target, address: str) -> None:
-        super().__init__(target.host, target.port, timeout=TIMEOUT_S)
+    def __init__(self, target: Target, address: str, timeout_s: float = TIMEOUT_S) -> None:
+        super().__init__(target.host, target.port, timeout=timeout_s)
         self.default_port = 443 if target.scheme == "https" else 80  # the Host header then omits the port
         self._target = target
         self._address = address
 
     def connect(self) -> None:
-        plain_socket = socket.create_connection((self._address, self._target.port), TIMEOUT_S)
+        plain_socket = socket.create_connection((self._address, self._target.port), self.timeout)
         if self._target.scheme == "http":
             self.sock = plain_socket
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
@@ -21,6 +21,7 @@ from server.jobs.results import Results
 from server.jobs.submission import Loras, Submission
 from server.jobs.webhooks import Webhooks
 from server.service.chat import Chats
+from server.service.chat_images import ChatImages
 from server.service.conversations import Conversations
 from server.service.dispatch import Dispatch
 from server.service.embeddings import Embeddings
@@ -48,6 +49,8 @@ class ServiceOptions:
     system_prompt: str | None = None
     keep_alive_s: float = 300.0
     auto_dtype: Literal["float32", "bfloat16"] = "float32"
+    fetch_images: bool = False
+    image_networks: Sequence[str] = ()
 
 
 def build_service(
@@ -115,6 +118,7 @@ def build_service(
         metrics=metrics,
         running_chats=running_chats,
         prompts=prompts,
+        images=ChatImages(catalogue.specs, fetches=options.fetch_images, networks=options.image_networks),
         clock=clock,
         system_prompt=options.system_prompt,
     )

@@ -115,6 +115,8 @@ async def _serve(
             system_prompt=settings.system_prompt,
             keep_alive_s=settings.keep_alive,
             auto_dtype=auto_dtype(machines),
+            fetch_images=settings.fetch_images,
+            image_networks=settings.image_networks,
         ),
         database=database,
         catalogue=catalogue,

@@ -97,6 +97,8 @@ class Settings(BaseSettings):
     allowed_origins: Names = []
     trusted_proxies: Names = []
     webhook_networks: Names = []
+    fetch_images: bool = False
+    image_networks: Names = []
     log_format: Literal["auto", "console", "json"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     shutdown_grace_s: Seconds = 10.0
@@ -109,7 +111,7 @@ class Settings(BaseSettings):
             return value.expanduser().absolute()
         return [folder.expanduser().absolute() for folder in value]
 
-    @field_validator("trusted_proxies", "webhook_networks")
+    @field_validator("trusted_proxies", "webhook_networks", "image_networks")
     @classmethod
     def _networks(cls, value: list[str]) -> list[str]:
         for network in value:

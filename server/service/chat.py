@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy import Connection
@@ -20,6 +21,7 @@ from server.jobs.results import Results
 from server.service.chat_charge import ChatCharge, charge_chat
 from server.service.chat_context import ChatContext
 from server.service.chat_exchange import ChatExchange
+from server.service.chat_images import ChatImages
 from server.service.chat_input import ChatInput
 from server.service.chat_turn import ChatTurn
 from server.service.metrics import Metrics
@@ -42,6 +44,7 @@ class Chats:
         metrics: Metrics,
         running_chats: RunningChats,
         prompts: Prompts,
+        images: ChatImages,
         clock: Callable[[], datetime],
         system_prompt: str | None,
     ) -> None:
@@ -53,6 +56,7 @@ class Chats:
         self._metrics = metrics
         self.running_chats = running_chats
         self._prompts = prompts
+        self._images = images
         self._clock = clock
         self._system_prompt = system_prompt
 
@@ -71,9 +75,10 @@ class Chats:
             return charge, messages.history(conn, key.id, conversation_id) if chat_input.conversation_id else []
 
         charge, history = await self._database.write(charge_and_read)
-        context = self._context(spec, chat_input, history)
         try:
             with running.count(key.id, chat_input.n_replies):
+                chat_input = replace(chat_input, messages=await self._images.fetched(chat_input.messages))
+                context = self._context(spec, chat_input, history)
                 read_prompts = await self._read_prompts(spec, chat_input, context)
         except BaseException as error:
             refund = charge.refund(self._results)
@@ -113,8 +118,9 @@ class Chats:
         Raises as `open` does.
         """
         _, spec = self._allowed(key, chat_input)
-        context = self._context(spec, chat_input)
         with self.running_chats.count(key.id):
+            chat_input = replace(chat_input, messages=await self._images.fetched(chat_input.messages))
+            context = self._context(spec, chat_input)
             read_prompts = await self._read_prompts(spec, chat_input, context)
         return sum(len(prompt.tokens) for prompt in read_prompts)
 
@@ -122,6 +128,7 @@ class Chats:
         """The key's plan and the model. Raises when this key may not send one more message now."""
         plan = self._accounts.plan_of(key)
         spec = self._limits.model(chat_input.model, "chat")
+        self._images.check(spec, chat_input.messages)
         running = self.running_chats
         self._limits.check(key, plan, spec, running.n_of_key[key.id], len(running.event_queues))
         return plan, spec

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from pipelines.chat_interface import Message, MessageImage
-from server.api.message_images import MAX_IMAGE_BYTES, MAX_IMAGES, ContentParts, RequestImages
+from server.api.message_images import MAX_IMAGES, ContentParts, RequestImages
 from server.api.openai.message_schema import read_messages
 from server.errors import BadRequest
+from server.jobs.image_files import MAX_IMAGE_BYTES
 
 
 def file(kind: str = "PNG") -> bytes:
