@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.chat.grammar.lark import HEAD, BadGrammar, json_rule, lark_of
+from pipelines.chat.tools.closed_schema import closed
 from pipelines.chat.tools.formats import GENERIC, NAME, ModelCallFormat, Written
 from pipelines.chat_interface import Grammar, PromptRefused, Tool, ToolUse
 
-MAX_CALLS = 16  # in one reply that must call tools
+MAX_CALLS = 8  # in one reply that must call tools
 FIELD = "tools"
 NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 NO_OWN_GRAMMAR = "A grammar of one's own cannot be combined with tools. Send a JSON schema, or no tools."
@@ -61,7 +62,7 @@ def _calls(tokenizer: Any, calls: ModelCallFormat, written: Written) -> str:
 def _schema(tool: Tool) -> Mapping[str, Any]:
     if not tool.parameters:
         return NO_ARGUMENTS
-    return tool.parameters if "type" in tool.parameters else {**tool.parameters, "type": "object"}
+    return closed(tool.parameters if "type" in tool.parameters else {**tool.parameters, "type": "object"})
 
 
 def _literal(text: str, special: Mapping[str, int]) -> str:
