@@ -20,7 +20,7 @@ from pipelines.chat.prompts.rendering import Rendering
 from pipelines.chat.prompts.skeleton import PLACEHOLDERS
 from pipelines.chat.prompts.special_tokens import SpecialTokens, broken, mark_for
 from pipelines.chat.template_rendering import ChatTemplate, TemplateFailed
-from pipelines.chat.tools.formats import GENERIC, Family, family_of
+from pipelines.chat.tools.formats import Family, family_of, generic_family
 from pipelines.chat.tools.generic_prompt import SHOWN_AS_TEXT, with_tools
 from pipelines.chat_interface import Message, PromptRefused, Tool, ToolUse
 
@@ -64,7 +64,9 @@ def rendered_with_tools(
     warnings = found.warnings
     if not any(message.role == "system" for message in messages):  # it is the tools' own
         warnings = tuple(warning for warning in warnings if not warning.startswith(SYSTEMS_MOVED))
-    return WithTools(replace(found, warnings=(*warnings, SHOWN_AS_TEXT)), template, GENERIC)
+    return WithTools(
+        replace(found, warnings=(*warnings, SHOWN_AS_TEXT)), template, generic_family(tokenizer, template.text)
+    )
 
 
 def _texts(messages: Sequence[Message]) -> list[str]:

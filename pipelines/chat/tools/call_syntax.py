@@ -117,7 +117,7 @@ OLMO: Sequence[Opening] = (Opening("<function_calls>", around(python_calls, "</f
 MISTRAL: Sequence[Opening] = (Opening("[TOOL_CALLS]", mistral_calls),)
 FUNCTION_GEMMA: Sequence[Opening] = (Opening("<start_function_call>", around(gemma_call, "<end_function_call>")),)
 GEMMA4: Sequence[Opening] = (Opening("<|tool_call>", around(gemma_call, "<tool_call|>")),)
-HARMONY: Sequence[Opening] = (Opening(" to=", harmony_call, special=True),)
+HARMONY: Sequence[Opening] = (Opening("to=", harmony_call, special=True),)
 DEEPSEEK_V3: Sequence[Opening] = (
     Opening("<｜tool▁calls▁begin｜>", deepseek_calls),
     Opening(DEEPSEEK_CALL, deepseek_calls),

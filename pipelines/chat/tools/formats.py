@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.chat.replies.call_reader import CallReader
@@ -229,13 +229,22 @@ def family_of(tokenizer: Any, template: str) -> Family:
     return GENERIC
 
 
+def generic_family(tokenizer: Any, template: str) -> Family:
+    """Return the form that a model is told to write whose chat template shows no tools.
+
+    What it was trained to write is read too.
+    """
+    own = [opening for opening in family_of(tokenizer, template).openings if opening not in GENERIC.openings]
+    return replace(GENERIC, openings=(*GENERIC.openings, *own))
+
+
 def call_format(tokenizer: Any, family: Family, use: ToolUse) -> ModelCallFormat:
     tools = [tool for tool in use.tools if use.name in (None, tool.name)]
     vocabulary = {token.content: i for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
     return ModelCallFormat(
         family,
         {tool.name: tool for tool in tools},
-        use.parallel,
+        use.parallel and use.name is None,  # a tool that is named is called once
         frozenset(vocabulary[name] for name in family.ends if name in vocabulary),
     )
 

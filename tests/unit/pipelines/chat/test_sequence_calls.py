@@ -23,8 +23,17 @@ CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rom"}}\n</to
 class Chat:
     """One reply of a model with this tokenizer."""
 
-    def __init__(self, family: str, use: ToolUse = USE, *, more: tuple[str, ...] = (), **settings: Any) -> None:
+    def __init__(
+        self,
+        family: str,
+        use: ToolUse = USE,
+        *,
+        more: tuple[str, ...] = (),
+        response_template: Any = None,
+        **settings: Any,
+    ) -> None:
         self.tokenizer = chat_tokenizer(family)
+        self.tokenizer.response_template = response_template
         self.tokenizer.add_tokens([AddedToken(each, special=True) for each in more], special_tokens=True)
         self.prompt: Prompt = read_prompt(self.tokenizer, [Message("user", "Hi")], PromptOptions(tool_use=use))
         model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=self.tokenizer.eos_token_id))
@@ -195,3 +204,38 @@ def test_mistrals_special_tokens_begin_calls() -> None:
 
     assert end is not None
     assert (end.finish_reason, end.text, [call.name for call in end.tool_calls]) == ("tool_calls", "", ["now"])
+
+
+DECLARED = {  # as transformers' tokenizers say it themselves
+    "start_anchor": "<|im_start|>assistant\n",
+    "fields": {
+        "reasoning_content": {"open": "<think>", "close_pattern": r"</think>\s*", "content": "text"},
+        "tool_calls": {
+            "open_pattern": r"<tool_call>\s*<function=(?P<name>[^\n>]+)>",
+            "close_pattern": r"</tool_call>\s*",
+            "repeats": True,
+            "content": "xml-inline",
+            "content_args": {"tag_pattern": r"<parameter=(?P<key>[^>\n]+)>\s*(?P<value>.*?)\s*</parameter>"},
+            "transform": {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}},
+        },
+        "content": {"close_pattern": r"<\|im_end\|>\s*", "content": "text"},
+    },
+}
+
+
+def test_calls_are_read_where_the_tokenizer_declares_the_parts_of_a_reply() -> None:
+    chat = Chat("qwen3", response_template=DECLARED)
+
+    end = chat.write(
+        "<think>\nHm.\n</think>\n\nI look.\n\n<tool_call>\n<function=get_weather>\n"
+        "<parameter=city>\nRom\n</parameter>\n"
+        "<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>\n"
+        "<tool_call>\n<function=now>\n</function>\n</tool_call>"
+    )
+
+    assert end is not None
+    assert (end.thinking, end.text, end.finish_reason) == ("Hm.", "I look.", "tool_calls")
+    assert [(call.name, call.arguments) for call in end.tool_calls] == [
+        ("get_weather", '{"city": "Rom", "days": 3}'),
+        ("now", "{}"),
+    ]

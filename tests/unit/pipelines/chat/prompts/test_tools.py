@@ -197,3 +197,16 @@ def test_a_reply_is_told_from_its_prompt_where_tools_stand_behind_the_question()
     tokenizer = with_tools(NATIVE["mistral"])
 
     assert read(tokenizer, QUESTION[1:]).opening == "[/INST]"
+
+
+def test_a_model_that_is_told_the_generic_form_may_still_write_its_own() -> None:
+    tokenizer = with_tools(CHATML + "{# <｜tool▁sep｜> #}")
+
+    prompt = read(tokenizer, QUESTION)
+    assert isinstance(prompt.call_format, ModelCallFormat)
+
+    for reply in (
+        '<tool_call>{"name": "now", "arguments": {}}</tool_call>',
+        "<｜tool▁call▁begin｜>now<｜tool▁sep｜>{}",
+    ):
+        assert called(prompt.call_format.reader(), reply).calls == (("now", "{}"),)
