@@ -183,10 +183,11 @@ class PromptTooLong(PromptRefused):
 
     def __init__(self, n_tokens: int, context_tokens: int, *, field: str = "messages") -> None:
         """n_tokens: of the prompt, at least. field: of the request that is too long."""
-        long = "the messages have" if field == "messages" else f"{field} has"
+        of_chat = field == "messages"
+        long, it = ("the messages have", "the messages") if of_chat else (f"{field} has", "it")
         super().__init__(
             f"This model's maximum context length is {context_tokens} tokens, but {long} at least {n_tokens}. "
-            f"Shorten {'the messages' if field == 'messages' else field}.",
+            f"Shorten {it}.",
             field=field,
         )
         self.n_tokens = n_tokens
@@ -224,8 +225,8 @@ class TokenText:
 
     text: str
     utf8: bytes
-    # Natural logarithm of the model's own probability, before penalties and temperature; not a number for the first token
-    # of a prompt, which follows none.
+    # Natural logarithm of the model's own probability, before penalties and temperature. It is not a number for the first
+    # token of a prompt, which follows none.
     logprob: float
     token: int = -1  # its number in the vocabulary; -1: unknown
 
