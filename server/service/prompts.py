@@ -18,6 +18,7 @@ from models.spec import ModelSpec
 from pipelines.chat_interface import Message, Prompt, PromptOptions, PromptRefused, PromptTooLong, RawPrompt
 from server.errors import BadRequest, ContextTooLong, Unavailable
 from server.service.chat_context import ChatContext
+from server.service.media_memory import MediaMemory
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Prompts:
     def __init__(self, reader: PromptReader, executor: Executor) -> None:
         self._reader = reader
         self._executor = executor
+        self._media_memory = MediaMemory()
 
     def open_early(self, spec: ModelSpec) -> None:
         """Open the model's tokenizer on a worker thread, so that the first chat does not wait for it."""
@@ -46,16 +48,20 @@ class Prompts:
     async def read(self, spec: ModelSpec, context: ChatContext, options: PromptOptions) -> Prompt:
         """The prompt of a conversation, which is shortened until it fits if the server keeps its history.
 
-        Raises `ContextTooLong`, `BadRequest` for messages that the model's template refuses, and `Unavailable` when the
-        tokenizer cannot be opened.
+        Raises `ContextTooLong`, `BadRequest` for messages that the model's template refuses, `TooMany` when the pictures
+        of all chats take too much memory, and `Unavailable` when the tokenizer cannot be opened.
         """
         while True:
             messages = context.messages
             try:
-                return await self._run(spec, functools.partial(self._reader.read, spec, messages, options))
+                prompt = await self._run(spec, functools.partial(self._reader.read, spec, messages, options))
             except PromptTooLong as error:
                 if not context.shorten():
                     raise ContextTooLong(error.message) from None
+            else:
+                if prompt.media is not None:
+                    self._media_memory.take(prompt.media)
+                return prompt
 
     async def read_raw(self, spec: ModelSpec, raw: RawPrompt) -> Prompt:
         """Raises `ContextTooLong`, `Unavailable` as `read` does, and `BadRequest` for tokens that the model has not."""
