@@ -48,8 +48,8 @@ class Prompts:
     async def read(self, spec: ModelSpec, context: ChatContext, options: PromptOptions) -> Prompt:
         """The prompt of a conversation, which is shortened until it fits if the server keeps its history.
 
-        Raises `ContextTooLong`, `BadRequest` for messages that the model's template refuses, `TooMany` when the pictures
-        of all chats take too much memory, and `Unavailable` when the tokenizer cannot be opened.
+        Raises `ContextTooLong`, `BadRequest` for messages that the template refuses, `TooMany` when the pictures of all
+        chats take too much memory, and `Unavailable` when the tokenizer cannot be opened.
         """
         while True:
             messages = context.messages
