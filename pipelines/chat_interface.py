@@ -146,6 +146,7 @@ class RawPrompt:
     adds_special_tokens: bool = True  # to a text: those that the tokenizer adds to any, such as one that begins it
     repeated: bool = False  # the text is to stand before the reply
     n_reserved: int = 1  # tokens that the context must leave for the reply
+    grammar: Grammar | None = None  # that the reply has to follow
     field: str = "prompt"  # of the request, for errors
 
 

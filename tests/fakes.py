@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from pipelines.chat_interface import (
     RawPrompt,
     Section,
     TokenLogprobs,
+    TokenText,
     ToolCall,
 )
 from pipelines.embedding_interface import EmbeddingRequest, TextOptions, TextRefused, TextTokens
@@ -233,6 +235,8 @@ class FakeEngine:
             self.deliver(JobEmbedded(job.id, vectors[:, : request.dimensions], request.n_tokens))
         if isinstance(request, ChatRequest) and self.reply is not None:
             self.start_job(job.id)
+            if request.n_prompt_logprobs is not None:
+                self.score(job.id, request.prompt)
             made = self.reply(request)
             reply = FakeReply(made) if isinstance(made, str) else made
             self.finish_chat(
@@ -314,6 +318,14 @@ class FakeEngine:
     ) -> None:
         """Delivers the next text of a chat's reply."""
         self.deliver(JobText(job_id, text, time.monotonic(), section, logprobs))
+
+    def score(self, job_id: str, prompt: Prompt) -> None:
+        """Delivers the log probabilities of a raw prompt's characters: -1 but for the first, which has none."""
+        texts = [
+            TokenText(chr(each), chr(each).encode(), -1.0 if i else math.nan, each)
+            for i, each in enumerate(prompt.tokens)
+        ]
+        self.say(job_id, "", "prompt", tuple(TokenLogprobs(text, (text,) if i else ()) for i, text in enumerate(texts)))
 
     def call(self, job_id: str, index: int, call: ToolCall) -> None:
         """Delivers a call of a reply in three parts: its name, and its arguments in two."""

@@ -112,7 +112,7 @@ class PromptReader:
                 raise PromptRefused(FAILED_RAW, f"{type(error).__name__}: {error}", field=raw.field) from error
         if context is not None and len(prompt.tokens) + raw.n_reserved > context:
             raise PromptTooLong(len(prompt.tokens), context, field=raw.field)
-        return prompt
+        return self._constrained(place, spec, replace(prompt, grammar=raw.grammar))
 
     def open(self, spec: ModelSpec) -> None:
         """Blocks. Opens the tokenizer and makes what its grammars need. Raises `BadModel`."""

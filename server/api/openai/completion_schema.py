@@ -16,6 +16,7 @@ from server.api.openai.chat_fields import CHAT, FieldRules, sort_out
 from server.api.openai.chat_thinking import ThinkingFields
 from server.api.openai.chat_tools import ToolFields
 from server.api.openai.field_types import Lenient, Whole
+from server.api.openai.output_format import OutputFields, read_output_format
 from server.api.openai.sampling_fields import SamplingFields, StreamFields, read_sampling
 from server.api.schemas import read_body
 from server.errors import BadRequest
@@ -39,16 +40,24 @@ PROMPT_SCHEMA = {
 }
 
 # A text has no template that could show tools or switch thinking, and no roles.
-_OF_CHATS = {*ThinkingFields.model_fields, *ToolFields.model_fields, "messages", "add_generation_prompt"}
+OF_CHATS = sorted(
+    {
+        *ThinkingFields.model_fields,
+        *ToolFields.model_fields,
+        "messages",
+        "add_generation_prompt",
+        "continue_final_message",
+    }
+)
 RULES = FieldRules(
     aliases={
         "max_completion_tokens": "max_tokens",
-        **{name: own for name, own in CHAT.aliases.items() if own not in _OF_CHATS},
+        **{name: own for name, own in CHAT.aliases.items() if own not in OF_CHATS},
     },
     noted=CHAT.noted,
     neutral={
         **CHAT.neutral,
-        **dict.fromkeys(sorted(_OF_CHATS), ()),
+        **dict.fromkeys(OF_CHATS, ()),
         "tool_choice": ("none", "auto"),
         "include_reasoning": (True,),
         "suffix": (),
@@ -83,7 +92,7 @@ class EchoFields(Lenient):
     )
 
 
-class Completion(EchoFields, SamplingFields, StreamFields, PromptFields):
+class Completion(OutputFields, EchoFields, SamplingFields, StreamFields, PromptFields):
     """All fields that are done."""  # pydantic lists those of the last base class first
 
 
@@ -137,13 +146,14 @@ def _most(*numbers: int | None) -> int | None:
 
 
 def _raw_prompts(body: Completion, max_tokens: int) -> tuple[RawPrompt, ...]:
-    texts = _texts(body.prompt)
+    texts, grammar = _texts(body.prompt), read_output_format(body)
     return tuple(
         RawPrompt(
             text=text,
             adds_special_tokens=body.add_special_tokens is not False,
             repeated=bool(body.echo),
             n_reserved=0 if max_tokens == 0 else 1,
+            grammar=grammar,
             field="prompt" if len(texts) == 1 else f"prompt[{index}]",
         )
         for index, text in enumerate(texts)

@@ -258,7 +258,15 @@ async def test_what_is_not_done_is_refused_by_name(tmp_path: Path, body: Any, fi
     assert asked == []
     assert error["param"] == field
     assert words in error["message"]
-    assert len(error["message"]) < 400
+    assert len(error["message"]) < 600
+
+
+async def test_a_reply_may_have_to_follow_a_grammar(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        answers(f)
+        await complete(f, prompt=["a", "b"], guided_choice=["yes", "no"])
+
+    assert [(raw.grammar and raw.grammar.kind) for raw in f.prompt_reader.raw] == ["choice", "choice"]
 
 
 async def test_no_limit_is_as_many_tokens_as_the_model_allows_and_false_asks_for_nothing(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from pipelines.chat_interface import Grammar, Message, PromptOptions, Tool, ToolCall, ToolUse
+from pipelines.chat_interface import ChatRequest, Grammar, Message, PromptOptions, Tool, ToolCall, ToolUse
 from tests.fakes import FakeReply
 from tests.support.http.front import Front
 from tests.support.http.sample_json import sample
@@ -17,9 +17,15 @@ def oblige(f: Front, json_object: object = None) -> None:
     - a call of the first offered tool that the conversation has not called yet, with a sample of its arguments; if a
       call is required and there is none left, of the last tool;
     - otherwise, if the answer must have a form, a sample of the schema, or `json_object`;
-    - otherwise text about the last message.
+    - otherwise text about the last message. A raw prompt goes on with " and on".
     """
-    f.engine.reply = lambda _: _reply(f.prompt_reader.messages[-1], f.prompt_reader.options[-1], json_object)
+
+    def reply(request: ChatRequest) -> FakeReply:
+        if request.prompt.raw:
+            return FakeReply(" and on")
+        return _reply(f.prompt_reader.messages[-1], f.prompt_reader.options[-1], json_object)
+
+    f.engine.reply = reply
 
 
 def _reply(messages: Sequence[Message], options: PromptOptions, json_object: object) -> FakeReply:
