@@ -43,6 +43,9 @@ from server.api import (
 )
 from server.api.anthropic import routes as anthropic
 from server.api.deps import BARE_KEYS, PUBLIC, KeyRequired
+from server.api.ollama import embed as ollama_embed
+from server.api.ollama import management as ollama_management
+from server.api.ollama import models as ollama_models
 from server.api.openai import chat as openai_chat
 from server.api.openai import completions as openai_completions
 from server.api.openai import embeddings as openai_embeddings
@@ -101,6 +104,9 @@ RESOURCES = (
     openai_images,
     openai_videos,
     anthropic,
+    ollama_models,
+    ollama_embed,
+    ollama_management,
 )
 
 

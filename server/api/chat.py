@@ -5,21 +5,24 @@ When the client disconnects, the engine cancels the reply.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, aclosing
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import Receive
 
 from server.accounts.usage import Allowance
 from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
+from server.api.ollama.schema import OllamaCall, OllamaChat, is_chat
+from server.api.ollama.schema import read_chat as read_ollama_chat
+from server.api.ollama.talk import answer
 from server.api.read_json import read_json
 from server.api.schemas import Chat, read_chat
+from server.api.whole_reply import reply_unless_disconnected
 from server.api.wire import ChatReplyBody, JsonObject, errors, json_body, timestamp
-from server.http.sse import EventStream, event, unless_disconnected
-from server.service.chat_input import ChatDelta, ChatReply
+from server.http.sse import EventStream, event
+from server.service.chat_input import ChatInput, ChatReply
 from server.service.chat_turn import ChatTurn
 
 router = APIRouter()
@@ -28,17 +31,21 @@ router = APIRouter()
 @router.post(
     "/api/chat",
     responses={
-        200: {"model": ChatReplyBody, "content": {"text/event-stream": {}}},
+        200: {"model": ChatReplyBody, "content": {"text/event-stream": {}, "application/x-ndjson": {}}},
         **errors(404, 413, 429),
     },
-    openapi_extra=json_body(Chat),
+    openapi_extra=json_body(Chat, OllamaChat),
 )
 async def chat(request: Request, service: ServiceDep, key: KeyDep) -> Response:
     """Replies to one message. With `stream`, sends server-sent events: a `delta` for each piece of text, a `thinking`
-    for each piece of what the model thinks before, then `done` with the whole reply, or `error`.
+    for each piece of what the model thinks before, then `done` with the whole reply, or `error`. A body that has
+    `messages` instead of a `message` is answered as Ollama answers it.
     """
     async with allowance_on_error(request, service, key, ["chats"]):
-        message, stream = await read_json(await request.body(), read_chat)
+        read = await read_json(await request.body(), _read)
+        if isinstance(read, OllamaCall):
+            return await answer(request, service, key, read)
+        message, stream = read
         turn = await service.chats.open(key, message)
         headers = allowance_headers(service, Allowance("chats", turn.charge.limit, turn.charge.used))
         if stream:
@@ -49,21 +56,8 @@ async def chat(request: Request, service: ServiceDep, key: KeyDep) -> Response:
     return JSONResponse(_reply_json(reply), headers=headers)
 
 
-async def reply_unless_disconnected(
-    turn: ChatTurn, receive: Receive, take: Callable[[ChatDelta], None] = lambda delta: None
-) -> ChatReply | None:
-    """Returns the reply, or None when the client disconnected first; the reply has then been canceled in the engine.
-
-    take: is given each delta of the reply.
-    """
-    return await unless_disconnected(_whole_reply(turn, take), receive)
-
-
-async def _whole_reply(turn: ChatTurn, take: Callable[[ChatDelta], None]) -> ChatReply | None:
-    async with aclosing(turn.deltas()) as deltas:
-        async for delta in deltas:
-            take(delta)
-    return turn.reply
+def _read(raw: JsonObject) -> OllamaCall | tuple[ChatInput, bool]:
+    return read_ollama_chat(raw) if is_chat(raw) else read_chat(raw)
 
 
 def _reply_json(reply: ChatReply) -> JsonObject:

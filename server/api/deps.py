@@ -29,6 +29,14 @@ from server.store.usage import Kind
 PUBLIC = frozenset({"/healthz", "/readyz"})
 BARE_KEYS = ("x-api-key", "api-key")  # headers of Anthropic's and Azure's clients, which hold the key and nothing else
 BASIC = "/sdapi/"  # clients of AUTOMATIC1111's API can only send Basic authentication
+# Many clients of Ollama's API take only an address, whose user information becomes Basic authentication.
+OLLAMA_PATHS = frozenset(
+    f"/api/{name}"
+    for name in (
+        "chat", "generate", "embed", "embeddings", "tags", "show", "ps", "version", "pull", "push", "create", "copy",
+        "delete",
+    )
+)  # fmt: skip
 LINKED = re.compile(r"/api/files/([0-9A-Za-z]{22})")  # a signed link replaces the key
 JOB_ID = re.compile(r"job_[0-9]{1,12}_[0-9A-Za-z]{22}")
 
@@ -58,7 +66,7 @@ class KeyRequired:
         key = await self._authenticator.identify(
             _only(headers, "authorization"),
             bare_key=next((value for name in BARE_KEYS if (value := _only(headers, name)) is not None), None),
-            basic=scope["path"].startswith(BASIC),
+            basic=scope["path"].startswith(BASIC) or scope["path"] in OLLAMA_PATHS,
         )
         key.require("use")
         return key

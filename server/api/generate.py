@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 from fastapi import APIRouter
@@ -9,9 +10,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
-from server.api.schemas import GenerateImage, GenerateVideo, read_generate, read_object
-from server.api.wire import GenerateReply, errors, json_body
-from server.errors import BadRequest
+from server.api.ollama.schema import OllamaCall, OllamaGenerate, is_generate
+from server.api.ollama.schema import read_generate as read_ollama_generate
+from server.api.ollama.talk import answer
+from server.api.read_json import read_json
+from server.api.schemas import GenerateImage, GenerateVideo, read_generate
+from server.api.wire import GenerateReply, JsonObject, errors, json_body
+from server.errors import BadRequest, TooLarge
+from server.http.body import KIB, SMALL_BYTES
 from server.store.usage import Kind
 
 router = APIRouter()
@@ -28,21 +34,44 @@ IDEMPOTENCY = {
 
 @router.post(
     "/api/generate",
-    responses={200: {"model": GenerateReply}, **errors(404, 409, 413, 429)},
-    openapi_extra=json_body(GenerateImage, GenerateVideo) | {"parameters": [IDEMPOTENCY]},
+    responses={
+        200: {"model": GenerateReply, "content": {"application/x-ndjson": {}}},
+        **errors(404, 409, 413, 429),
+    },
+    openapi_extra=json_body(GenerateImage, GenerateVideo, OllamaGenerate) | {"parameters": [IDEMPOTENCY]},
 )
 async def generate(request: Request, service: ServiceDep, key: KeyDep) -> Response:
     """Accepts an image or video job; poll its status or read its events to learn when it has completed. Fields that are
-    left out take the model's own defaults.
+    left out take the model's own defaults. A body that has a `model` and no `type` is answered with text, as Ollama
+    answers it.
     """
     kinds: list[Kind] = ["images"]  # an error before the type is parsed reports this allowance
     async with allowance_on_error(request, service, key, kinds):
-        raw = read_object(await request.body())
+        raw = await _read(await request.body())
+        if isinstance(raw, OllamaCall):
+            kinds.append("chats")
+            return await answer(request, service, key, raw)
         if raw.get("type") == "video":
             kinds.append("videos")
         accepted = await service.submission.accept(key, read_generate(raw), _idempotency_key(request))
     reply = {"jobId": accepted.job_id, "status": "queued", "statusUrl": f"/api/status/{accepted.job_id}"}
     return JSONResponse(reply, headers=allowance_headers(service, accepted.allowance))
+
+
+async def _read(body: bytes) -> OllamaCall | JsonObject:
+    """Raises `BadRequest`, and `TooLarge` for a large body that is not Ollama's, which may have pictures."""
+    is_large = len(body) > SMALL_BYTES
+    try:
+        raw = await read_json(body, dict)
+    except BadRequest:
+        if not is_large:
+            raise
+        raw = {}
+    if is_generate(raw):
+        return await asyncio.to_thread(read_ollama_generate, raw) if is_large else read_ollama_generate(raw)
+    if is_large:
+        raise TooLarge(f"The body is larger than {SMALL_BYTES // KIB} KiB, the limit of an image or video job.")
+    return raw
 
 
 def _idempotency_key(request: Request) -> str | None:

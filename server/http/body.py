@@ -37,7 +37,10 @@ class BodyRule:
 
 SMALL_JSON = BodyRule()
 RULES: Mapping[str, BodyRule] = {
-    "/api/chat": BodyRule(16 * MIB),
+    "/api/chat": BodyRule(64 * MIB),  # pictures are a part of Ollama's
+    "/api/generate": BodyRule(64 * MIB),  # of Ollama's; ours takes 64 KiB
+    "/api/embed": BodyRule(16 * MIB),
+    "/api/embeddings": BodyRule(16 * MIB),
     "/v1/chat/completions": BodyRule(64 * MIB),  # pictures are a part of it
     "/v1/completions": BodyRule(16 * MIB),
     "/v1/embeddings": BodyRule(16 * MIB),

@@ -13,10 +13,10 @@ from server.accounts.usage import Allowance
 from server.api.anthropic.reply import message
 from server.api.anthropic.schema import CountTokens, CreateMessage, read_call, read_count
 from server.api.anthropic.stream import Events
-from server.api.chat import reply_unless_disconnected
 from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
 from server.api.openai.streaming import chunks_of
 from server.api.read_json import read_json
+from server.api.whole_reply import reply_unless_disconnected
 from server.api.wire import json_body
 from server.http.sse import EventStream
 from server.jobs.artifacts import new_id

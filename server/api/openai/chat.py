@@ -12,13 +12,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.accounts.usage import Allowance
-from server.api.chat import reply_unless_disconnected
 from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
 from server.api.openai.chat_reply import Chunks, completion
 from server.api.openai.chat_schema import ChatCompletion, read_chat
 from server.api.openai.streaming import chunks_of
 from server.api.openai.wire import errors
 from server.api.read_json import read_json
+from server.api.whole_reply import reply_unless_disconnected
 from server.api.wire import json_body
 from server.http.sse import EventStream
 from server.jobs.artifacts import new_id

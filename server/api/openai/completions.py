@@ -12,13 +12,13 @@ from starlette.responses import JSONResponse, Response
 
 from pipelines.chat_interface import Prompt
 from server.accounts.usage import Allowance
-from server.api.chat import reply_unless_disconnected
 from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
 from server.api.openai.completion_reply import Chunks, completion
 from server.api.openai.completion_schema import Completion, CompletionCall, read_completion
 from server.api.openai.streaming import chunks_of
 from server.api.openai.wire import errors
 from server.api.read_json import read_json
+from server.api.whole_reply import reply_unless_disconnected
 from server.api.wire import JsonObject, json_body
 from server.http.sse import EventStream
 from server.jobs.artifacts import new_id

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
+from models.spec import Limits
 from pipelines.chat_interface import Grammar, Message, ToolCall, ToolUse
-from tests.fakes import FakeReply
+from tests.fakes import FakeCatalogue, FakeReply, spec
 from tests.support.http.chats import chat_request
 from tests.support.http.front import Front, front
 
 pytestmark = pytest.mark.anyio
 
 RECORDED = Path(__file__).parent / "recorded"
+SEEING = FakeCatalogue(spec("talker", "chat", takes_images=True, limits=Limits(context_tokens=65_536)))
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\nrest").decode()
 FORM = {"type": "json_schema", "schema": {"type": "object"}}
 WEATHER = {"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}
@@ -40,7 +42,7 @@ async def ask(f: Front, sent: dict[str, Any]) -> Any:
 
 
 async def messages_read(folder: Path, sent: dict[str, Any]) -> list[Message]:
-    async with front(folder) as f:
+    async with front(folder, catalogue=SEEING) as f:
         await ask(f, sent)
     return list(f.prompt_reader.messages[-1])
 

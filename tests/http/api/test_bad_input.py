@@ -166,6 +166,7 @@ BODIES: dict[str, tuple[bytes, int]] = {
     "image to fetch": (image(image="file:///etc/passwd"), 400),
     "exactly 64 KiB": (image(prompt="x").ljust(64 * 1024), 200),
     "64 KiB and 1": (image(prompt="x").ljust(64 * 1024 + 1), 413),
+    "64 KiB and 1 of no JSON": (b"{" + b" " * 64 * 1024, 413),
 }
 
 CHATS: dict[str, tuple[dict[str, Any], int]] = {
@@ -326,7 +327,8 @@ async def test_a_client_that_sends_megabytes_still_gets_its_413(tmp_path: Path) 
 async def test_a_chunked_body_is_limited_while_it_arrives(tmp_path: Path) -> None:
     chunk = b"4000\r\n" + b" " * 0x4000 + b"\r\n"
     async with listening(tmp_path) as (f, port):
-        check(*await exchange(port, head(f, JSON_TYPE, "Transfer-Encoding: chunked"), *[chunk] * 5), 413)
+        start = head(f, JSON_TYPE, "Transfer-Encoding: chunked", path="/api/keys")
+        check(*await exchange(port, start, *[chunk] * 5), 413)
 
 
 async def test_a_chunked_body_is_accepted(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ async def test_the_limit_holds_while_chunks_arrive() -> None:
     assert b"request_too_large" in content
 
 
-@pytest.mark.parametrize(("path", "limit"), [(CHAT, "64 MiB"), ("/api/chat", "16 MiB"), ("/api/generate", "64 KiB")])
+@pytest.mark.parametrize(("path", "limit"), [(CHAT, "64 MiB"), ("/v1/embeddings", "16 MiB"), ("/api/keys", "64 KiB")])
 async def test_a_length_over_the_limit_is_refused_at_once(path: str, limit: str) -> None:
     async with serving() as port, connected(port) as c:
         await c.send(head(f"Content-Length: {64 * MIB + 1}", path=path))

@@ -17,13 +17,13 @@ from starlette.responses import JSONResponse, Response
 
 from server.accounts.auth import ApiKey
 from server.accounts.usage import Allowance
-from server.api.chat import reply_unless_disconnected
 from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
 from server.api.openai.responses.items import referenced, resolved, with_ids
 from server.api.openai.responses.reply import Events, ResponseReply, ending
 from server.api.openai.responses.schema import RESPONSE_ID, ResponseBody, ResponseCall, read_response
 from server.api.openai.wire import errors
 from server.api.read_json import INLINE_BYTES, read_json
+from server.api.whole_reply import reply_unless_disconnected
 from server.api.wire import JsonObject, json_body
 from server.errors import BadRequest, NotFound, ServerError
 from server.http.error_body import openai_error_of
