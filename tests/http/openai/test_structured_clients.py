@@ -18,6 +18,7 @@ from tests.support.http.client_programs import run_program
 from tests.support.http.front import front
 from tests.support.http.http_front import listening
 from tests.support.http.obliging_engine import oblige
+from tests.support.http.recorded_bodies import record
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -98,9 +99,11 @@ NODE: Mapping[str, tuple[Any, list[str]]] = {
     ("program", "checks"), [("structured/main.py", PYTHON), ("structured/main.mjs", NODE)], ids=["python", "node"]
 )
 async def test_clients_get_calls_and_objects(tmp_path: Path, program: str, checks: Any) -> None:
-    async with front(tmp_path) as f, listening(f) as address:
+    async with front(tmp_path) as f:
         oblige(f, JSON_OBJECT)
-        got = await run_program(program, address, f.keys["enterprise"], "talker")
+        record(f, lambda body: ("structured", check_in(json.dumps(body["messages"]))))
+        async with listening(f) as address:
+            got = await run_program(program, address, f.keys["enterprise"], "talker")
         asked = asked_by_check(f.prompt_reader)
 
     assert got == {check: result for check, (result, _) in checks.items()}
@@ -112,8 +115,15 @@ def asked_by_check(reader: FakePromptReader) -> dict[str, list[str]]:
     asked: dict[str, list[str]] = {}
     for messages, options in zip(reader.messages, reader.options, strict=True):
         user = next(message.content for message in messages if message.role == "user")
-        asked.setdefault(str(re.match(r"\[(\S+)\]", user)[1]), []).append(in_words(options))  # type: ignore[index]
+        asked.setdefault(check_in(user), []).append(in_words(options))
     return asked
+
+
+def check_in(text: str) -> str:
+    """Returns the name of the check in what the user asks."""
+    found = re.search(r"\[(\S+)\] How is", text)
+    assert found is not None
+    return found[1]
 
 
 def in_words(options: PromptOptions) -> str:

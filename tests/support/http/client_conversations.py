@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import count
-from pathlib import Path
-
-from starlette.types import Message, Receive, Scope, Send
 
 from server.job import Job
 from server.protocol import JobReplied
@@ -54,29 +47,3 @@ class Talker:
             f.engine.deliver(JobReplied(job.id, text, 12, 7, "stop", thinking, 2 if thinking else 0))
 
         f.engine.submit = submit_and_reply  # type: ignore[method-assign]  # wraps the method
-
-
-def record(f: Front, names: Sequence[str]) -> None:
-    """Keeps the last body of each conversation, "CLIENT, WAY", in $RECORD_BODIES/CLIENT.json, if that folder is named.
-
-    tests/http/openai/recorded/ was made so.
-    """
-    folder = os.environ.get("RECORD_BODIES")
-    if not folder:
-        return
-    app, bodies = f.app, count()
-
-    async def recording(scope: Scope, receive: Receive, send: Send) -> None:
-        async def receive_and_keep() -> Message:
-            message = await receive()
-            if message["type"] == "http.request" and scope["path"] == "/v1/chat/completions":
-                client, way = names[next(bodies) // N_TURNS].split(", ")
-                path = Path(folder) / f"{client}.json"
-                recorded = json.loads(path.read_text()) if path.exists() else {}
-                recorded[way] = json.loads(message["body"])
-                path.write_text(json.dumps(recorded, indent=1, ensure_ascii=False) + "\n")
-            return message
-
-        await app(scope, receive_and_keep, send)
-
-    f.app = recording  # type: ignore[assignment]  # stands between the socket and the application
