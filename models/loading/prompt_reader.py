@@ -86,6 +86,10 @@ class PromptReader:
             if context is not None:
                 texts = [text for message in messages for text in _texts(message)]
                 _refuse_too_long(opened, texts, context, n_least=len(messages))
+                if options.tool_use.choice != "none":  # their schemas are bounded, and templates show parts of them
+                    _refuse_too_long(
+                        opened, [tool.description for tool in options.tool_use.tools], context, field="tools"
+                    )
             try:
                 prompt = read_prompt(opened.tokenizer, messages, options, opened.pictures, context)
             except PromptRefused:

@@ -244,7 +244,7 @@ def call_format(tokenizer: Any, family: Family, use: ToolUse) -> ModelCallFormat
     return ModelCallFormat(
         family,
         {tool.name: tool for tool in tools},
-        use.parallel and use.name is None,  # a tool that is named is called once
+        use.parallel,
         frozenset(vocabulary[name] for name in family.ends if name in vocabulary),
     )
 

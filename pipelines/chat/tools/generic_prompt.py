@@ -76,5 +76,5 @@ def _described(use: ToolUse) -> str:
         last = _MUST if use.name is None else _MUST_NAMED.format(use.name)
     else:
         last = _OR_ANSWER
-    number = _SEVERAL if use.parallel and use.name is None else _ONE
+    number = _SEVERAL if use.parallel else _ONE
     return "\n".join([_INTRODUCTION, "<tools>", *tools, "</tools>", "", f"{_FORM}{number} {_RESULTS} {last}"])

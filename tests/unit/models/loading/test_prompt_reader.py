@@ -16,7 +16,7 @@ import pytest
 from models.errors import BadModel
 from models.loading.prompt_reader import PromptReader
 from models.spec import Limits, LoadOptions, ModelSpec
-from pipelines.chat_interface import Message, PromptOptions, PromptRefused, PromptTooLong, RawPrompt
+from pipelines.chat_interface import Message, PromptOptions, PromptRefused, PromptTooLong, RawPrompt, Tool, ToolUse
 from tests.support.catalogues import open_catalogue
 from tests.support.chat_tokenizers import chat_tokenizer
 from tests.support.lanes.loaded_models import save_chat
@@ -146,6 +146,16 @@ def test_a_long_text_that_fits_is_read() -> None:
     prompt = PromptReader(Opener(tokenizer)).read(MODEL, [Message("user", "x" * 100_000)], PLAIN)
 
     assert 100 < len(prompt.tokens) < 150
+
+
+def test_descriptions_of_tools_that_leave_no_room_are_refused_early() -> None:
+    use = ToolUse(tools=tuple(Tool(f"f{i}", "a word " * 4_000) for i in range(100)))
+    reader = PromptReader(Opener())
+
+    with pytest.raises(PromptTooLong, match="but tools has at least") as error:
+        reader.read(MODEL, HI, PromptOptions(tool_use=use))
+    assert error.value.field == "tools"
+    assert reader.read(MODEL, HI, PromptOptions(tool_use=replace(use, choice="none")))
 
 
 def test_more_messages_than_the_context_has_tokens_are_too_long() -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.chat.tools.formats import call_format, family_of
+from pipelines.chat.tools.formats import FAMILIES, call_format, family_of
 from pipelines.chat_interface import ToolUse
 from tests.support.call_samples import NOW
+from tests.support.paths import ROOT
 from tests.support.section_samples import tokenizer
 
 # The parts of real templates that show calls.
@@ -70,3 +71,8 @@ def test_the_token_that_ends_a_turn_with_calls_ends_the_reply(name: str, end: st
 
     assert call_format(made, family, ToolUse(tools=(NOW,))).end_tokens == {made.convert_tokens_to_ids(end)}
     assert call_format(tokenizer(""), family, ToolUse(tools=(NOW,))).end_tokens == frozenset()
+
+
+@pytest.mark.parametrize("name", [family.name for family in FAMILIES])
+def test_the_documents_name_each_format(name: str) -> None:
+    assert f"`{name}`" in (ROOT / "docs/tools.md").read_text()
