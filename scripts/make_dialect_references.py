@@ -33,6 +33,7 @@ PAGES: Mapping[str, Page] = {
         "/v1/",
         [
             "openai_chat",
+            "openai_completions",
             "openai_responses",
             "openai_images",
             "openai_videos",

@@ -21,6 +21,7 @@ from pipelines.chat_interface import (
     Message,
     Prompt,
     PromptOptions,
+    PromptRefused,
     PromptTooLong,
     RawPrompt,
     Section,
@@ -155,6 +156,8 @@ class FakePromptReader:
             raise self.error
         self.raw.append(raw)
         tokens = tuple(map(ord, raw.text)) if isinstance(raw.text, str) else raw.text
+        if any(0xD800 <= token < 0xE000 or token >= 0x110000 for token in tokens):
+            raise PromptRefused("The prompt contains characters that are no text.", field=raw.field)
         text = "".join(map(chr, tokens))
         return Prompt(tokens=tokens, continues=True, raw=True, text=text, offsets=tuple(range(len(text))))
 

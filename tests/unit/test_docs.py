@@ -12,6 +12,7 @@ from scripts import make_api_reference, make_cli_reference, make_dialect_referen
 from server.api.models import DeviceReply, HolderReply, ModelReply
 from server.api.openai import chat_fields
 from server.api.openai.chat_schema import ChatCompletion
+from server.api.openai.completion_schema import Completion
 from server.api.openai.image_schema import ImageGeneration
 from server.api.openai.responses.fields import RESPONSES
 from server.api.openai.responses.schema import ResponseBody
@@ -81,6 +82,7 @@ def test_the_reference_of_openais_api_contains_every_field_that_is_known() -> No
     page = (ROOT / "docs" / "openai.md").read_text()
     done = {
         *ChatCompletion.model_fields,
+        *Completion.model_fields,
         *ResponseBody.model_fields,
         *ImageGeneration.model_fields,
         *VideoCreation.model_fields,
