@@ -35,6 +35,7 @@ PAGES: Mapping[str, Page] = {
             "openai_chat",
             "openai_completions",
             "openai_responses",
+            "openai_embeddings",
             "openai_images",
             "openai_videos",
         ],

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from models.embedding_layout import EmbeddingLayout
 from models.spec import Defaults, Limits
 from tests.fakes import FakeCatalogue, spec
 from tests.support.http.client_programs import run_source
@@ -34,6 +35,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 PAGES = ("openai.md", "anthropic.md", "ollama.md")
 MODELS = FakeCatalogue(
     spec("smollm2-135m", "chat", defaults=Defaults(max_tokens=64), limits=Limits(context_tokens=8192)),
+    spec(
+        "all-minilm-l6-v2", "embedding",
+        embedding=EmbeddingLayout(dimensions=4, pooling=("mean",)), limits=Limits(context_tokens=256),
+    ),
     spec("tiny-scenes", "image", defaults=Defaults(steps=4, width=64, height=64), limits=Limits(size_multiple=8)),
     spec(
         "tiny-motion", "video",

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 
-from server.job import Job
+from server.job import UNSTORED, Job
 from server.process.main import uvicorn_config
 from tests.support.http.front import Front
 
@@ -20,7 +20,7 @@ def finish_jobs(f: Front) -> None:
 
     def submit_and_run(job: Job, need_bytes: int = 0, at: float | None = None) -> None:
         submit(job, need_bytes, at)
-        if job.type != "chat":
+        if job.type not in UNSTORED:
             asyncio.get_running_loop().call_soon(f.engine.run, job.id)
 
     f.engine.submit = submit_and_run  # type: ignore[method-assign]  # wraps the method
