@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +12,7 @@ from pipelines.chat_interface import PromptMedia
 
 PAST = ("past_key_values", "cache_params", "state")  # names of outputs that the next forward takes
 OF_TOKENS = ("token_type_ids", "mm_token_type_ids")  # arguments with a number for each token
+KEPT = ("past_key_values", "position_ids", "use_cache", "logits_to_keep", *OF_TOKENS)  # behind the first forward
 
 
 class Sequence(Protocol):
@@ -59,41 +61,49 @@ class VisionSequence:
     def __init__(self, model: Any, tokens: list[int], media: PromptMedia | None, *, scored: bool) -> None:
         """scored: the logits of all tokens of the prompt are wanted."""
         self._model = model
-        self._tokens = torch.tensor([tokens], device=model.device)
-        self._arguments: dict[str, Any] = {"use_cache": True}
-        if not scored and model._supports_logits_to_keep():
-            self._arguments["logits_to_keep"] = 1
-        if media is not None:
-            for name, array in media.inputs.items():
-                self._arguments[name] = self._on_device(name, torch.from_numpy(array), len(tokens))
-        self._arguments["position_ids"] = model._prepare_position_ids_for_generation(self._tokens, self._arguments)
-        self._has_read = False
+        self._media = media
+        self._scored = scored
+        self._tokens = torch.tensor([tokens])
+        self._arguments: dict[str, Any] = {}  # of the next forward; nothing has been read while there are none
 
     @property
     def n_unread(self) -> int:
-        return 1 if self._has_read else self._tokens.shape[1]
+        return 1 if self._arguments else self._tokens.shape[1]
 
     def read(self) -> torch.Tensor:
+        is_first = not self._arguments
+        if is_first:
+            self._tokens = device.upload(self._tokens, self._model.device)
+            self._arguments = self._first_arguments()
         inputs = self._model.prepare_inputs_for_generation(
             self._tokens,
-            next_sequence_length=1 if self._has_read else None,
-            is_first_iteration=not self._has_read,
+            next_sequence_length=None if is_first else 1,
+            is_first_iteration=is_first,
             **self._arguments,
         )
         output = self._model(**inputs, return_dict=True)
-        self._arguments = self._model._update_model_kwargs_for_generation(output, self._arguments)
-        if not self._has_read:  # the pictures are in the cache now
-            self._has_read = True
-            kept = ("past_key_values", "position_ids", "use_cache", "logits_to_keep", *OF_TOKENS)
-            self._arguments = {name: value for name, value in self._arguments.items() if name in kept}
+        arguments = self._model._update_model_kwargs_for_generation(output, self._arguments)
+        self._arguments = {name: value for name, value in arguments.items() if name in KEPT}  # the cache has the rest
         logits: torch.Tensor = output.logits
         return logits
+
+    def _first_arguments(self) -> dict[str, Any]:
+        arguments: dict[str, Any] = {"use_cache": True}
+        if not self._scored and self._model._supports_logits_to_keep():
+            arguments["logits_to_keep"] = 1
+        for name, array in self._media.inputs.items() if self._media is not None else ():
+            arguments[name] = self._on_device(name, torch.from_numpy(array))
+        if "position_ids" in inspect.signature(self._model.forward).parameters:
+            positions = self._model._prepare_position_ids_for_generation(self._tokens, arguments)
+            arguments["position_ids"] = positions
+        return arguments
 
     def append(self, token: int) -> None:
         more = torch.tensor([[token]], device=self._tokens.device)
         self._tokens = torch.cat([self._tokens, more], dim=-1)
 
-    def _on_device(self, name: str, values: torch.Tensor, n_tokens: int) -> torch.Tensor:
+    def _on_device(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        n_tokens = self._tokens.shape[1]
         if name in OF_TOKENS and values.shape[-1] < n_tokens:  # the beginning of a reply is read in again
             values = torch.nn.functional.pad(values, (0, n_tokens - values.shape[-1]))
         if values.is_floating_point():
