@@ -24,7 +24,8 @@ END = "<!-- End of the generated part. -->\n"
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    path: str  # the routes whose path begins so are listed, unless another page has a longer beginning of it
+    # The routes whose path begins so are listed, unless another page has a longer beginning of it. "": a section does.
+    path: str
     sections: Sequence[str]  # modules in scripts/reference/, in the order of the page
 
 
@@ -41,6 +42,7 @@ PAGES: Mapping[str, Page] = {
         ],
     ),
     "anthropic.md": Page("/v1/messages", ["anthropic_messages"]),
+    "ollama.md": Page("", ["ollama"]),
 }
 
 
@@ -55,7 +57,7 @@ def reference(name: str) -> str:
         raise ValueError(f"docs/{name} lacks the lines around its generated part")
     sections = [importlib.import_module(f"scripts.reference.{section}").section() for section in page.sections]
     others = [other.path for other in PAGES.values() if len(other.path) > len(page.path)]
-    lines = [*routes(page.path, others), *(line for section in sections for line in section)]
+    lines = [*(routes(page.path, others) if page.path else ()), *(line for section in sections for line in section)]
     return before + BEGIN + "\n" + "\n".join(lines) + "\n" + END + after
 
 

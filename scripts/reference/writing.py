@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 WIDTH = 120
@@ -23,9 +23,11 @@ def routes(beginning: str, others: Sequence[str] = ()) -> Iterator[str]:
     yield ""
 
 
-def fields(model: Any) -> Iterator[str]:
+def fields(model: Any, leave_out: Collection[str] = ()) -> Iterator[str]:
     """Yields an item for each field of a pydantic model, with its description."""
     for name, field in model.model_json_schema()["properties"].items():
+        if name in leave_out:
+            continue
         inner = [part.get("description") for part in field.get("anyOf", ())]
         yield from item(f"`{name}`: {field.get('description') or next(filter(None, inner))}")
 
