@@ -34,7 +34,7 @@ class ModelEntry(Strict):
     Only types are checked here. The catalogue checks the values, so that models.toml and the API accept the same ones.
     """
 
-    type: str | None = Field(None, description="one of image, video, chat")
+    type: str | None = Field(None, description="one of image, video, chat, embedding")
     revision: str | None = Field(None, description="a branch, tag or commit")
     aliases: list[str] | None = Field(None, description="a list of names")
     default: bool | None = Field(None, description="true or false")

@@ -20,7 +20,7 @@ Source = Annotated[
     typer.Argument(help="A folder, a .safetensors or .gguf file, owner/name[@revision][:file] or https://…#sha256=…"),
 ]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the model. Default: derived from the source.")]
-Kind = Annotated[str | None, typer.Option("--type", help="image, video or chat. Default: read from the checkpoint.")]
+Kind = Annotated[str | None, typer.Option("--type", help="image, video, chat or embedding. Default: as its files say.")]
 Values = Annotated[
     list[str] | None,
     typer.Option("--set", help="A value for models.toml: dtype=bfloat16, defaults.steps=20, load.offload=model."),

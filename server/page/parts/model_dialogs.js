@@ -60,6 +60,7 @@ const naming = () => [
       ["image", "Image"],
       ["video", "Video"],
       ["chat", "Chat"],
+      ["embedding", "Embeddings"],
     ]),
   ),
 ];

@@ -20,7 +20,7 @@ const STATES = {
   failed: "Failed",
   incomplete: "Incomplete",
 };
-const KINDS = { image: "Images", video: "Video", chat: "Chat" };
+const KINDS = { image: "Images", video: "Video", chat: "Chat", embedding: "Embeddings" };
 const MERGING = { on: "batches jobs", off: "one job at a time" };
 
 export default function models({ signal }) {
@@ -157,6 +157,8 @@ function line(model, act) {
     defaults.numFrames && count(defaults.numFrames, "frame"),
     defaults.steps && count(defaults.steps, "step"),
     model.type === "chat" && limits.contextTokens && `${limits.contextTokens.toLocaleString()} tokens of context`,
+    model.embedding && `vectors of ${count(model.embedding.dimensions, "number")}`,
+    model.embedding && limits.contextTokens && `texts of up to ${count(limits.contextTokens, "token")}`,
     MERGING[model.merging],
   ].filter(Boolean);
   const idle =

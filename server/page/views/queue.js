@@ -126,7 +126,7 @@ function drawLanes(lanes) {
 }
 
 function name(job) {
-  const what = { image: "Image", video: "Video", chat: "Chat message" }[job.type] ?? "Job";
+  const what = { image: "Image", video: "Video", chat: "Chat message", embedding: "Embedding" }[job.type] ?? "Job";
   return h(
     "div",
     {},
