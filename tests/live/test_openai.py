@@ -26,6 +26,7 @@ pytestmark = [
 
 MODELS = ("smollm2-135m", "tiny-scenes", "tiny-motion")
 CHAT_MODEL, IMAGE_MODEL, VIDEO_MODEL = MODELS
+ROUNDED = 0.3  # packed weights take their inputs in bfloat16, and a batch adds up in another order
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,30 @@ def test_a_response_goes_on_with_the_one_before_as_a_chat_does(ai: openai.OpenAI
     assert first.usage.output_tokens == 16
     assert "".join(deltas) == chat.choices[0].message.content
     assert len(deltas) > 4  # streamed as it was generated, not in one piece
+
+
+def test_a_text_has_the_log_probabilities_that_it_was_written_with(ai: openai.OpenAI) -> None:
+    prompt, usual = "The capital of France is", {"model": CHAT_MODEL, "temperature": 0, "logprobs": 2}
+    wrote = ai.completions.create(**usual, prompt=prompt, max_tokens=16, echo=True)
+    choice = wrote.choices[0]
+    others = ["Once upon a time", prompt, "The sea"]
+    scored = ai.completions.create(**usual, prompt=[choice.text, *others], max_tokens=0, echo=True)
+    chunks = list(ai.completions.create(**usual, prompt=prompt, max_tokens=16, echo=True, stream=True))
+
+    whole = scored.choices[0].logprobs
+    assert choice.text.startswith(prompt)
+    assert whole.tokens == choice.logprobs.tokens
+    assert whole.text_offset == choice.logprobs.text_offset
+    assert [choice.text[i:].startswith(t) for i, t in zip(whole.text_offset, whole.tokens, strict=True)] == [True] * 21
+    assert whole.token_logprobs[0] is choice.logprobs.token_logprobs[0] is None
+    assert whole.token_logprobs[1:] == pytest.approx(choice.logprobs.token_logprobs[1:], abs=ROUNDED)
+    assert scored.choices[2].logprobs.token_logprobs[1:] == pytest.approx(whole.token_logprobs[1:5], abs=ROUNDED)
+    assert [each.text for each in scored.choices[1:]] == others
+    assert scored.usage.completion_tokens == 0
+    parts = [chunk.choices[0] for chunk in chunks if chunk.choices]
+    assert "".join(part.text for part in parts) == choice.text
+    streamed = [value for part in parts if part.logprobs for value in part.logprobs.token_logprobs]
+    assert streamed[1:] == pytest.approx(choice.logprobs.token_logprobs[1:], abs=ROUNDED)
 
 
 def test_a_stop_string_ends_a_reply_and_is_not_part_of_it(ai: openai.OpenAI) -> None:

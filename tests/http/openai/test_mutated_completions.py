@@ -51,4 +51,4 @@ async def test_mutated_bodies_are_answered_or_refused_in_shape(tmp_path: Path) -
             statuses[reply.status_code] += 1
             f.engine.jobs.clear()
 
-    assert min(statuses[200], statuses[400]) > N_MUTATIONS / 5, statuses  # mutations that show something
+    assert min(statuses[200], statuses[400]) > N_MUTATIONS / 8, statuses  # mutations that show something
