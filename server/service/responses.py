@@ -23,8 +23,8 @@ from server.units import size
 Item: TypeAlias = dict[str, Any]
 
 MAX_CHAIN = 1000  # responses that one goes on with
-MAX_CHAIN_BYTES = 64 * 2**20  # of their items, as JSON
-MAX_BYTES = 32 * 2**20  # of one response and of what was added before it
+MAX_CHAIN_BYTES = 32 * 2**20  # of their items, as JSON: what one request may read from the store
+MAX_BYTES = 16 * 2**20  # of one response and of what was added before it
 NO_SUCH_RESPONSE = "There is no such response: it was never stored, was deleted, or is too old."
 
 
@@ -45,18 +45,21 @@ class Responses:
 
         items = await self._database.read(read)
         if items is None:
-            raise BadRequest(
-                "The previous response, or one that it goes on with, is not stored: it was created with store: false, "
-                "was deleted, or is too old. Send the whole conversation as input.",
-                code="previous_response_not_found",
-                param="previous_response_id",
-            )
+            raise no_previous_response()
         return items
 
     async def stored(self, key: ApiKey, response_ids: Collection[str]) -> Mapping[str, ResponseRow]:
-        """Returns those of the responses that are stored, by their ids."""
-        rows = await self._database.read(lambda conn: store.get(conn, key.id, response_ids))
-        return {row.id: row for row in rows}
+        """Returns those of the responses that are stored, by their ids. Raises `BadRequest` for too many bytes."""
+
+        def read(conn: Connection) -> Sequence[ResponseRow]:
+            if store.n_bytes(conn, key.id, response_ids) > MAX_CHAIN_BYTES:
+                raise BadRequest(
+                    f"input may refer to items of responses that have at most {size(MAX_CHAIN_BYTES)} together.",
+                    param="input",
+                )
+            return store.get(conn, key.id, response_ids)
+
+        return {row.id: row for row in await self._database.read(read)}
 
     async def get(self, key: ApiKey, response_id: str) -> Item:
         """Returns a response as its client got it. Raises `NotFound`."""
@@ -108,6 +111,15 @@ class Responses:
         """Raises `NotFound`."""
         if not await self._database.write(lambda conn: store.forget(conn, key.id, response_id)):
             raise NotFound(NO_SUCH_RESPONSE)
+
+
+def no_previous_response() -> BadRequest:
+    return BadRequest(
+        "The previous response, or one that it goes on with, is not stored: it was created with store: false, was "
+        "deleted, or is too old. Send the whole conversation as input.",
+        code="previous_response_not_found",
+        param="previous_response_id",
+    )
 
 
 def _items_of_chain(conn: Connection, key_id: str, response_id: str) -> list[Item] | None:

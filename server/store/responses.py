@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, literal, select
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, literal, select
 
 from server.store import schema
 
@@ -48,6 +48,12 @@ def get(conn: Connection, key_id: str, response_ids: Collection[str]) -> list[Re
     columns = [_table.c[name] for name in ResponseRow.__slots__]
     found = conn.execute(select(*columns).where(_mine(key_id), _table.c.id.in_(response_ids))).mappings()
     return [ResponseRow(**row) for row in found]
+
+
+def n_bytes(conn: Connection, key_id: str, response_ids: Collection[str]) -> int:
+    """Returns the bytes of those of the responses that the key has."""
+    total = select(func.sum(_table.c.n_bytes)).where(_mine(key_id), _table.c.id.in_(response_ids))
+    return int(conn.execute(total).scalar() or 0)
 
 
 def chain(conn: Connection, key_id: str, response_id: str, max_length: int) -> list[Link]:

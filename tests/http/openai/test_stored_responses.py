@@ -190,3 +190,17 @@ async def test_a_chain_has_a_length(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     assert (status, param) == (400, "previous_response_id")
     assert code != "previous_response_not_found"
+
+
+async def test_the_items_that_a_request_refers_to_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(responses, "MAX_CHAIN_BYTES", 3000)
+    async with front(tmp_path) as f:
+        references = [
+            {"type": "item_reference", "id": (await create(f, text))["output"][0]["id"]}
+            for text in ("One", "Two", "Three")
+        ]
+        few = await f.post(URL, {"input": references[:1]})
+        many = await refusal(f, references)
+
+    assert few.status_code == 200
+    assert many == (400, None, "input")

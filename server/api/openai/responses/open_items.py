@@ -6,7 +6,7 @@ An event has its type and no sequence number, which the stream gives it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 from pipelines.chat_interface import CallDelta
 from server.api.openai.reply_parts import token_logprobs
@@ -118,71 +118,67 @@ class OpenReasoning:
         }
 
 
-class OpenCall:
-    """A call of a function."""
+class _Call:
+    """What all calls have: the id that a call shares with its output, and the arguments so far."""
+
+    kind: ClassVar[str]
 
     def __init__(self, response_id: str, index: int, first: CallDelta, called: Called) -> None:
-        self._place = Place("function_call", response_id, index)
+        self._place = Place(self.kind, response_id, index)
         self._call_id = first.id
         self._called = called
-        self._arguments: list[str] = []
+        self._parts: list[str] = []
         self.call_index = first.index
+
+    @property
+    def _arguments(self) -> str:
+        return "".join(self._parts)
+
+    def _item(self, status: Status, **fields: str) -> Item:
+        called = {"call_id": self._call_id, "name": self._called.name}
+        return {"id": self._place.id, "type": self.kind, "status": status, **called, **fields}
+
+
+class OpenCall(_Call):
+    """A call of a function."""
+
+    kind = "function_call"
 
     def begin(self) -> Iterator[JsonObject]:
         yield self._place.added(self.item("in_progress"))
 
     def add(self, part: CallDelta) -> Iterator[JsonObject]:
         if part.arguments:
-            self._arguments.append(part.arguments)
+            self._parts.append(part.arguments)
             yield self._place.event("function_call_arguments.delta", delta=part.arguments)
 
     def end(self, status: Status) -> Iterator[JsonObject]:
-        item = self.item(status)
-        yield self._place.event("function_call_arguments.done", name=item["name"], arguments=item["arguments"])
-        yield self._place.done(item)
+        name = self._called.name
+        yield self._place.event("function_call_arguments.done", name=name, arguments=self._arguments)
+        yield self._place.done(self.item(status))
 
     def item(self, status: Status) -> Item:
         namespace = self._called.namespace
-        return {
-            "id": self._place.id,
-            "type": "function_call",
-            "status": status,
-            "call_id": self._call_id,
-            "name": self._called.name,
-            **({} if namespace is None else {"namespace": namespace}),
-            "arguments": "".join(self._arguments),
-        }
+        return self._item(status, **({} if namespace is None else {"namespace": namespace}), arguments=self._arguments)
 
 
-class OpenCustomCall:
+class OpenCustomCall(_Call):
     """A call of a tool that takes free text, which is known when the arguments around it are complete."""
 
-    def __init__(self, response_id: str, index: int, first: CallDelta, called: Called) -> None:
-        self._place = Place("custom_tool_call", response_id, index)
-        self._call_id = first.id
-        self._called = called
-        self._arguments: list[str] = []
-        self.call_index = first.index
+    kind = "custom_tool_call"
 
     def begin(self) -> Iterator[JsonObject]:
-        yield self._place.added({**self.item("in_progress"), "input": ""})
+        yield self._place.added(self._item("in_progress", input=""))
 
     def add(self, part: CallDelta) -> Iterator[JsonObject]:
-        self._arguments.append(part.arguments)
+        self._parts.append(part.arguments)
         yield from ()
 
     def end(self, status: Status) -> Iterator[JsonObject]:
-        item = self.item(status)
-        yield self._place.event("custom_tool_call_input.delta", delta=item["input"])
-        yield self._place.event("custom_tool_call_input.done", input=item["input"])
-        yield self._place.done(item)
+        text = call_input(self._arguments)
+        yield self._place.event("custom_tool_call_input.delta", delta=text)
+        yield self._place.event("custom_tool_call_input.done", input=text)
+        yield self._place.done(self.item(status))
 
     def item(self, status: Status) -> Item:
-        return {
-            "id": self._place.id,
-            "type": "custom_tool_call",
-            "status": status,
-            "call_id": self._call_id,
-            "name": self._called.name,
-            "input": call_input("".join(self._arguments)),
-        }
+        return self._item(status, input=call_input(self._arguments))

@@ -33,6 +33,8 @@ def check(conn: Connection) -> None:
     assert responses.get(conn, "anna", ["a"]) == [row("a")]
     assert {found.id for found in responses.get(conn, "anna", ["a", "c", "x"])} == {"a", "c"}
     assert responses.get(conn, "eve", ["a"]) == []
+    assert responses.n_bytes(conn, "anna", ["a", "c", "x"]) == 14
+    assert responses.n_bytes(conn, "eve", ["a"]) == 0
     assert responses.chain(conn, "anna", "c", 9) == [Link("c", "b", 7), Link("b", "a", 7), Link("a", None, 7)]
     assert responses.chain(conn, "anna", "c", 2) == [Link("c", "b", 7), Link("b", "a", 7)]
     assert responses.chain(conn, "anna", "d", 9) == [Link("d", "gone", 7)]
