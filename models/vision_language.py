@@ -19,7 +19,10 @@ from models.weight_identity import DECODERS, is_decoder
 
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 CLASS_NAMED_IN = (PROCESSOR, PREPROCESSOR, "tokenizer_config.json")
+IMAGE_PROCESSORS = re.compile(r'\("([\w.-]+)",\s*\{([^}]*)\}\)')
+PROCESSORS = re.compile(r'\("([\w.-]+)",\s*"(\w+Processor)"\)')
 PAIR = re.compile(r'\("([\w.-]+)",\s*"(\w+)"\)')
+SETTINGS_OF_VIDEO = re.compile(r"self\.\w+ = .*self\.video_processor\.")  # asked for when the processor is opened
 NO_PROCESSOR = f"It takes no pictures: {PREPROCESSOR} is missing."
 NOT_KNOWN = "It takes no pictures: its processor does not tell what stands for a picture in the prompt."
 
@@ -51,7 +54,8 @@ def why_no_images(folder: Path) -> str:
     source = _processors().get(_processor_class(folder))
     if source is None or not source.replaces_tokens:
         return NOT_KNOWN
-    if source.needs_torchvision and not is_installed("torchvision"):
+    needs_torchvision = source.needs_torchvision or _model_type(folder) in _without_pillow()
+    if needs_torchvision and not is_installed("torchvision"):
         return f"It takes no pictures: its processor needs {how_to_install(['torchvision'])}."
     return ""
 
@@ -59,7 +63,7 @@ def why_no_images(folder: Path) -> str:
 @lru_cache(maxsize=1)
 def vision_language_classes() -> frozenset[str]:
     """Returns the classes of transformers that read pictures and text and write text."""
-    text = (package_folder("transformers") / "models" / "auto" / "modeling_auto.py").read_text(encoding="utf-8")
+    [text] = _auto("modeling_auto")
     listed = text.partition("\nMODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES = OrderedDict(")[2].partition("\n)\n")[0]
     return frozenset(name for _, name in PAIR.findall(listed) if not name.endswith(DECODERS))
 
@@ -70,13 +74,30 @@ def _processor_class(folder: Path) -> str:
             named = read_config(folder / file).get("processor_class")
             if isinstance(named, str):
                 return named
-    return _processor_of_type().get(str(read_config(folder / "config.json").get("model_type")), "")
+    return _processor_of_type().get(_model_type(folder), "")
+
+
+def _auto(*modules: str) -> list[str]:
+    """Returns the source of the modules in which transformers lists its classes by the type of the model."""
+    folder = package_folder("transformers") / "models" / "auto"
+    return [(folder / f"{name}.py").read_text(encoding="utf-8") for name in modules]
+
+
+def _model_type(folder: Path) -> str:
+    return str(read_config(folder / "config.json").get("model_type"))
 
 
 @lru_cache(maxsize=1)
 def _processor_of_type() -> Mapping[str, str]:
-    text = (package_folder("transformers") / "models" / "auto" / "auto_mappings.py").read_text(encoding="utf-8")
-    return dict(PAIR.findall(text.partition("\nPROCESSOR_MAPPING_NAMES = OrderedDict(")[2].partition("\n)\n")[0]))
+    return {name: cls for text in _auto("auto_mappings", "processing_auto") for name, cls in PROCESSORS.findall(text)}
+
+
+@lru_cache(maxsize=1)
+def _without_pillow() -> frozenset[str]:
+    """Returns the model types whose pictures only torchvision can prepare."""
+    texts = _auto("auto_mappings", "image_processing_auto")
+    entries = (entry for text in texts for entry in IMAGE_PROCESSORS.findall(text))
+    return frozenset(name for name, classes in entries if "ImageProcessor" in classes and '"pil"' not in classes)
 
 
 @lru_cache(maxsize=1)
@@ -87,6 +108,7 @@ def _processors() -> Mapping[str, _Source]:
         text = path.read_text(encoding="utf-8")
         # A mask over pictures and tokens (Mllama) is made of the whole prompt, which a processor here never sees.
         replaces = "def replace_image_token" in text and "cross_attention_mask" not in text
-        source = _Source(replaces, 'requires(backends=("torchvision"' in text)
+        needs_torchvision = 'requires(backends=("torchvision"' in text or SETTINGS_OF_VIDEO.search(text) is not None
+        source = _Source(replaces, needs_torchvision)
         found |= dict.fromkeys(re.findall(r"^class (\w+Processor)\(", text, re.MULTILINE), source)
     return found

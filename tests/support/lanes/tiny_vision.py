@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from models.loading.no_videos import NoVideos, stand_in_for_videos
+from models.required_packages import is_installed
 
 PRINTABLE = [chr(code) for code in range(33, 127)] + ["Ġ", "Ċ"]  # byte-level BPE writes space and newline so
 TEXT = {
@@ -65,12 +66,17 @@ def tokenizer_with(image: str, more: Sequence[str] = (), names: dict[str, str] |
     )
 
 
+def videos(name: str) -> Any:
+    """The processor for video of this class, or what stands in for it where torchvision is not installed."""
+    return getattr(transformers, name)() if is_installed("torchvision") else NoVideos()
+
+
 def qwen2_5_vl() -> tuple[Any, Any]:
     tokenizer = tokenizer_with("<|image_pad|>", ["<|video_pad|>", "<|vision_start|>", "<|vision_end|>"])
     image_processor = transformers.Qwen2VLImageProcessorPil(
         patch_size=4, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64}
     )
-    processor = transformers.Qwen2_5_VLProcessor(image_processor, tokenizer, NoVideos())
+    processor = transformers.Qwen2_5_VLProcessor(image_processor, tokenizer, videos("Qwen2VLVideoProcessor"))
     vision = {
         "hidden_size": 16, "intermediate_size": 32, "out_hidden_size": 32, "depth": 2, "num_heads": 2, "patch_size": 4,
         "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 16, "fullatt_block_indexes": [1],
@@ -89,7 +95,7 @@ def qwen3_vl() -> tuple[Any, Any]:
     image_processor = transformers.Qwen2VLImageProcessorPil(
         patch_size=4, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64}
     )
-    processor = transformers.Qwen3VLProcessor(image_processor, tokenizer, NoVideos())
+    processor = transformers.Qwen3VLProcessor(image_processor, tokenizer, videos("Qwen3VLVideoProcessor"))
     vision = {
         "hidden_size": 16, "intermediate_size": 32, "out_hidden_size": 32, "depth": 2, "num_heads": 2, "patch_size": 4,
         "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 64,
@@ -147,7 +153,9 @@ def smolvlm() -> tuple[Any, Any]:
     image_processor = transformers.SmolVLMImageProcessorPil(
         size={"longest_edge": 32}, max_image_size={"longest_edge": 16}
     )
-    processor = transformers.SmolVLMProcessor(image_processor, tokenizer, NoVideos(), image_seq_len=1)
+    processor = transformers.SmolVLMProcessor(
+        image_processor, tokenizer, videos("SmolVLMVideoProcessor"), image_seq_len=1
+    )
     config = transformers.SmolVLMConfig(
         text_config={**TEXT, "model_type": "llama", "vocab_size": len(tokenizer)},
         vision_config=TOWER,
@@ -219,7 +227,9 @@ def internvl() -> tuple[Any, Any]:
     image_processor = transformers.GotOcr2ImageProcessorPil(
         size={"height": 16, "width": 16}, crop_to_patches=True, min_patches=1, max_patches=4
     )
-    processor = transformers.InternVLProcessor(image_processor, tokenizer, NoVideos(), image_seq_length=1)
+    processor = transformers.InternVLProcessor(
+        image_processor, tokenizer, videos("InternVLVideoProcessor"), image_seq_length=1
+    )
     vision = {**TOWER, "image_size": [16, 16], "patch_size": [8, 8]}
     config = transformers.InternVLConfig(
         text_config={**TEXT, "model_type": "qwen2", "vocab_size": len(tokenizer)},
@@ -241,6 +251,12 @@ FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
     "llava_next": llava_next,
     "internvl": internvl,
 }
+
+
+def tiny_processor(family: str) -> Any:
+    stand_in_for_videos()
+    processor, _ = FAMILIES[family]()
+    return processor
 
 
 def write_checkpoint(folder: Path, family: str) -> Path:
