@@ -77,10 +77,10 @@ class ConstrainedReply:
 
     def add(self, token: int, part: NextPart, *, forced: bool) -> None:
         """Add the next token of the reply. part: what may come behind it. forced: no one chose it."""
-        if self._in_answer:
-            self._matcher.consume_token(token)
-        elif forced:
+        if forced:
             self._begin_again(part)
+        elif self._in_answer:
+            self._matcher.consume_token(token)
         elif not (self._fits or self._markup):  # thinking, or what ends it
             if part != self._part:
                 self._begin_again(part)

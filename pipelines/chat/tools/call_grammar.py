@@ -32,23 +32,25 @@ def reply_grammar(
     if calls is None or (use.choice != "required" and answer is None):
         return answer
     written = calls.family.written
+    whole = written.answer is not None
     try:
         if use.choice == "required" or answer is None:
-            return Grammar("lark", f"start: calls\n{_calls(tokenizer, calls, written)}", field=FIELD)
+            return Grammar("lark", f"start: calls\n{_calls(tokenizer, calls, written)}", field=FIELD, whole=whole)
         if answer.kind == "lark":
             raise PromptRefused(NO_OWN_GRAMMAR, field=answer.field)
         if (written.before + written.call).startswith("{"):  # JSON without markup: so is the answer
             written = GENERIC.written
         rules = _calls(tokenizer, calls, written) + lark_of(answer).removeprefix(HEAD).replace("start:", "answer:", 1)
-        return Grammar("lark", f"start: calls | answer\n{rules}", field=answer.field)
+        before = _literal(written.answer or "", _special(tokenizer))
+        return Grammar("lark", f"start: calls | {before} answer\n{rules}", field=answer.field, whole=whole)
     except BadGrammar as error:
         raise PromptRefused(f"{FIELD} {error}.", field=FIELD) from error
 
 
 def _calls(tokenizer: Any, calls: ModelCallFormat, written: Written) -> str:
     """Return rules in Lark's form, of which `calls` is the whole reply."""
-    special = {token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    more = MAX_CALLS - 1 if calls.parallel else 0
+    special = _special(tokenizer)
+    more = MAX_CALLS - 1 if calls.parallel and written.has_several else 0
     several = f" ({_literal(written.between, special)} call){{0,{more}}}" if more else ""
     rules = [f"calls: {_literal(written.before, special)} call{several} {_literal(written.after, special)}"]
     rules.append("call: " + " | ".join(f"call{i}" for i in range(len(calls.tools))))
@@ -57,6 +59,10 @@ def _calls(tokenizer: Any, calls: ModelCallFormat, written: Written) -> str:
         rules.append(f"call{i}: {before} arguments{i} {_literal(written.end, special)}")
         rules.append(f"arguments{i}: {json_rule(_schema(tool), lenient=True)}")
     return "\n".join(rules) + "\n"
+
+
+def _special(tokenizer: Any) -> Mapping[str, int]:
+    return {token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
 def _schema(tool: Tool) -> Mapping[str, Any]:

@@ -25,6 +25,8 @@ class Written:
     end: str = "}\n</tool_call>"
     between: str = "\n"
     after: str = ""
+    answer: str | None = None  # markup before an answer that is no call; None: the model's format writes all markup
+    has_several: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +53,7 @@ _FENCED = Written(
 
 
 def _in(before: str, written: Written, after: str) -> Written:
-    return Written(
-        before=before + written.before,
-        call=written.call,
-        end=written.end,
-        between=written.between,
-        after=written.after + after,
-    )
+    return replace(written, before=before + written.before, after=written.after + after)
 
 
 def _function(opening: str, close: str, function: str, end: str) -> Written:
@@ -69,7 +65,13 @@ FAMILIES: Sequence[Family] = (
     Family(
         "harmony",
         ("<|start|>", "<|channel|>", "<|message|>", "<|call|>"),
-        (*syntax.HARMONY, syntax.TOOL_CALL),  # a reply that must call a tool does so in the channel "final"
+        syntax.HARMONY,
+        Written(
+            call=f"<|channel|>commentary to=functions.{NAME} <|constrain|>json<|message|>",
+            end="<|call|>",
+            answer="<|channel|>final<|message|>",
+            has_several=False,  # each call ends the turn
+        ),
         ends=("<|call|>",),
     ),
     Family(
