@@ -16,7 +16,6 @@ import torch
 
 from pipelines import device
 from pipelines.chat.admission import Admission
-from pipelines.chat.concurrency import ConcurrencyLimit
 from pipelines.chat.context_length import context_of
 from pipelines.chat.decode.options import DecodeOptions
 from pipelines.chat.grammar.constrained_reply import ReplyRefused
@@ -28,6 +27,7 @@ from pipelines.chat.sampling.batch_sampler import BatchSampler
 from pipelines.chat.sampling.likeliest import Likeliest
 from pipelines.chat.sequence import ChatSequence, ChatTokenizer, begin
 from pipelines.chat_interface import ChatRequest
+from pipelines.concurrency import ConcurrencyLimit
 from pipelines.costs import CostLog, Meter
 from pipelines.host_offload import HostOffload
 from pipelines.interface import (

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pipelines import device
 from pipelines.batching import torch_modes
 from pipelines.batching.preemption import PreemptibleForward, YieldPoints
-from pipelines.chat.concurrency import ConcurrencyLimit
+from pipelines.concurrency import ConcurrencyLimit
 from pipelines.costs import CostLog, Meter
 from pipelines.embedding.encoder import Encoder
 from pipelines.embedding.queue import EmbeddingQueue, Row, Rows, shape_of_width

@@ -1,17 +1,17 @@
-"""Limits how many chats run at once: halved when memory runs out, doubled again after steps without a failure.
+"""Limits how much runs at once, chats or tokens: halved when memory runs out, doubled again after steps without that.
 
 Device thread only.
 """
 
 from __future__ import annotations
 
-RECOVERY_STEPS = 100  # after running out of memory, until twice as many chats may run again
+RECOVERY_STEPS = 100  # after running out of memory, until twice as much may run again
 
 
 class ConcurrencyLimit:
     def __init__(self, max_running: int) -> None:
         self.max_running = max_running
-        self.now = max_running  # chats that may run at present
+        self.now = max_running  # so much may run at present
         self._n_succeeded = 0  # steps since memory ran out
 
     def step_succeeded(self) -> None:
