@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+
+from server.errors import BadRequest
 
 MAX_DEPTH = 32  # levels of lists and objects in a client's own JSON, far below what Python's recursion bears
 UNREADABLE = re.compile("[\x00\ud800-\udfff]")  # no tokenizer takes half a surrogate pair, no template a NUL
@@ -28,3 +31,27 @@ def texts_in(value: object) -> Iterator[str]:
             yield from texts_in(item)
         if isinstance(value, dict):
             yield from texts_in(list(value.values()))
+
+
+def readable_text(value: object, where: str, param: str) -> str:
+    """Returns a text, which is empty where there is none. Raises `BadRequest` with its place.
+
+    param: the field of the body that it stands in.
+    """
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise BadRequest(f"{where} must be text.", param=param)
+    if UNREADABLE.search(value):
+        raise BadRequest(f"{where} must be {READABLE}.", param=param)
+    return value
+
+
+def arguments_text(arguments: object, where: str, param: str) -> str:
+    """Returns the arguments of a call as JSON: most clients send that, some the object itself. Raises `BadRequest`."""
+    if arguments is None:
+        return "{}"
+    if nested_deeper(arguments, MAX_DEPTH):
+        raise BadRequest(f"{where} must be nested at most {MAX_DEPTH} levels deep.", param=param)
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return readable_text(text, where, param)

@@ -6,12 +6,11 @@ that cannot be read is a 400 that names the place, such as messages[2].content, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from pipelines.chat_interface import Message, MessageImage, ToolCall
-from server.api.client_json import MAX_DEPTH, READABLE, SHOWN_TYPE, UNREADABLE, nested_deeper
+from server.api.client_json import SHOWN_TYPE, arguments_text, readable_text
 from server.api.message_images import ContentParts, RequestImages
 from server.errors import BadRequest
 
@@ -188,7 +187,8 @@ def _tool_calls(fields: Mapping[str, Any], where: str) -> Iterator[ToolCall]:
         call_id = _optional_text(call, "id", place) or ""
         if isinstance(custom := call.get("custom"), dict):
             named = _called(call_id, custom, f"{place}.custom")
-            yield ToolCall(call_id, named.name, _arguments({"input": custom.get("input")}, f"{place}.custom.input"))
+            given = {"input": custom.get("input")}
+            yield ToolCall(call_id, named.name, arguments_text(given, f"{place}.custom.input", "messages"))
         else:
             yield _called(call_id, call.get("function"), f"{place}.function")
     if (legacy := fields.get("function_call")) is not None and not calls:
@@ -201,19 +201,8 @@ def _called(call_id: str, function: object, where: str) -> ToolCall:
     return ToolCall(
         call_id,
         _text(function["name"], f"{where}.name"),
-        _arguments(function.get("arguments"), f"{where}.arguments"),
+        arguments_text(function.get("arguments"), f"{where}.arguments", "messages"),
     )
-
-
-def _arguments(arguments: object, where: str) -> str:
-    """Returns the arguments as JSON: most clients send that, some the object itself."""
-    if arguments is None:
-        return "{}"
-    if isinstance(arguments, str):
-        return _text(arguments, where)
-    if nested_deeper(arguments, MAX_DEPTH):
-        _refuse(where, f"nested at most {MAX_DEPTH} levels deep")
-    return _text(json.dumps(arguments, ensure_ascii=False), where)
 
 
 def _optional_text(fields: Mapping[str, Any], field: str, where: str) -> str | None:
@@ -222,13 +211,7 @@ def _optional_text(fields: Mapping[str, Any], field: str, where: str) -> str | N
 
 
 def _text(value: object, where: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        _refuse(where, "text")
-    if UNREADABLE.search(value):
-        _refuse(where, READABLE)
-    return value
+    return readable_text(value, where, "messages")
 
 
 def _refuse(where: str, must_be: str) -> NoReturn:

@@ -6,12 +6,11 @@ them. An item that cannot be read is a 400 that names the place, such as input[2
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeAlias
 
-from server.api.client_json import MAX_DEPTH, READABLE, SHOWN_TYPE, UNREADABLE, nested_deeper
+from server.api.client_json import SHOWN_TYPE, arguments_text, readable_text
 from server.api.openai.message_schema import IMAGE_PARTS, TEXT_PARTS
 from server.errors import BadRequest, NotFound
 from server.service.responses import Item
@@ -187,7 +186,7 @@ def _function_call(fields: Mapping[str, Any], where: str) -> Item:
         "call_id": _call_id(fields, where),
         "name": _name(fields, where),
         **({"namespace": namespace} if namespace else {}),
-        "arguments": _arguments(fields.get("arguments"), f"{where}.arguments"),
+        "arguments": arguments_text(fields.get("arguments"), f"{where}.arguments", "input"),
     }
 
 
@@ -231,25 +230,8 @@ def _name(fields: Mapping[str, Any], where: str) -> str:
     return _text(fields["name"], f"{where}.name")
 
 
-def _arguments(arguments: object, where: str) -> str:
-    """Returns the arguments as JSON: most clients send that, some the object itself."""
-    if arguments is None:
-        return "{}"
-    if isinstance(arguments, str):
-        return _text(arguments, where)
-    if nested_deeper(arguments, MAX_DEPTH):
-        _refuse(where, f"nested at most {MAX_DEPTH} levels deep")
-    return _text(json.dumps(arguments, ensure_ascii=False), where)
-
-
 def _text(value: object, where: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        _refuse(where, "text")
-    if UNREADABLE.search(value):
-        _refuse(where, READABLE)
-    return value
+    return readable_text(value, where, "input")
 
 
 def _refuse(where: str, must_be: str) -> NoReturn:
