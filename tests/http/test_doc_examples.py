@@ -58,14 +58,13 @@ def programs() -> list[tuple[str, str]]:
         for page in PAGES
         if (ROOT / "docs" / page).exists()
         for language in ("python", "js", "sh")
-        if program(page, language)
+        if program((ROOT / "docs" / page).read_text(), language)
     }
     return sorted(found)
 
 
-def program(page: str, language: str) -> str:
+def program(text: str, language: str) -> str:
     """Returns the blocks of a language, at the lines where the page has them, so that errors name those."""
-    text = (ROOT / "docs" / page).read_text()
     lines = [""] * text.count("\n")
     for block in BLOCK.finditer(text):
         if block["language"] == language and not NOT_RUN.fullmatch(block["before"]):
@@ -82,12 +81,28 @@ async def test_the_examples_of_a_page_run_as_one_program(page: str, language: st
     async with front(tmp_path, catalogue=MODELS) as f, listening(f) as address:
         oblige(f)
         finish_jobs(f)
-        source = program(page, language).replace(ADDRESS, address).replace(KEY, f.keys["enterprise"])
+        source = (
+            program((ROOT / "docs" / page).read_text(), language)
+            .replace(ADDRESS, address)
+            .replace(KEY, f.keys["enterprise"])
+        )
         await run_source(source, language)
 
 
 def test_the_address_and_the_key_of_examples_are_written_alike() -> None:
     for page, language in programs():
-        text = program(page, language)
+        text = program((ROOT / "docs" / page).read_text(), language)
         assert set(re.findall(r"https?://[\w.]+:\d+", text)) <= {ADDRESS}, page
         assert set(re.findall(r"\ban_[\w…]*", text)) <= {KEY}, page
+
+
+def test_a_program_has_the_blocks_of_its_language_at_their_lines() -> None:
+    page = "\n".join(
+        [
+            "# Page", "", "```python", "a = 1", "```", "", "```js", "let b;", "```", "",
+            "<!-- not run: it needs a GPU -->", "```python", "c = 2", "```", "", "```python", "print(a)", "```", "",
+        ]
+    )  # fmt: skip
+
+    assert program(page, "python").splitlines() == ["", "", "", "a = 1", *[""] * 12, "print(a)"]
+    assert program(page, "sh") == ""

@@ -22,7 +22,7 @@ PROGRAMS = ROOT / "tests" / "clients"
 CLIENTS = ROOT / ".venv-clients"
 PYTHON = CLIENTS / "bin" / "python"
 NODE_MODULES = CLIENTS / "node_modules"
-TIMEOUT_S = 120.0
+TIMEOUT_S = 240.0  # generous: a program with five libraries takes 10 s on a free core, and other tests run beside it
 # curl reports a refused request by its exit status only on demand.
 SHELL_HEAD = 'curl() { command curl --silent --show-error --fail-with-body "$@"; }; '
 
