@@ -7,13 +7,21 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from tests.support.lanes.lane_contract import LaneCase, LaneContract, MidForwardContract, chat_case, diffusion_case
+from tests.support.lanes.lane_contract import (
+    LaneCase,
+    LaneContract,
+    MidForwardContract,
+    chat_case,
+    diffusion_case,
+    embedding_case,
+)
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
 PREEMPTIBLE: dict[str, Callable[[], LaneCase]] = {
     "picture": lambda: diffusion_case("cuda"),
     "clip": lambda: diffusion_case("cuda", "wan"),
+    "embedding": lambda: embedding_case("cuda"),
 }
 LANES: dict[str, Callable[[], LaneCase]] = {
     **PREEMPTIBLE,

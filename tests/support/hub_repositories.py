@@ -128,6 +128,27 @@ def mistral() -> Files:
     return language_model("MistralForCausalLM", "mistral", names)
 
 
+def sentence_bert() -> Files:
+    """An embedding model with a layer after the pooling, and the same weights in other formats."""
+    names = [".gitattributes", "README.md", "config.json", "config_sentence_transformers.json", "data_config.json"]
+    names += ["model.safetensors", "pytorch_model.bin", "rust_model.ot", "tf_model.h5", "onnx/model.onnx"]
+    names += ["modules.json", "sentence_bert_config.json", "special_tokens_map.json", "tokenizer.json"]
+    names += ["tokenizer_config.json", "vocab.txt", "1_Pooling/config.json", "2_Dense/config.json"]
+    names += ["2_Dense/model.safetensors", "2_Dense/pytorch_model.bin"]
+    kinds = {"Transformer": "", "Pooling": "1_Pooling", "Dense": "2_Dense", "Normalize": "3_Normalize"}
+    listed = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in kinds.items()]
+    bert = {"architectures": ["BertModel"], "model_type": "bert", "hidden_size": 2, "max_position_embeddings": 512}
+    pooling = {"word_embedding_dimension": 2, "pooling_mode_mean_tokens": True}
+    dense = {"in_features": 2, "out_features": 4, "activation_function": "torch.nn.modules.activation.Tanh"}
+    configs: dict[str, object] = {
+        "config.json": bert,
+        "modules.json": listed,
+        "1_Pooling/config.json": pooling,
+        "2_Dense/config.json": dense,
+    }
+    return fill(names, configs)
+
+
 def qwen3_gguf() -> Files:
     kinds = ("Q4_K_M", "Q5_0", "Q5_K_M", "Q6_K", "Q8_0")
     return fill(["LICENSE", "README.md", "params", *(f"Qwen3-8B-{kind}.gguf" for kind in kinds)], {})

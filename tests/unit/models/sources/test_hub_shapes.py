@@ -55,6 +55,11 @@ WANTED = {
         "config.json", "generation_config.json", "merges.txt", "model.safetensors", "tokenizer.json",
         "tokenizer_config.json", "vocab.json",
     ],
+    "sentence_bert": [
+        "config.json", "config_sentence_transformers.json", "data_config.json", "model.safetensors", "modules.json",
+        "sentence_bert_config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
+        "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors",
+    ],
     "mistral": [
         "config.json", "generation_config.json", *shapes.shards("model", 3), "params.json", "special_tokens_map.json",
         "tokenizer.json", "tokenizer.model", "tokenizer_config.json",

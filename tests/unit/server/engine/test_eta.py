@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from pipelines.chat_interface import ChatRequest
+from pipelines.embedding_interface import EmbeddingRequest, TextTokens
 from pipelines.interface import DiffusionRequest, LaneStage, StepCost
 from server.engine.eta import Estimates
 from server.job import Job
@@ -108,3 +109,21 @@ def test_the_time_that_turns_take_beside_their_forwards_is_a_factor_of_the_model
     estimates.turn_ended("m", 1.0, 2.0)
 
     assert round(estimates.overhead_factor("m"), 1) == 2.0
+
+
+def embedding(name: str, *lengths: int) -> Job:
+    request = EmbeddingRequest(id=name, texts=tuple(TextTokens((1,) * n) for n in lengths))
+    return Job(id=name, owner="a", type="embedding", model="m", requests=(request,))
+
+
+def test_an_embedding_has_a_part_of_a_forward_for_each_text_once_one_has_run() -> None:
+    estimates = Estimates()
+    assert estimates.remaining(embedding("j", 5)) is None
+    first = embedding("x", 60)
+    estimates.record([cost("encoding", "x", shape="64 tokens")])
+    estimates.finished("m", first.requests[0])
+
+    assert estimates.remaining(embedding("j", 60, 61)) == ((("encoding 64 tokens", 2.0),),)
+    assert estimates.remaining(embedding("j", 120)) == ((("encoding 64 tokens", 120 / 64),),), "of the nearest width"
+    estimates.record([cost("encoding", "j", "j", shape="64 tokens")])
+    assert estimates.remaining(embedding("j", 60, 60, 60, 60)) == ((("encoding 64 tokens", 2.0),),)
