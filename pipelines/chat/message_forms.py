@@ -81,8 +81,12 @@ def turns(messages: Sequence[Message], form: Form) -> list[Turn]:
     if form.merged:
         messages = _merged(messages)
     calls = [call for message in messages for call in message.tool_calls]
-    names = {call.id: f"functions.{call.name}:{i}" for i, call in enumerate(calls)} if form.ids == "named" else {}
-    return [_turn(message, form, names) for message in messages]
+    ids = {call.id: f"functions.{call.name}:{i}" for i, call in enumerate(calls)} if form.ids == "named" else {}
+    names = {call.id: call.name for call in calls}  # some templates ask for that of the tool, which few clients send
+    return [
+        _turn(replace(message, name=message.name or names.get(message.tool_call_id or "")), form, ids)
+        for message in messages
+    ]
 
 
 def _calls_apart(messages: Sequence[Message]) -> list[Message]:
@@ -176,8 +180,8 @@ def _moved(images: Sequence[MessageImage], n_characters: int) -> tuple[MessageIm
     return tuple(replace(image, at=image.at + n_characters) for image in images)
 
 
-def _turn(message: Message, form: Form, names: Mapping[str, str]) -> Turn:
-    """names: what stands for the ids of calls."""
+def _turn(message: Message, form: Form, ids: Mapping[str, str]) -> Turn:
+    """ids: what stands for those of calls."""
     content: object = message.content
     if message.images:
         content = _parts(message)
@@ -189,9 +193,9 @@ def _turn(message: Message, form: Form, names: Mapping[str, str]) -> Turn:
     if message.thinking:
         turn["reasoning_content"] = message.thinking  # transformers passes it on as `thinking` too, for gpt-oss
     if message.tool_calls:
-        turn["tool_calls"] = [_call(call, form, names) for call in message.tool_calls]
+        turn["tool_calls"] = [_call(call, form, ids) for call in message.tool_calls]
     if message.tool_call_id is not None:
-        turn["tool_call_id"] = names.get(message.tool_call_id) or _id(message.tool_call_id, form)
+        turn["tool_call_id"] = ids.get(message.tool_call_id) or _id(message.tool_call_id, form)
     return turn
 
 
@@ -210,12 +214,12 @@ def _between_images(message: Message) -> list[str]:
     return [message.content[begin:end] for begin, end in pairwise(places)]
 
 
-def _call(call: ToolCall, form: Form, names: Mapping[str, str]) -> Turn:
+def _call(call: ToolCall, form: Form, ids: Mapping[str, str]) -> Turn:
     arguments: object = call.arguments or "{}"
     if not form.arguments_as_text and (parsed := json_object(call.arguments or "{}")) is not None:
         arguments = parsed
     return {
-        "id": names.get(call.id) or _id(call.id, form),
+        "id": ids.get(call.id) or _id(call.id, form),
         "type": "function",
         "function": {"name": call.name, "arguments": arguments},
     }

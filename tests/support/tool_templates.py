@@ -17,9 +17,7 @@ _SYSTEM = (
 HERMES = _SYSTEM.replace("FORM", '<tool_call>\\n{"name": <name>, "arguments": <object>}\\n</tool_call>') + QWEN3
 _CODER_FORM = "<tool_call>\\n<function=name>\\n<parameter=key>\\nvalue\\n</parameter>\\n</function>\\n</tool_call>"
 CODER = (
-    _SYSTEM.replace("FORM", _CODER_FORM)
-    + _BEGIN
-    + "{{ m.content }}{% for call in m.tool_calls or [] %}"
+    _SYSTEM.replace("FORM", _CODER_FORM) + _BEGIN + "{{ m.content }}{% for call in m.tool_calls or [] %}"
     "{{ '\\n<tool_call>\\n<function=' + call.function.name + '>\\n' }}"
     "{% for key, value in call.function.arguments | items %}{{ '<parameter=' + key + '>\\n' }}"
     "{{ value if value is string else value | tojson }}{{ '\\n</parameter>\\n' }}{% endfor %}"
@@ -46,6 +44,15 @@ GEMMA4 = (
     "{{ key + ':' }}{{ '<|\"|>' + value + '<|\"|>' if value is string else value | tojson }}"
     "{{ ',' if not loop.last }}{% endfor %}{{ '}<tool_call|>' }}{% endfor %}{% endif %}{{ '<turn|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|turn>model\\n' }}{% endif %}"
+)
+FUNCTION_GEMMA = (  # a result needs the name of its tool
+    GEMMA4.replace("<|tool_call>", "<start_function_call>")
+    .replace("<tool_call|>", "<end_function_call>")
+    .replace('<|"|>', "<escape>")
+    .replace(
+        "'<|tool_response>' + m.content",
+        "'<start_function_response>response:' + (m.name or raise_exception('name must be provided')) + m.content",
+    )
 )
 LLAMA3 = (  # tools stand in the first message of the user
     "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' }}"
@@ -89,6 +96,7 @@ NATIVE = {
     "qwen-coder": CODER,
     "kimi": KIMI,
     "gemma-4": GEMMA4,
+    "function-gemma": FUNCTION_GEMMA,
     "llama-3": LLAMA3,
     "mistral": MISTRAL,
     "deepseek-v3.1": DEEPSEEK31,
