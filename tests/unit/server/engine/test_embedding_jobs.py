@@ -25,7 +25,7 @@ def embedded(bench: ThreadlessExecutor) -> list[str]:
 
 
 def test_all_texts_of_waiting_jobs_share_the_first_forward() -> None:
-    bench = ThreadlessExecutor({"m": tiny_lane()})
+    bench = ThreadlessExecutor({"m": tiny_lane()}, 10**9)
     bench.send(*(Submit(embedding(f"embed_{i}", owner=str(i)), 0.0) for i in range(3)))
     bench.until(lambda action: isinstance(action, Wait))
 
@@ -39,7 +39,7 @@ def test_all_texts_of_waiting_jobs_share_the_first_forward() -> None:
 
 
 def test_a_chat_goes_between_the_forwards_of_a_long_job() -> None:
-    bench = ThreadlessExecutor({"m": tiny_lane(step_tokens=128), "chat": FakeLane("chat", {"model": 100})})
+    bench = ThreadlessExecutor({"m": tiny_lane(step_tokens=128), "chat": FakeLane("chat", {"model": 100})}, 10**9)
     bench.send(Submit(embedding("embed_1", 60, length=60), 0.0))
     bench.turns(8)
     bench.send(Submit(chat_job("chat_1", model="chat"), bench.now))
@@ -49,7 +49,7 @@ def test_a_chat_goes_between_the_forwards_of_a_long_job() -> None:
 
 
 def test_a_canceled_job_ends_before_its_next_forward() -> None:
-    bench = ThreadlessExecutor({"m": tiny_lane(step_tokens=128)})
+    bench = ThreadlessExecutor({"m": tiny_lane(step_tokens=128)}, 10**9)
     bench.send(Submit(embedding("embed_1", 60, length=60), 0.0))
     bench.turns(5)
     bench.send(Cancel("embed_1"))
@@ -59,7 +59,7 @@ def test_a_canceled_job_ends_before_its_next_forward() -> None:
 
 
 def test_a_job_that_the_model_cannot_read_fails_alone() -> None:
-    bench = ThreadlessExecutor({"m": tiny_lane()})
+    bench = ThreadlessExecutor({"m": tiny_lane()}, 10**9)
     bench.send(Submit(embedding("embed_long", length=500), 0.0), Submit(embedding("embed_good"), 0.0))
     bench.until(lambda action: isinstance(action, Wait))
 
