@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from pipelines.chat.prompts.picture_files import has_too_many_parts, has_too_many_scans
 from pipelines.chat.prompts.special_tokens import special_tokens
 from pipelines.chat_interface import MessageImage, PromptMedia, PromptRefused, PromptTooLong
 
@@ -99,6 +100,8 @@ def decode(images: Sequence[MessageImage]) -> list[Image.Image]:
 
 def _open(image: MessageImage) -> Image.Image:
     """Reads the header."""
+    if has_too_many_parts(image.data):
+        raise PromptRefused(NOT_READ.format(image.place), "too many parts")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large pictures; ours are limited below
@@ -107,6 +110,8 @@ def _open(image: MessageImage) -> Image.Image:
         raise PromptRefused(NOT_READ.format(image.place), f"{type(error).__name__}: {error}") from error
     if picture.width * picture.height > MAX_PIXELS or max(picture.size) > MAX_SIDE:
         raise PromptRefused(TOO_LARGE.format(image.place, f"{MAX_PIXELS:,}", f"{MAX_SIDE:,}"))
+    if has_too_many_scans(image.data, picture.width * picture.height):
+        raise PromptRefused(NOT_READ.format(image.place), "too many scans")
     return picture
 
 

@@ -148,6 +148,37 @@ def test_a_bomb_is_refused_by_its_header_without_memory_for_its_pixels() -> None
     assert peak < 64 << 20
 
 
+def with_parts(kind: str, n_parts: int) -> bytes:
+    """Returns a sound file with so many empty parts, which no reader needs."""
+    data = file(Image.new("L", (8, 8)), kind)
+    at, part = {
+        "PNG": (33, chunk(b"abCd", b"")),
+        "JPEG": (2, b"\xff\xfe\x00\x02"),
+        "GIF": (data.find(b"\x2c\x00\x00"), b"\x21\xfe\x01a\x00"),
+    }[kind]
+    return data[:at] + part * n_parts + data[at:]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
+def test_a_file_of_millions_of_parts_is_refused_before_they_are_read(kind: str) -> None:
+    assert seen(with_parts(kind, 5_000)).size == (8, 8)
+    with pytest.raises(PromptRefused, match="that can be read") as refused:
+        seen(with_parts(kind, 2_000_000))
+
+    assert refused.value.detail == "too many parts"
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_they_are_decoded() -> None:
+    """Its last scan of 59 bytes is repeated, which decodes all pixels again each time."""
+    data = file(Image.new("L", (2000, 2000), 128), "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+
+    assert seen(data[:-2] + scan * 5 + data[-2:]).size == (2000, 2000)
+    with pytest.raises(PromptRefused, match="that can be read") as refused:
+        seen(data[:-2] + scan * 5_000 + data[-2:])
+    assert refused.value.detail == "too many scans"
+
+
 def test_the_pictures_of_one_request_have_so_many_pixels_together() -> None:
     one = png(6_000, 5_000, b"")
     assert MAX_PIXELS_TOGETHER < 3 * 6_000 * 5_000
