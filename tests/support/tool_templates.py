@@ -91,6 +91,12 @@ DEEPSEEK31 = (
     "{{ '<｜tool▁calls▁end｜>' }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<｜assistant｜>' }}{% endif %}"
 )
+PHI4 = (  # tools are a part of the system message
+    "{% for m in messages %}{% if m['role'] == 'system' and 'tools' in m and m['tools'] is not none %}"
+    "{{ '<|system|>' + m['content'] + '<|tool|>' + m['tools'] + '<|/tool|>' + '<|end|>' }}"
+    "{% else %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
 NATIVE = {
     "hermes": HERMES,
     "qwen-coder": CODER,

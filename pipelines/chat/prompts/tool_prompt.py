@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, TypeAlias
 
-from pipelines.chat.message_forms import SYSTEMS_MOVED, Form, turns
+from pipelines.chat.message_forms import SYSTEMS_MOVED, Form, Turn, turns
 from pipelines.chat.prompts.rendering import Rendering
 from pipelines.chat.prompts.skeleton import PLACEHOLDERS
 from pipelines.chat.prompts.special_tokens import SpecialTokens, broken, mark_for
@@ -44,15 +44,14 @@ def rendered_with_tools(
     tokenizer: Any, specials: SpecialTokens, messages: Sequence[Message], use: ToolUse, render: Render
 ) -> WithTools:
     """Raises `PromptRefused` when the template takes these messages in no form."""
-    template = ChatTemplate(tokenizer, for_tools=True)
-    names = _variables(template)
-    if names:
-        tools = [shown_as(tool) for tool in use.tools]
-        mark = mark_for([json.dumps(tools, ensure_ascii=False), *_texts(messages)])
-        pattern = re.compile(f"{specials.texts.pattern}|{PLACEHOLDERS.pattern}")
-        value = _with_texts_broken(tools, pattern, mark)
+    tools = [shown_as(tool) for tool in use.tools]
+    mark = mark_for([json.dumps(tools, ensure_ascii=False), *_texts(messages)])
+    pattern = re.compile(f"{specials.texts.pattern}|{PLACEHOLDERS.pattern}")
+    native = _native(tokenizer, _with_texts_broken(tools, pattern, mark))
+    if native is not None:
+        template, variables = native
         try:
-            found = render(template, messages, dict.fromkeys(names, value), mark)
+            found = render(template, messages, variables, mark)
         except PromptRefused:  # the generic text may do better; if not, it says what is wrong with the messages
             found = None
         if found is not None:
@@ -87,25 +86,43 @@ def shown_as(tool: Tool) -> dict[str, object]:
     return {"type": "function", "function": function}
 
 
-def _variables(template: ChatTemplate) -> Sequence[str]:
-    """Return the variables by which the template shows tools; none if it does not."""
+class _ToolsInSystem(ChatTemplate):
+    """A template that reads tools from the system message, as that of Phi-4-mini."""
+
+    def __init__(self, tokenizer: Any, tools: Sequence[Mapping[str, object]]) -> None:
+        super().__init__(tokenizer, for_tools=True)
+        self._tools = json.dumps([tool["function"] for tool in tools], ensure_ascii=False)
+
+    def render(self, turns: Sequence[Turn], variables: Mapping[str, object], *, with_opening: bool) -> str:
+        first, others = (turns[0], turns[1:]) if turns and turns[0]["role"] == "system" else (None, turns)
+        system = {**(first or {"role": "system", "content": ""}), "tools": self._tools}
+        return super().render([system, *others], variables, with_opening=with_opening)
+
+
+def _native(tokenizer: Any, tools: Sequence[Mapping[str, object]]) -> tuple[ChatTemplate, Mapping[str, object]] | None:
+    """Return the chat template and the variables by which it shows tools; None if it does not."""
+    template = ChatTemplate(tokenizer, for_tools=True)
     probe = [shown_as(Tool(_PROBE, "Test.", {"type": "object", "properties": {"a": {"type": "string"}}}))]
-    known = [name for name in ALIASES if name in template.variables]
-    for names in (["tools"], known) if known else (["tools"],):
-        for parts, has_system in product((False, True), (True, False)):
-            messages = [Message("system", "Hi")] * has_system + [Message("user", "Hi")]
-            try:
-                text = template.render(
-                    turns(messages, Form(parts=parts)), dict.fromkeys(names, probe), with_opening=True
-                )
-            except TemplateFailed:
-                continue
-            if _PROBE in text:
-                return names
-    return ()
+    for names in (("tools",), tuple(name for name in ALIASES if name in template.variables)):
+        if names and _shows_probe(template, dict.fromkeys(names, probe)):
+            return template, dict.fromkeys(names, tools)
+    if "tools" in template.constants and _shows_probe(_ToolsInSystem(tokenizer, probe), {}):
+        return _ToolsInSystem(tokenizer, tools), {}
+    return None
 
 
-def _with_texts_broken(value: object, pattern: re.Pattern[str], mark: str) -> object:
+def _shows_probe(template: ChatTemplate, variables: Mapping[str, object]) -> bool:
+    for parts, has_system in product((False, True), (True, False)):
+        messages = [Message("system", "Hi")] * has_system + [Message("user", "Hi")]
+        try:
+            if _PROBE in template.render(turns(messages, Form(parts=parts)), variables, with_opening=True):
+                return True
+        except TemplateFailed:
+            continue
+    return False
+
+
+def _with_texts_broken(value: Any, pattern: re.Pattern[str], mark: str) -> Any:
     if isinstance(value, str):
         return broken(value, pattern, mark)
     if isinstance(value, Mapping):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken
 
 from pipelines.chat.prompts.read_prompt import read_prompt
 from pipelines.chat.prompts.special_tokens import specials_in
@@ -13,7 +14,7 @@ from pipelines.chat.tools.generic_prompt import SHOWN_AS_TEXT
 from pipelines.chat_interface import Message, Prompt, PromptOptions, Tool, ToolCall, ToolUse
 from tests.support.call_samples import NOW, WEATHER, called
 from tests.support.chat_tokenizers import CHATML, PARTS_ONLY, chat_tokenizer
-from tests.support.tool_templates import HERMES, NATIVE, SMOLLM3, with_tools
+from tests.support.tool_templates import HERMES, NATIVE, PHI4, SMOLLM3, with_tools
 
 USE = ToolUse(tools=(WEATHER, NOW))
 QUESTION = [Message("system", "Be kind."), Message("user", "Rain in Rom?")]
@@ -148,6 +149,19 @@ def test_a_template_that_reads_tools_by_another_name_is_given_them() -> None:
 
     assert family(prompt) == "hermes"
     assert "'name': 'get_weather'" in tokenizer.decode(prompt.tokens)
+
+
+@pytest.mark.parametrize("messages", [QUESTION, QUESTION[1:]])
+def test_a_template_that_reads_tools_from_the_system_message_is_given_them(messages: list[Message]) -> None:
+    tokenizer = with_tools(PHI4)
+    tokenizer.add_tokens([AddedToken(each, special=True) for each in ("<|tool_call|>", "<|/tool_call|>")])
+
+    prompt = read(tokenizer, messages)
+    text = tokenizer.decode(prompt.tokens)
+
+    assert (family(prompt), prompt.warnings) == ("phi-4", ())
+    assert '<|tool|>[{"name": "get_weather", "description": "Tells the weather of a place.", "parameters"' in text
+    assert text.startswith("<|system|>Be kind.<|tool|>" if messages is QUESTION else "<|system|><|tool|>")
 
 
 def test_a_template_that_drops_a_tool_is_not_trusted() -> None:
