@@ -1,6 +1,6 @@
 r"""Writes every kind of grammar in Lark's form, as llguidance reads it. Any thread; no torch.
 
-The dialect is that of llguidance (docs/syntax.md of github.com/guidance-ai/llguidance):
+The dialect is that of llguidance, described in github.com/guidance-ai/llguidance, file syntax.md of the docs:
 
     start: <|tool|> "call" (call | TEXT)
     call: %json {"type": "object"}
