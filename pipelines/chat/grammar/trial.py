@@ -17,7 +17,7 @@ from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits
 
-CPU_S = 0.3  # of reading one grammar; large schemas take a tenth
+CPU_S = 0.2  # of reading one grammar; large schemas take a tenth
 WALL_S = 5.0  # on a machine that is busy
 MAX_BYTES = 2 << 30  # of memory
 CHEAP_CHARS = 8 << 10

@@ -23,9 +23,9 @@ class TokenMasks:
         self._vocabulary, self._device = vocabulary, device
         self._rows = None if len(rows) == len(chats) else upload(torch.tensor(rows), device)  # None: all
         # The host writes this again only when the next tokens are due, so that the device has read it by then.
-        self._host = pinned((len(rows), -(-vocabulary // BITS)), torch.int32, device)
+        self._host = pinned((len(rows), -(-vocabulary // BITS) * 4), torch.uint8, device)
         self._words = self._host.numpy().view(np.uint32)
-        self._bits = upload(torch.arange(BITS, dtype=torch.int32), device)
+        self._terms = upload(_terms_of_bytes(), device)
 
     @staticmethod
     def needed(chats: Sequence[ChatSequence]) -> bool:
@@ -35,9 +35,16 @@ class TokenMasks:
         """Change the logits in place. logits: (N, V) float32; on a GPU they may still be computed meanwhile."""
         for chat, words in zip(self._chats, self._words, strict=True):
             chat.write_mask(words)
-        words = self._host.to(self._device, non_blocking=True)
-        ruled_out = ((words[:, :, None] >> self._bits) & 1).view(len(words), -1)[:, : self._vocabulary] == 0
+        masks = self._host.to(self._device, non_blocking=True)
+        # Added, because that is ten times as fast as filling in what is ruled out.
+        terms = self._terms.index_select(0, masks.view(-1).int()).view(len(masks), -1)[:, : self._vocabulary]
         if self._rows is None:
-            logits.masked_fill_(ruled_out, -torch.inf)
+            logits.add_(terms)
         else:
-            logits.index_copy_(0, self._rows, logits.index_select(0, self._rows).masked_fill_(ruled_out, -torch.inf))
+            logits.index_add_(0, self._rows, terms)
+
+
+def _terms_of_bytes() -> Tensor:
+    """What each byte of a mask adds to the logits of its eight tokens: 0, or minus infinity. (256, 8) float32."""
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+    return torch.from_numpy(np.where(bits, 0.0, -np.inf).astype(np.float32))
