@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from typing import NoReturn
 
 from server.errors import BadRequest
 
@@ -12,6 +13,18 @@ MAX_DEPTH = 32  # levels of lists and objects in a client's own JSON, far below 
 UNREADABLE = re.compile("[\x00\ud800-\udfff]")  # no tokenizer takes half a surrogate pair, no template a NUL
 READABLE = "text without NUL characters and halves of surrogate pairs"
 SHOWN_TYPE = re.compile(r"[a-z][a-z0-9_-]{0,39}")  # a type that an error may repeat
+
+
+def readable(text: str, where: str) -> str:
+    """Returns the text that stands at this place of the body. Raises `BadRequest`."""
+    if UNREADABLE.search(text):
+        refuse(where, READABLE)
+    return text
+
+
+def refuse(where: str, must_be: str) -> NoReturn:
+    """where: a place such as messages[2].content; its first name is the field at fault."""
+    raise BadRequest(f"{where} must be {must_be}.", param=re.split(r"[.\[]", where)[0])
 
 
 def nested_deeper(value: object, levels: int) -> bool:

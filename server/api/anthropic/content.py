@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
-from server.api.client_json import READABLE, SHOWN_TYPE, UNREADABLE
+from server.api.client_json import SHOWN_TYPE, readable, refuse
 from server.api.message_images import ContentParts, RequestImages
 from server.errors import BadRequest
 
@@ -86,12 +86,6 @@ def text_at(block: Mapping[str, Any], field: str, where: str) -> str:
     return readable(value, f"{where}.{field}")
 
 
-def readable(text: str, where: str) -> str:
-    if UNREADABLE.search(text):
-        refuse(where, READABLE)
-    return text
-
-
 def refuse_block(block: Mapping[str, Any], where: str) -> NoReturn:
     """Refuses a block by its type. Those of tools that Anthropic's own servers run are of such types."""
     kind = block.get("type")
@@ -99,10 +93,6 @@ def refuse_block(block: Mapping[str, Any], where: str) -> NoReturn:
         refuse(f"{where}.type", f"one of {', '.join(READ_AS_CONTENT)}")
     shown = f" of the type {kind}" if SHOWN_TYPE.fullmatch(kind) else ""
     raise BadRequest(f"{where}: a block{shown} is not supported here.", param="messages")
-
-
-def refuse(where: str, must_be: str) -> NoReturn:
-    raise BadRequest(f"{where} must be {must_be}.", param=where.partition("[")[0].partition(".")[0])
 
 
 def _refuse_citations(block: Mapping[str, Any], where: str) -> None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.chat_interface import Message, ToolCall
-from server.api.anthropic.content import READ_AS_CONTENT, ContentReader, blocks, refuse, refuse_block, text_at
+from server.api.anthropic.content import READ_AS_CONTENT, ContentReader, blocks, refuse_block, text_at
 from server.api.anthropic.signature import signed_thinking
-from server.api.client_json import MAX_DEPTH, READABLE, UNREADABLE, nested_deeper
+from server.api.client_json import MAX_DEPTH, READABLE, UNREADABLE, nested_deeper, refuse
 from server.api.message_images import ContentParts
 
 MAX_MESSAGES = 4096

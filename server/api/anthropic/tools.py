@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipelines.chat_interface import ToolUse
-from server.api.anthropic.content import refuse
-from server.api.client_json import SHOWN_TYPE
+from server.api.client_json import SHOWN_TYPE, refuse
 from server.api.tool_fields import MAX_TOOLS, NAME_TEXT, SCHEMA_TEXT, GivenTool, read_tools, tool_use
 from server.errors import BadRequest
 

@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from pipelines.embedding_interface import TextOptions
+from server.api.client_json import readable
 from server.api.deps import KeyDep, ServiceDep
 from server.api.ollama.keep_alive import KEEP_ALIVE, keep, read_keep_alive
-from server.api.ollama.messages import readable
 from server.api.ollama.names import shown_name
 from server.api.openai.field_types import Lenient, Whole
 from server.api.read_json import read_json

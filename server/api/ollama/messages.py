@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from pipelines.chat_interface import Message, MessageImage, ToolCall
-from server.api.client_json import MAX_DEPTH, READABLE, UNREADABLE, nested_deeper
+from server.api.client_json import MAX_DEPTH, READABLE, UNREADABLE, nested_deeper, readable, refuse
 from server.api.message_images import RequestImages
-from server.errors import BadRequest
 
 MAX_MESSAGES = 4096
 ROLES = ("system", "user", "assistant", "tool")
@@ -69,16 +68,6 @@ def optional_text(fields: Mapping[str, Any], name: str, where: str) -> str | Non
     return readable(value, f"{where}.{name}")
 
 
-def readable(text: str, where: str) -> str:
-    if UNREADABLE.search(text):
-        refuse(where, READABLE)
-    return text
-
-
-def refuse(where: str, must_be: str) -> NoReturn:
-    raise BadRequest(f"{where} must be {must_be}.", param=where.partition("[")[0])
-
-
 class _Reader:
     """Calls often have no ids in Ollama's API: then the results answer them by name, and in their order."""
 
@@ -91,20 +80,19 @@ class _Reader:
         if not isinstance(fields, dict):
             refuse(where, "an object with a role and content")
         role = fields.get("role")
+        if role not in ROLES:
+            refuse(f"{where}.role", f"one of {', '.join(ROLES)}")
         content = optional_text(fields, "content", where) or ""
         images = read_images(fields.get("images"), f"{where}.images", self._images)
-        match role:
-            case "user" | "system":
-                return Message(role, content, images=images)
-            case "tool":
-                name = optional_text(fields, "tool_name", where) or optional_text(fields, "name", where)
-                call = self._answered(name, optional_text(fields, "tool_call_id", where))
-                return Message("tool", content, name=call.name or None, tool_call_id=call.id or None, images=images)
-            case "assistant":
-                calls = self._calls(fields.get("tool_calls"), f"{where}.tool_calls")
-                thinking = optional_text(fields, "thinking", where) or ""
-                return Message("assistant", content, thinking=thinking, tool_calls=tuple(calls), images=images)
-        refuse(f"{where}.role", f"one of {', '.join(ROLES)}")
+        if role == "assistant":
+            calls = self._calls(fields.get("tool_calls"), f"{where}.tool_calls")
+            thinking = optional_text(fields, "thinking", where) or ""
+            return Message("assistant", content, thinking=thinking, tool_calls=tuple(calls), images=images)
+        if role == "tool":
+            name = optional_text(fields, "tool_name", where) or optional_text(fields, "name", where)
+            call = self._answered(name, optional_text(fields, "tool_call_id", where))
+            return Message("tool", content, name=call.name or None, tool_call_id=call.id or None, images=images)
+        return Message(role, content, images=images)
 
     def _answered(self, name: str | None, call_id: str | None) -> ToolCall:
         for call in self._unanswered:

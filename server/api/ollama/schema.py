@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, WithJsonSchema
 
 from pipelines.chat_interface import Effort, Grammar, Message, PromptOptions, RawPrompt, ToolUse
+from server.api.client_json import readable
 from server.api.message_images import RequestImages
 from server.api.ollama.keep_alive import KEEP_ALIVE, read_keep_alive
-from server.api.ollama.messages import MESSAGES, MESSAGES_SCHEMA, read_images, read_messages, readable
+from server.api.ollama.messages import MESSAGES, MESSAGES_SCHEMA, read_images, read_messages
 from server.api.ollama.options import read_options
 from server.api.openai.chat_fields import FieldRules, sort_out
 from server.api.openai.chat_thinking import EFFORTS, EffortName

@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
+from models.spec import Limits
 from pipelines.chat_interface import ToolCall
-from tests.fakes import FakeReply
+from tests.fakes import FakeCatalogue, FakeReply, spec
 from tests.support.http.front import front
 from tests.support.http.mutated_requests import send_mutations
 
@@ -51,7 +52,8 @@ EVERYTHING: dict[str, Any] = {
 async def test_mutated_bodies_are_answered_or_refused_in_shape(tmp_path: Path) -> None:
     bodies = [*json.loads(RECORDED.read_text()).values(), EVERYTHING, EVERYTHING, {**EVERYTHING, "stream": True}]
     call = ToolCall("call_1", "weather", '{"city": "Rome"}')
-    async with front(tmp_path) as f:
+    seeing = FakeCatalogue(spec("talker", "chat", takes_images=True, limits=Limits(context_tokens=65_536)))
+    async with front(tmp_path, catalogue=seeing) as f:
         f.engine.reply = lambda _: FakeReply(
             "Hm.", "So.", (call,) if f.prompt_reader.options[-1].tool_use.tools else ()
         )

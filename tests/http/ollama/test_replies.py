@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from pipelines.chat_interface import TokenLogprobs, TokenText, ToolCall
+from server.protocol import JobReplied
 from tests.fakes import FakeReply
 from tests.support.http.chats import next_chat
 from tests.support.http.front import Front, front
@@ -84,8 +85,6 @@ async def test_times_that_were_not_measured_are_left_out(tmp_path: Path) -> None
         replying = asyncio.create_task(f.post("/api/generate", GENERATE | {"stream": False}))
         job = await next_chat(f)
         f.engine.start_job(job.id)
-        from server.protocol import JobReplied
-
         f.engine.deliver(JobReplied(job.id, "", 12, 1, "stop"))
         silent = (await replying).json()
 
