@@ -47,7 +47,7 @@ def gemma_call(source: Source) -> Steps[None]:
         quote = (yield from accept(source, *QUOTES)) if types == STRING else ""
         if quote:
             source.keep()
-            yield from text_value(source, tool, key, quote)
+            yield from text_value(source, types, quote)
         else:
             text = yield from _value(source, types, MAX_DEPTH)
             source.keep()

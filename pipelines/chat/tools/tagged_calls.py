@@ -72,12 +72,14 @@ def _arguments(source: Source, tool: Tool, markup: Markup) -> Steps[None]:
     yield Arguments("{")
     separator = ""
     while found == markup.key[0]:
-        key, _ = yield from until(source, (markup.key[1],), MAX_NAME)
-        key = key.strip().split(" string=")[0].strip("\"'")
+        header, _ = yield from until(source, (markup.key[1],), MAX_NAME)
+        key, _, attribute = header.strip().partition(" string=")
+        key = key.strip("\"'")
+        types = types_of(tool, key) or (STRING if "true" in attribute else frozenset())
         yield from _white_before(source, markup.value[0])
         source.keep()
         yield Arguments(f"{separator}{json.dumps(key, ensure_ascii=False)}: ")
-        yield from text_value(source, tool, key, markup.value[1])
+        yield from text_value(source, types, markup.value[1])
         separator = ", "
         yield from skip_white(source)
         found = yield from accept(source, markup.key[0], markup.close)
@@ -92,12 +94,11 @@ def _white_before(source: Source, opening: str) -> Steps[None]:
         yield from expect(source, opening)
 
 
-def text_value(source: Source, tool: Tool, key: str, end: str) -> Steps[None]:
+def text_value(source: Source, types: frozenset[str], end: str) -> Steps[None]:
     """Read a value up to its end and over it. Strings are passed on as they come; one line break around them is not.
 
     A value that the end of the reply cuts off is passed on as far as it came.
     """
-    types = types_of(tool, key)
     is_string = types == STRING
     text, begun = "", False
     if is_string:

@@ -98,3 +98,12 @@ def test_a_call_is_found_behind_one_that_is_none() -> None:
     found = called(reader_of("hermes"), reply)
 
     assert (found.parsed, found.content) == ((("now", {}),), "<tool_call>\nno")
+
+
+def test_deepseek_says_of_each_argument_whether_it_is_text() -> None:
+    reply = (
+        '<｜DSML｜function_calls><｜DSML｜invoke name="now"><｜DSML｜parameter name="zone" string="true">1</｜DSML｜parameter>'
+        '<｜DSML｜parameter name="year" string="false">1</｜DSML｜parameter></｜DSML｜invoke></｜DSML｜function_calls>'
+    )
+
+    assert called(reader_of("deepseek-v3.2"), reply).parsed == (("now", {"zone": "1", "year": 1}),)
