@@ -56,7 +56,7 @@ class PictureReader:
         self._check_length([picture.size for picture in pictures], context_tokens)
         try:
             made = self._processor(
-                images=pictures,
+                images=[pictures],  # of one prompt: some processors treat several pictures otherwise than one
                 text=[self.token * len(pictures)],
                 return_tensors="pt",
                 return_text_replacement_offsets=True,
@@ -78,8 +78,11 @@ class PictureReader:
         return PromptMedia(inputs)
 
     def _check_length(self, sizes: Sequence[tuple[int, int]], context_tokens: int | None) -> None:
-        """Refuses pictures by the tokens that they take, before the processor makes tensors of them."""
-        if context_tokens is None:
+        """Refuses pictures by the tokens that they take, before the processor makes tensors of them: that of SmolVLM
+        makes 50 MB of any small one.
+        """
+        names = self._processor.image_processor.model_input_names
+        if context_tokens is None or "batch_num_images" in names:  # these are fewer together than one by one
             return
         try:
             counts = self._processor._get_num_multimodal_tokens(image_sizes=[(h, w) for w, h in sizes])

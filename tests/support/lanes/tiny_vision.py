@@ -218,6 +218,29 @@ def llava_next() -> tuple[Any, Any]:
     return processor, config
 
 
+def llava_onevision() -> tuple[Any, Any]:
+    tokenizer = tokenizer_with("<image>", ["<video>"])
+    pinpoints = [[16, 16], [16, 32], [32, 16], [32, 32]]
+    image_processor = transformers.LlavaOnevisionImageProcessorPil(
+        size={"height": 16, "width": 16}, image_grid_pinpoints=pinpoints
+    )
+    processor = transformers.LlavaOnevisionProcessor(
+        image_processor, tokenizer, videos("LlavaOnevisionVideoProcessor"), num_image_tokens=4,
+        vision_feature_select_strategy="full", vision_aspect_ratio="anyres_max_9",
+    )  # fmt: skip
+    config = transformers.LlavaOnevisionConfig(
+        text_config={**TEXT, "model_type": "qwen2", "vocab_size": len(tokenizer)},
+        vision_config={**TOWER, "model_type": "siglip_vision_model", "vision_use_head": False},
+        image_grid_pinpoints=pinpoints,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        vision_feature_layer=-1,
+        vision_aspect_ratio="anyres_max_9",
+    )
+    processor.chat_template = TEMPLATE.replace("IMAGE", "<image>\n")
+    return processor, config
+
+
 def internvl() -> tuple[Any, Any]:
     names = {
         "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
@@ -249,6 +272,7 @@ FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
     "smolvlm": smolvlm,
     "llava": llava,
     "llava_next": llava_next,
+    "llava_onevision": llava_onevision,
     "internvl": internvl,
 }
 
