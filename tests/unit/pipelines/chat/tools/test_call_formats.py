@@ -102,7 +102,8 @@ def test_a_call_is_found_behind_one_that_is_none() -> None:
 
 def test_deepseek_says_of_each_argument_whether_it_is_text() -> None:
     reply = (
-        '<｜DSML｜function_calls><｜DSML｜invoke name="now"><｜DSML｜parameter name="zone" string="true">1</｜DSML｜parameter>'
+        '<｜DSML｜function_calls><｜DSML｜invoke name="now">'
+        '<｜DSML｜parameter name="zone" string="true">1</｜DSML｜parameter>'
         '<｜DSML｜parameter name="year" string="false">1</｜DSML｜parameter></｜DSML｜invoke></｜DSML｜function_calls>'
     )
 
