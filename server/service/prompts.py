@@ -11,6 +11,7 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import nullcontext
 from typing import Protocol, TypeVar
 
 from models.errors import ModelsError
@@ -39,6 +40,7 @@ class Prompts:
         self._reader = reader
         self._executor = executor
         self._media_memory = MediaMemory()
+        self._with_pictures = asyncio.Semaphore(1)  # their prompts take long, and leave a thread to the others
 
     def open_early(self, spec: ModelSpec) -> None:
         """Open the model's tokenizer on a worker thread, so that the first chat does not wait for it."""
@@ -54,7 +56,9 @@ class Prompts:
         while True:
             messages = context.messages
             try:
-                prompt = await self._run(spec, functools.partial(self._reader.read, spec, messages, options))
+                has_pictures = any(message.images for message in messages)
+                async with self._with_pictures if has_pictures else nullcontext():
+                    prompt = await self._run(spec, functools.partial(self._reader.read, spec, messages, options))
             except PromptTooLong as error:
                 if not context.shorten():
                     raise ContextTooLong(error.message) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import pytest
 
 from models.errors import BadModel
 from models.spec import Limits, ModelSpec
-from pipelines.chat_interface import Message, Prompt, PromptOptions, PromptRefused
+from pipelines.chat_interface import Message, MessageImage, Prompt, PromptOptions, PromptRefused
 from server.errors import BadRequest, ContextTooLong, Unavailable
 from server.service.chat_context import ChatContext
 from server.service.prompts import Prompts
@@ -107,3 +108,28 @@ async def test_a_tokenizer_can_be_opened_before_the_first_chat_and_a_broken_one_
 
     assert opened == ["talker"]
     assert messages_in(prompt) == [("user", "Hi")]
+
+
+async def test_prompts_with_pictures_leave_a_thread_to_those_without() -> None:
+    may_end, reading = threading.Event(), threading.Event()
+
+    class Reader(FakePromptReader):
+        def read(self, spec: ModelSpec, messages: Sequence[Message], options: PromptOptions) -> Prompt:
+            if messages[-1].images:
+                reading.set()
+                assert may_end.wait(30)
+            return super().read(spec, messages, options)
+
+    with ThreadPoolExecutor(2) as pool:
+        prompts = Prompts(Reader(), pool)
+        shown = ChatContext(None, [], [Message("user", "See", images=(MessageImage(0, b""),))])
+        waiting = [asyncio.create_task(prompts.read(TALKER, shown, PromptOptions())) for _ in range(3)]
+        await asyncio.to_thread(reading.wait, 30)
+        quick = await prompts.read(TALKER, context(), PromptOptions())
+        done_before = [task.done() for task in waiting]
+        may_end.set()
+        slow = await asyncio.gather(*waiting)
+
+    assert messages_in(quick) == [("user", "Hi")]
+    assert done_before == [False] * 3
+    assert len(slow) == 3
