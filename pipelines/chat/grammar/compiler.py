@@ -15,7 +15,8 @@ from pipelines.chat.grammar.trial import ends_in_time, is_cheap
 from pipelines.chat.grammar.vocabulary import NoVocabulary, Vocabulary, open_vocabulary, read_vocabulary
 from pipelines.chat_interface import Grammar, PromptRefused
 
-MAX_KEPT = 32  # compiled grammars of one tokenizer, 0.1 to a few MB each
+MAX_KEPT = 32  # compiled grammars of one tokenizer
+MAX_KEPT_CHARS = 512 << 10  # of their texts: a large one takes 150 bytes for each character
 MAX_REASON = 300  # characters of the library's error that a client is told
 NO_GRAMMARS = "This model's tokenizer writes a token differently beside others, so that no form can be enforced."
 TOO_COSTLY = "takes too long to read. Make it smaller, or its patterns simpler"
@@ -77,7 +78,7 @@ class GrammarCompiler:
             raise PromptRefused(f"{grammar.field} {error}.", field=grammar.field) from error
         with self._lock:
             self._compiled[grammar] = compiled
-            if len(self._compiled) > MAX_KEPT:
+            while len(self._compiled) > MAX_KEPT or sum(len(each.text) for each in self._compiled) > MAX_KEPT_CHARS:
                 self._compiled.popitem(last=False)
         return compiled
 
