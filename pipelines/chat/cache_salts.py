@@ -7,6 +7,7 @@ chain of hashes that starts with the first block, so it is enough to change the 
 from __future__ import annotations
 
 import hashlib
+import secrets
 from typing import Any
 
 
@@ -28,8 +29,9 @@ class CacheSalts:
 
             allocator.mark_complete_blocks = mark
 
-    def add(self, sequence_id: str, owner: str) -> None:
-        digest = hashlib.blake2b(owner.encode(), digest_size=32).digest()
+    def add(self, sequence_id: str, owner: str | None) -> None:
+        """owner: None for a sequence that shares no block with any other, nor with itself when it is added again."""
+        digest = secrets.token_bytes(32) if owner is None else hashlib.blake2b(owner.encode(), digest_size=32).digest()
         self._salts[sequence_id] = tuple(int.from_bytes(digest[i : i + 4], "little") >> 1 for i in range(0, 32, 4))
 
     def remove(self, sequence_id: str) -> None:

@@ -179,10 +179,8 @@ class PagedBatch:
         n_logprobs: the prompt is scored, with so many of the likeliest tokens at each place; None: it is not.
         """
         assert media is None, "pictures are read by the model's own forward: see mixed_batch.py"
-        if n_logprobs is None:
-            self._salts.add(sequence_id, owner)
-        else:
-            self._salts.add(sequence_id, f"alone/{sequence_id}")  # tokens of cached blocks do not go through the model
+        self._salts.add(sequence_id, owner if n_logprobs is None else None)
+        if n_logprobs is not None:  # all its tokens go through the model, which those in cached blocks do not
             self._scorer.add(sequence_id, prompt, n_logprobs)
         state = RequestState(request_id=sequence_id, initial_tokens=prompt, max_new_tokens=None, eos_token_id=None)
         self._processor.scheduler.add_waiting_request(state)

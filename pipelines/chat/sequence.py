@@ -71,6 +71,7 @@ class ChatSequence:
 
     def add_scores(self, part: PromptPart) -> None:
         """Add the log probabilities of the prompt's next tokens. A prompt may be scored again from its beginning."""
+        assert part.begin <= len(self._prompt_logprobs), "no token is left out"
         del self._prompt_logprobs[part.begin :]
         self._prompt_logprobs += [
             self.tokenizer.describe(score.token, score.logprob, score.likeliest) for score in part.scores

@@ -141,6 +141,16 @@ def test_equal_prompts_of_one_owner_are_scored_each_though_their_blocks_are_cach
         check(model, prompt, scores_in(updates)[name])
 
 
+def test_a_prompt_that_was_put_back_half_read_is_scored_whole_though_its_blocks_are_cached(model: Any) -> None:
+    lane = tiny_lane(model)
+    lane.admit(scored("p", tokens(700)))
+    updates = [*lane.step(), *lane.step()]
+    lane._admission._remove([lane._queue.put_back_newest().id])  # as another chat that needs the room makes it do
+    updates += play(lane)
+    check(model, tokens(700), scores_in(updates)["p"])
+    check(model, tokens(700), scores_in(play(lane, [scored("p", tokens(700))]))["p"])
+
+
 def test_the_only_token_of_a_prompt_has_no_score_and_its_reply_goes_on(model: Any) -> None:
     updates = play(tiny_lane(model), [scored("one", tokens(1), max_tokens=3), scored("none", tokens(1))])
     assert scores_in(updates) == {"one": (), "none": ()}
