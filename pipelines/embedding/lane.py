@@ -226,7 +226,9 @@ class EmbeddingLane:
         encoder, this = self._encoder, greenlet.getcurrent()
         assert encoder is not None
         assert isinstance(this, PreemptibleForward)
-        inputs = encoder.inputs([row.text for row in rows.rows], rows.width)
+        # A CPU computes any width at the same rate, so that it does not have to be one of few.
+        width = max(len(row.text.tokens) for row in rows.rows) if encoder.device.type == "cpu" else rows.width
+        inputs = encoder.inputs([row.text for row in rows.rows], width)
         vectors = encoder(*(device.upload(tensor, encoder.device) for tensor in inputs))
         copy = device.HostCopy(vectors.flatten(), device.pinned((vectors.numel(),), vectors.dtype, encoder.device))
         while not copy.is_done:  # a GPU computes while this thread goes on; other work may be launched meanwhile
