@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pipelines.chat_interface import ToolUse
 from server.api.client_json import SHOWN_TYPE, refuse
@@ -13,6 +13,9 @@ from server.errors import BadRequest
 
 TOOLS = f'a list of at most {MAX_TOOLS} tools like {{"name": "NAME", "description": "…", "input_schema": …}}'
 CHOICE = 'an object like {"type": "auto"}: auto, any, none, or tool with the name of the tool'
+CHOICES: Mapping[str, Literal["auto", "none", "required"]] = {
+    "auto": "auto", "any": "required", "none": "none", "tool": "required",
+}  # fmt: skip
 MAX_EXAMPLES = 16
 
 TOOLS_SCHEMA = {
@@ -39,7 +42,7 @@ CHOICE_SCHEMA = {
     "type": "object",
     "description": CHOICE,
     "properties": {
-        "type": {"type": "string", "enum": ["auto", "any", "none", "tool"]},
+        "type": {"type": "string", "enum": list(CHOICES)},
         "name": {"type": "string"},
         "disable_parallel_tool_use": {"type": "boolean"},
     },
@@ -49,20 +52,18 @@ CHOICE_SCHEMA = {
 def read_tool_use(tools: list[Any], choice: Mapping[str, Any] | None, changes: Mapping[str, bool]) -> ToolUse:
     """changes: by the name of a tool, whether the conversation has added or removed it. Raises `BadRequest`."""
     choice = choice or {"type": "auto"}
-    named = choice.get("name") if choice.get("type") == "tool" else None
-    shown = list(_given(tools, {**changes, named: True} if isinstance(named, str) else changes))
+    kind, named = choice.get("type"), choice.get("name", "")
+    if not isinstance(kind, str) or kind not in CHOICES:
+        raise BadRequest(f"tool_choice must be {CHOICE}.", param="tool_choice")
+    if kind == "tool" and isinstance(named, str):
+        changes = {**changes, named: True}
     disabled = choice.get("disable_parallel_tool_use")
-    parallel = None if disabled is None else not disabled
-    match choice.get("type"):
-        case "auto":
-            return tool_use(read_tools(shown), parallel=parallel)
-        case "none":
-            return tool_use(read_tools(shown), "none", parallel=parallel)
-        case "any":
-            return tool_use(read_tools(shown), "required", parallel=parallel)
-        case "tool":
-            return tool_use(read_tools(shown), named="" if named is None else named, parallel=parallel)
-    raise BadRequest(f"tool_choice must be {CHOICE}.", param="tool_choice")
+    return tool_use(
+        read_tools(list(_given(tools, changes))),
+        CHOICES[kind],
+        named=named if kind == "tool" else None,
+        parallel=None if disabled is None else not disabled,
+    )
 
 
 def _given(tools: list[Any], changes: Mapping[str, bool]) -> Iterator[GivenTool]:

@@ -44,7 +44,8 @@ async def test_every_route_except_the_public_ones_needs_a_key(tmp_path: Path) ->
         for method, template in sorted(routes - PUBLIC):
             path = template.replace("{job_id}", "job_1767225600_" + "0" * 22).replace("{output_id}", "0" * 22)
             reply = await f.client.request(method, path)
-            body = error_body(401, Unauthorized().message, path)
+            request_id = reply.headers["x-request-id"]
+            body = error_body(401, Unauthorized().message, path, request_id=request_id)
             assert (reply.status_code, reply.content) == (401, b"" if method == "HEAD" else body), (method, path)
             assert reply.headers["www-authenticate"] == "Bearer"
         for method, path in PUBLIC:
