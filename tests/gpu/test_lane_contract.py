@@ -28,6 +28,7 @@ LANES: dict[str, Callable[[], LaneCase]] = {
     "chat": lambda: chat_case("cuda"),
     "chat by graphs": lambda: chat_case("cuda", static=True),
     "unbatched chat": lambda: chat_case("cuda", "off"),
+    "scored chat": lambda: chat_case("cuda", n_prompt_logprobs=2),
 }
 
 
