@@ -226,8 +226,8 @@ class TokenText:
 
     text: str
     utf8: bytes
-    # Natural logarithm of the model's own probability, before penalties and temperature. It is not a number for the first
-    # token of a prompt, which follows none.
+    # Natural logarithm of the model's own probability, before penalties and temperature. NaN for the first token of a
+    # prompt, which follows none.
     logprob: float
     token: int = -1  # its number in the vocabulary; -1: unknown
 
