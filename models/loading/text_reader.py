@@ -21,6 +21,7 @@ USUAL_TOKENS = 512  # longest text where neither the checkpoint nor models.toml 
 TOGETHER = 64  # texts that are tokenized at once, before their tokens are counted
 # A longer text is read up to its first LEAST_CHARS or CHARS_PER_TOKEN * limit characters before the rest is looked at.
 CHARS_PER_TOKEN, LEAST_CHARS = 64, 64 << 10
+MAX_NAMED = 12  # prompts that an error names
 # Names that checkpoints give the prompts of the two sides of a search.
 SIDES = (
     ("query", "search_query", "retrieval.query", "web_search_query"),
@@ -61,18 +62,16 @@ class TextReader:
 
         Raises `TextRefused`, and `BadModel` when the tokenizer cannot be opened.
         """
-        with self._opened.use(spec) as opened:
-            prompt = _prompt(opened.layout, options)
-            n_prompt_tokens = 0 if opened.layout.pools_prompt else _prompt_tokens(opened, prompt)
-            read: list[TextTokens] = []
-            n_tokens = 0
-            for tokens in _tokens_of(opened, inputs, prompt, options):
-                own = n_prompt_tokens if isinstance(inputs[len(read)], str) else 0
-                read.append(TextTokens(tuple(tokens), min(own, len(tokens))))
-                n_tokens += len(tokens)
-                if options.max_tokens is not None and n_tokens > options.max_tokens:
-                    raise TextRefused(f"The input has more than {options.max_tokens} tokens in total.")
-            return tuple(read)
+        read: list[TextTokens] = []
+        n_tokens = 0
+        for begin in range(0, len(inputs), TOGETHER):
+            with self._opened.use(spec) as opened:  # between two parts, other threads may use the tokenizer
+                part = [*_read_part(opened, inputs[begin : begin + TOGETHER], begin, options)]
+            read += part
+            n_tokens += sum(len(text.tokens) for text in part)
+            if options.max_tokens is not None and n_tokens > options.max_tokens:
+                raise TextRefused(f"The input has more than {options.max_tokens} tokens in total.")
+        return tuple(read)
 
     def _open(self, spec: ModelSpec) -> _Opened:
         if spec.path is None or spec.embedding is None:
@@ -92,7 +91,7 @@ def _prompt(layout: EmbeddingLayout, options: TextOptions) -> str:
     prompts = layout.prompts
     if (name := options.prompt_name) is not None:
         if name not in prompts:
-            known = f"it has {', '.join(prompts)}" if prompts else "it has none"
+            known = f"it has {', '.join(name[:40] for name in [*prompts][:MAX_NAMED])}" if prompts else "it has none"
             raise TextRefused(f"The model has no such prompt; {known}.", "prompt_name")
         return prompts[name]
     if (kind := options.input_type) is not None:
@@ -109,27 +108,27 @@ def _prompt_tokens(opened: _Opened, prompt: str) -> int:
     return len(tokens) - (bool(tokens) and tokens[-1] in opened.tokenizer.all_special_ids)
 
 
-def _tokens_of(
-    opened: _Opened, inputs: Sequence[str | Sequence[int]], prompt: str, options: TextOptions
-) -> Iterator[Sequence[int]]:
-    """Yields the tokens of each input, in order."""
-    for begin in range(0, len(inputs), TOGETHER):
-        part = inputs[begin : begin + TOGETHER]
-        texts = [_text(opened, prompt + text, options.truncate) for text in part if isinstance(text, str)]
-        encoded = iter(_encode(opened, texts, opened.max_tokens if options.truncate else None))
-        for index, each in enumerate(part, begin):
-            tokens = next(encoded) if isinstance(each, str) else _known(opened, each, options.truncate)
-            if not tokens:
-                raise TextRefused(f"input[{index}] is empty: the model reads no token in it.")
-            if len(tokens) > opened.max_tokens:
-                raise TextRefused(
-                    f"input[{index}] has {len(tokens)} tokens; the model reads at most {opened.max_tokens}. "
-                    "Send shorter texts, or have them cut at their end with truncate."
-                )
-            yield tokens
+def _read_part(
+    opened: _Opened, part: Sequence[str | Sequence[int]], begin: int, options: TextOptions
+) -> Iterator[TextTokens]:
+    """Yields the tokens of some of the inputs. begin: the number of the first."""
+    prompt = _prompt(opened.layout, options)
+    n_prompt_tokens = 0 if opened.layout.pools_prompt else _prompt_tokens(opened, prompt)
+    texts = [_text(opened, prompt + text) for text in part if isinstance(text, str)]
+    encoded = iter(_encode(opened, texts, opened.max_tokens if options.truncate else None))
+    for index, each in enumerate(part, begin):
+        tokens = next(encoded) if isinstance(each, str) else _known(opened, each, options.truncate)
+        if not tokens:
+            raise TextRefused(f"input[{index}] is empty: the model reads no token in it.")
+        if len(tokens) > opened.max_tokens:
+            raise TextRefused(
+                f"input[{index}] has {len(tokens)} tokens; the model reads at most {opened.max_tokens}. "
+                "Send shorter texts, or have them cut at their end with truncate."
+            )
+        yield TextTokens(tuple(tokens), min(n_prompt_tokens, len(tokens)) if isinstance(each, str) else 0)
 
 
-def _text(opened: _Opened, text: str, truncate: bool) -> str:
+def _text(opened: _Opened, text: str) -> str:
     """Returns the text as the tokenizer gets it; of one that is far too long, no more than is needed to tell."""
     if opened.layout.lower_cases:
         text = text.lower()
