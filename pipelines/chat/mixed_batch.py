@@ -97,5 +97,5 @@ class _OwnAttention:
 
 
 def mixed_cache_bytes(model: Any, lengths: Sequence[int], lengths_with_media: Sequence[int]) -> int:
-    """Bytes of a cache that holds sequences of these lengths, in tokens, at once."""
-    return 2 * max(paged_cache_bytes(model, lengths), sequential_cache_bytes(model, lengths_with_media))
+    """Bytes of a cache that holds sequences of these lengths, in tokens, at once; no half of it is without a page."""
+    return 2 * max(paged_cache_bytes(model, lengths or [1]), sequential_cache_bytes(model, lengths_with_media or [1]))

@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 
 from pipelines.chat.decode.options import DecodeOptions
-from pipelines.chat_interface import ChatRequest
+from pipelines.chat.lane import ChatLane
+from pipelines.chat.prompts.pictures import PictureReader
+from pipelines.chat.prompts.read_prompt import read_prompt
+from pipelines.chat_interface import ChatRequest, Message, MessageImage
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.embedding_interface import EmbeddingRequest, TextTokens
 from pipelines.interface import (
@@ -37,6 +40,7 @@ from tests.support.lanes.fake_lane import FakeLane
 from tests.support.lanes.lane_play import End, request
 from tests.support.lanes.stock_families import FAMILIES
 from tests.support.lanes.tiny_chat import tiny_lane, tiny_model, tiny_tokenizer
+from tests.support.lanes.tiny_vision import picture, tiny_vision_model
 from tests.support.prompts import asked
 
 MAX_STEPS = 3_000  # of one test: a lane that needs more never comes to an end
@@ -398,6 +402,30 @@ def chat_case(
 
     def wanted(name: str) -> ChatRequest:
         return replace(chat(name), n_prompt_logprobs=n_prompt_logprobs)
+
+    return LaneCase(lane, wanted, failing, "context_overflow", _any_alive(model.parameters()), preemptible=False)
+
+
+def vision_case(device_name: str) -> LaneCase:
+    """A vision-language model. Chats whose names end in an odd letter have a picture."""
+    model, processor = tiny_vision_model("qwen2_5_vl")
+    if device_name != "cpu":
+        model.to(device_name)
+    tokenizer = processor.tokenizer
+    tokenizer.chat_template = processor.chat_template
+    pictures = PictureReader(processor, tokenizer)
+    lane = ChatLane(model, tokenizer, cache_bytes=2 * CACHE_BYTES[device_name], max_running=2, takes_images=True)
+
+    def asked_about(name: str, text: str) -> ChatRequest:
+        images = (MessageImage(0, picture(32, 24)),) if ord(name[-1]) % 2 else ()
+        prompt = read_prompt(tokenizer, [Message("user", text, images=images)], pictures=pictures)
+        return ChatRequest(id=name, prompt=prompt, max_tokens=12)
+
+    def failing(name: str) -> Request:
+        return asked_about(name, "x" * 4_000)
+
+    def wanted(name: str) -> ChatRequest:
+        return asked_about(name, f"hello {name}")
 
     return LaneCase(lane, wanted, failing, "context_overflow", _any_alive(model.parameters()), preemptible=False)
 

@@ -283,8 +283,8 @@ def tiny_processor(family: str) -> Any:
     return processor
 
 
-def write_checkpoint(folder: Path, family: str) -> Path:
-    """Writes the checkpoint of a family; returns its folder."""
+def tiny_vision_model(family: str) -> tuple[Any, Any]:
+    """Returns the model of a family, and its processor."""
     stand_in_for_videos()
     processor, config = FAMILIES[family]()
     with torch.random.fork_rng():
@@ -294,6 +294,12 @@ def write_checkpoint(folder: Path, family: str) -> Path:
         head = model.get_output_embeddings()
         head.weight[: len(processor.tokenizer) - len(PRINTABLE)] = 0.0  # special tokens have logit 0
     model.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=0, bos_token_id=1)
+    return model, processor
+
+
+def write_checkpoint(folder: Path, family: str) -> Path:
+    """Writes the checkpoint of a family; returns its folder."""
+    model, processor = tiny_vision_model(family)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

@@ -15,6 +15,7 @@ from tests.support.lanes.lane_contract import (
     diffusion_case,
     embedding_case,
     fake_case,
+    vision_case,
 )
 
 PREEMPTIBLE: dict[str, Callable[[], LaneCase]] = {
@@ -29,6 +30,7 @@ LANES: dict[str, Callable[[], LaneCase]] = {
     "chat": lambda: chat_case("cpu"),
     "chat by static steps": lambda: chat_case("cpu", static=True),
     "unbatched chat": lambda: chat_case("cpu", "off"),
+    "chat with and without pictures": lambda: vision_case("cpu"),
     "scored chat": lambda: chat_case("cpu", n_prompt_logprobs=2),
     "unbatched embedding": lambda: embedding_case("cpu", "off"),
 }
