@@ -21,6 +21,7 @@ from server.api.read_json import read_json
 from server.api.schemas import Chat, read_chat
 from server.api.whole_reply import reply_unless_disconnected
 from server.api.wire import ChatReplyBody, JsonObject, errors, json_body, timestamp
+from server.http.body import check_type
 from server.http.sse import EventStream, event
 from server.service.chat_input import ChatInput, ChatReply
 from server.service.chat_turn import ChatTurn
@@ -45,6 +46,7 @@ async def chat(request: Request, service: ServiceDep, key: KeyDep) -> Response:
         read = await read_json(await request.body(), _read)
         if isinstance(read, OllamaCall):
             return await answer(request, service, key, read)
+        check_type(request.headers)
         message, stream = read
         turn = await service.chats.open(key, message)
         headers = allowance_headers(service, Allowance("chats", turn.charge.limit, turn.charge.used))

@@ -17,7 +17,7 @@ from server.api.read_json import read_json
 from server.api.schemas import GenerateImage, GenerateVideo, read_generate
 from server.api.wire import GenerateReply, JsonObject, errors, json_body
 from server.errors import BadRequest, TooLarge
-from server.http.body import KIB, SMALL_BYTES
+from server.http.body import KIB, SMALL_BYTES, check_type
 from server.store.usage import Kind
 
 router = APIRouter()
@@ -51,6 +51,7 @@ async def generate(request: Request, service: ServiceDep, key: KeyDep) -> Respon
         if isinstance(raw, OllamaCall):
             kinds.append("chats")
             return await answer(request, service, key, raw)
+        check_type(request.headers)
         if raw.get("type") == "video":
             kinds.append("videos")
         accepted = await service.submission.accept(key, read_generate(raw), _idempotency_key(request))

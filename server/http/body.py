@@ -33,14 +33,17 @@ class BodyRule:
 
     max_bytes: int = SMALL_BYTES
     takes_form: bool = False  # beside JSON
+    takes_any_type: bool = False  # whatever Content-Type says: the route looks at it, or reads the body as JSON
 
 
+OLLAMA = BodyRule(takes_any_type=True)  # its clients, and the examples of its documentation, name another type or none
 SMALL_JSON = BodyRule()
 RULES: Mapping[str, BodyRule] = {
-    "/api/chat": BodyRule(64 * MIB),  # pictures are a part of Ollama's
-    "/api/generate": BodyRule(64 * MIB),  # of Ollama's; ours takes 64 KiB
-    "/api/embed": BodyRule(16 * MIB),
-    "/api/embeddings": BodyRule(16 * MIB),
+    "/api/chat": BodyRule(64 * MIB, takes_any_type=True),  # pictures are a part of Ollama's
+    "/api/generate": BodyRule(64 * MIB, takes_any_type=True),  # of Ollama's; ours takes 64 KiB
+    "/api/embed": BodyRule(16 * MIB, takes_any_type=True),
+    "/api/embeddings": BodyRule(16 * MIB, takes_any_type=True),
+    **dict.fromkeys(("/api/show", "/api/pull", "/api/push", "/api/create", "/api/copy", "/api/delete"), OLLAMA),
     "/v1/chat/completions": BodyRule(64 * MIB),  # pictures are a part of it
     "/v1/completions": BodyRule(16 * MIB),
     "/v1/embeddings": BodyRule(16 * MIB),
@@ -91,6 +94,7 @@ class Body:
         self._headers = headers
         self._receive = receive
         self._takes_form = rule.takes_form
+        self._takes_any_type = rule.takes_any_type
         self._max_bytes = min(rule.max_bytes, SMALL_BYTES + memory.total_bytes)
         self._memory = memory
         self._timeout_s = timeout_s
@@ -115,9 +119,8 @@ class Body:
             raise self._too_large()
         if any(encoding.lower() != "identity" for encoding in self._headers.getlist("content-encoding")):
             raise UnsupportedMedia("A compressed body is not accepted: send it without Content-Encoding.")
-        media_type = self._headers.get("content-type", "").strip()
-        if not JSON_TYPE.fullmatch(media_type) and not (self._takes_form and FORM_TYPE.match(media_type)):
-            raise BadRequest("Content-Type must be application/json.")
+        if not self._takes_any_type:
+            check_type(self._headers, takes_form=self._takes_form)
 
     async def receive(self) -> Message:
         """Returns the next piece of the body; after the last one, the server's own messages, i.e. the disconnect.
@@ -168,6 +171,13 @@ class Body:
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"The body is larger than {_size(self._max_bytes)}, the limit of this address.")
+
+
+def check_type(headers: Headers, *, takes_form: bool = False) -> None:
+    """Raises `BadRequest` unless the body is said to be JSON in UTF-8, or a form where that is taken too."""
+    media_type = headers.get("content-type", "").strip()
+    if not JSON_TYPE.fullmatch(media_type) and not (takes_form and FORM_TYPE.match(media_type)):
+        raise BadRequest("Content-Type must be application/json.")
 
 
 def replay(body: bytes, receive: Receive) -> Receive:

@@ -56,3 +56,12 @@ async def test_the_node_client_chats_calls_tools_embeds_and_lists(tmp_path: Path
         "models": ["embedder:latest", "talker:latest"], "running": 0, "shown": ["completion", "tools"],
         "error": [404, "There is no model none here; try: pull none."],
     }  # fmt: skip
+
+
+async def test_litellm_chats_streams_and_calls_tools(tmp_path: Path) -> None:
+    async with front(tmp_path) as f, listening(f) as address:
+        oblige(f)
+        got = await run_program("ollama_litellm.py", address, f.keys["pro"])
+
+    assert got.pop("text").startswith("You said: ")
+    assert got == {"whole": "You said: Hi", "tokens": 17, "streamed": "You said: Hi", "called": "weather"}

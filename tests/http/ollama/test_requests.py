@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +245,17 @@ async def test_a_job_has_a_small_body_and_a_chat_of_ollama_a_large_one(tmp_path:
 
     assert (ours.status_code, theirs.status_code) == (413, 200)
     assert "64 KiB" in ours.json()["error"]
+
+
+@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/plain"])
+@pytest.mark.parametrize("path", ["/api/chat", "/api/generate", "/api/show"])
+async def test_a_body_of_ollama_may_say_any_type_and_ours_may_not(tmp_path: Path, path: str, kind: str | None) -> None:
+    theirs = {"/api/chat": chat(), "/api/generate": generate(), "/api/show": {"model": "talker"}}
+    ours = {"/api/chat": {"message": "Hi"}, "/api/generate": {"type": "image", "prompt": "A city"}}
+    async with front(tmp_path) as f:
+        headers = f.auth("pro") | ({"content-type": kind} if kind else {})
+        taken = await f.client.post(path, content=json.dumps(theirs[path]), headers=headers)
+        refused = await f.client.post(path, content=json.dumps(ours.get(path, {})), headers=headers)
+
+    assert (taken.status_code, refused.status_code) == (200, 400)
+    assert path == "/api/show" or "Content-Type must be application/json" in refused.json()["error"]
