@@ -14,6 +14,7 @@ from tests.support.lanes.lane_contract import (
     chat_case,
     diffusion_case,
     embedding_case,
+    vision_case,
 )
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
@@ -28,6 +29,7 @@ LANES: dict[str, Callable[[], LaneCase]] = {
     "chat": lambda: chat_case("cuda"),
     "chat by graphs": lambda: chat_case("cuda", static=True),
     "unbatched chat": lambda: chat_case("cuda", "off"),
+    "chat with and without pictures": lambda: vision_case("cuda", static=True),
     "scored chat": lambda: chat_case("cuda", n_prompt_logprobs=2),
 }
 

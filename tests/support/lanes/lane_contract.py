@@ -406,15 +406,16 @@ def chat_case(
     return LaneCase(lane, wanted, failing, "context_overflow", _any_alive(model.parameters()), preemptible=False)
 
 
-def vision_case(device_name: str) -> LaneCase:
-    """A vision-language model. Chats whose names end in an odd letter have a picture."""
+def vision_case(device_name: str, *, static: bool = False) -> LaneCase:
+    """A vision-language model. Chats whose names end in an odd letter have a picture. static: see `chat_case`."""
     model, processor = tiny_vision_model("qwen2_5_vl")
     if device_name != "cpu":
         model.to(device_name)
     tokenizer = processor.tokenizer
     tokenizer.chat_template = processor.chat_template
     pictures = PictureReader(processor, tokenizer)
-    lane = ChatLane(model, tokenizer, cache_bytes=2 * CACHE_BYTES[device_name], max_running=2, takes_images=True)
+    options: dict[str, Any] = {"cache_bytes": 2 * CACHE_BYTES[device_name], "max_running": 2, "takes_images": True}
+    lane = ChatLane(model, tokenizer, decode=DecodeOptions(static), **options)
 
     def asked_about(name: str, text: str) -> ChatRequest:
         images = (MessageImage(0, picture(32, 24)),) if ord(name[-1]) % 2 else ()

@@ -31,6 +31,7 @@ LANES: dict[str, Callable[[], LaneCase]] = {
     "chat by static steps": lambda: chat_case("cpu", static=True),
     "unbatched chat": lambda: chat_case("cpu", "off"),
     "chat with and without pictures": lambda: vision_case("cpu"),
+    "chat with and without pictures, by static steps": lambda: vision_case("cpu", static=True),
     "scored chat": lambda: chat_case("cpu", n_prompt_logprobs=2),
     "unbatched embedding": lambda: embedding_case("cpu", "off"),
 }
