@@ -5,7 +5,7 @@ Plain data, no torch; `pipelines.interface` has what all kinds of models share. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -93,6 +93,9 @@ class Constraint(Protocol):
 
     def begin(self) -> Any:
         """The state of one reply, before its first token: a matcher of llguidance."""
+
+    def overrunning(self, closing: str) -> Sequence[int]:
+        """The tokens that begin with this text and do not end with it, but for white space."""
 
 
 class CallFormat(Protocol):

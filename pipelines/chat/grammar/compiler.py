@@ -32,9 +32,10 @@ _UNKNOWN_KEYS = re.compile(r"Unimplemented keys: \[(.*)\]")
 class CompiledGrammar:
     """A `Constraint`."""
 
-    def __init__(self, grammar: Grammar, matcher: LLMatcher, end: int, warnings: tuple[str, ...]) -> None:
+    def __init__(self, grammar: Grammar, matcher: LLMatcher, vocabulary: Vocabulary, warnings: tuple[str, ...]) -> None:
         self.grammar = grammar
-        self.end = end
+        self.end = vocabulary.end
+        self.overrunning = vocabulary.overrunning
         self.warnings = warnings
         self._matcher = matcher
 
@@ -73,7 +74,7 @@ class GrammarCompiler:
         if self._opened is None or self._vocabulary is None:
             raise PromptRefused(NO_GRAMMARS, field=grammar.field)
         try:
-            compiled = _compiled(grammar, self._opened, self._vocabulary.end)
+            compiled = _compiled(grammar, self._opened, self._vocabulary)
         except BadGrammar as error:
             raise PromptRefused(f"{grammar.field} {error}.", field=grammar.field) from error
         with self._lock:
@@ -83,7 +84,7 @@ class GrammarCompiler:
         return compiled
 
 
-def _compiled(grammar: Grammar, tokenizer: LLTokenizer, end: int) -> CompiledGrammar:
+def _compiled(grammar: Grammar, tokenizer: LLTokenizer, vocabulary: Vocabulary) -> CompiledGrammar:
     text = lark_of(grammar)
     if not is_cheap(text) and not ends_in_time(text, VALUES):
         raise BadGrammar(TOO_COSTLY)
@@ -93,7 +94,7 @@ def _compiled(grammar: Grammar, tokenizer: LLTokenizer, end: int) -> CompiledGra
     first.compute_bitmask()
     _check(first)
     warnings = tuple(_warning(grammar.field, each) for each in matcher.get_grammar_warnings())
-    return CompiledGrammar(grammar, matcher, end, warnings)
+    return CompiledGrammar(grammar, matcher, vocabulary, warnings)
 
 
 def _check(matcher: LLMatcher) -> None:

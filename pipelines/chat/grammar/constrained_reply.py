@@ -109,6 +109,8 @@ class ConstrainedReply:
         if not (self._fits or self._markup):  # thinking
             words[:] = ~np.uint32(0)
             _clear(words, [*self._ends, *self._never])
+            if self._part.closing:  # a token with the end of the thinking and the beginning of the answer
+                _clear(words, self._grammar.overrunning(self._part.closing))
             return
         words[:] = 0
         if self._fits:

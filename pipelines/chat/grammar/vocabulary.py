@@ -34,12 +34,24 @@ class Vocabulary:
         self.tokens = tokens
         self.special_token_ids = special_token_ids
         self._ids = {token: index for index, token in enumerate(tokens) if token}
+        self._overrunning: dict[str, Sequence[int]] = {}
         self._longest = max(map(len, self._ids), default=0)
 
     @property
     def end(self) -> int:
         """The number that stands for the end of what a grammar describes. No token of the model has it."""
         return len(self.tokens)
+
+    def overrunning(self, text: str) -> Sequence[int]:
+        """The tokens that begin with the text and go on with more than white space. Looked for once for each text."""
+        known = self._overrunning.get(text)
+        if known is None:
+            begin = text.encode()
+            found = [
+                i for i, token in enumerate(self.tokens) if token.startswith(begin) and token[len(begin) :].strip()
+            ]
+            known = self._overrunning[text] = found
+        return known
 
     def __call__(self, text: str | bytes) -> list[int]:
         """Tokenize greedily. llguidance asks only if a grammar prescribes tokens, which ours do not."""

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class NextPart:
-    """What may come next in a reply whose answer follows a grammar. Without any of it: thinking, which is free."""
+    """What may come next in a reply whose answer follows a grammar. Without the first five: thinking, which is free."""
 
     answer: bool = False  # the answer begins here or goes on
     white: bool = False  # white space here is no part of the answer
     thinking: tuple[str, ...] = ()  # texts that begin thinking
     opening: tuple[str, ...] = ()  # texts that come right before the answer
     header: tuple[str, ...] = ()  # texts that come before all of these
+    closing: str = ""  # what is left of the text that ends thinking, once it has begun
 
 
 ANSWER = NextPart(answer=True)

@@ -135,7 +135,8 @@ class TagReader:
     @property
     def next_part(self) -> NextPart:
         if self.section == "thinking":
-            return FREE
+            n_begun = n_partial(text_of(self._held), self._tags.close)
+            return NextPart(closing=self._tags.close[n_begun:]) if n_begun else FREE
         if not self.fresh:
             return ANSWER
         thinking = (self._tags.open,) if self.at_start else ()

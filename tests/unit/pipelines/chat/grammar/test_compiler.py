@@ -204,6 +204,15 @@ def test_a_grammar_is_compiled_once_and_each_reply_has_a_state_of_its_own() -> N
     assert other.consume_token(_tokens("c")[0])
 
 
+def test_tokens_that_hold_the_end_of_the_thinking_and_more_are_found() -> None:
+    tokenizer = tokenizer_of("SmolLM2")
+    overrunning = read_vocabulary(tokenizer).overrunning(">")
+
+    names = tokenizer.convert_ids_to_tokens([*overrunning])
+    assert "></" in names
+    assert not {">", ">Ċ", ">ĊĊ", "->"} & {*names}
+
+
 def test_grammars_without_need_of_a_trial_are_the_usual_ones() -> None:
     from pipelines.chat.grammar.trial import is_cheap
 

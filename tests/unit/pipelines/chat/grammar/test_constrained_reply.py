@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pipelines.chat.grammar.constrained_reply import ReplyRefused
+from pipelines.chat.replies.detokenize import Piece
+from pipelines.chat.replies.reply_text import FREE, NextPart
+from pipelines.chat.replies.thinking_tags import TagFormat, Tags
 from pipelines.chat_interface import Grammar
 from tests.support.constrained import PERSON, Writer, schema_of
 
@@ -177,3 +180,15 @@ def test_a_grammar_that_the_model_has_no_tokens_for_ends_the_reply_with_the_reas
     assert len(writer.allowed) == len(writer.tokenizer)
     with pytest.raises(ReplyRefused, match="response_format cannot be followed"):
         writer.chat.append(5)
+
+
+def test_a_tag_of_several_tokens_is_followed_to_its_end() -> None:
+    format_ = TagFormat(Tags("<think>", "</think>"), {}, header="")
+    reader = format_.reader("<think>")
+
+    reader.push(Piece("so a < b </thi"))
+    assert reader.next_part == NextPart(closing="nk>")
+    reader.push(Piece("s"))
+    assert reader.next_part == FREE
+    reader.push(Piece("</think>"))
+    assert reader.next_part == NextPart(answer=True, white=True)
