@@ -4,7 +4,7 @@
 
 Then the seconds between the tokens of a chat, alone and beside a client that embeds long texts without a pause.
 The model is the built-in MiniLM. Bars: eight texts at once are embedded at least three times as fast as one by one; the
-median between two tokens grows by no more than a forward of the embeddings.
+median between two tokens grows by no more than a request of the embeddings takes.
 """
 
 from __future__ import annotations
@@ -105,12 +105,12 @@ def measure_beside_chat(report: common.Report, live: LiveServer, chats: int) -> 
         embedding.join()
     report.add("long texts embedded meanwhile", TEXTS * next(n_texts) / (time.perf_counter() - began), "/s", least=0.1)
     forward_s = common.median([common.timed(lambda n=n: embed(live, texts(LONG, n)))[1] for n in range(5)])
-    report.add(f"a forward of {TEXTS} long texts, with its request", forward_s * 1e3, "ms")
+    report.add(f"a request with {TEXTS} of these texts", forward_s * 1e3, "ms")
     for share, name in ((0.5, "median"), (0.95, "p95")):
         report.add(f"between two tokens of a chat alone, {name}", common.percentile(alone, share) * 1e3, "ms")
         report.add(f"between two tokens beside embeddings, {name}", common.percentile(beside, share) * 1e3, "ms")
     longer = common.percentile(beside, 0.5) - common.percentile(alone, 0.5)
-    report.add("longer between two tokens, in forwards, median", longer / forward_s, "x", most=1)
+    report.add("longer between two tokens, median, over such a request", longer / forward_s, "x", most=1)
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ from pipelines.interface import (
 
 COMPONENT = "model"
 # Tokens of one forward with their padding. More do not make a device busier, and would take longer and more memory.
-STEP_TOKENS = {"cpu": 4096, "cuda": 16_384}
+STEP_TOKENS = {"cpu": 1024, "cuda": 16_384}
 UNBATCHED_WARNING = "This architecture cannot share forwards: its texts take turns, one at a time."
 
 
@@ -99,7 +99,7 @@ class EmbeddingLane:
         self._updates: list[Update] = []
         self._costs = CostLog(name, always_measure_bytes=name.startswith("cuda"))
         self._host_offload = HostOffload([(COMPONENT, encoder)], name)
-        self._yield_points: YieldPoints | None = YieldPoints(encoder)
+        self._yield_points: YieldPoints | None = YieldPoints(encoder, may_add_layers=True)
         self._forward: _Forward | None = None
 
     @property
@@ -208,6 +208,8 @@ class EmbeddingLane:
             self._handle_failure(forward.rows, *failure)
             return
         assert vectors is not None
+        assert self._yield_points is not None
+        self._yield_points.forward_ended(forward.greenlet.longest_interval_s)
         self._note(forward)
         self._deliver(forward.rows, vectors)
 
@@ -236,6 +238,7 @@ class EmbeddingLane:
                 this.pause()
             else:
                 time.sleep(device.POLL_S)
+        this.end_interval()
         host: NDArray[np.float32] = copy.wait().view(vectors.shape).numpy()
         return host
 
