@@ -39,9 +39,14 @@ async def model(name: str, request: Request, service: ServiceDep, _: KeyDep) -> 
 
 
 def _model(spec: ModelSpec) -> JsonObject:
-    """Returns OpenAI's fields, and the context of a chat model under the two names that clients read it by."""
+    """Returns OpenAI's fields, and the context of a model that reads text under the two names that clients read it by.
+
+    An embedding model has its type and the length of its vectors too.
+    """
     source = pulled_from(spec)
     owner = "agentname" if source is None else source.repo.partition("/")[0]
     entry: JsonObject = {"id": spec.name, "object": "model", "created": 0, "owned_by": owner}  # when is not known
+    if spec.embedding is not None:
+        entry |= {"type": "embedding", "dimensions": spec.embedding.dimensions}
     context = spec.limits.context_tokens
     return entry if context is None else {**entry, "context_length": context, "max_model_len": context}
