@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from server.accounts.usage import Allowance
 from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
+from server.api.ollama.reply import OllamaReply
 from server.api.ollama.schema import OllamaCall, OllamaChat, is_chat
 from server.api.ollama.schema import read_chat as read_ollama_chat
 from server.api.ollama.talk import answer
@@ -32,7 +33,7 @@ router = APIRouter()
 @router.post(
     "/api/chat",
     responses={
-        200: {"model": ChatReplyBody, "content": {"text/event-stream": {}, "application/x-ndjson": {}}},
+        200: {"model": ChatReplyBody | OllamaReply, "content": {"text/event-stream": {}, "application/x-ndjson": {}}},
         **errors(404, 413, 429),
     },
     openapi_extra=json_body(Chat, OllamaChat),

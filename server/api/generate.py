@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
+from server.api.ollama.reply import OllamaReply
 from server.api.ollama.schema import OllamaCall, OllamaGenerate, is_generate
 from server.api.ollama.schema import read_generate as read_ollama_generate
 from server.api.ollama.talk import answer
@@ -35,7 +36,7 @@ IDEMPOTENCY = {
 @router.post(
     "/api/generate",
     responses={
-        200: {"model": GenerateReply, "content": {"application/x-ndjson": {}}},
+        200: {"model": GenerateReply | OllamaReply, "content": {"application/x-ndjson": {}}},
         **errors(404, 409, 413, 429),
     },
     openapi_extra=json_body(GenerateImage, GenerateVideo, OllamaGenerate) | {"parameters": [IDEMPOTENCY]},

@@ -8,15 +8,43 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pipelines.chat_interface import TokenLogprobs, ToolCall
 from pipelines.interface import FinishReason
 from server.api.call_arguments import arguments_object
 from server.api.openai.reply_parts import token_logprobs, warnings
-from server.api.wire import JsonObject, timestamp
+from server.api.wire import JsonObject, Reply, timestamp
 from server.http.json_lines import line
 from server.service.chat_input import ChatDelta, ChatReply
+
+
+class OllamaReplyMessage(Reply):
+    role: Literal["assistant"]
+    content: str
+    thinking: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+
+
+class OllamaReply(Reply):
+    """A whole reply, or one line of a stream."""
+
+    model: str
+    created_at: str
+    done: bool
+    message: OllamaReplyMessage | None = None  # of a chat
+    response: str | None = None  # of a text
+    thinking: str | None = None  # of a text
+    logprobs: list[dict[str, Any]] | None = None
+    done_reason: Literal["stop", "length", "load", "unload"] | None = None
+    total_duration: int | None = None
+    load_duration: int | None = None
+    prompt_eval_count: int | None = None
+    prompt_eval_duration: int | None = None
+    eval_count: int | None = None
+    eval_duration: int | None = None
+    warnings: list[str] | None = None
+
 
 DONE_REASONS: Mapping[FinishReason, str] = {"stop": "stop", "length": "length", "tool_calls": "stop"}
 
