@@ -22,11 +22,11 @@ VALUES = (
     "max_running", "guidance_argument", "schedulers", "takes_loras", "takes_images",
     "max_clip_skip",
 )  # fmt: skip
-TABLES = ("defaults", "limits", "sizes", "call", "load", "scheduler_config")  # shown as "defaults.steps"
+TABLES = ("defaults", "limits", "sizes", "call", "load", "scheduler_config", "embedding")  # shown as "defaults.steps"
 ELSEWHERE = ("name", "type", "source", "notes", "origins")  # in fields of their own, or beside each value
 HIDDEN = ("path", "base_path", "vae_path", "embedding_paths", "fingerprint", "arguments", "shareable")
 FROM_CHECKPOINT = ("weight_bytes", "pipeline", "schedulers", "takes_loras", "takes_images", "max_clip_skip",
-                   "guidance_argument", "scheduler_config")  # fmt: skip
+                   "guidance_argument", "scheduler_config", "embedding")  # fmt: skip
 
 
 class FailureReply(Reply):
@@ -108,6 +108,7 @@ def _values(spec: ModelSpec) -> JsonObject:
         "call": spec.call,
         "load": asdict(spec.load),
         "scheduler_config": spec.scheduler_config,
+        "embedding": {} if spec.embedding is None else asdict(spec.embedding),
     }
     found = {name: plain(getattr(spec, name)) for name in VALUES}
     return found | {
