@@ -44,6 +44,7 @@ from pipelines.interface import (
     never_yield,
 )
 
+MODEL_FAILED = "The model failed while it generated this reply."
 NOT_NUMBERS = "The model produced values that are not numbers."
 UNBATCHED_WARNING = "This architecture cannot share forwards: its chats take turns, one token at a time."
 
@@ -204,6 +205,8 @@ class ChatLane:
         with meter:
             step = batch.step(max(1, n_decoding) if others_wait else 0, self._token_s)
             logprobs = self._sampler.take_logprobs()
+            for request_id, detail in step.failed.items():
+                self._end(batch, running[request_id], Failed(request_id, "model_error", MODEL_FAILED, detail))
             for request_id, part in step.scores.items():
                 self._take_scores(batch, running[request_id], part)
             new = [(running[request_id], token) for request_id, token in step.tokens.items() if request_id in running]
@@ -274,7 +277,7 @@ class ChatLane:
         When no chat was running, the KV cache could not be made. That would fail again, so all waiting chats fail.
         """
         if self._queue.running:
-            chats, message = [*self._queue.running.values()], "The model failed while it generated this reply."
+            chats, message = [*self._queue.running.values()], MODEL_FAILED
         else:
             chats, message = [*self._queue.waiting], "The model's KV cache could not be made."
         self._fail(chats, "model_error", message, detail)

@@ -46,6 +46,7 @@ class BatchStep:
     tokens: dict[str, int]  # the new token of each sequence whose prompt has been read; -1: its logits are no numbers
     n_read: int = 0  # tokens that went through the model
     scores: Mapping[str, PromptPart] = field(default_factory=dict)  # of the prompts that are to be scored
+    failed: Mapping[str, str] = field(default_factory=dict)  # sequences that the model failed on alone: its traceback
 
 
 class _BatchProcessor(ContinuousBatchProcessor):

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pipelines import device
 from pipelines.chat.kv_size import PAGE_TOKENS, STATE_TOKENS, has_attention, state_bytes, token_bytes
 from pipelines.chat.paged_batch import BatchStep
 from pipelines.chat.prompt_scores import PromptScorer
@@ -76,13 +78,19 @@ class SequentialBatch:
         self._scorer.remove(sequence_id)
 
     def step(self, n_decoding: int = 0, token_s: float | None = None) -> BatchStep:
-        """Run one forward for the sequence that has waited longest. Raises whatever the model raises."""
+        """Run one forward for the sequence that has waited longest. Raises what is not that sequence's own fault."""
         if not self._sequences:
             return BatchStep("decode", (), {})
         sequence_id = next(iter(self._sequences))
         sequence = self._sequences.pop(sequence_id)
         n_read = sequence.n_unread
-        logits = sequence.read()
+        try:
+            logits = sequence.read()
+        except Exception as error:  # the library may raise anything, about a picture too
+            if device.is_fatal(error) or device.is_out_of_memory(error):
+                raise
+            detail = "".join(traceback.format_exception(error))
+            return BatchStep("prefill", (), {}, failed={sequence_id: detail})
         self._sequences[sequence_id] = sequence  # last in the order now
         scores = self._scorer.forward([(sequence_id, 0, n_read)])
         if scores is not None:

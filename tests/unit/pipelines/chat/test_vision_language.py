@@ -212,23 +212,24 @@ def test_a_forward_that_runs_out_of_memory_is_tried_again_without_losing_a_token
     assert not failures
 
 
-def test_an_error_of_the_vision_encoder_fails_the_chats_of_that_forward(
-    qwen: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_about_a_picture_fails_that_chat_alone(qwen: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     lane = qwen.lane()
-    lane.admit(qwen.request("one"))
+    own = transformers.Qwen2_5_VLModel.get_image_features
 
-    def broken(*_: Any, **__: Any) -> None:
-        raise RuntimeError("a kernel is missing")
+    def broken(model: Any, pixel_values: Any, image_grid_thw: Any, **options: Any) -> Any:
+        if len(image_grid_thw) == 2:
+            raise RuntimeError("a kernel is missing")
+        return own(model, pixel_values, image_grid_thw, **options)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(transformers.Qwen2_5_VLForConditionalGeneration, "forward", broken)
-        [failed] = play(lane).values()
-    lane.admit(qwen.request("one"))
+    monkeypatch.setattr(transformers.Qwen2_5_VLModel, "get_image_features", broken)
+    for name in ("none", "one", "two"):
+        lane.admit(qwen.request(name))
+    ends = play(lane)
+    failed = ends.pop("two")
 
     assert isinstance(failed, Failed)
-    assert failed.code == "model_error"
-    assert texts(play(lane)) == {"one": qwen.generated("one")}
+    assert (failed.code, "a kernel is missing" in failed.detail) == ("model_error", True)
+    assert texts(ends) == {name: qwen.generated(name) for name in ("none", "one")}
 
 
 def test_pictures_longer_than_the_context_are_refused_in_the_lane(qwen: Model) -> None:
