@@ -119,9 +119,9 @@ def read_generate(raw: Mapping[str, Any]) -> OllamaCall:
     prompt, system = readable(body.prompt or "", "prompt"), readable(body.system or "", "system")
     images = read_images(body.images, "images", RequestImages("images"))
     if body.raw:
-        if images or system or body.format:
-            raise BadRequest("raw: true takes a prompt alone, without system, images and format.", param="raw")
-        given: dict[str, Any] = {"raw_prompts": (RawPrompt(text=prompt),)}
+        if images or system:
+            raise BadRequest("raw: true takes a prompt alone, without system and images.", param="raw")
+        given: dict[str, Any] = {"raw_prompts": (RawPrompt(text=prompt, grammar=_grammar(body.format)),)}
     else:
         first = [Message("system", system)] if system else []
         given = {

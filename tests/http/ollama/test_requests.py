@@ -89,11 +89,11 @@ async def test_pictures_stand_before_the_text(tmp_path: Path) -> None:
 async def test_a_prompt_becomes_a_message_or_is_read_as_it_is(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         await ask(f, generate(system="Be brief."))
-        await ask(f, generate(raw=True, prompt="<|im_start|>user"))
+        await ask(f, generate(raw=True, prompt="<|im_start|>user", format="json"))
         raw = f.prompt_reader.raw
 
     assert f.prompt_reader.messages == [(Message("system", "Be brief."), Message("user", "Hi"))]
-    assert raw == [RawPrompt(text="<|im_start|>user")]
+    assert raw == [RawPrompt(text="<|im_start|>user", grammar=Grammar("json_object", field="format"))]
 
 
 async def test_options_reach_the_engine_under_their_own_names(tmp_path: Path) -> None:
