@@ -94,8 +94,8 @@ class SequentialBatch:
         self._sequences[sequence_id] = sequence  # last in the order now
         scores = self._scorer.forward([(sequence_id, 0, n_read)])
         if scores is not None:
-            scores.compute(logits[0, scores.rows])
-            self._scorer.remove(sequence_id)  # its prompt has been read whole
+            scores.compute(logits[0, : len(scores.rows)])  # all but the last; its prompt has been read whole
+            self._scorer.remove(sequence_id)
         token = int(self._sampler((sequence_id,), logits[:, -1].float()))  # waits for the device: the next token
         sequence.append(token)
         stage: Literal["prefill", "decode"] = "prefill" if n_read > 1 else "decode"
