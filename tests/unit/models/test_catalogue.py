@@ -218,6 +218,7 @@ def test_the_built_in_models_are_listed(tmp_path: Path) -> None:
 
     assert catalogue.refused == ()
     assert catalogue.default_for("chat") == "smollm2-135m"
+    assert catalogue.default_for("embedding") == "all-minilm-l6-v2"
 
 
 def test_listing_models_does_not_import_torch(tmp_path: Path) -> None:
