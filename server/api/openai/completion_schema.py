@@ -15,7 +15,7 @@ from pipelines.chat_interface import RawPrompt
 from server.api.openai.chat_fields import CHAT, FieldRules, sort_out
 from server.api.openai.chat_thinking import ThinkingFields
 from server.api.openai.chat_tools import ToolFields
-from server.api.openai.field_types import Lenient, Whole
+from server.api.openai.field_types import Lenient, Whole, token_ids
 from server.api.openai.output_format import OutputFields, read_output_format
 from server.api.openai.sampling_fields import SamplingFields, StreamFields, read_sampling
 from server.api.schemas import read_body
@@ -23,7 +23,6 @@ from server.errors import BadRequest
 from server.service.chat_input import ChatInput
 
 MAX_REPLIES = 128  # of one request: prompts, times n
-MAX_TOKEN = 2**31  # no vocabulary is as large
 USUAL_TOKENS = 16  # of a reply, as OpenAI has it
 PROMPT = f"a text, a list of token ids, or a list of 1 to {MAX_REPLIES} texts or of as many lists of token ids"
 LIMIT = "a whole number of at least 0, or -1 for no limit"
@@ -174,11 +173,7 @@ def _texts(prompt: Any) -> Sequence[str | tuple[int, ...]]:
 
 
 def _tokens(values: Sequence[object]) -> tuple[int, ...]:
-    """Raises `BadRequest`. JSON has one kind of number: 5.0 is a token too."""
-    tokens = tuple(
-        int(value) for value in values if type(value) is int or (type(value) is float and value.is_integer())
-    )
-    if not values or len(tokens) < len(values) or not 0 <= min(tokens) <= max(tokens) < MAX_TOKEN:
+    if (tokens := token_ids(values)) is None:
         raise _bad_prompt()
     return tokens
 

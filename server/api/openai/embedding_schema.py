@@ -13,12 +13,11 @@ from pydantic import Field, WithJsonSchema
 
 from pipelines.embedding_interface import TextOptions
 from server.api.client_json import READABLE, UNREADABLE
-from server.api.openai.field_types import Whole
+from server.api.openai.field_types import Whole, token_ids
 from server.api.schemas import NO_NUL, ModelName, Strict, read_body
 from server.errors import BadRequest
 from server.service.embeddings import MAX_TEXTS, MAX_TOKENS, EmbeddingInput
 
-MAX_TOKEN = 2**31  # no vocabulary is as large
 # Accepted and ignored: clients send these on their own, and they do not change the result.
 IGNORED = frozenset({"user", "metadata", "safety_identifier", "request_id", "priority"})
 INPUT = (
@@ -126,13 +125,7 @@ def _text(value: object) -> str:
 
 
 def _tokens(values: object) -> tuple[int, ...]:
-    """JSON has one kind of number: 5.0 is a token too."""
-    if not isinstance(values, list):
-        raise _bad_input()
-    tokens = tuple(
-        int(value) for value in values if type(value) is int or (type(value) is float and value.is_integer())
-    )
-    if not values or len(tokens) < len(values) or not 0 <= min(tokens) <= max(tokens) < MAX_TOKEN:
+    if (tokens := token_ids(values)) is None:
         raise _bad_input()
     return tokens
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
 
 from tests.http.openai.test_mutated_bodies import fault_of
 from tests.support.http.front import front
-from tests.support.http.mutations import mutated
+from tests.support.http.mutated_requests import send_mutations
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 N_MUTATIONS = 1000
-MAX_BYTES = 200_000
-LIMIT_S = 10.0  # of one request, on a machine that is busy with other tests
 
 EVERYTHING: dict[str, Any] = {
     "model": "talker", "prompt": ["Once upon", "a time"], "stream": True, "stream_options": {"include_usage": True},
@@ -36,19 +31,7 @@ PLAIN: dict[str, Any] = {"prompt": "Once", "max_tokens": 0, "prompt_logprobs": 1
 
 
 async def test_mutated_bodies_are_answered_or_refused_in_shape(tmp_path: Path) -> None:
-    random = Random(14)
-    statuses: Counter[int] = Counter()
     async with front(tmp_path) as f:
-        for number in range(N_MUTATIONS):
-            content = mutated(random.choice([EVERYTHING, SCORING, PLAIN]), random, MAX_BYTES)
-            try:
-                async with asyncio.timeout(LIMIT_S):
-                    reply = await f.post("/v1/completions", content)
-            except TimeoutError:
-                pytest.fail(f"mutation {number} hangs: {content[:2000]!r}")
-            fault = fault_of(reply)
-            assert fault is None, f"mutation {number}: {fault}: {reply.text[:500]} to {content[:2000]!r}"
-            statuses[reply.status_code] += 1
-            f.engine.jobs.clear()
+        statuses = await send_mutations(f, ["/v1/completions"], [EVERYTHING, SCORING, PLAIN], N_MUTATIONS, fault_of)
 
     assert min(statuses[200], statuses[400]) > N_MUTATIONS / 8, statuses  # mutations that show something
