@@ -228,8 +228,10 @@ class EmbeddingLane:
         encoder, this = self._encoder, greenlet.getcurrent()
         assert encoder is not None
         assert isinstance(this, PreemptibleForward)
-        # A CPU computes any width at the same rate, so that it does not have to be one of few.
-        width = max(len(row.text.tokens) for row in rows.rows) if encoder.device.type == "cpu" else rows.width
+        # A CPU computes any width at the same rate, so that it need not be one of few. A model that fails the proof may
+        # read its padding, and gets none.
+        is_exact = encoder.device.type == "cpu" or self.merging == "off"
+        width = max(len(row.text.tokens) for row in rows.rows) if is_exact else rows.width
         inputs = encoder.inputs([row.text for row in rows.rows], width)
         vectors = encoder(*(device.upload(tensor, encoder.device) for tensor in inputs))
         copy = device.HostCopy(vectors.flatten(), device.pinned((vectors.numel(),), vectors.dtype, encoder.device))
