@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, Gemma3TextConfig, Gemma3TextModel, T5Config, T5EncoderModel
 
 from models.checkpoint.read_checkpoint import read_checkpoint
 from models.errors import LoadFailed
@@ -18,7 +18,16 @@ from models.loading.text_reader import TextReader
 from models.spec import ModelSpec
 from pipelines.embedding_interface import EmbeddingRequest, TextOptions
 from pipelines.interface import Embedded, Lane
-from tests.support.lanes.tiny_encoders import ARCHITECTURES, DECODERS, save_checkpoint, save_sentence_model, tiny_model
+from tests.support.lanes.tiny_encoders import (
+    ARCHITECTURES,
+    DECODERS,
+    GROUPED,
+    N_TOKENS,
+    SMALL,
+    save_checkpoint,
+    save_sentence_model,
+    tiny_model,
+)
 
 TEXTS = ["Hello world, how are you?", "a", "the quick brown fox 0123", "Yes: no!", "x y z " * 9]
 MINILM = Path("~/.cache/agentname/models/all-minilm-l6-v2").expanduser()
@@ -62,6 +71,29 @@ def test_vectors_of_each_architecture_are_those_of_transformers(tmp_path: Path, 
 
     expected = unit([state[-1] if model_type in DECODERS else state.mean(0) for state in states])
     assert np.abs(embedded(folder) - expected).max() < 1e-5
+
+
+def encoder_half_of_t5() -> Any:
+    return T5EncoderModel(T5Config(vocab_size=N_TOKENS, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)).eval()
+
+
+def gemma_in_both_directions() -> Any:
+    layers = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+    settings = SMALL | GROUPED | layers | {"use_bidirectional_attention": True}
+    return Gemma3TextModel(Gemma3TextConfig(**settings)).eval()
+
+
+@pytest.mark.parametrize("make", [encoder_half_of_t5, gemma_in_both_directions])
+def test_vectors_of_less_usual_networks_are_those_of_transformers(tmp_path: Path, make: Any) -> None:
+    torch.manual_seed(0)
+    model = make()
+    folder = save_sentence_model(tmp_path, model=model)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.inference_mode():
+        tokens = [tokenizer(text, return_tensors="pt")["input_ids"] for text in TEXTS]
+        states = [model(input_ids=each).last_hidden_state[0] for each in tokens]
+
+    assert np.abs(embedded(folder) - unit([state.mean(0) for state in states])).max() < 1e-5
 
 
 def test_layers_after_the_pooling_and_prompts_are_those_of_the_checkpoint(tmp_path: Path) -> None:
