@@ -6,7 +6,6 @@ Worker threads, one at a time per processor. Torch is only used by the processor
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,9 +105,7 @@ def _open(image: MessageImage) -> Image.Image:
     if has_too_many_parts(image.data):
         raise PromptRefused(NOT_READ.format(image.place), "too many parts")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large pictures; ours are limited below
-            picture = Image.open(io.BytesIO(image.data), formats=FORMATS)
+        picture = Image.open(io.BytesIO(image.data), formats=FORMATS)
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise PromptRefused(NOT_READ.format(image.place), f"{type(error).__name__}: {error}") from error
     if picture.width * picture.height > MAX_PIXELS or max(picture.size) > MAX_SIDE:
@@ -121,12 +118,9 @@ def _open(image: MessageImage) -> Image.Image:
 def _pixels(picture: Image.Image, image: MessageImage) -> Image.Image:
     side = image.longest_side
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            picture.seek(0)
-            picture.load()
-            upright = ImageOps.exif_transpose(picture)
-            found = _rgb(upright)
+        picture.seek(0)
+        picture.load()
+        found = _rgb(ImageOps.exif_transpose(picture))
     except Exception as error:  # also the struct.error and SyntaxError of damaged files
         raise PromptRefused(NOT_READ.format(image.place), f"{type(error).__name__}: {error}") from error
     if side is not None and max(found.size) > side:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,9 +18,12 @@ TEMPLATE = (
 PRINTABLE = [chr(code) for code in range(33, 127)] + ["Ġ", "Ċ"]  # byte-level BPE writes space and newline so
 
 
-def tiny_tokenizer() -> Any:
-    """Tokens are printable ASCII characters: other bytes have no token and are left out of prompts."""
-    special = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
+def tiny_tokenizer(more: Sequence[str] = (), **options: Any) -> Any:
+    """Tokens are printable ASCII characters: other bytes have no token and are left out of prompts.
+
+    more: further special tokens. options: of the tokenizer's class.
+    """
+    special = ["<|pad|>", "<|im_start|>", "<|im_end|>", *more]
     vocabulary = {token: index for index, token in enumerate([*special, *PRINTABLE])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -31,6 +35,7 @@ def tiny_tokenizer() -> Any:
         eos_token="<|im_end|>",
         pad_token="<|pad|>",
         chat_template=TEMPLATE,
+        **options,
     )
 
 

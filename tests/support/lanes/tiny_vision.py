@@ -14,13 +14,12 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig
 
 from models.loading.no_videos import NoVideos, stand_in_for_videos
 from models.required_packages import is_installed
+from tests.support.lanes.tiny_chat import PRINTABLE, tiny_tokenizer
 
-PRINTABLE = [chr(code) for code in range(33, 127)] + ["Ġ", "Ċ"]  # byte-level BPE writes space and newline so
 TEXT = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 2048, "initializer_range": 0.3,
@@ -31,7 +30,6 @@ TOWER = {
     "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16,
     "patch_size": 8, "initializer_range": 0.3,
 }  # fmt: skip
-SPECIALS = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
 # Content is text or parts, and a picture is the family's token among them.
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
@@ -51,19 +49,9 @@ def picture(width: int, height: int, seed: int = 0, kind: str = "PNG") -> bytes:
 
 def tokenizer_with(image: str, more: Sequence[str] = (), names: dict[str, str] | None = None) -> Any:
     """One token per printable ASCII character, and the family's own tokens around pictures."""
-    special = [*SPECIALS, image, *more]
-    vocabulary = {token: index for index, token in enumerate([*special, *PRINTABLE])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(special)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|pad|>",
-        extra_special_tokens=names or {},
-    )
+    tokenizer = tiny_tokenizer([image, *more], extra_special_tokens=names or {})
+    tokenizer.chat_template = None  # the processor has it
+    return tokenizer
 
 
 def videos(name: str) -> Any:
@@ -72,41 +60,37 @@ def videos(name: str) -> Any:
 
 
 def qwen2_5_vl() -> tuple[Any, Any]:
-    tokenizer = tokenizer_with("<|image_pad|>", ["<|video_pad|>", "<|vision_start|>", "<|vision_end|>"])
-    image_processor = transformers.Qwen2VLImageProcessorPil(
-        patch_size=4, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64}
-    )
-    processor = transformers.Qwen2_5_VLProcessor(image_processor, tokenizer, videos("Qwen2VLVideoProcessor"))
-    vision = {
-        "hidden_size": 16, "intermediate_size": 32, "out_hidden_size": 32, "depth": 2, "num_heads": 2, "patch_size": 4,
-        "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 16, "fullatt_block_indexes": [1],
-    }  # fmt: skip
-    config = transformers.Qwen2_5_VLConfig(
-        text_config={**TEXT, "vocab_size": len(tokenizer), "rope_parameters": M_ROPE},
-        vision_config=vision,
-        **_ids(tokenizer, "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
-    )
-    processor.chat_template = TEMPLATE.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
-    return processor, config
+    more = {"window_size": 16, "fullatt_block_indexes": [1]}
+    return _qwen(transformers.Qwen2_5_VLProcessor, "Qwen2VLVideoProcessor", transformers.Qwen2_5_VLConfig, more)
 
 
 def qwen3_vl() -> tuple[Any, Any]:
-    tokenizer = tokenizer_with("<|image_pad|>", ["<|video_pad|>", "<|vision_start|>", "<|vision_end|>"])
+    more = {"num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
+    return _qwen(transformers.Qwen3VLProcessor, "Qwen3VLVideoProcessor", transformers.Qwen3VLConfig, more)
+
+
+def _qwen(processor_class: Any, video_class: str, config_class: Any, more: dict[str, Any]) -> tuple[Any, Any]:
+    """more: of the vision encoder's config."""
+    texts = {
+        "image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>",
+    }  # fmt: skip
+    image, *others = texts.values()
+    tokenizer = tokenizer_with(image, others)
     image_processor = transformers.Qwen2VLImageProcessorPil(
         patch_size=4, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64}
     )
-    processor = transformers.Qwen3VLProcessor(image_processor, tokenizer, videos("Qwen3VLVideoProcessor"))
+    processor = processor_class(image_processor, tokenizer, videos(video_class))
+    processor.chat_template = TEMPLATE.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
     vision = {
         "hidden_size": 16, "intermediate_size": 32, "out_hidden_size": 32, "depth": 2, "num_heads": 2, "patch_size": 4,
-        "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 64,
-        "deepstack_visual_indexes": [0],
+        "spatial_merge_size": 2, "temporal_patch_size": 2,
     }  # fmt: skip
-    config = transformers.Qwen3VLConfig(
+    config = config_class(
         text_config={**TEXT, "vocab_size": len(tokenizer), "rope_parameters": M_ROPE},
-        vision_config=vision,
-        **_ids(tokenizer, "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
+        vision_config={**vision, **more},
+        **{name: tokenizer.convert_tokens_to_ids(text) for name, text in texts.items()},
     )
-    processor.chat_template = TEMPLATE.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
     return processor, config
 
 
@@ -303,12 +287,3 @@ def write_checkpoint(folder: Path, family: str) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
-
-
-def _ids(tokenizer: Any, *names: str) -> dict[str, int]:
-    """Returns the ids of the tokens of Qwen's pictures by the names that its config has for them."""
-    texts = {
-        "image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>", "vision_start_token_id":
-        "<|vision_start|>", "vision_end_token_id": "<|vision_end|>",
-    }  # fmt: skip
-    return {name: tokenizer.convert_tokens_to_ids(texts[name]) for name in names}
