@@ -9,13 +9,14 @@ from models.errors import BadModel
 from models.files.json_files import parse_json
 
 MODULES = "modules.json"
+LIBRARY = "sentence_transformers."
 MAX_MODULES = 16
 MAX_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class SentenceModule:
-    kind: str  # the last part of the class's name: "Transformer", "Pooling"
+    kind: str  # the last part of the class's name, "Pooling"; the whole name of a class that is the checkpoint's own
     folder: str  # inside the checkpoint; "": the checkpoint's own
 
 
@@ -46,5 +47,6 @@ def _module(entry: object) -> SentenceModule:
         case {"type": str(name), "path": str(path)}:
             if path in (".", "..") or "/" in path or "\\" in path:
                 raise BadModel(f"{MODULES} points outside its folder", detail=path)
-            return SentenceModule(name.rpartition(".")[2][:80], path)
+            kind = name.rpartition(".")[2] if name.startswith(LIBRARY) else name
+            return SentenceModule(kind[:80], path)
     raise BadModel(f"{MODULES} has an entry without type and path")

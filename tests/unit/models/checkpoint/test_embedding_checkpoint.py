@@ -179,6 +179,15 @@ def test_what_is_not_served_is_refused_by_name(
     assert words in report.reason
 
 
+def test_a_module_of_the_checkpoints_own_is_refused_whatever_its_name(tmp_path: Path) -> None:
+    path = folder(tmp_path, "Transformer", "Pooling")
+    modules = (path / "modules.json").read_text().replace("sentence_transformers.models.Trans", "custom_st.Trans")
+    (path / "modules.json").write_text(modules)
+
+    with pytest.raises(BadModel, match=r"a module of the kind custom_st\.Transformer"):
+        read(path)
+
+
 @pytest.mark.parametrize("path", ["../x", "a/b", "..", "a\\b"])
 def test_modules_stay_inside_their_folder(tmp_path: Path, path: str) -> None:
     write_json(tmp_path / "modules.json", [{"type": "x.Pooling", "path": path}])
