@@ -83,8 +83,6 @@ def scorer_reason(folder: Path) -> str | None:
 def _read_configs(folder: Path) -> tuple[EmbeddingLayout, int, tuple[str, ...]]:
     """Returns the layout, the most tokens of a text, and notes."""
     config = read_config(folder / "config.json")
-    if config.get("is_causal") is False and config.get("model_type") in DECODERS:
-        raise BadModel("reads texts in both directions by code of its own, which is not run")
     hidden = _hidden_size(config)
     notes: tuple[str, ...] = ()
     if has_modules(folder):

@@ -39,6 +39,8 @@ def open_encoder(spec: ModelSpec, path: Path, device: str, dtype: torch.dtype) -
     encoder = Encoder(
         model, pooling=layout.pooling, pools_prompt=layout.pools_prompt, dense=dense, normalizes=layout.normalizes
     )
+    if getattr(model.config, "is_causal", None) is False and not _reads_both_ways(model):
+        raise BadModel("its config makes it read texts in both directions, which the installed transformers does not")
     if encoder.dimensions != layout.dimensions:
         raise BadModel(f"its vectors would have {encoder.dimensions} dimensions, by its configs {layout.dimensions}")
     return encoder.eval().requires_grad_(False).to(device), notes
@@ -74,6 +76,13 @@ def _open_model(path: Path, dtype: torch.dtype) -> tuple[Any, list[str]]:
         check_is_filled(MODEL, model)
     model.config.use_cache = False
     return model, [note for note in notes if "pooler." not in note]
+
+
+@torch.inference_mode()
+def _reads_both_ways(model: Any) -> bool:
+    """Whether the first token's state depends on the last token."""
+    first, second = (model(input_ids=torch.tensor([[1, 2, last]])).last_hidden_state[0, 0] for last in (3, 4))
+    return not torch.equal(first, second)
 
 
 @contextmanager

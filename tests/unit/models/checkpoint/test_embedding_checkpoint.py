@@ -158,11 +158,6 @@ def test_the_longest_text_is_what_the_network_has_places_for(
         (("Transformer", "Pooling"), {"config_sentence_transformers": {"default_prompt_name": "x"}}, "none of its"),
         (("Transformer", "Pooling"), {"config_sentence_transformers": {"model_type": "SparseEncoder"}}, "SparseEnco"),
         (("Transformer", "Pooling"), {"config": BERT | {"hidden_size": None}}, "hidden_size"),
-        (
-            ("Transformer", "Pooling"),
-            {"config": {"architectures": ["Qwen2Model"], "model_type": "qwen2", "hidden_size": 9, "is_causal": False}},
-            "both directions",
-        ),
         ((), {"config": BERT | {"architectures": ["BertForSequenceClassification"]}}, "gives scores"),
     ],
 )

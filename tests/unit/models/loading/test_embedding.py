@@ -13,6 +13,7 @@ from transformers import AutoModel, AutoTokenizer, Gemma3TextConfig, Gemma3TextM
 
 from models.checkpoint.read_checkpoint import read_checkpoint
 from models.errors import LoadFailed
+from models.loading import embedding
 from models.loading.load import load
 from models.loading.text_reader import TextReader
 from models.spec import ModelSpec
@@ -83,7 +84,22 @@ def gemma_in_both_directions() -> Any:
     return Gemma3TextModel(Gemma3TextConfig(**settings)).eval()
 
 
-@pytest.mark.parametrize("make", [encoder_half_of_t5, gemma_in_both_directions])
+def qwen_in_both_directions() -> Any:
+    """As gte-Qwen2, whose config says so."""
+    return tiny_model("qwen3", is_causal=False)
+
+
+def test_a_decoder_that_should_read_both_ways_and_does_not_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_sentence_model(tmp_path, model=qwen_in_both_directions())
+    monkeypatch.setattr(embedding, "_reads_both_ways", lambda model: False)  # as with an older library
+
+    with pytest.raises(LoadFailed, match="both directions"):
+        load(read(folder), device="cpu")
+
+
+@pytest.mark.parametrize("make", [encoder_half_of_t5, gemma_in_both_directions, qwen_in_both_directions])
 def test_vectors_of_less_usual_networks_are_those_of_transformers(tmp_path: Path, make: Any) -> None:
     torch.manual_seed(0)
     model = make()
