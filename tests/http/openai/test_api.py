@@ -21,9 +21,9 @@ HI = [{"role": "user", "content": "Hi"}]
 BAD = [
     ("chat/completions", {}, "messages is required"),
     ("chat/completions", {"messages": []}, "messages must be"),
-    ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "type image_url is not"),
+    ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "input_audio is not"),
     ("chat/completions", {"messages": HI, "n": True}, "n must be"),
-    ("chat/completions", {"messages": HI, "tools": [{"type": "function"}]}, "tools is not supported"),
+    ("chat/completions", {"messages": HI, "tools": [{"type": "web_search"}]}, "type web_search is not supported"),
     ("chat/completions", {"messages": HI, "response_format": {"type": "xml"}}, "response_format.type must be"),
     ("chat/completions", {"messages": HI, "temprature": 1}, "did you mean temperature"),
     ("chat/completions", {"messages": HI, "model": "painter"}, "is for image"),
