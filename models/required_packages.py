@@ -100,7 +100,7 @@ def is_installed(module: str) -> bool:
 def named_in(text: str) -> str | None:
     """Returns the package that an ImportError of a library asks for, None when it names none that is known."""
     known = {*PIP_NAMES, *MODULES, "scipy", "torchsde", "sentencepiece", "tiktoken", "ftfy", "gguf", "gptqmodel",
-             "optimum", "kernels", "sdnq"}  # fmt: skip
+             "optimum", "kernels", "sdnq", "timm"}  # fmt: skip
     words = set(re.findall(r"[a-z_][\w.-]*", text.lower()))
     return next((name for name in sorted(known) if name in words and not is_installed(name)), None)
 

@@ -127,6 +127,7 @@ def test_processors_that_could_read_video_need_torchvision(tmp_path: Path) -> No
 @pytest.mark.usefixtures("bare")
 def test_the_package_in_a_librarys_own_error_is_found() -> None:
     assert named_in("PixtralProcessor requires the Torchvision library but it was not found") == "torchvision"
+    assert named_in("TimmWrapperModel requires the timm library but it was not found") == "timm"
     assert named_in("LMSDiscreteScheduler requires the scipy library. Install it with `pip install scipy`") == "scipy"
     assert named_in("cannot import name 'x' from 'y'") is None
 
