@@ -5,6 +5,7 @@ The files contain no data: the page fetches everything it shows from the API, wi
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 from collections.abc import Mapping
@@ -58,8 +59,9 @@ class Asset:
     etag: str  # of the uncompressed body
 
 
+@functools.cache
 def read_page(folder: Path = FOLDER) -> Mapping[str, Asset]:
-    """Reads all files into memory, by URL path. Only these are served: no path of a request reaches the disk."""
+    """Reads all files into memory once, by URL path. Only these are served: no path of a request reaches the disk."""
     files = sorted(path for path in folder.rglob("*") if path.suffix in MIME_TYPES)
     return {_url_path(path.relative_to(folder).as_posix()): _asset(path) for path in files}
 

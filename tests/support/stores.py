@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from server.job import State
+from server.store import database as store
 from server.store.database import Database
 from server.store.jobs import JobRow, OutputRow
 
@@ -21,13 +23,16 @@ def url_of(folder: Path) -> str:
 
 
 @contextmanager
-def open_store(folder: Path, url: str | None = None, **options: Any) -> Iterator[Database]:
-    database = Database(url or url_of(folder), **options)
-    database.start()
-    try:
-        yield database
-    finally:
-        database.close()
+def open_store(folder: Path, url: str | None = None, *, durable: bool = True, **options: Any) -> Iterator[Database]:
+    """durable: a commit, and the end, wait for the disk, which takes longer than most tests."""
+    pragmas = store.PRAGMAS if durable else (*store.PRAGMAS, "synchronous=OFF")
+    with patch.object(store, "PRAGMAS", pragmas):
+        database = Database(url or url_of(folder), **options)
+        database.start()
+        try:
+            yield database
+        finally:
+            database.close()
 
 
 def job_row(job_id: str = "job_1", key_id: str = "anna", **changes: Any) -> JobRow:

@@ -6,10 +6,12 @@ create with `schema.metadata`.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
@@ -22,9 +24,11 @@ def _config(conn: Connection | None = None) -> Config:
 
 
 def upgrade(conn: Connection) -> None:
-    command.upgrade(_config(conn), "head")
+    if MigrationContext.configure(conn).get_current_revision() != head():
+        command.upgrade(_config(conn), "head")
 
 
+@functools.cache
 def head() -> str:
     """Returns the newest revision."""
     revision = ScriptDirectory.from_config(_config()).get_current_head()

@@ -121,7 +121,7 @@ TYPES = st.sampled_from(["text", "json_object", "json_schema", "grammar", "regex
 FORMS = st.dictionaries(PARTS, JSON | TYPES | st.dictionaries(PARTS, JSON, max_size=4), max_size=5)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.dictionaries(FIELDS, JSON | FORMS, max_size=3))
 def test_any_value_becomes_a_grammar_or_a_bad_request(fields: dict[str, Any]) -> None:
     try:
