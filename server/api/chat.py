@@ -1,31 +1,25 @@
-"""POST /api/chat: replies to one message, in one piece or as a stream. Event loop only.
-
-When the client disconnects, the engine cancels the reply.
-"""
+"""POST /api/chat: replies to one message, in one piece or as a stream. Event loop only."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import Iterable
 
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from server.accounts.usage import Allowance
-from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
+from server.api.chat_replies import send_reply
+from server.api.deps import KeyDep, ServiceDep, allowance_on_error
 from server.api.ollama.reply import OllamaReply
 from server.api.ollama.schema import OllamaCall, OllamaChat, is_chat
 from server.api.ollama.schema import read_chat as read_ollama_chat
 from server.api.ollama.talk import answer
 from server.api.read_json import read_json
 from server.api.schemas import Chat, read_chat
-from server.api.whole_reply import reply_unless_disconnected
 from server.api.wire import ChatReplyBody, JsonObject, errors, json_body, timestamp
 from server.http.body import check_type
-from server.http.sse import EventStream, event
-from server.service.chat_input import ChatInput, ChatReply
-from server.service.chat_turn import ChatTurn
+from server.http.sse import event
+from server.service.chat_input import ChatDelta, ChatInput, ChatReply
 
 router = APIRouter()
 
@@ -50,13 +44,7 @@ async def chat(request: Request, service: ServiceDep, key: KeyDep) -> Response:
         check_type(request.headers)
         message, stream = read
         turn = await service.chats.open(key, message)
-        headers = allowance_headers(service, Allowance("chats", turn.charge.limit, turn.charge.used))
-        if stream:
-            return EventStream(_events(turn, allowance_on_error(request, service, key, ["chats"])), headers)
-        reply = await reply_unless_disconnected(turn, request.receive)
-    if reply is None:
-        return Response(status_code=204)  # the client has disconnected
-    return JSONResponse(_reply_json(reply), headers=headers)
+        return await send_reply(request, service, key, turn, _Events() if stream else None, _reply_json)
 
 
 def _read(raw: JsonObject) -> OllamaCall | tuple[ChatInput, bool]:
@@ -81,10 +69,11 @@ def _reply_json(reply: ChatReply) -> JsonObject:
     }
 
 
-async def _events(turn: ChatTurn, allowance_on_error: AbstractAsyncContextManager[None]) -> AsyncGenerator[bytes]:
-    """Yields `thinking` and `delta` for each piece of text, then `done` with the whole reply."""
-    async with allowance_on_error, aclosing(turn.deltas(streamed=True)) as deltas:
-        async for delta in deltas:
-            yield event("delta" if delta.section == "content" else "thinking", {"text": delta.text})
-    assert turn.reply is not None, "deltas() sets the reply or raises"
-    yield event("done", _reply_json(turn.reply))
+class _Events:
+    """Encodes `thinking` and `delta` for each piece of text, then `done` with the whole reply."""
+
+    def delta(self, delta: ChatDelta) -> bytes:
+        return event("delta" if delta.section == "content" else "thinking", {"text": delta.text})
+
+    def end(self, reply: ChatReply) -> Iterable[bytes]:
+        yield event("done", _reply_json(reply))

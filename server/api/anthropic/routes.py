@@ -9,16 +9,13 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from server.accounts.usage import Allowance
 from server.api.anthropic.reply import message
 from server.api.anthropic.schema import CountTokens, CreateMessage, read_call, read_count
 from server.api.anthropic.stream import Events
-from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
-from server.api.openai.streaming import chunks_of
+from server.api.chat_replies import WHOLE_OR_EVENTS, send_reply
+from server.api.deps import KeyDep, ServiceDep, allowance_on_error
 from server.api.read_json import read_json
-from server.api.whole_reply import reply_unless_disconnected
 from server.api.wire import json_body
-from server.http.sse import EventStream
 from server.jobs.artifacts import new_id
 
 router = APIRouter(tags=["Anthropic"])
@@ -33,25 +30,17 @@ class AnthropicErrorReply(BaseModel):
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": AnthropicErrorReply} for status in (400, 401, 403, 404, 413, 429, 500, 502)
 }
-STREAM: dict[str, Any] = {"content": {"application/json": {}, "text/event-stream": {}}}
 
 
-@router.post("/v1/messages", responses={200: STREAM, **ERRORS}, openapi_extra=json_body(CreateMessage))
+@router.post("/v1/messages", responses={200: WHOLE_OR_EVENTS, **ERRORS}, openapi_extra=json_body(CreateMessage))
 async def create(request: Request, service: ServiceDep, key: KeyDep) -> Response:
     """Replies to a list of messages as Anthropic's API does; with `stream`, sends the reply in events."""
     async with allowance_on_error(request, service, key, ["chats"]):
         call = await read_json(await request.body(), read_call)
         turn = await service.chats.open(key, call.chat_input)
-        headers = allowance_headers(service, Allowance("chats", turn.charge.limit, turn.charge.used))
         head = {"id": f"msg_{new_id()}", "model": turn.model}
-        if call.streamed:
-            events = Events(head, call, turn.prompt_tokens)
-            on_error = allowance_on_error(request, service, key, ["chats"])
-            return EventStream(chunks_of(turn, events, on_error), headers)
-        reply = await reply_unless_disconnected(turn, request.receive)
-    if reply is None:
-        return Response(status_code=204)  # the client has disconnected
-    return JSONResponse(message(head, reply, call), headers=headers)
+        events = Events(head, call, turn.prompt_tokens) if call.streamed else None
+        return await send_reply(request, service, key, turn, events, lambda reply: message(head, reply, call))
 
 
 @router.post("/v1/messages/count_tokens", responses={200: {}, **ERRORS}, openapi_extra=json_body(CountTokens))

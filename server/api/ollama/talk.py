@@ -11,13 +11,12 @@ from starlette.responses import JSONResponse, Response
 
 from models.spec import ModelType
 from server.accounts.auth import ApiKey
-from server.accounts.usage import Allowance
-from server.api.deps import allowance_headers, allowance_on_error
+from server.api.chat_replies import chat_headers, chunks_of
+from server.api.deps import allowance_on_error
 from server.api.ollama.keep_alive import keep, load_or_unload
 from server.api.ollama.names import shown_name
 from server.api.ollama.reply import Replies
 from server.api.ollama.schema import OllamaCall
-from server.api.openai.streaming import chunks_of
 from server.api.whole_reply import reply_unless_disconnected
 from server.errors import BadRequest
 from server.http.json_lines import JsonLines
@@ -38,7 +37,7 @@ async def answer(request: Request, service: Service, key: ApiKey, call: OllamaCa
         reason = await load_or_unload(service, key, spec, call.keep_alive_s)
         return JSONResponse(replies.without_question(reason))
     turn = await service.chats.open(key, call.chat_input)
-    headers = allowance_headers(service, Allowance("chats", turn.charge.limit, turn.charge.used))
+    headers = chat_headers(service, turn)
     if call.streamed:
         on_error = allowance_on_error(request, service, key, ["chats"])
         lines = _then(chunks_of(turn, replies, on_error), partial(keep, service, key, spec, call.keep_alive_s))

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from pipelines.chat_interface import Prompt
-from server.accounts.usage import Allowance
-from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
+from server.api.chat_replies import WHOLE_OR_EVENTS, send_reply
+from server.api.deps import KeyDep, ServiceDep, allowance_on_error
 from server.api.openai.completion_reply import Chunks, completion
-from server.api.openai.completion_schema import Completion, CompletionCall, read_completion
-from server.api.openai.streaming import chunks_of
+from server.api.openai.completion_schema import Completion, read_completion
 from server.api.openai.wire import errors
 from server.api.read_json import read_json
-from server.api.whole_reply import reply_unless_disconnected
 from server.api.wire import JsonObject, json_body
-from server.http.sse import EventStream
 from server.jobs.artifacts import new_id
 from server.service.chat_input import ChatReply
 
 router = APIRouter(tags=["OpenAI"])
 
-STREAM: dict[str, Any] = {"content": {"application/json": {}, "text/event-stream": {}}}
-
 
 @router.post(
     "/v1/completions",
-    responses={200: STREAM, **errors(404, 413, 429)},
+    responses={200: WHOLE_OR_EVENTS, **errors(404, 413, 429)},
     openapi_extra=json_body(Completion),
 )
 async def completions(request: Request, service: ServiceDep, key: KeyDep) -> Response:
@@ -39,19 +29,11 @@ async def completions(request: Request, service: ServiceDep, key: KeyDep) -> Res
     async with allowance_on_error(request, service, key, ["chats"]):
         call = await read_json(await request.body(), read_completion)
         turn = await service.chats.open(key, call.chat_input)
-        headers = allowance_headers(service, Allowance("chats", turn.charge.limit, turn.charge.used))
         head = {"id": f"cmpl-{new_id()}", "created": int(service.clock().timestamp()), "model": turn.model}
-        if call.streamed:
-            chunks = Chunks(head, turn.read_prompts, call)
-            return EventStream(chunks_of(turn, chunks, allowance_on_error(request, service, key, ["chats"])), headers)
-        reply = await reply_unless_disconnected(turn, request.receive)
-    if reply is None:
-        return Response(status_code=204)  # the client has disconnected
-    return await asyncio.to_thread(_encoded, head, reply, turn.read_prompts, call, headers)
+        chunks = Chunks(head, turn.read_prompts, call) if call.streamed else None
 
+        def whole(reply: ChatReply) -> JsonObject:
+            return completion(head, reply, turn.read_prompts, call)
 
-def _encoded(
-    head: JsonObject, reply: ChatReply, prompts: Sequence[Prompt], call: CompletionCall, headers: Mapping[str, str]
-) -> Response:
-    """On a worker thread: a reply to many prompts, each with its log probabilities, has megabytes."""
-    return JSONResponse(completion(head, reply, prompts, call), headers=headers)
+        # A reply to many prompts, each with its log probabilities, has megabytes.
+        return await send_reply(request, service, key, turn, chunks, whole, is_large=True)
