@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import time
 from typing import Any
 
 import pytest
@@ -88,6 +89,17 @@ def thought(text: str, **fields: Any) -> dict[str, Any]:
 )
 def test_items_become_messages(items: list[Any], expected: list[Message]) -> None:
     assert messages(*items) == expected
+
+
+def test_a_turn_of_thousands_of_items_is_put_together_once() -> None:
+    n, text = 2000, "x" * 20_000
+    items = [each for i in range(n) for each in (said(text), CALL | {"call_id": f"c{i}"})]
+    began = time.process_time()
+    [turn] = messages(*items)
+
+    assert turn.content == "\n".join([text] * n)
+    assert [call.id for call in turn.tool_calls] == [f"c{i}" for i in range(n)]
+    assert time.process_time() - began < 2  # joined at each item it would take a minute
 
 
 def test_pictures_of_the_user_and_of_tools_stand_at_their_places() -> None:

@@ -117,12 +117,14 @@ async def test_input_items_are_listed_in_pages_with_those_before_them(tmp_path: 
         page = (await f.get(f"{path}?limit=2")).json()
         rest = (await f.get(f"{path}?limit=2&after={page['last_id']}")).json()
         bad = [(await f.get(path + query)).status_code for query in ("?limit=0", "?order=up", "?after=x", "?a=1")]
+        long = await f.get(f"{path}?limit=0001{'9' * 5000}")  # more digits than Python reads
 
     assert [item["content"][0]["text"] for item in whole["data"]] == ["One", "You said: One", "Two"]
     assert whole["data"][1]["id"] == first["output"][0]["id"]
     assert (page["has_more"], rest["has_more"], whole["has_more"]) == (True, False, False)
     assert [*page["data"], *rest["data"]] == whole["data"][::-1]
     assert bad == [400] * 4
+    assert long.status_code == 400
 
 
 async def test_a_response_cannot_be_canceled_or_streamed_again(tmp_path: Path) -> None:
@@ -204,3 +206,11 @@ async def test_the_items_that_a_request_refers_to_have_a_limit(tmp_path: Path, m
 
     assert few.status_code == 200
     assert many == (400, None, "input")
+
+
+async def test_an_item_may_be_referred_to_once(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        reference = {"type": "item_reference", "id": (await create(f, "One"))["output"][0]["id"]}
+        twice = await refusal(f, [reference, reference])
+
+    assert twice == (400, None, "input")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field
 
 from pipelines.chat_interface import Message, ToolCall
 from server.api.message_images import ContentParts, RequestImages
@@ -16,9 +16,32 @@ from server.api.openai.responses.tools import shown_name
 from server.service.responses import Item
 
 
+@dataclass(slots=True)
+class _Turn:
+    """What an assistant thinks, says and calls in one turn. It is joined once: it may have thousands of items."""
+
+    thinking: str = ""
+    contents: list[str] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
+
+    def takes(self, said: Message) -> bool:
+        """Whether this can be a part of the turn."""
+        if said.thinking:
+            return not (self.thinking or self.contents or self.calls)
+        return not (said.content and self.contents and not self.calls)
+
+    def add(self, said: Message) -> None:
+        self.thinking = self.thinking or said.thinking
+        self.contents += [said.content] if said.content else []
+        self.calls += said.tool_calls
+
+    def message(self) -> Message:
+        return Message("assistant", "\n".join(self.contents), thinking=self.thinking, tool_calls=tuple(self.calls))
+
+
 def messages_of(items: Iterable[tuple[Item, str]]) -> list[Message]:
     """items: each with its place in the request, for errors about pictures. Raises `BadRequest`."""
-    messages: list[Message] = []
+    made: list[Message | _Turn] = []
     names: dict[str, str] = {}  # id of a call → name of the tool
     images = RequestImages("input")
     for item, place in items:
@@ -26,17 +49,20 @@ def messages_of(items: Iterable[tuple[Item, str]]) -> list[Message]:
         if kind in ("function_call_output", "custom_tool_call_output"):
             content, call_id = _content(item["output"], f"{place}.output", images), item["call_id"]
             pictures = tuple(content.images)
-            messages.append(
-                Message("tool", content.text, name=names.get(call_id), tool_call_id=call_id, images=pictures)
-            )
+            made.append(Message("tool", content.text, name=names.get(call_id), tool_call_id=call_id, images=pictures))
         elif kind == "message" and item["role"] != "assistant":
             content = _content(item["content"], f"{place}.content", images)
             of_user = item["role"] == "user"
-            messages.append(Message("user" if of_user else "system", content.text, images=tuple(content.images)))
+            made.append(Message("user" if of_user else "system", content.text, images=tuple(content.images)))
         else:
-            _add_to_turn(messages, _of_assistant(item))
-            names.update((call.id, call.name) for call in messages[-1].tool_calls)
-    return messages
+            said = _of_assistant(item)
+            turn = made[-1] if made else None
+            if not isinstance(turn, _Turn) or not turn.takes(said):
+                turn = _Turn()
+                made.append(turn)
+            turn.add(said)
+            names.update((call.id, call.name) for call in said.tool_calls)
+    return [each.message() if isinstance(each, _Turn) else each for each in made]
 
 
 def _of_assistant(item: Item) -> Message:
@@ -51,27 +77,6 @@ def _of_assistant(item: Item) -> Message:
             arguments = json.dumps({"input": item["input"]}, ensure_ascii=False)
             return Message("assistant", "", tool_calls=(ToolCall(item["call_id"], item["name"], arguments),))
     return Message("assistant", _content(item["content"], "", RequestImages("input")).text)
-
-
-def _add_to_turn(messages: list[Message], said: Message) -> None:
-    """Adds what an assistant thought, said or called to its last message, or begins a new one."""
-    last = messages[-1] if messages and messages[-1].role == "assistant" else None
-    if last is None or _begins_turn(said, last):
-        messages.append(said)
-    else:
-        messages[-1] = replace(
-            last,
-            content="\n".join(filter(None, (last.content, said.content))),
-            thinking=last.thinking or said.thinking,
-            tool_calls=(*last.tool_calls, *said.tool_calls),
-        )
-
-
-def _begins_turn(said: Message, last: Message) -> bool:
-    """Whether a part of an assistant's turn cannot belong to the message before it."""
-    if said.thinking:
-        return bool(last.thinking or last.content or last.tool_calls)
-    return bool(said.content and last.content and not last.tool_calls)
 
 
 def _content(content: str | list[Item], place: str, images: RequestImages) -> ContentParts:

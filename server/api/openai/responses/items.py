@@ -51,12 +51,18 @@ def with_ids(items: Sequence[Item], response_id: str) -> list[Item]:
 
 
 def referenced(items: Sequence[Item]) -> Iterator[str]:
-    """Yields the ids of the responses that the references among the items need. Raises `NotFound`."""
+    """Yields the ids of the responses that the references among the items need. Raises `NotFound`, and `BadRequest`
+    for a second reference to one item: a small request would else have thousands of copies of a large item.
+    """
+    seen: set[str] = set()
     for index, item in enumerate(items):
         if item["type"] == "item_reference":
             match = ITEM_ID.fullmatch(item["id"])
             if match is None:
                 raise no_such_item(index)
+            if item["id"] in seen:
+                raise BadRequest(f"input[{index}] refers to the same item as one before it.", param="input")
+            seen.add(item["id"])
             yield f"resp_{match[1]}"
 
 

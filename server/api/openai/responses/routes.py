@@ -101,7 +101,7 @@ async def input_items(response_id: ResponseId, request: Request, service: Servic
     """Lists the items that a stored response answered, with those of the responses before it, latest first."""
     query = _query(request, {"after", "limit", "order", "include"})
     limit, order = query.get("limit", "20"), query.get("order", "desc")
-    if not limit.isascii() or not limit.isdecimal() or not 1 <= int(limit[:4]) <= 100:
+    if not re.fullmatch("[0-9]{1,3}", limit) or not 1 <= int(limit) <= 100:
         raise BadRequest("limit must be a whole number from 1 to 100.", param="limit")
     if order not in ("asc", "desc"):
         raise BadRequest("order must be asc or desc.", param="order")

@@ -14,9 +14,9 @@ from pydantic import Field, WithJsonSchema
 
 from pipelines.chat_interface import Grammar, Message, PromptOptions
 from server.api.client_json import READABLE, UNREADABLE, nested_deeper, texts_in
-from server.api.openai.chat_fields import sort_out
+from server.api.field_rules import sort_out
+from server.api.field_types import Lenient, Limit, Whole
 from server.api.openai.chat_thinking import Reasoning, ThinkingFields, read_thinking
-from server.api.openai.field_types import Lenient, Limit, Whole
 from server.api.openai.output_format import MAX_LEVELS, read_format
 from server.api.openai.responses.fields import RESPONSES
 from server.api.openai.responses.item_messages import messages_of
