@@ -23,7 +23,7 @@ from server.api.anthropic.messages import (
     read_conversation,
 )
 from server.api.anthropic.tools import CHOICE, CHOICE_SCHEMA, TOOLS, TOOLS_SCHEMA, read_tool_use
-from server.api.openai.field_types import Lenient, StopText, Whole
+from server.api.field_types import Lenient, StopText, Whole
 from server.api.openai.output_format import schema_grammar
 from server.api.openai.sampling_fields import LEAST_TOP_P
 from server.api.schemas import ModelName, read_body

@@ -20,8 +20,8 @@ from models.errors import UnknownModel as NoSuchModel
 from models.files.json_files import read_config
 from models.spec import ModelSpec
 from server.api.deps import KeyDep, ServiceDep
+from server.api.field_types import Lenient
 from server.api.ollama.names import shown_name
-from server.api.openai.field_types import Lenient
 from server.api.read_json import read_json
 from server.api.schemas import ModelName, read_body
 from server.api.wire import JsonObject, errors, json_body, timestamp

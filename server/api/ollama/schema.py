@@ -14,14 +14,14 @@ from pydantic import Field, WithJsonSchema
 
 from pipelines.chat_interface import Effort, Grammar, Message, PromptOptions, RawPrompt, ToolUse
 from server.api.client_json import readable
+from server.api.field_rules import FieldRules, sort_out
+from server.api.field_types import Lenient, Whole
 from server.api.message_images import RequestImages
 from server.api.ollama.keep_alive import KEEP_ALIVE, read_keep_alive
 from server.api.ollama.messages import MESSAGES, MESSAGES_SCHEMA, read_images, read_messages
 from server.api.ollama.options import read_options
-from server.api.openai.chat_fields import FieldRules, sort_out
 from server.api.openai.chat_thinking import EFFORTS, EffortName
 from server.api.openai.chat_tools import TOOLS, TOOLS_SCHEMA, ToolFields, read_tool_use
-from server.api.openai.field_types import Lenient, Whole
 from server.api.openai.output_format import schema_grammar
 from server.api.schemas import ModelName, read_body
 from server.api.thinking import SWITCHED_ON

@@ -1,4 +1,4 @@
-"""The fields of a chat completion that are not done: which are taken, and which values are refused. Pure functions.
+"""The fields of a chat completion that are not done: which are taken, and which values are refused. Tables only.
 
 Clients send the fields of OpenAI and of other servers alike. One that changes the answer is done (`ChatCompletion`) or
 refused by name; one that only annotates the request is taken. Any field may have a value that asks for nothing.
@@ -6,13 +6,10 @@ refused by name; one that only annotates the request is taken. Any field may hav
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-from server.api.schemas import unknown_field
-from server.errors import BadRequest
+from server.api.field_rules import FieldRules
 
 # Other servers' names of fields that are done.
 ALIASES: Mapping[str, str] = {
@@ -74,71 +71,4 @@ REASONS: Mapping[str, str] = {
     "audio": "replies are text. Leave it out.",
 }
 
-
-@dataclass(frozen=True, slots=True)
-class FieldRules:
-    """What happens to the fields of one route that are not done; the tables above explain themselves."""
-
-    aliases: Mapping[str, str]
-    noted: Collection[str]
-    neutral: Mapping[str, tuple[Any, ...]]
-    never: Collection[str]
-    warnings: Mapping[str, str]
-    reasons: Mapping[str, str]
-
-
 CHAT = FieldRules(ALIASES, NOTED, NEUTRAL, NEVER, WARNINGS, REASONS)
-
-
-def asks_for_nothing(value: object) -> bool:
-    return value is None or value is False or (isinstance(value, str | list | dict) and not value)
-
-
-def sort_out(
-    raw: Mapping[str, Any], done: Mapping[str, Any], rules: FieldRules = CHAT
-) -> tuple[dict[str, Any], list[str]]:
-    """Returns the fields to read, under the names of `done`, and warnings for the client. Raises `BadRequest`.
-
-    done: by the name of each field that is done, anything.
-    """
-    fields: dict[str, Any] = {}
-    warnings: list[str] = []
-    for name, value in raw.items():
-        if name in done or name in rules.aliases:
-            _put(fields, name, value, rules.aliases)
-        elif name in rules.warnings:
-            if not asks_for_nothing(value):
-                warnings.append(rules.warnings[name])
-        elif name not in rules.noted:
-            _check_neutral(name, value, done, rules)
-    return fields, warnings
-
-
-def _put(fields: dict[str, Any], name: str, value: Any, aliases: Mapping[str, str]) -> None:
-    """Adds a field that may be given under two names."""
-    own_name = aliases.get(name, name)
-    if value is None or (name in aliases and asks_for_nothing(value)):
-        return
-    if own_name in fields and not same_json(fields[own_name], value):
-        raise BadRequest(f"{own_name} is given twice, also as another server's name of it, and differs.", param=name)
-    fields[own_name] = value
-
-
-def _check_neutral(name: str, value: object, done: Mapping[str, Any], rules: FieldRules) -> None:
-    neutral = rules.neutral.get(name, ())
-    asks = (
-        not asks_for_nothing(value)
-        or (value is False and any(other is True for other in neutral))
-        or (value == {} and name in rules.never)
-    )
-    if not asks or any(same_json(value, other) for other in neutral):
-        return
-    if name not in rules.neutral and name not in rules.never:
-        raise unknown_field(done, name)
-    only = f"only {json.dumps(neutral[0])} is. Leave it out." if neutral else "leave it out."
-    raise BadRequest(f"{name} is not supported: {rules.reasons.get(name, only)}", param=name)
-
-
-def same_json(value: object, other: object) -> bool:
-    """Whether two JSON values are equal; 1 and 1.0 are, 1 and true are not."""
-    return value == other and isinstance(value, bool) == isinstance(other, bool)

@@ -14,10 +14,11 @@ from pydantic import Field, WithJsonSchema
 
 from pipelines.chat_interface import Message, PromptOptions, ToolUse
 from server.api.client_json import MAX_DEPTH, nested_deeper
-from server.api.openai.chat_fields import sort_out
+from server.api.field_rules import sort_out
+from server.api.field_types import Lenient, Limit, Whole
+from server.api.openai.chat_fields import CHAT
 from server.api.openai.chat_thinking import ThinkingFields, ThinkingWish, read_thinking
 from server.api.openai.chat_tools import ToolFields, read_tool_use
-from server.api.openai.field_types import Lenient, Limit, Whole
 from server.api.openai.message_schema import MESSAGES, MESSAGES_SCHEMA, read_messages
 from server.api.openai.output_format import OutputFields, read_output_format
 from server.api.openai.sampling_fields import LIMIT, SamplingFields, StreamFields, read_sampling
@@ -67,7 +68,7 @@ class ChatCall:
 
 def read_chat(raw: Mapping[str, Any]) -> ChatCall:
     """Raises `BadRequest` with the field at fault and what it must be."""
-    fields, warnings = sort_out(raw, ChatCompletion.model_fields)
+    fields, warnings = sort_out(raw, ChatCompletion.model_fields, CHAT)
     body = read_body(ChatCompletion, fields)
     messages = read_messages(body.messages)
     wish = read_thinking(body)

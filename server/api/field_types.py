@@ -1,4 +1,4 @@
-"""Types of the fields in OpenAI's request bodies, which are read more tolerantly than our own. Pure functions."""
+"""Types of the fields in the bodies of other dialects, which are read more tolerantly than our own. Pure functions."""
 
 from __future__ import annotations
 
