@@ -45,6 +45,7 @@ class CallReader:
         self._parallel = parallel
         self._is_id = is_id
         self._held: list[Piece] = []  # text that may become a call
+        self._holds_white = False  # and nothing else
         self._source: Source | None = None  # of what may be a call
         self._steps: Steps[None] | None = None
         self._ended = False
@@ -69,6 +70,9 @@ class CallReader:
             return ()
         if self._source is None and not self._held and self._passes(piece):
             return (piece,)
+        if self._holds_white and not piece.special and not piece.text.strip(WHITE):
+            self._held.append(piece)  # nothing is looked at again, of which there may be thousands
+            return ()
         shown: list[Shown] = []
         self._add(piece)
         self._read(shown)
@@ -112,8 +116,10 @@ class CallReader:
             if not self._ended:
                 sure = len(text[:sure].rstrip(WHITE))
             before, self._held = split_pieces(self._held, sure)
+            self._holds_white = bool(self._held) and not text[sure:].strip(WHITE)
             self._show(before, shown)
             return False
+        self._holds_white = False
         place, opening = found
         n_before = len(text[:place].rstrip(WHITE))
         before, held = split_pieces(self._held, n_before)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
 
+from pipelines.chat.replies.detokenize import Piece
 from tests.support.call_samples import BY_NAME, SAMPLES, Sample, called, cuts, reader_of
 from tests.support.section_samples import pieces
 
@@ -108,3 +110,12 @@ def test_deepseek_says_of_each_argument_whether_it_is_text() -> None:
     )
 
     assert called(reader_of("deepseek-v3.2"), reply).parsed == (("now", {"zone": "1", "year": 1}),)
+
+
+def test_white_space_that_goes_on_and_on_is_looked_at_once() -> None:
+    n_tokens = 30_000
+    began = time.process_time()
+    found = called(reader_of("hermes"), [*([Piece("\n")] * n_tokens), Piece("So"), *([Piece(" ")] * n_tokens)])
+
+    assert found.content == "\n" * n_tokens + "So" + " " * n_tokens
+    assert time.process_time() - began < 2  # looked at again with each token it would take half a minute
