@@ -1,12 +1,11 @@
 """The lane of one resident language model: chats join and leave a shared batch between any two tokens.
 
-Device thread only. `admission.py` decides when a chat enters the batch.
+Device thread only. `admission.py` decides when a chat enters the batch, `delivery.py` what a step means for it.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
@@ -18,13 +17,11 @@ from pipelines import device
 from pipelines.chat.admission import Admission
 from pipelines.chat.context_length import context_of
 from pipelines.chat.decode.options import DecodeOptions
-from pipelines.chat.grammar.constrained_reply import ReplyRefused
-from pipelines.chat.kv_cache import Batch, KVCache, batch_kind, make_batch
+from pipelines.chat.delivery import MODEL_FAILED, Delivery
+from pipelines.chat.kv_cache import KVCache, batch_kind, make_batch
 from pipelines.chat.paged_batch import BatchStep
-from pipelines.chat.prompt_scores import PromptPart
 from pipelines.chat.queue import COMPONENT, ChatQueue, has_media, length_of, shape_of, step_units
 from pipelines.chat.sampling.batch_sampler import BatchSampler
-from pipelines.chat.sampling.likeliest import Likeliest
 from pipelines.chat.sequence import ChatSequence, ChatTokenizer, begin
 from pipelines.chat_interface import ChatRequest
 from pipelines.concurrency import ConcurrencyLimit
@@ -44,8 +41,6 @@ from pipelines.interface import (
     never_yield,
 )
 
-MODEL_FAILED = "The model failed while it generated this reply."
-NOT_NUMBERS = "The model produced values that are not numbers."
 UNBATCHED_WARNING = "This architecture cannot share forwards: its chats take turns, one token at a time."
 
 
@@ -204,54 +199,10 @@ class ChatLane:
         meter = self._costs.meter(key)
         with meter:
             step = batch.step(max(1, n_decoding) if others_wait else 0, self._token_s)
-            logprobs = self._sampler.take_logprobs()
-            for request_id, detail in step.failed.items():
-                self._end(batch, running[request_id], Failed(request_id, "model_error", MODEL_FAILED, detail))
-            for request_id, part in step.scores.items():
-                self._take_scores(batch, running[request_id], part)
-            new = [(running[request_id], token) for request_id, token in step.tokens.items() if request_id in running]
-            for chat, token in sorted(new, key=lambda pair: pair[0].n_tokens > 0):  # first tokens go out first
-                self._take(batch, chat, token, logprobs.get(chat.id))
+            Delivery(batch, self._queue, self._updates).deliver(step, self._sampler.take_logprobs())
         if not running:
             self._sampler.forget()
         self._note(step, meter, key)
-
-    def _take(self, batch: Batch, chat: ChatSequence, token: int, logprobs: tuple[float, Likeliest] | None) -> None:
-        """Add one token to the reply, and end the reply if it was the last."""
-        if token < 0:
-            self._end(batch, chat, Failed(chat.id, "invalid_output", NOT_NUMBERS))
-            return
-        try:
-            self._updates += chat.prompt_read()
-            deltas, finish = chat.append(token, logprobs) if chat.max_tokens else ((), "length")
-        except ReplyRefused as refusal:
-            self._end(batch, chat, Failed(chat.id, "bad_request", str(refusal)))
-            return
-        except Exception as error:  # noqa: BLE001  # the tokenizer may raise anything; the other chats go on
-            self._tokenizer_failed(batch, chat, error)
-            return
-        self._updates += deltas
-        if finish is not None:
-            self._end(batch, chat, chat.replied(finish))
-
-    def _take_scores(self, batch: Batch, chat: ChatSequence, part: PromptPart) -> None:
-        """Add what one forward has found of the log probabilities of a prompt."""
-        if any(math.isnan(score.logprob) for score in part.scores):
-            self._end(batch, chat, Failed(chat.id, "invalid_output", NOT_NUMBERS))
-            return
-        try:
-            chat.add_scores(part)
-        except Exception as error:  # noqa: BLE001  # as above
-            self._tokenizer_failed(batch, chat, error)
-
-    def _tokenizer_failed(self, batch: Batch, chat: ChatSequence, error: Exception) -> None:
-        detail = "".join(traceback.format_exception(error))
-        self._end(batch, chat, Failed(chat.id, "model_error", "The model's tokenizer failed on this reply.", detail))
-
-    def _end(self, batch: Batch, chat: ChatSequence, end: Update) -> None:
-        batch.remove(chat.id)
-        self._queue.remove([chat.id])
-        self._updates.append(end)
 
     def _note(self, step: BatchStep, meter: Meter, key: tuple[str, int, int]) -> None:
         if not step.ids:

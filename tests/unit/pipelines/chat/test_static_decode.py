@@ -20,6 +20,7 @@ from pipelines.chat.decode.attention import (
 from pipelines.chat.decode.options import DecodeOptions
 from pipelines.chat.decode.pages import Pages, reading
 from pipelines.chat.decode.steps import DecodeSteps
+from pipelines.chat.delivery import Delivery
 from pipelines.chat.lane import ChatLane
 from pipelines.chat.page_size import paged_cache_bytes
 from pipelines.chat.proof import NOT_STATIC, prove
@@ -162,7 +163,7 @@ def test_the_next_forward_is_launched_before_the_host_makes_text_of_the_tokens(
     lane.step()
     lane.step()
     begun = len(launches)
-    monkeypatch.setattr(lane, "_take", lambda *_: launches.append(0))
+    monkeypatch.setattr(Delivery, "deliver", lambda *_: launches.append(0))
     lane.step()
 
     assert begun == 2, "the forward of the step, and the one after it"
