@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from server.accounts.auth import ApiKey
 from server.accounts.usage import Allowance
 from server.api.deps import allowance_headers, allowance_on_error
+from server.api.large_json import large_json
 from server.api.whole_reply import reply_unless_disconnected
 from server.api.wire import JsonObject
 from server.http.sse import EventStream
@@ -25,6 +26,7 @@ from server.service.service import Service
 
 # For the OpenAPI document: what a route replies that sends its reply whole or as events.
 WHOLE_OR_EVENTS: dict[str, Any] = {"content": {"application/json": {}, "text/event-stream": {}}}
+INLINE_SCORED = 1000  # tokens with log probabilities: fewer are written in a few milliseconds
 
 
 class ChunkWriter(Protocol):
@@ -41,23 +43,18 @@ async def send_reply(
     turn: ChatTurn,
     writer: ChunkWriter | None,
     whole: Callable[[ChatReply], JsonObject],
-    *,
-    is_large: bool = False,
 ) -> Response:
-    """writer: of the server-sent events; None: the reply is sent as what `whole` makes of it, on a worker thread if it
-    `is_large`.
-    """
+    """writer: of the server-sent events; None: the reply is sent as what `whole` makes of it."""
     headers = chat_headers(service, turn)
     if writer is not None:
         return EventStream(chunks_of(turn, writer, allowance_on_error(request, service, key, ["chats"])), headers)
     reply = await reply_unless_disconnected(turn, request.receive)
     if reply is None:
         return Response(status_code=204)  # the client has disconnected
-
-    def encoded() -> Response:
-        return JSONResponse(whole(reply), headers=headers)
-
-    return await asyncio.to_thread(encoded) if is_large else encoded()
+    n_scored = sum(len(choice.logprobs) + len(choice.prompt_logprobs) for choice in reply.choices)
+    if n_scored > INLINE_SCORED:
+        return await asyncio.to_thread(lambda: large_json(whole(reply), headers))
+    return JSONResponse(whole(reply), headers=headers)
 
 
 def chat_headers(service: Service, turn: ChatTurn) -> dict[str, str]:
@@ -71,7 +68,8 @@ async def chunks_of(
     """Yields nothing before the reply has begun, so that whatever fails until then is an HTTP error."""
     async with allowance_on_error, aclosing(turn.deltas(streamed=True)) as deltas:
         async for delta in deltas:
-            if chunk := writer.delta(delta):
+            is_large = len(delta.logprobs) > INLINE_SCORED  # an echoed prompt
+            if chunk := await asyncio.to_thread(writer.delta, delta) if is_large else writer.delta(delta):
                 yield chunk
     assert turn.reply is not None, "deltas() sets the reply or raises"
     for chunk in writer.end(turn.reply):

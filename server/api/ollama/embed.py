@@ -15,6 +15,7 @@ from pipelines.embedding_interface import TextOptions
 from server.api.client_json import readable
 from server.api.deps import KeyDep, ServiceDep
 from server.api.field_types import Lenient, Whole
+from server.api.large_json import large_json
 from server.api.ollama.keep_alive import KEEP_ALIVE, keep, read_keep_alive
 from server.api.ollama.names import shown_name
 from server.api.read_json import read_json
@@ -62,9 +63,13 @@ async def embed(request: Request, service: ServiceDep, key: KeyDep) -> Response:
     model, reply = embedded
     taken = round((time.monotonic() - began_at) * 1e9)
     numbers = {"total_duration": taken, "prompt_eval_count": reply.n_tokens if reply else 0}
-    vectors = await _lists(reply)
     noted = {"warnings": list(reply.warnings)} if reply and reply.warnings else {}
-    return JSONResponse({"model": model, "embeddings": vectors, **numbers, **noted})
+
+    def written() -> Response:
+        vectors = reply.vectors.tolist() if reply else []
+        return large_json({"model": model, "embeddings": vectors, **numbers, **noted})
+
+    return written() if reply is None or reply.vectors.size <= INLINE_NUMBERS else await asyncio.to_thread(written)
 
 
 @router.post("/api/embeddings", responses={200: {}, **errors(404, 413, 429)}, openapi_extra=json_body(OllamaEmbeddings))
@@ -74,8 +79,8 @@ async def embeddings(request: Request, service: ServiceDep, key: KeyDep) -> Resp
     embedded = await _embed(request, service, key, body, [body.prompt] if body.prompt else [])
     if embedded is None:
         return Response(status_code=204)  # the client has disconnected
-    vectors = await _lists(embedded[1])
-    return JSONResponse({"embedding": vectors[0] if vectors else []})
+    reply = embedded[1]
+    return JSONResponse({"embedding": reply.vectors[0].tolist() if reply else []})
 
 
 async def _embed(
@@ -109,11 +114,3 @@ async def _embed(
         return None
     await keep(service, key, spec, seconds)
     return shown_name(spec), reply
-
-
-async def _lists(reply: EmbeddingReply | None) -> list[list[float]]:
-    if reply is None:
-        return []
-    if reply.vectors.size <= INLINE_NUMBERS:
-        return list(reply.vectors.tolist())
-    return list(await asyncio.to_thread(reply.vectors.tolist))

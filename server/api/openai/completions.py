@@ -35,5 +35,4 @@ async def completions(request: Request, service: ServiceDep, key: KeyDep) -> Res
         def whole(reply: ChatReply) -> JsonObject:
             return completion(head, reply, turn.read_prompts, call)
 
-        # A reply to many prompts, each with its log probabilities, has megabytes.
-        return await send_reply(request, service, key, turn, chunks, whole, is_large=True)
+        return await send_reply(request, service, key, turn, chunks, whole)

@@ -13,9 +13,10 @@ import numpy as np
 from fastapi import APIRouter
 from numpy.typing import NDArray
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from server.api.deps import KeyDep, ServiceDep
+from server.api.large_json import large_json
 from server.api.openai.embedding_schema import Embedding, read_embedding
 from server.api.openai.wire import errors
 from server.api.read_json import read_json
@@ -56,7 +57,7 @@ def _reply(reply: EmbeddingReply, *, in_base64: bool) -> Response:
     }
     if reply.warnings:
         body["warnings"] = list(reply.warnings)
-    return JSONResponse(body)
+    return large_json(body)
 
 
 def _encoded(vector: NDArray[np.float32], in_base64: bool) -> Any:
