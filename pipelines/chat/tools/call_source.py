@@ -86,10 +86,11 @@ class Source:
         read, rest = split_pieces(self._pieces, self.at)
         return split_pieces(read, self._kept)[1], rest
 
-    def tool(self, name: str) -> Tool:
-        """Raises `NotACall` when there is no such tool."""
+    def tool(self, name: str, start: int | None = None) -> Tool:
+        """Raises `NotACall` when there is no such tool; what was read since `start` is read again then, as text."""
         found = self.tools.get(name) or self.tools.get(name.removeprefix(PREFIX))
         if found is None:
+            self.at = self.at if start is None else start
             raise NotACall
         return found
 
@@ -189,12 +190,10 @@ def name_until(source: Source, *ends: str) -> Steps[tuple[Tool, str]]:
     if "\n" not in ends:
         yield from skip_white(source)
     end = yield from accept(source, *ends)
-    behind, source.at = source.at, start  # what is no call is read again, as text
     if not end:
+        source.at = start
         raise NotACall
-    tool = source.tool(match[1])
-    source.at = behind
-    return tool, end
+    return source.tool(match[1], start), end
 
 
 def _is_next(source: Source, literal: str) -> bool:

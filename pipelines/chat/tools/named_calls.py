@@ -53,9 +53,7 @@ def deepseek_calls(source: Source) -> Steps[None]:
         start = source.at
         name, _ = yield from until(source, (SEP,), MAX_NAME)
         if (yield from skip_white(source)) == "{":
-            behind, source.at = source.at, start
-            tool = source.tool(name.strip())
-            source.at = behind
+            tool = source.tool(name.strip(), start)
         else:
             tool, _ = yield from name_until(source, "\n", FENCE)
             yield from skip_white(source)
@@ -76,10 +74,8 @@ def kimi_calls(source: Source) -> Steps[None]:
     while True:
         start = source.at
         text, _ = yield from until(source, (KIMI_ARGUMENTS,), MAX_NAME)
-        behind, source.at = source.at, start
         name, colon, number = text.strip().rpartition(":")
-        tool = source.tool(name if colon and number.isdigit() else text.strip())
-        source.at = behind
+        tool = source.tool(name if colon and number.isdigit() else text.strip(), start)
         yield from arguments(source, tool)
         yield from close(source, KIMI_END)
         yield from skip_white(source)
@@ -92,12 +88,11 @@ def harmony_call(source: Source) -> Steps[None]:
     """to=functions.name<|message|>{…}<|call|>. What else the header has stands before or behind the recipient."""
     start = source.at
     header, _ = yield from until(source, ("<|message|>",), 2 * MAX_NAME)
-    behind, source.at = source.at, start
     match = _RECIPIENT.match(header)
     if match is None:
+        source.at = start
         raise NotACall
-    tool = source.tool(match[1])
-    source.at = behind
+    tool = source.tool(match[1], start)
     yield from arguments(source, tool)
     yield from close(source, "<|call|>")
 

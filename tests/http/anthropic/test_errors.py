@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 
 from server.http.body import MIB
 from server.http.error_body import error_body
-from tests.support.http.chats import next_chat
+from tests.support.http.chats import failed_streams
 from tests.support.http.front import front
 
 pytestmark = pytest.mark.anyio
@@ -83,17 +82,7 @@ async def test_a_key_is_taken_from_either_header(tmp_path: Path, header: str) ->
 
 async def test_a_stream_that_fails_is_an_http_error_before_its_first_event_and_an_event_after(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
-        f.engine.reply = None
-        replies = []
-        for said in ("", "Hel"):
-            replying = asyncio.create_task(f.post(MESSAGES, BODY | {"stream": True}))
-            job = await next_chat(f)
-            f.engine.start_job(job.id)
-            if said:
-                f.engine.say(job.id, said)
-            f.engine.fail(job.id, "model_load_failed", "The model failed to load.")
-            replies.append(await replying)
-    before, after = replies
+        before, after = await failed_streams(f, BODY | {"stream": True}, MESSAGES)
     name, _, data = after.text.strip().split("\n\n")[-1].partition("\n")
 
     assert (before.status_code, before.json()["error"]["type"]) == (502, "overloaded_error")

@@ -13,7 +13,7 @@ import pytest
 from pipelines.chat_interface import TokenLogprobs, TokenText, ToolCall
 from server.protocol import JobReplied
 from tests.fakes import FakeReply
-from tests.support.http.chats import next_chat
+from tests.support.http.chats import failed_streams, next_chat
 from tests.support.http.front import Front, front
 
 pytestmark = pytest.mark.anyio
@@ -118,17 +118,7 @@ async def test_log_probabilities_are_told_with_their_text(tmp_path: Path) -> Non
 
 async def test_a_stream_that_fails_is_an_http_error_before_its_first_line_and_a_line_after(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
-        f.engine.reply = None
-        replies = []
-        for said in ("", "Hel"):
-            replying = asyncio.create_task(f.post("/api/chat", CHAT))
-            job = await next_chat(f)
-            f.engine.start_job(job.id)
-            if said:
-                f.engine.say(job.id, said)
-            f.engine.fail(job.id, "model_load_failed", "The model failed to load.")
-            replies.append(await replying)
-    before, after = replies
+        before, after = await failed_streams(f, CHAT, "/api/chat")
 
     assert (before.status_code, before.json()["code"]) == (502, 502)
     assert lines(after)[-1] == {"error": "The model failed to load.", "code": 502}

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections import Counter
 from pathlib import Path
-from random import Random
 
 import httpx
 import pytest
@@ -14,14 +11,13 @@ import pytest
 from pipelines.chat_interface import ToolCall
 from tests.fakes import FakeReply
 from tests.support.http.front import front
-from tests.support.http.mutations import fault_of_refusal, mutated
+from tests.support.http.mutated_requests import send_mutations
+from tests.support.http.mutations import fault_of_refusal
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 RECORDED = Path(__file__).parent / "recorded"
 N_MUTATIONS = 2000
-MAX_BYTES = 1_000_000  # of a mutated body, so that the test ends soon; larger ones are in test_completions.py
-LIMIT_S = 10.0  # of one request, on a machine that is busy with other tests
 
 FUNCTION = {
     "name": "weather", "description": "Says the weather.", "strict": True,
@@ -70,22 +66,10 @@ NAMING = {"messages": EVERYTHING["messages"], "tools": EVERYTHING["tools"], "too
 async def test_mutated_bodies_are_answered_or_refused_in_shape(tmp_path: Path) -> None:
     bodies = [body for path in sorted(RECORDED.glob("*.json")) for body in json.loads(path.read_text()).values()]
     bodies += [EVERYTHING] * len(bodies) + [OLDER, NAMING] * (len(bodies) // 2)
-    random = Random(13)
-    statuses: Counter[int] = Counter()
     call = ToolCall("call_1", "weather", '{"city": "Rome"}')
     async with front(tmp_path) as f:
         f.engine.reply = lambda _: FakeReply("Hm.", calls=(call,) if f.prompt_reader.options[-1].tool_use.tools else ())
-        for number in range(N_MUTATIONS):
-            content = mutated(random.choice(bodies), random, MAX_BYTES)
-            try:
-                async with asyncio.timeout(LIMIT_S):
-                    reply = await f.post("/v1/chat/completions", content)
-            except TimeoutError:
-                pytest.fail(f"mutation {number} hangs: {content[:2000]!r}")
-            fault = fault_of(reply)
-            assert fault is None, f"mutation {number}: {fault}: {reply.text[:500]} to {content[:2000]!r}"
-            statuses[reply.status_code] += 1
-            f.engine.jobs.clear()
+        statuses = await send_mutations(f, ["/v1/chat/completions"], bodies, N_MUTATIONS, fault_of)
 
     assert min(statuses[200], statuses[400]) > N_MUTATIONS / 5, statuses  # mutations that show something
 

@@ -33,12 +33,34 @@ async def next_chat(f: Front) -> Job:
     return f.engine.jobs.popitem()[1]
 
 
-async def reply_with(f: Front, body: Any, act: Callable[[Front, Job], None], key: str = "enterprise") -> httpx.Response:
+async def reply_with(
+    f: Front,
+    body: Any,
+    act: Callable[[Front, Job], None],
+    key: str = "enterprise",
+    *,
+    path: str = "/v1/chat/completions",
+) -> httpx.Response:
     """Sends a chat whose reply `act` makes."""
     f.engine.reply = None
-    replying = asyncio.create_task(f.post("/v1/chat/completions", body, key))
+    replying = asyncio.create_task(f.post(path, body, key))
     act(f, await next_chat(f))
     return await replying
+
+
+async def failed_streams(f: Front, body: Any, path: str) -> tuple[httpx.Response, httpx.Response]:
+    """Sends two streamed chats: one fails before its first text, the other one behind it."""
+
+    def fail(text: str) -> Callable[[Front, Job], None]:
+        def act(f: Front, job: Job) -> None:
+            f.engine.start_job(job.id)
+            if text:
+                f.engine.say(job.id, text)
+            f.engine.fail(job.id, "model_load_failed", "The model failed to load.")
+
+        return act
+
+    return await reply_with(f, body, fail(""), path=path), await reply_with(f, body, fail("Hel"), path=path)
 
 
 def chunks(reply: httpx.Response) -> list[Any]:

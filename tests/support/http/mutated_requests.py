@@ -14,7 +14,7 @@ import pytest
 from tests.support.http.front import Front
 from tests.support.http.mutations import mutated
 
-MAX_BYTES = 1_000_000  # of a mutated body, so that the test ends soon
+MAX_BYTES = 1_000_000  # of a mutated body, so that the test ends soon; tests of single requests send larger ones
 LIMIT_S = 10.0  # of one request, on a machine that is busy with other tests
 
 
