@@ -9,49 +9,79 @@ from typing import Any
 
 import pytest
 
-from models.spec import Limits
-from pipelines.chat_interface import Grammar, Message, ToolCall, ToolUse
-from tests.fakes import FakeCatalogue, FakeReply, spec
+from pipelines.chat_interface import Grammar, Message, ToolCall
+from tests.fakes import FakeReply
+from tests.support.http.anthropic_messages import ask, body, messages_read, refusal, text
 from tests.support.http.chats import chat_request
-from tests.support.http.front import Front, front
+from tests.support.http.front import front
 
 pytestmark = pytest.mark.anyio
 
 RECORDED = Path(__file__).parent / "recorded"
-SEEING = FakeCatalogue(spec("talker", "chat", takes_images=True, limits=Limits(context_tokens=65_536)))
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\nrest").decode()
 FORM = {"type": "json_schema", "schema": {"type": "object"}}
 WEATHER = {"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}
 
-
-def body(*messages: Any, **fields: Any) -> dict[str, Any]:
-    turns = [
-        {"role": "user", "content": message} if isinstance(message, str | list) else message for message in messages
-    ]
-    return {"model": "talker", "max_tokens": 9, "messages": turns or [{"role": "user", "content": "Hi"}], **fields}
-
-
-def text(text: str, **more: Any) -> dict[str, Any]:
-    return {"type": "text", "text": text, **more}
-
-
-async def ask(f: Front, sent: dict[str, Any]) -> Any:
-    reply = await f.post("/v1/messages", sent)
-    assert reply.status_code == 200, reply.text
-    return reply.json()
-
-
-async def messages_read(folder: Path, sent: dict[str, Any]) -> list[Message]:
-    async with front(folder, catalogue=SEEING) as f:
-        await ask(f, sent)
-    return list(f.prompt_reader.messages[-1])
-
-
-async def refusal(folder: Path, sent: dict[str, Any]) -> str:
-    async with front(folder) as f:
-        reply = await f.post("/v1/messages", sent)
-    assert (reply.status_code, reply.json()["error"]["type"]) == (400, "invalid_request_error"), reply.text
-    return str(reply.json()["error"]["message"])
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"model": "talker", "messages": body()["messages"]}, "max_tokens is required"),
+    (body(max_tokens=0), "max_tokens must be a whole number"),
+    ({"max_tokens": 9, "messages": body()["messages"]}, "model is required"),
+    (body(messages=[]), "messages must be a list"),
+    (body({"role": "tool", "content": "x"}), "messages[0].role must be one of user, assistant, system"),
+    (body({"role": "user"}), "messages[0].content must be text or a list"),
+    (body([5]), "messages[0].content[0] must be an object"),
+    (body([{"type": "text"}]), "messages[0].content[0].text must be text"),
+    (body("a\0b"), "messages[0].content must be text without NUL"),
+    (body([{"type": "web_search_tool_result", "content": []}]), "a block of the type web_search_tool_result is not"),
+    (body([{"type": "container_upload", "file_id": "f"}]), "a block of the type container_upload is not"),
+    (body("Hi", {"role": "assistant", "content": [{"type": "server_tool_use"}]}), "messages[1].content[0]: a block of"),
+    (body([{"type": "document", "source": {"type": "base64", "media_type": "application/pdf"}}]), "PDF documents"),
+    (body([{"type": "document", "source": {"type": "url", "url": "https://x"}}]), "must be text or content"),
+    (body([{"type": "document", "source": {"type": "file", "file_id": "f"}}]), "must be text or content"),
+    (
+        body([{"type": "document", "source": {"type": "text", "data": "x"}, "citations": {"enabled": True}}]),
+        "messages[0].content[0].citations: citations are not made here",
+    ),
+    (body([{"type": "image", "source": {"type": "file", "file_id": "f"}}]), "source.type must be base64"),
+    (body([{"type": "image", "source": {"type": "base64", "data": "eA=="}}]), "source.data must be a PNG"),
+    (body([{"type": "tool_result", "content": "x"}]), "messages[0].content[0].tool_use_id must be text"),
+    (
+        body("Hi", {"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "f", "input": "{}"}]}),
+        "messages[1].content[0].input must be an object",
+    ),
+    (body(system=[{"type": "image"}]), "system[0].type must be one of text"),
+    (body("Hi", {"role": "system", "output_config": {"effort": "low"}}), "messages[1].output_config must be left out"),
+    (
+        body("Hi", {"role": "system", "content": [{"type": "tool_addition", "tool": {"type": "tool_definition"}}]}),
+        "messages[1].content[0].tool must be an object like",
+    ),
+    (body(thread={"type": "create"}), "thread is not supported"),
+    (body(temperature=1.5), "temperature must be a number from 0 to 1"),
+    (body(stop_sequences="x"), "stop_sequences must be a list"),
+    (body(thinking={"type": "between_tools"}), "thinking must be an object like"),
+    (body(tools=[{"type": "web_search_20250305", "name": "web_search"}]), "a tool of the type web_search_20250305 is"),
+    (body(tools=[{"type": "bash_20250124", "name": "bash"}]), "Describe it by a name and an input_schema"),
+    (body(tools=[{"name": "x"}]), "tools[0].input_schema must be a JSON schema"),
+    (body(tools=[{"name": "x", "input_schema": {"type": "array"}}]), "tools[0].input_schema must be a JSON schema"),
+    (body(tools=[WEATHER, WEATHER]), "tools[1].name must be another name"),
+    (body(tools=[{**WEATHER, "allowed_callers": ["code_execution_20250825"]}]), "tools[0].allowed_callers"),
+    (body(tools=[WEATHER], tool_choice={"type": "tool"}), "tool_choice must name one of the tools"),
+    (body(tools=[WEATHER], tool_choice={"type": "tool", "name": "other"}), "tool_choice must name one of the tools"),
+    (body(tools=[WEATHER], tool_choice={"type": "most"}), "tool_choice must be an object like"),
+    (body(tool_choice={"type": "any"}), "at least one tool must be given"),
+    (body(mcp_servers=[{"type": "url", "url": "https://x", "name": "x"}]), "mcp_servers is not supported"),
+    (body(container="c"), "container is not supported"),
+    (body(output_config={"format": {"type": "json_object"}}), "output_config must be an object like"),
+    (
+        body(output_format=FORM, output_config={"format": FORM}),
+        "exclude each other",
+    ),
+    (
+        body(output_format={"type": "json_schema", "schema": {"title": "a\0"}}),
+        "output_format.schema must be a JSON schema of text without NUL",
+    ),
+    (body(max_token=5), "Unknown field max_token"),
+]  # fmt: skip
 
 
 async def test_text_system_and_cache_marks_reach_the_model_as_plain_messages(tmp_path: Path) -> None:
@@ -187,58 +217,6 @@ async def test_thinking_is_asked_for_by_type_effort_and_budget(
     assert (options.template_variables.get("enable_thinking") is True) == switched_on
 
 
-@pytest.mark.parametrize(
-    ("choice", "expected"),
-    [
-        (None, ("auto", None, True)),
-        ({"type": "auto", "disable_parallel_tool_use": True}, ("auto", None, False)),
-        ({"type": "any"}, ("required", None, True)),
-        ({"type": "tool", "name": "weather"}, ("required", "weather", False)),
-        ({"type": "none"}, ("none", None, True)),
-    ],
-)
-async def test_tools_and_the_choice_among_them_reach_the_model(tmp_path: Path, choice: Any, expected: Any) -> None:
-    tool = {**WEATHER, "description": "Tells it", "type": "custom", "strict": True, "cache_control": None}
-    async with front(tmp_path) as f:
-        await ask(f, body(tools=[tool], tool_choice=choice))
-    use = f.prompt_reader.options[0].tool_use
-
-    assert (use.choice, use.name, use.parallel) == expected
-    assert [(tool.name, tool.description, tool.parameters) for tool in use.tools] == [
-        ("weather", "Tells it", WEATHER["input_schema"])
-    ]
-
-
-async def test_examples_of_a_tools_input_are_shown_with_its_schema(tmp_path: Path) -> None:
-    async with front(tmp_path) as f:
-        await ask(f, body(tools=[{**WEATHER, "input_examples": [{"city": "Rome"}]}]))
-
-    assert f.prompt_reader.options[0].tool_use.tools[0].parameters["examples"] == [{"city": "Rome"}]
-
-
-async def test_a_deferred_tool_that_must_be_called_is_shown(tmp_path: Path) -> None:
-    async with front(tmp_path) as f:
-        await ask(f, body(tools=[{**WEATHER, "defer_loading": True}]))
-        await ask(f, body(tools=[{**WEATHER, "defer_loading": True}], tool_choice={"type": "tool", "name": "weather"}))
-    hidden, named = (options.tool_use for options in f.prompt_reader.options)
-
-    assert hidden == ToolUse()
-    assert [tool.name for tool in named.tools] == ["weather"]
-
-
-async def test_tools_come_and_go_in_messages_of_the_system(tmp_path: Path) -> None:
-    def change(kind: str, name: str) -> dict[str, Any]:
-        return {"type": kind, "tool": {"type": "tool_reference", "name": name}}
-
-    later = {**WEATHER, "name": "later", "defer_loading": True}
-    changes = [change("tool_addition", "later"), change("tool_removal", "weather"), text("Changed.")]
-    async with front(tmp_path) as f:
-        await ask(f, body("Hi", {"role": "system", "content": changes}, "And?", tools=[WEATHER, later]))
-
-    assert [tool.name for tool in f.prompt_reader.options[0].tool_use.tools] == ["later"]
-    assert f.prompt_reader.messages[0][1] == Message("system", "Changed.")
-
-
 async def test_a_message_of_the_system_for_one_turn_is_left_out_afterwards(tmp_path: Path) -> None:
     note = {"role": "system", "content": "For now.", "clear_at": "next_user_message"}
 
@@ -268,68 +246,6 @@ async def test_what_cannot_be_done_and_changes_little_is_a_warning(tmp_path: Pat
     assert [warning.partition(":")[0] for warning in reply["warnings"]] == ["context_management", "fallbacks"]
     assert '"warnings": ["context_management:' in streamed.text
     assert "warnings" not in plain
-
-
-REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"model": "talker", "messages": body()["messages"]}, "max_tokens is required"),
-    (body(max_tokens=0), "max_tokens must be a whole number"),
-    ({"max_tokens": 9, "messages": body()["messages"]}, "model is required"),
-    (body(messages=[]), "messages must be a list"),
-    (body({"role": "tool", "content": "x"}), "messages[0].role must be one of user, assistant, system"),
-    (body({"role": "user"}), "messages[0].content must be text or a list"),
-    (body([5]), "messages[0].content[0] must be an object"),
-    (body([{"type": "text"}]), "messages[0].content[0].text must be text"),
-    (body("a\0b"), "messages[0].content must be text without NUL"),
-    (body([{"type": "web_search_tool_result", "content": []}]), "a block of the type web_search_tool_result is not"),
-    (body([{"type": "container_upload", "file_id": "f"}]), "a block of the type container_upload is not"),
-    (body("Hi", {"role": "assistant", "content": [{"type": "server_tool_use"}]}), "messages[1].content[0]: a block of"),
-    (body([{"type": "document", "source": {"type": "base64", "media_type": "application/pdf"}}]), "PDF documents"),
-    (body([{"type": "document", "source": {"type": "url", "url": "https://x"}}]), "must be text or content"),
-    (body([{"type": "document", "source": {"type": "file", "file_id": "f"}}]), "must be text or content"),
-    (
-        body([{"type": "document", "source": {"type": "text", "data": "x"}, "citations": {"enabled": True}}]),
-        "messages[0].content[0].citations: citations are not made here",
-    ),
-    (body([{"type": "image", "source": {"type": "file", "file_id": "f"}}]), "source.type must be base64"),
-    (body([{"type": "image", "source": {"type": "base64", "data": "eA=="}}]), "source.data must be a PNG"),
-    (body([{"type": "tool_result", "content": "x"}]), "messages[0].content[0].tool_use_id must be text"),
-    (
-        body("Hi", {"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "f", "input": "{}"}]}),
-        "messages[1].content[0].input must be an object",
-    ),
-    (body(system=[{"type": "image"}]), "system[0].type must be one of text"),
-    (body("Hi", {"role": "system", "output_config": {"effort": "low"}}), "messages[1].output_config must be left out"),
-    (
-        body("Hi", {"role": "system", "content": [{"type": "tool_addition", "tool": {"type": "tool_definition"}}]}),
-        "messages[1].content[0].tool must be an object like",
-    ),
-    (body(thread={"type": "create"}), "thread is not supported"),
-    (body(temperature=1.5), "temperature must be a number from 0 to 1"),
-    (body(stop_sequences="x"), "stop_sequences must be a list"),
-    (body(thinking={"type": "between_tools"}), "thinking must be an object like"),
-    (body(tools=[{"type": "web_search_20250305", "name": "web_search"}]), "a tool of the type web_search_20250305 is"),
-    (body(tools=[{"type": "bash_20250124", "name": "bash"}]), "Describe it by a name and an input_schema"),
-    (body(tools=[{"name": "x"}]), "tools[0].input_schema must be a JSON schema"),
-    (body(tools=[{"name": "x", "input_schema": {"type": "array"}}]), "tools[0].input_schema must be a JSON schema"),
-    (body(tools=[WEATHER, WEATHER]), "tools[1].name must be another name"),
-    (body(tools=[{**WEATHER, "allowed_callers": ["code_execution_20250825"]}]), "tools[0].allowed_callers"),
-    (body(tools=[WEATHER], tool_choice={"type": "tool"}), "tool_choice must name one of the tools"),
-    (body(tools=[WEATHER], tool_choice={"type": "tool", "name": "other"}), "tool_choice must name one of the tools"),
-    (body(tools=[WEATHER], tool_choice={"type": "most"}), "tool_choice must be an object like"),
-    (body(tool_choice={"type": "any"}), "at least one tool must be given"),
-    (body(mcp_servers=[{"type": "url", "url": "https://x", "name": "x"}]), "mcp_servers is not supported"),
-    (body(container="c"), "container is not supported"),
-    (body(output_config={"format": {"type": "json_object"}}), "output_config must be an object like"),
-    (
-        body(output_format=FORM, output_config={"format": FORM}),
-        "exclude each other",
-    ),
-    (
-        body(output_format={"type": "json_schema", "schema": {"title": "a\0"}}),
-        "output_format.schema must be a JSON schema of text without NUL",
-    ),
-    (body(max_token=5), "Unknown field max_token"),
-]  # fmt: skip
 
 
 @pytest.mark.parametrize(("sent", "message"), REFUSED, ids=[message for _, message in REFUSED])

@@ -1,71 +1,20 @@
-"""POST /v1/completions: texts and tokens that a model goes on with, echoed, with log probabilities, in chunks."""
+"""POST /v1/completions: texts and tokens that a model goes on with."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from pipelines.chat_interface import ChatRequest, PromptTooLong, TokenLogprobs, TokenText
-from server.job import Job
-from server.protocol import JobReplied, JobText
-from tests.support.http.chats import chat_request, chunks
+from pipelines.chat_interface import PromptTooLong
+from tests.support.http.completions import PATH, answers, complete
 from tests.support.http.front import Front, front
 
 pytestmark = pytest.mark.anyio
-
-PATH = "/v1/completions"
-
-
-def scored(text: str, logprob: float, *likeliest: tuple[str, float]) -> TokenLogprobs:
-    def token(text: str, logprob: float) -> TokenText:
-        return TokenText(text, text.encode(), logprob, ord(text[0]))
-
-    return TokenLogprobs(token(text, logprob), tuple(token(*each) for each in likeliest))
-
-
-def score(request: ChatRequest) -> tuple[TokenLogprobs, ...]:
-    """Each character of the prompt is a token; the likeliest in its place is "e", with -0.5."""
-    tokens = [chr(token) for token in request.prompt.tokens]
-    return tuple(
-        scored(each, math.nan) if i == 0 else scored(each, -float(i), ("e", -0.5)) for i, each in enumerate(tokens)
-    )
-
-
-def answers(f: Front, texts: Sequence[str] = (" on",)) -> list[ChatRequest]:
-    """Makes the fake engine score prompts and reply with tokens of one character. Returns what it was asked."""
-    asked: list[ChatRequest] = []
-    f.engine.reply = None
-    submit = f.engine.submit
-
-    def submit_and_finish(job: Job, need_bytes: int = 0, at: float | None = None) -> None:
-        submit(job, need_bytes, at)
-        request = chat_request(job)
-        asked.append(request)
-        f.engine.start_job(job.id)
-        if request.n_prompt_logprobs is not None:
-            f.engine.deliver(JobText(job.id, "", 0.0, "prompt", score(request)))
-        text = texts[(len(asked) - 1) % len(texts)][: request.max_tokens]
-        for character in text:
-            wanted = () if request.n_logprobs is None else (scored(character, -0.25, (character, -0.25)),)
-            f.engine.say(job.id, character, logprobs=wanted)
-        finish = "length" if len(text) == request.max_tokens else "stop"
-        f.engine.deliver(JobReplied(job.id, text, len(request.prompt.tokens), len(text), finish))
-
-    f.engine.submit = submit_and_finish  # type: ignore[method-assign]  # wraps the method
-    return asked
-
-
-async def complete(f: Front, **body: Any) -> Any:
-    reply = await f.post(PATH, body)
-    assert reply.status_code == 200, reply.text
-    return reply.json()
 
 
 async def submitted(f: Front, n_jobs: int) -> None:
@@ -146,84 +95,6 @@ async def test_several_prompts_have_choices_in_their_order_and_each_costs_a_mess
     assert [request.seed for request in asked] == [7, 8, 7, 8]
     usage = reply.json()["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (3 + 5, 4)
-
-
-async def test_an_echo_has_the_log_probabilities_of_prompt_and_reply_and_where_each_token_lies(tmp_path: Path) -> None:
-    async with front(tmp_path) as f:
-        asked = answers(f)
-        reply = await complete(f, prompt="she", echo=True, logprobs=1)
-
-    assert asked[0].n_prompt_logprobs == 1
-    assert reply["choices"][0]["text"] == "she on"
-    assert reply["choices"][0]["logprobs"] == {
-        "tokens": ["s", "h", "e", " ", "o", "n"],
-        "token_logprobs": [None, -1.0, -2.0, -0.25, -0.25, -0.25],
-        "top_logprobs": [None, {"e": -0.5, "h": -1.0}, {"e": -0.5}, {" ": -0.25}, {"o": -0.25}, {"n": -0.25}],
-        "text_offset": [0, 1, 2, 3, 4, 5],
-    }
-
-
-async def test_without_echo_places_count_from_the_beginning_of_the_reply(tmp_path: Path) -> None:
-    async with front(tmp_path) as f:
-        asked = answers(f)
-        reply = await complete(f, prompt="she", logprobs=0)
-
-    assert asked[0].n_prompt_logprobs is None
-    logprobs = reply["choices"][0]["logprobs"]
-    assert (logprobs["tokens"], logprobs["text_offset"]) == ([" ", "o", "n"], [0, 1, 2])
-    assert logprobs["top_logprobs"] == [{" ": -0.25}, {"o": -0.25}, {"n": -0.25}]
-
-
-async def test_scores_alone_take_no_token(tmp_path: Path) -> None:
-    """What lm-eval and others send to measure a text."""
-    async with front(tmp_path) as f:
-        asked = answers(f)
-        body = {"prompt": [[104, 105], [97]], "max_tokens": 0, "temperature": 0, "logprobs": 1, "echo": True}
-        reply = await complete(f, **body)
-
-    assert [request.max_tokens for request in asked] == [0, 0]
-    assert [raw.n_reserved for raw in f.prompt_reader.raw] == [0, 0]
-    assert [(choice["text"], choice["finish_reason"]) for choice in reply["choices"]] == [
-        ("hi", "length"),
-        ("a", "length"),
-    ]
-    assert [choice["logprobs"]["token_logprobs"] for choice in reply["choices"]] == [[None, -1.0], [None]]
-    assert reply["usage"]["completion_tokens"] == 0
-
-
-async def test_prompt_logprobs_have_the_shape_of_vllm(tmp_path: Path) -> None:
-    async with front(tmp_path) as f:
-        asked = answers(f)
-        reply = await complete(f, prompt="she", prompt_logprobs=1)
-
-    assert (asked[0].n_prompt_logprobs, asked[0].n_logprobs) == (1, None)
-    assert reply["choices"][0]["logprobs"] is None
-    best = {"101": {"logprob": -0.5, "rank": 1, "decoded_token": "e"}}
-    assert reply["choices"][0]["prompt_logprobs"] == [
-        None, best | {"104": {"logprob": -1.0, "rank": None, "decoded_token": "h"}}, best,
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("body", [{}, {"echo": True}, {"logprobs": 1}, {"echo": True, "logprobs": 1}])
-async def test_the_chunks_of_a_stream_make_the_whole_reply(tmp_path: Path, body: dict[str, Any]) -> None:
-    body = {"prompt": ["she", "x"], "n": 2, **body}
-    async with front(tmp_path) as f:
-        answers(f, [" on", "", "!", "?"])
-        whole = await complete(f, **body)
-        answers(f, [" on", "", "!", "?"])
-        streamed = chunks(await f.post(PATH, body | {"stream": True, "stream_options": {"include_usage": True}}))
-
-    assert streamed.pop()["usage"] == whole["usage"]
-    assert all(chunk["usage"] is None and chunk["object"] == "text_completion" for chunk in streamed)
-    for choice in whole["choices"]:
-        own = [c for chunk in streamed for c in chunk["choices"] if c["index"] == choice["index"]]
-        assert "".join(c["text"] for c in own) == choice["text"]
-        assert [c["finish_reason"] for c in own if c["finish_reason"]] == [choice["finish_reason"]]
-        parts = [c["logprobs"] for c in own if c["logprobs"]]
-        for name, values in (choice["logprobs"] or {}).items():
-            assert [value for part in parts for value in part[name]] == values
-        if "echo" in body:
-            assert own[0]["text"] == "she" if choice["index"] < 2 else "x"
 
 
 @pytest.mark.parametrize(
