@@ -161,6 +161,9 @@ class FakePromptReader:
         text = "".join(map(chr, tokens))
         return Prompt(tokens=tokens, continues=True, raw=True, text=text, offsets=tuple(range(len(text))))
 
+    def constrain(self, spec: ModelSpec, prompt: Prompt) -> Prompt:
+        raise AssertionError("its prompts have no grammar")
+
     def n_tokens_known(self, spec: ModelSpec) -> int:
         return 0x110000
 

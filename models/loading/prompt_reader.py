@@ -20,7 +20,7 @@ from pipelines.chat.grammar.compiler import GrammarCompiler
 from pipelines.chat.prompts.pictures import PictureReader
 from pipelines.chat.prompts.raw_prompt import read_raw_prompt
 from pipelines.chat.prompts.read_prompt import read_prompt
-from pipelines.chat_interface import Message, Prompt, PromptOptions, PromptRefused, PromptTooLong, RawPrompt
+from pipelines.chat_interface import Constraint, Message, Prompt, PromptOptions, PromptRefused, PromptTooLong, RawPrompt
 
 MAX_OPEN = 8
 CHARS_PER_TOKEN = 6  # of longer texts the tokens are counted piece by piece, and no more than the context holds
@@ -78,7 +78,10 @@ class PromptReader:
         self._lock = threading.Lock()  # of `_places`: several worker threads share this reader
 
     def read(self, spec: ModelSpec, messages: Sequence[Message], options: PromptOptions) -> Prompt:
-        """Blocks. Raises `PromptRefused`, `PromptTooLong`, and `BadModel` when the tokenizer cannot be opened."""
+        """Blocks. A prompt with a grammar that is not known yet has no constraint: `constrain` adds it.
+
+        Raises `PromptRefused`, `PromptTooLong`, and `BadModel` when the tokenizer cannot be opened.
+        """
         place = self._place(spec, has_images=any(message.images for message in messages))
         with place.lock:
             opened = self._opened(place, spec)
@@ -98,7 +101,7 @@ class PromptReader:
                 raise PromptRefused(FAILED, f"{type(error).__name__}: {error}") from error
         if context is not None and len(prompt.tokens) >= context:
             raise PromptTooLong(len(prompt.tokens), context)
-        return self._constrained(place, spec, prompt)
+        return _with_constraint(prompt, _known(place, prompt))
 
     def read_raw(self, spec: ModelSpec, raw: RawPrompt) -> Prompt:
         """As `read`, for a text that is not a conversation."""
@@ -116,7 +119,17 @@ class PromptReader:
                 raise PromptRefused(FAILED_RAW, f"{type(error).__name__}: {error}", field=raw.field) from error
         if context is not None and len(prompt.tokens) + raw.n_reserved > context:
             raise PromptTooLong(len(prompt.tokens), context, field=raw.field)
-        return self._constrained(place, spec, replace(prompt, grammar=raw.grammar))
+        prompt = replace(prompt, grammar=raw.grammar)
+        return _with_constraint(prompt, _known(place, prompt))
+
+    def constrain(self, spec: ModelSpec, prompt: Prompt) -> Prompt:
+        """Compiles the prompt's grammar, while other threads may use the tokenizer. Blocks, and may take seconds.
+
+        Raises `PromptRefused`, and `BadModel` as `read` does.
+        """
+        assert prompt.grammar is not None
+        place = self._place(spec, has_images=prompt.media is not None)
+        return _with_constraint(prompt, self._grammars(place, spec).compile(prompt.grammar))
 
     def open(self, spec: ModelSpec) -> None:
         """Blocks. Opens the tokenizer and makes what its grammars need. Raises `BadModel`."""
@@ -127,13 +140,6 @@ class PromptReader:
         place = self._place(spec)
         with place.lock:
             return self._opened(place, spec).n_known
-
-    def _constrained(self, place: _Place, spec: ModelSpec, prompt: Prompt) -> Prompt:
-        """Compiles the grammar, while other threads may use the tokenizer."""
-        if prompt.grammar is None:
-            return prompt
-        constraint = self._grammars(place, spec).compile(prompt.grammar)
-        return replace(prompt, constraint=constraint, warnings=(*prompt.warnings, *constraint.warnings))
 
     def _grammars(self, place: _Place, spec: ModelSpec) -> GrammarCompiler:
         with place.lock:
@@ -165,6 +171,16 @@ class PromptReader:
                 pictures=_open_pictures(spec.path, tokenizer) if spec.takes_images else None,
             )
         return place.opened
+
+
+def _known(place: _Place, prompt: Prompt) -> Constraint | None:
+    return None if prompt.grammar is None or place.grammars is None else place.grammars.known(prompt.grammar)
+
+
+def _with_constraint(prompt: Prompt, constraint: Constraint | None) -> Prompt:
+    if constraint is None:
+        return prompt
+    return replace(prompt, constraint=constraint, warnings=(*prompt.warnings, *constraint.warnings))
 
 
 def _context_of_class(path: Path) -> int | None:

@@ -59,6 +59,7 @@ HEARTBEAT_S = 1.0
 ENGINE_DEAD = 1  # exit code: a bug ended the device thread; the supervisor starts another process
 WORKERS = 2  # threads that encode and write results
 PROMPT_WORKERS = 2  # threads that run chat templates and tokenizers
+GRAMMAR_WORKERS = 2  # threads that read grammars, each in a process at first, so that prompts do not wait for them
 TEXT_WORKERS = 2  # threads that tokenize texts to embed, so that a few texts do not wait for thousands
 SWITCH_S = 0.001  # the event loop waits at most this long for a device thread that computes in Python; by default 5 ms
 WORKER_NICENESS = 10
@@ -99,7 +100,8 @@ async def _serve(
     clock = functools.partial(datetime.now, UTC)
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="artifacts", initializer=_lower_priority)
     prompt_pool = ThreadPoolExecutor(PROMPT_WORKERS, thread_name_prefix="prompts")
-    prompts = Prompts(PromptReader(prepare=import_libraries), prompt_pool)
+    grammar_pool = ThreadPoolExecutor(GRAMMAR_WORKERS, thread_name_prefix="grammars")
+    prompts = Prompts(PromptReader(prepare=import_libraries), prompt_pool, grammar_pool)
     text_pool = ThreadPoolExecutor(TEXT_WORKERS, thread_name_prefix="texts")
     texts = Texts(TextReader(prepare=import_libraries), text_pool)
     learned = LearnedValues(database, clock)
@@ -179,7 +181,7 @@ async def _serve(
     await service.results.close(settings.shutdown_grace_s)
     await learned.close()
     pool.shutdown()
-    for reading_pool in (prompt_pool, text_pool):  # nobody waits for a prompt any more
+    for reading_pool in (prompt_pool, grammar_pool, text_pool):  # nobody waits for a prompt any more
         reading_pool.shutdown(wait=False, cancel_futures=True)
     stop_compilers()
     return code

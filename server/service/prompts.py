@@ -31,14 +31,17 @@ class PromptReader(Protocol):
 
     def read(self, spec: ModelSpec, messages: Sequence[Message], options: PromptOptions) -> Prompt: ...
     def read_raw(self, spec: ModelSpec, raw: RawPrompt) -> Prompt: ...
+    def constrain(self, spec: ModelSpec, prompt: Prompt) -> Prompt: ...
     def n_tokens_known(self, spec: ModelSpec) -> int: ...
     def open(self, spec: ModelSpec) -> None: ...
 
 
 class Prompts:
-    def __init__(self, reader: PromptReader, executor: Executor) -> None:
+    def __init__(self, reader: PromptReader, executor: Executor, grammar_executor: Executor | None = None) -> None:
+        """grammar_executor: of its threads, each may take seconds to read a grammar; None: the same as of prompts."""
         self._reader = reader
         self._executor = executor
+        self._grammar_executor = grammar_executor or executor
         self._media_memory = MediaMemory()
         self._with_pictures = asyncio.Semaphore(1)  # their prompts take long, and leave a thread to the others
 
@@ -59,6 +62,7 @@ class Prompts:
                 has_pictures = any(message.images for message in messages)
                 async with self._with_pictures if has_pictures else nullcontext():
                     prompt = await self._run(spec, functools.partial(self._reader.read, spec, messages, options))
+                prompt = await self._constrained(spec, prompt)
             except PromptTooLong as error:
                 if not context.shorten():
                     raise ContextTooLong(error.message) from None
@@ -70,9 +74,10 @@ class Prompts:
     async def read_raw(self, spec: ModelSpec, raw: RawPrompt) -> Prompt:
         """Raises `ContextTooLong`, `Unavailable` as `read` does, and `BadRequest` for tokens that the model has not."""
         try:
-            return await self._run(spec, functools.partial(self._reader.read_raw, spec, raw))
+            prompt = await self._run(spec, functools.partial(self._reader.read_raw, spec, raw))
         except PromptTooLong as error:
             raise ContextTooLong(error.message, param=error.field) from None
+        return await self._constrained(spec, prompt)
 
     async def check_tokens(self, spec: ModelSpec, field: str, tokens: Sequence[int]) -> None:
         """Raises `BadRequest` when the model has no such tokens."""
@@ -80,9 +85,16 @@ class Prompts:
         if any(not 0 <= token < n_known for token in tokens):
             raise BadRequest(f"{field} must name tokens of the model: 0 to {n_known - 1}.", param=field)
 
-    async def _run(self, spec: ModelSpec, work: Callable[[], T]) -> T:
+    async def _constrained(self, spec: ModelSpec, prompt: Prompt) -> Prompt:
+        """The prompt with its grammar compiled, which other prompts do not wait for."""
+        if prompt.grammar is None or prompt.constraint is not None:
+            return prompt
+        work = functools.partial(self._reader.constrain, spec, prompt)
+        return await self._run(spec, work, self._grammar_executor)
+
+    async def _run(self, spec: ModelSpec, work: Callable[[], T], executor: Executor | None = None) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+            return await asyncio.get_running_loop().run_in_executor(executor or self._executor, work)
         except PromptTooLong:
             raise
         except PromptRefused as error:

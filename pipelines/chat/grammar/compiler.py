@@ -63,13 +63,19 @@ class GrammarCompiler:
             if self._opened is None and self._vocabulary is not None:
                 self._opened = open_vocabulary(self._vocabulary)
 
-    def compile(self, grammar: Grammar) -> CompiledGrammar:
-        """Blocks, for some milliseconds if the grammar is usual. Raises `PromptRefused`."""
+    def known(self, grammar: Grammar) -> CompiledGrammar | None:
+        """The grammar if it is compiled already."""
         with self._lock:
             known = self._compiled.get(grammar)
             if known is not None:
                 self._compiled.move_to_end(grammar)
-                return known
+            return known
+
+    def compile(self, grammar: Grammar) -> CompiledGrammar:
+        """Blocks, for some milliseconds if the grammar is usual. Raises `PromptRefused`."""
+        known = self.known(grammar)
+        if known is not None:
+            return known
         self.open()
         if self._opened is None or self._vocabulary is None:
             raise PromptRefused(NO_GRAMMARS, field=grammar.field)

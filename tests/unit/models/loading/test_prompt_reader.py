@@ -16,7 +16,6 @@ import pytest
 from models.errors import BadModel
 from models.loading.prompt_reader import PromptReader
 from models.spec import Limits, LoadOptions, ModelSpec
-from pipelines.chat.grammar.compiler import GrammarCompiler
 from pipelines.chat_interface import (
     Grammar,
     Message,
@@ -254,38 +253,24 @@ def test_a_tokenizer_that_fails_on_a_raw_prompt_refuses_it() -> None:
     assert "secret detail" in refused.value.detail
 
 
-def test_a_grammar_is_compiled_with_the_prompt_and_its_warnings_are_passed_on() -> None:
+def test_a_grammar_is_compiled_apart_from_its_prompt_and_is_known_from_then_on() -> None:
     reader = PromptReader(Opener())
     loose = Grammar("json_schema", '{"type": "array", "uniqueItems": true}', strict=False)
+    strict = replace(loose, strict=True, field="guided_json")
 
-    prompt = reader.read(MODEL, HI, PromptOptions(grammar=loose))
+    first = reader.read(MODEL, HI, PromptOptions(grammar=loose))
+    constrained = reader.constrain(MODEL, first)
+    again = reader.read(MODEL, HI, PromptOptions(grammar=loose))
 
-    assert prompt.constraint is not None
-    assert prompt.constraint.grammar == loose
-    assert [warning for warning in prompt.warnings if "uniqueItems" in warning]
-    assert reader.read(MODEL, HI, PLAIN).constraint is None
+    assert first.constraint is None
+    assert constrained.constraint is not None
+    assert constrained.constraint.grammar == loose
+    assert again == constrained
+    assert reader.read_raw(MODEL, RawPrompt(text="a", grammar=loose)).constraint is constrained.constraint
+    assert [warning for warning in constrained.warnings if "uniqueItems" in warning]
     with pytest.raises(PromptRefused, match='keywords are not supported: "uniqueItems"') as refused:
-        reader.read(MODEL, HI, PromptOptions(grammar=replace(loose, strict=True, field="guided_json")))
+        reader.constrain(MODEL, reader.read(MODEL, HI, PromptOptions(grammar=strict)))
     assert refused.value.field == "guided_json"
-
-
-def test_grammars_do_not_keep_others_from_reading_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiling, go_on = threading.Event(), threading.Event()
-    compile_ = GrammarCompiler.compile
-
-    def slow(compiler: GrammarCompiler, grammar: Grammar) -> Any:
-        compiling.set()
-        assert go_on.wait(10)
-        return compile_(compiler, grammar)
-
-    monkeypatch.setattr(GrammarCompiler, "compile", slow)
-    reader = PromptReader(Opener())
-    with ThreadPoolExecutor(1) as pool:
-        slow_one = pool.submit(reader.read, MODEL, HI, PromptOptions(grammar=Grammar("json_object")))
-        assert compiling.wait(10)
-        assert reader.read(MODEL, HI, PLAIN).tokens
-        go_on.set()
-        assert slow_one.result().constraint is not None
 
 
 def test_a_tokenizer_can_be_opened_with_what_its_grammars_need() -> None:
@@ -293,6 +278,6 @@ def test_a_tokenizer_can_be_opened_with_what_its_grammars_need() -> None:
     reader = PromptReader(opener)
 
     reader.open(MODEL)
-    reader.read(MODEL, HI, PromptOptions(grammar=Grammar("json_object")))
+    reader.constrain(MODEL, reader.read(MODEL, HI, PromptOptions(grammar=Grammar("json_object"))))
 
     assert opener.opened == ["1"]

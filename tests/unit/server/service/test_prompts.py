@@ -12,7 +12,7 @@ import pytest
 
 from models.errors import BadModel
 from models.spec import Limits, ModelSpec
-from pipelines.chat_interface import Message, MessageImage, Prompt, PromptOptions, PromptRefused
+from pipelines.chat_interface import Grammar, Message, MessageImage, Prompt, PromptOptions, PromptRefused
 from server.errors import BadRequest, ContextTooLong, Unavailable
 from server.service.chat_context import ChatContext
 from server.service.prompts import Prompts
@@ -133,3 +133,29 @@ async def test_prompts_with_pictures_leave_a_thread_to_those_without() -> None:
     assert messages_in(quick) == [("user", "Hi")]
     assert done_before == [False] * 3
     assert len(slow) == 3
+
+
+async def test_prompts_do_not_wait_for_grammars() -> None:
+    may_end, compiling = threading.Event(), threading.Event()
+    form = Grammar("json_object")
+
+    class Reader(FakePromptReader):
+        def read(self, spec: ModelSpec, messages: Sequence[Message], options: PromptOptions) -> Prompt:
+            return replace(super().read(spec, messages, options), grammar=options.grammar)
+
+        def constrain(self, spec: ModelSpec, prompt: Prompt) -> Prompt:
+            compiling.set()
+            assert may_end.wait(30)
+            return replace(prompt, warnings=("compiled",))
+
+    with ThreadPoolExecutor(1) as pool, ThreadPoolExecutor(1) as grammar_pool:
+        prompts = Prompts(Reader(), pool, grammar_pool)
+        options = PromptOptions(grammar=form)
+        waiting = [asyncio.create_task(prompts.read(TALKER, context(), options)) for _ in range(3)]
+        await asyncio.to_thread(compiling.wait, 30)
+        quick = await prompts.read(TALKER, context(), PromptOptions())
+        may_end.set()
+        slow = await asyncio.gather(*waiting)
+
+    assert messages_in(quick) == [("user", "Hi")]
+    assert [prompt.warnings for prompt in slow] == [("compiled",)] * 3

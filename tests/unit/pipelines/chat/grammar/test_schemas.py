@@ -53,6 +53,7 @@ def test_every_reply_parses_and_validates(spec: Any) -> None:
 
     def request(name: str, seed: int) -> ChatRequest:
         prompt: Prompt = reader.read(spec, messages, PromptOptions(grammar=schema_of(wanted[name])))
+        prompt = reader.constrain(spec, prompt)
         assert not prompt.warnings
         return ChatRequest(id=name, prompt=prompt, max_tokens=MAX_TOKENS, temperature=1.0, seed=seed)
 
