@@ -114,7 +114,7 @@ class ChatSequence:
         elif self.n_tokens >= self.max_tokens:
             finish = "length"
         if finish is not None:
-            texts += self.text.finish()
+            texts += self.text.finish(cut_off=finish == "length")
             if self.text.stopped:
                 self._unsent_logprobs.clear()  # of tokens that are a part of the stop string
             elif finish == "stop" and self.text.tool_calls:

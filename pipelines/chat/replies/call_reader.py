@@ -1,6 +1,7 @@
 """Tells the calls of tools from the text of a reply, while both come. Any thread; no torch.
 
-What looks like a call and turns out to be none is text, as it stood. White space around calls belongs to nothing.
+What looks like a call and turns out to be none is text, as it stood. White space around calls belongs to nothing. Nor
+does the beginning of a call, where the limit of tokens cuts the reply off before it is sure which tool is called.
 """
 
 from __future__ import annotations
@@ -34,21 +35,26 @@ class CallReader:
         tools: Mapping[str, Tool],
         *,
         parallel: bool = True,
+        required: bool = False,
         is_id: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        """tools: those that may be called, by name. parallel: there may be several calls. is_id: whether to keep an id
-        that the model wrote.
+        """tools: those that may be called, by name. parallel: there may be several calls. required: the reply is
+        calls and nothing else. is_id: whether to keep an id that the model wrote.
         """
         self._openings = openings
         self._first_characters = {opening.text[0] for opening in openings}
         self._tools = tools
         self._parallel = parallel
+        self._required = required
         self._is_id = is_id
         self._held: list[Piece] = []  # text that may become a call
         self._holds_white = False  # and nothing else
         self._source: Source | None = None  # of what may be a call
         self._steps: Steps[None] | None = None
+        self._is_certain = False  # what the source has can be nothing but a call
         self._ended = False
+        self._is_cut_off = False  # the limit of tokens ended the reply
+        self._has_dropped = False  # the beginning of a call, because the reply was cut off
         self._is_open = False  # a call has begun and not ended
         self._is_fresh = True  # no text since the reply began, or since the last call
         self._has_text = False
@@ -63,7 +69,7 @@ class CallReader:
     @property
     def calling(self) -> bool:
         """Whether what comes next belongs to a call, or to the white space behind one."""
-        return self._is_open or (self.n_calls > 0 and self._is_fresh)
+        return self._is_open or self._has_dropped or (self.n_calls > 0 and self._is_fresh)
 
     def push(self, piece: Piece) -> Sequence[Shown]:
         if self.complete:
@@ -78,11 +84,11 @@ class CallReader:
         self._read(shown)
         return shown
 
-    def finish(self) -> Sequence[Shown]:
-        """Return what was held back, because the reply ends here."""
+    def finish(self, *, cut_off: bool = False) -> Sequence[Shown]:
+        """Return what was held back, because the reply ends here. cut_off: by the limit of tokens."""
         if self.complete:
             return ()
-        self._ended = True
+        self._ended, self._is_cut_off = True, cut_off
         shown: list[Shown] = []
         self._read(shown)
         if self._is_open:
@@ -117,6 +123,8 @@ class CallReader:
                 sure = len(text[:sure].rstrip(WHITE))
             before, self._held = split_pieces(self._held, sure)
             self._holds_white = bool(self._held) and not text[sure:].strip(WHITE)
+            if self._is_cut_off and self._required:
+                self._has_dropped, before = True, []
             self._show(before, shown)
             return False
         self._holds_white = False
@@ -130,6 +138,7 @@ class CallReader:
             self._source.add(piece)
         self._source.at = place - n_before + (len(opening.text) if opening.is_markup else 0)
         self._steps = opening.read(self._source)
+        self._is_certain = self._required or not opening.at_start
         return True
 
     def _read_call(self, shown: list[Shown]) -> bool:
@@ -143,12 +152,17 @@ class CallReader:
                 if event is None:
                     return False
                 self._take(event, shown)
+                self._is_certain = True
                 source.drop_kept()
                 if self.complete:
                     return False
         except NotACall:
             self.n_cut += self._is_open
             self._is_open = False
+            if self._is_cut_off and self._is_certain:
+                self._source = self._steps = None
+                self._has_dropped = True
+                return False
         text, self._held = source.split()
         self._source = self._steps = None
         self._show(text, shown)

@@ -138,10 +138,10 @@ class ReplyText:
         """Return the text that this token completes, and the next parts of calls."""
         return self._show(self._without_stop(self._with_calls(self._read(self._stream.push(token)))))
 
-    def finish(self) -> Sequence[Part]:
-        """Return the rest. A character whose last bytes never came is dropped."""
+    def finish(self, *, cut_off: bool = False) -> Sequence[Part]:
+        """Return the rest. A character whose last bytes never came is dropped. cut_off: by the limit of tokens."""
         rest = [*self._read(self._stream.finish()), *self._sections.finish()]
-        called = [*self._with_calls(rest), *self._last_calls()]
+        called = [*self._with_calls(rest), *self._last_calls(cut_off)]
         shown = [*self._without_stop(called), *(("content", piece) for piece in self._stops.flush())]
         return self._show(shown)
 
@@ -157,8 +157,8 @@ class ReplyText:
                 for shown in self._calls.push(piece):
                     yield section, shown
 
-    def _last_calls(self) -> Iterable[_Passed]:
-        for shown in () if self._calls is None else self._calls.finish():
+    def _last_calls(self, cut_off: bool) -> Iterable[_Passed]:
+        for shown in () if self._calls is None else self._calls.finish(cut_off=cut_off):
             yield "content", shown
 
     def _without_stop(self, pieces: Iterable[_Passed]) -> Iterable[_Passed]:

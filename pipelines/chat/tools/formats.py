@@ -206,11 +206,16 @@ class ModelCallFormat:
     family: Family
     tools: Mapping[str, Tool]
     parallel: bool = True
+    required: bool = False
     end_tokens: frozenset[int] = field(default_factory=frozenset)  # that end a reply with calls
 
     def reader(self) -> CallReader:
         return CallReader(
-            self.family.openings, self.tools, parallel=self.parallel, is_id=_is_id if self.family.keeps_ids else _never
+            self.family.openings,
+            self.tools,
+            parallel=self.parallel,
+            required=self.required,
+            is_id=_is_id if self.family.keeps_ids else _never,
         )
 
 
@@ -247,6 +252,7 @@ def call_format(tokenizer: Any, family: Family, use: ToolUse) -> ModelCallFormat
         family,
         {tool.name: tool for tool in tools},
         use.parallel,
+        use.choice == "required",
         frozenset(vocabulary[name] for name in family.ends if name in vocabulary),
     )
 

@@ -116,6 +116,44 @@ def test_a_reply_that_is_cut_off_in_a_call_has_it_as_far_as_it_came() -> None:
     assert end.warnings == ()
 
 
+BEGUN = '<tool_call>\n{"name": "get_'
+
+
+@pytest.mark.parametrize(
+    ("written", "content", "n_calls"),
+    [
+        (BEGUN, "", 0),
+        (f"I look.\n{BEGUN}", "I look.", 0),
+        (f"{CALL}\n{BEGUN}", "", 1),
+        ("Is 2 <", "Is 2 <", 0),
+        ("<tool_call>\nnever was one", "<tool_call>\nnever was one", 0),
+    ],
+)
+def test_the_limit_of_tokens_leaves_no_beginning_of_a_call_in_the_content(
+    written: str, content: str, n_calls: int
+) -> None:
+    n_tokens = len(chat_tokenizer("qwen3").encode(written, add_special_tokens=False))
+    chat = Chat("qwen3", n_logprobs=1, max_tokens=n_tokens)
+
+    end = chat.write(written)
+
+    assert end is not None
+    assert (end.finish_reason, end.text, len(end.tool_calls)) == ("length", content, n_calls)
+    told = "".join(each.chosen.text for delta in chat.deltas for each in delta.logprobs)
+    assert told.rstrip("\n") == content
+
+
+def test_a_required_call_is_no_content_however_early_it_is_cut_off() -> None:
+    for family, text in (("qwen3", "<tool"), ("llama3", '{"name": "get_')):
+        n_tokens = len(chat_tokenizer(family).encode(text, add_special_tokens=False))
+        cut = Chat(family, replace(USE, choice="required"), max_tokens=n_tokens).write(text)
+        free = Chat(family, max_tokens=n_tokens).write(text)
+
+        assert cut is not None
+        assert free is not None
+        assert (cut.text, free.text) == ("", text)
+
+
 def test_a_call_that_the_model_itself_breaks_off_is_told() -> None:
     end = Chat("qwen3").write('<tool_call>\n{"name": "get_weather", "arguments": {"city": ')
 
