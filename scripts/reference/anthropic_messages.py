@@ -35,7 +35,7 @@ def _messages() -> Iterator[str]:
 
 def _tools() -> Iterator[str]:
     from server.api.anthropic import tools
-    from server.api.tool_fields import MAX_TOOLS, NAME_TEXT
+    from server.api.shared.tool_fields import MAX_TOOLS, NAME_TEXT
 
     yield from ["### Tools", ""]
     yield from item(f"at most {MAX_TOOLS}, with a `name` of {NAME_TEXT}, a `description` and an `input_schema`")

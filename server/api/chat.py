@@ -8,7 +8,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.api.chat_replies import send_reply
 from server.api.deps import KeyDep, ServiceDep, allowance_on_error
 from server.api.ollama.reply import OllamaReply
 from server.api.ollama.schema import OllamaCall, OllamaChat, is_chat
@@ -16,6 +15,7 @@ from server.api.ollama.schema import read_chat as read_ollama_chat
 from server.api.ollama.talk import answer
 from server.api.read_json import read_json
 from server.api.schemas import Chat, read_chat
+from server.api.shared.chat_replies import send_reply
 from server.api.wire import ChatReplyBody, JsonObject, errors, json_body, timestamp
 from server.http.body import check_type
 from server.http.sse import event

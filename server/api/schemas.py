@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipelines.chat_interface import Effort, Message, PromptOptions
 from pipelines.step_schedule import Speed
 from server.api.thinking import SWITCHED_ON
-from server.errors import BadRequest
+from server.errors import BadRequest, TooLarge
 from server.jobs.output_size import AspectRatio
 from server.jobs.request import MAX_SEED, GenerateRequest
 from server.service.chat_input import ChatInput
@@ -29,6 +29,9 @@ NOT_BLANK = r"^[^\x00]*[^\s\x00][^\x00]*$"
 NO_NUL = r"^[^\x00]*$"
 FILE_NAME = r"^[^\x00-\x1f\x7f/\\]+$"  # as files are named in any script, and never a path
 PRINTABLE = r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$"  # for names and titles
+# Of JSON, also in its texts. Python's reader keeps the event loop waiting: 20 million empty lists take 20 seconds.
+MAX_COMMAS = 2_000_000
+MAX_BRACKETS = 250_000
 CONVERSATION_ID = r"^[A-Za-z0-9_-]{1,64}$"
 SHOWN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,39}")
 
@@ -188,7 +191,9 @@ def _effort(thinking: bool | Literal["low", "medium", "high"] | None) -> Effort 
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """Returns the JSON object of a body in UTF-8. Raises `BadRequest`."""
+    """Returns the JSON object of a body in UTF-8. Raises `BadRequest`, `TooLarge`."""
+    if body.count(b",") > MAX_COMMAS or body.count(b"[") + body.count(b"{") > MAX_BRACKETS:
+        raise TooLarge("The body has too many values.")
     try:
         value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique_fields, parse_constant=_reject_constant)
     except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
-from server.api.client_json import SHOWN_TYPE, readable, refuse
-from server.api.message_images import ContentParts, RequestImages
+from server.api.shared.client_json import SHOWN_TYPE, readable, refuse
+from server.api.shared.message_images import ContentParts, RequestImages
 from server.errors import BadRequest
 
 READ_AS_CONTENT = ("text", "image", "document", "search_result")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from server.api.field_rules import FieldRules, asks_for_nothing, sort_out
+from server.api.shared.field_rules import FieldRules, asks_for_nothing, sort_out
 from server.errors import BadRequest
 
 # Taken with any value: they annotate the request, or concern caches, prices and places of Anthropic's own service.

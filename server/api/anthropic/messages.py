@@ -13,8 +13,8 @@ from typing import Any
 from pipelines.chat_interface import Message, ToolCall
 from server.api.anthropic.content import READ_AS_CONTENT, ContentReader, blocks, refuse_block, text_at
 from server.api.anthropic.signature import signed_thinking
-from server.api.client_json import MAX_DEPTH, READABLE, UNREADABLE, nested_deeper, refuse
-from server.api.message_images import ContentParts
+from server.api.shared.client_json import MAX_DEPTH, READABLE, UNREADABLE, nested_deeper, refuse
+from server.api.shared.message_images import ContentParts
 
 MAX_MESSAGES = 4096
 ROLES = ("user", "assistant", "system")

@@ -8,7 +8,7 @@ from pipelines.chat_interface import ToolCall
 from pipelines.interface import FinishReason
 from server.api.anthropic.schema import MessageCall
 from server.api.anthropic.signature import signature
-from server.api.call_arguments import arguments_object
+from server.api.shared.call_arguments import arguments_object
 from server.api.wire import JsonObject
 from server.service.chat_input import ChatChoice, ChatReply
 

@@ -12,9 +12,9 @@ from starlette.responses import JSONResponse, Response
 from server.api.anthropic.reply import message
 from server.api.anthropic.schema import CountTokens, CreateMessage, read_call, read_count
 from server.api.anthropic.stream import Events
-from server.api.chat_replies import WHOLE_OR_EVENTS, send_reply
 from server.api.deps import KeyDep, ServiceDep, allowance_on_error
 from server.api.read_json import read_json
+from server.api.shared.chat_replies import WHOLE_OR_EVENTS, send_reply
 from server.api.wire import json_body
 from server.jobs.artifacts import new_id
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from pipelines.chat_interface import ToolUse
-from server.api.client_json import SHOWN_TYPE, refuse
-from server.api.tool_fields import MAX_TOOLS, NAME_TEXT, SCHEMA_TEXT, GivenTool, read_tools, tool_use
+from server.api.shared.client_json import SHOWN_TYPE, refuse
+from server.api.shared.tool_fields import MAX_TOOLS, NAME_TEXT, SCHEMA_TEXT, GivenTool, read_tools, tool_use
 from server.errors import BadRequest
 
 TOOLS = f'a list of at most {MAX_TOOLS} tools like {{"name": "NAME", "description": "…", "input_schema": …}}'

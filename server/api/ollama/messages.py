@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.chat_interface import Message, MessageImage, ToolCall
-from server.api.client_json import MAX_DEPTH, READABLE, UNREADABLE, nested_deeper, readable, refuse
-from server.api.message_images import RequestImages
+from server.api.shared.client_json import MAX_DEPTH, READABLE, UNREADABLE, nested_deeper, readable, refuse
+from server.api.shared.message_images import RequestImages
 
 MAX_MESSAGES = 4096
 ROLES = ("system", "user", "assistant", "tool")

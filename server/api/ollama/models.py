@@ -20,10 +20,10 @@ from models.errors import UnknownModel as NoSuchModel
 from models.files.json_files import read_config
 from models.spec import ModelSpec
 from server.api.deps import KeyDep, ServiceDep
-from server.api.field_types import Lenient
 from server.api.ollama.names import shown_name
 from server.api.read_json import read_json
 from server.api.schemas import ModelName, read_body
+from server.api.shared.field_types import Lenient
 from server.api.wire import JsonObject, errors, json_body, timestamp
 from server.errors import UnknownModel
 from server.service.models import ModelView

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from pipelines.chat_interface import TokenLogprobs, ToolCall
 from pipelines.interface import FinishReason
-from server.api.call_arguments import arguments_object
 from server.api.openai.reply_parts import token_logprobs, warnings
+from server.api.shared.call_arguments import arguments_object
 from server.api.wire import JsonObject, Reply, timestamp
 from server.http.json_lines import line
 from server.service.chat_input import ChatDelta, ChatReply

@@ -13,10 +13,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, WithJsonSchema
 
 from pipelines.chat_interface import Effort, Grammar, Message, PromptOptions, RawPrompt, ToolUse
-from server.api.client_json import readable
-from server.api.field_rules import FieldRules, sort_out
-from server.api.field_types import Lenient, Whole
-from server.api.message_images import RequestImages
 from server.api.ollama.keep_alive import KEEP_ALIVE, read_keep_alive
 from server.api.ollama.messages import MESSAGES, MESSAGES_SCHEMA, read_images, read_messages
 from server.api.ollama.options import read_options
@@ -24,6 +20,10 @@ from server.api.openai.chat_thinking import EFFORTS, EffortName
 from server.api.openai.chat_tools import TOOLS, TOOLS_SCHEMA, ToolFields, read_tool_use
 from server.api.openai.output_format import schema_grammar
 from server.api.schemas import ModelName, read_body
+from server.api.shared.client_json import readable
+from server.api.shared.field_rules import FieldRules, sort_out
+from server.api.shared.field_types import Lenient, Whole
+from server.api.shared.message_images import RequestImages
 from server.api.thinking import SWITCHED_ON
 from server.errors import BadRequest
 from server.service.chat_input import ChatInput

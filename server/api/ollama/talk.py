@@ -11,13 +11,13 @@ from starlette.responses import JSONResponse, Response
 
 from models.spec import ModelType
 from server.accounts.auth import ApiKey
-from server.api.chat_replies import chat_headers, chunks_of
 from server.api.deps import allowance_on_error
 from server.api.ollama.keep_alive import keep, load_or_unload
 from server.api.ollama.names import shown_name
 from server.api.ollama.reply import Replies
 from server.api.ollama.schema import OllamaCall
-from server.api.whole_reply import reply_unless_disconnected
+from server.api.shared.chat_replies import chat_headers, chunks_of
+from server.api.shared.whole_reply import reply_unless_disconnected
 from server.errors import BadRequest
 from server.http.json_lines import JsonLines
 from server.service.service import Service

@@ -9,12 +9,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.api.chat_replies import WHOLE_OR_EVENTS, send_reply
 from server.api.deps import KeyDep, ServiceDep, allowance_on_error
 from server.api.openai.chat_reply import Chunks, completion
 from server.api.openai.chat_schema import ChatCompletion, read_chat
 from server.api.openai.wire import errors
 from server.api.read_json import read_json
+from server.api.shared.chat_replies import WHOLE_OR_EVENTS, send_reply
 from server.api.wire import json_body
 from server.jobs.artifacts import new_id
 

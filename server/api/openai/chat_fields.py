@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from server.api.field_rules import FieldRules
+from server.api.shared.field_rules import FieldRules
 
 # Other servers' names of fields that are done.
 ALIASES: Mapping[str, str] = {

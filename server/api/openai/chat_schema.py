@@ -13,9 +13,6 @@ from typing import Annotated, Any
 from pydantic import Field, WithJsonSchema
 
 from pipelines.chat_interface import Message, PromptOptions, ToolUse
-from server.api.client_json import MAX_DEPTH, nested_deeper
-from server.api.field_rules import sort_out
-from server.api.field_types import Lenient, Limit, Whole
 from server.api.openai.chat_fields import CHAT
 from server.api.openai.chat_thinking import ThinkingFields, ThinkingWish, read_thinking
 from server.api.openai.chat_tools import ToolFields, read_tool_use
@@ -23,6 +20,9 @@ from server.api.openai.message_schema import MESSAGES, MESSAGES_SCHEMA, read_mes
 from server.api.openai.output_format import OutputFields, read_output_format
 from server.api.openai.sampling_fields import LIMIT, SamplingFields, StreamFields, read_sampling
 from server.api.schemas import read_body
+from server.api.shared.client_json import MAX_DEPTH, nested_deeper
+from server.api.shared.field_rules import sort_out
+from server.api.shared.field_types import Lenient, Limit, Whole
 from server.api.thinking import SWITCHED_ON
 from server.errors import BadRequest
 from server.service.chat_input import ChatInput

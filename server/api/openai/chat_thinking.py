@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field
 
 from pipelines.chat_interface import Effort
-from server.api.field_types import Lenient, Whole
+from server.api.shared.field_types import Lenient, Whole
 from server.api.thinking import SWITCHED_ON
 from server.errors import BadRequest
 

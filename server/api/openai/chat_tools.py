@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field, WithJsonSchema
 
 from pipelines.chat_interface import Tool, ToolUse
-from server.api.field_types import Lenient
-from server.api.tool_fields import MAX_TOOLS, NAME_TEXT, GivenTool, read_tools, refuse_type, tool_use
+from server.api.shared.field_types import Lenient
+from server.api.shared.tool_fields import MAX_TOOLS, NAME_TEXT, GivenTool, read_tools, refuse_type, tool_use
 from server.api.wire import JsonObject
 from server.errors import BadRequest
 

@@ -12,14 +12,14 @@ from typing import Annotated, Any
 from pydantic import Field, WithJsonSchema
 
 from pipelines.chat_interface import RawPrompt
-from server.api.field_rules import FieldRules, sort_out
-from server.api.field_types import Lenient, Whole, token_ids
 from server.api.openai.chat_fields import CHAT
 from server.api.openai.chat_thinking import ThinkingFields
 from server.api.openai.chat_tools import ToolFields
 from server.api.openai.output_format import OutputFields, read_output_format
 from server.api.openai.sampling_fields import SamplingFields, StreamFields, read_sampling
 from server.api.schemas import read_body
+from server.api.shared.field_rules import FieldRules, sort_out
+from server.api.shared.field_types import Lenient, Whole, token_ids
 from server.errors import BadRequest
 from server.service.chat_input import ChatInput
 

@@ -16,10 +16,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.api.deps import KeyDep, ServiceDep
-from server.api.large_json import large_json
 from server.api.openai.embedding_schema import Embedding, read_embedding
 from server.api.openai.wire import errors
 from server.api.read_json import read_json
+from server.api.shared.large_json import large_json
 from server.api.wire import JsonObject, json_body
 from server.http.sse import unless_disconnected
 from server.service.embeddings import EmbeddingReply

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pipelines.step_schedule import Speed
-from server.api.field_rules import same_json
 from server.api.schemas import NO_NUL, ModelName, Prompt, Seed, Strict, read_body
+from server.api.shared.field_rules import same_json
 from server.errors import BadRequest
 from server.jobs.request import GenerateRequest
 

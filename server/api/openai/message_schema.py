@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from pipelines.chat_interface import Message, MessageImage, ToolCall
-from server.api.client_json import SHOWN_TYPE, arguments_text, readable_text
-from server.api.message_images import ContentParts, RequestImages
+from server.api.shared.client_json import SHOWN_TYPE, arguments_text, readable_text
+from server.api.shared.message_images import ContentParts, RequestImages
 from server.errors import BadRequest
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]

@@ -13,9 +13,9 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import Field, WithJsonSchema
 
 from pipelines.chat_interface import Grammar
-from server.api.client_json import READABLE, SHOWN_TYPE, UNREADABLE, nested_deeper, texts_in
-from server.api.field_rules import asks_for_nothing
-from server.api.field_types import Lenient
+from server.api.shared.client_json import READABLE, SHOWN_TYPE, UNREADABLE, nested_deeper, texts_in
+from server.api.shared.field_rules import asks_for_nothing
+from server.api.shared.field_types import Lenient
 from server.errors import BadRequest
 
 MAX_LEVELS = 96  # of lists and objects in a schema

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from server.api.field_types import Lenient, StopText, TokenId, TokenKey, Whole
 from server.api.schemas import ModelName
+from server.api.shared.field_types import Lenient, StopText, TokenId, TokenKey, Whole
 from server.errors import BadRequest
 from server.jobs.request import MAX_SEED
 

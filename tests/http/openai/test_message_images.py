@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from pipelines.chat_interface import Message, MessageImage
-from server.api.message_images import MAX_IMAGES, ContentParts, RequestImages
 from server.api.openai.message_schema import read_messages
+from server.api.shared.message_images import MAX_IMAGES, ContentParts, RequestImages
 from server.errors import BadRequest
 from server.jobs.image_files import MAX_IMAGE_BYTES
 

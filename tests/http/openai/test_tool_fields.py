@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.chat_interface import Tool, ToolUse
 from server.api.openai.chat_schema import read_chat
-from server.api.tool_fields import MAX_SCHEMA_BYTES, MAX_TOOLS
+from server.api.shared.tool_fields import MAX_SCHEMA_BYTES, MAX_TOOLS
 from server.errors import BadRequest
 
 HI = {"role": "user", "content": "Hi"}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.responses import JSONResponse
 
-from server.api.large_json import large_json
+from server.api.shared.large_json import large_json
 
 
 @pytest.mark.parametrize(

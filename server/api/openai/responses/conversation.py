@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from server.accounts.auth import ApiKey
-from server.api.client_json import texts_in
 from server.api.openai.responses.items import referenced, resolved
 from server.api.openai.responses.schema import RESPONSE_ID, ResponseCall
 from server.api.read_json import INLINE_BYTES
+from server.api.shared.client_json import texts_in
 from server.errors import ServerError
 from server.service.chat_input import ChatInput
 from server.service.responses import Item, Responses, no_previous_response

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from server.api.field_rules import FieldRules
+from server.api.shared.field_rules import FieldRules
 
 # Taken with any value: they annotate the request, or limit what this server does not do.
 NOTED = frozenset(

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pipelines.chat_interface import Message, ToolCall
-from server.api.message_images import ContentParts, RequestImages
 from server.api.openai.responses.tools import shown_name
+from server.api.shared.message_images import ContentParts, RequestImages
 from server.service.responses import Item
 
 

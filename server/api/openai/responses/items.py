@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeAlias
 
-from server.api.client_json import SHOWN_TYPE, arguments_text, readable_text
 from server.api.openai.message_schema import IMAGE_PARTS, TEXT_PARTS
+from server.api.shared.client_json import SHOWN_TYPE, arguments_text, readable_text
 from server.errors import BadRequest, NotFound
 from server.service.responses import Item
 

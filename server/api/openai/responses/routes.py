@@ -19,7 +19,7 @@ from server.api.openai.responses.in_progress import ResponseInProgress
 from server.api.openai.responses.schema import RESPONSE_ID, ResponseBody, read_response
 from server.api.openai.wire import errors
 from server.api.read_json import read_json
-from server.api.whole_reply import reply_unless_disconnected
+from server.api.shared.whole_reply import reply_unless_disconnected
 from server.api.wire import json_body
 from server.errors import BadRequest, NotFound
 from server.http.sse import EventStream

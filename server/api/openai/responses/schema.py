@@ -13,9 +13,6 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field, WithJsonSchema
 
 from pipelines.chat_interface import Grammar, Message, PromptOptions
-from server.api.client_json import READABLE, UNREADABLE, nested_deeper, texts_in
-from server.api.field_rules import sort_out
-from server.api.field_types import Lenient, Limit, Whole
 from server.api.openai.chat_thinking import Reasoning, ThinkingFields, read_thinking
 from server.api.openai.output_format import MAX_LEVELS, read_format
 from server.api.openai.responses.fields import RESPONSES
@@ -24,6 +21,9 @@ from server.api.openai.responses.items import INPUT, MAX_ITEMS, READERS, ROLES, 
 from server.api.openai.responses.tools import CHOICE, TOOLS, ToolWish, read_wish
 from server.api.openai.sampling_fields import LIMIT, SamplingFields, StreamFields, StreamOptions, read_sampling
 from server.api.schemas import NO_NUL, read_body
+from server.api.shared.client_json import READABLE, UNREADABLE, nested_deeper, texts_in
+from server.api.shared.field_rules import sort_out
+from server.api.shared.field_types import Lenient, Limit, Whole
 from server.api.thinking import SWITCHED_ON
 from server.errors import BadRequest
 from server.service.chat_input import ChatInput

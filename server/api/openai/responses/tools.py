@@ -13,7 +13,7 @@ from typing import Any
 
 from pipelines.chat_interface import Tool, ToolUse
 from server.api.openai.chat_tools import CHOICES
-from server.api.tool_fields import MAX_TOOLS, GivenTool, read_tools, refuse_type, tool_use
+from server.api.shared.tool_fields import MAX_TOOLS, GivenTool, read_tools, refuse_type, tool_use
 from server.errors import BadRequest
 
 TOOLS = f'a list of at most {MAX_TOOLS} tools like {{"type": "function", "name": "NAME", "parameters": …}}'

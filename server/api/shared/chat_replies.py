@@ -16,8 +16,8 @@ from starlette.responses import JSONResponse, Response
 from server.accounts.auth import ApiKey
 from server.accounts.usage import Allowance
 from server.api.deps import allowance_headers, allowance_on_error
-from server.api.large_json import large_json
-from server.api.whole_reply import reply_unless_disconnected
+from server.api.shared.large_json import large_json
+from server.api.shared.whole_reply import reply_unless_disconnected
 from server.api.wire import JsonObject
 from server.http.sse import EventStream
 from server.service.chat_input import ChatDelta, ChatReply

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NoReturn
 
 from pipelines.chat_interface import Tool, ToolUse
-from server.api.client_json import MAX_DEPTH, READABLE, SHOWN_TYPE, UNREADABLE, nested_deeper, texts_in
+from server.api.shared.client_json import MAX_DEPTH, READABLE, SHOWN_TYPE, UNREADABLE, nested_deeper, texts_in
 from server.errors import BadRequest
 
 MAX_TOOLS = 128
