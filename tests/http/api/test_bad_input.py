@@ -424,3 +424,15 @@ async def test_two_thousand_headers_get_a_reply(tmp_path: Path) -> None:
     async with listening(tmp_path) as (f, port):
         lines = [f"X-{n}: {n}" for n in range(2000)]
         check(*await exchange(port, head(f, *lines, method="GET", path="/api/jobs")), 200)
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/chat", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/embeddings"]
+)
+async def test_a_body_of_very_many_values_is_refused_before_it_is_parsed(tmp_path: Path, path: str) -> None:
+    async with front(tmp_path) as f:
+        lists = await f.post(path, b'{"a":[' + b"[]," * 260_000 + b"1]}")
+        numbers = await f.post(path, b'{"a":[' + b"1," * 2_100_000 + b"1]}")
+
+    assert (lists.status_code, numbers.status_code) == (413, 413)
+    assert "too many values" in lists.text
