@@ -27,7 +27,8 @@ import common
 
 from models.loading.load import load
 from pipelines.diffusion.lane import DiffusionLane
-from pipelines.interface import DiffusionRequest, Replied
+from pipelines.diffusion_interface import DiffusionRequest
+from pipelines.interface import Replied
 from tests.support.lanes.lane_play import rendered
 
 JOBS = 8

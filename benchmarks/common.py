@@ -26,7 +26,7 @@ from models.catalogue import Catalogue  # noqa: E402
 from models.loading.prompt_reader import PromptReader  # noqa: E402
 from models.spec import ModelSpec  # noqa: E402
 from pipelines.chat_interface import ChatRequest, Message, Prompt, PromptOptions  # noqa: E402
-from pipelines.interface import DiffusionRequest  # noqa: E402
+from pipelines.diffusion_interface import DiffusionRequest  # noqa: E402
 from tests.support.lanes.stock_families import pixart_sigma  # noqa: E402
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "agentname"

@@ -36,7 +36,7 @@ from pipelines.diffusion.block_compiler import counting  # noqa: E402
 from pipelines.diffusion.compile_worker import Worker  # noqa: E402
 from pipelines.diffusion.compiled_blocks import CompiledBlocks  # noqa: E402
 from pipelines.diffusion.lane import DiffusionLane  # noqa: E402
-from pipelines.interface import DiffusionRequest  # noqa: E402
+from pipelines.diffusion_interface import DiffusionRequest  # noqa: E402
 from server.process.libraries import stop_compilers  # noqa: E402
 from tests.support.lanes.lane_play import direct, gap, rendered  # noqa: E402
 

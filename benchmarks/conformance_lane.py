@@ -13,7 +13,7 @@ from benchmarks.conformance_rows import Row
 from benchmarks.families import FAMILIES, Family
 from models.checkpoint.pipeline_source import pipeline_source
 from pipelines.diffusion.lane import DiffusionLane
-from pipelines.interface import DiffusionRequest
+from pipelines.diffusion_interface import DiffusionRequest
 from tests.support.lanes.lane_play import direct, rendered, request
 
 PROMPTS = ("a red circle", "ocean waves at sunset, wide", "a city", "a green star on the left")

@@ -26,7 +26,8 @@ from models.spec import ModelSpec
 from pipelines.chat_interface import ChatRequest, Message, PromptOptions, PromptRefused
 from pipelines.device import is_out_of_memory
 from pipelines.diffusion.lane import DiffusionLane
-from pipelines.interface import DiffusionRequest, Failed, Lane, Rendered, Replied
+from pipelines.diffusion_interface import DiffusionRequest
+from pipelines.interface import Failed, Lane, Rendered, Replied
 from tests.support.catalogues import open_catalogue
 from tests.support.lanes.lane_play import direct, request
 from tests.support.prompts import asked

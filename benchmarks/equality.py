@@ -18,7 +18,8 @@ import torch
 
 from models.loading.load import load
 from pipelines.diffusion.lane import DiffusionLane
-from pipelines.interface import DiffusionRequest, Replied
+from pipelines.diffusion_interface import DiffusionRequest
+from pipelines.interface import Replied
 from tests.support.lanes.lane_play import direct, gap, mixed_four, rendered
 from tests.support.lanes.stock_families import FAMILIES
 

@@ -25,7 +25,7 @@ from server_client import Connection
 
 from models.loading.load import load
 from pipelines.diffusion.lane import DiffusionLane
-from pipelines.interface import DiffusionRequest
+from pipelines.diffusion_interface import DiffusionRequest
 from tests.support.http.live_server import LiveServer
 from tests.support.lanes.lane_play import direct, rendered
 

@@ -20,7 +20,8 @@ import torch
 from models.loading.load import load
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.diffusion.preview import fit
-from pipelines.interface import DiffusionRequest, Previewed
+from pipelines.diffusion_interface import DiffusionRequest
+from pipelines.interface import Previewed
 from server.jobs.encoding import jpeg
 
 PAIRS = {"image": 7, "video": 5}

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from benchmarks.families import FAMILIES, Family
-from pipelines.interface import DiffusionRequest
+from pipelines.diffusion_interface import DiffusionRequest
 from scripts import gpu_dits, gpu_models
 
 

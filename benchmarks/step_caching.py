@@ -45,7 +45,8 @@ from benchmarks.gpu_results import Results, timed  # noqa: E402
 from models.loading.load import load  # noqa: E402
 from pipelines import device as device_module  # noqa: E402
 from pipelines.diffusion.lane import DiffusionLane  # noqa: E402
-from pipelines.interface import DiffusionRequest, StepCost  # noqa: E402
+from pipelines.diffusion_interface import DiffusionRequest  # noqa: E402
+from pipelines.interface import StepCost  # noqa: E402
 from pipelines.step_schedule import SPEEDS  # noqa: E402
 from tests.support.lanes.lane_play import direct, rendered  # noqa: E402
 

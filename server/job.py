@@ -8,7 +8,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-from pipelines.interface import DiffusionRequest, Request
+from pipelines.diffusion_interface import DiffusionRequest
+from pipelines.interface import Request
 
 JobType: TypeAlias = Literal["image", "video", "chat", "embedding"]
 # A client waits on its connection for jobs of these types. They are not stored, and end when it disconnects.

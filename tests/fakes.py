@@ -29,8 +29,9 @@ from pipelines.chat_interface import (
     TokenText,
     ToolCall,
 )
+from pipelines.diffusion_interface import DiffusionRequest
 from pipelines.embedding_interface import EmbeddingRequest, TextOptions, TextRefused, TextTokens
-from pipelines.interface import DiffusionRequest, FinishReason, Request, Sound
+from pipelines.interface import FinishReason, Request, Sound
 from server.engine_status import (
     DeviceStatus,
     EngineStatus,

@@ -16,7 +16,8 @@ from PIL import Image
 from models.errors import LoadFailed
 from models.spec import ModelSpec
 from pipelines.chat_interface import Message, MessageImage
-from pipelines.interface import DiffusionRequest, Failed, Lane, Rendered, Update
+from pipelines.diffusion_interface import DiffusionRequest
+from pipelines.interface import Failed, Lane, Rendered, Update
 
 SIDES_PIXELS = (64, 256)  # of the first trials: small, because the load waits for them; some families cannot make 64
 ALIKE = 1e-6  # spread of logits that differ by rounding alone, relative to the largest

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipelines.interface import DiffusionRequest
+from pipelines.diffusion_interface import DiffusionRequest
 
 RATE_ARGUMENTS = ("frame_rate", "fps")  # LTX, SkyReels: models that generate other motion at another rate
 FRAMES_ARGUMENTS = ("num_frames", "video_length", "frames")  # nearly all pipelines, Latte, SanaVideo

@@ -24,19 +24,9 @@ from pipelines.diffusion.request_scope import disable_kv_cache, entry_points
 from pipelines.diffusion.step_cache import StepCache
 from pipelines.diffusion.step_costs import StepCosts, StepInProgress
 from pipelines.diffusion.stock_call import StockCall
+from pipelines.diffusion_interface import DiffusionRequest, Lora
 from pipelines.host_offload import HostOffload
-from pipelines.interface import (
-    Canceled,
-    DiffusionRequest,
-    LaneStage,
-    Lora,
-    Merging,
-    NextStep,
-    Note,
-    Request,
-    Update,
-    never_yield,
-)
+from pipelines.interface import Canceled, LaneStage, Merging, NextStep, Note, Request, Update, never_yield
 
 
 class DiffusionLane:

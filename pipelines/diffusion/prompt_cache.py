@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from pipelines import device
 from pipelines.batching.rng_state import default_generators
-from pipelines.interface import DiffusionRequest
+from pipelines.diffusion_interface import DiffusionRequest
 
 LIMIT_BYTES = 16 << 20  # of one lane, on its device: little next to any model, and a dozen prompts of a large one
 _PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)

@@ -23,7 +23,8 @@ from pipelines.diffusion.prompts import read_prompts
 from pipelines.diffusion.request_scope import StepCounter, make_scheduler, request_copy
 from pipelines.diffusion.step_cache import StepCache
 from pipelines.diffusion.without_effect import other_size, without_effect
-from pipelines.interface import DiffusionRequest, Lora, Previewed, Progressed, Sound, Stage, Update
+from pipelines.diffusion_interface import DiffusionRequest, Lora
+from pipelines.interface import Previewed, Progressed, Sound, Stage, Update
 from pipelines.step_schedule import MIN_STEPS
 
 NO_STEP_SKIPPED = "speed has no effect on this model: it cannot skip a step, so that each was computed."

@@ -13,7 +13,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pipelines.interface import DiffusionRequest
+from pipelines.diffusion_interface import DiffusionRequest
 
 TRUE_CFG = "true_cfg_scale"
 ABOVE_ONE = re.compile(r"\bguidance_scale > 1(?:\.0)?\b")

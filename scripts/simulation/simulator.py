@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from pipelines.chat_interface import ChatRequest, Prompt
-from pipelines.interface import DiffusionRequest, NextStep, Request, StepCost
+from pipelines.diffusion_interface import DiffusionRequest
+from pipelines.interface import NextStep, Request, StepCost
 from scripts.simulation.outcome import Outcome
 from scripts.simulation.traces import SimJob, SimModel, Trace
 from server.engine.learning import learn

@@ -15,9 +15,10 @@ from functools import cache
 from itertools import islice
 
 from pipelines.chat_interface import ChatRequest
+from pipelines.diffusion_interface import DiffusionRequest
 from pipelines.embedding.queue import padded_width, shape_of_width
 from pipelines.embedding_interface import EmbeddingRequest
-from pipelines.interface import DiffusionRequest, Request, StepCost
+from pipelines.interface import Request, StepCost
 from server.engine.forecast import Forecast, ForecastModel, Forwards, RemainingWork
 from server.job import Job
 from server.scheduling.residency import SLICE

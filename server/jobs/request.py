@@ -16,7 +16,7 @@ from models.errors import ModelsError
 from models.lora_compatibility import may_fit
 from models.lora_files import held_bytes
 from models.spec import ModelSpec
-from pipelines.interface import DiffusionRequest, Lora
+from pipelines.diffusion_interface import DiffusionRequest, Lora
 from pipelines.step_schedule import Speed
 from server.errors import BadRequest
 from server.job import Job

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 
 from models.offload_size import offloaded_device_bytes
 from models.spec import ModelSpec
+from pipelines.diffusion_interface import DiffusionRequest
 from pipelines.embedding.queue import padded_width, shape_of_width
 from pipelines.embedding_interface import EmbeddingRequest
-from pipelines.interface import DiffusionRequest, Request
+from pipelines.interface import Request
 from server.memory.activations import Peaks
 
 CHAT_CACHE_BYTES = 512 << 20  # KV cache of a chat model on a small device: 11,000 tokens of SmolLM2 in float32

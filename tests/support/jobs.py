@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipelines.chat_interface import ChatRequest
-from pipelines.interface import DiffusionRequest
+from pipelines.diffusion_interface import DiffusionRequest
 from server.job import Job, JobType
 from tests.support.prompts import EMPTY
 

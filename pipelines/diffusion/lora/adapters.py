@@ -24,8 +24,8 @@ from pipelines.diffusion.lora.lora_file import BadLora, LoraFile, names, read_lo
 from pipelines.diffusion.lora.lycoris import NotConvertible, as_lora
 from pipelines.diffusion.lora.renaming import State
 from pipelines.diffusion.lora.weights import LoraWeights, fit
+from pipelines.diffusion_interface import Lora
 from pipelines.dtype_lock import loading
-from pipelines.interface import Lora
 
 MAX_ADAPTERS = 16  # adapters in memory; beyond that the least recently used are dropped
 OWN_LOKR = ("Flux2", "ZImage")  # pipelines for which diffusers itself reads LoKr

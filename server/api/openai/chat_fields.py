@@ -55,7 +55,7 @@ NEVER = frozenset({"web_search_options"})
 
 # Taken, with this warning in the reply when the value asks for something.
 WARNINGS: Mapping[str, str] = {
-    "store": "store: this server keeps no conversation of /v1.",
+    "store": "store: this server keeps no chat completions; it keeps those of /v1/responses.",
     "samplers": "samplers: the order of the sampling steps is fixed.",
     "repeat_last_n": "repeat_last_n: the repetition penalty covers prompt and reply.",
     "penalty_last_n": "penalty_last_n: the repetition penalty covers prompt and reply.",

@@ -59,8 +59,11 @@ def read_output_format(body: OutputFields) -> Grammar | None:
     return found
 
 
-def read_format(form: object, field: str) -> Grammar | None:
-    """Reads an object as `response_format` has it. A schema may also stand beside the type. Raises `BadRequest`."""
+def read_format(form: object, field: str, *, flat: bool = False) -> Grammar | None:
+    """Reads an object as `response_format` has it. A schema may also stand beside the type. Raises `BadRequest`.
+
+    flat: beside the type is where this API's reference has it, as errors say.
+    """
     if asks_for_nothing(form):
         return None
     if not isinstance(form, dict):
@@ -72,7 +75,7 @@ def read_format(form: object, field: str) -> Grammar | None:
             schema = form.get("schema")
             return Grammar("json_object", field=field) if schema is None else schema_grammar(schema, field)
         case "json_schema":
-            return _named_schema(form, field)
+            return _named_schema(form, field, flat)
         case "grammar":
             return text_grammar("lark", form.get("grammar"), field, GRAMMAR)
         case "regex":
@@ -117,18 +120,19 @@ def text_grammar(kind: Any, text: object, field: str, must_be: str) -> Grammar:
     return Grammar(kind, text, field)
 
 
-def _named_schema(form: Mapping[str, Any], field: str) -> Grammar:
+def _named_schema(form: Mapping[str, Any], field: str, flat: bool) -> Grammar:
     named = form.get("json_schema", form)
+    where = field if flat and named is form else f"{field}.json_schema"
     if not isinstance(named, dict):
-        raise BadRequest(f"{field}.json_schema must be an object with a name and a schema.", param=field)
+        raise BadRequest(f"{where} must be an object with a name and a schema.", param=field)
     strict = named.get("strict")
     if strict is not None and not isinstance(strict, bool):
-        raise BadRequest(f"{field}.json_schema.strict must be true or false.", param=field)
+        raise BadRequest(f"{where}.strict must be true or false.", param=field)
     if not isinstance(named.get("name", ""), str | None):
-        raise BadRequest(f"{field}.json_schema.name must be a text.", param=field)
+        raise BadRequest(f"{where}.name must be a text.", param=field)
     schema = named.get("schema", named.get("schema_"))
     if schema is None:
-        raise BadRequest(f"{field}.json_schema.schema is required: {SCHEMA}.", param=field)
+        raise BadRequest(f"{where}.schema is required: {SCHEMA}.", param=field)
     return schema_grammar(schema, field, strict=bool(strict))
 
 

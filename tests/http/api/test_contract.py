@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from pipelines.interface import DiffusionRequest
+from pipelines.diffusion_interface import DiffusionRequest
 from server.http.http11 import Http11
 from server.job import Job
 from tests.support.checkpoints import chat_folder, stable_diffusion_folder

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.interface import DiffusionRequest
+from pipelines.diffusion_interface import DiffusionRequest
 from server.job import State
 from tests.support.http.front import IMAGE, VIDEO, Front, front
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from models.spec import Defaults
-from pipelines.interface import DiffusionRequest
+from pipelines.diffusion_interface import DiffusionRequest
 from tests.fakes import FakeCatalogue, spec
 from tests.support.http.front import IMAGE, front
 

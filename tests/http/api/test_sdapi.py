@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.numpy import save
 
 from models.spec import Defaults
-from pipelines.interface import DiffusionRequest
+from pipelines.diffusion_interface import DiffusionRequest
 from tests.fakes import FakeCatalogue, spec
 from tests.support.http.front import Front, front
 from tests.support.http.http_front import finish_jobs

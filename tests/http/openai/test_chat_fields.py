@@ -106,7 +106,7 @@ def test_all_that_the_page_of_llama_cpp_sends_is_taken() -> None:
     ("fields", "warning"),
     [
         ({"max_tokens": 5, "max_completion_tokens": 9}, "the smaller one holds"),
-        ({"store": True}, "keeps no conversation"),
+        ({"store": True}, "keeps no chat completions"),
         ({"samplers": ["top_k", "temperature"]}, "order of the sampling steps"),
         ({"stream_options": {"continuous_usage_stats": True}}, "once, at the end"),
     ],

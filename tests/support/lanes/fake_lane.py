@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 
 from pipelines.chat_interface import ChatRequest
+from pipelines.diffusion_interface import DiffusionRequest
 from pipelines.interface import (
     Canceled,
-    DiffusionRequest,
     Failed,
     Merging,
     NextStep,

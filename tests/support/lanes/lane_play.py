@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from pipelines.diffusion.arguments import FRAMES_ARGUMENTS
 from pipelines.diffusion.lane import DiffusionLane
-from pipelines.interface import Canceled, DiffusionRequest, Failed, Rendered, Replied, Update
+from pipelines.diffusion_interface import DiffusionRequest
+from pipelines.interface import Canceled, Failed, Rendered, Replied, Update
 from tests.support.lanes.stock_families import Family
 
 End = Rendered | Replied | Failed | Canceled

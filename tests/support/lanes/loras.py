@@ -9,7 +9,7 @@ import diffusers
 import torch
 from peft import LoraConfig, get_peft_model_state_dict
 
-from pipelines.interface import DiffusionRequest, Lora
+from pipelines.diffusion_interface import DiffusionRequest, Lora
 from tests.support.lanes.lane_play import direct
 from tests.support.lanes.stock_families import stable_diffusion
 

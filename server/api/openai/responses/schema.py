@@ -236,4 +236,4 @@ def _grammar(body: ResponseBody) -> Grammar | None:
         return None
     if text.verbosity not in (None, "medium"):
         raise BadRequest('text.verbosity is not supported: only "medium" is. Leave it out.', param="text.verbosity")
-    return read_format(text.format, "text.format")
+    return read_format(text.format, "text.format", flat=True)

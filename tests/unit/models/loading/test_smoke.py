@@ -16,7 +16,8 @@ from models.errors import LoadFailed
 from models.loading.load import load
 from models.loading.smoke import smoke_test, smoke_test_chat_model
 from models.spec import Defaults, ModelSpec
-from pipelines.interface import DiffusionRequest, Failed, FailureCode, Rendered, Update
+from pipelines.diffusion_interface import DiffusionRequest
+from pipelines.interface import Failed, FailureCode, Rendered, Update
 from tests.support.catalogues import open_catalogue
 from tests.support.lanes.loaded_models import save_chat, save_stable_diffusion
 from tests.support.lanes.tiny_chat import tiny_model

@@ -12,7 +12,8 @@ from transformers import GenerationMixin
 from benchmarks.families import FAMILIES, Family
 from pipelines.batching.task import Task
 from pipelines.diffusion.lane import DiffusionLane
-from pipelines.interface import DiffusionRequest, Rendered
+from pipelines.diffusion_interface import DiffusionRequest
+from pipelines.interface import Rendered
 from tests.support.lanes.lane_play import direct, ends, gap, play, rendered, request
 from tests.support.lanes.rendezvous import rendezvous_at
 

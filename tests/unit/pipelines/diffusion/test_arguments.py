@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines.diffusion.arguments import Arguments
-from pipelines.interface import DiffusionRequest
+from pipelines.diffusion_interface import DiffusionRequest
 
 CLIP = DiffusionRequest(
     id="a", prompt="waves", negative_prompt=None, width=64, height=64, num_frames=9, fps=12, steps=2,

@@ -17,7 +17,8 @@ from peft import LoraConfig, get_peft_model_state_dict
 from pipelines.diffusion.block_calls import BlockCall
 from pipelines.diffusion.compiled_blocks import MOST_KINDS_OF_CALLS, CompiledBlocks
 from pipelines.diffusion.lane import DiffusionLane
-from pipelines.interface import Lora, Rendered, StepCost
+from pipelines.diffusion_interface import Lora
+from pipelines.interface import Rendered, StepCost
 from tests.support.lanes.lane_play import ends, gap, play, rendered, request
 from tests.support.lanes.stock_families import FAMILIES
 

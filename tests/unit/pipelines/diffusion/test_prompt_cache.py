@@ -12,7 +12,8 @@ import torch
 
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.diffusion.prompt_cache import PromptCache
-from pipelines.interface import DiffusionRequest, StepCost
+from pipelines.diffusion_interface import DiffusionRequest
+from pipelines.interface import StepCost
 from tests.support.lanes.lane_play import direct, gap, rendered, request
 from tests.support.lanes.stock_families import FAMILIES
 

@@ -13,7 +13,8 @@ from diffusers import DiffusionPipeline
 from benchmarks.families import FAMILIES as ALL
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.diffusion.stock_call import NO_STEP_SKIPPED, TOO_FEW_STEPS
-from pipelines.interface import Canceled, DiffusionRequest, Rendered, Update
+from pipelines.diffusion_interface import DiffusionRequest
+from pipelines.interface import Canceled, Rendered, Update
 from pipelines.step_schedule import Speed, computed_steps
 from tests.support.lanes.lane_play import direct, ends, gap, play, rendered, request
 from tests.support.lanes.stock_families import FAMILIES, Family

@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPTextConfig, CLIPVis
 from benchmarks.families import FAMILIES
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.diffusion.without_effect import other_size
-from pipelines.interface import DiffusionRequest
+from pipelines.diffusion_interface import DiffusionRequest
 from tests.support.lanes.lane_play import gap, rendered, request
 
 NEEDS_SCALE = "negative_prompt has no effect: this model needs {} above 1 for it."

@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from pipelines.chat_interface import ChatRequest
+from pipelines.diffusion_interface import DiffusionRequest
 from pipelines.embedding_interface import EmbeddingRequest, TextTokens
-from pipelines.interface import DiffusionRequest, LaneStage, StepCost
+from pipelines.interface import LaneStage, StepCost
 from server.engine.eta import Estimates
 from server.job import Job
 from tests.support.prompts import EMPTY

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.interface import DiffusionRequest, Update
+from pipelines.diffusion_interface import DiffusionRequest
+from pipelines.interface import Update
 from server.engine.engine import Engine
 from server.engine.model_loader import Device
 from server.engine_status import DeviceStatus, EngineStatus, ModelStatus, QueueEntry

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.spec import LoadOptions, ModelSpec
-from pipelines.interface import DiffusionRequest, Lora
+from pipelines.diffusion_interface import DiffusionRequest, Lora
 from server.memory.activations import Peaks
 from server.memory.requirements import CHAT_CACHE_BYTES, MIN_CACHE_BYTES, Requirements, WeightPlacement, cache_bytes
 from server.protocol import Peak

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from pipelines.chat_interface import ChatRequest
-from pipelines.interface import DiffusionRequest, Lora, NextStep, Request
+from pipelines.diffusion_interface import DiffusionRequest, Lora
+from pipelines.interface import NextStep, Request
 from server.engine_status import LoadError
 from server.job import Job, JobType
 from server.memory.ledger import Ledger

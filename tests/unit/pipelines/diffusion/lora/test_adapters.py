@@ -19,7 +19,8 @@ from models.lora_files import LoraFolder, held_bytes
 from models.spec import ModelSpec
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.diffusion.lora import adapters
-from pipelines.interface import Failed, Lora, Rendered, WeightsChanged
+from pipelines.diffusion_interface import Lora
+from pipelines.interface import Failed, Rendered, WeightsChanged
 from server.errors import BadRequest
 from server.jobs.request import GenerateRequest, resolve
 from tests.support.lanes.lane_play import direct, ends, gap, play, rendered, request

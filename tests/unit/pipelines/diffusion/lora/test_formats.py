@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from benchmarks.families import FAMILIES
 from pipelines.diffusion.lora.adapters import Adapters, BadLora
 from pipelines.diffusion.lora.provenance import plain, sources_of, traced
-from pipelines.interface import Lora
+from pipelines.diffusion_interface import Lora
 from tests.support.lanes.lora_formats import FORMATS, KOHYA, Deltas, State, dotted, halves, spelled, underscored
 
 pytestmark = pytest.mark.slow

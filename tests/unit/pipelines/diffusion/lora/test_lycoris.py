@@ -16,7 +16,7 @@ from models.lora_files import LoraFolder, refusal
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.diffusion.lora.adapters import Adapters, BadLora
 from pipelines.diffusion.lora.lycoris import as_lora
-from pipelines.interface import DiffusionRequest, Lora
+from pipelines.diffusion_interface import DiffusionRequest, Lora
 from tests.support.lanes.lane_play import direct, gap, rendered, request
 from tests.support.lanes.loras import make_lora
 from tests.support.lanes.stock_families import FAMILIES

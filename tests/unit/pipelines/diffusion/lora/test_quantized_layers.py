@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from models.checkpoint import quantized_bytes
 from models.loading.quantization.eight_bit import use_eight_bits
 from pipelines.diffusion.lane import DiffusionLane
-from pipelines.interface import Failed, Lora
+from pipelines.diffusion_interface import Lora
+from pipelines.interface import Failed
 from tests.support.lanes.lane_play import ends, gap, play, rendered, request
 from tests.support.lanes.loras import make_lora, with_adapters
 from tests.support.lanes.stock_families import FAMILIES
