@@ -6,6 +6,7 @@ Worker threads.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from http.client import HTTPResponse
@@ -40,25 +41,28 @@ def get(
     for _ in range(MAX_REDIRECTS + 1):
         target = parse(url)
         connection = PinnedConnection(target, resolve(target, allowed, look_up), _left(ends_at))
+        deadline = threading.Timer(_left(ends_at), connection.abort)
+        deadline.daemon = True
+        deadline.start()
         try:
             connection.request("GET", target.path, headers=HEADERS)
             reply = connection.getresponse()
             if reply.status not in REDIRECTS:
                 if reply.status != 200:
                     raise NotFetched(f"its server answered with the status {reply.status}")
-                return _body(connection, reply, max_bytes, ends_at)
+                return _body(reply, max_bytes, ends_at)
             url = urljoin(url, reply.getheader("Location") or "").partition("#")[0]
         finally:
+            deadline.cancel()
             connection.close()
     raise NotFetched(f"it was redirected more than {MAX_REDIRECTS} times")
 
 
-def _body(connection: PinnedConnection, reply: HTTPResponse, max_bytes: int, ends_at: float) -> bytes:
+def _body(reply: HTTPResponse, max_bytes: int, ends_at: float) -> bytes:
     found = bytearray()
     while True:
-        if connection.sock is not None:
-            connection.sock.settimeout(_left(ends_at))
         piece = reply.read1(PIECE_BYTES)
+        _left(ends_at)  # a connection that was ended looks like the end of the file
         found += piece
         if len(found) > max_bytes:
             raise NotFetched(f"it is larger than {size(max_bytes)}")

@@ -13,6 +13,7 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -111,10 +112,23 @@ class PinnedConnection(http.client.HTTPConnection):
         self.default_port = 443 if target.scheme == "https" else 80  # the Host header then omits the port
         self._target = target
         self._address = address
+        self._connected: socket.socket | None = None  # also when a reply has taken the place of `sock`
+        self._is_aborted = False
 
     def connect(self) -> None:
-        plain_socket = socket.create_connection((self._address, self._target.port), self.timeout)
-        if self._target.scheme == "http":
-            self.sock = plain_socket
-        else:
-            self.sock = ssl.create_default_context().wrap_socket(plain_socket, server_hostname=self._target.host)
+        self.sock = self._connected = socket.create_connection((self._address, self._target.port), self.timeout)
+        if self._is_aborted:
+            raise TimeoutError
+        if self._target.scheme == "https":
+            secure = ssl.create_default_context().wrap_socket(
+                self.sock, server_hostname=self._target.host, do_handshake_on_connect=False
+            )
+            self.sock = self._connected = secure
+            secure.do_handshake()
+
+    def abort(self) -> None:
+        """End all that waits for the peer, from any thread. Each timeout of a socket is for its next bytes only."""
+        self._is_aborted = True
+        if self._connected is not None:
+            with suppress(OSError):  # it is closed already
+                socket.socket.shutdown(self._connected, socket.SHUT_RDWR)

@@ -9,6 +9,7 @@ import asyncio
 import http.client
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import ip_network
 
@@ -21,6 +22,7 @@ from server.jobs.safe_post import Refused, look_up
 
 logger = logging.getLogger(__name__)
 
+FETCHING = 8  # threads, which slow servers may keep busy
 MAX_FETCHED = 8  # pictures of one request
 MAX_FETCHED_BYTES = 64 * 2**20
 MAX_NAMED = 5
@@ -46,6 +48,7 @@ class ChatImages:
         self._fetches = fetches
         self._networks = [ip_network(network) for network in networks]
         self._look_up = look_up
+        self._executor = ThreadPoolExecutor(FETCHING, thread_name_prefix="pictures")
 
     def check(self, spec: ModelSpec, messages: Sequence[Message]) -> None:
         """Raises `BadRequest` for pictures that this model, or this server, does not take. Nothing is fetched yet."""
@@ -67,7 +70,8 @@ class ChatImages:
         remote = [image for image in _images(messages) if image.url]
         if not remote:
             return tuple(messages)
-        files = await asyncio.gather(*(asyncio.to_thread(self._get, image) for image in remote))
+        loop = asyncio.get_running_loop()
+        files = await asyncio.gather(*(loop.run_in_executor(self._executor, self._get, image) for image in remote))
         if sum(map(len, files)) > MAX_FETCHED_BYTES:
             raise BadRequest("The pictures that the messages name by URL are too large together.", param="messages")
         data = dict(zip(map(id, remote), files, strict=True))
