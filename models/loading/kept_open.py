@@ -8,8 +8,6 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
-from models.spec import ModelSpec
-
 T = TypeVar("T")
 
 MAX_OPEN = 8
@@ -24,20 +22,14 @@ class _Place(Generic[T]):
 
 
 class KeptOpen(Generic[T]):
-    def __init__(
-        self, open_: Callable[[ModelSpec], T], *, key: Callable[[ModelSpec], Hashable], max_open: int = MAX_OPEN
-    ) -> None:
-        """key: two specs with equal keys share what is opened."""
-        self._open = open_
-        self._key = key
+    def __init__(self, max_open: int = MAX_OPEN) -> None:
         self._max_open = max_open
         self._places: OrderedDict[Hashable, _Place[T]] = OrderedDict()  # used last stands last
         self._lock = threading.Lock()  # of `_places`
 
     @contextmanager
-    def use(self, spec: ModelSpec) -> Iterator[T]:
-        """Blocks while another thread uses the same one. Raises what opening raises."""
-        key = self._key(spec)
+    def use(self, key: Hashable, open_: Callable[[], T]) -> Iterator[T]:
+        """Opens it unless it is open. Blocks while another thread uses it. Raises what `open_` raises."""
         with self._lock:
             place = self._places.setdefault(key, _Place())
             self._places.move_to_end(key)
@@ -45,5 +37,5 @@ class KeptOpen(Generic[T]):
                 self._places.popitem(last=False)
         with place.lock:
             if place.opened is None:
-                place.opened = self._open(spec)
+                place.opened = open_()
             yield place.opened

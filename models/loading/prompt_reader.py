@@ -6,14 +6,15 @@ a time; those used last stay open.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
+import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from models.errors import BadModel
+from models.loading.kept_open import MAX_OPEN, KeptOpen
 from models.spec import ModelSpec
 from pipelines.chat.context_length import context_of
 from pipelines.chat.grammar.compiler import GrammarCompiler
@@ -22,33 +23,20 @@ from pipelines.chat.prompts.raw_prompt import read_raw_prompt
 from pipelines.chat.prompts.read_prompt import read_prompt
 from pipelines.chat_interface import Constraint, Message, Prompt, PromptOptions, PromptRefused, PromptTooLong, RawPrompt
 
-MAX_OPEN = 8
 CHARS_PER_TOKEN = 6  # of longer texts the tokens are counted piece by piece, and no more than the context holds
 PIECE_CHARS = 64 << 10
 FAILED = "The model's tokenizer fails on these messages."
 FAILED_RAW = "The model's tokenizer fails on this text."
 
-# Fingerprint of the checkpoint, load.chat_template, and whether it is for messages with pictures: their decoding takes
-# long, and chats without pictures do not wait for it.
-Key: TypeAlias = tuple[str, str | None, bool]
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Tokenizer:
     tokenizer: Any
     n_known: int  # its tokens have the ids below this
     max_chars: int  # of one token
     context_tokens: int | None
     pictures: PictureReader | None  # of a vision-language model
-
-
-class _Place:
-    """Holds one tokenizer, opened by the first thread that takes the lock."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()  # a tokenizer's state changes while it is used, so one thread owns it at a time
-        self.opened: _Tokenizer | None = None
-        self.grammars: GrammarCompiler | None = None  # needs the lock only while it is made
+    grammars: GrammarCompiler | None = None  # made for the first grammar, and used without the tokenizer
 
 
 def _open_tokenizer(spec: ModelSpec, path: Path) -> Any:
@@ -71,20 +59,16 @@ class PromptReader:
         prepare: Callable[[], None] = lambda: None,
     ) -> None:
         """prepare: called before a tokenizer is opened; imports the libraries, unless another thread does."""
-        self._open = open_
-        self._max_open = max_open
+        self._open_tokenizer = open_
         self._prepare = prepare
-        self._places: OrderedDict[Key, _Place] = OrderedDict()  # used last stands last
-        self._lock = threading.Lock()  # of `_places`: several worker threads share this reader
+        self._opened: KeptOpen[_Tokenizer] = KeptOpen(max_open)
 
     def read(self, spec: ModelSpec, messages: Sequence[Message], options: PromptOptions) -> Prompt:
         """Blocks. A prompt with a grammar that is not known yet has no constraint: `constrain` adds it.
 
         Raises `PromptRefused`, `PromptTooLong`, and `BadModel` when the tokenizer cannot be opened.
         """
-        place = self._place(spec, has_images=any(message.images for message in messages))
-        with place.lock:
-            opened = self._opened(place, spec)
+        with self._use(spec, has_images=any(message.images for message in messages)) as opened:
             context = spec.limits.context_tokens or opened.context_tokens
             if context is not None:
                 texts = [text for message in messages for text in _texts(message)]
@@ -101,13 +85,11 @@ class PromptReader:
                 raise PromptRefused(FAILED, f"{type(error).__name__}: {error}") from error
         if context is not None and len(prompt.tokens) >= context:
             raise PromptTooLong(len(prompt.tokens), context)
-        return _with_constraint(prompt, _known(place, prompt))
+        return _with_constraint(prompt, _known(opened, prompt))
 
     def read_raw(self, spec: ModelSpec, raw: RawPrompt) -> Prompt:
         """As `read`, for a text that is not a conversation."""
-        place = self._place(spec)
-        with place.lock:
-            opened = self._opened(place, spec)
+        with self._use(spec) as opened:
             context = spec.limits.context_tokens or opened.context_tokens
             if isinstance(raw.text, str) and context is not None:
                 _refuse_too_long(opened, [raw.text], context, raw.n_reserved, field=raw.field)
@@ -120,7 +102,7 @@ class PromptReader:
         if context is not None and len(prompt.tokens) + raw.n_reserved > context:
             raise PromptTooLong(len(prompt.tokens), context, field=raw.field)
         prompt = replace(prompt, grammar=raw.grammar)
-        return _with_constraint(prompt, _known(place, prompt))
+        return _with_constraint(prompt, _known(opened, prompt))
 
     def constrain(self, spec: ModelSpec, prompt: Prompt) -> Prompt:
         """Compiles the prompt's grammar, while other threads may use the tokenizer. Blocks, and may take seconds.
@@ -128,53 +110,47 @@ class PromptReader:
         Raises `PromptRefused`, and `BadModel` as `read` does.
         """
         assert prompt.grammar is not None
-        place = self._place(spec, has_images=prompt.media is not None)
-        return _with_constraint(prompt, self._grammars(place, spec).compile(prompt.grammar))
+        grammars = self._grammars(spec, has_images=prompt.media is not None)
+        return _with_constraint(prompt, grammars.compile(prompt.grammar))
 
     def open(self, spec: ModelSpec) -> None:
         """Blocks. Opens the tokenizer and makes what its grammars need. Raises `BadModel`."""
-        self._grammars(self._place(spec), spec).open()
+        self._grammars(spec).open()
 
     def n_tokens_known(self, spec: ModelSpec) -> int:
         """Returns the number that all ids of tokens are below. Raises `BadModel`."""
-        place = self._place(spec)
-        with place.lock:
-            return self._opened(place, spec).n_known
+        with self._use(spec) as opened:
+            return opened.n_known
 
-    def _grammars(self, place: _Place, spec: ModelSpec) -> GrammarCompiler:
-        with place.lock:
-            if place.grammars is None:
-                place.grammars = GrammarCompiler(self._opened(place, spec).tokenizer)
-        return place.grammars
+    def _grammars(self, spec: ModelSpec, *, has_images: bool = False) -> GrammarCompiler:
+        with self._use(spec, has_images=has_images) as opened:
+            if opened.grammars is None:
+                opened.grammars = GrammarCompiler(opened.tokenizer)
+            return opened.grammars
 
-    def _place(self, spec: ModelSpec, *, has_images: bool = False) -> _Place:
+    def _use(self, spec: ModelSpec, *, has_images: bool = False) -> AbstractContextManager[_Tokenizer]:
+        """has_images: decoding pictures takes long, and chats without pictures do not wait for it."""
         key = (spec.fingerprint, spec.load.chat_template, has_images)
-        with self._lock:
-            place = self._places.setdefault(key, _Place())
-            self._places.move_to_end(key)
-            while len(self._places) > self._max_open:
-                self._places.popitem(last=False)
-        return place
+        return self._opened.use(key, functools.partial(self._open, spec))
 
-    def _opened(self, place: _Place, spec: ModelSpec) -> _Tokenizer:
-        if place.opened is None:
-            if spec.path is None:
-                raise BadModel("is not downloaded")
-            self._prepare()
-            tokenizer = self._open(spec, spec.path)
-            vocabulary = tokenizer.get_vocab()
-            place.opened = _Tokenizer(
-                tokenizer,
-                n_known=max(vocabulary.values(), default=0) + 1,
-                max_chars=max(map(len, vocabulary), default=1),
-                context_tokens=None if spec.limits.context_tokens else _context_of_class(spec.path),
-                pictures=_open_pictures(spec.path, tokenizer) if spec.takes_images else None,
-            )
-        return place.opened
+    def _open(self, spec: ModelSpec) -> _Tokenizer:
+        if spec.path is None:
+            raise BadModel("is not downloaded")
+        self._prepare()
+        tokenizer = self._open_tokenizer(spec, spec.path)
+        vocabulary = tokenizer.get_vocab()
+        return _Tokenizer(
+            tokenizer,
+            n_known=max(vocabulary.values(), default=0) + 1,
+            max_chars=max(map(len, vocabulary), default=1),
+            context_tokens=None if spec.limits.context_tokens else _context_of_class(spec.path),
+            pictures=_open_pictures(spec.path, tokenizer) if spec.takes_images else None,
+        )
 
 
-def _known(place: _Place, prompt: Prompt) -> Constraint | None:
-    return None if prompt.grammar is None or place.grammars is None else place.grammars.known(prompt.grammar)
+def _known(opened: _Tokenizer, prompt: Prompt) -> Constraint | None:
+    grammars = opened.grammars
+    return None if prompt.grammar is None or grammars is None else grammars.known(prompt.grammar)
 
 
 def _with_constraint(prompt: Prompt, constraint: Constraint | None) -> Prompt:

@@ -6,6 +6,7 @@ told at once, whether the model is loaded or not.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,9 +52,7 @@ class TextReader:
         """prepare: called before a tokenizer is opened; imports the libraries, unless another thread does."""
         self._open_tokenizer = open_
         self._prepare = prepare
-        self._opened: KeptOpen[_Opened] = KeptOpen(
-            self._open, key=lambda spec: (spec.fingerprint, spec.limits.context_tokens)
-        )
+        self._opened: KeptOpen[_Opened] = KeptOpen()
 
     def read(
         self, spec: ModelSpec, inputs: Sequence[str | Sequence[int]], options: TextOptions
@@ -62,10 +61,11 @@ class TextReader:
 
         Raises `TextRefused`, and `BadModel` when the tokenizer cannot be opened.
         """
+        key, open_ = (spec.fingerprint, spec.limits.context_tokens), functools.partial(self._open, spec)
         read: list[TextTokens] = []
         n_tokens = 0
         for begin in range(0, len(inputs), TOGETHER):
-            with self._opened.use(spec) as opened:  # between two parts, other threads may use the tokenizer
+            with self._opened.use(key, open_) as opened:  # between two parts, other threads may use the tokenizer
                 part = [*_read_part(opened, inputs[begin : begin + TOGETHER], begin, options)]
             read += part
             n_tokens += sum(len(text.tokens) for text in part)
