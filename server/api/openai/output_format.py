@@ -20,6 +20,7 @@ from server.errors import BadRequest
 
 MAX_LEVELS = 96  # of lists and objects in a schema
 FORMAT = 'an object like {"type": "json_schema", "json_schema": {"name": "NAME", "schema": …}}'
+FLAT_FORMAT = 'an object like {"type": "json_schema", "name": "NAME", "schema": …}'
 SCHEMA = "a JSON schema, as an object or as text"
 REGEX = "a regular expression for the whole reply, without look-around"
 CHOICES = "a list of texts, of which the reply is one"
@@ -67,7 +68,7 @@ def read_format(form: object, field: str, *, flat: bool = False) -> Grammar | No
     if asks_for_nothing(form):
         return None
     if not isinstance(form, dict):
-        raise BadRequest(f"{field} must be {FORMAT}.", param=field)
+        raise BadRequest(f"{field} must be {FLAT_FORMAT if flat else FORMAT}.", param=field)
     match form.get("type"):
         case "text":
             return None

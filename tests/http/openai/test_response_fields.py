@@ -124,6 +124,23 @@ async def test_what_cannot_be_done_is_refused_by_name(tmp_path: Path, body: Any,
     assert error["param"] == param
 
 
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({"type": "json_schema"}, "text.format.schema is required"),
+        ({"type": "json_schema", "schema": {}, "strict": 1}, "text.format.strict must be true or false"),
+        ({"type": "json_schema", "json_schema": {}}, "text.format.json_schema.schema is required"),
+    ],
+)
+async def test_a_form_of_the_text_that_is_wrong_is_named_where_it_stands(
+    tmp_path: Path, form: Any, message: str
+) -> None:
+    async with front(tmp_path) as f:
+        error = await refused(f, json.dumps({"input": "Hi", "text": {"format": form}}).encode())
+
+    assert error["message"].startswith(message)
+
+
 async def test_fields_that_only_annotate_are_taken(tmp_path: Path) -> None:
     fields = {
         "user": "anna", "prompt_cache_key": "k", "safety_identifier": "s", "service_tier": "auto", "max_tool_calls": 3,
