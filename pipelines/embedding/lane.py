@@ -25,12 +25,12 @@ from pipelines.batching.preemption import PreemptibleForward, YieldPoints
 from pipelines.concurrency import ConcurrencyLimit
 from pipelines.costs import CostLog, Meter
 from pipelines.embedding.encoder import Encoder
+from pipelines.embedding.open_requests import OpenRequests
 from pipelines.embedding.queue import EmbeddingQueue, Row, Rows, shape_of_width
 from pipelines.embedding_interface import EmbeddingRequest
 from pipelines.host_offload import HostOffload
 from pipelines.interface import (
     Canceled,
-    Embedded,
     Failed,
     FailureCode,
     Merging,
@@ -47,15 +47,6 @@ COMPONENT = "model"
 # Tokens of one forward with their padding. More do not make a device busier, and would take longer and more memory.
 STEP_TOKENS = {"cpu": 1024, "cuda": 16_384}
 UNBATCHED_WARNING = "This architecture cannot share forwards: its texts take turns, one at a time."
-
-
-@dataclass(slots=True)
-class _InProgress:
-    """A request, and the vectors that it has so far."""
-
-    request: EmbeddingRequest
-    vectors: NDArray[np.float32]  # (number of texts, D)
-    n_left: int  # texts without a vector
 
 
 @dataclass(slots=True)
@@ -94,7 +85,7 @@ class EmbeddingLane:
         self._max_tokens = max_tokens
         self._tokens = ConcurrencyLimit(step_tokens or STEP_TOKENS[encoder.device.type])
         self._queue = EmbeddingQueue()
-        self._requests: dict[str, _InProgress] = {}  # by id
+        self._requests = OpenRequests(encoder.dimensions, encoder.normalizes)
         self._canceled: list[str] = []
         self._updates: list[Update] = []
         self._costs = CostLog(name, always_measure_bytes=name.startswith("cuda"))
@@ -116,19 +107,18 @@ class EmbeddingLane:
 
     @property
     def mid_forward(self) -> bool:
-        return self._forward is not None and bool(self._wanted(self._forward.rows))
+        return self._forward is not None and bool(self._requests.wanted(self._forward.rows.rows))
 
     def admit(self, request: Request) -> None:
         assert isinstance(request, EmbeddingRequest)
         if (refusal := self._refusal(request)) is not None:
             self._updates.append(Failed(request.id, *refusal))
             return
-        vectors = np.zeros((len(request.texts), self._dimensions), np.float32)
-        self._requests[request.id] = _InProgress(request, vectors, len(request.texts))
+        self._requests.add(request)
         self._queue.add(request)
 
     def cancel(self, request_id: str) -> None:
-        if self._requests.pop(request_id, None) is not None:
+        if self._requests.forget(request_id):
             self._queue.remove(request_id)
             self._canceled.append(request_id)
 
@@ -140,7 +130,7 @@ class EmbeddingLane:
 
     def next_step(self) -> NextStep | None:
         if self._forward is not None and self.mid_forward:
-            return _next_step(self._forward.rows.width, self._wanted(self._forward.rows))
+            return _next_step(self._forward.rows.width, self._requests.wanted(self._forward.rows.rows))
         rows = self._queue.peek(self._tokens.now, 1 if self.merging == "off" else None)
         return None if rows is None else _next_step(rows.width, rows.rows)
 
@@ -246,26 +236,12 @@ class EmbeddingLane:
 
     def _deliver(self, rows: Rows, vectors: NDArray[np.float32]) -> None:
         for row, vector in zip(rows.rows, vectors, strict=True):
-            waiting = self._requests.get(row.request_id)
-            if waiting is None:
+            if row.request_id not in self._requests:
                 continue  # canceled, or failed by an earlier row
             if not np.isfinite(vector).all():
                 self._fail([row], "invalid_output", "The model produced values that are not numbers.", "")
-                continue
-            waiting.vectors[row.index] = vector
-            waiting.n_left -= 1
-            if not waiting.n_left:
-                del self._requests[row.request_id]
-                self._updates.append(self._embedded(waiting))
-
-    def _embedded(self, ended: _InProgress) -> Embedded:
-        assert self._encoder is not None
-        request, vectors = ended.request, ended.vectors
-        if request.dimensions is not None:
-            vectors = np.ascontiguousarray(vectors[:, : request.dimensions])
-        if self._encoder.normalizes if request.normalize is None else request.normalize:
-            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return Embedded(request.id, vectors, request.n_tokens)
+            elif (embedded := self._requests.put(row, vector)) is not None:
+                self._updates.append(embedded)
 
     def _note(self, forward: _Forward) -> None:
         next_step, meter = _next_step(forward.rows.width, forward.rows.rows), forward.meter
@@ -288,20 +264,16 @@ class EmbeddingLane:
         device.release_cache()
         if len(rows.rows) > 1:
             self._tokens.ran_out_of_memory(rows.width * len(rows.rows))
-            self._queue.put_back(self._wanted(rows))
+            self._queue.put_back(self._requests.wanted(rows.rows))
         else:
             message = "The device ran out of memory for this text, even alone."
             self._fail(rows.rows, "out_of_memory", message, detail)
 
     def _fail(self, rows: Sequence[Row], code: FailureCode, message: str, detail: str) -> None:
         for request_id in dict.fromkeys(row.request_id for row in rows):
-            if self._requests.pop(request_id, None) is not None:
+            if self._requests.forget(request_id):
                 self._queue.remove(request_id)
                 self._updates.append(Failed(request_id, code, message, detail))
-
-    def _wanted(self, rows: Rows) -> Sequence[Row]:
-        """The rows of a forward whose requests have not ended."""
-        return [row for row in rows.rows if row.request_id in self._requests]
 
 
 def _next_step(width: int, rows: Sequence[Row]) -> NextStep:
