@@ -22,11 +22,15 @@ def _messages() -> Iterator[str]:
     yield from item(f"`role`: {', '.join(schema.ROLES)}. A developer's message is a system prompt.")
     yield from item("`content`: text, null, or a list of parts, which become lines of their own")
     thinking = names((*schema.THINKING_PARTS, *schema.HIDDEN_PARTS))
-    yield from item(f"types of parts: {names(schema.TEXT_PARTS)}; of an assistant also {thinking}")
+    pictures = names(schema.IMAGE_PARTS)
+    yield from item(
+        f"types of parts: {names(schema.TEXT_PARTS)}; of an assistant also {thinking}; of the user and of results of "
+        f"tools also {pictures}"
+    )
     thoughts = names((*schema.THINKING_FIELDS, *schema.THINKING_LISTS))
     yield from item(f"what an assistant thought: the first of {thoughts} that has text")
     yield from item("`tool_calls`, `function_call`, `tool_call_id`, `name`: earlier calls of tools and their results")
-    yield from item("any other field is ignored; a part of another type (pictures, audio, files) is a 400")
+    yield from item("any other field is ignored; a part of another type, such as audio, is a 400")
     yield from item(f"at most {schema.MAX_MESSAGES} messages")
     yield ""
 
