@@ -15,6 +15,7 @@ from itertools import accumulate, pairwise, product
 from typing import Any, Literal, TypeAlias
 
 from pipelines.chat.tools.generic_prompt import calls_as_text
+from pipelines.chat.tools.json_text import json_object
 from pipelines.chat_interface import Message, MessageImage, ToolCall
 
 Tools: TypeAlias = Literal["native", "apart", "text"]
@@ -230,14 +231,6 @@ def _id(text: str, form: Form) -> str:
     if (SHORT_ID if form.ids == "short" else PLAIN_ID).fullmatch(text):
         return text
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:9]
-
-
-def json_object(text: str) -> dict[str, Any] | None:
-    try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return parsed if isinstance(parsed, dict) else None
 
 
 def with_texts(messages: Sequence[Message], change: Callable[[str, int, bool], str]) -> list[Message]:

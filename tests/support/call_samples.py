@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pipelines.chat.replies.call_reader import CallReader
 from pipelines.chat.replies.detokenize import Piece
+from pipelines.chat.tools.call_reader import CallReader
 from pipelines.chat.tools.formats import FAMILIES, GENERIC, Family
 from pipelines.chat_interface import CallDelta, Tool
 

@@ -14,7 +14,7 @@ from pipelines.chat.replies.stopping import StopStrings
 from pipelines.chat_interface import CallDelta, Section, ToolCall
 
 if TYPE_CHECKING:
-    from pipelines.chat.replies.call_reader import CallReader
+    from pipelines.chat.tools.call_reader import CallReader
 
 
 @dataclass(frozen=True, slots=True)

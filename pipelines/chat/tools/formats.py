@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipelines.chat.replies.call_reader import CallReader
 from pipelines.chat.tools import call_syntax as syntax
+from pipelines.chat.tools.call_reader import CallReader
 from pipelines.chat.tools.call_syntax import Opening
 from pipelines.chat_interface import Tool, ToolUse
 

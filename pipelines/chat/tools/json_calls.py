@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-from pipelines.chat.message_forms import json_object
 from pipelines.chat.tools.call_source import (
     Arguments,
     Begin,
@@ -17,7 +16,7 @@ from pipelines.chat.tools.call_source import (
     peek,
     skip_white,
 )
-from pipelines.chat.tools.json_text import JsonText, NotJson
+from pipelines.chat.tools.json_text import JsonText, NotJson, json_object
 from pipelines.chat_interface import Tool
 
 NAMES = ("name", "tool_name", "function", "function_name")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 MAX_DEPTH = 256  # of lists and objects in each other
 
@@ -17,6 +18,15 @@ _SCALAR = re.compile(r"[-+.0-9A-Za-z]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 _CONSTANTS = ("true", "false", "null")
 _HEX = re.compile("[0-9a-fA-F]{4}")
+
+
+def json_object(text: str) -> dict[str, Any] | None:
+    """Returns the object that a text is; None if it is none."""
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) else None
 
 
 class NotJson(Exception):

@@ -78,6 +78,16 @@ def read(reader: Any, tokenizer: Any, tokens: Sequence[int]) -> Called:
     return called(reader, [*pieces, *stream.finish()])
 
 
+def random_replies(family: Family, use: ToolUse, form: Grammar | None = None) -> list[Called]:
+    """Eight replies of random tokens, as they are read."""
+    tokenizer = made_tokenizer(family)
+    calls = call_format(tokenizer, family, use)
+    grammar = reply_grammar(tokenizer, calls, use, form)
+    assert grammar is not None
+    constraint = GrammarCompiler(tokenizer).compile(grammar)
+    return [read(calls.reader(), tokenizer, random_reply(constraint, tokenizer, seed)) for seed in range(8)]
+
+
 def check(found: Called) -> None:
     assert found.n_cut == 0
     for name, arguments in found.parsed:
@@ -87,14 +97,7 @@ def check(found: Called) -> None:
 
 @pytest.mark.parametrize("family", ALL, ids=[family.name for family in ALL])
 def test_a_required_call_is_read_and_matches_its_schema(family: Family) -> None:
-    use = ToolUse(tools=tuple(TOOLS.values()), choice="required")
-    tokenizer = made_tokenizer(family)
-    calls = call_format(tokenizer, family, use)
-    grammar = reply_grammar(tokenizer, calls, use, None)
-    assert grammar is not None
-    constraint = GrammarCompiler(tokenizer).compile(grammar)
-
-    replies = [read(calls.reader(), tokenizer, random_reply(constraint, tokenizer, seed)) for seed in range(8)]
+    replies = random_replies(family, ToolUse(tools=tuple(TOOLS.values()), choice="required"))
 
     for found in replies:
         check(found)
@@ -105,14 +108,7 @@ def test_a_required_call_is_read_and_matches_its_schema(family: Family) -> None:
 
 @pytest.mark.parametrize("family", ALL, ids=[family.name for family in ALL])
 def test_a_reply_with_a_form_is_an_answer_of_that_form_or_calls(family: Family) -> None:
-    use = ToolUse(tools=tuple(TOOLS.values()))
-    tokenizer = made_tokenizer(family)
-    calls = call_format(tokenizer, family, use)
-    grammar = reply_grammar(tokenizer, calls, use, ANSWER)
-    assert grammar is not None
-    constraint = GrammarCompiler(tokenizer).compile(grammar)
-
-    replies = [read(calls.reader(), tokenizer, random_reply(constraint, tokenizer, seed)) for seed in range(8)]
+    replies = random_replies(family, ToolUse(tools=tuple(TOOLS.values())), ANSWER)
 
     for found in replies:
         check(found)
