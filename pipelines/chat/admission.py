@@ -4,7 +4,8 @@ A reply may become as long as the context, but most end long before. So a chat d
 but takes it as it grows, and begins when all that run, and it, have room for `RESERVE_TOKENS` more. When the cache is
 full nevertheless, the chat that arrived last makes room: it waits again with its reply so far, which is read in again.
 
-Chats are admitted strictly in order of arrival: one that does not fit yet holds back those behind it, so none starves.
+Chats are admitted in order of arrival: one that does not fit yet holds back those behind it, so none starves. Only
+where chats with pictures have a part of the cache of their own, those of the other part may go before it.
 The oldest is never put back for another and so always comes to its end. One that was put back begins again only with
 room for `RESERVE_TOKENS` again, so it is read in at most once for so many new tokens.
 """
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipelines import device
-from pipelines.chat.kv_cache import Batch, BatchKind, KVCache, cache_bytes_for
+from pipelines.chat.kv_cache import Batch, BatchKind, BatchPart, KVCache, cache_bytes_for
 from pipelines.chat.queue import ChatQueue, has_media, length_of
 from pipelines.chat.sequence import ChatSequence
 
@@ -43,36 +44,48 @@ class Admission:
         queue.is_full = False
         if not queue.waiting:
             return batch, None
-        n_taken = {media: _pages(batch, media, queue, _with_reserve) for media in (False, True)}
-        while queue.waiting and len(queue.running) < limit:
-            chat = queue.waiting[0]
+        place = 0  # of the chat that is looked at, behind those that found no room
+        full: list[BatchPart] = []
+        while place < len(queue.waiting) and len(queue.running) < limit:
+            chat = queue.waiting[place]
             part = batch.part_for(has_media(chat))
+            if part in full:
+                place += 1
+                continue
             chat.n_pages = part.pages_for(_with_reserve(chat))
             if chat.n_pages > part.n_pages and not queue.running:  # the cache is smaller than when the chat arrived
                 self._kv_cache.free()
-                batch = self._allocate()
+                batch, full = self._allocate(), []
                 part = batch.part_for(has_media(chat))
                 chat.n_pages = part.pages_for(_with_reserve(chat))
                 if chat.n_pages > part.n_pages:
                     return batch, chat
-            if chat.n_pages > part.n_pages - n_taken[has_media(chat)]:
+            if chat.n_pages > part.n_pages:  # it needs a new cache, which is made when no chat runs
                 queue.is_full = True
                 break
-            n_taken[has_media(chat)] += chat.n_pages
-            queue.run_next()
+            if chat.n_pages > part.n_pages - _pages(batch, part, queue, _with_reserve):
+                queue.is_full = True
+                full.append(part)
+                continue
+            queue.run(place)
             tokens, media = chat.prompt + chat.tokens, chat.request.prompt.media
             batch.add(chat.id, tokens, chat.request.owner, chat.n_prompt_logprobs, media)
         return batch, None
 
     def _put_back_what_outgrows_the_cache(self) -> None:
-        """Put back the newest chats until all that still run get the pages that their next tokens need."""
+        """Put back the newest chats of a part until all that still run get the pages that their next tokens need."""
         batch, running = self._kv_cache.batch, self._queue.running
         while batch is not None and running:
-            parts = [(media, batch.part_for(media)) for media in (False, True)]
-            fits = all(_pages(batch, media, self._queue, length_of) <= part.n_pages for media, part in parts)
-            if fits and batch.has_room():
+            parts = (batch.part_for(False), batch.part_for(True))
+            outgrown = next(
+                (part for part in parts if _pages(batch, part, self._queue, length_of) > part.n_pages), None
+            )
+            if outgrown is None and not batch.has_room():
+                outgrown = parts[0]  # that of the chats without pictures, which alone has kinds of layers
+            if outgrown is None:
                 return
-            self._remove([self._queue.put_back_newest().id])
+            newest = [chat for chat in running.values() if batch.part_for(has_media(chat)) is outgrown][-1]
+            self._remove([self._queue.put_back_one(newest).id])
             batch = self._kv_cache.batch
 
     def remove_canceled(self) -> Sequence[str]:
@@ -124,10 +137,10 @@ class Admission:
             self._kv_cache.free()
 
 
-def _pages(batch: Batch, media: bool, queue: ChatQueue, length: Callable[[ChatSequence], int]) -> int:
-    """Pages that the running chats with pictures, or without, take at these lengths."""
-    part = batch.part_for(media)
-    return sum(part.pages_for(length(chat)) for chat in queue.running.values() if has_media(chat) is media)
+def _pages(batch: Batch, part: BatchPart, queue: ChatQueue, length: Callable[[ChatSequence], int]) -> int:
+    """Pages that the running chats of a part of the batch take at these lengths."""
+    lengths = [length(chat) for chat in queue.running.values() if batch.part_for(has_media(chat)) is part]
+    return sum(map(part.pages_for, lengths))
 
 
 def _with_reserve(chat: ChatSequence) -> int:

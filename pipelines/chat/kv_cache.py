@@ -18,7 +18,8 @@ from pipelines.chat.sampling.sampling_hook import Sampler
 from pipelines.chat.unbatched import SequentialBatch, sequential_cache_bytes
 from pipelines.interface import Merging
 
-Batch: TypeAlias = PagedBatch | SequentialBatch | MixedBatch
+BatchPart: TypeAlias = PagedBatch | SequentialBatch  # has pages of its own
+Batch: TypeAlias = BatchPart | MixedBatch
 BatchKind: TypeAlias = Literal["paged", "sequential", "mixed"]
 
 

@@ -1,7 +1,7 @@
 """The chats of one lane: which of them run, which wait, and which are canceled. Device thread only.
 
-Chats begin to run in order of arrival, and the last to begin is the first to be put back. So every chat that runs has
-arrived before every chat that waits.
+Chats of one part of the cache begin to run in order of arrival, and the last to begin is the first to be put back. So
+every one that runs has arrived before every one that waits.
 """
 
 from __future__ import annotations
@@ -41,16 +41,17 @@ class ChatQueue:
     def __init__(self) -> None:
         self.running: dict[str, ChatSequence] = {}  # in the batch, by request id, oldest first
         self.waiting: deque[ChatSequence] = deque()  # in order of arrival
-        self.is_full = False  # the first that waits has no room, until a chat leaves or the cache changes
+        self.is_full = False  # some that wait have no room, until a chat leaves or the cache changes
         self._n_tokens_before: dict[str, int] = {}  # running chat → tokens that its reply had when it began to run
         self._canceled: list[str] = []  # ids of chats that are still to be removed
 
     def __bool__(self) -> bool:
         return bool(self.running or self.waiting)
 
-    def run_next(self) -> ChatSequence:
-        """Move the first waiting chat to the running ones. It is read in from the beginning, with its reply so far."""
-        chat = self.waiting.popleft()
+    def run(self, place: int) -> ChatSequence:
+        """Move a waiting chat to the running ones. It is read in from the beginning, with its reply so far."""
+        chat = self.waiting[place]
+        del self.waiting[place]
         self.running[chat.id] = chat
         self._n_tokens_before[chat.id] = chat.n_tokens
         return chat
@@ -84,8 +85,10 @@ class ChatQueue:
 
     def put_back_newest(self) -> ChatSequence:
         """Make the running chat that arrived last wait again, before the others. Its reply so far is kept."""
-        _, chat = self.running.popitem()
-        del self._n_tokens_before[chat.id]
+        return self.put_back_one([*self.running.values()][-1])
+
+    def put_back_one(self, chat: ChatSequence) -> ChatSequence:
+        del self.running[chat.id], self._n_tokens_before[chat.id]
         self.waiting.appendleft(chat)
         return chat
 

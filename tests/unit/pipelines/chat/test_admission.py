@@ -243,3 +243,84 @@ def test_a_chat_that_no_cache_can_hold_is_returned(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(world.kv_cache, "_make_batch", lambda n_bytes: make(min(n_bytes, 1_024 * TOKEN_BYTES)))
     _, too_large = world.admission.admit(32)
     assert too_large is world.queue.waiting[0]
+
+
+class TwoParts:
+    """Has a part of its own for chats with pictures, each of this size, as a vision-language model's batch."""
+
+    def __init__(self, cache_bytes: int) -> None:
+        part = functools.partial(SequentialBatch, MODEL, max_rows=32, sampler=lambda ids, logits: None)
+        self.parts = {media: part(cache_bytes=cache_bytes) for media in (False, True)}
+
+    def part_for(self, has_media: bool) -> SequentialBatch:
+        return self.parts[has_media]
+
+    def has_room(self) -> bool:
+        return True
+
+    def add(self, sequence_id: str, prompt: Any, owner: Any, n_logprobs: Any, media: Any) -> None:
+        self.parts[media is not None].add(sequence_id, prompt)
+
+    def remove(self, sequence_id: str) -> None:
+        for part in self.parts.values():
+            part.remove(sequence_id)
+
+    def close(self) -> None:
+        pass
+
+
+def seen(name: str, n_prompt: int) -> Chat:
+    """A chat with pictures."""
+    request = SimpleNamespace(owner="", prompt=SimpleNamespace(media=object()))
+    return Chat(name, [1] * n_prompt, n_prompt + 8_192, request=request)
+
+
+def two_parts(*chats: Chat) -> tuple[Admission, ChatQueue]:
+    """An admission to two parts of 1024 tokens each."""
+    queue = ChatQueue()
+    queue.waiting.extend(chats)  # type: ignore[arg-type]
+    kv_cache = KVCache(TwoParts, 1024 * TOKEN_BYTES)  # type: ignore[arg-type]
+    return Admission(MODEL, queue, kv_cache, "sequential"), queue
+
+
+def test_chats_without_pictures_do_not_wait_for_the_part_of_those_with_pictures() -> None:
+    admission, queue = two_parts(seen("p1", 600), seen("p2", 600), chat("t1"), seen("p3", 10), chat("t2"))
+
+    admission.admit(32)
+
+    assert (list(queue.running), [each.id for each in queue.waiting]) == (["p1", "t1", "t2"], ["p2", "p3"])
+    assert queue.is_full
+    queue.remove(["p1"])
+    admission.admit(32)
+    assert (list(queue.running), [each.id for each in queue.waiting]) == (["t1", "t2", "p2"], ["p3"])
+
+
+def test_no_chat_goes_before_one_that_needs_a_larger_cache() -> None:
+    admission, queue = two_parts(chat("t1"), seen("p1", 5_000), chat("t2"))
+
+    admission.admit(32)
+    assert list(queue.running) == ["t1"]
+    queue.remove(["t1"])
+    admission.admit(32)
+
+    assert list(queue.running) == ["p1", "t2"]
+
+
+def test_a_part_that_is_outgrown_puts_back_its_own_newest_chat() -> None:
+    admission, queue = two_parts(chat("t1", 200), chat("t2", 200), seen("p1", 200))
+    admission.admit(32)
+    assert list(queue.running) == ["t1", "t2", "p1"]
+
+    for name in ("t1", "t2"):
+        queue.running[name].tokens += [1] * 400
+    admission.admit(32)
+
+    assert (list(queue.running), [each.id for each in queue.waiting]) == (["t1", "p1"], ["t2"])
+
+
+def test_both_kinds_of_chats_count_where_they_share_the_pages() -> None:
+    world = World(1024, [chat("t1", 500), seen("p1", 500)])
+
+    world.admission.admit(32)
+
+    assert world.running == ["t1"]
