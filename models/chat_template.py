@@ -53,7 +53,7 @@ def _render(text: str) -> int:
     """
     from jinja2 import TemplateError
 
-    from pipelines.chat.template_language import template_environment
+    from pipelines.chat.templates.language import template_environment
 
     variables = {
         "messages": CONVERSATION, "add_generation_prompt": True, "bos_token": "<s>", "eos_token": "</s>", "tools": None,

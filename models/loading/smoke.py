@@ -64,8 +64,8 @@ def smoke_test_chat_model(model: Any, spec: ModelSpec, tokens: list[int]) -> Non
 def smoke_test_pictures(model: Any, spec: ModelSpec, tokenizer: Any, path: Path) -> None:
     """Shows a vision-language model a picture. Raises as `smoke_test_chat_model`, and what the library raises."""
     from models.loading.processor import open_pictures
+    from pipelines.chat.lone_sequences import VisionSequence
     from pipelines.chat.prompts.read_prompt import read_prompt
-    from pipelines.chat.sequences import VisionSequence
 
     buffer = io.BytesIO()
     Image.linear_gradient("L").resize((96, 64)).save(buffer, "PNG")

@@ -9,7 +9,7 @@ from models.fallback_templates import fallback_template
 from models.files.chat_templates import chat_templates
 from models.loading.components import errors_named
 from models.spec import ModelSpec
-from pipelines.chat.template_rendering import chosen_template
+from pipelines.chat.templates.chat_template import chosen_template
 
 
 def open_tokenizer(spec: ModelSpec, path: Path) -> Any:

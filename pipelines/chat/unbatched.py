@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from pipelines import device
 from pipelines.chat.kv_size import PAGE_TOKENS, STATE_TOKENS, has_attention, state_bytes, token_bytes
+from pipelines.chat.lone_sequences import Sequence, sequence_of
 from pipelines.chat.paged_batch import BatchStep
 from pipelines.chat.prompt_scores import PromptScorer
 from pipelines.chat.sampling.sampling_hook import Sampler
-from pipelines.chat.sequences import Sequence, sequence_of
 from pipelines.chat_interface import PromptMedia
 
 

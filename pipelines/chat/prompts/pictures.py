@@ -130,8 +130,8 @@ def _pixels(picture: Image.Image, image: MessageImage) -> Image.Image:
 
 def _rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):  # 16 bits of gray, which Pillow would cut off at 255
-        gray = np.asarray(picture, dtype=np.float64) / 257
-        return Image.fromarray(gray.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+        gray = np.asarray(picture).clip(0, 65_535).astype(np.uint32)
+        return Image.fromarray(((gray + 128) // 257).astype(np.uint8)).convert("RGB")  # to the nearest of 256
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.chat.message_forms import Form, turns
 from pipelines.chat.prompts.pictures import PictureReader
 from pipelines.chat.prompts.rendering import FAILS, Renderer, Rendering
 from pipelines.chat.prompts.skeleton import PLACEHOLDER, PLACEHOLDERS
@@ -17,7 +16,8 @@ from pipelines.chat.prompts.special_tokens import broken, encode, encode_marked,
 from pipelines.chat.prompts.template_variables import check_variables
 from pipelines.chat.prompts.thinking_switch import asks_for_none, has_switch, most_tokens, variables_of
 from pipelines.chat.prompts.tool_prompt import rendered_with_tools
-from pipelines.chat.template_rendering import ChatTemplate, TemplateFailed
+from pipelines.chat.templates.chat_template import ChatTemplate, TemplateFailed
+from pipelines.chat.templates.message_forms import Form, turns
 from pipelines.chat.tools.call_grammar import reply_grammar
 from pipelines.chat.tools.formats import call_format
 from pipelines.chat_interface import Message, Prompt, PromptOptions, PromptRefused

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeAlias
 
-from pipelines.chat.message_forms import Form, Tools, forms, turns, with_texts
 from pipelines.chat.prompts.skeleton import PLACEHOLDERS, Skeleton, changed, dropped, filled, skeleton_of
 from pipelines.chat.prompts.special_tokens import SpecialTokens, broken, mark_for
-from pipelines.chat.template_rendering import ChatTemplate, TemplateFailed, readable
+from pipelines.chat.templates.chat_template import ChatTemplate, TemplateFailed, readable
+from pipelines.chat.templates.message_forms import Form, Tools, forms, turns, with_texts
 from pipelines.chat_interface import Message, PromptRefused
 
 MAX_RENDERED = 1_000_000  # messages, over all forms that are tried: about 10 s

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.chat.message_forms import with_texts
+from pipelines.chat.templates.message_forms import with_texts
 from pipelines.chat_interface import Message
 
 # Private-use characters around a text's index.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
-from pipelines.chat.template_rendering import ChatTemplate
+from pipelines.chat.templates.chat_template import ChatTemplate
 from pipelines.chat_interface import Effort
 
 SWITCHES = ("enable_thinking", "thinking")

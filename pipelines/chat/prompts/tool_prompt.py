@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, TypeAlias
 
-from pipelines.chat.message_forms import SYSTEMS_MOVED, Form, Turn, turns
 from pipelines.chat.prompts.rendering import Rendering
 from pipelines.chat.prompts.skeleton import PLACEHOLDERS
 from pipelines.chat.prompts.special_tokens import SpecialTokens, broken, mark_for
-from pipelines.chat.template_rendering import ChatTemplate, TemplateFailed
+from pipelines.chat.templates.chat_template import ChatTemplate, TemplateFailed
+from pipelines.chat.templates.message_forms import SYSTEMS_MOVED, Form, Turn, turns
 from pipelines.chat.tools.formats import Family, family_of, generic_family
 from pipelines.chat.tools.generic_prompt import SHOWN_AS_TEXT, with_tools
 from pipelines.chat_interface import Message, PromptRefused, Tool, ToolUse

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.chat.message_forms import Turn
 from pipelines.chat.replies.channels import channel_format
 from pipelines.chat.replies.reply_format import PlainFormat, ReplyFormat
 from pipelines.chat.replies.response_template import template_format
 from pipelines.chat.replies.thinking_tags import tag_format
-from pipelines.chat.template_rendering import ChatTemplate, TemplateFailed
+from pipelines.chat.templates.chat_template import ChatTemplate, TemplateFailed
+from pipelines.chat.templates.message_forms import Turn
 from pipelines.chat_interface import PromptRefused
 
 __all__ = ["ReplyFormat", "reply_format"]

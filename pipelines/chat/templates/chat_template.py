@@ -13,8 +13,8 @@ from typing import Any, cast
 import jinja2
 from jinja2 import nodes
 
-from pipelines.chat.message_forms import Turn
-from pipelines.chat.template_language import template_environment
+from pipelines.chat.templates.language import template_environment
+from pipelines.chat.templates.message_forms import Turn
 from pipelines.chat_interface import PromptRefused
 
 MAX_REASON_CHARS = 200

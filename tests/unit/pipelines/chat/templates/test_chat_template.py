@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.chat.template_rendering import ChatTemplate, chosen_template, readable
+from pipelines.chat.templates.chat_template import ChatTemplate, chosen_template, readable
 from tests.support.chat_tokenizers import chat_tokenizer
 
 
