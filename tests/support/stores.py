@@ -23,8 +23,8 @@ def url_of(folder: Path) -> str:
 
 
 @contextmanager
-def open_store(folder: Path, url: str | None = None, *, durable: bool = True, **options: Any) -> Iterator[Database]:
-    """durable: a commit, and the end, wait for the disk, which takes longer than most tests."""
+def open_store(folder: Path, url: str | None = None, *, durable: bool = False, **options: Any) -> Iterator[Database]:
+    """durable: as the server's own; a commit then waits for the disk, which takes longer than most tests."""
     pragmas = store.PRAGMAS if durable else (*store.PRAGMAS, "synchronous=OFF")
     with patch.object(store, "PRAGMAS", pragmas):
         database = Database(url or url_of(folder), **options)

@@ -129,7 +129,7 @@ async def front(
     prompt_reader = FakePromptReader()
     if keys is None:
         _put_empty_store(folder)
-    with open_store(folder, durable=False) as database, ThreadPoolExecutor(2) as pool:
+    with open_store(folder) as database, ThreadPoolExecutor(2) as pool:
         artifacts = Artifacts(folder / "data", pool, clock)
         catalogue = catalogue or small_catalogue()
         service = build_service(

@@ -96,7 +96,7 @@ def test_every_connection_syncs_fully_to_a_write_ahead_log_and_enforces_foreign_
             conn.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous", "foreign_keys")
         ]
 
-    with open_store(tmp_path) as database:
+    with open_store(tmp_path, durable=True) as database:
         assert database.write_now(pragmas) == ["wal", 2, 1]
         assert database.read_now(pragmas) == ["wal", 2, 1]
 
