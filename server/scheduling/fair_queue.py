@@ -3,7 +3,8 @@
 This is start-time fair queueing. A key's tag is the device seconds it has used, divided by the weight of its priority.
 A job that starts is charged the mean device seconds of jobs of its model; the difference is corrected when it ends. The
 key with the lowest tag goes first, and each second of waiting counts as `AGEING` seconds less used, so that no key
-starves. A key that comes back starts level with the others: idle time is no credit. Each model has its own heap of
+starves. A key that comes back starts level with the others: idle time is no credit. Charges that are not corrected yet
+do not count for that: they may be a hundred times too high. Each model has its own heap of
 keys, so that the cost of finding the next job does not grow with the queue.
 """
 
@@ -57,6 +58,7 @@ class KeyShare:
     tag: float
     jobs: JobList = field(default_factory=JobList)  # waiting jobs of all models
     running: dict[str, float] = field(default_factory=dict)  # job id → seconds charged when it started
+    uncorrected: float = 0.0  # of the tag: what was charged for running jobs
 
 
 @dataclass(slots=True)
@@ -75,7 +77,8 @@ class FairQueue:
         self._models: dict[str, ModelQueue] = {}
         self._by_arrival: OrderedDict[str, Waiting] = OrderedDict()  # by job id, oldest first
         self._job_s: dict[str, float] = {}  # model → mean device seconds of a request
-        self._level = 0.0  # tag of the key that was served last: new keys start there
+        self._level = 0.0  # tag of the key that was served last: new keys start there, or below
+        self._with_running: set[str] = set()  # keys
 
     def __len__(self) -> int:
         return len(self._by_arrival)
@@ -87,7 +90,7 @@ class FairQueue:
         waiting = self._by_arrival[job.id] = Waiting(job, now)
         key = self._keys.get(job.owner)
         if key is None:
-            key = self._keys[job.owner] = KeyShare(self._level)
+            key = self._keys[job.owner] = KeyShare(self.level)
         key.jobs.add(waiting)
         model_queue = self._models.setdefault(job.model, ModelQueue())
         model_queue.by_arrival[job.id] = waiting
@@ -101,6 +104,8 @@ class FairQueue:
         key = self._keys[job.owner]
         key.running[job_id] = charge = self._job_s.get(job.model, FIRST_GUESS_S) * len(job.requests)
         self._level = max(self._level, key.tag)
+        key.uncorrected += charge / weight(job)
+        self._with_running.add(job.owner)
         waiting = self.remove(job_id)
         self._charge(job.owner, charge / weight(job))
         return waiting
@@ -109,9 +114,15 @@ class FairQueue:
         """Correct the charge of a job that has ended after `seconds` of device time."""
         key = self._keys[job.owner]
         charged = key.running.pop(job.id)
+        key.uncorrected -= charged / weight(job)
+        if not key.running:
+            key.uncorrected = 0.0
+            self._with_running.discard(job.owner)
         mean = self._job_s.get(job.model, seconds / len(job.requests))
         self._job_s[job.model] = mean + EMA_WEIGHT * (seconds / len(job.requests) - mean)
         self._charge(job.owner, (seconds - charged) / weight(job))
+        if seconds < charged:
+            self._level = min(self._level, key.tag)
         self._drop_if_idle(job.owner)
 
     def remove(self, job_id: str) -> Waiting:
@@ -144,7 +155,8 @@ class FairQueue:
     @property
     def level(self) -> float:
         """The tag with which a new key starts now."""
-        return self._level
+        running = (self._keys[owner] for owner in self._with_running)
+        return min([self._level, *(key.tag - key.uncorrected for key in running)])
 
     def since(self, job_id: str) -> float:
         """Returns when a waiting job was accepted. Raises KeyError."""

@@ -62,3 +62,32 @@ def test_every_job_added_and_not_taken_is_in_the_order_exactly_once(moves: list[
 
     assert sorted(order(queue)) == sorted(expected)
     assert len(queue) == len(expected)
+
+
+def test_a_new_key_does_not_pay_for_what_others_were_charged_too_much() -> None:
+    """The first jobs of a model are charged a second each, whatever they take: embeddings take milliseconds."""
+    queue = FairQueue()
+    for i in range(64):
+        queue.add(chat_job(f"a{i}", "a"), now=0)
+    started = [queue.take(f"a{i}") for i in range(32)]
+    queue.add(chat_job("during", "b"), now=0)
+    for waiting in started:
+        queue.ended(waiting.job, 0.01)
+    queue.add(chat_job("after", "c"), now=0)
+
+    assert order(queue)[0] == "during"
+    assert queue.tag("b") == 0.0
+    assert queue.tag("c") <= queue.tag("a") < 0.5
+
+
+def test_a_key_that_comes_back_gets_no_credit_for_its_idle_time() -> None:
+    queue = FairQueue()
+    queue.add(chat_job("a0", "a"), now=0)
+    queue.ended(queue.take("a0").job, 5.0)
+    for i in range(9):
+        queue.add(chat_job(f"b{i}", "b"), now=0)
+    for i in range(8):
+        queue.ended(queue.take(f"b{i}").job, 5.0)
+    queue.add(chat_job("a1", "a"), now=0)
+
+    assert queue.tag("a") >= queue.tag("b") - 5.0
