@@ -26,6 +26,7 @@ from server.protocol import (
     Event,
     Forget,
     JobCanceled,
+    JobEmbedded,
     JobFailed,
     JobReplied,
     JobReturned,
@@ -184,7 +185,7 @@ class Fleet:
                     assignment.outputs_left -= 1
                     if not assignment.outputs_left:
                         self._job_ended(job_id)
-            case JobReplied(job_id) | JobFailed(job_id) | JobCanceled(job_id):
+            case JobReplied(job_id) | JobEmbedded(job_id) | JobFailed(job_id) | JobCanceled(job_id):
                 self._job_ended(job_id)
             case _:
                 pass

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipelines.diffusion_interface import DiffusionRequest
@@ -24,7 +25,9 @@ from server.protocol import (
     Cancel,
     Event,
     JobCanceled,
+    JobEmbedded,
     JobFailed,
+    JobReplied,
     JobReturned,
     JobStarted,
     KeepAlive,
@@ -121,6 +124,28 @@ def test_jobs_of_one_model_share_a_device_and_those_of_another_model_go_to_the_i
     two.submit("4")
 
     assert [engine.jobs for engine in two.engines] == [["1", "2", "4"], ["3"]]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        OutputReady("1", 0, np.zeros((1, 8, 8, 3), np.float32), 2, "x"),
+        JobReplied("1", "Hi", 1, 1, "stop"),
+        JobEmbedded("1", np.zeros((1, 4), np.float32), 3),
+        JobFailed("1", "model_error", "no", True),
+        JobCanceled("1"),
+    ],
+    ids=lambda end: type(end).__name__,
+)
+def test_every_end_of_a_job_makes_its_device_idle_again(end: Event) -> None:
+    two = FleetOfTwo()
+    two.submit("1")
+    two.engines[0].deliver(JobStarted("1", 0, 0))
+    two.engines[0].deliver(end)
+
+    assert two.delivered[-1] is end
+    assert two.fleet._assignments.get("1") is None
+    assert list(two.fleet._assignments.job_counts) == [0, 0]
 
 
 def test_a_waiting_job_moves_to_the_idle_device_and_keeps_its_submission_time() -> None:
