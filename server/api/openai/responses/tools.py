@@ -77,20 +77,18 @@ def _given(tool: Any, where: str, warnings: list[str]) -> Iterator[tuple[GivenTo
         raise BadRequest(f"{where} must be an object with a type and a name.", param="tools")
     match tool.get("type", "function"):
         case "function":
-            yield _function(tool, where, None, warnings)
+            yield _function(tool, where)
         case "custom":
             yield _custom(tool, where, warnings)
         case "namespace":
-            yield from _namespace(tool, where, warnings)
+            yield from _namespace(tool, where)
         case "web_search" if tool.get("external_web_access") is False:
             warnings.append("tools: web_search was left out, as this server does not search the web.")
         case kind:
             refuse_type(where, kind)
 
 
-def _function(
-    tool: Mapping[str, Any], where: str, namespace: str | None, warnings: list[str]
-) -> tuple[GivenTool, Called]:
+def _function(tool: Mapping[str, Any], where: str, namespace: str | None = None) -> tuple[GivenTool, Called]:
     """Reads the flat form, or that of chat completions, which some clients send here too."""
     inner = tool.get("function") if "name" not in tool else None
     if isinstance(inner, dict):
@@ -113,7 +111,7 @@ def _custom(tool: Mapping[str, Any], where: str, warnings: list[str]) -> tuple[G
     return GivenTool(where, tool.get("name"), description, INPUT_SCHEMA), Called(str(tool.get("name")), custom=True)
 
 
-def _namespace(tool: Mapping[str, Any], where: str, warnings: list[str]) -> Iterator[tuple[GivenTool, Called]]:
+def _namespace(tool: Mapping[str, Any], where: str) -> Iterator[tuple[GivenTool, Called]]:
     name, inner = tool.get("name"), tool.get("tools")
     if not isinstance(name, str) or not isinstance(inner, list):
         raise BadRequest(f"{where} must be an object with the name of the namespace and its tools.", param="tools")
@@ -123,7 +121,7 @@ def _namespace(tool: Mapping[str, Any], where: str, warnings: list[str]) -> Iter
             raise BadRequest(f"{place} must be an object with a type and a name.", param="tools")
         if (kind := function.get("type", "function")) != "function":
             refuse_type(place, kind)
-        yield _function(function, place, name, warnings)
+        yield _function(function, place, name)
 
 
 def _chosen(tools: tuple[Tool, ...], choice: Any, *, parallel: bool | None) -> ToolUse:
