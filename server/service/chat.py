@@ -14,7 +14,7 @@ from pipelines.chat_interface import Message, Prompt
 from server.accounts.auth import ApiKey
 from server.accounts.quotas import Plan
 from server.accounts.usage import Accounts
-from server.errors import ServerError
+from server.errors import BadRequest, ServerError
 from server.jobs.artifacts import new_id
 from server.jobs.limits import JobLimits
 from server.jobs.results import Results
@@ -30,6 +30,7 @@ from server.service.running_chats import RunningChats
 from server.store import messages
 from server.store.database import Database
 
+MAX_SCORES = 2_000_000  # of the prompts of one request: each takes about 500 bytes until the reply is sent
 REFUND_WAIT_S = 1.0  # longest that a refused message waits for its refund; a store that is busy refunds it later
 
 
@@ -145,5 +146,20 @@ class Chats:
         if chat_input.stop_tokens:
             await self._prompts.check_tokens(spec, "stop_token_ids", chat_input.stop_tokens)
         if chat_input.raw_prompts:
-            return [await self._prompts.read_raw(spec, raw) for raw in chat_input.raw_prompts]
+            prompts = [await self._prompts.read_raw(spec, raw) for raw in chat_input.raw_prompts]
+            _check_scores(chat_input, prompts)
+            return prompts
         return [await self._prompts.read(spec, context, chat_input.prompt_options)]
+
+
+def _check_scores(chat_input: ChatInput, prompts: Sequence[Prompt]) -> None:
+    """Raises `BadRequest` when the log probabilities of the prompts would take too much memory."""
+    if chat_input.n_prompt_logprobs is None:
+        return
+    n_tokens = chat_input.n_choices * sum(len(prompt.tokens) for prompt in prompts)
+    if n_tokens * (1 + chat_input.n_prompt_logprobs) > MAX_SCORES:
+        message = (
+            f"The prompts of one request may have {MAX_SCORES:,} log probabilities together, those of the likeliest "
+            "tokens included. Send fewer or shorter prompts, or ask for fewer tokens at each place."
+        )
+        raise BadRequest(message, param="prompt")

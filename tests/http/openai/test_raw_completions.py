@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from pipelines.chat_interface import PromptTooLong
+from server.service import chat
 from tests.support.http.completions import PATH, answers, complete
 from tests.support.http.front import Front, front
 
@@ -194,3 +195,20 @@ async def test_a_body_may_have_16_mib(tmp_path: Path) -> None:
 
     assert reply.status_code == 200
     assert too_large.status_code == 413
+
+
+async def test_the_log_probabilities_of_prompts_are_bounded_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "MAX_SCORES", 60)
+    body = {"prompt": ["abcde", "fghij"], "echo": True, "max_tokens": 0}
+    async with front(tmp_path) as f:
+        statuses = [
+            (await f.post(PATH, {**body, **more}, "free")).status_code
+            for more in ({"logprobs": 5}, {"logprobs": 6}, {"logprobs": 2, "n": 2}, {"logprobs": 3, "n": 2}, {})
+        ]
+        await f.settle()
+        charged = await f.used("chats")
+
+    assert statuses == [200, 400, 200, 400, 200]
+    assert charged == 2 + 4 + 2
