@@ -25,7 +25,7 @@ from server.api.read_json import read_json
 from server.api.schemas import ModelName, read_body
 from server.api.shared.field_types import Lenient
 from server.api.wire import JsonObject, errors, json_body, timestamp
-from server.errors import UnknownModel
+from server.errors import BadRequest, UnknownModel
 from server.service.models import ModelView
 from server.service.service import Service
 from server.version import program_version
@@ -68,6 +68,8 @@ async def show(request: Request, service: ServiceDep, _: KeyDep) -> Response:
         spec = service.catalogue.get(body.model)
     except NoSuchModel as error:
         raise UnknownModel(f"{error.message} GET /api/tags lists them all.") from None
+    if spec.is_diffusion:
+        raise BadRequest(f"model {spec.name} is for {spec.type}. GET /api/tags lists those for text.", param="model")
     config = await asyncio.to_thread(_config, spec)
     family = str(config.get("model_type") or spec.type)
     info: JsonObject = {"general.architecture": family, "general.basename": spec.name}
@@ -140,7 +142,9 @@ def _capabilities(spec: ModelSpec) -> list[str]:
 
 
 def _parameters(spec: ModelSpec) -> Mapping[str, Any]:
-    """The model's defaults under Ollama's names of the options."""
+    """The model's defaults under Ollama's names of the options; none where nothing is drawn by chance."""
+    if spec.type == "embedding":
+        return {}
     defaults = spec.defaults
     return {
         "temperature": defaults.temperature,

@@ -39,6 +39,7 @@ async def test_the_models_that_write_text_are_listed_and_described(tmp_path: Pat
         tags = (await f.get("/api/tags")).json()["models"]
         show = (await f.post("/api/show", {"model": "talker"})).json()
         unknown = await f.post("/api/show", {"model": "none"})
+        painter = await f.post("/api/show", {"model": "painter"})
         version = (await f.get("/api/version")).json()
 
     assert [(model["name"], model["model"], model["size"]) for model in tags] == [("talker:latest",) * 2 + (GIB,)]
@@ -49,6 +50,7 @@ async def test_the_models_that_write_text_are_listed_and_described(tmp_path: Pat
     assert show["capabilities"] == ["completion", "tools"]
     assert "temperature 0.6" in show["parameters"].splitlines()
     assert unknown.status_code == 404
+    assert (painter.status_code, "painter is for image" in painter.json()["error"]) == (400, True)
     assert version.keys() == {"version", "agentname"}
 
 
