@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
@@ -57,25 +58,38 @@ RULES: Mapping[str, BodyRule] = {
 
 class SharedMemory:
     """Counts the bytes of all large bodies together. The first 64 KiB of each are free, as those of small bodies are,
-    so that a few large requests never keep small ones out.
+    so that a few large requests never keep small ones out. The bodies of one API key get three quarters of it, so
+    that one key never keeps the others out; a single body may be larger.
     """
 
     def __init__(self, total_bytes: int = SHARED_BYTES) -> None:
         self.total_bytes = total_bytes
         self.used_bytes = 0
+        self._of_key: Counter[str] = Counter()  # by id of the key
 
-    def take(self, n_bytes: int) -> None:
-        """Raises `TooMany` and takes nothing when fewer bytes are left."""
-        if self.used_bytes + n_bytes > self.total_bytes:
+    def take(self, n_bytes: int, key_id: str = "", own_bytes: int = 0) -> None:
+        """key_id: "" for no key, which has no limit of its own. own_bytes: what the body has taken before.
+
+        Raises `TooMany` and takes nothing when fewer bytes are left.
+        """
+        of_key = self._of_key[key_id] + n_bytes if key_id else 0
+        has_others = of_key > own_bytes + n_bytes
+        if self.used_bytes + n_bytes > self.total_bytes or (has_others and of_key > self.total_bytes * 3 // 4):
             raise TooMany(
-                f"Large requests may take {_size(self.total_bytes)} of memory together, and that is taken at the "
-                "moment. Try again in a few seconds.",
+                f"Large requests may take {_size(self.total_bytes)} of memory together, those of one API key three "
+                "quarters of it, and that is taken at the moment. Try again in a few seconds.",
                 retry_after_s=5,
             )
         self.used_bytes += n_bytes
+        if key_id:
+            self._of_key[key_id] += n_bytes
 
-    def give_back(self, n_bytes: int) -> None:
+    def give_back(self, n_bytes: int, key_id: str = "") -> None:
         self.used_bytes -= n_bytes
+        if key_id:
+            self._of_key[key_id] -= n_bytes
+            if not self._of_key[key_id]:
+                del self._of_key[key_id]
 
 
 class Body:
@@ -90,8 +104,12 @@ class Body:
         *,
         timeout_s: float = TIMEOUT_S,
         min_bytes_per_s: float = MIN_BYTES_PER_S,
+        key_id: Callable[[], str] = lambda: "",
     ) -> None:
+        """key_id: returns that of the API key that the request was sent with, once it is known; "" before."""
         self._headers = headers
+        self._key_id = key_id
+        self._counted_for = ""  # the key of the bytes taken from the shared memory
         self._receive = receive
         self._takes_form = rule.takes_form
         self._takes_any_type = rule.takes_any_type
@@ -158,7 +176,7 @@ class Body:
 
     def release(self) -> None:
         """Gives the shared memory back. The request has ended, or does not need its body any more."""
-        self._memory.give_back(self._shared_bytes)
+        self._memory.give_back(self._shared_bytes, self._counted_for)
         self._shared_bytes = 0
 
     def _count(self, n_bytes: int) -> None:
@@ -166,7 +184,9 @@ class Body:
         if self._n_bytes > self._max_bytes:
             raise self._too_large()
         shared_bytes = max(0, self._n_bytes - SMALL_BYTES)
-        self._memory.take(shared_bytes - self._shared_bytes)
+        if not self._shared_bytes:
+            self._counted_for = self._key_id()
+        self._memory.take(shared_bytes - self._shared_bytes, self._counted_for, self._shared_bytes)
         self._shared_bytes = shared_bytes
 
     def _too_large(self) -> TooLarge:

@@ -76,10 +76,17 @@ class Guard:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         rule = RULES.get(scope["path"], SMALL_JSON)
-        body = Body(headers, receive, rule, self._body_memory, timeout_s=self._body_timeout_s)
+        state = scope.setdefault("state", {})
+        body = Body(
+            headers,
+            receive,
+            rule,
+            self._body_memory,
+            timeout_s=self._body_timeout_s,
+            key_id=lambda: getattr(state.get("key"), "id", ""),
+        )
         request_id = structlog.contextvars.get_contextvars()["request_id"]
         reply = _Reply(send, request_id, scope["path"], body, self._cors_headers(headers))
-        state = scope.setdefault("state", {})
         try:
             if self._at_once > self._max_at_once:
                 raise TooMany("Too many requests are under way at once.", retry_after_s=1)

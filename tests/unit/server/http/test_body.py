@@ -162,6 +162,28 @@ async def test_a_body_over_the_shared_memory_is_told_to_come_back_and_takes_noth
     assert memory.used_bytes == 0
 
 
+async def test_the_bodies_of_one_key_leave_a_quarter_to_others() -> None:
+    memory = SharedMemory(MIB)
+
+    async def read(key: str, n_bytes: int) -> Body:
+        body = body_of(Pieces(SMALL_BYTES, n_bytes), memory, BodyRule(2 * MIB), key_id=lambda: key)
+        await body.receive()
+        await body.receive()
+        return body
+
+    first = await read("anna", MIB // 2)
+    with pytest.raises(TooMany, match="three quarters"):
+        await read("anna", MIB // 3)
+    second, other = await read("anna", MIB // 4), await read("bob", MIB // 4)
+    for body in (first, second, other):
+        body.release()
+    alone = await read("anna", MIB)
+    alone.release()
+
+    assert memory.used_bytes == 0
+    assert not memory._of_key
+
+
 async def test_a_body_larger_than_the_shared_memory_can_ever_hold_is_too_large() -> None:
     body = body_of(Pieces(SMALL_BYTES + 4096, 1), SharedMemory(4096), BodyRule(MIB))
 
