@@ -20,6 +20,7 @@ from pipelines.chat.kv_cache import Batch, BatchKind, BatchPart, KVCache, cache_
 from pipelines.chat.queue import ChatQueue, has_media, length_of
 from pipelines.chat.sequence import ChatSequence
 
+KINDS = (False, True)  # of chats: without pictures and with them
 RESERVE_TOKENS = 256  # a usual reply; with more, fewer chats would share a small cache
 
 
@@ -41,31 +42,29 @@ class Admission:
         queue = self._queue
         self._put_back_what_outgrows_the_cache()
         batch = self._kv_cache.batch or self._allocate()
-        queue.is_full = False
+        queue.full_for = frozenset()
         if not queue.waiting:
             return batch, None
         place = 0  # of the chat that is looked at, behind those that found no room
-        full: list[BatchPart] = []
         while place < len(queue.waiting) and len(queue.running) < limit:
             chat = queue.waiting[place]
-            part = batch.part_for(has_media(chat))
-            if part in full:
+            if has_media(chat) in queue.full_for:
                 place += 1
                 continue
+            part = batch.part_for(has_media(chat))
             chat.n_pages = part.pages_for(_with_reserve(chat))
             if chat.n_pages > part.n_pages and not queue.running:  # the cache is smaller than when the chat arrived
                 self._kv_cache.free()
-                batch, full = self._allocate(), []
+                batch = self._allocate()
                 part = batch.part_for(has_media(chat))
                 chat.n_pages = part.pages_for(_with_reserve(chat))
                 if chat.n_pages > part.n_pages:
                     return batch, chat
             if chat.n_pages > part.n_pages:  # it needs a new cache, which is made when no chat runs
-                queue.is_full = True
+                queue.full_for = frozenset(KINDS)
                 break
             if chat.n_pages > part.n_pages - _pages(batch, part, queue, _with_reserve):
-                queue.is_full = True
-                full.append(part)
+                queue.full_for |= {media for media in KINDS if batch.part_for(media) is part}
                 continue
             queue.run(place)
             tokens, media = chat.prompt + chat.tokens, chat.request.prompt.media

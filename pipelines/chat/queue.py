@@ -41,7 +41,8 @@ class ChatQueue:
     def __init__(self) -> None:
         self.running: dict[str, ChatSequence] = {}  # in the batch, by request id, oldest first
         self.waiting: deque[ChatSequence] = deque()  # in order of arrival
-        self.is_full = False  # some that wait have no room, until a chat leaves or the cache changes
+        # Chats with pictures (True), or without, find no room until a chat leaves or the cache changes.
+        self.full_for: frozenset[bool] = frozenset()
         self._n_tokens_before: dict[str, int] = {}  # running chat → tokens that its reply had when it began to run
         self._canceled: list[str] = []  # ids of chats that are still to be removed
 
@@ -61,7 +62,7 @@ class ChatQueue:
         known = request_id in self.running or any(chat.id == request_id for chat in self.waiting)
         if known and request_id not in self._canceled:
             self._canceled.append(request_id)
-            self.is_full = False
+            self.full_for = frozenset()
 
     def take_canceled(self) -> tuple[Sequence[str], Sequence[str]]:
         """Remove the canceled chats. Returns the ids of all of them, and of those that were running."""
@@ -75,13 +76,13 @@ class ChatQueue:
             self._n_tokens_before.pop(request_id, None)
             if self.running.pop(request_id, None) is None:
                 self.waiting = deque(chat for chat in self.waiting if chat.id != request_id)
-        self.is_full = False
+        self.full_for = frozenset()
 
     def put_back(self) -> None:
         """Make all running chats wait again, before the others and in the same order."""
         while self.running:
             self.put_back_newest()
-        self.is_full = False
+        self.full_for = frozenset()
 
     def put_back_newest(self) -> ChatSequence:
         """Make the running chat that arrived last wait again, before the others. Its reply so far is kept."""
@@ -102,7 +103,8 @@ class ChatQueue:
 
     def next_step(self, max_running: int) -> NextStep | None:
         running = [chat for chat in self.running.values() if chat.id not in self._canceled]
-        waiting = [] if self.is_full else [chat for chat in self.waiting if chat.id not in self._canceled]
+        able = (chat for chat in self.waiting if has_media(chat) not in self.full_for)
+        waiting = [chat for chat in able if chat.id not in self._canceled]
         chats = [*running, *waiting[: max(0, max_running - len(running))]]
         if not chats:
             return None

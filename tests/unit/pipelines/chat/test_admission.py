@@ -289,7 +289,7 @@ def test_chats_without_pictures_do_not_wait_for_the_part_of_those_with_pictures(
     admission.admit(32)
 
     assert (list(queue.running), [each.id for each in queue.waiting]) == (["p1", "t1", "t2"], ["p2", "p3"])
-    assert queue.is_full
+    assert queue.full_for == {True}
     queue.remove(["p1"])
     admission.admit(32)
     assert (list(queue.running), [each.id for each in queue.waiting]) == (["t1", "t2", "p2"], ["p3"])
