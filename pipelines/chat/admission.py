@@ -65,6 +65,8 @@ class Admission:
                 break
             if chat.n_pages > part.n_pages - _pages(batch, part, queue, _with_reserve):
                 queue.full_for |= {media for media in KINDS if batch.part_for(media) is part}
+                if len(queue.full_for) == len(KINDS):
+                    break
                 continue
             queue.run(place)
             tokens, media = chat.prompt + chat.tokens, chat.request.prompt.media
