@@ -64,7 +64,7 @@ def scripted_server() -> Iterator[tuple[type[ScriptedServer], int]]:
     """Yields the request handler, whose class attributes change the replies, and the port."""
     handler = type("Handler", (ScriptedServer,), {"model": {}, "posted": []})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))  # seconds until it sees that it is to stop
     thread.start()
     try:
         yield handler, server.server_port
