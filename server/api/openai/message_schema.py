@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from pipelines.chat_interface import Message, MessageImage, ToolCall
-from server.api.shared.client_json import SHOWN_TYPE, arguments_text, readable_text
+from server.api.shared.client_json import SHOWN_TYPE, arguments_text, readable_text, refuse
 from server.api.shared.message_images import ContentParts, RequestImages
 from server.errors import BadRequest
 
@@ -74,7 +74,7 @@ MESSAGES_SCHEMA = {
 def read_messages(value: object) -> tuple[Message, ...]:
     """Returns the messages in the model's own terms. Raises `BadRequest`."""
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_MESSAGES:
-        _refuse("messages", MESSAGES)
+        refuse("messages", MESSAGES)
     tools: dict[str, str] = {}  # id of a call → name of the tool
     images = RequestImages()
     messages = []
@@ -87,10 +87,10 @@ def read_messages(value: object) -> tuple[Message, ...]:
 
 def _message(fields: Any, where: str, tools: Mapping[str, str], images: RequestImages) -> Message:
     if not isinstance(fields, dict):
-        _refuse(where, "an object with a role and content")
+        refuse(where, "an object with a role and content")
     role = ROLES.get(fields["role"]) if isinstance(fields.get("role"), str) else None
     if role is None:
-        _refuse(f"{where}.role", f"one of {', '.join(ROLES)}")
+        refuse(f"{where}.role", f"one of {', '.join(ROLES)}")
     if "content" not in fields and role in ("system", "user"):
         raise BadRequest(f"{where}.content is required: {CONTENT}.", param="messages")
     text, pictures, thoughts = _content(fields.get("content"), where, role, images)
@@ -104,7 +104,7 @@ def _message(fields: Any, where: str, tools: Mapping[str, str], images: RequestI
     refusal = fields.get("refusal")
     return Message(
         "assistant",
-        text or (_text(refusal, f"{where}.refusal") if isinstance(refusal, str) else ""),
+        text or (readable_text(refusal, f"{where}.refusal") if isinstance(refusal, str) else ""),
         thinking=_thinking(fields, where) or thoughts,
         name=name,
         tool_calls=tuple(_tool_calls(fields, where)),
@@ -118,22 +118,22 @@ def _content(
     if content is None:
         return "", (), ""
     if isinstance(content, str):
-        return _text(content, f"{where}.content"), (), ""
+        return readable_text(content, f"{where}.content"), (), ""
     if not isinstance(content, list):
-        _refuse(f"{where}.content", CONTENT)
+        refuse(f"{where}.content", CONTENT)
     parts = ContentParts()
     thoughts: list[str] = []
     for index, part in enumerate(content):
         place = f"{where}.content[{index}]"
         if isinstance(part, str):
-            parts.add_text(_text(part, place))
+            parts.add_text(readable_text(part, place))
             continue
         if not isinstance(part, dict):
-            _refuse(place, 'a part like {"type": "text", "text": "…"}')
+            refuse(place, 'a part like {"type": "text", "text": "…"}')
         kind = part.get("type", "text")
         if isinstance(kind, str) and kind in TEXT_PARTS:
             field = TEXT_PARTS[kind]
-            parts.add_text(_text(part.get(field, MISSING), f"{place}.{field}"))
+            parts.add_text(readable_text(part.get(field, MISSING), f"{place}.{field}"))
         elif role in IMAGE_ROLES and kind in IMAGE_PARTS:
             parts.add_image(images.openai_part(part, place))
         elif role == "assistant" and kind in (*THINKING_PARTS, *HIDDEN_PARTS):
@@ -145,7 +145,7 @@ def _content(
 
 def _refuse_part(kind: object, place: str) -> NoReturn:
     if not isinstance(kind, str):
-        _refuse(f"{place}.type", f"one of {', '.join(TEXT_PARTS)}")
+        refuse(f"{place}.type", f"one of {', '.join(TEXT_PARTS)}")
     shown = f" of the type {kind}" if SHOWN_TYPE.fullmatch(kind) else ""
     raise BadRequest(
         f"{place}: a part{shown} is not supported here. Send parts of the type text; messages of the user and of tools "
@@ -157,7 +157,7 @@ def _refuse_part(kind: object, place: str) -> NoReturn:
 def _thinking(fields: Mapping[str, Any], where: str) -> str:
     for field in THINKING_FIELDS:
         if isinstance(thought := fields.get(field), str) and thought:
-            return _text(thought, f"{where}.{field}")
+            return readable_text(thought, f"{where}.{field}")
     for field in THINKING_LISTS:
         if isinstance(blocks := fields.get(field), list):
             thoughts = [t for block in blocks if isinstance(block, dict) for t in _thoughts(block, f"{where}.{field}")]
@@ -173,22 +173,22 @@ def _thoughts(block: Mapping[str, Any], where: str) -> Iterator[str]:
         for thought in inner if isinstance(inner, list) else [inner]:
             text = thought.get("text") if isinstance(thought, dict) else thought
             if isinstance(text, str) and text:
-                yield _text(text, f"{where}.{field}")
+                yield readable_text(text, f"{where}.{field}")
 
 
 def _tool_calls(fields: Mapping[str, Any], where: str) -> Iterator[ToolCall]:
     calls = fields.get("tool_calls")
     if calls is not None and not isinstance(calls, list):
-        _refuse(f"{where}.tool_calls", "a list of calls")
+        refuse(f"{where}.tool_calls", "a list of calls")
     for index, call in enumerate(calls or ()):
         place = f"{where}.tool_calls[{index}]"
         if not isinstance(call, dict):
-            _refuse(place, "an object with an id and a function")
+            refuse(place, "an object with an id and a function")
         call_id = _optional_text(call, "id", place) or ""
         if isinstance(custom := call.get("custom"), dict):
             named = _called(call_id, custom, f"{place}.custom")
             given = {"input": custom.get("input")}
-            yield ToolCall(call_id, named.name, arguments_text(given, f"{place}.custom.input", "messages"))
+            yield ToolCall(call_id, named.name, arguments_text(given, f"{place}.custom.input"))
         else:
             yield _called(call_id, call.get("function"), f"{place}.function")
     if (legacy := fields.get("function_call")) is not None and not calls:
@@ -197,22 +197,14 @@ def _tool_calls(fields: Mapping[str, Any], where: str) -> Iterator[ToolCall]:
 
 def _called(call_id: str, function: object, where: str) -> ToolCall:
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        _refuse(where, "an object with a name and arguments")
+        refuse(where, "an object with a name and arguments")
     return ToolCall(
         call_id,
-        _text(function["name"], f"{where}.name"),
-        arguments_text(function.get("arguments"), f"{where}.arguments", "messages"),
+        readable_text(function["name"], f"{where}.name"),
+        arguments_text(function.get("arguments"), f"{where}.arguments"),
     )
 
 
 def _optional_text(fields: Mapping[str, Any], field: str, where: str) -> str | None:
     value = fields.get(field)
-    return None if value is None else _text(value, f"{where}.{field}")
-
-
-def _text(value: object, where: str) -> str:
-    return readable_text(value, where, "messages")
-
-
-def _refuse(where: str, must_be: str) -> NoReturn:
-    raise BadRequest(f"{where} must be {must_be}.", param="messages")
+    return None if value is None else readable_text(value, f"{where}.{field}")

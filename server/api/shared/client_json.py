@@ -46,25 +46,19 @@ def texts_in(value: object) -> Iterator[str]:
             yield from texts_in(list(value.values()))
 
 
-def readable_text(value: object, where: str, param: str) -> str:
-    """Returns a text, which is empty where there is none. Raises `BadRequest` with its place.
-
-    param: the field of the body that it stands in.
-    """
+def readable_text(value: object, where: str) -> str:
+    """Returns a text, which is empty where there is none. Raises `BadRequest` with its place."""
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise BadRequest(f"{where} must be text.", param=param)
-    if UNREADABLE.search(value):
-        raise BadRequest(f"{where} must be {READABLE}.", param=param)
-    return value
+        refuse(where, "text")
+    return readable(value, where)
 
 
-def arguments_text(arguments: object, where: str, param: str) -> str:
+def arguments_text(arguments: object, where: str) -> str:
     """Returns the arguments of a call as JSON: most clients send that, some the object itself. Raises `BadRequest`."""
     if arguments is None:
         return "{}"
     if nested_deeper(arguments, MAX_DEPTH):
-        raise BadRequest(f"{where} must be nested at most {MAX_DEPTH} levels deep.", param=param)
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return readable_text(text, where, param)
+        refuse(where, f"nested at most {MAX_DEPTH} levels deep")
+    return readable(arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False), where)

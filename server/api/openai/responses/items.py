@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 from server.api.openai.message_schema import IMAGE_PARTS, TEXT_PARTS
-from server.api.shared.client_json import SHOWN_TYPE, arguments_text, readable_text
+from server.api.shared.client_json import SHOWN_TYPE, arguments_text, readable_text, refuse
 from server.errors import BadRequest, NotFound
 from server.service.responses import Item
 
@@ -35,7 +35,7 @@ def read_items(value: object) -> list[Item]:
     if isinstance(value, str):
         return [_message({"role": "user", "content": value}, "input")]
     if not isinstance(value, list) or len(value) > MAX_ITEMS:
-        _refuse("input", INPUT)
+        refuse("input", INPUT)
     return [_item(fields, f"input[{index}]") for index, fields in enumerate(value)]
 
 
@@ -92,7 +92,7 @@ def no_such_item(index: int) -> NotFound:
 
 def _item(fields: object, where: str) -> Item:
     if not isinstance(fields, dict):
-        _refuse(where, "an object with a type")
+        refuse(where, "an object with a type")
     kind = fields.get("type")
     if kind is None:
         kind = "message" if "role" in fields else "item_reference"
@@ -108,7 +108,7 @@ def _item(fields: object, where: str) -> Item:
 def _message(fields: Mapping[str, Any], where: str) -> Item:
     role = fields.get("role")
     if not isinstance(role, str) or role not in ROLES:
-        _refuse(f"{where}.role", f"one of {', '.join(ROLES)}")
+        refuse(f"{where}.role", f"one of {', '.join(ROLES)}")
     text_type = "output_text" if role == "assistant" else "input_text"
     content = _parts(fields.get("content"), f"{where}.content", text_type, pictures=role in IMAGE_ROLES)
     return {"type": "message", "status": "completed", "role": role, "content": content}
@@ -120,7 +120,7 @@ def _parts(content: object, where: str, text_type: str, *, pictures: bool) -> li
     if isinstance(content, str):
         return [_text_part(content, where, text_type)]
     if not isinstance(content, list):
-        _refuse(where, TEXT_OR_PARTS)
+        refuse(where, TEXT_OR_PARTS)
     return [
         _part(part, f"{where}[{index}]", text_type, pictures=pictures)
         for index, part in enumerate(content)
@@ -132,12 +132,12 @@ def _part(part: object, where: str, text_type: str, *, pictures: bool) -> Part:
     if isinstance(part, str):
         return _text_part(part, where, text_type)
     if not isinstance(part, dict):
-        _refuse(where, f'a part like {{"type": "{text_type}", "text": "…"}}')
+        refuse(where, f'a part like {{"type": "{text_type}", "text": "…"}}')
     kind = part.get("type", text_type)
     if isinstance(kind, str) and kind in TEXT_PARTS:
         field = TEXT_PARTS[kind]
         if field not in part:
-            _refuse(f"{where}.{field}", "text")
+            refuse(f"{where}.{field}", "text")
         return _text_part(part[field], f"{where}.{field}", text_type)
     if pictures and kind in IMAGE_PARTS:
         return _image_part(part, where)
@@ -149,7 +149,7 @@ def _part(part: object, where: str, text_type: str, *, pictures: bool) -> Part:
 
 
 def _text_part(value: object, where: str, text_type: str) -> Part:
-    part = {"type": text_type, "text": _text(value, where)}
+    part = {"type": text_type, "text": readable_text(value, where)}
     return {**part, "annotations": [], "logprobs": []} if text_type == "output_text" else part
 
 
@@ -159,9 +159,9 @@ def _image_part(part: Mapping[str, Any], where: str) -> Part:
     if isinstance(url, dict):
         detail, url = url.get("detail", detail), url.get("url")
     if part.get("file_id") is not None:
-        _refuse(f"{where}.file_id", "left out: files cannot be uploaded. Send the picture as a data URL in image_url")
-    detail = _text(detail, f"{where}.detail") or "auto"
-    return {"type": "input_image", "image_url": _text(url, f"{where}.image_url"), "detail": detail}
+        refuse(f"{where}.file_id", "left out: files cannot be uploaded. Send the picture as a data URL in image_url")
+    detail = readable_text(detail, f"{where}.detail") or "auto"
+    return {"type": "input_image", "image_url": readable_text(url, f"{where}.image_url"), "detail": detail}
 
 
 def _reasoning(fields: Mapping[str, Any], where: str) -> Item:
@@ -174,25 +174,25 @@ def _reasoning(fields: Mapping[str, Any], where: str) -> Item:
 def _thoughts(fields: Mapping[str, Any], name: str, kind: str, where: str) -> list[Part]:
     parts = fields.get(name)
     if parts is not None and not isinstance(parts, list):
-        _refuse(f"{where}.{name}", "a list of parts")
+        refuse(f"{where}.{name}", "a list of parts")
     found = []
     for index, part in enumerate(parts or ()):
         place = f"{where}.{name}[{index}]"
         if not isinstance(part, dict):
-            _refuse(place, f'a part like {{"type": "{kind}", "text": "…"}}')
-        found.append({"type": kind, "text": _text(part.get("text"), f"{place}.text")})
+            refuse(place, f'a part like {{"type": "{kind}", "text": "…"}}')
+        found.append({"type": kind, "text": readable_text(part.get("text"), f"{place}.text")})
     return found
 
 
 def _function_call(fields: Mapping[str, Any], where: str) -> Item:
-    namespace = _text(fields.get("namespace"), f"{where}.namespace")
+    namespace = readable_text(fields.get("namespace"), f"{where}.namespace")
     return {
         "type": "function_call",
         "status": "completed",
         "call_id": _call_id(fields, where),
         "name": _name(fields, where),
         **({"namespace": namespace} if namespace else {}),
-        "arguments": arguments_text(fields.get("arguments"), f"{where}.arguments", "input"),
+        "arguments": arguments_text(fields.get("arguments"), f"{where}.arguments"),
     }
 
 
@@ -202,7 +202,7 @@ def _custom_call(fields: Mapping[str, Any], where: str) -> Item:
         "status": "completed",
         "call_id": _call_id(fields, where),
         "name": _name(fields, where),
-        "input": _text(fields.get("input"), f"{where}.input"),
+        "input": readable_text(fields.get("input"), f"{where}.input"),
     }
 
 
@@ -211,14 +211,14 @@ def _output(fields: Mapping[str, Any], where: str) -> Item:
     output = fields.get("output")
     given = output if isinstance(output, str) else _parts(output, f"{where}.output", "input_text", pictures=True)
     if isinstance(given, str):
-        _text(given, f"{where}.output")
+        readable_text(given, f"{where}.output")
     return {"type": fields["type"], "status": "completed", "call_id": _call_id(fields, where), "output": given}
 
 
 def _reference(fields: Mapping[str, Any], where: str) -> Item:
     item_id = fields.get("id")
     if not isinstance(item_id, str):
-        _refuse(f"{where}.id", "the id of an item of an earlier response")
+        refuse(f"{where}.id", "the id of an item of an earlier response")
     return {"type": "item_reference", "id": item_id}
 
 
@@ -226,22 +226,14 @@ def _call_id(fields: Mapping[str, Any], where: str) -> str:
     """The id that a call and its output share; without one, the item's own."""
     call_id = fields.get("call_id") or fields.get("id")
     if not isinstance(call_id, str):
-        _refuse(f"{where}.call_id", "the id of the call")
-    return _text(call_id, f"{where}.call_id")
+        refuse(f"{where}.call_id", "the id of the call")
+    return readable_text(call_id, f"{where}.call_id")
 
 
 def _name(fields: Mapping[str, Any], where: str) -> str:
     if not isinstance(fields.get("name"), str):
-        _refuse(f"{where}.name", "the name of the tool")
-    return _text(fields["name"], f"{where}.name")
-
-
-def _text(value: object, where: str) -> str:
-    return readable_text(value, where, "input")
-
-
-def _refuse(where: str, must_be: str) -> NoReturn:
-    raise BadRequest(f"{where} must be {must_be}.", param="input")
+        refuse(f"{where}.name", "the name of the tool")
+    return readable_text(fields["name"], f"{where}.name")
 
 
 READERS: Mapping[str, Callable[[Mapping[str, Any], str], Item]] = {
