@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from models.embedding_layout import EmbeddingLayout
+from pipelines.diffusion_interface import AdapterKind, PipelineTask
 
-ModelType: TypeAlias = Literal["image", "video", "chat", "embedding"]
+ModelType: TypeAlias = Literal["image", "video", "chat", "embedding", "adapter"]
 Quantization: TypeAlias = Literal[
     "fp8", "int8",  # matrix multiplications in eight bits
     "cpu-int8",  # weights of a language model in eight bits or fewer on a CPU; on a GPU as they are
@@ -96,6 +97,9 @@ class ModelSpec:
     takes_loras: bool = False
     takes_images: bool = False  # chat: messages may have pictures
     arguments: frozenset[str] = frozenset()  # parameters of the pipeline's __call__; empty: not known
+    tasks: tuple[PipelineTask, ...] = ()  # image and video: its own class first, then those over the same modules
+    adapter: AdapterKind | None = None  # of a model of the type adapter, which is lent to other models
+    adapter_class: str | None = None  # of such a model: the class of its module in diffusers
     max_clip_skip: int = 0  # how many last layers of CLIP a request may skip; 0: none
     load: LoadOptions = field(default_factory=LoadOptions)
     base_path: Path | None = None  # local path of `load.base`, or of the base of a single file's family

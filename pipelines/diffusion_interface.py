@@ -7,8 +7,97 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 from pipelines.step_schedule import Speed, computed_steps
+
+# What a pipeline may be given besides a prompt. `images` are references, in order; `control` is the map that a
+# ControlNet or a checkpoint of its own kind follows; white parts of `mask` are repainted.
+InputName: TypeAlias = Literal["image", "mask", "images", "last_image", "video", "control"]
+AdapterKind: TypeAlias = Literal["controlnet", "t2i_adapter", "ip_adapter", "upscaler", "vae", "textual_inversion"]
+Fit: TypeAlias = Literal["crop", "stretch", "pad"]  # how a picture of another shape is brought to the output's size
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineTask:
+    """A stock pipeline class that can be made over a checkpoint's modules, and what its `__call__` takes."""
+
+    pipeline: str  # class name in diffusers
+    inputs: Mapping[InputName, str] = field(default_factory=dict)  # input → the argument of __call__ that takes it
+    required: frozenset[InputName] = frozenset()  # those that every request must have
+    arguments: frozenset[str] = frozenset()  # parameters of __call__
+    # Components that an adapter lends: name → the classes that it may be of, {"controlnet": ("ControlNetModel",)}.
+    lent: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFile:
+    """A picture or clip that the server keeps for a request: decoded and checked once, upright, without metadata.
+
+    A picture is a PNG with 8 bits per channel (L, RGB or RGBA, in sRGB). A clip is an MP4 or WebM file with one stream.
+    """
+
+    path: str
+    sha256: str  # of the file that the client sent, hexadecimal
+    width: int  # pixels
+    height: int  # pixels
+    num_frames: int = 1
+    fps: float | None = None  # None for a picture
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """Weights of their own that are lent to requests of a model, and leave the device when they are not used."""
+
+    name: str  # in the catalogue
+    kind: AdapterKind
+    path: str  # a folder, or a safetensors file
+    stamp: int = 0  # modification time in ns: files that were rewritten are another adapter
+    n_bytes: int = 0  # approximate memory that it takes
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """One map that the picture follows."""
+
+    image: MediaFile  # a picture, or a clip for models that follow one
+    adapter: Adapter | None = None  # None: the checkpoint itself follows it
+    preprocessor: str | None = None  # makes the map from a photo: "canny", "invert" …; None: it is a map already
+    mode: int | None = None  # which kind of map it is, for a ControlNet of several kinds
+    strength: float = 1.0
+    start: float = 0.0  # parts of all steps between which it acts
+    end: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePrompt:
+    """Pictures that an IP-Adapter reads like a prompt."""
+
+    images: tuple[MediaFile, ...]
+    adapter: Adapter
+    strength: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Upscaling:
+    """What makes the finished frames larger."""
+
+    adapter: Adapter
+    width: int  # of the result, in pixels
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The pictures and clips of one request."""
+
+    image: MediaFile | None = None
+    mask: MediaFile | None = None
+    images: tuple[MediaFile, ...] = ()
+    last_image: MediaFile | None = None
+    video: MediaFile | None = None
+    controls: tuple[Control, ...] = ()
+    image_prompts: tuple[ImagePrompt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +133,23 @@ class DiffusionRequest:
     clip_skip: int | None = None  # number of last layers of CLIP to skip
     loras: tuple[Lora, ...] = ()
     asked: tuple[str, ...] = ()  # of guidance_scale and steps, those that the client itself named
+    pipeline: str | None = None  # class made over the checkpoint's modules; None: the checkpoint's own
+    inputs: Inputs = field(default_factory=Inputs)
+    input_arguments: Mapping[InputName, str] = field(default_factory=dict)  # `PipelineTask.inputs` of `pipeline`
+    strength: float | None = None  # 0 … 1: how much of `image` or `video` is made anew; None: the pipeline's default
+    fit: Fit = "crop"
+    upscaling: Upscaling | None = None
+    vae: Adapter | None = None  # in place of the checkpoint's own
+    textual_inversions: tuple[Adapter, ...] = ()
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """All weights that are lent to this request, besides LoRAs; each once."""
+        found = [control.adapter for control in self.inputs.controls if control.adapter is not None]
+        found += [prompt.adapter for prompt in self.inputs.image_prompts]
+        found += [self.upscaling.adapter] if self.upscaling is not None else []
+        found += [self.vae] if self.vae is not None else []
+        return tuple(dict.fromkeys((*found, *self.textual_inversions)))
 
     @property
     def shape(self) -> str:

@@ -15,11 +15,12 @@ from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.chat_interface import Effort, Message, PromptOptions
+from pipelines.diffusion_interface import Fit
 from pipelines.step_schedule import Speed
 from server.api.thinking import SWITCHED_ON
 from server.errors import BadRequest, TooLarge
 from server.jobs.output_size import AspectRatio
-from server.jobs.request import MAX_SEED, GenerateRequest
+from server.jobs.request import MAX_SEED, GenerateRequest, WantedControl, WantedImagePrompt, WantedUpscale
 from server.service.chat_input import ChatInput
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -58,6 +59,42 @@ Side: TypeAlias = Annotated[
 ]
 
 
+MEDIA = "a file id from POST /api/files, the id of an output of one of your jobs, or a data URL"
+Picture: TypeAlias = Annotated[str, Field(min_length=1, pattern=NO_NUL, description=f"a picture: {MEDIA}")]
+Clip: TypeAlias = Annotated[str, Field(min_length=1, pattern=NO_NUL, description=f"a clip: {MEDIA}")]
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+CONTROL = (
+    'a list of 1 to 4 objects like {"type": "canny", "image": IMAGE, "strength": 1.0, "start": 0.0, "end": 1.0}, with '
+    f'a type or the name of a "model", or both, where IMAGE is {MEDIA}'
+)
+IP_ADAPTER = (
+    'an object like {"image": IMAGE, "model": NAME, "strength": 0.6}, or a list of 1 to 4 of them, where IMAGE is '
+    f"{MEDIA}"
+)
+
+
+class Control(Strict):
+    image: Picture
+    type: str | None = Field(None, max_length=64, pattern=PRINTABLE)
+    model: ModelName | None = None
+    preprocessor: str | None = Field(None, max_length=64, pattern=PRINTABLE)
+    strength: float = Field(1.0, ge=0, le=10)
+    start: Share = 0.0
+    end: Share = 1.0
+
+
+class IpAdapter(Strict):
+    image: Picture | None = None
+    images: list[Picture] | None = Field(None, min_length=1, max_length=8)
+    model: ModelName | None = None
+    strength: float = Field(1.0, ge=0, le=10)
+
+
+class Upscale(Strict):
+    model: ModelName | None = None
+    scale: float | None = Field(None, gt=1, le=8)
+
+
 class WantedLora(Strict):
     name: str = Field(max_length=255, pattern=FILE_NAME)
     weight: float = Field(1.0, ge=-10, le=10)
@@ -90,6 +127,24 @@ class Generate(Strict):
         description='a list of 1 to 8 objects like {"name": "NAME", "weight": 0.8}, the name from GET /api/loras and '
         "without / or \\, the weight from -10 to 10",
     )
+    image: Picture | None = None
+    mask: Picture | None = None
+    strength: Share | None = Field(None, description="a number from 0 (nothing changes) to 1 (all is made anew)")
+    images: list[Picture] | None = Field(
+        None, min_length=1, max_length=16, description=f"a list of 1 to 16 pictures, each {MEDIA}"
+    )
+    control: list[Control] | None = Field(None, min_length=1, max_length=4, description=CONTROL)
+    ip_adapter: IpAdapter | Annotated[list[IpAdapter], Field(min_length=1, max_length=4)] | None = Field(
+        None, description=IP_ADAPTER
+    )
+    upscale: Upscale | None = Field(
+        None, description='an object like {"model": NAME, "scale": 2}, the scale above 1 and at most 8'
+    )
+    fit: Fit | None = Field(None, description="one of crop, stretch, pad")
+    vae: ModelName | None = None
+    textual_inversions: list[ModelName] | None = Field(
+        None, min_length=1, max_length=8, description="a list of 1 to 8 names from GET /api/models"
+    )
     preview: bool | None = Field(None, description="true or false")
     webhook_url: str | None = Field(
         None,
@@ -106,6 +161,8 @@ class GenerateImage(Generate):
 
 class GenerateVideo(Generate):
     type: Literal["video"]
+    last_image: Picture | None = None
+    video: Clip | None = None
     duration: int | None = Field(None, ge=1, le=60, description="a whole number of seconds from 1 to 60")
     num_frames: int | None = Field(
         None, ge=1, le=10_000, description="a whole number from 1 to 10000 that the model accepts"
@@ -159,7 +216,33 @@ def read_generate(raw: Mapping[str, Any]) -> GenerateRequest:
     values = body.model_dump(exclude_none=True)
     if body.loras is not None:
         values["loras"] = tuple((lora.name, lora.weight) for lora in body.loras)
-    return GenerateRequest(**values)
+    return GenerateRequest(**values | _inputs(body))
+
+
+def _inputs(body: GenerateImage | GenerateVideo) -> dict[str, Any]:
+    """The pictures of a request that are more than one text. Raises `BadRequest`."""
+    values: dict[str, Any] = {
+        name: tuple(wanted)
+        for name, wanted in (("images", body.images), ("textual_inversions", body.textual_inversions))
+        if wanted is not None
+    }
+    if body.control is not None:
+        if any(control.type is None and control.model is None for control in body.control):
+            raise BadRequest(f"control must be {CONTROL}.", param="control")
+        values["control"] = tuple(WantedControl(**control.model_dump()) for control in body.control)
+    if body.ip_adapter is not None:
+        prompts = body.ip_adapter if isinstance(body.ip_adapter, list) else [body.ip_adapter]
+        if any((prompt.image is None) == (prompt.images is None) for prompt in prompts):
+            raise BadRequest(f"ip_adapter must be {IP_ADAPTER}.", param="ip_adapter")
+        values["ip_adapter"] = tuple(
+            WantedImagePrompt(
+                images=tuple(prompt.images or [prompt.image or ""]), model=prompt.model, strength=prompt.strength
+            )
+            for prompt in prompts
+        )
+    if body.upscale is not None:
+        values["upscale"] = WantedUpscale(model=body.upscale.model, scale=body.upscale.scale)
+    return values
 
 
 def read_chat(raw: Mapping[str, Any]) -> tuple[ChatInput, bool]:

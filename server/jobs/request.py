@@ -16,7 +16,7 @@ from models.errors import ModelsError
 from models.lora_compatibility import may_fit
 from models.lora_files import held_bytes
 from models.spec import ModelSpec
-from pipelines.diffusion_interface import DiffusionRequest, Lora
+from pipelines.diffusion_interface import DiffusionRequest, Fit, Lora
 from pipelines.step_schedule import Speed
 from server.errors import BadRequest
 from server.job import Job
@@ -29,6 +29,33 @@ RANDOM_SEED_LIMIT = 2**48  # random seeds are smaller, so that clients whose num
 DEFAULT_STEPS = 50  # for models without their own default; the value of stock diffusers pipelines
 
 FindLora: TypeAlias = Callable[[str], Path]  # LoRA name → its file; raises `ModelsError`
+
+
+Media: TypeAlias = str  # an id of an uploaded file, an id of an output of one's own jobs, or a data URL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedControl:
+    image: Media
+    type: str | None = None  # "canny", "depth" …: which ControlNet, or which mode of one that has several
+    model: str | None = None  # name of a ControlNet; None: the one for this type that fits the model
+    preprocessor: str | None = None
+    strength: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedImagePrompt:
+    images: tuple[Media, ...]
+    model: str | None = None  # name of an IP-Adapter; None: the one that fits the model
+    strength: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedUpscale:
+    model: str | None = None  # name of an upscaler; None: the first one
+    scale: float | None = None  # None: the upscaler's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +83,28 @@ class GenerateRequest:
     loras: tuple[tuple[str, float], ...] = ()  # name, weight
     preview: bool = False
     speed: Speed = "exact"
+    image: Media | None = None
+    mask: Media | None = None  # white is repainted
+    strength: float | None = None
+    images: tuple[Media, ...] = ()  # references, in order
+    last_image: Media | None = None
+    video: Media | None = None
+    control: tuple[WantedControl, ...] = ()
+    ip_adapter: tuple[WantedImagePrompt, ...] = ()
+    upscale: WantedUpscale | None = None
+    fit: Fit = "crop"
+    vae: str | None = None  # name of an adapter
+    textual_inversions: tuple[str, ...] = ()  # names of adapters
+
+    @property
+    def media(self) -> dict[str, Media]:
+        """The pictures and clips by the place in the request that an error names: "image", "control[0].image"."""
+        found = {name: getattr(self, name) for name in ("image", "mask", "last_image", "video")}
+        found |= {f"images[{i}]": image for i, image in enumerate(self.images)}
+        found |= {f"control[{i}].image": control.image for i, control in enumerate(self.control)}
+        for i, prompt in enumerate(self.ip_adapter):
+            found |= {f"ip_adapter[{i}].images[{j}]": image for j, image in enumerate(prompt.images)}
+        return {place: media for place, media in found.items() if media is not None}
 
 
 @dataclass(frozen=True, slots=True)
