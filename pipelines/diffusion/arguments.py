@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,11 +22,17 @@ class Arguments:
     def __init__(self, pipeline_class: type) -> None:
         parameters = inspect.signature(pipeline_class.__call__).parameters.values()
         self._class_name = pipeline_class.__name__
-        self._parameters = frozenset(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)
+        self.annotations: Mapping[str, str] = {
+            p.name: str(p.annotation) for p in parameters if p.kind is not p.VAR_KEYWORD
+        }
+        self._parameters = frozenset(self.annotations)
         self._frames_argument = next((name for name in FRAMES_ARGUMENTS if name in self._parameters), "num_frames")
 
-    def for_request(self, request: DiffusionRequest) -> dict[str, Any]:
-        """The arguments of the call. What the request leaves open is left to the pipeline. Raises `UnknownArgument`."""
+    def for_request(self, request: DiffusionRequest, inputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The arguments of the call. What the request leaves open is left to the pipeline. Raises `UnknownArgument`.
+
+        inputs: pictures and clips, by the names of the arguments that take them.
+        """
         wanted = {
             "prompt": request.prompt,
             "negative_prompt": request.negative_prompt,
@@ -35,11 +42,13 @@ class Arguments:
             "num_inference_steps": request.steps,
             request.guidance_argument: request.guidance_scale,
             "clip_skip": request.clip_skip,
+            "strength": request.strength,
             **request.call,
+            **(inputs or {}),
         }
         given = {name: value for name, value in wanted.items() if value is not None}
-        if "num_inference_steps" not in self._parameters:
-            del given["num_inference_steps"]  # the pipeline has a fixed schedule (LTX 2 DFR, the pyramid of Helios)
+        for name in self._left_to_the_pipeline(given, inputs or {}):
+            given.pop(name, None)
         unknown = sorted(given.keys() - self._parameters)
         if unknown:
             raise UnknownArgument(f"{self._class_name} takes no {', '.join(map(repr, unknown))}")
@@ -48,4 +57,13 @@ class Arguments:
                 given[name] = request.fps
         # A generator on the CPU gives the same noise for a seed on every device.
         generator = torch.Generator("cpu").manual_seed(request.seed)
-        return {**given, "generator": generator, "output_type": "np"}
+        fixed = {"generator": generator, "output_type": "np"}
+        return {**given, **{name: value for name, value in fixed.items() if name in self._parameters}}
+
+    def _left_to_the_pipeline(self, given: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[str]:
+        """Arguments that every request has, where the class takes none: it knows the value from elsewhere."""
+        names = ["num_inference_steps"]  # a fixed schedule (LTX 2 DFR, the pyramid of Helios)
+        if inputs:
+            names += ["width", "height", self._frames_argument]  # the picture or clip has them
+            names += ["prompt"]  # the picture takes the place of a prompt (Stable Video Diffusion)
+        return [name for name in names if name in given and name not in self._parameters]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 
 from pipelines.diffusion.arguments import Arguments
 from pipelines.diffusion.frames import frames_of, is_flagged, sound_of
+from pipelines.diffusion.inputs.reader import Media
+from pipelines.diffusion.inputs.values import input_values
 from pipelines.diffusion.lora.adapters import Adapters
 from pipelines.diffusion.preview import Previews
 from pipelines.diffusion.prompt_cache import PromptCache
 from pipelines.diffusion.prompts import read_prompts
 from pipelines.diffusion.request_scope import StepCounter, make_scheduler, request_copy
 from pipelines.diffusion.step_cache import StepCache
+from pipelines.diffusion.task_pipelines import TaskPipelines
 from pipelines.diffusion.without_effect import other_size, without_effect
 from pipelines.diffusion_interface import DiffusionRequest, Lora
 from pipelines.interface import Previewed, Progressed, Sound, Stage, Update
@@ -48,11 +51,11 @@ class PipelineOutput:
 
 
 class StockCall:
-    """Calls one pipeline for its requests."""
+    """Calls the pipelines of one checkpoint for its requests."""
 
     def __init__(
         self,
-        pipeline: Any,
+        pipelines: TaskPipelines,
         kind: Literal["image", "video"],
         device: torch.device | None,
         adapters: Adapters,
@@ -61,12 +64,12 @@ class StockCall:
         """device: where the pipeline computes; None: where its modules are. emit: takes the updates of requests."""
         self.previews = Previews()
         self.denoising: set[str] = set()  # ids of requests whose progress bar has started
-        self._pipeline = pipeline
+        self._pipelines = pipelines
         self._kind = kind
         self._device = device
         self._adapters = adapters
         self._emit = emit
-        self._arguments = Arguments(type(pipeline))
+        self._arguments: dict[type, Arguments] = {}
         self._prompt_cache = PromptCache(device=device)
 
     def run(
@@ -74,20 +77,28 @@ class StockCall:
         request: DiffusionRequest,
         loras_in_use: Callable[[], Collection[Lora]],
         step_cache: StepCache | None = None,
+        read_media: Callable[[], Media] = Media,
     ) -> PipelineOutput:
-        """loras_in_use: LoRAs of all requests of the lane, which must stay loaded. step_cache: that of the task."""
+        """loras_in_use: LoRAs of all requests of the lane, which must stay loaded. step_cache: that of the task.
+
+        read_media: returns the request's inputs, or raises what went wrong when they were read.
+        """
         self._progressed(request, "encoding", 0, request.steps)
-        own = request_copy(self._pipeline, functools.partial(self._count_steps, request, step_cache), self._device)
+        media, pipeline = read_media(), self._pipelines.get(request.pipeline)
+        own = request_copy(pipeline, functools.partial(self._count_steps, request, step_cache), self._device)
         if request.scheduler is not None:
             own.scheduler = make_scheduler(request.scheduler, own.scheduler)
         lora_warnings = self._adapters.load(request.loras, loras_in_use())
         if request.preview:
             self.previews.watch(own, request.width / request.height, functools.partial(self._show, request))
         self._prompt_cache.wrap(own, request)
-        arguments, prompt_warnings = read_prompts(own, self._arguments.for_request(request))
+        for_class = self._arguments_of(type(pipeline))
+        inputs = input_values(media, request.input_arguments, for_class.annotations)
+        arguments, prompt_warnings = read_prompts(own, for_class.for_request(request, inputs))
         output = own(**arguments)
         frames, flagged = frames_of(output[0], self._kind), is_flagged(output)
         warnings = (
+            *media.warnings,
             *lora_warnings,
             *prompt_warnings,
             *without_effect(own, arguments, request),
@@ -97,6 +108,11 @@ class StockCall:
         )
         scheduler = type(getattr(own, "scheduler", None)).__name__
         return PipelineOutput(frames, sound_of(output, own), scheduler, warnings, flagged)
+
+    def _arguments_of(self, cls: type) -> Arguments:
+        if cls not in self._arguments:
+            self._arguments[cls] = Arguments(cls)
+        return self._arguments[cls]
 
     def _show(self, request: DiffusionRequest, colours: NDArray[np.uint8]) -> None:
         self._emit(Previewed(request.id, colours))
