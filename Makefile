@@ -12,6 +12,9 @@ SHELL := /bin/bash
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= torch==2.13.0
+# Without dependencies: spandrel asks for torchvision, whose usual build does not go with every build of torch, and of
+# its architectures only two need it, which are not used (pipelines/upscaling/upscaler.py). It does need einops.
+UPSCALERS := "spandrel>=0.4.2,<0.5" "einops>=0.8,<0.9"
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -61,6 +64,7 @@ $(INSTALLED): pyproject.toml
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on $(TORCH)
 	@echo "installing the rest (once)"
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[dev]"
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps $(UPSCALERS)
 	@touch $@
 
 # The client libraries that tests run against the server, in an environment without torch; Node's only where Node is.
