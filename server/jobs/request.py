@@ -7,8 +7,8 @@ to build the same engine job again after a crash.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -16,7 +16,7 @@ from models.errors import ModelsError
 from models.lora_compatibility import may_fit
 from models.lora_files import held_bytes
 from models.spec import ModelSpec
-from pipelines.diffusion_interface import DiffusionRequest, Fit, Lora
+from pipelines.diffusion_interface import DiffusionRequest, Fit, Lora, MediaFile
 from pipelines.step_schedule import Speed
 from server.errors import BadRequest
 from server.job import Job
@@ -85,6 +85,8 @@ class GenerateRequest:
     speed: Speed = "exact"
     image: Media | None = None
     mask: Media | None = None  # white is repainted
+    # Only the part of the picture around the mask is made, at full resolution, with so many pixels more on each side.
+    mask_padding: int | None = None
     strength: float | None = None
     images: tuple[Media, ...] = ()  # references, in order
     last_image: Media | None = None
@@ -106,6 +108,20 @@ class GenerateRequest:
             found |= {f"ip_adapter[{i}].images[{j}]": image for j, image in enumerate(prompt.images)}
         return {place: media for place, media in found.items() if media is not None}
 
+    def with_media(self, replaced: Mapping[Media, Media]) -> GenerateRequest:
+        """The same request with other texts for its pictures and clips."""
+        names = ("image", "mask", "last_image", "video")
+        single: dict[str, Any] = {name: replaced[media] for name in names if (media := getattr(self, name)) is not None}
+        return replace(
+            self,
+            **single,
+            images=tuple(replaced[image] for image in self.images),
+            control=tuple(replace(control, image=replaced[control.image]) for control in self.control),
+            ip_adapter=tuple(
+                replace(prompt, images=tuple(replaced[image] for image in prompt.images)) for prompt in self.ip_adapter
+            ),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ResolvedRequest:
@@ -121,10 +137,12 @@ def resolve(
     auto_dtype: str,
     priority: int,
     find_lora: FindLora | None = None,
+    files: Mapping[str, MediaFile] = {},
 ) -> ResolvedRequest:
     """Resolves a request for a model of its type. Raises `BadRequest` with the field and the values that are allowed.
 
     drawn_seed: a random seed, used when the request has none. auto_dtype: of models whose dtype is "auto".
+    files: the pictures and clips by their places in `request.media`.
     """
     steps = request.steps if request.steps is not None else (spec.defaults.steps or DEFAULT_STEPS)
     if steps > spec.limits.max_steps:
