@@ -27,15 +27,22 @@ class Plan:
     priority: int  # jobs of a larger one start sooner
     burst_per_minute: int | None  # requests of all kinds together
     max_queued: int | None  # jobs that wait or run at once
+    file_space: int | None  # bytes that pictures and clips sent to the server may take on disk
 
     def limit(self, kind: Kind) -> int | None:
         return {"images": self.images, "videos": self.videos, "chats": self.chats}[kind]
 
 
 DEFAULT_PLANS = {
-    "free": Plan(images=10, videos=2, chats=50, priority=0, burst_per_minute=60, max_queued=10),
-    "pro": Plan(images=200, videos=50, chats=None, priority=1, burst_per_minute=600, max_queued=200),
-    "enterprise": Plan(images=None, videos=None, chats=None, priority=2, burst_per_minute=None, max_queued=None),
+    "free": Plan(
+        images=10, videos=2, chats=50, priority=0, burst_per_minute=60, max_queued=10, file_space=256 * 2**20
+    ),
+    "pro": Plan(
+        images=200, videos=50, chats=None, priority=1, burst_per_minute=600, max_queued=200, file_space=4 * 2**30
+    ),
+    "enterprise": Plan(
+        images=None, videos=None, chats=None, priority=2, burst_per_minute=None, max_queued=None, file_space=None
+    ),
 }
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from server.accounts.quotas import today
 from server.jobs.artifacts import Artifacts
+from server.jobs.inputs.files import InputFiles
 from server.jobs.limits import Catalogue
 from server.jobs.live_jobs import LiveJobs
 from server.jobs.results import Results
@@ -31,6 +32,7 @@ class Recovery:
         database: Database,
         catalogue: Catalogue,
         artifacts: Artifacts,
+        input_files: InputFiles,
         live_jobs: LiveJobs,
         submission: Submission,
         results: Results,
@@ -40,6 +42,7 @@ class Recovery:
         self._database = database
         self._catalogue = catalogue
         self._artifacts = artifacts
+        self._input_files = input_files
         self._live_jobs = live_jobs
         self._submission = submission
         self._results = results
@@ -66,13 +69,14 @@ class Recovery:
 
     async def _sweep(self) -> int:
         try:
-            return await self._artifacts.sweep(await self._database.read(store.file_names))
+            outputs = await self._artifacts.sweep(await self._database.read(store.file_names))
+            return outputs + await self._input_files.sweep()
         except OSError:
             logger.exception("left-over files were not removed")
             return 0
 
     async def tidy(self) -> None:
-        """Removes outputs, jobs, conversations, responses and usage counts after their retention."""
+        """Removes outputs, jobs, input files, conversations, responses and usage counts after their retention."""
         now = self._clock()
 
         def forget(conn: Connection) -> list[str]:
@@ -85,3 +89,4 @@ class Recovery:
             return gone
 
         await self._artifacts.delete(await self._database.write(forget))
+        await self._input_files.tidy()

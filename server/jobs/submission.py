@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,18 +22,20 @@ from sqlalchemy import Connection
 from server.accounts.auth import ApiKey
 from server.accounts.quotas import Plan, seconds_to_reset, today
 from server.accounts.usage import Accounts, Allowance
-from server.errors import ServerError, Unavailable
+from server.errors import BadRequest, ServerError, Unavailable
 from server.fleet.engine_port import Engine
 from server.job import State
 from server.jobs.artifacts import new_id
+from server.jobs.inputs.files import InputFiles
 from server.jobs.limits import Catalogue, JobLimits
 from server.jobs.live_jobs import LiveJobs
 from server.jobs.request import RANDOM_SEED_LIMIT, GenerateRequest, engine_job, resolve
 from server.jobs.results import Results
 from server.jobs.webhooks import Webhooks
-from server.store import idempotency, usage
+from server.store import idempotency, input_files, usage
 from server.store import jobs as store
 from server.store.database import Database
+from server.store.input_files import InputFileRow
 from server.store.jobs import JobRow
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ class Submission:
         results: Results,
         webhooks: Webhooks,
         loras: Loras,
+        input_files: InputFiles,
         clock: Callable[[], datetime],
         auto_dtype: str,
     ) -> None:
@@ -77,6 +80,7 @@ class Submission:
         self._results = results
         self._webhooks = webhooks
         self._loras = loras
+        self._input_files = input_files
         self._clock = clock
         self._auto_dtype = auto_dtype
 
@@ -89,6 +93,9 @@ class Submission:
         spec = self._limits.model(request.model, request.type)
         if request.webhook_url is not None:
             self._webhooks.check(request.webhook_url)
+        if request.media:  # files are decoded only for a key that may start a job now
+            self._limits.check_job(key, plan, spec)
+        inputs = await self._input_files.find(key, request.media)
         resolved = resolve(
             request,
             spec,
@@ -96,8 +103,10 @@ class Submission:
             auto_dtype=self._auto_dtype,
             priority=plan.priority,
             find_lora=self._loras.find,
+            files={place: self._input_files.media_file(row) for place, row in inputs.items()},
         )
-        self._limits.check_job(key, plan, spec)
+        if not request.media:
+            self._limits.check_job(key, plan, spec)
         now = self._clock()
         row = JobRow(
             id=f"job_{int(now.timestamp())}_{new_id()}",
@@ -107,7 +116,7 @@ class Submission:
             state=State.QUEUED,
             request=resolved.request,
             params=resolved.params,
-            warnings=[],
+            warnings=list(dict.fromkeys(warning for file in inputs.values() for warning in file.warnings)),
             charged_day=today(now),
             charged_kind="images" if request.type == "image" else "videos",
             charged_units=request.n,
@@ -115,13 +124,16 @@ class Submission:
             created_at=now,
         )
         self._limits.check_fits(spec, engine_job(row).requests)
-        claim = None if idempotency_key is None else (idempotency_key, _fingerprint(request))
+        claim = None if idempotency_key is None else (idempotency_key, _fingerprint(request, inputs))
+        file_ids = {file.id for file in inputs.values()}
         self._limits.storing(key.id)
         # In a separate task, because a client that disconnects now must not leave a stored job that is never submitted.
-        return await asyncio.shield(self._results.spawn(self._store_and_run(row, plan, claim)))
+        return await asyncio.shield(self._results.spawn(self._store_and_run(row, plan, claim, file_ids)))
 
-    async def _store_and_run(self, row: JobRow, plan: Plan, claim: tuple[str, str] | None) -> Accepted:
-        """claim: the client's idempotency key and the fingerprint of the request."""
+    async def _store_and_run(
+        self, row: JobRow, plan: Plan, claim: tuple[str, str] | None, file_ids: Collection[str]
+    ) -> Accepted:
+        """claim: the client's idempotency key and the fingerprint of the request. file_ids: of what the job uses."""
         kind, day = row.charged_kind, row.charged_day
         assert kind is not None
         assert day is not None
@@ -134,6 +146,8 @@ class Submission:
                     return earlier, usage.used_today(conn, row.key_id, day)[kind]
             used = usage.charge(conn, row.key_id, day, kind, row.charged_units, limit, retry_after_s=retry_after_s)
             store.insert_job(conn, row)
+            if not input_files.refer(conn, row.id, file_ids):
+                raise BadRequest("A file of the request was deleted before the job was stored.")
             return None, used
 
         try:
@@ -166,6 +180,11 @@ class Submission:
             self._results.fail(job, "does_not_fit" if known else "not_runnable", reason, False)
 
 
-def _fingerprint(request: GenerateRequest) -> str:
-    """A hash of the request as the client sent it, before a random seed is drawn: the same for a repeated request."""
-    return hashlib.sha256(json.dumps(asdict(request), sort_keys=True).encode()).hexdigest()
+def _fingerprint(request: GenerateRequest, inputs: Mapping[str, InputFileRow]) -> str:
+    """A hash of the request as the client sent it, before a random seed is drawn: the same for a repeated request.
+
+    Files count by their contents, because a door gives those that it receives a new id each time.
+    """
+    hashes = {request.media[place]: file.sha256 for place, file in inputs.items()}
+    values = asdict(request.with_media(hashes)) if hashes else asdict(request)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Literal
 
 from server.accounts.quotas import DEFAULT_PLANS, BurstLimiter, Plan
@@ -13,6 +14,8 @@ from server.accounts.usage import Accounts
 from server.fleet.engine_port import Engine
 from server.jobs.artifacts import Artifacts
 from server.jobs.event_stream import JobEvents
+from server.jobs.inputs.decoder import Decoder
+from server.jobs.inputs.files import InputFiles
 from server.jobs.jobs import Jobs
 from server.jobs.limits import Catalogue, JobLimits, MemoryRequirements
 from server.jobs.live_jobs import LiveJobs
@@ -46,6 +49,7 @@ class ServiceOptions:
     max_queued_per_key: int | None = None
     output_retention: timedelta = timedelta(hours=24)
     job_retention: timedelta = timedelta(days=30)
+    file_retention: timedelta = timedelta(hours=24)
     system_prompt: str | None = None
     keep_alive_s: float = 300.0
     auto_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -64,6 +68,8 @@ def build_service(
     prompts: Prompts,
     texts: Texts,
     artifacts: Artifacts,
+    decoder: Decoder,
+    data_dir: Path,
     webhooks: Webhooks,
     loras: Loras,
     burst_limiter: BurstLimiter,
@@ -93,6 +99,17 @@ def build_service(
         output_retention=options.output_retention,
         on_end=metrics.job_ended,
     )
+    input_files = InputFiles(
+        data_dir,
+        database=database,
+        decoder=decoder,
+        accounts=accounts,
+        artifacts=artifacts,
+        clock=clock,
+        retention=options.file_retention,
+        fetches=options.fetch_images,
+        networks=options.image_networks,
+    )
     submission = Submission(
         database=database,
         catalogue=catalogue,
@@ -103,6 +120,7 @@ def build_service(
         results=results,
         webhooks=webhooks,
         loras=loras,
+        input_files=input_files,
         clock=clock,
         auto_dtype=options.auto_dtype,
     )
@@ -134,6 +152,7 @@ def build_service(
         database=database,
         catalogue=catalogue,
         artifacts=artifacts,
+        input_files=input_files,
         live_jobs=live_jobs,
         submission=submission,
         results=results,
@@ -145,6 +164,7 @@ def build_service(
         sdapi_options=SdapiOptions(database),
         limits=limits,
         submission=submission,
+        input_files=input_files,
         jobs=jobs,
         live_jobs=live_jobs,
         events=events,

@@ -35,6 +35,7 @@ from server.api.app import create_app
 from server.fleet.fleet import Fleet
 from server.http.http11 import Http11
 from server.jobs.artifacts import Artifacts, load_or_create_secret
+from server.jobs.inputs.decoder import Decoder
 from server.jobs.webhooks import Webhooks
 from server.library.folder_watcher import FolderWatcher
 from server.library.library import Library
@@ -114,6 +115,7 @@ async def _serve(
             max_queued_per_key=settings.max_queued_per_key,
             output_retention=timedelta(hours=settings.output_retention_h),
             job_retention=timedelta(days=settings.job_retention_days),
+            file_retention=timedelta(hours=settings.file_retention_h),
             system_prompt=settings.system_prompt,
             keep_alive_s=settings.keep_alive,
             auto_dtype=auto_dtype(machines),
@@ -128,6 +130,8 @@ async def _serve(
         prompts=prompts,
         texts=texts,
         artifacts=Artifacts(settings.data_dir, pool),
+        decoder=Decoder(),
+        data_dir=settings.data_dir,
         webhooks=Webhooks(
             database,
             secret=load_or_create_secret(settings.data_dir / "webhook-secret"),
@@ -180,6 +184,7 @@ async def _serve(
     await asyncio.gather(*background, return_exceptions=True)
     await service.results.close(settings.shutdown_grace_s)
     await learned.close()
+    service.input_files.close()
     pool.shutdown()
     for reading_pool in (prompt_pool, grammar_pool, text_pool):  # nobody waits for a prompt any more
         reading_pool.shutdown(wait=False, cancel_futures=True)

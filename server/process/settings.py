@@ -92,6 +92,7 @@ class Settings(BaseSettings):
     body_memory: Bytes = 256 * 2**20
     output_retention_h: Annotated[float, Field(gt=0)] = 24
     job_retention_days: Annotated[float, Field(gt=0)] = 30
+    file_retention_h: Annotated[float, Field(gt=0)] = 24
 
     allowed_hosts: Names = []
     allowed_origins: Names = []
@@ -139,6 +140,8 @@ class Settings(BaseSettings):
                 if key not in known:
                     raise ValueError(f"plans.{name}.{key} is not known.{nearest(key, known)}")
             limits = {key: None if limit == "unlimited" else limit for key, limit in given.items()}
+            if "file_space" in limits:
+                limits["file_space"] = parse_bytes(limits["file_space"])
             plans[name] = asdict(DEFAULT_PLANS.get(name, DEFAULT_PLANS["free"])) | limits
         return plans
 

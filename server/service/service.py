@@ -13,6 +13,7 @@ from typing import Literal
 from server.accounts.sdapi_options import SdapiOptions
 from server.accounts.usage import Accounts
 from server.jobs.event_stream import JobEvents
+from server.jobs.inputs.files import InputFiles
 from server.jobs.jobs import Jobs
 from server.jobs.limits import Catalogue, JobLimits
 from server.jobs.live_jobs import LiveJobs
@@ -37,6 +38,7 @@ class Service:
     limits: JobLimits  # whether a key may start one more job
     # Images and videos
     submission: Submission
+    input_files: InputFiles  # what jobs start from
     jobs: Jobs
     live_jobs: LiveJobs  # jobs that have not ended, and the latest status of the devices
     events: JobEvents

@@ -242,3 +242,33 @@ webhooks = Table(
     Column("tries", Integer, nullable=False),
     Column("next_at", UtcDateTime, nullable=False, index=True),
 )
+
+input_files = Table(
+    "input_files",
+    metadata,
+    Column("seq", Sequence, primary_key=True, autoincrement=True),  # order of arrival
+    Column("id", String(32), nullable=False, unique=True),
+    Column("key_id", String(40), nullable=False),
+    Column("sha256", String(64), nullable=False),  # of the file as it was sent, as the next two
+    Column("mime_type", String(64), nullable=False),
+    Column("n_bytes", BigInteger, nullable=False),
+    Column("kept_bytes", BigInteger, nullable=False),  # of the file on disk
+    Column("file_name", String(100), nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("num_frames", Integer, nullable=False),
+    Column("fps", Float),  # None: a picture
+    Column("warnings", JSON, nullable=False),
+    Column("listed", Boolean, nullable=False),  # False: it came with a request, and goes with the jobs that use it
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False, index=True),
+)
+Index("ix_input_files_key_id_sha256", input_files.c.key_id, input_files.c.sha256, unique=True)
+Index("ix_input_files_key_id_seq", input_files.c.key_id, input_files.c.seq)
+
+job_inputs = Table(
+    "job_inputs",
+    metadata,
+    Column("job_id", String(64), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("file_id", String(32), ForeignKey("input_files.id", ondelete="CASCADE"), primary_key=True, index=True),
+)

@@ -24,6 +24,7 @@ from server.accounts.auth import Authenticator
 from server.accounts.quotas import BurstLimiter
 from server.api.app import create_app
 from server.jobs.artifacts import Artifacts
+from server.jobs.inputs.decoder import Decoder
 from server.jobs.webhooks import Webhooks
 from server.library.library import Library
 from server.library.pulls import Pulls
@@ -142,6 +143,8 @@ async def front(
             prompts=Prompts(prompt_reader, pool),
             texts=Texts(FakeTextReader(), pool),
             artifacts=artifacts,
+            decoder=_decoder(),
+            data_dir=folder / "data",
             webhooks=Webhooks(database, secret=bytes(32), clock=clock, **webhooks),
             loras=LoraFolder(folder / "loras"),
             burst_limiter=BurstLimiter(time.monotonic),
@@ -176,6 +179,14 @@ async def front(
             parts = app, service, engine, artifacts, database, clock, client, keys, folder / "data"
             yield Front(*parts, requirements, prompt_reader)
             await service.results.close(2)
+
+
+@functools.cache
+def _decoder() -> Decoder:
+    """Returns one for all front ends of this process, because its own process takes a while to start."""
+    decoder = Decoder(1)
+    atexit.register(decoder.close)
+    return decoder
 
 
 def _put_empty_store(folder: Path) -> None:

@@ -188,5 +188,5 @@ def test_every_setting_is_documented() -> None:
 def test_every_field_of_a_plan_is_documented() -> None:
     text = DOCS.read_text()
 
-    for field in ("images", "videos", "chats", "priority", "burst_per_minute", "max_queued"):
+    for field in ("images", "videos", "chats", "priority", "burst_per_minute", "max_queued", "file_space"):
         assert f"`{field}" in text, field

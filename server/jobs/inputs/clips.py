@@ -1,0 +1,156 @@
+"""Decodes a clip wholly with ffmpeg, and writes its pictures alone, without sound, metadata and other streams.
+
+Runs in the process that decodes (`decode_worker.py`), which bounds the memory and the time that a file may take. The
+coded pictures are copied as they are. Only a clip that players show turned, or stretched, is encoded anew, because what
+reads the frames later would show it otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from server.jobs.inputs.decoded import Decoded, Refused
+
+CODECS = ("h264", "hevc", "libdav1d", "av1", "vp8", "vp9", "mpeg4")  # names of ffmpeg's decoders
+CODEC_NAMES = "H.264, HEVC, AV1, VP8, VP9 or MPEG-4"
+MAX_SIDE = 4096  # pixels
+MAX_FRAMES = 3600  # a minute at 60 frames per second
+MAX_PIXELS = 1_200_000_000  # of all frames together: 19 s of 1080p at 30 frames per second; some seconds of decoding
+CPU_S = 25  # of ffmpeg; the largest clips take a third
+DEMUXERS = {"video/mp4": "mov", "video/webm": "matroska"}  # and not playlists, which would name other files
+MUXERS = {
+    "video/mp4": ("-movflags", "+faststart", "-f", "mp4"),
+    "video/webm": ("-f", "webm"),
+}
+ENCODERS = {  # of quality that cannot be told from the clip's own
+    "video/mp4": ("-c:v", "libx264", "-preset", "veryfast", "-crf", "10", "-pix_fmt", "yuv420p"),
+    "video/webm": ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "6", "-crf", "12", "-b:v", "0"),
+}
+SQUARE_PIXELS = "scale=trunc(iw*sar/2)*2:trunc(ih/2)*2,setsar=1"
+NOT_READ = "an MP4 or WebM clip that can be read and is not damaged"
+NO_PICTURES = f"a clip with pictures, in {CODEC_NAMES}"
+NO_FRAMES = "a clip with at least one frame"
+TOO_LARGE = f"a clip of at most {MAX_SIDE:,} pixels on a side"
+TOO_LONG = f"a clip of at most {MAX_FRAMES:,} frames, and at most {MAX_PIXELS:,} pixels in all frames together"
+VIDEO = re.compile(r"Stream #0:\d+.*?: Video: (?P<codec>\w+)(?P<rest>[^\n]*)")
+SIZE = re.compile(r", (\d{1,9})x(\d{1,9})(?: \[SAR (\d+):(\d+))?")
+LENGTH = re.compile(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
+RATE = re.compile(r", ([\d.]+)(k?) fps")
+TURNED = re.compile(r"displaymatrix: rotation of -?(?!0\.00|nan)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What the file says about itself."""
+
+    needs_encoding: bool
+    fps: Fraction | None
+
+
+@dataclass(slots=True)
+class _Frames:
+    """What was decoded."""
+
+    width: int = 0
+    height: int = 0
+    time_base: Fraction = Fraction(1)
+    n: int = 0
+    first: int = 0  # in units of `time_base`
+    end: int = 0
+
+    @property
+    def max_frames(self) -> int:
+        return min(MAX_FRAMES, MAX_PIXELS // (self.width * self.height))
+
+
+def write_clip(ffmpeg: str, mime_type: str, source: Path, target: Path) -> Decoded:
+    """Raises `Refused`, and `OSError` when ffmpeg cannot be started."""
+    opened = [ffmpeg, "-hide_banner", "-nostdin", "-y", *_safe_input(mime_type, source)]
+    header = _read_header(opened)
+    copied = ENCODERS[mime_type] if header.needs_encoding else ("-c", "copy")
+    turned = ("-vf", SQUARE_PIXELS) if header.needs_encoding else ()
+    pictures = ("-map", "0:V:0", "-fps_mode", "passthrough", *turned)
+    without_metadata = ("-map_metadata", "-1", "-map_chapters", "-1", "-fflags", "+bitexact")
+    checked = (*pictures, "-f", "framecrc", "pipe:1")
+    kept = (*pictures, *copied, *without_metadata, *MUXERS[mime_type], f"file:{target}")
+    frames = _decode([*opened, *checked, *kept])
+    length = (frames.end - frames.first) * frames.time_base
+    fps = frames.n / length if length > 0 and frames.n > 1 else header.fps or Fraction(1)
+    return Decoded(mime_type, frames.width, frames.height, frames.n, round(float(fps), 6))
+
+
+def _safe_input(mime_type: str, source: Path) -> Sequence[str]:
+    return (
+        "-xerror", "-threads", "2", "-protocol_whitelist", "file", "-f", DEMUXERS[mime_type],
+        "-codec_whitelist", ",".join(CODECS), "-max_pixels", str(MAX_SIDE * MAX_SIDE), "-i", f"file:{source}",
+    )  # fmt: skip
+
+
+def _read_header(opened: Sequence[str]) -> _Header:
+    done = subprocess.run(opened, capture_output=True, preexec_fn=_limit, check=False)  # fails: it names no output
+    text = done.stderr[: 1 << 20].decode(errors="replace")
+    if "Input #0" not in text:
+        raise Refused(NOT_READ)
+    video = next((found for found in VIDEO.finditer(text) if "(attached pic)" not in found["rest"]), None)
+    if video is None:
+        raise Refused(NO_PICTURES)
+    size, rate, length = SIZE.search(video["rest"]), RATE.search(video["rest"]), LENGTH.search(text)
+    if size is None:
+        raise Refused(NO_PICTURES if video["codec"] not in ("h264", "hevc", "av1", "vp8", "vp9", "mpeg4") else NOT_READ)
+    width, height = int(size[1]), int(size[2])
+    if max(width, height) > MAX_SIDE:
+        raise Refused(TOO_LARGE)
+    fps = Fraction(rate[1]) * (1000 if rate[2] else 1) if rate else None
+    if fps and length:
+        seconds = int(length[1]) * 3600 + int(length[2]) * 60 + Fraction(length[3])
+        if seconds * fps > 2 * min(MAX_FRAMES, MAX_PIXELS // max(1, width * height)):  # headers are not exact
+            raise Refused(TOO_LONG)
+    is_stretched = size[3] is not None and size[3] != size[4] and size[3] != "0"
+    return _Header(is_stretched or TURNED.search(text) is not None, fps or None)
+
+
+def _decode(command: Sequence[str]) -> _Frames:
+    """Runs ffmpeg, which prints a line for each frame."""
+    frames = _Frames()
+    with subprocess.Popen(
+        [*command[:1], "-v", "error", *command[1:]],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_limit,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                _count(line.decode(errors="replace"), frames)
+        finally:
+            process.kill()  # unless it has ended
+    if process.returncode != 0:
+        raise Refused(NOT_READ)
+    if not frames.n:
+        raise Refused(NO_FRAMES)
+    return frames
+
+
+def _count(line: str, frames: _Frames) -> None:
+    """Reads a line of the form `framecrc`: "#tb 0: 1/25", "#dimensions 0: 64x48", or a frame's numbers."""
+    name, _, value = line.partition(" 0: ")
+    if name == "#tb":
+        frames.time_base = Fraction(value.strip())
+    elif name == "#dimensions":
+        frames.width, frames.height = map(int, value.split("x"))
+    elif not line.startswith("#"):
+        _, _, at, duration, *_ = line.split(",")
+        frames.first = min(frames.first, int(at)) if frames.n else int(at)
+        frames.end = max(frames.end, int(at) + int(duration))
+        frames.n += 1
+        if frames.n > frames.max_frames:
+            raise Refused(TOO_LONG)
+
+
+def _limit() -> None:
+    """In ffmpeg's process, before it runs. It also has the limits of the process that decodes."""
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
