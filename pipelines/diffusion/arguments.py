@@ -57,7 +57,9 @@ class Arguments:
                 given[name] = request.fps
         # A generator on the CPU gives the same noise for a seed on every device.
         generator = torch.Generator("cpu").manual_seed(request.seed)
-        fixed = {"generator": generator, "output_type": "np"}
+        # Where only the part around the mask is made, stock code lays it over the picture, and does so for PIL alone.
+        output_type = "pil" if "padding_mask_crop" in given else "np"
+        fixed = {"generator": generator, "output_type": output_type}
         return {**given, **{name: value for name, value in fixed.items() if name in self._parameters}}
 
     def _left_to_the_pipeline(self, given: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[str]:
