@@ -28,7 +28,7 @@ from server.store.usage import Kind
 
 PUBLIC = frozenset({"/healthz", "/readyz"})
 BARE_KEYS = ("x-api-key", "api-key")  # headers of Anthropic's and Azure's clients, which hold the key and nothing else
-BASIC = "/sdapi/"  # clients of AUTOMATIC1111's API can only send Basic authentication
+BASIC = ("/sdapi/", "/controlnet/")  # clients of AUTOMATIC1111's API can only send Basic authentication
 # Many clients of Ollama's API take only an address, whose user information becomes Basic authentication.
 OLLAMA_PATHS = frozenset(
     f"/api/{name}"

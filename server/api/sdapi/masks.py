@@ -14,8 +14,8 @@ OPAQUE = 128  # a mask in the alpha channel repaints where it is above
 FILL_LAYERS = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2))
 
 
-def prepared_mask(path: str, *, is_inverted: bool, blur: tuple[int, int]) -> bytes:
-    """Returns the mask as a PNG, white where the picture is repainted.
+def prepared_mask(path: str, *, is_inverted: bool, blur: tuple[int, int]) -> tuple[bytes, bool]:
+    """Returns the mask as a PNG, white where the picture is repainted, and whether it repaints anything.
 
     blur: the radius in pixels, horizontally and vertically.
     """
@@ -23,7 +23,8 @@ def prepared_mask(path: str, *, is_inverted: bool, blur: tuple[int, int]) -> byt
         mask = _single_channel(image)
     if is_inverted:
         mask = ImageOps.invert(mask)
-    return png(mask.filter(ImageFilter.GaussianBlur(blur)) if any(blur) else mask)
+    blurred = mask.filter(ImageFilter.GaussianBlur(blur)) if any(blur) else mask
+    return png(blurred), blurred.getbbox() is not None
 
 
 def _single_channel(image: Image.Image) -> Image.Image:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 from dataclasses import replace
 
 from pipelines.diffusion_interface import Fit
@@ -13,8 +11,11 @@ from server.api.sdapi.controlnet import ReadUnit
 from server.api.sdapi.masks import prepared_mask, without_content
 from server.api.sdapi.schema import BASE64, Image2Image
 from server.errors import BadRequest
-from server.jobs.request import GenerateRequest, Media, WantedControl, WantedImagePrompt
+from server.jobs.inputs.media_types import MAX_BYTES
+from server.jobs.inputs.references import NoReference, decoded_base64
+from server.jobs.request import GenerateRequest, WantedControl, WantedImagePrompt
 from server.service.service import Service
+from server.store.input_files import InputFileRow
 
 FITS: tuple[Fit, ...] = ("stretch", "crop", "pad", "stretch")  # by `resize_mode`
 STRENGTH = 0.75  # AUTOMATIC1111's default values
@@ -23,20 +24,23 @@ FILL, ORIGINAL, LATENT_NOISE = 0, 1, 2
 LATENT_UPSCALE = 3
 
 
-async def add_picture(service: Service, key: ApiKey, text: str, place: str) -> Media:
-    """Keeps a picture for a job and returns its file id. Raises `BadRequest` that names `place`."""
-    return await _add(service, key, await asyncio.to_thread(decode, text, place), place)
+async def add_picture(service: Service, key: ApiKey, text: str, place: str) -> InputFileRow:
+    """Keeps a picture for a job. Raises `BadRequest` that names `place`."""
+    row = await service.input_files.add(key, await asyncio.to_thread(decode, text, place), listed=False, place=place)
+    if not row.mime_type.startswith("image/"):
+        raise BadRequest(f"{place} must be {BASE64}, and not a clip.")
+    return row
 
 
 def decode(text: str, place: str) -> bytes:
     """Raises `BadRequest`. AUTOMATIC1111 fetches URLs only where its operator allows it; here nobody can."""
-    head, comma, tail = text.partition(",") if text.startswith("data:") else ("", "", text)
+    start = text.find(",") + 1 if text.startswith("data:") else 0
+    if start and not text.endswith(";base64,", 0, start):
+        raise BadRequest(f"{place} must be {BASE64}.")
     try:
-        if comma and not head.endswith(";base64"):
-            raise ValueError
-        content = base64.b64decode("".join(tail.split()), validate=True)
-    except (ValueError, binascii.Error):
-        raise BadRequest(f"{place} must be {BASE64}.") from None
+        content = decoded_base64(text, start, MAX_BYTES)
+    except NoReference:
+        raise BadRequest(f"{place} must be {BASE64}, of at most {MAX_BYTES >> 20} MiB.") from None
     if not content:
         raise BadRequest(f"{place} must be {BASE64}.")
     return content
@@ -52,38 +56,37 @@ async def add_init_image(
     image = await add_picture(service, key, body.init_images[0], "init_images[0]")
     resize_mode = body.resize_mode or 0
     strength = STRENGTH if body.denoising_strength is None else body.denoising_strength
-    request = replace(request, image=image, strength=strength, fit=FITS[resize_mode])
+    request = replace(request, image=image.id, strength=strength, fit=FITS[resize_mode])
     ignored = {"resize_mode"} if resize_mode == LATENT_UPSCALE else set()
     if body.mask is None:
         return request, ignored
-    mask = await _prepared_mask(service, key, body, await add_picture(service, key, body.mask, "mask"))
+    mask, repaints = await _prepared_mask(service, key, body)
     fill = body.inpainting_fill or FILL
     if fill == FILL:
-        image = await _without_content(service, key, image, mask)
+        paths = (service.input_files.media_file(file).path for file in (image, mask))
+        content = await asyncio.to_thread(without_content, *paths)
+        image = await service.input_files.add(key, content, listed=False, place="init_images[0]")
     elif fill != ORIGINAL and not (fill == LATENT_NOISE and strength == 1):
         ignored.add("inpainting_fill")  # at full strength, pipelines begin with noise by themselves
     wants_crop = body.inpaint_full_res is None or bool(body.inpaint_full_res)
     if wants_crop and not crops_to_mask:
         ignored.add("inpaint_full_res")
-    padding = (body.inpaint_full_res_padding or 0) if wants_crop and crops_to_mask else None
-    return replace(request, image=image, mask=mask, mask_padding=padding), ignored
+    # Around a mask that repaints nothing there is no part to make.
+    padding = (body.inpaint_full_res_padding or 0) if wants_crop and crops_to_mask and repaints else None
+    return replace(request, image=image.id, mask=mask.id, mask_padding=padding), ignored
 
 
-async def _prepared_mask(service: Service, key: ApiKey, body: Image2Image, mask: Media) -> Media:
+async def _prepared_mask(service: Service, key: ApiKey, body: Image2Image) -> tuple[InputFileRow, bool]:
+    """Returns the mask as jobs take it, and whether it repaints anything."""
+    sent = service.input_files.media_file(await add_picture(service, key, body.mask or "", "mask"))
     blur = MASK_BLUR if body.mask_blur is None else body.mask_blur
     radii = (
         blur if body.mask_blur_x is None else body.mask_blur_x,
         blur if body.mask_blur_y is None else body.mask_blur_y,
     )
-    path = (await service.input_files.resolve(key, {"mask": mask}))["mask"].path
-    prepared = await asyncio.to_thread(prepared_mask, path, is_inverted=bool(body.inpainting_mask_invert), blur=radii)
-    return await _add(service, key, prepared, "mask")
-
-
-async def _without_content(service: Service, key: ApiKey, image: Media, mask: Media) -> Media:
-    files = await service.input_files.resolve(key, {"init_images[0]": image, "mask": mask})
-    filled = await asyncio.to_thread(without_content, files["init_images[0]"].path, files["mask"].path)
-    return await _add(service, key, filled, "init_images[0]")
+    is_inverted = bool(body.inpainting_mask_invert)
+    prepared, repaints = await asyncio.to_thread(prepared_mask, sent.path, is_inverted=is_inverted, blur=radii)
+    return await service.input_files.add(key, prepared, listed=False, place="mask"), repaints
 
 
 async def add_units(service: Service, key: ApiKey, units: list[ReadUnit], request: GenerateRequest) -> GenerateRequest:
@@ -91,7 +94,7 @@ async def add_units(service: Service, key: ApiKey, units: list[ReadUnit], reques
     controls, prompts = [], []
     for unit in units:
         if unit.image is not None:
-            image = await add_picture(service, key, unit.image, f"{unit.place}.image")
+            image = (await add_picture(service, key, unit.image, f"{unit.place}.image")).id
         elif request.image is not None:
             image = request.image
         else:
@@ -110,10 +113,3 @@ async def add_units(service: Service, key: ApiKey, units: list[ReadUnit], reques
                 )
             )
     return replace(request, control=tuple(controls), ip_adapter=tuple(prompts))
-
-
-async def _add(service: Service, key: ApiKey, content: bytes, place: str) -> Media:
-    try:
-        return (await service.input_files.add(key, content, listed=False)).id
-    except BadRequest as error:
-        raise BadRequest(f"{place}: {error.message}") from None

@@ -13,14 +13,14 @@ RESIZERS: Mapping[str, Image.Resampling] = {
 }
 
 
-def resized(path: str, width: int, height: int, filter_name: str, crop: tuple[int, int] | None) -> bytes:
-    """Resizes the picture of a PNG file to `width` x `height`, and then cuts its middle out to the size `crop`.
+def resized(path: str, size: tuple[int, int], resizer: str, part: tuple[int, int] | None) -> bytes:
+    """Resizes the picture of a PNG file to `size`, and cuts `part` out of its middle, both width and height in pixels.
 
     Returns a PNG.
     """
     with Image.open(path) as image:
-        result = image.resize((width, height), RESIZERS[filter_name])
-    return png(cropped(result, crop) if crop else result)
+        result = image.resize(size, RESIZERS[resizer])
+    return png(cropped(result, part) if part else result)
 
 
 def cropped(image: Image.Image, size: tuple[int, int]) -> Image.Image:

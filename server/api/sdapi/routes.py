@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from server.api.sdapi import generation, lists, progress, settings
+from server.api.sdapi import extras, generation, lists, png_info, progress, settings
 
 router = APIRouter(tags=["AUTOMATIC1111"])
-for part in (generation, progress, lists, settings):
+for part in (generation, extras, png_info, progress, lists, settings):
     router.include_router(part.router, prefix="/sdapi/v1")
 router.include_router(lists.controlnet_router)
