@@ -1,12 +1,26 @@
-"""Tiny random checkpoints of diffusers' text-to-image and text-to-video pipelines, built in code without downloads."""
+"""Tiny random checkpoints of diffusers' pipelines that make pictures and clips, built in code without downloads."""
 
-from benchmarks.families import clips, clips_wan, dits_cross, dits_flow, dits_llm, sound, unets, unets_prior, vision
+from benchmarks.families import (
+    clips,
+    clips_wan,
+    dits_cross,
+    dits_flow,
+    dits_llm,
+    pictures_unets,
+    sound,
+    unets,
+    unets_prior,
+    vision,
+)
 from benchmarks.families.family import Family
 
+# Classes that make a picture or clip from a prompt.
 FAMILIES = {
     family.name: family
     for module in (unets, unets_prior, dits_flow, dits_cross, dits_llm, vision, clips, clips_wan, sound)
     for family in module.FAMILIES
 }
+# Classes that are given pictures or clips. A few of them are above too: they work with and without.
+PICTURE_FAMILIES = {family.name: family for module in (pictures_unets,) for family in module.FAMILIES}
 
-__all__ = ["FAMILIES", "Family"]
+__all__ = ["FAMILIES", "PICTURE_FAMILIES", "Family"]

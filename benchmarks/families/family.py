@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any, Literal
 
 import diffusers
 import torch
+
+from pipelines.diffusion_interface import InputName
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,9 @@ class Family:
     needs: str = ""  # a package that diffusers and transformers do not require
     library_opens: bool = True  # whether diffusers can load a folder that it saved
     call: Mapping[str, object] = field(default_factory=dict)  # further arguments of __call__, as in models.toml
+    takes: tuple[InputName, ...] = ()  # what a request gives besides the prompt
+    base: str = ""  # class of the checkpoint whose components it shares; "": it has a checkpoint of its own
+    lent: str = ""  # the component that an adapter lends to `base`
 
     def build(self) -> Any:
         """Builds the pipeline, with the same weights each time."""
@@ -37,7 +43,11 @@ class Family:
             for component in components.values():
                 if isinstance(component, torch.nn.Module):
                     fill(component.eval())
-            pipeline = getattr(diffusers, self.name)(**components)
+            cls = getattr(diffusers, self.name)
+            if self.base:  # whose components may be more than this class takes
+                takes = inspect.signature(cls.__init__).parameters
+                components = {name: component for name, component in components.items() if name in takes}
+            pipeline = cls(**components)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

@@ -135,6 +135,26 @@ def chatglm_tokenizer() -> Any:
     return ChatGLMTokenizer(str(file))
 
 
+# Image encoders
+
+
+def clip_vision(cls: type = transformers.CLIPVisionModelWithProjection, **sizes: Any) -> Any:
+    usual = {
+        "hidden_size": TEXT_DIM,
+        "projection_dim": TEXT_DIM,
+        "image_size": 28,
+        "patch_size": 14,
+        "intermediate_size": 32,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+    }
+    return cls(transformers.CLIPVisionConfig(**{**usual, **sizes}))
+
+
+def clip_image_processor() -> Any:
+    return transformers.CLIPImageProcessor(crop_size=28, size=28)
+
+
 # Text encoders
 
 

@@ -6,12 +6,7 @@ from typing import Any
 
 import diffusers
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
-from transformers import (
-    CLIPImageProcessor,
-    CLIPTextModelWithProjection,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-)
+from transformers import CLIPTextModelWithProjection
 
 from benchmarks.families import parts, vaes
 from benchmarks.families.family import Family
@@ -78,15 +73,6 @@ def kandinsky_3() -> dict[str, Any]:
 
 
 def image_prior(prefix: str) -> dict[str, Any]:
-    vision = CLIPVisionConfig(
-        hidden_size=parts.TEXT_DIM,
-        projection_dim=parts.TEXT_DIM,
-        image_size=28,
-        patch_size=14,
-        intermediate_size=32,
-        num_attention_heads=4,
-        num_hidden_layers=2,
-    )
     scheduler = diffusers.UnCLIPScheduler(
         variance_type="fixed_small_log", prediction_type="sample", clip_sample=True, clip_sample_range=10.0
     )
@@ -95,8 +81,8 @@ def image_prior(prefix: str) -> dict[str, Any]:
     )
     found = {
         "prior": prior,
-        "image_encoder": CLIPVisionModelWithProjection(vision),
-        "image_processor": CLIPImageProcessor(crop_size=28, size=28),
+        "image_encoder": parts.clip_vision(),
+        "image_processor": parts.clip_image_processor(),
         "text_encoder": parts.clip_text(CLIPTextModelWithProjection),
         "tokenizer": parts.clip_tokenizer(),
         "scheduler": scheduler,
