@@ -1,4 +1,4 @@
-"""The body of an image generation in OpenAI's format, and its conversion to the service's own type. Pure functions.
+"""Bodies about images in OpenAI's format, and their conversion to the service's own type. Pure functions.
 
 A field that this server cannot honor is rejected by name. Only fields without any effect on the result are ignored.
 """
@@ -6,12 +6,12 @@ A field that this server cannot honor is rejected by name. Only fields without a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import Field
 
 from pipelines.step_schedule import Speed
-from server.api.schemas import NO_NUL, ModelName, Prompt, Seed, Strict, read_body
+from server.api.schemas import NO_NUL, ModelName, Prompt, Seed, Share, Strict, read_body
 from server.api.shared.field_rules import same_json
 from server.errors import BadRequest
 from server.jobs.request import GenerateRequest
@@ -24,15 +24,15 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "stream": (False,), "output_compression": (100,), "partial_images": (0,),
 }  # fmt: skip
 
+ResponseFormat: TypeAlias = Literal["url", "b64_json"]
 SIZE = r"^([1-9][0-9]{1,4}x[1-9][0-9]{1,4}|auto)$"
 
 
-class ImageGeneration(Strict):
-    prompt: Prompt
+class ImageOptions(Strict):
     model: ModelName | None = None
     n: int | None = Field(None, ge=1, le=8, description="a whole number from 1 to 8")
     size: str | None = Field(None, pattern=SIZE, description="WIDTHxHEIGHT in pixels that the model accepts, or auto")
-    response_format: Literal["url", "b64_json"] | None = Field(None, description="url or b64_json")
+    response_format: ResponseFormat | None = Field(None, description="url or b64_json")
     output_format: Literal["png", "webp", "jpeg"] | None = Field(None, description="one of png, webp, jpeg")
     negative_prompt: str | None = Field(
         None, max_length=4000, pattern=NO_NUL, description="text of at most 4000 characters"
@@ -43,12 +43,49 @@ class ImageGeneration(Strict):
     speed: Speed | None = Field(None, description="one of exact, balanced, fast")
 
 
-def read_image(raw: Mapping[str, Any]) -> tuple[GenerateRequest, Literal["url", "b64_json"] | None]:
+class ImageGeneration(ImageOptions):
+    prompt: Prompt
+
+
+class ImageVariation(ImageOptions):
+    strength: Share | None = Field(
+        None, description="a number from 0 (nothing changes) to 1 (all is made anew), for models that take it"
+    )
+
+
+class ImageEdit(ImageVariation):
+    prompt: Prompt
+    input_fidelity: Literal["low", "high"] | None = Field(
+        None, description="low or high: a smaller strength, for models that take one and a request that has none"
+    )
+
+
+# Fields that are no text in JSON: in a form they are written out.
+TYPED = frozenset(
+    {"n", "steps", "guidance_scale", "seed", "strength", "stream", "output_compression", "partial_images"}
+)
+
+
+def read_image(raw: Mapping[str, Any]) -> tuple[GenerateRequest, ResponseFormat | None]:
     """Returns the request for the service, and the format in which the client wants the images. Raises `BadRequest`."""
-    body = read_body(ImageGeneration, _supported(raw))
-    values = body.model_dump(exclude_none=True, exclude={"size", "response_format"})
+    return _read(read_body(ImageGeneration, _supported(raw)))
+
+
+def read_edit(raw: Mapping[str, Any]) -> tuple[GenerateRequest, ResponseFormat | None, bool]:
+    """As `read_image`, for an edit whose pictures were taken out, and whether it is to be faithful to them."""
+    body = read_body(ImageEdit, _supported(raw))
+    return *_read(body), body.input_fidelity == "high"
+
+
+def read_variation(raw: Mapping[str, Any]) -> tuple[GenerateRequest, ResponseFormat | None]:
+    """As `read_image`, for a variation whose picture was taken out. It has no prompt."""
+    return _read(read_body(ImageVariation, _supported(raw)))
+
+
+def _read(body: ImageOptions) -> tuple[GenerateRequest, ResponseFormat | None]:
+    values = body.model_dump(exclude_none=True, exclude={"size", "response_format", "input_fidelity"})
     width, height = read_sides(body.size)
-    return GenerateRequest(type="image", width=width, height=height, **values), body.response_format
+    return GenerateRequest(**{"type": "image", "prompt": ""} | values, width=width, height=height), body.response_format
 
 
 def read_sides(size: str | None) -> tuple[int, int] | tuple[None, None]:
