@@ -1,4 +1,5 @@
-"""GET /api/files/{output_id}: sends the bytes of an output to its owner, or to the holder of a signed link.
+"""GET /api/files/{file_id}: sends the bytes of an output, or of a file that was sent to the server, to its owner. The
+holder of a signed link gets an output, too.
 
 The path on disk comes from the store only, never from the request. Event loop only.
 """
@@ -17,6 +18,7 @@ from server.api.wire import errors
 from server.errors import NotFound
 from server.jobs.artifacts import FILE_NAME
 from server.jobs.encoding import MIME_TYPES
+from server.jobs.inputs.references import FILE_ID
 from server.jobs.jobs import NO_SUCH_FILE
 from server.store.jobs import OutputRow
 
@@ -26,31 +28,41 @@ BYTES: dict[str, Any] = {"content": {mime_type: {} for mime_type in sorted(MIME_
 OUTPUT_ID = re.compile(r"[0-9A-Za-z]{22}")
 
 
-@router.head("/api/files/{output_id}", include_in_schema=False)
+@router.head("/api/files/{file_id}", include_in_schema=False)
 @router.get(
-    "/api/files/{output_id}",
+    "/api/files/{file_id}",
     response_class=FileResponse,
     responses={200: BYTES, 206: BYTES, 304: {"description": "not changed"}, **errors(404, 416)},
 )
-async def file(output_id: str, request: Request, service: ServiceDep, key: KeyOrLink) -> Response:
-    """Sends the bytes of an output, whole or a range. Needs the owner's key, or the signed link in the job's status."""
-    if not OUTPUT_ID.fullmatch(output_id):
+async def file(file_id: str, request: Request, service: ServiceDep, key: KeyOrLink) -> Response:
+    """Sends the bytes of an output, whole or a range. Needs the owner's key, or the signed link in the job's status.
+    The id may also be that of a file that was sent to `POST /api/files`, which is sent as it is kept.
+    """
+    if key is not None and FILE_ID.fullmatch(file_id):
+        sent, path = await service.input_files.get(key, file_id)
+        headers, media_type = _headers(sent.sha256, f"{sent.id}{path.suffix}"), sent.kept_mime_type
+    elif OUTPUT_ID.fullmatch(file_id):
+        output, path = await service.jobs.file(file_id, key)
+        headers, media_type = file_headers(output), output.mime_type
+    else:
         raise NotFound(NO_SUCH_FILE)
-    output, path = await service.jobs.file(output_id, key)
-    headers = file_headers(output)
     if headers["etag"] in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
         return Response(status_code=304, headers=headers)
-    return FileResponse(path, media_type=output.mime_type, headers=headers)
+    return FileResponse(path, media_type=media_type, headers=headers)
 
 
 def file_headers(output: OutputRow) -> dict[str, str]:
     assert FILE_NAME.fullmatch(output.file_name)
     suffix = output.file_name.rpartition(".")[2]
+    return _headers(output.sha256, f"{output.job_id}-{output.index}.{suffix}")
+
+
+def _headers(sha256: str, name: str) -> dict[str, str]:
     return {
-        "etag": f'"{output.sha256}"',
+        "etag": f'"{sha256}"',
         "cache-control": "private, no-store",
         "content-security-policy": "default-src 'none'; sandbox",
         "cross-origin-resource-policy": "same-origin",
-        "content-disposition": f'inline; filename="{output.job_id}-{output.index}.{suffix}"',
+        "content-disposition": f'inline; filename="{name}"',
         "x-content-type-options": "nosniff",
     }

@@ -14,7 +14,7 @@ from server.api.ollama.reply import OllamaReply
 from server.api.ollama.schema import OllamaCall, OllamaGenerate, is_generate
 from server.api.ollama.schema import read_generate as read_ollama_generate
 from server.api.ollama.talk import answer
-from server.api.read_json import read_json
+from server.api.read_json import INLINE_BYTES, read_json
 from server.api.schemas import GenerateImage, GenerateVideo, read_generate
 from server.api.wire import GenerateReply, JsonObject, errors, json_body
 from server.errors import BadRequest, TooLarge
@@ -23,6 +23,7 @@ from server.store.usage import Kind
 
 router = APIRouter()
 
+WITH_PICTURES = frozenset({"image", "mask", "images", "last_image", "video", "control", "ip_adapter"})  # data URLs
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 IDEMPOTENCY = {
     "name": "Idempotency-Key",
@@ -48,31 +49,30 @@ async def generate(request: Request, service: ServiceDep, key: KeyDep) -> Respon
     """
     kinds: list[Kind] = ["images"]  # an error before the type is parsed reports this allowance
     async with allowance_on_error(request, service, key, kinds):
-        raw = await _read(await request.body())
+        body = await request.body()
+        raw = await _read(body)
         if isinstance(raw, OllamaCall):
             kinds.append("chats")
             return await answer(request, service, key, raw)
         check_type(request.headers)
         if raw.get("type") == "video":
             kinds.append("videos")
-        accepted = await service.submission.accept(key, read_generate(raw), _idempotency_key(request))
+        wanted = read_generate(raw) if len(body) <= INLINE_BYTES else await asyncio.to_thread(read_generate, raw)
+        del body, raw
+        accepted = await service.submission.accept(key, wanted, _idempotency_key(request))
     reply = {"jobId": accepted.job_id, "status": "queued", "statusUrl": f"/api/status/{accepted.job_id}"}
     return JSONResponse(reply, headers=allowance_headers(service, accepted.allowance))
 
 
 async def _read(body: bytes) -> OllamaCall | JsonObject:
-    """Raises `BadRequest`, and `TooLarge` for a large body that is not Ollama's, which may have pictures."""
+    """Raises `BadRequest`, and `TooLarge` for a large body without pictures."""
     is_large = len(body) > SMALL_BYTES
-    try:
-        raw = await read_json(body, dict)
-    except BadRequest:
-        if not is_large:
-            raise
-        raw = {}
+    raw = await read_json(body, dict)
     if is_generate(raw):
         return await asyncio.to_thread(read_ollama_generate, raw) if is_large else read_ollama_generate(raw)
-    if is_large:
-        raise TooLarge(f"The body is larger than {SMALL_BYTES // KIB} KiB, the limit of an image or video job.")
+    if is_large and not WITH_PICTURES & raw.keys():
+        limit = f"{SMALL_BYTES // KIB} KiB, the limit of an image or video job without pictures"
+        raise TooLarge(f"The body is larger than {limit}.")
     return raw
 
 

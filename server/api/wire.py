@@ -46,6 +46,7 @@ class QueueReply(Reply):
 
 
 class OutputReply(Reply):
+    fileId: str  # stands for the output where a request takes a picture or clip
     url: str
     mimeType: str
     width: int
@@ -150,6 +151,7 @@ def job_json(view: JobView, link: Link) -> JsonObject:
 
 def _output_json(output: OutputRow, query: str) -> JsonObject:
     return {
+        "fileId": output.id,
         "url": f"/api/files/{output.id}?{query}",
         "mimeType": output.mime_type,
         "width": output.width,

@@ -41,10 +41,11 @@ OLLAMA = BodyRule(takes_any_type=True)  # its clients, and the examples of its d
 SMALL_JSON = BodyRule()
 RULES: Mapping[str, BodyRule] = {
     "/api/chat": BodyRule(64 * MIB, takes_any_type=True),  # pictures are a part of Ollama's
-    "/api/generate": BodyRule(64 * MIB, takes_any_type=True),  # of Ollama's; ours takes 64 KiB
+    "/api/generate": BodyRule(64 * MIB, takes_any_type=True),  # pictures are a part of ours and of Ollama's
     "/api/embed": BodyRule(16 * MIB, takes_any_type=True),
     "/api/embeddings": BodyRule(16 * MIB, takes_any_type=True),
     **dict.fromkeys(("/api/show", "/api/pull", "/api/push", "/api/create", "/api/copy", "/api/delete"), OLLAMA),
+    "/api/files": BodyRule(33 * MIB, takes_any_type=True),  # a file of 32 MiB, in a form
     "/v1/chat/completions": BodyRule(64 * MIB),  # pictures are a part of it
     "/v1/completions": BodyRule(16 * MIB),
     "/v1/embeddings": BodyRule(16 * MIB),
@@ -53,6 +54,13 @@ RULES: Mapping[str, BodyRule] = {
     "/v1/responses": BodyRule(64 * MIB),
     "/v1/responses/input_tokens": BodyRule(64 * MIB),
     "/v1/videos": BodyRule(takes_form=True),
+    **dict.fromkeys(
+        (
+            f"/sdapi/v1/{name}"
+            for name in ("txt2img", "img2img", "extra-single-image", "extra-batch-images", "png-info", "interrogate")
+        ),
+        BodyRule(64 * MIB),
+    ),
 }
 
 

@@ -104,6 +104,10 @@ class JobLimits:
         if not self._being_stored[key_id]:
             del self._being_stored[key_id]
 
+    def count_request(self, key: ApiKey, plan: Plan) -> None:
+        """Counts a request that starts no job among those of a minute. Raises `TooMany`."""
+        self._burst_limiter.take(key.id, plan)
+
     def check(self, key: ApiKey, plan: Plan, spec: ModelSpec, n_of_key: int, n_chats: int = 0) -> None:
         """As `check_job`. n_of_key: unfinished jobs or chats of this key; n_chats: running chats of all keys."""
         reason = self._engine.not_ready_reason

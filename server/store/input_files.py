@@ -35,6 +35,11 @@ class InputFileRow:
     expires_at: datetime
 
     @property
+    def kept_mime_type(self) -> str:
+        """A picture is kept as PNG, a clip in its own container."""
+        return "image/png" if self.fps is None else self.mime_type
+
+    @property
     def duration_s(self) -> float | None:
         return None if self.fps is None else self.num_frames / self.fps
 

@@ -31,6 +31,7 @@ from server.jobs.inputs.decoded import Refused
 from server.jobs.inputs.decoder import Decoder
 from server.jobs.inputs.media_types import EXTENSIONS, HEAD_BYTES, MAX_BYTES, TAKEN, media_type_of
 from server.jobs.inputs.references import WHAT, FileId, NoReference, OutputId, Reference, Remote, Sent, read_reference
+from server.jobs.jobs import NO_SUCH_FILE
 from server.jobs.safe_post import Refused as AddressRefused
 from server.jobs.safe_post import look_up
 from server.store import input_files as store
@@ -41,7 +42,6 @@ from server.units import size
 
 logger = logging.getLogger(__name__)
 
-NO_SUCH_FILE = "There is no such file."
 UNLISTED_FOR = timedelta(minutes=10)  # a file that came with a request is kept until the job is stored, or this long
 MAX_AT_ONCE = 8  # files of one key that are decoded or wait for it
 NOT_HERE = "{} must be {}: this server fetches nothing from the network."
@@ -110,7 +110,7 @@ class InputFiles:
         Raises `BadRequest` with the place, `TooLarge`, `TooMany` and `Unavailable`; then nothing is kept.
         """
         if len(data) > MAX_BYTES:
-            raise TooLarge(f"{place} must be a file of at most {_size(MAX_BYTES)}.", param=place)
+            raise TooLarge(f"{place} may have at most {_size(MAX_BYTES)}.", param=place)
         mime_type = media_type_of(data[:HEAD_BYTES])
         if mime_type is None:
             raise BadRequest(f"{place} must be {TAKEN}.", param=place)
@@ -336,8 +336,8 @@ def _check_space(used: int, added: int, limit: int | None, place: str) -> None:
         return
     if added > limit:
         raise TooLarge(
-            f"{place} takes {size(added)} as the server keeps it. All files of this key together may take {_size(limit)} "
-            "by its plan.",
+            f"{place} takes {size(added)} as the server keeps it. The plan of this key allows {_size(limit)} for all "
+            "its files.",
             param=_field(place),
         )
     raise TooMany(

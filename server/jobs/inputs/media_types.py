@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import re
 
-from server.units import size
-
 MAX_BYTES = 32 * 2**20  # of one file as it is sent
-WHOLE = f"a file of at most {size(MAX_BYTES).replace('.0 ', ' ')}"
 TAKEN = "a PNG, JPEG or WebP picture, or an MP4 or WebM clip"
 EXTENSIONS = {"image/png": "png", "video/mp4": "mp4", "video/webm": "webm"}  # of files as they are kept
 NOT_CLIPS = re.compile(rb"hei[cmsfxv]|hev[cmsx]|mif[12]|msf1|avi[fs]|jpe?g|jp2 |jpx |jxl |crx |qt  |M4[AB] ")

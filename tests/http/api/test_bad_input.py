@@ -166,7 +166,7 @@ BODIES: dict[str, tuple[bytes, int]] = {
     "image to fetch": (image(image="file:///etc/passwd"), 400),
     "exactly 64 KiB": (image(prompt="x").ljust(64 * 1024), 200),
     "64 KiB and 1": (image(prompt="x").ljust(64 * 1024 + 1), 413),
-    "64 KiB and 1 of no JSON": (b"{" + b" " * 64 * 1024, 413),
+    "64 KiB and 1 of no JSON": (b"{" + b" " * 64 * 1024, 400),
 }
 
 CHATS: dict[str, tuple[dict[str, Any], int]] = {
