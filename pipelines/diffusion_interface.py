@@ -5,6 +5,7 @@ Immutable: any thread.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -16,6 +17,15 @@ from pipelines.step_schedule import Speed, computed_steps
 InputName: TypeAlias = Literal["image", "mask", "images", "last_image", "video", "control"]
 AdapterKind: TypeAlias = Literal["controlnet", "t2i_adapter", "ip_adapter", "upscaler", "vae", "textual_inversion"]
 Fit: TypeAlias = Literal["crop", "stretch", "pad"]  # how a picture of another shape is brought to the output's size
+
+# Pipelines whose output is larger than the picture or clip that it is made of, by this factor in each direction.
+ENLARGES: Mapping[str, int] = {
+    "StableDiffusionUpscalePipeline": 4,
+    "StableDiffusionLatentUpscalePipeline": 2,
+    "LTXLatentUpsamplePipeline": 2,
+    "LTX2LatentUpsamplePipeline": 2,
+}
+REFERENCE_PIXELS = 1 << 20  # pipelines bring references to about so many, whatever their own size
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,11 @@ class Adapter:
     path: str  # a folder, or a safetensors file
     stamp: int = 0  # modification time in ns: files that were rewritten are another adapter
     n_bytes: int = 0  # approximate memory that it takes
+
+    @property
+    def component(self) -> str:
+        """The name of its module among the components of a lane: "controlnet:canny@1f". Other files, another name."""
+        return f"{self.kind}:{self.name}" + (f"@{self.stamp:x}" if self.stamp else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,15 +168,34 @@ class DiffusionRequest:
 
     @property
     def shape(self) -> str:
-        """The key for measured times and peak bytes: "176x96x16"."""
-        return f"{self.width}x{self.height}x{self.num_frames or 1}"
+        """The key for measured times and peak bytes: "176x96x16", with two references and a map "512x512x1+2r+1c".
+
+        What is given as the beginning of the output (an image, a clip, a mask) does not make a forward larger.
+        """
+        references = f"+{self._n_references}r" if self._n_references else ""
+        controls = f"+{len(self.inputs.controls)}c" if self.inputs.controls else ""
+        return f"{self.width}x{self.height}x{self.num_frames or 1}{references}{controls}"
+
+    @property
+    def loop_steps(self) -> int:
+        """The steps of the denoising loop, as far as is known before: with a strength the first ones are left out."""
+        if self.strength is None:
+            return self.steps
+        return max(1, math.ceil(self.steps * min(self.strength, 1.0) - 1e-6))
 
     @property
     def computed_steps(self) -> int:
         """The steps that run the model, as far as is known before: some pipelines cannot skip any."""
-        return computed_steps(self.speed, self.steps)
+        return computed_steps(self.speed, self.loop_steps)
 
     @property
     def units(self) -> int:
-        """Pixels in all frames."""
-        return self.width * self.height * (self.num_frames or 1)
+        """Pixels in all frames, and in the references that the model reads beside them."""
+        return self.width * self.height * (self.num_frames or 1) + REFERENCE_PIXELS * self._n_references
+
+    @property
+    def _n_references(self) -> int:
+        """A picture that is neither repainted nor set in motion is looked at beside the output, as references are."""
+        edited = self.inputs.image is not None and self.inputs.mask is None
+        is_reference = edited and self.strength is None and self.num_frames is None and self.pipeline not in ENLARGES
+        return len(self.inputs.images) + is_reference

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from pipelines.diffusion_interface import DiffusionRequest
+from pipelines.diffusion_interface import ENLARGES, DiffusionRequest
 
 RATE_ARGUMENTS = ("frame_rate", "fps")  # LTX, SkyReels: models that generate other motion at another rate
+AREA_ARGUMENT = "max_area"  # Kontext makes outputs of so many pixels, and reads only the shape from width and height
 FRAMES_ARGUMENTS = ("num_frames", "video_length", "frames")  # nearly all pipelines, Latte, SanaVideo
 
 
@@ -22,9 +23,8 @@ class Arguments:
     def __init__(self, pipeline_class: type) -> None:
         parameters = inspect.signature(pipeline_class.__call__).parameters.values()
         self._class_name = pipeline_class.__name__
-        self.annotations: Mapping[str, str] = {
-            p.name: str(p.annotation) for p in parameters if p.kind is not p.VAR_KEYWORD
-        }
+        self._enlarges = ENLARGES.get(self._class_name, 1)
+        self.annotations = {p.name: str(p.annotation) for p in parameters if p.kind is not p.VAR_KEYWORD}
         self._parameters = frozenset(self.annotations)
         self._frames_argument = next((name for name in FRAMES_ARGUMENTS if name in self._parameters), "num_frames")
 
@@ -36,8 +36,8 @@ class Arguments:
         wanted = {
             "prompt": request.prompt,
             "negative_prompt": request.negative_prompt,
-            "width": request.width,
-            "height": request.height,
+            "width": request.width // self._enlarges,
+            "height": request.height // self._enlarges,
             self._frames_argument: request.num_frames,
             "num_inference_steps": request.steps,
             request.guidance_argument: request.guidance_scale,
@@ -52,6 +52,8 @@ class Arguments:
         unknown = sorted(given.keys() - self._parameters)
         if unknown:
             raise UnknownArgument(f"{self._class_name} takes no {', '.join(map(repr, unknown))}")
+        if AREA_ARGUMENT in self._parameters:
+            given.setdefault(AREA_ARGUMENT, request.width * request.height)
         for name in self._parameters.intersection(RATE_ARGUMENTS) - given.keys():
             if request.fps is not None:
                 given[name] = request.fps

@@ -1,13 +1,15 @@
 """Embeds prompts that the stock call cannot read whole: weighted words, and texts longer than CLIP takes at once.
 
-Where CLIP alone encodes the prompt (Stable Diffusion 1.5, 2, XL and their derivatives) compel embeds such a prompt, and
-the embeddings replace it in the stock call. All other prompts go to the stock call as they are; where it would cut off
-the end of one, the client gets a warning. Device thread only.
+Where CLIP alone encodes the prompt (Stable Diffusion 1.5, 2, XL and their derivatives, for every task) compel embeds
+such a prompt, and the embeddings replace it in the stock call. All other prompts go to the stock call as they are;
+where it would cut off the end of one, the client gets a warning. Device thread only.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,9 +18,13 @@ from transformers import ProcessorMixin
 
 from pipelines.diffusion.prompt_weights import Fragment, fragments
 
-ONE_ENCODER = ("StableDiffusionPipeline", "StableDiffusionPAGPipeline", "LatentConsistencyModelPipeline",
-               "AnimateDiffPipeline")  # fmt: skip
-TWO_ENCODERS = ("StableDiffusionXLPipeline", "StableDiffusionXLPAGPipeline", "AnimateDiffSDXLPipeline")
+# Number of text encoders → the class whose way to encode prompts compel knows. Classes with the same code count too.
+ORIGINALS = {"StableDiffusionPipeline": 1, "StableDiffusionXLPipeline": 2}
+# Classes that encode a plain prompt in the same way by code that differs: it can also take a prompt for each frame, or
+# it counts clips instead of pictures.
+LIKE_THEM = {"AnimateDiffVideoToVideoPipeline": 1, "AnimateDiffVideoToVideoControlNetPipeline": 1,
+             "AnimateDiffSDXLPipeline": 2}  # fmt: skip
+COMMENT = re.compile(r"^\s*#.*\n", re.MULTILINE)
 NO_LIMIT = 100_000  # tokenizers without a limit report an astronomical number
 
 MAX_WEIGHT = 1000.0  # of a group; far above what still gives a picture, and far below what overflows float16
@@ -38,12 +44,11 @@ def read_prompts(pipeline: Any, arguments: dict[str, Any]) -> tuple[dict[str, An
     """
     if arguments.get("clip_skip") and type(pipeline.text_encoder).__name__ == "CLIPTextModel":
         vars(pipeline)["text_encoder"] = CompatibleClip(pipeline.text_encoder)
-    family = type(pipeline).__name__
+    n_encoders = _n_encoders(type(pipeline))
     prompts: dict[str, Fragments] = {
         name: fragments(arguments[name]) for name in ("prompt", "negative_prompt") if name in arguments
     }
-    by_compel = family in (*ONE_ENCODER, *TWO_ENCODERS)
-    if not by_compel or not prompts or {"prompt_2", "negative_prompt_2"} & arguments.keys():
+    if not n_encoders or not prompts or {"prompt_2", "negative_prompt_2"} & arguments.keys():
         return arguments, _stock_warnings(pipeline, arguments)
     _check_weights(prompts)
     lengths = {name: _n_tokens(pipeline, prompt) for name, prompt in prompts.items()}
@@ -57,8 +62,30 @@ def read_prompts(pipeline: Any, arguments: dict[str, Any]) -> tuple[dict[str, An
         return {**arguments, **{name: "".join(f.text for f in prompt) for name, prompt in prompts.items()}}, []
     rest = {name: value for name, value in arguments.items() if name not in (*prompts, "clip_skip")}
     parameters = inspect.signature(type(pipeline).__call__).parameters
-    embeddings = _embed(pipeline, family in TWO_ENCODERS, prompts, arguments.get("clip_skip"))
+    embeddings = _embed(pipeline, n_encoders == 2, prompts, arguments.get("clip_skip"))
     return {**rest, **{name: value for name, value in embeddings.items() if name in parameters}}, warnings
+
+
+@functools.lru_cache(maxsize=64)
+def _n_encoders(cls: Any) -> int:
+    """How many text encoders compel reads a prompt with; 0: it does not know how this class reads prompts."""
+    import diffusers
+
+    if "prompt_embeds" not in inspect.signature(cls.__call__).parameters:
+        return 0
+    for name, n_encoders in ORIGINALS.items():
+        if _encoding_of(cls) == _encoding_of(getattr(diffusers, name)):
+            return n_encoders
+    return LIKE_THEM.get(cls.__name__, 0)
+
+
+def _encoding_of(cls: Any) -> str | None:
+    """The code of the class's `encode_prompt`, without comments."""
+    encode = getattr(cls, "encode_prompt", None)
+    try:
+        return COMMENT.sub("", inspect.getsource(encode)) if encode is not None else None
+    except (OSError, TypeError):  # a class without a source file
+        return None
 
 
 def _check_weights(prompts: Mapping[str, Fragments]) -> None:

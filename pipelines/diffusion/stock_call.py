@@ -8,12 +8,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipelines.diffusion.adapters.controls import control_arguments, lent_components
+from pipelines.diffusion.adapters.lent_modules import LentModules
 from pipelines.diffusion.arguments import Arguments
 from pipelines.diffusion.frames import frames_of, is_flagged, sound_of
 from pipelines.diffusion.inputs.reader import Media
@@ -24,7 +26,7 @@ from pipelines.diffusion.prompt_cache import PromptCache
 from pipelines.diffusion.prompts import read_prompts
 from pipelines.diffusion.request_scope import StepCounter, make_scheduler, request_copy
 from pipelines.diffusion.step_cache import StepCache
-from pipelines.diffusion.task_pipelines import TaskPipelines
+from pipelines.diffusion.task_pipelines import TaskPipelines, pipeline_class
 from pipelines.diffusion.without_effect import other_size, without_effect
 from pipelines.diffusion_interface import DiffusionRequest, Lora
 from pipelines.interface import Previewed, Progressed, Sound, Stage, Update
@@ -59,6 +61,7 @@ class StockCall:
         kind: Literal["image", "video"],
         device: torch.device | None,
         adapters: Adapters,
+        lent: LentModules,
         emit: Callable[[Update], None],
     ) -> None:
         """device: where the pipeline computes; None: where its modules are. emit: takes the updates of requests."""
@@ -68,6 +71,7 @@ class StockCall:
         self._kind = kind
         self._device = device
         self._adapters = adapters
+        self._lent = lent
         self._emit = emit
         self._arguments: dict[type, Arguments] = {}
         self._prompt_cache = PromptCache(device=device)
@@ -83,8 +87,8 @@ class StockCall:
 
         read_media: returns the request's inputs, or raises what went wrong when they were read.
         """
-        self._progressed(request, "encoding", 0, request.steps)
-        media, pipeline = read_media(), self._pipelines.get(request.pipeline)
+        self._progressed(request, "encoding", 0, request.loop_steps)
+        media, pipeline = read_media(), self._pipeline_of(request)
         own = request_copy(pipeline, functools.partial(self._count_steps, request, step_cache), self._device)
         if request.scheduler is not None:
             own.scheduler = make_scheduler(request.scheduler, own.scheduler)
@@ -93,7 +97,8 @@ class StockCall:
             self.previews.watch(own, request.width / request.height, functools.partial(self._show, request))
         self._prompt_cache.wrap(own, request)
         for_class = self._arguments_of(type(pipeline))
-        inputs = input_values(media, request.input_arguments, for_class.annotations)
+        inputs = input_values(media, request, type(pipeline), for_class.annotations)
+        inputs |= control_arguments(request, for_class.annotations)
         arguments, prompt_warnings = read_prompts(own, for_class.for_request(request, inputs))
         output = own(**arguments)
         frames, flagged = frames_of(output[0], self._kind), is_flagged(output)
@@ -109,6 +114,15 @@ class StockCall:
         scheduler = type(getattr(own, "scheduler", None)).__name__
         return PipelineOutput(frames, sound_of(output, own), scheduler, warnings, flagged)
 
+    def _pipeline_of(self, request: DiffusionRequest) -> Any:
+        """The pipeline of the request's class over the checkpoint's modules and those that are lent to it."""
+        if request.pipeline is None or not request.inputs.controls:
+            return self._pipelines.get(request.pipeline)
+        lent = lent_components(request, pipeline_class(request.pipeline), self._lent.borrow)
+        pipeline = self._pipelines.get(request.pipeline, lent)
+        self._lent.refresh()
+        return pipeline
+
     def _arguments_of(self, cls: type) -> Arguments:
         if cls not in self._arguments:
             self._arguments[cls] = Arguments(cls)
@@ -123,7 +137,7 @@ class StockCall:
             if step_cache is not None:
                 step_cache.at_step(done, total)
             stage: Stage = "denoising" if done < total or total == 0 else "decoding"
-            self._progressed(request, stage, done, total or request.steps)
+            self._progressed(request, stage, done, total or request.loop_steps)
 
         return StepCounter(total, on_step)
 
@@ -134,4 +148,4 @@ class StockCall:
 def _speed_without_effect(request: DiffusionRequest, step_cache: StepCache | None) -> tuple[str, ...]:
     if step_cache is None or step_cache.n_predicted:
         return ()
-    return (TOO_FEW_STEPS if request.steps < MIN_STEPS else NO_STEP_SKIPPED,)
+    return (TOO_FEW_STEPS if request.loop_steps < MIN_STEPS else NO_STEP_SKIPPED,)

@@ -15,7 +15,6 @@ from functools import cache
 from itertools import islice
 
 from pipelines.chat_interface import ChatRequest
-from pipelines.diffusion_interface import DiffusionRequest
 from pipelines.embedding.queue import padded_width, shape_of_width
 from pipelines.embedding_interface import EmbeddingRequest
 from pipelines.interface import Request, StepCost
@@ -82,7 +81,7 @@ class Estimates:
         elif isinstance(request, EmbeddingRequest):
             self._widths.setdefault(model, set()).update(padded_width(len(text.tokens)) for text in request.texts)
         elif usage.forwards:
-            key, ran = (model, shape_of(request)), {_stage(shape) for shape in usage.forwards}
+            key, ran = (model, request.shape), {_stage(shape) for shape in usage.forwards}
             # A stage that did not run this time is kept: the prompt's encoding came from the cache.
             skipped = [forwards for forwards in self._known.get(key, ()) if _stage(forwards[0]) not in ran]
             self._known[key] = skipped + [
@@ -113,7 +112,7 @@ class Estimates:
             return None if mean is None else ((CHAT_FORWARD, max(1.0, mean - ran.total() if ran else mean)),)
         if isinstance(request, EmbeddingRequest):
             return _texts_left(request, self._widths.get(model, set()), ran.total() if ran else 0)
-        known = self._known.get((model, shape_of(request)))
+        known = self._known.get((model, request.shape))
         if known is None:
             return None
         total = tuple((shape, n * request.computed_steps if _is_denoising(shape) else n) for shape, n in known)
@@ -162,10 +161,6 @@ def _stage(shape: str) -> str:
 
 def _is_denoising(shape: str) -> bool:
     return shape.startswith("denoising")
-
-
-def shape_of(request: DiffusionRequest) -> str:
-    return f"{request.width}x{request.height}x{request.num_frames or 1}"
 
 
 def eta_seconds(

@@ -10,10 +10,8 @@ WHITE = (255, 255, 255)
 MAX_REFERENCE_PIXELS = 4 << 20  # of a picture that keeps its own size; pipelines make references smaller than that
 
 
-def in_colors(picture: Image.Image, *, alpha: bool = False) -> Image.Image:
-    """The picture as RGB, laid on white where it is transparent; as RGBA for a pipeline that reads alpha."""
-    if alpha:
-        return picture.convert("RGBA")
+def in_colors(picture: Image.Image) -> Image.Image:
+    """The picture as RGB, laid on white where it is transparent."""
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         ground = Image.new("RGBA", picture.size, (*WHITE, 255))

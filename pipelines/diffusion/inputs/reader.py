@@ -62,57 +62,58 @@ def wait_for_one(futures: list[Future[Media]], timeout_s: float) -> None:
 
 def read_inputs(request: DiffusionRequest, own_class: str) -> Media:
     """Raises `BadMedia`, and `UnknownPipeline`."""
-    rules = rules_of(request.pipeline or own_class)
-    inputs, warnings = request.inputs, list[str]()
-    return Media(
-        image=_picture(inputs.image, "image", request, rules, keeps_size=rules.image_keeps_size),
-        mask=_mask(request),
-        images=tuple(_reference(file, "images", rules) for file in inputs.images),
-        last_image=_picture(inputs.last_image, "last_image", request, rules),
-        video=_clip(inputs.video, "video", request, warnings) if inputs.video is not None else (),
-        controls=tuple(_control(control, request, rules, warnings) for control in inputs.controls),
-        image_prompts=tuple(
-            tuple(_reference(file, "ip_adapter", rules) for file in prompt.images) for prompt in inputs.image_prompts
-        ),
-        warnings=tuple(warnings),
-    )
+    return _Reading(request, rules_of(request.pipeline or own_class)).media()
 
 
-def _picture(
-    file: MediaFile | None, name: str, request: DiffusionRequest, rules: InputRules, *, keeps_size: bool = False
-) -> Image.Image | None:
-    if file is None:
-        return None
-    picture = in_colors(read_picture(file, name), alpha=rules.reads_alpha)
-    return bounded(picture) if keeps_size else fitted(picture, *rules.input_size(request), request.fit)
+class _Reading:
+    """Reads the inputs of one request."""
+
+    def __init__(self, request: DiffusionRequest, rules: InputRules) -> None:
+        self._request = request
+        self._rules = rules
+        self._size = rules.input_size(request)
+        self._warnings: list[str] = []
+
+    def media(self) -> Media:
+        inputs = self._request.inputs
+        controls = [self._control(control) for control in inputs.controls]
+        prompts = [tuple(_reference(file, "ip_adapter") for file in prompt.images) for prompt in inputs.image_prompts]
+        return Media(
+            image=self._image(inputs.image) if inputs.image else None,
+            mask=self._mask(inputs.mask) if inputs.mask else None,
+            images=tuple(_reference(file, "images") for file in inputs.images),
+            last_image=self._picture(inputs.last_image, "last_image") if inputs.last_image else None,
+            video=self._clip(inputs.video, "video", may_be_short=self._rules.clip_may_be_short) if inputs.video else (),
+            controls=tuple(controls),
+            image_prompts=tuple(prompts),
+            warnings=tuple(self._warnings),
+        )
+
+    def _image(self, file: MediaFile) -> Image.Image:
+        return _reference(file, "image") if self._rules.image_keeps_size else self._picture(file, "image")
+
+    def _picture(self, file: MediaFile, name: str) -> Image.Image:
+        return fitted(in_colors(read_picture(file, name)), *self._size, self._request.fit)
+
+    def _mask(self, file: MediaFile) -> Image.Image:
+        of = self._request.inputs.image or self._request.inputs.video or file
+        return fitted_mask(read_picture(file, "mask"), (of.width, of.height), *self._size, self._request.fit)
+
+    def _clip(self, file: MediaFile, name: str, *, may_be_short: bool = False) -> Frames:
+        """The frames at the model's rate. Where the output has as many, a clip that is too short stays on its last."""
+        wanted = self._request.num_frames
+        decoded = read_frames(file, name, fps=self._request.fps, n_frames=wanted)
+        frames = [fitted(frame, *self._size, self._request.fit) for frame in decoded]
+        if wanted is not None and len(frames) < wanted and not may_be_short:
+            n_more = wanted - len(frames)
+            self._warnings.append(f"{name} has {len(frames)} frames: the last one was repeated {n_more} times.")
+            frames += [frames[-1]] * n_more
+        return tuple(frames)
+
+    def _control(self, control: Control) -> Frames:
+        file = control.image
+        return self._clip(file, "control") if file.num_frames > 1 else (self._picture(file, "control"),)
 
 
-def _reference(file: MediaFile, name: str, rules: InputRules) -> Image.Image:
-    return bounded(in_colors(read_picture(file, name), alpha=rules.reads_alpha))
-
-
-def _mask(request: DiffusionRequest) -> Image.Image | None:
-    mask, of = request.inputs.mask, request.inputs.image or request.inputs.video
-    if mask is None:
-        return None
-    size = (of.width, of.height) if of is not None else (mask.width, mask.height)
-    return fitted_mask(read_picture(mask, "mask"), size, request.width, request.height, request.fit)
-
-
-def _clip(file: MediaFile, name: str, request: DiffusionRequest, warnings: list[str]) -> Frames:
-    """The frames at the model's rate. A clip that is too short stays on its last frame."""
-    decoded = read_frames(file, name, fps=request.fps, n_frames=request.num_frames)
-    frames = [fitted(frame, request.width, request.height, request.fit) for frame in decoded]
-    if request.num_frames is not None and len(frames) < request.num_frames:
-        n_missing = request.num_frames - len(frames)
-        warnings.append(f"The clip of {name} has {len(frames)} frames: its last one was repeated {n_missing} times.")
-        frames += [frames[-1]] * n_missing
-    return tuple(frames)
-
-
-def _control(control: Control, request: DiffusionRequest, rules: InputRules, warnings: list[str]) -> Frames:
-    if control.image.num_frames > 1:
-        return _clip(control.image, "control", request, warnings)
-    picture = _picture(control.image, "control", request, rules)
-    assert picture is not None
-    return (picture,)
+def _reference(file: MediaFile, name: str) -> Image.Image:
+    return bounded(in_colors(read_picture(file, name)))

@@ -8,20 +8,21 @@ from dataclasses import dataclass
 
 from pipelines.diffusion.arguments import FRAMES_ARGUMENTS
 from pipelines.diffusion.task_pipelines import pipeline_class
-from pipelines.diffusion_interface import DiffusionRequest
+from pipelines.diffusion_interface import ENLARGES, DiffusionRequest
 
-# Pipelines that make a picture larger, by this factor in each direction: it is given to them in its smaller size.
-ENLARGED = {"StableDiffusionUpscalePipeline": 4, "StableDiffusionLatentUpscalePipeline": 2}
-READ_ALPHA = ("QwenImageLayeredPipeline",)  # it takes pictures apart into layers, and converts them to RGBA itself
-# It takes no strength, as editors do, but lays the picture's latents on those of the output: both have one size.
-IN_OUTPUT_SIZE = ("StableDiffusionXLInstructPix2PixPipeline",)
+MASKS = frozenset({"mask_image", "mask"})
+
+# They take no strength, as editors do, but join the picture's latents with those of the output: both have one size.
+IN_OUTPUT_SIZE = ("StableDiffusionXLInstructPix2PixPipeline", "HunyuanImageRefinerPipeline", "Kandinsky5I2IPipeline",
+                  "DreamLitePipeline", "DreamLiteMobilePipeline")  # fmt: skip
+FRAME_BY_FRAME = ("LucyEditPipeline",)  # it joins the latents of the clip with those of the output
 
 
 @dataclass(frozen=True, slots=True)
 class InputRules:
     image_keeps_size: bool  # `image` is looked at, as a reference is; the output is made beside it
-    reads_alpha: bool
-    enlarges: int
+    clip_may_be_short: bool  # the clip is the beginning of the output, which goes on after it
+    enlarges: int  # the factor by which the output is wider and higher than the inputs
 
     def input_size(self, request: DiffusionRequest) -> tuple[int, int]:
         """(width, height) in pixels, to which `image` and the maps that it follows are brought."""
@@ -32,10 +33,11 @@ class InputRules:
 def rules_of(name: str) -> InputRules:
     """name: of a pipeline class. Raises `UnknownPipeline`."""
     parameters = inspect.signature(pipeline_class(name).__call__).parameters
+    has_frames, has_mask = bool(parameters.keys() & set(FRAMES_ARGUMENTS)), bool(parameters.keys() & MASKS)
     # Where the output has a size of its own, and no strength or mask refers to the picture's pixels.
-    is_reference = "width" in parameters and not {"strength", "mask_image", "mask", *FRAMES_ARGUMENTS} & set(parameters)
+    is_reference = "width" in parameters and not (has_frames or has_mask or "strength" in parameters)
     return InputRules(
         image_keeps_size=is_reference and name not in IN_OUTPUT_SIZE,
-        reads_alpha=name in READ_ALPHA,
-        enlarges=ENLARGED.get(name, 1),
+        clip_may_be_short=has_frames and not has_mask and name not in FRAME_BY_FRAME,
+        enlarges=ENLARGES.get(name, 1),
     )
