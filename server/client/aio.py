@@ -100,6 +100,7 @@ class AsyncAgentName(Methods):
             step.method,
             step.path,
             json=step.json,
+            content=step.content,
             params=step.params or None,
             headers=step.headers,
             timeout=step.timeout,

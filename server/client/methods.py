@@ -79,6 +79,9 @@ def _named(call: Callable[..., Any], method: Callable[..., Any]) -> Callable[...
 
 class Methods:
     generate = One(Calls.generate)
+    upload = One(Calls.upload)
+    files = One(Calls.files)
+    delete_file = One(Calls.delete_file)
     status = One(Calls.status)
     watch = Many(Calls.watch)
     wait = One(Calls.wait)

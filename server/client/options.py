@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, TypedDict
+from pathlib import Path
+from typing import Any, Literal, Required, TypeAlias, TypedDict
 
 Thinking: TypeAlias = bool | Literal["low", "medium", "high"]
+
+# A picture or clip: a file or its bytes, which are sent first, or what the server takes as it is: the id of a file that
+# was sent before, the id of an output of one's own jobs, or a data URL. A text is never the name of a file.
+Media: TypeAlias = Path | bytes | str
+
+
+class ControlOptions(TypedDict, total=False):
+    """A map that the picture follows, with a `type` or the name of a `model`."""
+
+    image: Required[Media]
+    type: str
+    model: str
+    preprocessor: str
+    strength: float
+    start: float
+    end: float
+
+
+class IpAdapterOptions(TypedDict, total=False):
+    """One `image` or several `images` that are read like a prompt."""
+
+    image: Media
+    images: list[Media]
+    model: str
+    strength: float
+
+
+class UpscaleOptions(TypedDict, total=False):
+    model: str
+    scale: float
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -30,6 +61,18 @@ class GenerateOptions(TypedDict, total=False):
     duration: int
     num_frames: int
     output_format: Literal["png", "webp", "jpeg", "mp4", "webm", "gif", "frames"]
+    image: Media
+    mask: Media  # white is repainted
+    strength: float  # 0 … 1: how much of the picture is made anew
+    images: list[Media]  # references, in order
+    last_image: Media
+    video: Media
+    control: list[ControlOptions]
+    ip_adapter: IpAdapterOptions | list[IpAdapterOptions]
+    upscale: UpscaleOptions
+    fit: Literal["crop", "stretch", "pad"]
+    vae: str
+    textual_inversions: list[str]
 
 
 class ChatOptions(TypedDict, total=False):

@@ -98,6 +98,33 @@ class JobsPage(Reply):
     next_cursor: str | None
 
 
+class InputFile(Reply):
+    """A picture or clip that was sent, for requests to name by its `file_id`."""
+
+    file_id: str
+    mime_type: str
+    width: int
+    height: int
+    duration_seconds: float | None
+    n_bytes: int = Field(alias="bytes")
+    sha256: str
+    expires_at: datetime
+
+
+class FilesPage(Reply):
+    """`used_bytes` of the server's disk are taken by all files of the key. `limit_bytes` is None without a limit."""
+
+    files: list[InputFile]
+    next_cursor: str | None
+    used_bytes: int
+    limit_bytes: int | None
+
+
+class DeletedFile(Reply):
+    file_id: str
+    deleted: bool
+
+
 class Usage(Reply):
     prompt_tokens: int
     completion_tokens: int  # also those of the thinking

@@ -32,6 +32,7 @@ class Send:
     method: str
     path: str
     json: Mapping[str, Any] | None = None
+    content: bytes | None = None  # of a file, instead of JSON
     params: Mapping[str, str | int] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     stream: bool = False

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import io
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from server import client
 from server.api.schemas import Chat, GenerateImage, GenerateVideo
@@ -132,6 +136,61 @@ async def test_conversations_are_listed_read_renamed_and_deleted(tmp_path: Path)
     assert [info.title for info in (*first.conversations, *rest.conversations)] == ["Another", "I am Ann."]
     assert [message.content for message in whole.messages][2:] == ["Who am I?", "You said: Who am I?"]
     assert (renamed.title, whole.title, forgotten.deleted) == ("Ann's", "Ann's", True)
+
+
+async def test_files_are_uploaded_listed_and_deleted(tmp_path: Path) -> None:
+    (tmp_path / "red.png").write_bytes(picture("red"))
+    async with front(tmp_path) as f, connect(f) as api:
+        red = await api.upload(tmp_path / "red.png")
+        again = await api.upload(str(tmp_path / "red.png"))
+        blue = await api.upload(picture("blue"))
+        newest = await api.files(limit=1)
+        rest = await api.files(cursor=newest.next_cursor)
+        deleted = await api.delete_file(blue.file_id)
+        left = await api.files()
+        with pytest.raises(FileNotFoundError):
+            await api.upload(tmp_path / "green.png")
+        with pytest.raises(client.BadRequest, match="file must be a PNG"):
+            await api.upload(b"no picture")
+
+    assert (red.mime_type, red.width, red.height, red.duration_seconds) == ("image/png", 16, 8, None)
+    assert again.file_id == red.file_id
+    assert {file.file_id for file in (*newest.files, *rest.files)} == {red.file_id, blue.file_id}
+    assert newest.used_bytes > 0
+    assert (deleted.deleted, [file.file_id for file in left.files]) == (True, [red.file_id])
+
+
+async def test_pictures_of_a_job_are_uploaded_and_named_by_their_ids(tmp_path: Path) -> None:
+    (tmp_path / "red.png").write_bytes(picture("red"))
+    accepted = httpx.Response(200, json={"jobId": "job_1", "status": "queued", "statusUrl": "/"})
+    async with front(tmp_path) as f:
+        network = Flaky(f.app, *[None] * 5, accepted)  # five uploads go through
+        async with connect(f, transport=network) as api:
+            sent = await api.upload(picture("green"))
+            await api.generate(
+                "A lake",
+                image=tmp_path / "red.png",
+                images=[picture("blue"), sent.file_id],
+                control=[{"type": "canny", "image": picture("red"), "strength": 0.5}],
+                ip_adapter={"images": [picture("blue")]},
+            )
+            ids = {file.sha256: file.file_id for file in (await api.files()).files}
+    red, blue = (ids[hashlib.sha256(picture(color)).hexdigest()] for color in ("red", "blue"))
+
+    assert json.loads(network.requests[5].content) == {
+        "prompt": "A lake",
+        "type": "image",
+        "image": red,
+        "images": [blue, sent.file_id],
+        "control": [{"type": "canny", "image": red, "strength": 0.5}],
+        "ip_adapter": {"images": [blue]},
+    }
+
+
+def picture(color: str) -> bytes:
+    target = io.BytesIO()
+    Image.new("RGB", (16, 8), color).save(target, "PNG")
+    return target.getvalue()
 
 
 async def test_a_job_that_fails_raises_with_its_status(tmp_path: Path) -> None:
