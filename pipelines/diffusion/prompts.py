@@ -44,7 +44,7 @@ def read_prompts(pipeline: Any, arguments: dict[str, Any]) -> tuple[dict[str, An
     """
     if arguments.get("clip_skip") and type(pipeline.text_encoder).__name__ == "CLIPTextModel":
         vars(pipeline)["text_encoder"] = CompatibleClip(pipeline.text_encoder)
-    n_encoders = _n_encoders(type(pipeline))
+    n_encoders = _n_encoders(type(pipeline))  # type: ignore[arg-type]  # a class is hashable
     prompts: dict[str, Fragments] = {
         name: fragments(arguments[name]) for name in ("prompt", "negative_prompt") if name in arguments
     }
