@@ -7,7 +7,7 @@ a plain value of the class or ignored.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
@@ -21,6 +21,7 @@ T = TypeVar("T")
 class PipelineSignature:
     required: frozenset[str]  # components that must be listed, be it as null
     optional: frozenset[str]  # components that may be left out
+    classes: Mapping[str, tuple[str, ...]]  # component → the classes that its annotation names, and others
 
     @property
     def components(self) -> frozenset[str]:
@@ -37,7 +38,8 @@ def pipeline_signature(class_name: str) -> PipelineSignature | None:
     declared = _find(class_name, _optional_components) or frozenset()
     # A class that fetches its connected pipelines fills in what its index does not list.
     required = frozenset() if _find(class_name, _connects) else without_default - declared
-    return PipelineSignature(required, without_default - required | with_default & declared)
+    classes = _find(class_name, _annotations) or {}
+    return PipelineSignature(required, without_default - required | with_default & declared, classes)
 
 
 def _find(class_name: str, read: Callable[[ast.ClassDef], T | None]) -> T | None:
@@ -62,7 +64,7 @@ def _with_bases(class_name: str) -> Iterator[ast.ClassDef]:
 
 def _init_arguments(cls: ast.ClassDef) -> tuple[frozenset[str], frozenset[str]] | None:
     """Returns the names of the arguments without and with a default."""
-    init = next((node for node in cls.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"), None)
+    init = _init(cls)
     if init is None:
         return None
     positional = [arg.arg for arg in (*init.args.posonlyargs, *init.args.args)][1:]  # drops self
@@ -70,6 +72,22 @@ def _init_arguments(cls: ast.ClassDef) -> tuple[frozenset[str], frozenset[str]] 
     keyword_only = [*zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True)]
     required = {*positional[:n_required], *(arg.arg for arg, default in keyword_only if default is None)}
     return frozenset(required), frozenset((*positional, *(arg.arg for arg, _ in keyword_only))) - required
+
+
+def _annotations(cls: ast.ClassDef) -> dict[str, tuple[str, ...]] | None:
+    """Returns the names of classes in the annotation of each argument."""
+    init = _init(cls)
+    if init is None:
+        return None
+    return {
+        arg.arg: tuple(dict.fromkeys(node.id for node in ast.walk(arg.annotation) if isinstance(node, ast.Name)))
+        for arg in (*init.args.posonlyargs, *init.args.args, *init.args.kwonlyargs)
+        if arg.annotation is not None
+    }
+
+
+def _init(cls: ast.ClassDef) -> ast.FunctionDef | None:
+    return next((node for node in cls.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"), None)
 
 
 def _optional_components(cls: ast.ClassDef) -> frozenset[str] | None:

@@ -1,4 +1,4 @@
-"""Tells whether a denoiser takes what a pipeline that makes pictures from a prompt gives it: latents and nothing else.
+"""Tells whether a denoiser takes what a pipeline class gives it: latents alone, or a picture or mask beside them.
 
 Inpainting, image-to-video, depth and edit models have the class of their text-to-image relative, and more input
 channels. Pure functions over configs and tensors.
@@ -6,6 +6,7 @@ channels. Pure functions over configs and tensors.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from models.checkpoint.component_configs import Config, Configs, positive_int
@@ -22,24 +23,51 @@ CELLS_PER_TOKEN = {
     "CogVideoXTransformer3DModel": 1, "LTXVideoTransformer3DModel": 1, "EasyAnimateTransformer3DModel": 1,
     "CogView4Transformer2DModel": 1, "SanaTransformer2DModel": 1,
 }  # fmt: skip
+# Classes that give their denoiser more than latents: those of a picture, a map or a clip, or a mask.
+GIVES_MORE = re.compile(
+    r"FluxFill|FluxControl(?!Net)|CogView4Control|CogVideoX(ImageTo|FunControl)|(Wan|SkyReelsV2|HunyuanVideo)ImageTo"
+    r"|HunyuanSkyreels|Pix2Pix|Depth2|Upscale|SuperResolution|StableVideoDiffusion|ChronoEdit|LucyEdit|VideoToWorld"
+    r"|Framepack|I2VGenXL|PIAPipeline|LDMSuperResolution"
+)
+# Classes that give their denoiser a mask and a masked picture too, where it has the channels for them.
+GIVES_EITHER = re.compile(r"^(StableDiffusion(XL|3)?)(ControlNet(Union)?)?(PAG)?Inpaint")
 # The first layer of a denoiser as single files name it; its second dimension is the number of input channels.
 INPUT_LAYERS = ("input_blocks.0.0.weight", "conv_in.weight", "img_in.weight", "patch_embedding.weight")
 CROSS_ATTENTION = "attn2.to_k.weight"
 
 
-def check_input_channels(classes: Mapping[str, str], configs: Configs) -> None:
-    """Raises `BadModel` that says what a denoiser with more input channels is for.
+def check_input_channels(class_name: str, classes: Mapping[str, str], configs: Configs) -> None:
+    """Raises `BadModel` that says what a denoiser with other input channels than its pipeline gives it is for.
 
     classes: component → class name.
     """
-    latent_channels = positive_int(configs.get("vae", {}), "latent_channels") or positive_int(
-        configs.get("vae", {}), "z_dim"
-    )
+    if GIVES_MORE.search(class_name) or GIVES_EITHER.search(class_name):
+        return
     for name in DENOISERS:
-        cells = CELLS_PER_TOKEN.get(classes.get(name, ""))
-        channels = positive_int(configs.get(name, {}), "in_channels")
-        if cells and channels and latent_channels and channels != cells * latent_channels:
-            raise BadModel(_explanation(name, channels, cells * latent_channels))
+        cells, channels = CELLS_PER_TOKEN.get(classes.get(name, "")), positive_int(configs.get(name, {}), "in_channels")
+        latents = (cells or 0) * _latent_channels(configs)
+        if channels and latents and channels != latents:
+            raise BadModel(_explanation(name, channels, latents))
+
+
+def takes_channels(own: str, relative: str, configs: Configs, settings: Config) -> bool:
+    """Returns whether the denoiser of a checkpoint takes what a relative of the checkpoint's own class gives it.
+
+    settings: the plain values of its model_index.json.
+    """
+    if GIVES_EITHER.search(relative) and not GIVES_MORE.search(own):
+        return True
+    return gives_more(relative, settings) == gives_more(own, settings)
+
+
+def gives_more(class_name: str, settings: Config) -> bool:
+    # Wan 2.2 5B has the first frame in the place of its latents.
+    return GIVES_MORE.search(class_name) is not None and not settings.get("expand_timesteps")
+
+
+def _latent_channels(configs: Configs) -> int:
+    vae = configs.get("vae", {})
+    return positive_int(vae, "latent_channels") or positive_int(vae, "z_dim")
 
 
 def check_fits_base(tensors: Tensors, prefix: str, name: str, cls: str, config: Config) -> None:

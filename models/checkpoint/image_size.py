@@ -101,4 +101,5 @@ def _patch_size(configs: Configs) -> int:
     packed = (
         positive_int(denoiser, "in_channels") / latent_channels if latent_channels and "transformer" in configs else 1
     )
-    return max(patch, 2) if packed == 4 else patch
+    # Flux Fill and Flux Control have those of a picture, a mask or a map beside them: 24 and 8 times as many.
+    return max(patch, 2) if packed >= 4 and packed % 4 == 0 else patch

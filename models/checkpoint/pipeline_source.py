@@ -14,22 +14,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from models.checkpoint.pipeline_inputs import PipelineInputs, inputs_of, unserved_reason
 from models.installed_libraries import package_folder, pipeline_files
 
-# Parts of class names, by diffusers' naming, that mean an image, a clip or a map besides the prompt. Such a class needs
-# it even where the argument has a default.
-NEEDS_MORE_THAN_TEXT = re.compile(
-    r"Img2Img|Image2(?=[A-Z])|ImageTo|VideoTo|Inpaint|Upscale|SuperResolution|Edit|Control|Adapter|Pix2Pix|I2I"
-    r"|(?<!T)I2V|V2V|Refine|Upsample|Depth2|DiffEdit|Fill|VisualCloze|Emb2Emb|Layered|Redux|InContext|Onnx|ShapE|LDM3D"
-)
 FRAME_COUNTS = ("num_frames", "video_length")  # the parameters that pipelines count frames with
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineSource:
     output: Literal["image", "video"] | None  # None: sound, embeddings, text …
-    needs: tuple[str, ...]  # arguments besides the prompt that a caller must give
     arguments: frozenset[str]  # parameters of __call__
+    inputs: tuple[PipelineInputs, ...]  # the pictures and clips that it takes: alternatives
+    unserved: str | None  # why no request can give it what it needs; None: a request can
     defaults: dict[str, int | float | str]  # those defaults of __call__ that are plain numbers or texts
     constants: dict[str, int]  # from `self.default_sample_size = 128` and `height or 1024`
     fixed_sample_size: bool  # default_sample_size is a constant, whatever the checkpoint's config has
@@ -42,7 +38,14 @@ class PipelineSource:
     @property
     def text_to(self) -> Literal["image", "video"] | None:
         """Returns what a prompt alone makes, None when the pipeline needs more than a prompt."""
-        return self.output if "prompt" in self.arguments and not self.needs else None
+        enough = any(not each.required for each in self.inputs)
+        return self.output if "prompt" in self.arguments and self.unserved is None and enough else None
+
+    @property
+    def makes(self) -> Literal["image", "video"] | None:
+        """Returns what a request makes with it, None when it makes neither or needs what no request has."""
+        takes_something = "prompt" in self.arguments or all(each.required for each in self.inputs)
+        return self.output if takes_something and self.unserved is None else None
 
 
 @lru_cache(maxsize=256)
@@ -60,13 +63,12 @@ def pipeline_source(class_name: str) -> PipelineSource | None:
     arguments = frozenset(arg.arg for arg in (*call.args.posonlyargs, *call.args.args, *call.args.kwonlyargs)) - {
         "self"
     }
-    needs = [name for name in required if name != "prompt"]
-    if word := NEEDS_MORE_THAN_TEXT.search(class_name):
-        needs.append(f"input ({word.group()})")
+    inputs = inputs_of(class_name, arguments, required)
     return PipelineSource(
         output=_output(call, arguments),
-        needs=tuple(needs),
         arguments=arguments,
+        inputs=inputs,
+        unserved=unserved_reason(class_name, required, inputs),
         defaults=defaults,
         constants=_constants(cls),
         fixed_sample_size=_fixed_sample_size(cls),

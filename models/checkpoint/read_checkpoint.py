@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 
+from models.adapters.adapter_files import adapter_class, adapter_files, check_adapter_class
+from models.adapters.read_adapter import read_adapter
 from models.checkpoint.chat_checkpoint import check_chat_configs, read_chat_folder, read_chat_gguf
 from models.checkpoint.component_configs import Config, Configs, number, positive_int
 from models.checkpoint.denoiser_input import check_input_channels
@@ -24,6 +26,7 @@ from models.checkpoint.guidance import guidance_argument
 from models.checkpoint.image_size import native_size, size_multiple, sizes_by_aspect
 from models.checkpoint.noise_schedulers import compatible_schedulers, scheduler_config
 from models.checkpoint.pipeline_source import pipeline_source
+from models.checkpoint.pipeline_tasks import tasks_of
 from models.checkpoint.read_single_file import read_single_file
 from models.checkpoint.resident_bytes import ServedAs, component_bytes, resident_bytes
 from models.checkpoint.single_file import chat_context, find_base
@@ -58,9 +61,11 @@ def type_of(path: Path) -> ModelType | None:
     try:
         if (path / "model_index.json").is_file():
             pipeline = pipeline_source(str(read_config(path / "model_index.json").get("_class_name")))
-            return None if pipeline is None else pipeline.text_to
+            return None if pipeline is None else pipeline.makes
         if path.is_dir() and is_embedding(path):
             return "embedding"
+        if path.is_dir() and adapter_class(path) is not None:
+            return "adapter"
         return "chat" if is_chat_model(path) else None
     except (BadModel, OSError):
         return None
@@ -83,11 +88,14 @@ def read_checkpoint(
     Raises `BadModel` with the reason when the path is not a checkpoint that can be served.
     """
     check_path(path)
-    if path.is_dir() and (path / "model_index.json").is_file():
+    if (adapter := adapter_files(path)) is not None:
+        spec = read_adapter(path, adapter, name=name, source=source, float_bytes=float_bytes)
+    elif path.is_dir() and (path / "model_index.json").is_file():
         spec = _pipeline_folder(path, name=name, source=source, float_bytes=float_bytes)
     elif path.is_dir() and (is_embedding(path) or (wanted == "embedding" and is_decoder(path))):
         spec = read_embedding_folder(path, name=name, source=source, float_bytes=float_bytes)
     elif path.is_dir():
+        _refuse_component(path)
         if (reason := scorer_reason(path)) is not None:
             raise BadModel(reason)
         spec = read_chat_folder(path, name=name, source=source, float_bytes=float_bytes)
@@ -104,12 +112,20 @@ def check_configs(folder: Path) -> None:
     check_folder(folder, weights=False)
     if (folder / "model_index.json").is_file():
         _pipeline_spec(folder, "", "", scheduler={})
+    elif (cls := adapter_class(folder)) is not None:
+        check_adapter_class(cls)
     elif is_embedding(folder):
         check_embedding_configs(folder)
     elif (reason := scorer_reason(folder)) is not None:
         raise BadModel(reason)
     else:
         check_chat_configs(folder)
+
+
+def _refuse_component(folder: Path) -> None:
+    config = read_config(folder / "config.json")
+    if "_class_name" in config:
+        raise BadModel(f"is one component ({str(config['_class_name'])[:80]}) of a pipeline, and no model of its own")
 
 
 def _origins(spec: ModelSpec) -> dict[str, str]:
@@ -130,7 +146,7 @@ def _pipeline_folder(folder: Path, *, name: str, source: str, float_bytes: int) 
     spec = _pipeline_spec(folder, name, source, scheduler={})
     listed = components(read_config(folder / "model_index.json"))
     configs = _component_configs(folder, listed)
-    check_input_channels({part: cls for part, (_, cls) in listed.items()}, configs)
+    check_input_channels(str(spec.pipeline), {part: cls for part, (_, cls) in listed.items()}, configs)
     for part in listed:
         if "quantization_config" not in configs.get(part, {}):  # else the library knows how its weights are packed
             for file in weight_files(folder / part):
@@ -159,12 +175,13 @@ def _pipeline_spec(folder: Path, name: str, source: str, scheduler: Config) -> M
     pipeline = pipeline_source(class_name)
     if pipeline is None:
         raise BadModel(f"needs the pipeline class {class_name[:80]}, which the installed diffusers does not have")
-    kind = pipeline.text_to
+    kind = pipeline.makes
     if kind is None:
-        if pipeline.needs:
-            raise BadModel(f"{class_name} needs {', '.join(pipeline.needs)} besides a prompt")
-        raise BadModel(f"{class_name} makes neither image nor video")
-    configs = _component_configs(folder, components(model_index))
+        if pipeline.output is None:
+            raise BadModel(f"{class_name} makes neither image nor video")
+        raise BadModel(f"{class_name} {pipeline.unserved or 'takes no prompt'}")
+    listed = components(model_index)
+    configs = _component_configs(folder, listed)
     width, height = native_size(pipeline, configs, kind)
     multiple = math.gcd(size_multiple(pipeline, configs), width, height)  # allows the native size in any case
     frames_multiple, frames_remainder, num_frames = frame_rule(pipeline, configs, kind)
@@ -180,6 +197,7 @@ def _pipeline_spec(folder: Path, name: str, source: str, scheduler: Config) -> M
         scheduler_config=scheduler,
         takes_loras=pipeline.takes_loras,
         arguments=pipeline.arguments,
+        tasks=tasks_of(class_name, listed, configs, model_index),
         guidance_argument=guides,
         max_clip_skip=_clip_layers(configs) - 1 if "clip_skip" in pipeline.arguments else 0,
         defaults=Defaults(

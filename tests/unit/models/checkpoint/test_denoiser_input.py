@@ -33,9 +33,10 @@ def test_a_denoiser_with_more_channels_is_refused_with_what_it_is_for(
     cls: str, channels: int, latents: int, words: str
 ) -> None:
     name = "unet" if cls == UNET else "transformer"
+    configs = {name: {"in_channels": channels}, "vae": {"latent_channels": latents}}
 
     with pytest.raises(BadModel) as refused:
-        check_input_channels({name: cls}, {name: {"in_channels": channels}, "vae": {"latent_channels": latents}})
+        check_input_channels("StableDiffusionPipeline", {name: cls}, configs)
 
     assert words in refused.value.message
 
@@ -51,8 +52,27 @@ def test_a_denoiser_with_more_channels_is_refused_with_what_it_is_for(
     ],
 )
 def test_a_denoiser_that_takes_latents_alone_passes(cls: str, channels: int, vae: dict[str, object]) -> None:
-    check_input_channels({"unet": cls, "transformer": cls}, {"unet": {"in_channels": channels}, "vae": vae})
-    check_input_channels({"transformer": cls}, {"transformer": {"in_channels": channels}, "vae": vae})
+    for name in ("unet", "transformer"):
+        check_input_channels("FluxPipeline", {name: cls}, {name: {"in_channels": channels}, "vae": vae})
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "cls", "channels", "latents"),
+    [
+        ("StableDiffusionInpaintPipeline", UNET, 9, 4),
+        ("StableDiffusionInpaintPipeline", UNET, 4, 4),
+        ("StableDiffusionInstructPix2PixPipeline", UNET, 8, 4),
+        ("FluxFillPipeline", FLUX, 384, 16),
+        ("FluxControlInpaintPipeline", FLUX, 128, 16),
+        ("WanImageToVideoPipeline", WAN, 36, 16),
+    ],
+)
+def test_a_denoiser_with_more_channels_passes_under_the_class_that_fills_them(
+    pipeline: str, cls: str, channels: int, latents: int
+) -> None:
+    name = "unet" if cls == UNET else "transformer"
+
+    check_input_channels(pipeline, {name: cls}, {name: {"in_channels": channels}, "vae": {"latent_channels": latents}})
 
 
 UNET_CONFIG = {"in_channels": 4, "cross_attention_dim": 768}

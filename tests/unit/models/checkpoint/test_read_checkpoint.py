@@ -108,8 +108,9 @@ def test_sizes_and_frames_of_known_families_are_read_from_their_configs(
 @pytest.mark.parametrize(
     ("pipeline", "reason"),
     [
-        ("StableDiffusionImg2ImgPipeline", "besides a prompt"),
-        ("WanImageToVideoPipeline", "besides a prompt"),
+        ("KandinskyV22Img2ImgPipeline", "needs image_embeds, negative_image_embeds besides a prompt"),
+        ("OnnxStableDiffusionPipeline", "opens ONNX files"),
+        ("DDPMPipeline", "takes no prompt"),
         ("StableAudioPipeline", "neither image nor video"),
         ("EvilPipeline", "does not have"),
     ],

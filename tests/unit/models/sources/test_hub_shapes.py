@@ -158,7 +158,7 @@ def test_a_repository_without_readable_weights_is_refused_with_the_reason(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"_class_name": "StableDiffusionXLImg2ImgPipeline"}, "besides a prompt"),
+        ({"_class_name": "StableDiffusionAttendAndExcitePipeline"}, "needs token_indices besides a prompt"),
         ({"_class_name": "NoSuchPipeline"}, "needs the pipeline class NoSuchPipeline"),
         ({"unet": ["my_code", "MyUNet"]}, "wants code from another library"),
     ],
