@@ -47,7 +47,7 @@ class ActiveForward:
 
     forward: Forward
     greenlet: PreemptibleForward
-    module_changes: ModuleChanges  # on the modules while it runs; empty when tasks share it
+    module_changes: ModuleChanges  # on the modules while it runs
 
 
 class Rendezvous:
@@ -178,7 +178,7 @@ class Rendezvous:
             task.clear_call()
         forward = Forward(tuple(tasks), calls[0].component, calls[0].entry)
         body = functools.partial(self._run_forward, calls, signature, width)
-        changes = tasks[0].module_changes if len(tasks) == 1 else ModuleChanges()
+        changes = tasks[0].module_changes if len(tasks) == 1 else tasks[0].module_changes.shared()
         return ActiveForward(forward, PreemptibleForward(body), changes)
 
     def _run_forward(self, calls: list[Call], signature: CallSignature | None, width: int) -> list[CallResult]:

@@ -75,9 +75,11 @@ class Task(greenlet.greenlet):
 
         Computed when first needed: with one task running it never is.
         """
-        if self._signature is None and self.pending_call is not None and self.mergeable and not self.module_changes:
-            signature = _signature_of(self.pending_call)
-            self._signature = signature and replace(signature, key=(self.variant, signature.key))
+        call, changes = self.pending_call, self.module_changes
+        if self._signature is None and call is not None and self.mergeable and call.component not in changes.hooked:
+            signature = _signature_of(call)
+            variant = self.variant, changes.identities.get(call.component)
+            self._signature = signature and replace(signature, key=(variant, signature.key))
         return self._signature
 
 

@@ -53,7 +53,7 @@ class WrappedModules:
                 wrapped = task.wrap_forward(function) if task.wrap_forward else function
                 return _await(task, Call(component, entry, wrapped, args, kwargs))
 
-            if task.step_cache is None or task.module_changes.hooks:  # the task's hooks look into each forward
+            if task.step_cache is None or component in task.module_changes.hooked:  # hooks look into each forward
                 return run()
             return task.step_cache.call(component, (*args, *kwargs.values()), run)
 
@@ -78,19 +78,36 @@ class WrappedModules:
         for yield_points in self._yield_points.get(component, {}).values():
             yield_points.forward_ended(longest_interval_s)
 
+    def unwrap_component(self, component: str, owner: nn.Module) -> None:
+        """Undo what `wrap` did to `owner`, the only module of this component, and let go of it."""
+        self._undo([wrapped for wrapped in self._wrapped if wrapped[0] is owner])
+        self._wrapped = [wrapped for wrapped in self._wrapped if wrapped[0] is not owner]
+        for yield_points in self._yield_points.pop(component, {}).values():
+            yield_points.remove()
+        self.state.forget(owner)
+
     def unwrap(self) -> None:
         """Undo every `wrap` and let go of the modules."""
-        for owner, entry, before in reversed(self._wrapped):
-            if before is None:
-                delattr(owner, entry)  # the class's own method shows again
-            else:
-                setattr(owner, entry, before)
+        self._undo(self._wrapped)
         self._wrapped.clear()
         for by_module in self._yield_points.values():
             for yield_points in by_module.values():
                 yield_points.remove()
         self._yield_points.clear()
         self.state = ModuleState()
+
+    @staticmethod
+    def _undo(wrapped: list[tuple[Any, str, Any]]) -> None:
+        for owner, entry, before in reversed(wrapped):
+            if before is None:
+                delattr(owner, entry)  # the class's own method shows again
+            else:
+                setattr(owner, entry, before)
+
+
+def entries_of(module: Any) -> tuple[str, ...]:
+    """The methods by which pipelines run a module. A VAE has two."""
+    return VAE_ENTRIES if hasattr(module, "decode") and hasattr(module, "encode") else ("forward",)
 
 
 def _await(task: Task, call: Call) -> Any:
