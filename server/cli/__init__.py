@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from server.cli import catalogue, chat, check, conversations, doctor, keys, model_control, run, serve
+from server.cli import catalogue, chat, check, conversations, doctor, files, keys, model_control, run, serve
 
 app = typer.Typer(
     name="agentname",
@@ -19,6 +19,7 @@ app = typer.Typer(
 for group in (serve, run, chat, catalogue, check, model_control, doctor):
     app.add_typer(group.app)
 app.add_typer(conversations.app, name="conversations")
+app.add_typer(files.app, name="files")
 app.add_typer(keys.app, name="keys")
 
 

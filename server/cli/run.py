@@ -14,6 +14,8 @@ import typer
 
 from server.cli.connection import DataDir, Port, connect
 from server.cli.exit_codes import Exit
+from server.cli.media_options import FILE, controls, ip_adapters, media, several
+from server.cli.media_options import upscale as parse_upscale
 from server.cli.output import fail
 
 if TYPE_CHECKING:
@@ -45,6 +47,33 @@ def run(
     scheduler: Annotated[str | None, typer.Option(help="A noise scheduler that the model lists.")] = None,
     clip_skip: Annotated[int | None, typer.Option(help="How many of CLIP's last layers are skipped.")] = None,
     lora: Annotated[list[str] | None, typer.Option(help="NAME or NAME:WEIGHT of a LoRA.")] = None,
+    image: Annotated[str | None, typer.Option(metavar=FILE, help="Picture to change or to animate.")] = None,
+    mask: Annotated[str | None, typer.Option(metavar=FILE, help="White in it is repainted in the image.")] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="How much of the image is made anew: 0 (nothing) to 1 (all).")
+    ] = None,
+    reference: Annotated[
+        list[str] | None, typer.Option(metavar=FILE, help="Picture to refer to. Can be given several times.")
+    ] = None,
+    last_image: Annotated[str | None, typer.Option(metavar=FILE, help="Last picture of the video.")] = None,
+    clip: Annotated[str | None, typer.Option(metavar=FILE, help="Video to change.")] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TYPE=FILE[:STRENGTH]",
+            help="Map to follow, such as canny=edges.png:0.8. TYPE is the kind of the map.",
+        ),
+    ] = None,
+    ip_adapter: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[NAME=]FILE[:STRENGTH]", help="Picture that an IP-Adapter reads like a prompt."),
+    ] = None,
+    upscale: Annotated[
+        str | None, typer.Option(metavar="MODEL[:SCALE]", help="Upscaler for the result, and by how much.")
+    ] = None,
+    fit: Annotated[
+        str | None, typer.Option(help="How a picture of another shape is brought to size: crop, stretch or pad.")
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="File to write; its suffix selects the format, and - is stdout."),
@@ -55,13 +84,20 @@ def run(
     port: Port = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Generate an image or a video and save it. Ctrl-C cancels the job."""
+    """Generate an image or a video and save it. Ctrl-C cancels the job.
+
+    FILE is a file on this machine, or the id of an uploaded file or of a result.
+    """
     kind = "video" if video else "image"
     options = {
         "type": kind, "aspect_ratio": aspect, "model": model, "seed": seed, "steps": steps, "n": n,
         "duration": duration, "negative_prompt": negative, "scheduler": scheduler, "clip_skip": clip_skip,
         "speed": speed, "loras": [_lora(value) for value in lora] if lora else None,
         "output_format": _format(output, kind, wait),
+        "image": media("--image", image), "mask": media("--mask", mask), "strength": strength,
+        "images": several("--reference", reference), "last_image": media("--last-image", last_image),
+        "video": media("--clip", clip), "control": controls(control), "ip_adapter": ip_adapters(ip_adapter),
+        "upscale": parse_upscale(upscale), "fit": fit,
     }  # fmt: skip
     if output == STDOUT and (as_json or (n or 1) > 1):
         fail("-o - writes one image to standard output: it excludes --json and -n above 1.", Exit.WRONG_USE)
