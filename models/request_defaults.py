@@ -21,12 +21,14 @@ DEFAULTS_OF_TYPE = {
     "video": (*DIFFUSION, "num_frames", "fps"),
     "chat": ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "system"),
     "embedding": (),
+    "adapter": (),
 }
 LIMITS_OF_TYPE = {
     "image": ("max_steps", "max_pixels", "size_multiple"),
     "video": ("max_steps", "max_pixels", "size_multiple", "max_duration_s", "frames_multiple", "frames_remainder"),
     "chat": ("context_tokens",),
     "embedding": ("context_tokens",),
+    "adapter": (),
 }
 MAY_BE_ZERO = (
     "guidance_scale",

@@ -34,6 +34,17 @@ class HostOffload:
         self._parked: set[str] = set()
         self.refresh()
 
+    def add(self, name: str, module: torch.nn.Module) -> None:
+        """Count one more component, whose weights are on the device."""
+        self._components.append((name, module))
+        self.refresh()
+
+    def remove(self, name: str) -> None:
+        """Count this component no more; its memory is free once nobody holds its module."""
+        self._components = [(other, module) for other, module in self._components if other != name]
+        self._parked.discard(name)
+        self.refresh()
+
     def refresh(self) -> None:
         """Collect the weights again, after adapters were loaded or dropped. Those of parked components stay parked."""
         on_host_counts = self._device.startswith("cpu")

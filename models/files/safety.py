@@ -91,8 +91,6 @@ def _check_model_folder(folder: Path) -> None:
     config = read_config(folder / "config.json") if (folder / "config.json").is_file() else None
     if config is None:
         raise BadModel("is no model: it has neither model_index.json (diffusers) nor config.json (transformers)")
-    if "_class_name" in config:
-        raise BadModel(f"is one component ({str(config['_class_name'])[:80]}) of a pipeline, and no model of its own")
     if is_chat_model(folder) or has_modules(folder):
         check_language_model_complete(folder)
 

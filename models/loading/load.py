@@ -16,6 +16,7 @@ import torch
 
 from models.errors import LoadFailed, ModelsError
 from models.files.safety import check_path
+from models.loading.adapters import open_adapter
 from models.loading.building import pipeline_builder
 from models.loading.chat import open_chat
 from models.loading.compilation import denoisers_to_compile
@@ -134,6 +135,7 @@ def _diffusion(
         verdicts=verdicts,
         warnings=(OFFLOADED.format(spec.name),) if offload else (),
         notes=[*notes, *uncompiled],
+        open_adapter=partial(open_adapter, device=device, dtype=dtype),
     )
     if denoisers:
         lane.compile_blocks(CompiledBlocks(denoisers, prepare=partial(Worker, device_name=device)))

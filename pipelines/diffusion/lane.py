@@ -19,6 +19,8 @@ from pipelines.batching.rendezvous import Forward, Rendezvous
 from pipelines.batching.rng_state import RngState
 from pipelines.batching.task import Outcome, Task
 from pipelines.batching.wrapped_modules import WrappedModules
+from pipelines.diffusion.adapters.controls import lends_modules
+from pipelines.diffusion.adapters.lent_modules import LentModules, OpenAdapter, opens_none
 from pipelines.diffusion.compiled_blocks import CompiledBlocks
 from pipelines.diffusion.inputs.reader import Media, MediaReader, has_inputs, wait_for_one
 from pipelines.diffusion.lora.adapters import Adapters
@@ -48,8 +50,12 @@ class DiffusionLane:
         verdicts: Mapping[str, bool] | None = None,
         warnings: Sequence[str] = (),
         notes: Sequence[str] = (),
+        open_adapter: OpenAdapter = opens_none,
     ) -> None:
-        """verdicts: `verdicts` of an earlier lane of the same checkpoint. warnings, notes: see `Lane`."""
+        """verdicts: `verdicts` of an earlier lane of the same checkpoint. warnings, notes: see `Lane`.
+
+        open_adapter: opens the modules that requests borrow.
+        """
         self.kind = kind
         self.warnings = tuple(warnings)
         self._notes = tuple(notes)
@@ -83,8 +89,9 @@ class DiffusionLane:
         self._to_cancel: set[str] = set()  # ids of requests
         self._updates: list[Update] = []
         self._costs = StepCosts(device_name)
+        self._lent = LentModules(open_adapter, self._modules, self._host_offload, self._costs.weights_changed)
         self._stock_call = StockCall(
-            TaskPipelines(pipeline), kind, compute_device, self._adapters, self._updates.append
+            TaskPipelines(pipeline), kind, compute_device, self._adapters, self._lent, self._updates.append
         )
 
     @property
@@ -182,16 +189,21 @@ class DiffusionLane:
     def unpark(self, names: Sequence[str]) -> int:
         return self._host_offload.unpark(names)
 
+    def drop_adapters(self, components: Sequence[str]) -> None:
+        in_use = {adapter.component for request in self._requests.values() for adapter in request.adapters}
+        self._lent.drop([component for component in components if component not in in_use])
+
     def resize_cache(self, n_bytes: int) -> int:
         return 0
 
     def close(self) -> None:
         assert not self._requests, "a lane is closed when nothing runs on it"
         self._media_reader.close()
+        self._lent.drop([*self._lent.held])
         self._modules.unwrap()
         self._compiled.close()
         self._pipeline = None
-        del self._stock_call, self._adapters  # they hold the pipeline
+        del self._stock_call, self._adapters, self._lent  # they hold the pipeline
         self._host_offload = HostOffload((), self._device_name)
         device.release_cache()
 
@@ -252,9 +264,24 @@ class DiffusionLane:
             self._stock_call.previews.fit(getattr(self._pipeline, "vae", None))
         for task in new:
             self._running[task.name] = task
-            outcome = self._rendezvous.start(task)
+            outcome = self._lend(task) or self._rendezvous.start(task)
             if outcome is not None:
                 self._end(outcome)
+
+    def _lend(self, task: Task) -> Outcome | None:
+        """Load what the task borrows, before its own code runs. Returns how the task ends when that fails."""
+        try:
+            for adapter in self._requests[task.name].adapters:
+                if lends_modules(adapter):
+                    self._lent.borrow(adapter)
+        except Exception as error:  # a file that is gone, or too little memory, ends this task alone
+            if device.is_fatal(error):
+                raise
+            failure = error.with_traceback(None)  # whose frames would hold what was loaded so far
+        else:
+            return None
+        device.release_cache()
+        return Outcome(task, error=failure)
 
     def _end_canceled(self) -> None:
         for request_id in self._to_cancel:

@@ -6,6 +6,7 @@ import traceback
 
 from pipelines import device
 from pipelines.batching.task import Outcome, Task
+from pipelines.diffusion.adapters.lent_modules import BadAdapter
 from pipelines.diffusion.arguments import UnknownArgument
 from pipelines.diffusion.inputs.files import BadMedia
 from pipelines.diffusion.lora.adapters import BadLora
@@ -28,7 +29,7 @@ def end_of(outcome: Outcome) -> Rendered | Failed:
 
 def _failure(task: Task, error: BaseException) -> Failed:
     detail = "".join(traceback.format_exception(error))
-    if isinstance(error, UnknownArgument | BadLora | BadMedia | BadPrompt | UnknownPipeline):
+    if isinstance(error, UnknownArgument | BadAdapter | BadLora | BadMedia | BadPrompt | UnknownPipeline):
         return Failed(task.name, "bad_request", str(error), detail)
     if isinstance(error, (ValueError, TypeError)) and task.n_calls == 0:  # pipelines check their arguments first
         return Failed(task.name, "bad_request", "The pipeline refused the arguments of this job.", detail)

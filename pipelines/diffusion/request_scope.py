@@ -17,7 +17,7 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.configuration_utils import ConfigMixin
 
-from pipelines.batching.wrapped_modules import VAE_ENTRIES
+from pipelines.batching.wrapped_modules import entries_of
 
 
 def request_copy(pipeline: Any, progress: Callable[[int], StepCounter], device: torch.device | None = None) -> Any:
@@ -68,8 +68,7 @@ def entry_points(pipeline: Any) -> Iterator[tuple[str, Any, str]]:
         if isinstance(value, DiffusionPipeline):
             found: Iterable[tuple[str, Any, str]] = entry_points(value)
         elif isinstance(value, torch.nn.Module):
-            entries = VAE_ENTRIES if hasattr(value, "decode") and hasattr(value, "encode") else ("forward",)
-            found = ((name, value, entry) for entry in entries)
+            found = ((name, value, entry) for entry in entries_of(value))
         else:
             continue
         fresh = [item for item in found if id(item[1]) not in seen]

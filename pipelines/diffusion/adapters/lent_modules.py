@@ -1,0 +1,78 @@
+"""The modules that adapters lend to the requests of one lane: loaded when first wanted, kept until they are dropped.
+
+Device thread only. A lent module is an entry point of its own, so that its forwards are merged, proved, measured and
+parked like those of the checkpoint's modules. The scheduler decides when one leaves (`DropAdapters`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from pipelines import device
+from pipelines.batching.wrapped_modules import WrappedModules, entries_of
+from pipelines.diffusion_interface import Adapter
+from pipelines.host_offload import HostOffload
+
+# Opens the module of an adapter, on the device and in the lane's dtype. Raises `BadAdapter`.
+OpenAdapter: TypeAlias = Callable[[Adapter], Any]
+
+
+class BadAdapter(Exception):
+    """The adapter cannot be used with this model. The message may be shown to the client."""
+
+
+def opens_none(adapter: Adapter) -> Any:
+    """The `OpenAdapter` of a lane that is given none."""
+    raise BadAdapter(f"The adapter {adapter.name} cannot be used: this model was loaded without adapters.")
+
+
+class LentModules:
+    def __init__(
+        self,
+        open_adapter: OpenAdapter,
+        modules: WrappedModules,
+        host_offload: HostOffload,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        """on_change: called when the lane holds other weights than before, once `host_offload` counts them."""
+        self._open = open_adapter
+        self._modules = modules
+        self._host_offload = host_offload
+        self._on_change = on_change
+        self._held: dict[str, nn.Module] = {}  # by component
+
+    @property
+    def held(self) -> Mapping[str, Any]:
+        return self._held
+
+    def borrow(self, adapter: Adapter) -> Any:
+        """Returns the module of the adapter, which is loaded if it is not held yet.
+
+        Raises `BadAdapter`; an out-of-memory error passes through, and nothing is held then.
+        """
+        component = adapter.component
+        if component not in self._held:
+            self._held[component] = module = self._open(adapter)
+            for entry in entries_of(module):
+                self._modules.wrap(component, module, entry)
+            self._host_offload.add(component, module)
+            self._on_change()
+        return self._held[component]
+
+    def refresh(self) -> None:
+        """Count the weights again: some pipelines give a lent module parts of the checkpoint's own."""
+        self._host_offload.refresh()
+
+    def drop(self, components: Collection[str]) -> None:
+        """Let go of these modules, which no request may be using. Others than those that are held are ignored."""
+        leaving = [component for component in components if component in self._held]
+        for component in leaving:
+            module = self._held.pop(component)
+            self._modules.unwrap_component(component, module)
+            self._host_offload.remove(component)
+        if leaving:
+            device.release_cache()
+            self._on_change()
