@@ -20,7 +20,7 @@ from server.accounts.auth import ApiKey, Authenticator
 from server.accounts.quotas import rate_limit_headers
 from server.accounts.usage import Allowance
 from server.errors import NotFound, ServerError, Unauthorized
-from server.http.guard import REPLY_HEADERS
+from server.http.guard import RELEASE_BODY, REPLY_HEADERS
 from server.jobs.jobs import NO_SUCH_JOB
 from server.library.library import Library
 from server.service.service import Service
@@ -139,6 +139,11 @@ async def allowance_on_error(request: Request, service: Service, key: ApiKey, ki
                 service, await service.accounts.allowance(key, kinds[-1])
             )
         raise
+
+
+def release_body(request: Request) -> None:
+    """Gives the memory that large bodies share back. For a route that waits, and does not hold its body any more."""
+    request.scope["state"][RELEASE_BODY]()
 
 
 async def _library(request: Request) -> Library:

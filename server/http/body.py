@@ -53,7 +53,10 @@ RULES: Mapping[str, BodyRule] = {
     "/v1/messages/count_tokens": BodyRule(64 * MIB),
     "/v1/responses": BodyRule(64 * MIB),
     "/v1/responses/input_tokens": BodyRule(64 * MIB),
-    "/v1/videos": BodyRule(takes_form=True),
+    **dict.fromkeys(
+        ("/v1/images/edits", "/v1/images/variations", "/v1/videos", "/v1/videos/edits"),
+        BodyRule(64 * MIB, takes_form=True),
+    ),
     **dict.fromkeys(
         (
             f"/sdapi/v1/{name}"

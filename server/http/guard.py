@@ -31,6 +31,7 @@ LINGER_S = 2.0  # how long the rest of an unread body is discarded, so that its 
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 HOST = re.compile(r"(?P<name>\[[0-9a-f:.]{2,45}\]|[a-z0-9.-]{1,253})(:(?P<port>[0-9]{1,5}))?")
 REPLY_HEADERS = "reply_headers"  # key in scope["state"]: headers for the reply in case the route raises an error
+RELEASE_BODY = "release_body"  # key in scope["state"]: gives the memory of the body back before the request ends
 KEPT = ("allow", "content-range", "retry-after")  # headers that survive when a framework's error gets our shape
 
 
@@ -85,6 +86,7 @@ class Guard:
             timeout_s=self._body_timeout_s,
             key_id=lambda: getattr(state.get("key"), "id", ""),
         )
+        state[RELEASE_BODY] = body.release
         request_id = structlog.contextvars.get_contextvars()["request_id"]
         reply = _Reply(send, request_id, scope["path"], body, self._cors_headers(headers))
         try:

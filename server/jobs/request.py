@@ -97,6 +97,7 @@ class GenerateRequest:
     fit: Fit = "crop"
     vae: str | None = None  # name of an adapter
     textual_inversions: tuple[str, ...] = ()  # names of adapters
+    remixed_from: str | None = None  # the job whose clip this one changes or repeats; clients are told, nothing else
 
     @property
     def media(self) -> dict[str, Media]:
@@ -186,6 +187,7 @@ def resolve(
         "loras": _loras(request, spec, dtype, find_lora),
         "preview": request.preview,
         "speed": request.speed,
+        "remixed_from": request.remixed_from,
     }
     return ResolvedRequest(stored, _params(stored, dtype))
 
@@ -298,6 +300,8 @@ def _params(stored: dict[str, Any], dtype: str) -> dict[str, Any]:
     if stored["fps"] is not None:
         frames, fps = stored["num_frames"], stored["fps"]
         params |= {"numFrames": frames, "fps": fps, "durationSeconds": round(frames / fps, 3)}
+    if stored["remixed_from"] is not None:
+        params["remixedFrom"] = stored["remixed_from"]
     return params
 
 

@@ -1,4 +1,4 @@
-"""The body of a video creation in OpenAI's format, and its conversion to the service's own type. Pure functions."""
+"""Bodies about videos in OpenAI's format, and their conversion to the service's own type. Pure functions."""
 
 from __future__ import annotations
 
@@ -22,12 +22,16 @@ class VideoCreation(Strict):
     size: str | None = Field(None, pattern=SIZE, description="WIDTHxHEIGHT in pixels that the model accepts, or auto")
 
 
+class VideoRemix(Strict):
+    prompt: Prompt
+
+
+class VideoEdit(VideoRemix):
+    model: ModelName | None = None
+
+
 def read_video(raw: Mapping[str, Any]) -> GenerateRequest:
-    """Returns the request for the service. Raises `BadRequest`."""
-    if raw.get("input_reference") is not None:
-        raise BadRequest(
-            "input_reference is not supported: videos are generated from text only.", param="input_reference"
-        )
+    """Returns the request for the service, without the reference, which was taken out. Raises `BadRequest`."""
     seconds = raw.get("seconds")
     body = read_body(VideoCreation, {**raw, "seconds": str(seconds)} if type(seconds) is int else dict(raw))
     duration = None if body.seconds is None else int(body.seconds)
@@ -37,3 +41,9 @@ def read_video(raw: Mapping[str, Any]) -> GenerateRequest:
     return GenerateRequest(
         type="video", prompt=body.prompt, model=body.model, duration=duration, width=width, height=height
     )
+
+
+def read_video_edit(raw: Mapping[str, Any]) -> GenerateRequest:
+    """Returns the request for the service, without the clip, which was taken out. Raises `BadRequest`."""
+    body = read_body(VideoEdit, raw)
+    return GenerateRequest(type="video", prompt=body.prompt, model=body.model)

@@ -5,9 +5,8 @@ Event loop only.
 
 from __future__ import annotations
 
-from email.parser import BytesParser
-from email.policy import HTTP
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Literal
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -16,14 +15,21 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from server.accounts.auth import ApiKey
 from server.api.deps import JOB_ID, KeyDep, ServiceDep, allowance_headers, allowance_on_error
 from server.api.files import BYTES, file_headers
-from server.api.openai.video_schema import VideoCreation, read_video
+from server.api.openai.picture_fields import REFERENCE, Picture, keep, picture_body, take_picture
+from server.api.openai.video_schema import VideoCreation, VideoEdit, VideoRemix, read_video, read_video_edit
 from server.api.openai.wire import errors, seconds
-from server.api.schemas import read_object
+from server.api.schemas import read_body, read_object
+from server.api.shared.form_fields import read_fields
 from server.api.wire import JsonObject, json_body
 from server.errors import BadRequest, NotFound
 from server.job import State
 from server.jobs.job_view import JobView
+from server.jobs.request import GenerateRequest
+from server.jobs.submission import Accepted
+from server.service.first_frame import first_frame
+from server.service.picture_inputs import Inputs, choose, takes, ways_to_take
 from server.service.service import Service
+from server.store.jobs import OutputRow
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -37,13 +43,58 @@ STATUSES = {
 NO_SUCH_VIDEO = "There is no such video."
 
 
-@router.post("/v1/videos", responses={200: {}, **errors(404, 413, 429)}, openapi_extra=json_body(VideoCreation))
+@router.post(
+    "/v1/videos",
+    responses={200: {}, **errors(404, 413, 429)},
+    openapi_extra=picture_body(VideoCreation, input_reference=f"a picture or clip to start from: {REFERENCE}"),
+)
 async def create(request: Request, service: ServiceDep, key: KeyDep) -> Response:
     """Accepts a video job. The body is JSON or, as OpenAI's clients send it, a multipart form."""
     async with allowance_on_error(request, service, key, ["videos"]):
-        accepted = await service.submission.accept(key, read_video(_body(request, await request.body())))
-    view = await service.jobs.status(key, accepted.job_id)
-    return JSONResponse(_video(view), headers=allowance_headers(service, accepted.allowance))
+        fields = await read_fields(request)
+        reference = take_picture(fields, "input_reference")
+        wanted = read_video(fields)
+        if reference is None:
+            accepted = await service.submission.accept(key, wanted)
+        else:
+            accepted = await _accept(service, key, wanted, reference, "input_reference")
+    return await _created(service, key, accepted)
+
+
+@router.post(
+    "/v1/videos/edits",
+    responses={200: {}, **errors(404, 413, 429)},
+    openapi_extra=picture_body(VideoEdit, video=f'the clip: {REFERENCE}, or {{"id": ID}} with the id of a video'),
+)
+async def edit(request: Request, service: ServiceDep, key: KeyDep) -> Response:
+    """Accepts a video job that changes a clip as a prompt says. The body is JSON, or a form with a file `video`."""
+    async with allowance_on_error(request, service, key, ["videos"]):
+        fields = await read_fields(request)
+        match fields.get("video"):
+            case {"id": str(video_id), **rest} if not rest:
+                fields["video"] = _output(await _find(service, key, video_id)).id
+        clip = take_picture(fields, "video")
+        if clip is None:
+            raise BadRequest("video is required: a clip to change.", param="video")
+        accepted = await _accept(service, key, read_video_edit(fields), clip, "video", is_clip=True)
+    return await _created(service, key, accepted)
+
+
+@router.post(
+    "/v1/videos/{video_id}/remix",
+    responses={200: {}, **errors(404, 413, 429)},
+    openapi_extra=json_body(VideoRemix),
+)
+async def remix(video_id: str, request: Request, service: ServiceDep, key: KeyDep) -> Response:
+    """Accepts a video job like a completed one, with a new prompt and the same model, size, length and seed. It starts
+    from the clip if the model takes clips, and from its first frame if the model takes pictures.
+    """
+    async with allowance_on_error(request, service, key, ["videos"]):
+        prompt = read_body(VideoRemix, read_object(await request.body())).prompt
+        earlier = await _find(service, key, video_id)
+        wanted = replace(_repeated(earlier), prompt=prompt, **await _remixed_inputs(service, key, earlier))
+        accepted = await service.submission.accept(key, wanted)
+    return await _created(service, key, accepted)
 
 
 @router.get("/v1/videos", responses={200: {}, **errors()})
@@ -94,9 +145,7 @@ async def content(
     if any(name != "variant" for name in request.query_params):
         raise BadRequest("The query takes variant=video and nothing else.")
     view = await _find(service, key, video_id)
-    if not view.outputs:
-        raise NotFound("This video is not finished, or its file is gone.")
-    output, path = await service.jobs.file(view.outputs[0].id, key)
+    output, path = await service.jobs.file(_output(view).id, key)
     return FileResponse(path, media_type=output.mime_type, headers=file_headers(output))
 
 
@@ -107,6 +156,61 @@ async def _find(service: Service, key: ApiKey, video_id: str) -> JobView:
     if view.type != "video":
         raise NotFound(NO_SUCH_VIDEO)
     return view
+
+
+def _output(view: JobView) -> OutputRow:
+    if not view.outputs:
+        raise NotFound("This video is not finished, or its file is gone.")
+    return view.outputs[0]
+
+
+async def _accept(
+    service: Service, key: ApiKey, wanted: GenerateRequest, media: Picture, place: str, *, is_clip: bool | None = None
+) -> Accepted:
+    """Accepts a video that starts from a picture or clip. is_clip: what it must be; None: any of them."""
+    if wanted.model is not None:
+        service.limits.model(wanted.model, "video")  # before the file is kept
+    row = (await keep(service, key, {place: media}))[place]
+    if is_clip and row.fps is None:
+        raise BadRequest(f"{place} must be a clip: an MP4 or WebM file.", param=place)
+    ways = ways_to_take([row.id]) if row.fps is None else [{"video": row.id}]
+    spec, inputs, _ = choose(service.limits, service.catalogue, wanted.model, "video", ways)
+    return await service.submission.accept(key, replace(wanted, model=spec.name, **inputs))
+
+
+def _repeated(view: JobView) -> GenerateRequest:
+    params = view.params
+    return GenerateRequest(
+        type="video",
+        prompt=view.prompt or "",
+        model=view.model,
+        width=params["width"],
+        height=params["height"],
+        num_frames=params["numFrames"],
+        seed=params["seed"],
+        negative_prompt=params["negativePrompt"],
+        loras=tuple((lora["name"], lora["weight"]) for lora in params["loras"]),
+        speed=params["speed"],
+        remixed_from=view.id,
+    )
+
+
+async def _remixed_inputs(service: Service, key: ApiKey, view: JobView) -> Inputs:
+    """Returns the clip, or its first frame, or nothing, as the model can take it."""
+    output, spec = _output(view), service.limits.model(view.model, "video")
+    clip = {"video": output.id}
+    if takes(spec, [clip]):
+        return clip
+    if not takes(spec, ways_to_take([output.id])):
+        return {}
+    _, path = await service.jobs.file(output.id, key)
+    frame = await service.input_files.add(key, await first_frame(path), listed=False, place="image")
+    return takes(spec, ways_to_take([frame.id]))[0][0]
+
+
+async def _created(service: Service, key: ApiKey, accepted: Accepted) -> Response:
+    view = await service.jobs.status(key, accepted.job_id)
+    return JSONResponse(_video(view), headers=allowance_headers(service, accepted.allowance))
 
 
 def _video(view: JobView) -> JsonObject:
@@ -125,33 +229,6 @@ def _video(view: JobView) -> JsonObject:
         "prompt": view.prompt,
         "size": f"{view.params['width']}x{view.params['height']}",
         "seconds": f"{view.params['durationSeconds']:g}",
-        "remixed_from_video_id": None,
+        "remixed_from_video_id": view.params.get("remixedFrom"),
         "error": error,
     }
-
-
-def _body(request: Request, body: bytes) -> dict[str, Any]:
-    """Parses the body as JSON or as a multipart form, which OpenAI's clients send since it can carry a file.
-
-    Raises `BadRequest`, also for a form with a file.
-    """
-    content_type = request.headers.get("content-type", "")
-    if not content_type.lower().startswith("multipart/"):
-        return read_object(body)
-    parts = BytesParser(policy=HTTP).parsebytes(b"Content-Type: " + content_type.encode("latin-1") + b"\r\n\r\n" + body)
-    if not parts.is_multipart():
-        raise BadRequest("The body must be a form.")
-    fields: dict[str, Any] = {}
-    for part in parts.iter_parts():
-        name = part.get_param("name", header="content-disposition")
-        if not isinstance(name, str) or name in fields:
-            raise BadRequest("The form has a field without a name, or a field twice.")
-        if part.get_filename() is not None or part.is_multipart():
-            raise BadRequest("Files are not supported: videos are generated from text only.")
-        payload = part.get_payload(decode=True) or b""
-        assert isinstance(payload, bytes), "a part that is not multipart decodes to bytes"
-        try:
-            fields[name] = payload.decode("utf-8")
-        except UnicodeDecodeError:
-            raise BadRequest("The form must be in UTF-8.") from None
-    return fields
