@@ -17,7 +17,8 @@ from pathlib import Path
 
 from server.jobs.inputs.decoded import Decoded, Refused
 
-CODECS = ("h264", "hevc", "libdav1d", "av1", "vp8", "vp9", "mpeg4")  # names of ffmpeg's decoders
+CODECS = frozenset({"h264", "hevc", "av1", "vp8", "vp9", "mpeg4"})
+DECODERS = ",".join(sorted({*CODECS, "libdav1d"}))  # as ffmpeg calls them
 CODEC_NAMES = "H.264, HEVC, AV1, VP8, VP9 or MPEG-4"
 MAX_SIDE = 4096  # pixels
 MAX_FRAMES = 3600  # a minute at 60 frames per second
@@ -29,8 +30,8 @@ MUXERS = {
     "video/webm": ("-f", "webm"),
 }
 ENCODERS = {  # of quality that cannot be told from the clip's own
-    "video/mp4": ("-c:v", "libx264", "-preset", "veryfast", "-crf", "10", "-pix_fmt", "yuv420p"),
-    "video/webm": ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "6", "-crf", "12", "-b:v", "0"),
+    "video/mp4": ("-c:v", "libx264", "-preset", "ultrafast", "-crf", "10", "-pix_fmt", "yuv420p"),
+    "video/webm": ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-crf", "12", "-b:v", "0"),
 }
 SQUARE_PIXELS = "scale=trunc(iw*sar/2)*2:trunc(ih/2)*2,setsar=1"
 NOT_READ = "an MP4 or WebM clip that can be read and is not damaged"
@@ -38,11 +39,11 @@ NO_PICTURES = f"a clip with pictures, in {CODEC_NAMES}"
 NO_FRAMES = "a clip with at least one frame"
 TOO_LARGE = f"a clip of at most {MAX_SIDE:,} pixels on a side"
 TOO_LONG = f"a clip of at most {MAX_FRAMES:,} frames, and at most {MAX_PIXELS:,} pixels in all frames together"
-VIDEO = re.compile(r"Stream #0:\d+.*?: Video: (?P<codec>\w+)(?P<rest>[^\n]*)")
+VIDEO = re.compile(r"^ *Stream #0:\d+.*?: Video: (?P<codec>\w+)(?P<rest>.*)", re.MULTILINE)
 SIZE = re.compile(r", (\d{1,9})x(\d{1,9})(?: \[SAR (\d+):(\d+))?")
 LENGTH = re.compile(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
 RATE = re.compile(r", ([\d.]+)(k?) fps")
-TURNED = re.compile(r"displaymatrix: rotation of -?(?!0\.00|nan)")
+TURNED = re.compile(r"^ *display ?matrix: rotation of (?!-?0\.00)", re.MULTILINE | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,6 @@ class _Frames:
     first: int = 0  # in units of `time_base`
     end: int = 0
 
-    @property
-    def max_frames(self) -> int:
-        return min(MAX_FRAMES, MAX_PIXELS // (self.width * self.height))
-
 
 def write_clip(ffmpeg: str, mime_type: str, source: Path, target: Path) -> Decoded:
     """Raises `Refused`, and `OSError` when ffmpeg cannot be started."""
@@ -88,7 +85,7 @@ def write_clip(ffmpeg: str, mime_type: str, source: Path, target: Path) -> Decod
 def _safe_input(mime_type: str, source: Path) -> Sequence[str]:
     return (
         "-xerror", "-threads", "2", "-protocol_whitelist", "file", "-f", DEMUXERS[mime_type],
-        "-codec_whitelist", ",".join(CODECS), "-max_pixels", str(MAX_SIDE * MAX_SIDE), "-i", f"file:{source}",
+        "-codec_whitelist", DECODERS, "-max_pixels", str(MAX_SIDE * MAX_SIDE), "-i", f"file:{source}",
     )  # fmt: skip
 
 
@@ -98,18 +95,18 @@ def _read_header(opened: Sequence[str]) -> _Header:
     if "Input #0" not in text:
         raise Refused(NOT_READ)
     video = next((found for found in VIDEO.finditer(text) if "(attached pic)" not in found["rest"]), None)
-    if video is None:
+    if video is None or video["codec"] not in CODECS:
         raise Refused(NO_PICTURES)
     size, rate, length = SIZE.search(video["rest"]), RATE.search(video["rest"]), LENGTH.search(text)
     if size is None:
-        raise Refused(NO_PICTURES if video["codec"] not in ("h264", "hevc", "av1", "vp8", "vp9", "mpeg4") else NOT_READ)
+        raise Refused(NOT_READ)
     width, height = int(size[1]), int(size[2])
     if max(width, height) > MAX_SIDE:
         raise Refused(TOO_LARGE)
     fps = Fraction(rate[1]) * (1000 if rate[2] else 1) if rate else None
     if fps and length:
         seconds = int(length[1]) * 3600 + int(length[2]) * 60 + Fraction(length[3])
-        if seconds * fps > 2 * min(MAX_FRAMES, MAX_PIXELS // max(1, width * height)):  # headers are not exact
+        if seconds * fps > 1.1 * _max_frames(width, height):  # a header may say a little too much
             raise Refused(TOO_LONG)
     is_stretched = size[3] is not None and size[3] != size[4] and size[3] != "0"
     return _Header(is_stretched or TURNED.search(text) is not None, fps or None)
@@ -142,13 +139,19 @@ def _count(line: str, frames: _Frames) -> None:
         frames.time_base = Fraction(value.strip())
     elif name == "#dimensions":
         frames.width, frames.height = map(int, value.split("x"))
+        if max(frames.width, frames.height) > MAX_SIDE:
+            raise Refused(TOO_LARGE)
     elif not line.startswith("#"):
         _, _, at, duration, *_ = line.split(",")
         frames.first = min(frames.first, int(at)) if frames.n else int(at)
         frames.end = max(frames.end, int(at) + int(duration))
         frames.n += 1
-        if frames.n > frames.max_frames:
+        if frames.n > _max_frames(frames.width, frames.height):
             raise Refused(TOO_LONG)
+
+
+def _max_frames(width: int, height: int) -> int:
+    return min(MAX_FRAMES, MAX_PIXELS // max(1, width * height))
 
 
 def _limit() -> None:

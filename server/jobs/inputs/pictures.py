@@ -35,22 +35,25 @@ def write_png(source: Path, target: Path) -> Decoded:
 
 
 def _read(data: bytes) -> tuple[Image.Image, list[str]]:
-    picture = _open(data)
-    warnings = []
     try:
-        if picture.format in ANIMATED and getattr(picture, "n_frames", 1) > 1:
-            warnings.append(FIRST_FRAME)
-        picture.seek(0)
-        picture.load()
-        upright = ImageOps.exif_transpose(picture)
-        colored, fits = _in_srgb(_plain(upright), picture.info.get("icc_profile"))
-    except MemoryError:
+        picture, profile, warnings = _upright(data)
+        picture, fits = _in_srgb(_plain(picture), profile)
+    except (Refused, MemoryError):
         raise
     except Exception as error:  # Pillow raises many kinds for damaged files, struct.error among them
         raise Refused(NOT_READ) from error
     if not fits:
         warnings.append(PROFILE_IGNORED)
-    return _without_needless_alpha(colored), warnings
+    return _without_needless_alpha(picture), warnings
+
+
+def _upright(data: bytes) -> tuple[Image.Image, bytes | None, list[str]]:
+    """Returns a copy, so that the decoder and its memory are gone, and the file's color profile."""
+    opened = _open(data)
+    warnings = [FIRST_FRAME] if opened.format in ANIMATED and getattr(opened, "n_frames", 1) > 1 else []
+    opened.seek(0)
+    opened.load()
+    return ImageOps.exif_transpose(opened), opened.info.get("icc_profile"), warnings
 
 
 def _open(data: bytes) -> Image.Image:
