@@ -21,17 +21,16 @@ from starlette.responses import JSONResponse, Response
 from pipelines.diffusion_interface import MediaFile
 from server.accounts.auth import ApiKey
 from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
-from server.api.openai.wire import failure
 from server.api.read_json import read_json
 from server.api.schemas import read_body
+from server.api.sdapi.jobs import run_jobs
 from server.api.sdapi.lists import adapters
 from server.api.sdapi.pictures import add_picture
 from server.api.sdapi.resizing import RESIZERS, cropped, png, resized
 from server.api.sdapi.schema import BASE64, MAX_IMAGES, Base64, Tolerant
-from server.api.wait_for_job import read_base64, wait_for_job
+from server.api.wait_for_job import read_base64
 from server.api.wire import JsonObject, errors, json_body
 from server.errors import BadRequest
-from server.job import State
 from server.jobs.request import GenerateRequest, Media
 from server.service.service import Service
 
@@ -153,30 +152,21 @@ def _size(body: Extras, file: MediaFile) -> Size:
 async def _by_model(
     request: Request, service: Service, key: ApiKey, upscaler: str, pictures: Sequence[Media], sizes: Sequence[Size]
 ) -> list[str] | None:
-    """Returns the results in base64, or None when the client has disconnected and the jobs are canceled."""
-    jobs: list[str] = []
-    try:
-        for picture, size in zip(pictures, sizes, strict=True):
-            width, height = size.whole
-            wanted = GenerateRequest(
-                type="image", prompt="", model=upscaler, image=picture, width=width, height=height, preview=False
-            )
-            jobs.append((await service.submission.accept(key, wanted)).job_id)
-        images = []
-        for size in sizes:
-            view = await wait_for_job(service, key, jobs[0], request.receive)
-            if view is None:
-                return None
-            jobs.pop(0)
-            if view.status is not State.COMPLETED:
-                raise failure(view)
-            path = (await service.jobs.file(view.outputs[0].id, key))[1]
-            images.append(await read_base64(path) if size.part is None else await _in_base64(_cut(path, size.part)))
-        return images
-    finally:
-        for job in jobs:
-            if service.live_jobs.get(job) is not None:  # the results of those that have ended stay
-                await service.jobs.cancel(key, job)
+    """Returns the results in base64, or None when the client has disconnected."""
+    wanted = [
+        GenerateRequest(
+            type="image", prompt="", model=upscaler, image=picture, width=size.whole[0], height=size.whole[1]
+        )
+        for picture, size in zip(pictures, sizes, strict=True)
+    ]
+    views = await run_jobs(service, key, wanted, request.receive)
+    if views is None:
+        return None
+    paths = [(await service.jobs.file(view.outputs[0].id, key))[1] for view in views]
+    return [
+        await (read_base64(path) if size.part is None else _in_base64(_cut(path, size.part)))
+        for path, size in zip(paths, sizes, strict=True)
+    ]
 
 
 def _cut(path: Path, part: tuple[int, int]) -> Callable[[], bytes]:

@@ -3,44 +3,58 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive
 
 from models.errors import ModelsError
 from models.spec import ModelSpec
 from server.accounts.auth import ApiKey
 from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
-from server.api.openai.wire import failure
 from server.api.read_json import read_json
 from server.api.schemas import read_body
 from server.api.sdapi.controlnet import read_units
+from server.api.sdapi.jobs import run_jobs
+from server.api.sdapi.lists import adapters
 from server.api.sdapi.pictures import add_init_image, add_units
 from server.api.sdapi.schema import Image2Image, Text2Image, unused
+from server.api.sdapi.second_pass import first_pass, has_second_pass, second_pass
 from server.api.sdapi.settings import settings_of
-from server.api.sdapi.translation import Translation, translate
-from server.api.wait_for_job import read_base64, wait_for_job
+from server.api.sdapi.translation import translate
+from server.api.wait_for_job import read_base64
 from server.api.wire import JsonObject, errors, json_body
 from server.errors import UnknownModel
-from server.job import State
 from server.jobs.job_view import JobView
+from server.jobs.request import GenerateRequest
 from server.jobs.sampler_names import SAMPLER_NAMES
 from server.service.service import Service
 
 router = APIRouter()
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The jobs whose images are the reply, and the names of the fields that were ignored."""
+
+    views: list[JobView]
+    ignored: frozenset[str]
+
+
 @router.post("/txt2img", responses={200: {}, **errors(404, 413, 429)}, openapi_extra=json_body(Text2Image))
 async def txt2img(request: Request, service: ServiceDep, key: KeyDep) -> Response:
-    """Generates images and returns them in base64. `info` lists the fields that were ignored."""
+    """Generates images and returns them in base64. `info` lists the fields that were ignored. With `enable_hr`, each
+    image is made larger and changed by the model once more, and counts twice.
+    """
     async with allowance_on_error(request, service, key, ["images"]):
         raw, body = await read_json(await request.body(), lambda raw: (raw, read_body(Text2Image, raw)))
-        translation = await translated(service, key, body)
-        return await _generate(request, service, key, body, raw, translation)
+        made = await _from_text(service, key, body, request.receive)
+        return await _reply(service, key, body, raw, made)
 
 
 @router.post("/img2img", responses={200: {}, **errors(404, 413, 429)}, openapi_extra=json_body(Image2Image))
@@ -50,20 +64,40 @@ async def img2img(request: Request, service: ServiceDep, key: KeyDep) -> Respons
     """
     async with allowance_on_error(request, service, key, ["images"]):
         raw, body = await read_json(await request.body(), lambda raw: (raw, read_body(Image2Image, raw)))
-        translation = await translated(service, key, body)
-        return await _generate(request, service, key, body, raw, translation)
+        made = await _from_picture(service, key, body, request.receive)
+        return await _reply(service, key, body, raw, made)
 
 
-async def translated(service: Service, key: ApiKey, body: Text2Image | Image2Image) -> Translation:
-    """The request of a job, with its pictures kept as files. Raises `BadRequest`, `UnknownModel`."""
+async def _from_text(service: Service, key: ApiKey, body: Text2Image, receive: Receive) -> Made | None:
     options, spec = await settings_of(service, key, body)
     translation = translate(body, options, spec)
+    wanted, of_units = await _with_units(service, key, body, translation.request)
+    ignored = translation.ignored | of_units
+    if not has_second_pass(body, spec):
+        views = await run_jobs(service, key, [wanted], receive)
+        return None if views is None else Made(views, ignored | ({"enable_hr"} if body.enable_hr else frozenset()))
+    first, of_upscaler = first_pass(body, wanted, adapters(service, "upscaler"))
+    views = await run_jobs(service, key, [first], receive)
+    if views is not None:
+        views = await run_jobs(service, key, second_pass(body, wanted, views[0], spec), receive)
+    return None if views is None else Made(views, ignored | of_upscaler)
+
+
+async def _from_picture(service: Service, key: ApiKey, body: Image2Image, receive: Receive) -> Made | None:
+    options, spec = await settings_of(service, key, body)
+    translation = translate(body, options, spec)
+    wanted, of_picture = await add_init_image(service, key, body, translation.request, _crops_to_mask(spec))
+    wanted, of_units = await _with_units(service, key, body, wanted)
+    views = await run_jobs(service, key, [wanted], receive)
+    return None if views is None else Made(views, translation.ignored | of_picture | of_units)
+
+
+async def _with_units(
+    service: Service, key: ApiKey, body: Text2Image | Image2Image, request: GenerateRequest
+) -> tuple[GenerateRequest, frozenset[str]]:
+    """Returns the request with its ControlNets, and the names of the scripts and fields that are ignored."""
     units, ignored = read_units(body.alwayson_scripts, lambda name: _catalogued(service, name))
-    wanted, all_ignored = translation.request, translation.ignored | ignored
-    if isinstance(body, Image2Image):
-        wanted, of_pictures = await add_init_image(service, key, body, wanted, _crops_to_mask(spec))
-        all_ignored |= of_pictures
-    return Translation(await add_units(service, key, units, wanted) if units else wanted, all_ignored)
+    return await add_units(service, key, units, request) if units else request, ignored
 
 
 def _crops_to_mask(spec: ModelSpec) -> bool:
@@ -77,25 +111,19 @@ def _catalogued(service: Service, name: str) -> ModelSpec:
         raise UnknownModel(error.message) from None
 
 
-async def _generate(
-    request: Request,
-    service: Service,
-    key: ApiKey,
-    body: Text2Image | Image2Image,
-    raw: Mapping[str, Any],
-    translation: Translation,
+async def _reply(
+    service: Service, key: ApiKey, body: Text2Image | Image2Image, raw: Mapping[str, Any], made: Made | None
 ) -> Response:
-    accepted = await service.submission.accept(key, translation.request)
-    view = await wait_for_job(service, key, accepted.job_id, request.receive)
-    if view is None:
-        return Response(status_code=204)  # the client has disconnected
-    if view.status is not State.COMPLETED:
-        raise failure(view)
-    sent = view.outputs if body.send_images is not False else ()
+    """made: None when the client has disconnected."""
+    if made is None:
+        return Response(status_code=204)
+    outputs = [output for view in made.views for output in view.outputs]
+    sent = outputs if body.send_images is not False else []
     images = [await read_base64((await service.jobs.file(output.id, key))[1]) for output in sent]
-    ignored = sorted(translation.ignored | unused(raw, type(body).model_fields))
-    reply = {"images": images, "parameters": _parameters(body), "info": json.dumps(_info(view, ignored))}
-    return JSONResponse(reply, headers=allowance_headers(service, accepted.allowance))
+    second_pass = isinstance(body, Text2Image) and bool(body.enable_hr)
+    ignored = sorted(made.ignored | unused(raw, type(body).model_fields, second_pass=second_pass))
+    reply = {"images": images, "parameters": _parameters(body), "info": json.dumps(_info(made.views, ignored))}
+    return JSONResponse(reply, headers=allowance_headers(service, await service.accounts.allowance(key, "images")))
 
 
 def _parameters(body: BaseModel) -> JsonObject:
@@ -106,8 +134,8 @@ def _parameters(body: BaseModel) -> JsonObject:
     return body.model_dump(exclude=hidden) | dict.fromkeys(hidden)
 
 
-def _info(view: JobView, ignored: list[str]) -> JsonObject:
-    seeds = [output.seed for output in view.outputs]
+def _info(views: Sequence[JobView], ignored: list[str]) -> JsonObject:
+    view, seeds = views[0], [output.seed for view in views for output in view.outputs]
     return {
         "prompt": view.prompt,
         "negative_prompt": view.params["negativePrompt"] or "",
@@ -124,5 +152,5 @@ def _info(view: JobView, ignored: list[str]) -> JsonObject:
         "sd_model_name": view.model,
         "batch_size": len(seeds),
         "ignored": ignored,
-        "warnings": list(view.warnings),
+        "warnings": list(dict.fromkeys(warning for view in views for warning in view.warnings)),
     }
