@@ -18,6 +18,10 @@ InputName: TypeAlias = Literal["image", "mask", "images", "last_image", "video",
 AdapterKind: TypeAlias = Literal["controlnet", "t2i_adapter", "ip_adapter", "upscaler", "vae", "textual_inversion"]
 Fit: TypeAlias = Literal["crop", "stretch", "pad"]  # how a picture of another shape is brought to the output's size
 
+# What makes the map of a control from a photo; the first two need nothing but the picture's pixels.
+PREPROCESSORS = ("canny", "invert", "none")
+AUTO_CANNY = "auto"  # "canny" where the picture is no map of edges already
+
 # Pipelines whose output is larger than the picture or clip that it is made of, by this factor in each direction.
 ENLARGES: Mapping[str, int] = {
     "StableDiffusionUpscalePipeline": 4,
@@ -77,7 +81,7 @@ class Control:
 
     image: MediaFile  # a picture, or a clip for models that follow one
     adapter: Adapter | None = None  # None: the checkpoint itself follows it
-    preprocessor: str | None = None  # makes the map from a photo: "canny", "invert" …; None: it is a map already
+    preprocessor: str | None = None  # one of `PREPROCESSORS`, or `AUTO_CANNY`; None: the picture is a map already
     mode: int | None = None  # which kind of map it is, for a ControlNet of several kinds
     strength: float = 1.0
     start: float = 0.0  # parts of all steps between which it acts

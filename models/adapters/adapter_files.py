@@ -96,3 +96,9 @@ def adapter_bytes(path: Path, float_bytes: int) -> int:
     if path.is_dir():
         return folder_bytes(path, path.name, "", ServedAs(float_bytes))
     return sum(tensor.elements for tensor in tensors_of(path).values()) * float_bytes
+
+
+def adapter_stamp(path: Path) -> int:
+    """Returns when the newest of the files that a loader opens was changed, in ns. Raises OSError when one is gone."""
+    files = [path / "config.json", *weight_files(path)] if path.is_dir() else [path]
+    return max(file.stat().st_mtime_ns for file in files)

@@ -14,6 +14,7 @@ from models.adapters.adapter_files import adapter_files
 from models.checkpoint.denoiser_input import DENOISERS
 from models.errors import ModelsError
 from models.files.json_files import read_config
+from models.pipeline_signature import pipeline_signature
 from models.spec import ModelSpec
 from pipelines.diffusion_interface import PipelineTask
 
@@ -32,6 +33,13 @@ OF_TRANSFORMER = (
 def takes_class(task: PipelineTask, cls: str) -> bool:
     """Whether a pipeline class takes a lent module of class `cls`."""
     return any(cls in classes for classes in task.lent.values())
+
+
+def takes_several(task: PipelineTask) -> bool:
+    """Whether a pipeline class takes several lent modules at once, by the annotation of its constructor."""
+    signature = pipeline_signature(task.pipeline)
+    names = [name for part in task.lent for name in (signature.classes.get(part, ()) if signature is not None else ())]
+    return any(name in ("list", "List") or "Multi" in name for name in names)
 
 
 def fits(adapter: ModelSpec, base: ModelSpec) -> bool:

@@ -35,9 +35,7 @@ def unchanged(picture: Image.Image) -> Image.Image:
     return picture
 
 
-PREPROCESSORS: Mapping[str, Callable[[Image.Image], Image.Image]] = {
-    "canny": canny, "invert": invert, "none": unchanged, "resize": unchanged,
-}  # fmt: skip
+RUN: Mapping[str, Callable[[Image.Image], Image.Image]] = {"canny": canny, "invert": invert, "none": unchanged}
 
 
 def is_map_of_edges(picture: Image.Image) -> bool:

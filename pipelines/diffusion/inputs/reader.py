@@ -14,12 +14,11 @@ from PIL import Image
 
 from pipelines.diffusion.inputs.files import read_frames, read_picture
 from pipelines.diffusion.inputs.geometry import bounded, fitted, fitted_mask, in_colors
-from pipelines.diffusion.inputs.preprocessors import PREPROCESSORS, is_map_of_edges
+from pipelines.diffusion.inputs.preprocessors import RUN, is_map_of_edges
 from pipelines.diffusion.inputs.rules import InputRules, rules_of
-from pipelines.diffusion_interface import Control, DiffusionRequest, Inputs, MediaFile
+from pipelines.diffusion_interface import AUTO_CANNY, Control, DiffusionRequest, Inputs, MediaFile
 
 N_THREADS = 2
-AUTO = "auto"  # preprocessor of a map of edges: "canny" where the picture is a photo
 EDGES_FOUND = (
     'The image of a control of type canny is a photo: its edges were found. With "preprocessor": "none" it is used as '
     "it is."
@@ -120,11 +119,11 @@ class _Reading:
         file = control.image
         frames = self._clip(file, "control") if file.num_frames > 1 else (self._picture(file, "control"),)
         preprocessor = control.preprocessor
-        if preprocessor == AUTO:
+        if preprocessor == AUTO_CANNY:
             preprocessor = "none" if is_map_of_edges(frames[0]) else "canny"
             if preprocessor == "canny":
                 self._warnings.append(EDGES_FOUND)
-        return tuple(PREPROCESSORS[preprocessor or "none"](frame) for frame in frames)
+        return tuple(RUN[preprocessor or "none"](frame) for frame in frames)
 
 
 def _reference(file: MediaFile, name: str) -> Image.Image:
