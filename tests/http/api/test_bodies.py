@@ -15,6 +15,7 @@ import uvicorn
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from server.api.deps import release_body
 from server.errors import ContextTooLong, Unauthorized
 from server.http import sse
 from server.http.body import MIB, SMALL_BYTES
@@ -203,6 +204,31 @@ async def test_large_bodies_share_a_memory_that_is_given_back() -> None:
     assert refused[0] == 429
     assert re.search(r"retry-after: \d+", refused[1])
     assert b"rate_limit_exceeded" in refused[2]
+
+
+async def test_a_route_that_waits_gives_the_memory_of_its_body_back() -> None:
+    body = head(f"Content-Length: {600 * 1024}"), b" " * (600 * 1024)
+    released, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: Request) -> Response:
+        await request.body()
+        if not released.is_set():
+            release_body(request)
+            released.set()
+            await goes_on.wait()
+        return PlainTextResponse("done")
+
+    async with serving(answer, body_memory_bytes=MIB) as port, connected(port) as first:
+        await first.send(*body)
+        await released.wait()
+        async with connected(port) as second:
+            await second.send(*body)
+            assert (await second.reply())[0] == 200
+        goes_on.set()
+        assert (await first.reply())[0] == 200
+        async with connected(port) as again:  # what was given back early is not given back twice
+            await again.send(*body)
+            assert (await again.reply())[0] == 200
 
 
 @pytest.mark.parametrize("path", [CHAT, "/api/generate"])
