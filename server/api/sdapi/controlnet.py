@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
+from models.adapters.control_types import SPELLINGS, canonical_type
 from models.spec import ModelSpec
 from pipelines.diffusion_interface import AdapterKind
 from server.api.schemas import read_body
@@ -21,15 +22,16 @@ MAX_UNITS = 4
 CONTROL_KINDS: tuple[AdapterKind, ...] = ("controlnet", "t2i_adapter", "ip_adapter")
 HASH = re.compile(r" \[[0-9a-f]{4,}\]$")  # the extension shows it after a model's name
 
-# The extension's preprocessors that we have too, by its names and ours. None: the picture is a map already.
-MODULES: Mapping[str, str | None] = {
-    "none": None,
+# The extension's preprocessors that we have too, by its names and ours.
+MODULES: Mapping[str, str] = {
+    "none": "none",
     "canny": "canny",
     "invert (from white bg & black line)": "invert",
     "invert": "invert",
 }
 BALANCED = (None, 0, "Balanced")
 WITHOUT_CHOICE = (None, -1, 0, False, "")
+NO_TYPE = ("", "unknown")
 CROPPED = (None, 1, "Crop and Resize", "Scale to Fit (Inner Fit)")
 
 
@@ -41,6 +43,7 @@ class Unit(Tolerant):
     input_image: str | dict[str, Any] | None = Field(None, description="a picture in base64")
     module: str | None = Field(None, max_length=100, description="a name from GET /controlnet/module_list")
     model: str | None = Field(None, max_length=200, description="a name from GET /controlnet/model_list")
+    union_control_type: str | None = Field(None, max_length=100, description="the kind of the map, such as Canny")
     weight: float | None = Field(None, ge=0, le=10, description="a number from 0 to 10")
     guidance_start: float | None = Field(None, ge=0, le=1, description="a number from 0 to 1")
     guidance_end: float | None = Field(None, ge=0, le=1, description="a number from 0 to 1")
@@ -58,6 +61,7 @@ class ReadUnit:
     image: str | None  # in base64; None: the picture of img2img
     model: str
     kind: AdapterKind
+    map_type: str | None  # for a ControlNet that follows several
     preprocessor: str | None
     strength: float
     start: float
@@ -115,6 +119,7 @@ def _translate(unit: Unit, place: str, find: Callable[[str], ModelSpec]) -> Read
         image=_picture(unit, place),
         model=spec.name,
         kind=spec.adapter,
+        map_type=_map_type(unit, place),
         preprocessor=None if spec.adapter == "ip_adapter" else _preprocessor(unit.module, place),
         strength=1.0 if unit.weight is None else unit.weight,
         start=unit.guidance_start or 0.0,
@@ -122,7 +127,17 @@ def _translate(unit: Unit, place: str, find: Callable[[str], ModelSpec]) -> Read
     )
 
 
-def _preprocessor(module: str | None, place: str) -> str | None:
+def _map_type(unit: Unit, place: str) -> str | None:
+    name = unit.union_control_type or ""
+    if name.lower() in NO_TYPE:
+        return None
+    found = canonical_type(name)
+    if found is None:
+        raise BadRequest(f"{place}.union_control_type must be one of {', '.join(SPELLINGS)}.")
+    return found
+
+
+def _preprocessor(module: str | None, place: str) -> str:
     name = (module or "none").lower()
     if name not in MODULES:
         raise BadRequest(

@@ -86,7 +86,7 @@ async def _from_text(service: Service, key: ApiKey, body: Text2Image, receive: R
 async def _from_picture(service: Service, key: ApiKey, body: Image2Image, receive: Receive) -> Made | None:
     options, spec = await settings_of(service, key, body)
     translation = translate(body, options, spec)
-    wanted, of_picture = await add_init_image(service, key, body, translation.request, _crops_to_mask(spec))
+    wanted, of_picture = await add_init_image(service, key, body, translation.request, spec)
     wanted, of_units = await _with_units(service, key, body, wanted)
     views = await run_jobs(service, key, [wanted], receive)
     return None if views is None else Made(views, translation.ignored | of_picture | of_units)
@@ -98,10 +98,6 @@ async def _with_units(
     """Returns the request with its ControlNets, and the names of the scripts and fields that are ignored."""
     units, ignored = read_units(body.alwayson_scripts, lambda name: _catalogued(service, name))
     return await add_units(service, key, units, request) if units else request, ignored
-
-
-def _crops_to_mask(spec: ModelSpec) -> bool:
-    return any("mask" in task.inputs and "padding_mask_crop" in task.arguments for task in spec.tasks)
 
 
 def _catalogued(service: Service, name: str) -> ModelSpec:

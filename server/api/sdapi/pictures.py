@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from models.spec import ModelSpec
 from pipelines.diffusion_interface import Fit
 from server.accounts.auth import ApiKey
 from server.api.sdapi.controlnet import ReadUnit
@@ -14,6 +15,7 @@ from server.errors import BadRequest
 from server.jobs.inputs.media_types import MAX_BYTES
 from server.jobs.inputs.references import NoReference, decoded_base64
 from server.jobs.request import GenerateRequest, WantedControl, WantedImagePrompt
+from server.service.picture_inputs import takes, ways_to_take
 from server.service.service import Service
 from server.store.input_files import InputFileRow
 
@@ -47,33 +49,37 @@ def decode(text: str, place: str) -> bytes:
 
 
 async def add_init_image(
-    service: Service, key: ApiKey, body: Image2Image, request: GenerateRequest, crops_to_mask: bool
-) -> tuple[GenerateRequest, set[str]]:
+    service: Service, key: ApiKey, body: Image2Image, request: GenerateRequest, spec: ModelSpec
+) -> tuple[GenerateRequest, frozenset[str]]:
     """Returns the request with its picture and mask, and the names of the fields that are ignored.
 
-    crops_to_mask: whether the model can make the part around the mask alone.
+    A model that takes no picture gets it all the same, for the error that names models which do.
     """
     image = await add_picture(service, key, body.init_images[0], "init_images[0]")
-    resize_mode = body.resize_mode or 0
-    strength = STRENGTH if body.denoising_strength is None else body.denoising_strength
-    request = replace(request, image=image.id, strength=strength, fit=FITS[resize_mode])
-    ignored = {"resize_mode"} if resize_mode == LATENT_UPSCALE else set()
-    if body.mask is None:
-        return request, ignored
-    mask, repaints = await _prepared_mask(service, key, body)
-    fill = body.inpainting_fill or FILL
-    if fill == FILL:
-        paths = (service.input_files.media_file(file).path for file in (image, mask))
-        content = await asyncio.to_thread(without_content, *paths)
-        image = await service.input_files.add(key, content, listed=False, place="init_images[0]")
-    elif fill != ORIGINAL and not (fill == LATENT_NOISE and strength == 1):
-        ignored.add("inpainting_fill")  # at full strength, pipelines begin with noise by themselves
-    wants_crop = body.inpaint_full_res is None or bool(body.inpaint_full_res)
-    if wants_crop and not crops_to_mask:
-        ignored.add("inpaint_full_res")
-    # Around a mask that repaints nothing there is no part to make.
-    padding = (body.inpaint_full_res_padding or 0) if wants_crop and crops_to_mask and repaints else None
-    return replace(request, image=image.id, mask=mask.id, mask_padding=padding), ignored
+    mask, repaints = await _prepared_mask(service, key, body) if body.mask is not None else (None, False)
+    ways = ways_to_take([image.id], None if mask is None else mask.id)
+    inputs, task = next(iter(takes(spec, ways)), (ways[0], None))
+    arguments = frozenset[str]() if task is None else task.arguments
+    strength = None
+    if "strength" in arguments:
+        strength = STRENGTH if body.denoising_strength is None else body.denoising_strength
+    ignored = {
+        "resize_mode": body.resize_mode == LATENT_UPSCALE,
+        "denoising_strength": strength is None and body.denoising_strength is not None,
+    }
+    padding = None
+    if mask is not None:
+        fill = body.inpainting_fill or FILL
+        if fill == FILL:
+            inputs = {**inputs, "image": (await _without_content(service, key, image, mask)).id}
+        # At full strength, pipelines begin with noise by themselves.
+        ignored["inpainting_fill"] = fill not in (FILL, ORIGINAL) and not (fill == LATENT_NOISE and strength == 1)
+        if body.inpaint_full_res is None or body.inpaint_full_res:
+            ignored["inpaint_full_res"] = "padding_mask_crop" not in arguments
+            if repaints and not ignored["inpaint_full_res"]:  # otherwise there is no part to make
+                padding = body.inpaint_full_res_padding or 0
+    wanted = replace(request, strength=strength, fit=FITS[body.resize_mode or 0], mask_padding=padding, **inputs)
+    return wanted, frozenset(name for name, is_ignored in ignored.items() if is_ignored)
 
 
 async def _prepared_mask(service: Service, key: ApiKey, body: Image2Image) -> tuple[InputFileRow, bool]:
@@ -87,6 +93,12 @@ async def _prepared_mask(service: Service, key: ApiKey, body: Image2Image) -> tu
     is_inverted = bool(body.inpainting_mask_invert)
     prepared, repaints = await asyncio.to_thread(prepared_mask, sent.path, is_inverted=is_inverted, blur=radii)
     return await service.input_files.add(key, prepared, listed=False, place="mask"), repaints
+
+
+async def _without_content(service: Service, key: ApiKey, image: InputFileRow, mask: InputFileRow) -> InputFileRow:
+    paths = (service.input_files.media_file(file).path for file in (image, mask))
+    content = await asyncio.to_thread(without_content, *paths)
+    return await service.input_files.add(key, content, listed=False, place="init_images[0]")
 
 
 async def add_units(service: Service, key: ApiKey, units: list[ReadUnit], request: GenerateRequest) -> GenerateRequest:
@@ -105,6 +117,7 @@ async def add_units(service: Service, key: ApiKey, units: list[ReadUnit], reques
             controls.append(
                 WantedControl(
                     image=image,
+                    type=unit.map_type,
                     model=unit.model,
                     preprocessor=unit.preprocessor,
                     strength=unit.strength,
