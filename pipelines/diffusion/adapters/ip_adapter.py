@@ -12,20 +12,17 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
 
 from pipelines.batching.module_state import IN_CONFIG, OF_IP_ADAPTERS
+from pipelines.diffusion.adapters.lent_modules import BadAdapter
 from pipelines.dtype_lock import loading
 
-MAX_SETS = 32  # sets of adapters and strengths that are kept ready; each is a few objects without weights of its own
 IMAGE_ARGUMENT = "ip_adapter_image"
 ABSENT = object()
-
-
-class UnfitIpAdapter(Exception):
-    """The adapter was made for another model. The message is the end of a sentence about it, for the client."""
 
 
 class IpAdapter(nn.Module):
@@ -49,20 +46,34 @@ class IpAdapter(nn.Module):
         self.image_encoder = image_encoder
         self.feature_extractor = feature_extractor
 
+    @property
+    def called(self) -> nn.Module | None:
+        """The part that pipelines call by itself."""
+        return self.image_encoder
 
-def fit(pipeline: Any, tensors: Mapping[str, torch.Tensor], encoder: nn.Module | None, extractor: Any) -> IpAdapter:
+
+def fit(
+    name: str,
+    pipeline: Any,
+    tensors: Mapping[str, torch.Tensor],
+    encoder: nn.Module | None = None,
+    extractor: Any | None = None,
+) -> IpAdapter:
     """Makes an `IpAdapter` of the tensors of a file: "image_proj.…", "ip_adapter.…".
 
-    encoder, extractor: of the adapter's own folder, if it has them. Raises `UnfitIpAdapter`.
+    name: of the adapter, for messages. encoder, extractor: of the adapter's own folder, if it has them. Raises
+    `BadAdapter`.
     """
     denoiser = denoiser_of(pipeline)
     if denoiser is None or not hasattr(pipeline, "load_ip_adapter"):
-        raise UnfitIpAdapter(f"cannot be used: {type(pipeline).__name__} takes no IP-Adapter")
+        raise BadAdapter(f"The adapter {name} cannot be used: {type(pipeline).__name__} takes no IP-Adapter.")
     own = copy.copy(pipeline)
     if encoder is not None:
         own.image_encoder, own.feature_extractor = encoder, extractor
     if own.image_encoder is None:
-        raise UnfitIpAdapter("has no folder image_encoder, and this model has no encoder of pictures either")
+        raise BadAdapter(
+            f"The adapter {name} has no folder image_encoder, and this model no encoder of pictures either."
+        )
     try:
         with loading(), _left_as_it_was(denoiser):
             own.load_ip_adapter(by_part(tensors), subfolder="", weight_name="")
@@ -72,7 +83,7 @@ def fit(pipeline: Any, tensors: Mapping[str, torch.Tensor], encoder: nn.Module |
             projection = getattr(denoiser, "encoder_hid_proj", None) or denoiser.image_proj
     except (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         # What the library raises about tensors of another shape, or that are missing.
-        raise UnfitIpAdapter("does not fit this model") from error
+        raise BadAdapter(f"The adapter {name} does not fit this model.") from error
     adapter = IpAdapter(processors, projection, encoder, own.feature_extractor)
     return adapter.to(denoiser.dtype).requires_grad_(False).eval()
 
@@ -83,52 +94,54 @@ def denoiser_of(pipeline: Any) -> Any | None:
     return next((module for module in found if hasattr(module, "_load_ip_adapter_weights")), None)
 
 
-class IpAdapterSets:
-    """What requests wear: sets of adapters, each with a strength."""
+class Worn:
+    """A set of adapters, each with a strength, as a denoiser wears it."""
 
-    def __init__(self) -> None:
-        self._sets: dict[tuple[tuple[int, float], ...], tuple[dict[str, nn.Module], nn.Module, tuple[Any, ...]]] = {}
+    def __init__(self, adapters: Sequence[tuple[IpAdapter, float]]) -> None:
+        self._adapters = adapters  # whose ids are those of the set
+        self._processors, self._projection = _join(adapters)
 
-    def wear(self, own: Any, adapters: Sequence[tuple[IpAdapter, float]]) -> None:
-        """Put the adapters on the denoiser, from within the request's task. own: its copy of the pipeline."""
+    def put_on(self, own: Any) -> None:
+        """From within the request's task. own: its copy of the pipeline."""
         denoiser = denoiser_of(own)
         assert denoiser is not None, "the adapters were fitted to it"
-        processors, projection = self._joined(adapters)
         modules: dict[str, Any] = dict(denoiser.named_modules())
-        for name, processor in processors.items():
+        for name, processor in self._processors.items():
             module = modules[name.removesuffix(".processor")]
             if hasattr(processor, "_attention_backend"):
                 processor._attention_backend = getattr(module.processor, "_attention_backend", None)
             module.set_processor(processor)
-        _set_projection(denoiser, projection)
-        first = adapters[0][0]
+        _set_projection(denoiser, self._projection)
+        first = self._adapters[0][0]
         if first.image_encoder is not None:
             own.image_encoder = first.image_encoder
         own.feature_extractor = first.feature_extractor
+        vars(own)["_worn_ip_adapters"] = self  # kept as long as the request, for others with the same set
 
-    def forget(self, adapter: IpAdapter) -> None:
-        """Let go of every set with this adapter: it leaves the device."""
-        self._sets = {key: kept for key, kept in self._sets.items() if adapter not in kept[2]}
 
-    def _joined(self, adapters: Sequence[tuple[IpAdapter, float]]) -> tuple[dict[str, nn.Module], nn.Module]:
+class IpAdapterSets:
+    """The sets that requests wear at the moment."""
+
+    def __init__(self) -> None:
+        self._worn: WeakValueDictionary[tuple[tuple[int, float], ...], Worn] = WeakValueDictionary()
+
+    def wear(self, own: Any, adapters: Sequence[tuple[IpAdapter, float]]) -> None:
+        """Put the adapters on the denoiser, from within the request's task. own: its copy of the pipeline."""
         key = tuple((id(adapter), strength) for adapter, strength in adapters)
-        found = self._sets.pop(key, None)
-        if found is None:
-            found = (*_join(adapters), tuple(adapter for adapter, _ in adapters))
-        self._sets[key] = found  # the one used last is the last
-        while len(self._sets) > MAX_SETS:
-            del self._sets[next(iter(self._sets))]
-        return found[0], found[1]
+        worn = self._worn.get(key)
+        if worn is None:
+            worn = self._worn[key] = Worn(adapters)
+        worn.put_on(own)
 
 
-def _join(adapters: Sequence[tuple[IpAdapter, float]]) -> tuple[dict[str, nn.Module], nn.Module]:
+def _join(adapters: Sequence[tuple[IpAdapter, float]]) -> tuple[dict[str, Any], nn.Module]:
     """Processors and a projection over the adapters' own layers, as diffusers makes them of several files at once."""
     first, strengths = adapters[0][0], [strength for _, strength in adapters]
     if not hasattr(first.projection, "image_projection_layers"):  # SD 3 takes one adapter, with one number
         return {
             name: _copy(one, scale=strengths[0]) for name, one in zip(first.names, first.processors, strict=True)
         }, (first.projection)
-    processors: dict[str, nn.Module] = {}
+    processors: dict[str, Any] = {}
     for name, *alike in zip(first.names, *(adapter.processors for adapter, _ in adapters), strict=True):
         parts: dict[str, Any] = {
             key: nn.ModuleList([layer for one in alike for layer in getattr(one, key)])

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.families import FAMILIES, parts
-from pipelines.diffusion.adapters.ip_adapter import IpAdapter, IpAdapterSets, UnfitIpAdapter, by_part, fit
+from pipelines.diffusion.adapters.ip_adapter import IpAdapter, IpAdapterSets, by_part, fit
+from pipelines.diffusion.adapters.lent_modules import BadAdapter
 from tests.support.tiny_ip_adapter import ip_adapter_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -36,7 +37,7 @@ def call(pipeline: Any, **arguments: Any) -> NDArray[np.float32]:
 
 
 def fitted(pipeline: Any, *, plus: bool = False, seed: int = 0) -> IpAdapter:
-    return fit(pipeline, ip_adapter_tensors(pipeline, parts.TEXT_DIM, plus=plus, seed=seed), encoder(), None)
+    return fit("face", pipeline, ip_adapter_tensors(pipeline, parts.TEXT_DIM, plus=plus, seed=seed), encoder())
 
 
 @pytest.mark.parametrize(
@@ -74,8 +75,11 @@ def test_two_requests_with_the_same_adapters_and_strengths_wear_the_same_objects
     pipeline = FAMILIES["StableDiffusionPipeline"].build()
     adapter, sets, unet = fitted(pipeline), IpAdapterSets(), pipeline.unet
 
+    running = []  # requests that have not ended yet
+
     def worn(strength: float) -> list[int]:
-        sets.wear(copy.copy(pipeline), [(adapter, strength)])
+        running.append(copy.copy(pipeline))
+        sets.wear(running[-1], [(adapter, strength)])
         return [id(processor) for processor in unet.attn_processors.values()] + [id(unet.encoder_hid_proj)]
 
     assert worn(0.5) == worn(0.5) != worn(0.7)
@@ -95,12 +99,12 @@ def test_sets_share_the_weights_of_their_adapters() -> None:
 def test_adapter_of_another_model_is_refused() -> None:
     xl = FAMILIES["StableDiffusionXLPipeline"].build()
     pipeline = FAMILIES["StableDiffusionPipeline"].build()
-    with pytest.raises(UnfitIpAdapter, match="does not fit this model"):
-        fit(pipeline, ip_adapter_tensors(xl, parts.TEXT_DIM), encoder(), None)
-    with pytest.raises(UnfitIpAdapter, match="no folder image_encoder"):
-        fit(xl, ip_adapter_tensors(xl, parts.TEXT_DIM), None, None)
-    with pytest.raises(UnfitIpAdapter, match="takes no IP-Adapter"):
-        fit(FAMILIES["SanaPipeline"].build(), {}, encoder(), None)
+    with pytest.raises(BadAdapter, match="does not fit this model"):
+        fit("face", pipeline, ip_adapter_tensors(xl, parts.TEXT_DIM), encoder())
+    with pytest.raises(BadAdapter, match="no folder image_encoder"):
+        fit("face", xl, ip_adapter_tensors(xl, parts.TEXT_DIM))
+    with pytest.raises(BadAdapter, match="takes no IP-Adapter"):
+        fit("face", FAMILIES["SanaPipeline"].build(), {}, encoder())
 
 
 def test_denoiser_is_as_before_when_an_adapter_does_not_fit() -> None:
@@ -108,8 +112,8 @@ def test_denoiser_is_as_before_when_an_adapter_does_not_fit() -> None:
     before = [id(processor) for processor in pipeline.unet.attn_processors.values()]
     tensors = ip_adapter_tensors(pipeline, parts.TEXT_DIM)
     del tensors["ip_adapter.3.to_k_ip.weight"]
-    with pytest.raises(UnfitIpAdapter):
-        fit(pipeline, tensors, encoder(), None)
+    with pytest.raises(BadAdapter):
+        fit("face", pipeline, tensors, encoder())
     assert [id(processor) for processor in pipeline.unet.attn_processors.values()] == before
     assert pipeline.unet.encoder_hid_proj is None
     assert pipeline.unet.config.encoder_hid_dim_type is None

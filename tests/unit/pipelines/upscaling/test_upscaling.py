@@ -13,8 +13,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from pipelines.upscaling.grid import size_before, tiles_of
+from pipelines.upscaling.joined_tiles import JoinedTiles
 from pipelines.upscaling.pipeline import UpscalerPipeline, enlarge
-from pipelines.upscaling.tiles import JoinedTiles, tiles_of
 from pipelines.upscaling.upscaler import BadUpscaler, open_upscaler
 from tests.support.tiny_upscaler import save_upscaler
 
@@ -60,6 +61,23 @@ def test_tiles_cover_every_pixel_and_have_one_size(size: tuple[int, int]) -> Non
     assert covered.min() >= 1
     assert len({(tile.width, tile.height) for tile in tiles}) == 1
     assert all(tile.top + tile.height <= height and tile.left + tile.width <= width for tile in tiles)
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted", "fit", "before"),
+    [
+        ((300, 200), (1200, 800), "crop", (300, 200)),
+        ((301, 199), (1204, 796), "pad", (301, 199)),
+        ((300, 200), (800, 800), "crop", (200, 200)),
+        ((300, 200), (800, 800), "pad", (300, 300)),
+        ((300, 200), (800, 800), "stretch", (300, 200)),
+        ((1, 5000), (1, 1), "crop", (1, 1)),
+    ],
+)
+def test_picture_is_cut_or_filled_before_it_is_enlarged(
+    own: tuple[int, int], wanted: tuple[int, int], fit: Any, before: tuple[int, int]
+) -> None:
+    assert size_before(own, wanted, fit) == before
 
 
 def test_joined_tiles_of_a_picture_are_the_picture() -> None:

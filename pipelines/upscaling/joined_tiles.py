@@ -1,46 +1,10 @@
-"""Splits a picture into overlapping tiles of one size, and joins the enlarged tiles without seams. Pure functions.
-
-All tiles of a picture have the same size, so that those of several jobs can share forwards.
-"""
+"""Joins enlarged tiles without seams. Any thread."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-# Pixels of the picture that goes in. 4x-models in bfloat16 need about 1 GB for a tile of this size.
-TILE = 256
-OVERLAP = 32  # a pixel's value depends on neighbours about this far away: farther ones change nothing that is seen
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """A part of a picture, in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    def of(self, frame: torch.Tensor) -> torch.Tensor:
-        """frame: (B, C, H, W)."""
-        return frame[..., self.top : self.top + self.height, self.left : self.left + self.width]
-
-    def times(self, scale: int) -> Tile:
-        return Tile(self.top * scale, self.left * scale, self.height * scale, self.width * scale)
-
-
-def tiles_of(width: int, height: int, side: int = TILE, overlap: int = OVERLAP) -> list[Tile]:
-    """side: of a tile; a smaller picture is one tile. The last tile of a row overlaps the one before by more."""
-    lefts, tops = _starts(width, side, overlap), _starts(height, side, overlap)
-    return [Tile(top, left, min(side, height), min(side, width)) for top in tops for left in lefts]
-
-
-def _starts(length: int, side: int, overlap: int) -> list[int]:
-    if length <= side:
-        return [0]
-    return [*range(0, length - side, side - overlap), length - side]
+from pipelines.upscaling.grid import Tile
 
 
 class JoinedTiles:
