@@ -6,9 +6,7 @@ Device thread only.
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any, Literal
 
 import diffusers
@@ -22,7 +20,7 @@ from pipelines.batching.wrapped_modules import WrappedModules
 from pipelines.diffusion.adapters.controls import lends_modules
 from pipelines.diffusion.adapters.lent_modules import LentModules, OpenAdapter, opens_none
 from pipelines.diffusion.compiled_blocks import CompiledBlocks
-from pipelines.diffusion.inputs.reader import Media, MediaReader, has_inputs, wait_for_one
+from pipelines.diffusion.inputs.reader import MediaReader, has_inputs
 from pipelines.diffusion.lora.adapters import Adapters
 from pipelines.diffusion.outcome import end_of
 from pipelines.diffusion.request_scope import disable_kv_cache, entry_points
@@ -33,9 +31,6 @@ from pipelines.diffusion.task_pipelines import TaskPipelines
 from pipelines.diffusion_interface import DiffusionRequest, Lora
 from pipelines.host_offload import HostOffload
 from pipelines.interface import Canceled, LaneStage, Merging, NextStep, Note, Request, Update, never_yield
-
-INPUTS_WAIT_S = 0.005  # the longest that a step with nothing else to do waits for the inputs of a request
-INPUTS_POLL_S = 0.001  # while it waits, it asks this often whether other work has come
 
 
 class DiffusionLane:
@@ -82,7 +77,7 @@ class DiffusionLane:
         self._compiled = CompiledBlocks(())
         self._in_progress: StepInProgress | None = None
         self._not_started: list[Task] = []
-        self._reading: dict[str, tuple[Task, Future[Media]]] = {}  # requests whose inputs are being read
+        self._reading: dict[str, Task] = {}  # those whose inputs are being read, by id of the request
         self._media_reader = MediaReader()
         self._running: dict[str, Task] = {}
         self._requests: dict[str, DiffusionRequest] = {}
@@ -142,20 +137,22 @@ class DiffusionLane:
         self._requests[request.id] = request
         step_cache = None if request.speed == "exact" else StepCache(request.speed)
         body = functools.partial(self._stock_call.run, request, self._loras_in_use, step_cache)
-        media = self._media_reader.begin(request, type(self._pipeline).__name__) if has_inputs(request) else None
+        reads = has_inputs(request)
+        if reads:
+            body = functools.partial(body, self._media_reader.begin(request, type(self._pipeline).__name__))
         task = Task(
             request.id,
-            body if media is None else functools.partial(body, media.result),
+            body,
             mergeable=not request.deterministic,
             variant=request.loras,
             wrap_forward=functools.partial(self._wrap_forward, request),
             rng_state=RngState(request.seed, self._device_name),
             step_cache=step_cache,
         )
-        if media is None:
-            self._not_started.append(task)
+        if reads:
+            self._reading[request.id] = task
         else:
-            self._reading[request.id] = task, media
+            self._not_started.append(task)
 
     def _wrap_forward(self, request: DiffusionRequest, function: Callable[..., Any]) -> Callable[..., Any]:
         """What surrounds each forward that the request asks for."""
@@ -168,8 +165,8 @@ class DiffusionLane:
             if request_id in self._running:
                 self._running[request_id].canceled = True
             self._not_started = [task for task in self._not_started if task.name != request_id]
-            if request_id in self._reading:
-                self._reading.pop(request_id)[1].cancel()
+            self._reading.pop(request_id, None)
+            self._media_reader.cancel(request_id)
 
     def has_work(self) -> bool:
         return bool(self._requests)
@@ -217,8 +214,8 @@ class DiffusionLane:
         elif self._rendezvous.busy:
             self._run(max_rows, should_yield)
         else:
-            self._wait_for_inputs(should_yield)
-        self._take_read()
+            self._media_reader.wait(should_yield)
+        self._not_started += [self._reading.pop(name) for name in self._media_reader.take_read()]
         updates = list(self._updates)
         self._updates.clear()  # in place: the stock call appends to this list
         return updates
@@ -234,20 +231,6 @@ class DiffusionLane:
         self._note(current)
         for outcome in outcomes:
             self._end(outcome)
-
-    def _wait_for_inputs(self, should_yield: Callable[[], bool]) -> None:
-        """Let a moment pass while nothing else is to be done, so that the device thread does not spin."""
-        until = time.monotonic() + INPUTS_WAIT_S
-        futures = [media for _, media in self._reading.values()]
-        while futures and not any(media.done() for media in futures) and time.monotonic() < until:
-            if should_yield():
-                return
-            wait_for_one(futures, INPUTS_POLL_S)
-
-    def _take_read(self) -> None:
-        """Let the requests whose inputs have been read begin in the next step."""
-        for request_id in [name for name, (_, media) in self._reading.items() if media.done()]:
-            self._not_started.append(self._reading.pop(request_id)[0])
 
     @property
     def _starts_tasks(self) -> bool:

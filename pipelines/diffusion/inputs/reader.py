@@ -7,8 +7,11 @@ request alone, from its admission to its end.
 from __future__ import annotations
 
 import concurrent.futures
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from collections.abc import Callable, Hashable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from PIL import Image
 
@@ -19,6 +22,8 @@ from pipelines.diffusion.inputs.rules import InputRules, rules_of
 from pipelines.diffusion_interface import AUTO_CANNY, Control, DiffusionRequest, Inputs, MediaFile
 
 N_THREADS = 2
+WAIT_S = 0.005  # the longest that a step with nothing else to do waits for the inputs of a request
+POLL_S = 0.001  # while it waits, it asks this often whether other work has come
 EDGES_FOUND = (
     'The image of a control of type canny is a photo: its edges were found. With "preprocessor": "none" it is used as '
     "it is."
@@ -44,12 +49,43 @@ class Media:
 class MediaReader:
     def __init__(self) -> None:
         self._threads: ThreadPoolExecutor | None = None  # made for the first request with inputs
+        self._pending: dict[str, Future[Media]] = {}  # by id of the request that waits for it
+        # What requests of the lane have, so that the outputs of one job read their inputs once.
+        self._known: WeakValueDictionary[Hashable, Future[Media]] = WeakValueDictionary()
 
-    def begin(self, request: DiffusionRequest, own_class: str) -> Future[Media]:
-        """Begin to read the inputs of a request. own_class: of the checkpoint. The future may hold `BadMedia`."""
+    def begin(self, request: DiffusionRequest, own_class: str) -> Callable[[], Media]:
+        """Begin to read the inputs of a request. own_class: of the checkpoint.
+
+        Returns what gives them when they are read, or raises what went wrong: `BadMedia`, `UnknownPipeline`. It keeps
+        them in memory.
+        """
         if self._threads is None:
             self._threads = ThreadPoolExecutor(N_THREADS, thread_name_prefix="inputs")
-        return self._threads.submit(read_inputs, request, own_class)
+        key = request.inputs, request.pipeline, request.shape, request.fps, request.fit
+        future = self._known.get(key)
+        if future is None or future.cancelled():
+            future = self._known[key] = self._threads.submit(read_inputs, request, own_class)
+        self._pending[request.id] = future
+        return future.result
+
+    def cancel(self, request_id: str) -> None:
+        future = self._pending.pop(request_id, None)
+        if future is not None and future not in self._pending.values():
+            future.cancel()
+
+    def take_read(self) -> list[str]:
+        """Return the ids of requests whose inputs have been read since the last call."""
+        read = [request_id for request_id, future in self._pending.items() if future.done()]
+        for request_id in read:
+            del self._pending[request_id]
+        return read
+
+    def wait(self, should_yield: Callable[[], bool]) -> None:
+        """Let a moment pass until one of the requests can go on, so that a thread without other work does not spin."""
+        until = time.monotonic() + WAIT_S
+        while self._pending and not should_yield() and time.monotonic() < until:
+            if concurrent.futures.wait(self._pending.values(), POLL_S, FIRST_COMPLETED).done:
+                return
 
     def close(self) -> None:
         if self._threads is not None:
@@ -59,10 +95,6 @@ class MediaReader:
 
 def has_inputs(request: DiffusionRequest) -> bool:
     return request.inputs != Inputs()
-
-
-def wait_for_one(futures: list[Future[Media]], timeout_s: float) -> None:
-    concurrent.futures.wait(futures, timeout_s, concurrent.futures.FIRST_COMPLETED)
 
 
 def read_inputs(request: DiffusionRequest, own_class: str) -> Media:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from concurrent.futures import wait
 from typing import Any
 
 import numpy as np
@@ -84,9 +85,10 @@ def ends(updates: Iterable[Update]) -> dict[str, End]:
 
 
 def rendered(lane: DiffusionLane, requests: Iterable[DiffusionRequest]) -> dict[str, Rendered]:
-    """Run all requests at once through the lane. Asserts that every one succeeds."""
+    """Run all requests at once through the lane, their inputs read. Asserts that every one succeeds."""
     for each in requests:
         lane.admit(each)
+    wait(lane._media_reader._pending.values())
     done = ends(play(lane))
     failed = [end for end in done.values() if not isinstance(end, Rendered)]
     assert not failed, failed
