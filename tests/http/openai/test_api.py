@@ -34,7 +34,7 @@ BAD = [
     ("images/generations", {"prompt": "x", "n": 9}, "n must be"),
     ("videos", {"prompt": "x", "seconds": "0"}, "seconds must be"),
     ("videos", {"prompt": "x", "seconds": "61"}, "seconds must be"),
-    ("videos", {"prompt": "x", "input_reference": "y"}, "input_reference is not supported"),
+    ("videos", {"prompt": "x", "input_reference": "y"}, "input_reference: there is no such file"),
 ]
 
 
