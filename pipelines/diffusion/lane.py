@@ -17,7 +17,7 @@ from pipelines.batching.rendezvous import Forward, Rendezvous
 from pipelines.batching.rng_state import RngState
 from pipelines.batching.task import Outcome, Task
 from pipelines.batching.wrapped_modules import WrappedModules
-from pipelines.diffusion.adapters.controls import lends_modules
+from pipelines.diffusion.adapters.borrowed import Borrowed
 from pipelines.diffusion.adapters.lent_modules import LentModules, OpenAdapter, opens_none
 from pipelines.diffusion.compiled_blocks import CompiledBlocks
 from pipelines.diffusion.inputs.reader import MediaReader, has_inputs
@@ -31,6 +31,7 @@ from pipelines.diffusion.task_pipelines import TaskPipelines
 from pipelines.diffusion_interface import DiffusionRequest, Lora
 from pipelines.host_offload import HostOffload
 from pipelines.interface import Canceled, LaneStage, Merging, NextStep, Note, Request, Update, never_yield
+from pipelines.upscaling.grid import tile_size
 
 
 class DiffusionLane:
@@ -85,8 +86,15 @@ class DiffusionLane:
         self._updates: list[Update] = []
         self._costs = StepCosts(device_name)
         self._lent = LentModules(open_adapter, self._modules, self._host_offload, self._costs.weights_changed)
+        self._borrowed = Borrowed(self._lent)
         self._stock_call = StockCall(
-            TaskPipelines(pipeline), kind, compute_device, self._adapters, self._lent, self._updates.append
+            TaskPipelines(pipeline),
+            kind,
+            compute_device,
+            self._adapters,
+            self._lent,
+            self._borrowed,
+            self._updates.append,
         )
 
     @property
@@ -157,7 +165,8 @@ class DiffusionLane:
     def _wrap_forward(self, request: DiffusionRequest, function: Callable[..., Any]) -> Callable[..., Any]:
         """What surrounds each forward that the request asks for."""
         function = self._adapters.wrap_forward(request.loras, function)
-        return self._compiled.wrap_forward(function, allowed=not (request.deterministic or request.loras))
+        as_written = request.deterministic or request.loras or request.inputs.image_prompts
+        return self._compiled.wrap_forward(function, allowed=not as_written)
 
     def cancel(self, request_id: str) -> None:
         if request_id in self._requests:
@@ -188,7 +197,9 @@ class DiffusionLane:
 
     def drop_adapters(self, components: Sequence[str]) -> None:
         in_use = {adapter.component for request in self._requests.values() for adapter in request.adapters}
-        self._lent.drop([component for component in components if component not in in_use])
+        leaving = [component for component in components if component not in in_use]
+        self._borrowed.forget(leaving)
+        self._lent.drop(leaving)
 
     def resize_cache(self, n_bytes: int) -> int:
         return 0
@@ -200,7 +211,7 @@ class DiffusionLane:
         self._modules.unwrap()
         self._compiled.close()
         self._pipeline = None
-        del self._stock_call, self._adapters, self._lent  # they hold the pipeline
+        del self._stock_call, self._adapters, self._borrowed, self._lent  # they hold the pipeline
         self._host_offload = HostOffload((), self._device_name)
         device.release_cache()
 
@@ -255,8 +266,7 @@ class DiffusionLane:
         """Load what the task borrows, before its own code runs. Returns how the task ends when that fails."""
         try:
             for adapter in self._requests[task.name].adapters:
-                if lends_modules(adapter):
-                    self._lent.borrow(adapter)
+                self._lent.borrow(adapter)
         except Exception as error:  # a file that is gone, or too little memory, ends this task alone
             if device.is_fatal(error):
                 raise
@@ -307,11 +317,16 @@ class DiffusionLane:
     def _next_step(self, forward: Forward) -> NextStep:
         names = tuple(task.name for task in forward.tasks if not task.canceled)
         request = self._requests[names[0]]
-        if forward.entry == "decode":
+        enlarging = request.upscaling is not None and forward.component == request.upscaling.adapter.component
+        shape, units = request.shape, request.units
+        if enlarging:  # whatever the size of the frames, each forward is one tile
+            width, height = tile_size(request.width, request.height)
+            shape, units = f"{width}x{height}x1", width * height
+        if forward.entry == "decode" or enlarging:
             stage: LaneStage = "decoding"
         else:
             stage = "denoising" if request.id in self._stock_call.denoising else "encoding"
-        return NextStep(forward.component, forward.entry, stage, request.shape, request.units, len(names), names)
+        return NextStep(forward.component, forward.entry, stage, shape, units, len(names), names)
 
 
 def _salt(pipeline: Any, device_name: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipelines.diffusion.adapters.borrowed import Borrowed
 from pipelines.diffusion.adapters.controls import control_arguments, lent_components
 from pipelines.diffusion.adapters.lent_modules import LentModules
 from pipelines.diffusion.arguments import Arguments
@@ -62,6 +63,7 @@ class StockCall:
         device: torch.device | None,
         adapters: Adapters,
         lent: LentModules,
+        borrowed: Borrowed,
         emit: Callable[[Update], None],
     ) -> None:
         """device: where the pipeline computes; None: where its modules are. emit: takes the updates of requests."""
@@ -72,6 +74,7 @@ class StockCall:
         self._device = device
         self._adapters = adapters
         self._lent = lent
+        self._borrowed = borrowed
         self._emit = emit
         self._arguments: dict[type, Arguments] = {}
         self._prompt_cache = PromptCache(device=device)
@@ -93,12 +96,14 @@ class StockCall:
         if request.scheduler is not None:
             own.scheduler = make_scheduler(request.scheduler, own.scheduler)
         lora_warnings = self._adapters.load(request.loras, loras_in_use())
+        self._borrowed.put_on(own, request)
         if request.preview:
             self.previews.watch(own, request.width / request.height, functools.partial(self._show, request))
         self._prompt_cache.wrap(own, request)
         for_class = self._arguments_of(type(pipeline))
         inputs = input_values(media, request, type(pipeline), for_class.annotations)
         inputs |= control_arguments(request, for_class.annotations)
+        inputs |= self._borrowed.arguments(request, media, for_class.annotations)
         arguments, prompt_warnings = read_prompts(own, for_class.for_request(request, inputs))
         output = own(**arguments)
         frames, flagged = frames_of(output[0], self._kind), is_flagged(output)
@@ -111,6 +116,7 @@ class StockCall:
             *other_size(frames, request),
             *((FLAGGED,) if flagged else ()),
         )
+        frames = self._borrowed.enlarged(frames, request, functools.partial(StepCounter, on_step=_no_step))
         scheduler = type(getattr(own, "scheduler", None)).__name__
         return PipelineOutput(frames, sound_of(output, own), scheduler, warnings, flagged)
 
@@ -143,6 +149,10 @@ class StockCall:
 
     def _progressed(self, request: DiffusionRequest, stage: Stage, step: int, total: int) -> None:
         self._emit(Progressed(request.id, stage, step, total))
+
+
+def _no_step(done: int, total: int) -> None:
+    """The tiles that an upscaler makes after the last step are no steps of the job."""
 
 
 def _speed_without_effect(request: DiffusionRequest, step_cache: StepCache | None) -> tuple[str, ...]:

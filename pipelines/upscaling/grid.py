@@ -36,6 +36,11 @@ def tiles_of(width: int, height: int, side: int = TILE, overlap: int = OVERLAP) 
     return [Tile(top, left, min(side, height), min(side, width)) for top in tops for left in lefts]
 
 
+def tile_size(width: int, height: int) -> tuple[int, int]:
+    """(width, height) of the tiles of such a picture."""
+    return min(width, TILE), min(height, TILE)
+
+
 def _starts(length: int, side: int, overlap: int) -> list[int]:
     if length <= side:
         return [0]

@@ -59,7 +59,3 @@ def _several(cls: type, name: str, modules: list[Any]) -> Any:
         return modules
     holder = next((each for each in takes if "Multi" in getattr(each, "__name__", "")), None)
     return modules if holder is None else holder(modules)
-
-
-def lends_modules(adapter: Adapter) -> bool:
-    return adapter.kind in COMPONENTS

@@ -56,8 +56,9 @@ class LentModules:
         component = adapter.component
         if component not in self._held:
             self._held[component] = module = self._open(adapter)
-            for entry in entries_of(module):
-                self._modules.wrap(component, module, entry)
+            if (called := _called(module)) is not None:
+                for entry in entries_of(called):
+                    self._modules.wrap(component, called, entry)
             self._host_offload.add(component, module)
             self._on_change()
         return self._held[component]
@@ -70,9 +71,19 @@ class LentModules:
         """Let go of these modules, which no request may be using. Others than those that are held are ignored."""
         leaving = [component for component in components if component in self._held]
         for component in leaving:
-            module = self._held.pop(component)
-            self._modules.unwrap_component(component, module)
+            self._unwrap(component)
+            del self._held[component]
             self._host_offload.remove(component)
         if leaving:
             device.release_cache()
             self._on_change()
+
+    def _unwrap(self, component: str) -> None:
+        if (called := _called(self._held[component])) is not None:
+            self._modules.unwrap_component(component, called)
+
+
+def _called(module: nn.Module) -> nn.Module | None:
+    """What pipelines call of a lent module: all of it, unless it has a part for that (the encoder of an IP-Adapter)."""
+    called: nn.Module | None = getattr(module, "called", module)
+    return called
