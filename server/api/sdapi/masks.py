@@ -47,7 +47,7 @@ def without_content(path: str, mask_path: str) -> bytes:
     surroundings = picture.convert("RGBA")
     surroundings.putalpha(ImageOps.invert(hole))
     surroundings = surroundings.convert("RGBa")  # colors times opacity, so that the hole's own do not bleed into it
-    filled = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+    filled = Image.new("RGBA", picture.size)  # transparent, so that far from the edge the colors do not get darker
     for radius, times in FILL_LAYERS:
         blurred = surroundings.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
         for _ in range(times):
