@@ -28,8 +28,9 @@ async def read_fields(request: Request, typed: Collection[str] = ()) -> dict[str
 def form_fields(form: Form, typed: Collection[str] = ()) -> dict[str, Any]:
     """Returns the fields as the JSON of the same request would have them; files are an `UploadedFile` each.
 
-    "a[]", and a name that occurs several times, is a list, and "a[b]" a field of an object. typed: names of fields
-    that are numbers or booleans in JSON. Raises `BadRequest` for names that contradict each other.
+    "a[]", and a name that occurs several times, is a list, and "a[b]" a field of an object. An empty text is as if it
+    were not there: programs send their own settings that way, and browsers fields that nobody filled in. typed: names
+    of fields that are numbers or booleans in JSON. Raises `BadRequest` for names that contradict each other.
     """
     fields: dict[str, Any] = {}
     for name, values in _parts(form, typed):
@@ -48,7 +49,8 @@ def form_fields(form: Form, typed: Collection[str] = ()) -> dict[str, Any]:
 
 def _parts(form: Form, typed: Collection[str]) -> Iterator[tuple[str, Sequence[str | int | float | UploadedFile]]]:
     for name, texts in form.texts.items():
-        yield name, [_value(text) for text in texts] if name in typed else texts
+        if given := [text for text in texts if text]:
+            yield name, [_value(text) for text in given] if name in typed else given
     yield from form.files.items()
 
 

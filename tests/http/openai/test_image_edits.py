@@ -127,6 +127,26 @@ async def test_pictures_of_json_are_data_urls_files_and_outputs(tmp_path: Path) 
     assert (requests[-1].model, requests[-1].mask is not None) == ("retoucher", True)
 
 
+async def test_open_webuis_form_is_an_edit(tmp_path: Path) -> None:
+    """Its `backend/open_webui/routers/images.py` writes forms with aiohttp, and an empty model if none is set there."""
+    texts = {"model": "", "prompt": "Käse", "n": "1", "size": "64x64", "response_format": "b64_json"}
+    parts = [(name, (None, text, "text/plain; charset=utf-8")) for name, text in texts.items()]
+    async with editing(tmp_path) as (f, requests):
+        for files in ([part(PICTURE)], [part(PICTURE, "image[]")], [part(PICTURE, "image[]")] * 2):
+            reply = await f.client.post(
+                f"{EDITS}?api-version=2026-01-01", files=[*parts, *files], headers=f.auth("enterprise")
+            )
+            assert reply.status_code == 200, reply.text
+            assert [set(image) for image in reply.json()["data"]] == [{"b64_json"}]
+
+    assert [(request.model, request.prompt) for request in requests] == [
+        ("changer", "Käse"),
+        ("changer", "Käse"),
+        ("follower", "Käse"),
+    ]
+    assert {(request.width, request.height) for request in requests} == {(64, 64)}
+
+
 async def test_an_edit_is_charged_as_an_image_and_a_refused_one_is_not(tmp_path: Path) -> None:
     async with editing(tmp_path) as (f, _):
         edited = await send(f, EDITS, {"prompt": "x", "n": "2"}, [part(PICTURE)], "free")

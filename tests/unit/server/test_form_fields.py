@@ -13,7 +13,7 @@ A, B = UploadedFile(b"a", "a.png", "image/png"), UploadedFile(b"b", "", "")
 
 def test_numbers_and_booleans_are_those_that_the_schema_says() -> None:
     texts = {
-        "n": ["2"], "strength": ["0.5"], "stream": ["False"], "seed": ["x"], "steps": ["٣"], "seconds": ["4"],
+        "model": [""], "n": ["2"], "strength": ["0.5"], "stream": ["False"], "seed": ["x"], "steps": ["٣"], "seconds": ["4"],
     }  # fmt: skip
 
     fields = form_fields(Form(texts, {}), {"n", "strength", "stream", "seed", "steps"})
