@@ -13,6 +13,7 @@ from PIL import Image
 from pipelines.diffusion_interface import MediaFile
 
 CLIP_LIMIT_S = 120.0  # to decode one clip; the longest that is taken needs a few seconds
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"  # ffmpeg's names of MP4 and WebM: a playlist is neither
 MAX_FRAMES = 2_000  # of one clip, whatever is asked for: far more than any model makes
 
 
@@ -43,6 +44,7 @@ def read_frames(file: MediaFile, name: str, *, fps: float | None, n_frames: int 
     rate = ["-vf", f"fps={fps:g}:round=near"] if fps is not None else []
     command = [
         imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-protocol_whitelist", "file",
+        "-format_whitelist", CONTAINERS,
         "-i", f"file:{file.path}", "-map", "0:v:0", *rate, "-frames:v", str(limit),
         "-f", "rawvideo", "-pix_fmt", "rgb24", "-",
     ]  # fmt: skip

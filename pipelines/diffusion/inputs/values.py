@@ -57,7 +57,7 @@ def _takes_one(annotation: str) -> bool:
     outside, before = annotation, ""
     while outside != before:  # from the innermost brackets
         before, outside = outside, BRACKETS.sub(lambda m: "" if m[1].lower() == "list" else m[2], outside)
-    return "Image" in outside or "Any" in outside or outside == annotation or "list" not in annotation.lower()
+    return "Image" in outside or "Any" in outside or "list[" not in annotation.lower()
 
 
 def _condition(cls: type, name: InputName, media: Media, num_frames: int | None) -> Any:

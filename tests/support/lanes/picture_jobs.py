@@ -39,9 +39,9 @@ def clip_file(path: Path, width: int, height: int, num_frames: int, fps: int = 8
     """Write a clip in which a picture gets brighter from frame to frame."""
     coarse = np.random.default_rng(5).integers(0, 128, (4, 4, 3), dtype=np.uint8)
     still = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
-    writer = imageio_ffmpeg.write_frames(
-        str(path), (width, height), fps=fps, macro_block_size=1, quality=10, ffmpeg_log_level="error"
-    )
+    codec = {".mp4": "libx264", ".webm": "libvpx-vp9"}[path.suffix]
+    options = {"codec": codec, "macro_block_size": 1, "quality": 10, "ffmpeg_log_level": "error"}
+    writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=fps, **options)
     writer.send(None)
     for i in range(num_frames):
         writer.send(np.ascontiguousarray(still + np.uint8(100 * i // num_frames)))
