@@ -26,14 +26,15 @@ def input_values(media: Media, request: DiffusionRequest, cls: type, annotations
     lists = {CONDITIONS}
     for name, argument in request.input_arguments.items():
         values = _values(media, name)
+        if not values:
+            continue
         if name in ("images", "video") or argument.endswith("images") or not _takes_one(annotations.get(argument, "")):
             lists.add(argument)
-        if argument == CONDITIONS and values:
+        if argument == CONDITIONS:
             values = [_condition(cls, name, media, request.num_frames)]
         elif name in ("mask", "control") and argument in lists and len(values) == 1:
             values *= len(media.video) or request.num_frames or 1  # one for each frame
-        if values:
-            found.setdefault(argument, []).extend(values)
+        found.setdefault(argument, []).extend(values)
     return {name: values if len(values) > 1 or name in lists else values[0] for name, values in found.items()}
 
 
