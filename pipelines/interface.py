@@ -243,6 +243,9 @@ class Lane(Protocol):
         An out-of-memory error passes through, and all stay parked.
         """
 
+    def drop_adapters(self, components: Sequence[str]) -> None:
+        """Free these lent modules, except those that a request uses. Names of others are ignored."""
+
     def resize_cache(self, n_bytes: int) -> int:
         """Grow or shrink the KV cache towards `n_bytes`, as far as chats and memory allow; returns its bytes."""
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-from pipelines.diffusion_interface import DiffusionRequest
+from pipelines.diffusion_interface import Adapter, DiffusionRequest
 from pipelines.interface import Request
 
 JobType: TypeAlias = Literal["image", "video", "chat", "embedding"]
@@ -45,7 +45,15 @@ class Job:
     priority: int = 0  # larger runs sooner
 
     @property
-    def adapters(self) -> dict[tuple[str, int], int]:
+    def loras(self) -> dict[tuple[str, int], int]:
         """The LoRA files that the job's requests use: (path, time of its last change) → bytes."""
-        diffusion = (request for request in self.requests if isinstance(request, DiffusionRequest))
-        return {(lora.path, lora.stamp): lora.n_bytes for request in diffusion for lora in request.loras}
+        return {(lora.path, lora.stamp): lora.n_bytes for request in self._diffusion for lora in request.loras}
+
+    @property
+    def lent(self) -> tuple[Adapter, ...]:
+        """The adapters that the job's requests borrow besides LoRAs, each once."""
+        return tuple(dict.fromkeys(adapter for request in self._diffusion for adapter in request.adapters))
+
+    @property
+    def _diffusion(self) -> list[DiffusionRequest]:
+        return [request for request in self.requests if isinstance(request, DiffusionRequest)]

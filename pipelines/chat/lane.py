@@ -142,6 +142,9 @@ class ChatLane:
             self._kv_cache.batch.weights_moved()
         return n_bytes
 
+    def drop_adapters(self, components: Sequence[str]) -> None:
+        pass  # no request borrows any
+
     def resize_cache(self, n_bytes: int) -> int:
         """Make the KV cache again with `n_bytes`, or with what running chats need. Returns the bytes that it holds.
 

@@ -140,6 +140,9 @@ class EmbeddingLane:
     def unpark(self, names: Sequence[str]) -> int:
         return self._host_offload.unpark(names)
 
+    def drop_adapters(self, components: Sequence[str]) -> None:
+        pass  # no request borrows any
+
     def resize_cache(self, n_bytes: int) -> int:
         return 0
 

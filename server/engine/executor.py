@@ -38,6 +38,7 @@ from server.scheduling.actions import (
     Action,
     Admit,
     DeviceAction,
+    DropAdapters,
     Evict,
     Load,
     Park,
@@ -142,6 +143,10 @@ class Executor:
                 case Unpark(model, components):
                     if not self._model_loader.unpark(model, components):
                         self._fail_running(model)
+                case DropAdapters(model, components):
+                    self.lanes[model].drop_adapters(components)
+                    self._scheduler.placed(model, self.lanes[model].components, self.lanes[model].parked)
+                    self._scheduler.adapters_dropped(model, components, self._clock())
                 case ResizeCache(model, n_bytes):
                     held = self.lanes[model].resize_cache(n_bytes)
                     self._scheduler.cache_resized(model, self._clock(), n_bytes, held)

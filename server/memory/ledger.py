@@ -84,9 +84,13 @@ class Ledger:
         available = self._reading.host_free_bytes - max(0, parked - self._parked_at_reading)
         return max(0, min(budget, available))
 
-    def held_by(self, name: str, kind: HolderKind | None = None) -> int:
-        """Bytes of the device booked for `name`, of one kind or of all."""
-        return sum(n for (booked_kind, _), n in self._booked.get(name, {}).items() if kind in (None, booked_kind))
+    def held_by(self, name: str, kind: HolderKind | None = None, component: str | None = None) -> int:
+        """Bytes of the device booked for `name`, of one kind or component or of all."""
+        return sum(
+            n
+            for (booked_kind, part), n in self._booked.get(name, {}).items()
+            if kind in (None, booked_kind) and component in (None, part)
+        )
 
     def parked_of(self, name: str) -> int:
         """Bytes of host memory booked for `name`."""

@@ -82,10 +82,14 @@ class Requirements:
         shapes |= {_longest_text(request) for request in requests if isinstance(request, EmbeddingRequest)}
         key = self._key_of(spec) or spec.name
         extra = max((self._peaks.lower_bound(key, *shape) for shape in shapes), default=0)
-        extra += max((sum(lora.n_bytes for lora in request.loras) for request in diffusion), default=0)
+        extra += max(map(_borrowed_bytes, diffusion), default=0)
         weights = self._placement.device_bytes(spec)
         # The measured peak of an offloaded model includes the blocks that visit the device.
         return max(weights, extra) if self._placement.offloads(spec) else weights + extra
+
+
+def _borrowed_bytes(request: DiffusionRequest) -> int:
+    return sum(lora.n_bytes for lora in request.loras) + sum(adapter.n_bytes for adapter in request.adapters)
 
 
 def _longest_text(request: EmbeddingRequest) -> tuple[str, int]:

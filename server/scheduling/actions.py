@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from server.job import Job, JobType
 
@@ -45,6 +45,14 @@ class Unpark:
 
 
 @dataclass(frozen=True, slots=True)
+class DropAdapters:
+    """Free adapters that no running job of the model uses. The next job that borrows one has it read from disk."""
+
+    model: str
+    components: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ResizeCache:
     """Shrink or grow a chat model's KV cache towards `n_bytes`, as far as its running chats allow."""
 
@@ -75,7 +83,7 @@ class Wait:
     until: float | None
 
 
-DeviceAction: TypeAlias = Read | Load | Evict | Park | Unpark | ResizeCache | Admit | Step
+DeviceAction: TypeAlias = Read | Load | Evict | Park | Unpark | DropAdapters | ResizeCache | Admit | Step
 Action: TypeAlias = DeviceAction | Wait
 
 
@@ -84,7 +92,7 @@ class ModelFacts:
     """What the scheduler knows of a model of the catalogue."""
 
     name: str
-    type: JobType
+    type: JobType | Literal["adapter"]
     need_bytes: int  # weights and KV cache, from the file headers
     max_running: int  # most requests that its lane runs at once
     keep_alive_s: float  # idle seconds after which it is evicted; inf: never

@@ -2,6 +2,7 @@
 
 Pure functions. The whole set of victims is planned first, and its first action is carried out only if the set suffices.
 Victims are taken in this order, by score within each group:
+  0. adapters that no running job uses, of any model, also of the one that needs the bytes: dropped
   a. idle models: parked if host memory has room for them, else evicted
   b. components of a working lane that its next step does not need: parked
   c. half of a chat model's KV cache
@@ -15,10 +16,10 @@ forward is only drained.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.memory.ledger import Ledger
-from server.scheduling.actions import Action, Evict, Park, ResizeCache
+from server.scheduling.actions import Action, DropAdapters, Evict, Park, ResizeCache
 from server.scheduling.resident import Resident
 
 
@@ -53,14 +54,25 @@ class Victim:
 
 
 def plan_eviction(
-    need_bytes: int, candidates: Sequence[Candidate], ledger: Ledger, now: float, *, impatient: bool
+    need_bytes: int,
+    candidates: Sequence[Candidate],
+    ledger: Ledger,
+    now: float,
+    *,
+    impatient: bool,
+    borrowers: Sequence[Resident] = (),
 ) -> EvictionPlan:
-    """Plans how `need_bytes` become free. impatient: working lanes may be parked or drained too."""
+    """Plans how `need_bytes` become free. impatient: working lanes may be parked or drained too.
+
+    borrowers: models whose idle adapters may leave, be they candidates or not.
+    """
     free = ledger.free_bytes
     chosen: list[Victim] = []
-    for victim in victims(candidates, ledger, now, impatient=impatient):
+    for victim in (*_idle_adapters(borrowers), *victims(candidates, ledger, now, impatient=impatient)):
         if free >= need_bytes:
             break
+        if not isinstance(victim.action, ResizeCache | DropAdapters):  # its adapters are counted already
+            victim = replace(victim, frees=victim.frees - _dropped_bytes(victim.model, chosen))
         if any(victim.model == other.model and isinstance(other.action, Park | None) for other in chosen):
             continue  # these bytes are already counted: its components are parked, or it leaves as a whole
         chosen.append(victim)
@@ -75,6 +87,18 @@ def plan_eviction(
     if to_drain:
         return EvictionPlan(admission_closed=to_drain)
     return EvictionPlan(chosen[0].action if chosen else None)
+
+
+def _idle_adapters(borrowers: Sequence[Resident]) -> Iterator[Victim]:
+    """The one that has been idle longest first."""
+    idle = [(resident, component) for resident in borrowers for component in resident.idle_adapters]
+    for resident, component in sorted(idle, key=lambda each: each[0].lent[each[1]].last_used):
+        action = DropAdapters(resident.name, (component,))
+        yield Victim(resident.name, resident.components[component], action)
+
+
+def _dropped_bytes(model: str, chosen: Sequence[Victim]) -> int:
+    return sum(other.frees for other in chosen if other.model == model and isinstance(other.action, DropAdapters))
 
 
 def victims(candidates: Sequence[Candidate], ledger: Ledger, now: float, *, impatient: bool) -> Iterator[Victim]:

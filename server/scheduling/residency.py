@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from models.errors import UnknownModel
 from server.engine_status import LoadError
 from server.memory.ledger import Ledger
 from server.protocol import Forget, KeepAlive, LoadModel, ModelMessage, Pin, UnloadModel
@@ -112,6 +113,13 @@ class Residency:
     def keep_alive_s(self, model: str) -> float:
         return self._keep_alives[model] if model in self._keep_alives else self.facts_of(model).keep_alive_s
 
+    def adapter_keep_alive_s(self, name: str) -> float:
+        """Returns the keep-alive of an adapter; 0 for one whose entry was removed, as no job will ask for it again."""
+        try:
+            return self.keep_alive_s(name)
+        except (KeyError, UnknownModel):
+            return 0.0
+
     # Outcomes, reported by the engine through the scheduler
 
     def files_read(self, model: str, seconds: float) -> None:
@@ -184,7 +192,8 @@ class Residency:
             for name, resident in self.residents.items()
             if name != keep
         ]
-        return plan_eviction(need_bytes, candidates, self._ledger, now, impatient=impatient)
+        borrowers = list(self.residents.values())
+        return plan_eviction(need_bytes, candidates, self._ledger, now, impatient=impatient, borrowers=borrowers)
 
     def facts_of(self, model: str) -> ModelFacts:
         """Returns the facts with which the model was loaded; if it is not loaded, those of the catalogue now."""

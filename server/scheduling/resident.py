@@ -6,9 +6,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pipelines.diffusion_interface import Adapter
 from pipelines.interface import NextStep
 from server.job import Job
 from server.scheduling.actions import ModelFacts
+
+
+@dataclass(slots=True)
+class Lent:
+    """An adapter that a model holds, or is about to load, for its jobs."""
+
+    adapter: Adapter
+    last_used: float  # when the last job that used it ended
+    jobs: set[str] = field(default_factory=set)  # ids of running jobs that use it
 
 
 @dataclass(slots=True)
@@ -29,7 +39,8 @@ class Resident:
     mid_forward: bool = False  # its lane is suspended inside a forward
     slice_s: float = 0.0  # time slice: while it has work, it keeps its memory for so long after `since`
     served: bool = False  # a job was admitted since `since`
-    adapters: set[tuple[str, int]] = field(default_factory=set)  # LoRA files that jobs have loaded since `since`
+    loras: set[tuple[str, int]] = field(default_factory=set)  # LoRA files that jobs have loaded since `since`
+    lent: dict[str, Lent] = field(default_factory=dict)  # adapters by component
     cache_cut_at: float = math.inf  # when its KV cache was last cut below its full size; inf: it has its full size
     cache_floor: int = -1  # bytes below which its KV cache could not shrink; -1: unknown since a chat ended
 
@@ -71,9 +82,15 @@ class Resident:
         """Whether the job's requests fit the lane; an idle lane takes any job."""
         return not self.running or self.requests + len(job.requests) <= self.facts.max_running
 
-    def new_adapter_bytes(self, job: Job) -> int:
-        """Returns the bytes of the job's adapters that are not loaded yet; loaded ones are booked already."""
-        return sum(n_bytes for adapter, n_bytes in job.adapters.items() if adapter not in self.adapters)
+    def holds(self, component: str) -> bool:
+        """Whether its lane has the component, on the device or in host memory."""
+        return component in self.components or component in self.parked
+
+    @property
+    def idle_adapters(self) -> dict[str, int]:
+        """The adapters on the device that no running job uses, with their bytes."""
+        idle = (name for name, lent in self.lent.items() if not lent.jobs)
+        return {name: self.components[name] for name in idle if name in self.components}
 
     def victim_score(self, now: float) -> float:
         """Returns a score that is larger for models to evict sooner: idle for long, and quick to load again."""

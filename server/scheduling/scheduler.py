@@ -3,7 +3,7 @@
 `next_action` reads the state and the time and returns an action; the engine carries it out and reports the outcome.
 
 The decision is the first of these that applies:
-  1. an idle model that must leave is evicted
+  1. an idle model that must leave is evicted, and an adapter that has been idle for longer than its keep-alive
   2. a waiting job whose model is ready and has room for it is admitted, the fairest job first
   3. a model that jobs wait for is loaded or unparked, if it fits beside the activations of running jobs
      (`model_loads.py`)
@@ -20,7 +20,7 @@ so its cost does not grow with the queue.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import assert_never
 
 from pipelines.interface import NextStep
@@ -32,6 +32,7 @@ from server.protocol import Drain, FilesRead, Forget, KeepAlive, LoadModel, Pin,
 from server.scheduling.actions import Action, Admit, Evict, ModelFacts, Step, Wait
 from server.scheduling.batch_size import BatchSizes, StepSizer
 from server.scheduling.fair_queue import FairQueue, Waiting
+from server.scheduling.lent_weights import LentWeights
 from server.scheduling.model_loads import ModelLoads
 from server.scheduling.residency import Cooldown, LoadInProgress, Residency
 from server.scheduling.resident import Resident
@@ -61,6 +62,7 @@ class Scheduler:
         self.peaks = Peaks()
         self.batch_sizes = BatchSizes()
         self.residency = Residency(ledger, facts, self._is_wanted, min_residency_s=min_residency_s)
+        self.lent_weights = LentWeights(ledger, self.residents, self.residency.adapter_keep_alive_s)
         self.time_slices = TimeSlices(chat_share)
         self.model_loads = ModelLoads(
             ledger, self.queue, self.residency, self.peaks, patience_s=patience_s, reads_ahead=reads_ahead
@@ -110,7 +112,7 @@ class Scheduler:
         resident.requests += len(job.requests)
         resident.last_used = now
         resident.served = True
-        resident.adapters.update(job.adapters)
+        self.lent_weights.admitted(resident, job, now)
         self._jobs[job.id] = (job, 0.0)
         self._invalidate()
         return self.queue.take(job.id)
@@ -127,6 +129,7 @@ class Scheduler:
         resident = self.residents[model]
         resident.components, resident.parked = dict(components), dict(parked)
         self.ledger.correct_weights(model, dict(components), dict(parked))
+        self.lent_weights.placed(resident)
         if not resident.to_unpark:
             self.residency.ready(model)
         self._invalidate()
@@ -165,6 +168,11 @@ class Scheduler:
         self.residency.evicted(model, seconds)
         self._invalidate()
 
+    def adapters_dropped(self, model: str, components: Collection[str], now: float) -> None:
+        """The lane was asked to drop these; `placed` has told what it holds now."""
+        self.lent_weights.dropped(self.residents[model], components, now)
+        self._invalidate()
+
     def cache_resized(self, model: str, now: float, asked_bytes: int, n_bytes: int) -> None:
         self.ledger.correct(model, "kv_cache", n_bytes)
         resident = self.residents[model]
@@ -192,6 +200,7 @@ class Scheduler:
         if resident.running[job_id]:
             return False
         del resident.running[job_id]
+        self.lent_weights.job_ended(resident, job_id)
         job, used = self._jobs.pop(job_id)
         self.queue.ended(job, used)
         return True
@@ -215,7 +224,7 @@ class Scheduler:
             action = self._change(now)
             if action is not None:
                 return action
-            self._settled_until = self.model_loads.next_change(now)
+            self._settled_until = min(self.model_loads.next_change(now), self.lent_weights.next_expiry(now))
         working = [r for r in self.residents.values() if r.running and not r.to_unpark]
         if working:
             return self._step(self.time_slices.next_of(working, self.model_loads.draining_for_chat), now)  # 5
@@ -256,32 +265,42 @@ class Scheduler:
         for model in self.residency.leaving:
             if model in self.residents and not self.residents[model].running:
                 return Evict(model)  # 1
+        if (drop := self.lent_weights.stale(now)) is not None:
+            return drop  # 1
         load, urgent = self.model_loads.next(now, self.draining)  # 3, 4
         # While models drain for an urgent claim, the other models go on admitting jobs.
         load_first = urgent and load is not None
-        if not load_first and not self.draining and (admit := self._admission()) is not None:
-            return self._make_room_for_adapters(admit.job, now) or admit  # 2
+        if not load_first and not self.draining and (admission := self._admission(now)) is not None:
+            return admission  # 2
         return load or self.model_loads.cache_to_grow(now, self.draining)
 
-    def _admission(self) -> Admit | None:
-        best: tuple[float, Job] | None = None
+    def _admission(self, now: float) -> Action | None:
+        heads: list[tuple[float, Job]] = []
         closed, leaving = self.model_loads.admission_closed, self.residency.leaving
         for model, resident in self.residents.items():
             if model in closed or model in leaving or not self.residency.is_ready(model):
                 continue
             head = self.queue.head(model)
             if head is not None and resident.has_room(head.job):
-                due = self.queue.due(model)
-                if best is None or due < best[0]:
-                    best = (due, head.job)
-        return None if best is None else Admit(best[1])
+                heads.append((self.queue.due(model), head.job))
+        heads.sort(key=lambda each: each[0])
+        for _, job in heads:
+            if (action := self._admit_with_adapters(job, now)) is not None:
+                return action
+        return None
 
-    def _make_room_for_adapters(self, job: Job, now: float) -> Action | None:
-        """Returns an action that frees memory for the job's adapters; None if enough is free or none can be freed."""
-        need = self.residents[job.model].new_adapter_bytes(job)
+    def _admit_with_adapters(self, job: Job, now: float) -> Action | None:
+        """Returns the action that admits the job, or one that frees memory for its adapters first.
+
+        None: their memory can be freed only once running jobs of the model, which hold other adapters, have ended.
+        """
+        resident = self.residents[job.model]
+        need = self.lent_weights.missing_bytes(resident, job)
         if need <= self.ledger.free_bytes:
-            return None
-        return self.residency.plan_eviction(need, now, keep=job.model).action
+            return Admit(job)
+        if (action := self.residency.plan_eviction(need, now, keep=job.model).action) is not None:
+            return action
+        return None if any(lent.jobs for lent in resident.lent.values()) else Admit(job)
 
     def _step(self, resident: Resident, now: float) -> Action:
         next_step = resident.next_step

@@ -88,6 +88,10 @@ class FakeLane:
         self._parked -= coming
         return sum(self.weights[name] for name in coming)
 
+    def drop_adapters(self, components: Sequence[str]) -> None:
+        for component in components:
+            self.weights.pop(component, None)
+
     def resize_cache(self, n_bytes: int) -> int:
         self.cache_bytes = max(n_bytes, self.bytes_per_chat * len(self._running)) if self.kind == "chat" else 0
         return self.cache_bytes
