@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 PREEMPTIBLE: dict[str, Callable[[], LaneCase]] = {
     "picture": lambda: diffusion_case("cuda"),
+    "picture from a picture": lambda: diffusion_case("cuda", task="image"),
+    "picture with a mask": lambda: diffusion_case("cuda", task="mask"),
     "clip": lambda: diffusion_case("cuda", "wan"),
     "embedding": lambda: embedding_case("cuda"),
 }

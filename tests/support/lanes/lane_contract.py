@@ -37,7 +37,8 @@ from pipelines.interface import (
 )
 from tests.support.lanes import tiny_encoders
 from tests.support.lanes.fake_lane import FakeLane
-from tests.support.lanes.lane_play import End, request
+from tests.support.lanes.lane_play import End, request, wait_for_inputs
+from tests.support.lanes.picture_jobs import Task, picture_fields
 from tests.support.lanes.stock_families import FAMILIES
 from tests.support.lanes.tiny_chat import tiny_lane, tiny_model, tiny_tokenizer
 from tests.support.lanes.tiny_vision import picture, tiny_vision_model
@@ -62,6 +63,8 @@ class LaneCase:
     def admit(self, *names: str) -> None:
         for name in names:
             self.lane.admit(self.request(name))
+        if isinstance(self.lane, DiffusionLane):
+            wait_for_inputs(self.lane)
 
     def step(self, n: int = 1, *, should_yield: bool = False, max_rows: int | None = None) -> list[Update]:
         """Step the lane, with the next step's weights on the device as the engine sees to it; returns the updates."""
@@ -370,7 +373,8 @@ def fake_case(kind: str) -> LaneCase:
     return LaneCase(lane, wanted, wanted, "model_error", lambda: not lane.closed, preemptible=kind != "chat")
 
 
-def diffusion_case(device_name: str, family_name: str = "sd15") -> LaneCase:
+def diffusion_case(device_name: str, family_name: str = "sd15", task: Task = "text") -> LaneCase:
+    """task: what a request starts from: a text alone, a picture, or a picture with a mask."""
     family = FAMILIES[family_name]
     pipeline = family.build()
     pipeline.set_progress_bar_config(disable=True)
@@ -379,11 +383,15 @@ def diffusion_case(device_name: str, family_name: str = "sd15") -> LaneCase:
     lane = DiffusionLane(pipeline, kind=family.kind, device_name=device_name)
     denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
 
-    def failing(name: str) -> Request:
-        return request(family, name, call={**family.call, "sharpness": 3})
+    given = picture_fields(task)
 
-    holds_weights = _any_alive(denoiser.parameters())
-    return LaneCase(lane, lambda name: request(family, name), failing, "bad_request", holds_weights, preemptible=True)
+    def failing(name: str) -> Request:
+        return request(family, name, **{**given, "call": {**family.call, "sharpness": 3}})
+
+    def wanted(name: str) -> Request:
+        return request(family, name, **given)
+
+    return LaneCase(lane, wanted, failing, "bad_request", _any_alive(denoiser.parameters()), preemptible=True)
 
 
 def chat_case(

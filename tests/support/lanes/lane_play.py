@@ -88,11 +88,16 @@ def rendered(lane: DiffusionLane, requests: Iterable[DiffusionRequest]) -> dict[
     """Run all requests at once through the lane, their inputs read. Asserts that every one succeeds."""
     for each in requests:
         lane.admit(each)
-    wait(lane._media_reader._pending.values())
+    wait_for_inputs(lane)
     done = ends(play(lane))
     failed = [end for end in done.values() if not isinstance(end, Rendered)]
     assert not failed, failed
     return {name: end for name, end in done.items() if isinstance(end, Rendered)}
+
+
+def wait_for_inputs(lane: DiffusionLane) -> None:
+    """Wait until the inputs of all admitted requests have been read, so that none starts later than the others."""
+    wait(lane._media_reader._pending.values())
 
 
 def gap(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import inspect
+import shutil
 import subprocess
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import diffusers
 import imageio_ffmpeg
@@ -17,6 +21,8 @@ from PIL import Image
 from pipelines.diffusion_interface import DiffusionRequest, InputName, Inputs, MediaFile
 from tests.support.lanes.lane_play import request
 from tests.support.lanes.stock_families import Family
+
+Task: TypeAlias = Literal["text", "image", "mask"]  # what a request starts from; "mask": a picture with a mask
 
 
 def picture_file(path: Path, width: int, height: int, seed: int = 0, mode: str = "RGB") -> MediaFile:
@@ -56,6 +62,34 @@ def frames(clip: MediaFile) -> list[Image.Image]:
     pixels = subprocess.run(command, capture_output=True, check=True).stdout
     array = np.frombuffer(pixels, dtype=np.uint8).reshape(-1, clip.height, clip.width, 3)
     return [Image.fromarray(frame) for frame in array]
+
+
+def picture_fields(task: Task) -> dict[str, Any]:
+    """The fields of a request of this task over the tiny Stable Diffusion. The files last as long as the tests."""
+    if task == "text":
+        return {}
+    photo = picture_file(_folder() / "photo.png", 32, 32)
+    if task == "image":
+        return {
+            "pipeline": "StableDiffusionImg2ImgPipeline",
+            "inputs": Inputs(image=photo),
+            "input_arguments": {"image": "image"},
+            "strength": 0.6,
+            "steps": 5,
+        }
+    return {
+        "pipeline": "StableDiffusionInpaintPipeline",
+        "inputs": Inputs(image=photo, mask=mask_file(_folder() / "mask.png", 32, 32)),
+        "input_arguments": {"image": "image", "mask": "mask_image"},
+        "strength": 0.9,
+    }
+
+
+@functools.cache
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def task(

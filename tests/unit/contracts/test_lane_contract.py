@@ -21,6 +21,8 @@ from tests.support.lanes.lane_contract import (
 PREEMPTIBLE: dict[str, Callable[[], LaneCase]] = {
     "fake picture": lambda: fake_case("image"),
     "picture": lambda: diffusion_case("cpu"),
+    "picture from a picture": lambda: diffusion_case("cpu", task="image"),
+    "picture with a mask": lambda: diffusion_case("cpu", task="mask"),
     "clip": lambda: diffusion_case("cpu", "wan"),
     "embedding": lambda: embedding_case("cpu"),
 }
@@ -38,8 +40,9 @@ LANES: dict[str, Callable[[], LaneCase]] = {
 
 
 def each_of(lanes: dict[str, Callable[[], LaneCase]]) -> list[object]:
-    """In `make check` pictures stand for clips too."""
-    return [pytest.param(lanes[name], id=name, marks=[pytest.mark.slow] * (name == "clip")) for name in lanes]
+    """In `make check` a picture from a text stands for the other tasks and for clips too."""
+    slow = ("clip", "picture from a picture", "picture with a mask")
+    return [pytest.param(lanes[name], id=name, marks=[pytest.mark.slow] * (name in slow)) for name in lanes]
 
 
 @pytest.fixture
