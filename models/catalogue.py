@@ -149,6 +149,8 @@ class Catalogue:
 
         Of several entries marked `default` the last one read wins: a user's entry before a built-in one.
         """
+        if kind == "adapter":
+            return None  # which one a request borrows depends on its model
         if (chosen := self._defaults.get(kind)) is not None:
             with suppress(UnknownModel):
                 return self.get(chosen).name

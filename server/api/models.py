@@ -13,8 +13,10 @@ from typing import Any, Literal
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
+from models.adapters.fit import fits
 from models.catalogue_reader import RefusedModel
 from models.spec import ModelSpec, ModelType
+from pipelines.diffusion_interface import AdapterKind
 from pipelines.interface import Merging
 from pipelines.step_schedule import MIN_STEPS, SPEEDS, Speed
 from server.api.deps import KeyDep, LibraryDep, ServiceDep
@@ -31,6 +33,14 @@ router = APIRouter()
 class EmbeddingDetails(Reply):
     dimensions: int
     prompts: list[str]
+
+
+class AdapterDetails(Reply):
+    kind: AdapterKind
+    adapterClass: str | None  # of its module in diffusers
+    types: list[str]  # of a ControlNet or T2I-Adapter: the kinds of maps that it follows
+    fits: list[str]  # names of the models here whose requests can borrow it
+    lentTo: list[str]  # those that hold it now
 
 
 class ModelReply(Reply):
@@ -62,6 +72,7 @@ class ModelReply(Reply):
     speeds: list[Speed]
     speedNote: str | None
     embedding: EmbeddingDetails | None
+    adapter: AdapterDetails | None
     maxClipSkip: int
     sizes: dict[str, list[int]]
     notes: list[str]
@@ -165,6 +176,7 @@ def model_json(view: ModelView, service: Service, *, admin: bool = False) -> Jso
         "takesLoras": spec.takes_loras,
         **_speeds(spec),
         "embedding": _embedding_json(spec),
+        "adapter": _adapter_json(spec, service),
         "maxClipSkip": spec.max_clip_skip,
         "sizes": plain(spec.sizes),
         "notes": notes_of(view),
@@ -209,6 +221,22 @@ def _embedding_json(spec: ModelSpec) -> JsonObject | None:
     """The length of a vector, and the names of the prompts that a request may choose from."""
     layout = spec.embedding
     return None if layout is None else {"dimensions": layout.dimensions, "prompts": plain(list(layout.prompts))}
+
+
+def _adapter_json(spec: ModelSpec, service: Service) -> JsonObject | None:
+    if spec.type != "adapter":
+        return None
+    holders = (each.status for each in service.live_jobs.models())
+    prefix = f"{spec.adapter}:{spec.name}"
+    return {
+        "kind": spec.adapter,
+        "adapterClass": spec.adapter_class,
+        "types": list(spec.control_types),
+        "fits": [base.name for base in service.catalogue.specs() if base.is_diffusion and fits(spec, base)],
+        "lentTo": [
+            held.model for held in holders if any(part.partition("@")[0] == prefix for part, _ in held.components)
+        ],
+    }
 
 
 def _retry_s(view: ModelView) -> int | None:

@@ -101,6 +101,8 @@ class Library:
 
     async def make_default(self, name: str) -> ModelSpec:
         spec = self.get(name)
+        if spec.type == "adapter":
+            raise BadRequest(f"{spec.name} is an adapter: none of them is a default.")
         others = [s.name for s in self._catalogue.specs() if s.type == spec.type and s.default and s.name != spec.name]
 
         def edit() -> None:

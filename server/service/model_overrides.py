@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from models.errors import UnknownModel as NoSuchModel
 from models.spec import ModelSpec
-from server.errors import Conflict, UnknownModel
+from server.errors import BadRequest, Conflict, UnknownModel
 from server.fleet.engine_port import Engine
 from server.jobs.limits import Catalogue, MemoryRequirements, check_cooldown, nearest_name
 from server.jobs.live_jobs import LiveJobs
@@ -57,7 +57,7 @@ class ModelOverrides:
 
         Raises UnknownModel, NeverFits, Conflict, Unavailable.
         """
-        spec = self._spec(name)
+        spec = self._lane_spec(name)
         check_cooldown(self._live_jobs, spec.name)
         need_bytes = self._requirements.of(spec)
         self._engine.check_fits(spec.name, need_bytes)
@@ -66,15 +66,15 @@ class ModelOverrides:
 
     async def unload(self, name: str) -> None:
         """Evicts the model once its running jobs are done. Raises UnknownModel; Conflict for a pinned model."""
-        spec = self._spec(name)
+        spec = self._lane_spec(name)
         if self.is_pinned(spec):
             raise Conflict(f"{spec.name} is pinned. Unpin it first.")
         self._engine.send(UnloadModel(spec.name))
         logger.info("model unload requested", extra={"model": spec.name})
 
     async def pin(self, name: str, pinned: bool) -> None:
-        """Pins or unpins the model. Raises UnknownModel."""
-        name = self._spec(name).name
+        """Pins or unpins the model. Raises UnknownModel; BadRequest for an adapter."""
+        name = self._lane_spec(name).name
         await self._database.write(lambda conn: store.decide(conn, name, pinned=pinned))
         self._overrides[name] = replace(self._overrides.get(name, ModelOverride()), pinned=pinned)
         self._engine.send(Pin(name, pinned))
@@ -94,6 +94,15 @@ class ModelOverrides:
         override = self._overrides.get(spec.name, ModelOverride()).keep_alive_s
         default = self._keep_alive_s if spec.keep_alive_s is None else spec.keep_alive_s
         return default if override is None else override
+
+    def _lane_spec(self, name: str) -> ModelSpec:
+        spec = self._spec(name)
+        if spec.type == "adapter":
+            raise BadRequest(
+                f"{spec.name} is an adapter: requests borrow it, and it leaves after its keep-alive. It cannot be "
+                "loaded, unloaded or pinned by itself."
+            )
+        return spec
 
     def _spec(self, name: str) -> ModelSpec:
         try:

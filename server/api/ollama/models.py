@@ -36,6 +36,7 @@ API_VERSION = "0.13.0"  # the release of Ollama whose API this is: some clients 
 UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)  # when a model was changed is not known
 FOR_EVER = datetime(9999, 12, 31, tzinfo=UTC)
 LOADED = ("resident", "parked")
+TEXT = ("chat", "embedding")  # types of models that this API knows
 
 
 class Show(Lenient):
@@ -68,7 +69,7 @@ async def show(request: Request, service: ServiceDep, _: KeyDep) -> Response:
         spec = service.catalogue.get(body.model)
     except NoSuchModel as error:
         raise UnknownModel(f"{error.message} GET /api/tags lists them all.") from None
-    if spec.is_diffusion:
+    if spec.type not in TEXT:
         raise BadRequest(f"model {spec.name} is for {spec.type}. GET /api/tags lists those for text.", param="model")
     config = await asyncio.to_thread(_config, spec)
     family = str(config.get("model_type") or spec.type)
@@ -92,7 +93,7 @@ async def show(request: Request, service: ServiceDep, _: KeyDep) -> Response:
 
 
 def _views(service: Service) -> list[ModelView]:
-    return [view for view in service.models.all() if not view.spec.is_diffusion]
+    return [view for view in service.models.all() if view.spec.type in TEXT]
 
 
 def _is_loaded(view: ModelView) -> bool:
