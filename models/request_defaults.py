@@ -65,6 +65,10 @@ def check_defaults(spec: ModelSpec, entry: ModelEntry) -> None:
                 raise BadModel(f"{section}.{key} does not apply to {spec.type} models")
             if isinstance(value, int | float) and (value < 0 or (value == 0 and key not in MAY_BE_ZERO)):
                 raise BadModel(f"{section}.{key} must be {'0 or more' if key in MAY_BE_ZERO else 'more than 0'}")
+    if spec.type == "adapter" and (spec.default or spec.pinned):
+        raise BadModel(f"{'default' if spec.default else 'pinned'} does not apply to adapters: requests borrow them")
+    if spec.type != "adapter" and entry.top.get("control_types"):
+        raise BadModel("control_types is for ControlNets and T2I-Adapters")
     for alias in spec.aliases:
         if not NAME.fullmatch(alias):
             raise BadModel(f"aliases: '{alias[:80]}' is not a name: a-z, 0-9, '.', '_' and '-', at most 64 of them")
