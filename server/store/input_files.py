@@ -1,6 +1,7 @@
 """Pictures and clips that jobs start from, and which jobs use them. None is forgotten while an unfinished job uses it.
 
-`get`, `page`, `same` and `used_bytes` may run on a reader thread, everything else on the store's writer thread.
+`get`, `page`, `cursor_after`, `same` and `used_bytes` may run on a reader thread, everything else on the store's writer
+thread.
 """
 
 from __future__ import annotations
@@ -99,6 +100,13 @@ def page(
     rows = conn.execute(mine.order_by(_table.c.seq.desc()).limit(limit + 1)).mappings().all()
     found = [_row(row) for row in rows[:limit]]
     return found, write_cursor(rows[limit - 1]["seq"]) if len(rows) > limit else None
+
+
+def cursor_after(conn: Connection, key_id: str, file_id: str, at: datetime) -> str | None:
+    """Returns the cursor of the page that begins after a listed file of the key; None for another one."""
+    mine = (_table.c.id == file_id, _table.c.key_id == key_id, _table.c.listed, _table.c.expires_at > at)
+    seq = conn.execute(select(_table.c.seq).where(*mine)).scalar_one_or_none()
+    return None if seq is None else write_cursor(seq)
 
 
 def refer(conn: Connection, job_id: str, file_ids: Collection[str]) -> bool:

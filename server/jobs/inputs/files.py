@@ -43,6 +43,7 @@ from server.units import size
 logger = logging.getLogger(__name__)
 
 UNLISTED_FOR = timedelta(minutes=10)  # a file that came with a request is kept until the job is stored, or this long
+MAX_FETCHED = 8  # files of one request
 MAX_AT_ONCE = 8  # files of one key that are decoded or wait for it
 NOT_HERE = "{} must be {}: this server fetches nothing from the network."
 UNKNOWN = "{}: there is no such file. Send {}."
@@ -123,10 +124,12 @@ class InputFiles:
         Raises `BadRequest` that names the place, with one text for all files that the key does not have; and as `add`.
         """
         references = await asyncio.to_thread(_read_references, media)
-        if not self._fetches:  # before anything is kept
-            for place, reference in references.items():
-                if isinstance(reference, Remote):
-                    raise BadRequest(NOT_HERE.format(place, WHAT), param=_field(place))
+        remote = [place for place, reference in references.items() if isinstance(reference, Remote)]
+        if remote and not self._fetches:  # before anything is kept
+            raise BadRequest(NOT_HERE.format(remote[0], WHAT), param=_field(remote[0]))
+        if len(remote) > MAX_FETCHED:
+            place = remote[MAX_FETCHED]
+            raise BadRequest(f"{place}: a request may name at most {MAX_FETCHED} files by URL.", param=_field(place))
         return {place: await self._find(key, reference, place) for place, reference in references.items()}
 
     async def resolve(self, key: ApiKey, media: Mapping[str, str]) -> dict[str, MediaFile]:
@@ -158,6 +161,11 @@ class InputFiles:
         """A page of listed files, newest first, and the cursor of the next page. Raises `BadRequest` for a cursor."""
         at = self._clock()
         return await self._database.read(lambda conn: store.page(conn, key.id, at, limit, cursor))
+
+    async def cursor_after(self, key: ApiKey, file_id: str) -> str | None:
+        """The cursor of the page that begins after this listed file; None when there is no such file."""
+        at = self._clock()
+        return await self._database.read(lambda conn: store.cursor_after(conn, key.id, file_id, at))
 
     async def space(self, key: ApiKey) -> Space:
         used = await self._database.read(lambda conn: store.used_bytes(conn, key.id))
