@@ -6,6 +6,8 @@ from benchmarks.families import (
     dits_cross,
     dits_flow,
     dits_llm,
+    pictures_flow,
+    pictures_llm,
     pictures_unets,
     sound,
     unets,
@@ -21,6 +23,6 @@ FAMILIES = {
     for family in module.FAMILIES
 }
 # Classes that are given pictures or clips. A few of them are above too: they work with and without.
-PICTURE_FAMILIES = {family.name: family for module in (pictures_unets,) for family in module.FAMILIES}
+PICTURE_FAMILIES = {family.name: family for module in (pictures_unets, pictures_flow, pictures_llm) for family in module.FAMILIES}
 
 __all__ = ["FAMILIES", "PICTURE_FAMILIES", "Family"]

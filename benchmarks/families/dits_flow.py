@@ -16,9 +16,11 @@ ROPE_16 = (4, 4, 8)
 BRIA_BOT_TOKEN = 128_000  # the pipeline's token for an empty prompt
 
 
-def stable_diffusion_3() -> dict[str, Any]:
+def stable_diffusion_3(latent_channels: int = 4) -> dict[str, Any]:
     transformer = small(
         diffusers.SD3Transformer2DModel,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
         sample_size=16,
         num_layers=2,
         num_attention_heads=4,
@@ -29,7 +31,7 @@ def stable_diffusion_3() -> dict[str, Any]:
     )
     return components(
         transformer,
-        vaes.flow_vae(4),
+        vaes.flow_vae(latent_channels),
         flow(shift=3.0),
         encoders.clip(CLIPTextModelWithProjection),
         encoders.clip(CLIPTextModelWithProjection),

@@ -30,6 +30,7 @@ class Family:
     in_tiles: bool = False  # the VAE decodes only in tiles, which a direct caller has to enable
     needs: str = ""  # a package that diffusers and transformers do not require
     library_opens: bool = True  # whether diffusers can load a folder that it saved
+    prompt: str = "%s"  # what a request makes of its words
     call: Mapping[str, object] = field(default_factory=dict)  # further arguments of __call__, as in models.toml
     takes: tuple[InputName, ...] = ()  # what a request gives besides the prompt
     base: str = ""  # class of the checkpoint whose components it shares; "": it has a checkpoint of its own

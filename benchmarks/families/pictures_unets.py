@@ -1,4 +1,4 @@
-"""U-Nets that take pictures: image-to-image, inpainting, editing, variations, depth, enlarging, and clips of a picture."""
+"""U-Nets that take pictures: image-to-image, inpainting, editing, variations, depth, enlarging, and SVD."""
 
 from __future__ import annotations
 

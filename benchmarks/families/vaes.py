@@ -66,7 +66,7 @@ def wan_vae(z_dim: int = 16, **options: Any) -> Any:
     )
 
 
-def qwen_image_vae() -> Any:
+def qwen_image_vae(**options: Any) -> Any:
     return diffusers.AutoencoderKLQwenImage(
         base_dim=8,
         z_dim=4,
@@ -75,6 +75,7 @@ def qwen_image_vae() -> Any:
         temperal_downsample=[False, True],
         latents_mean=[0.1] * 4,
         latents_std=[1.1] * 4,
+        **options,
     )
 
 

@@ -1,0 +1,110 @@
+"""Image transformers with a language model that take pictures: Qwen-Image, Z-Image, LongCat, JoyImage and others."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import diffusers
+import transformers
+
+from benchmarks.families import parts, vaes
+from benchmarks.families.building import T5_CALL, flow, small
+from benchmarks.families.dits_llm import kandinsky_5, qwen_image, z_image, z_image_omni
+from benchmarks.families.family import Family
+from benchmarks.families.vision import dream_lite, glm_image, long_cat, omni_gen, qwen_image_21
+
+
+def qwen_image_edit() -> dict[str, Any]:
+    return {**qwen_image(), "processor": parts.qwen_processor(transformers.Qwen2VLProcessor)}
+
+
+def qwen_image_layered() -> dict[str, Any]:
+    """Its VAE and transformer work on pictures with an alpha channel."""
+    vae = vaes.qwen_image_vae(input_channels=4)
+    transformer = small(
+        diffusers.QwenImageTransformer2DModel,
+        in_channels=16,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=3,
+        joint_attention_dim=16,
+        axes_dims_rope=(8, 4, 4),
+        use_additional_t_cond=True,
+        use_layer3d_rope=True,
+    )
+    return {**qwen_image_edit(), "vae": vae, "transformer": transformer}
+
+
+def kandinsky_5_edit() -> dict[str, Any]:
+    processor = parts.qwen_processor(transformers.Qwen2VLProcessor)
+    transformer = small(
+        diffusers.Kandinsky5Transformer3DModel,
+        in_visual_dim=16,
+        in_text_dim=32,
+        in_text_dim2=16,
+        time_dim=16,
+        out_visual_dim=16,
+        model_dim=16,
+        ff_dim=32,
+        num_text_blocks=1,
+        num_visual_blocks=2,
+        axes_dims=(1, 1, 2),
+        visual_cond=True,
+    )
+    return {**kandinsky_5(True), "transformer": transformer, "tokenizer": processor}
+
+
+def joy_image(transformer_class: type) -> dict[str, Any]:
+    transformer = small(
+        transformer_class,
+        hidden_size=32,
+        num_layers=2,
+        in_channels=16,
+        out_channels=16,
+        text_dim=16,
+        num_attention_heads=2,
+        rope_dim_list=[4, 6, 6],
+    )
+    processor = parts.qwen_processor(transformers.Qwen3VLProcessor)
+    return {
+        "scheduler": flow(),
+        "vae": vaes.wan_vae(),
+        "text_encoder": parts.qwen_3_vl(transformers.Qwen3VLForConditionalGeneration),
+        "tokenizer": processor.tokenizer,
+        "transformer": transformer,
+        "processor": processor,
+    }
+
+
+QWEN_CALL: Any = {"call": {"true_cfg_scale": 3.0}}
+TAKES_IMAGE: Any = {"takes": ("image",)}
+TAKES_IMAGES: Any = {"takes": ("images",)}
+TAKES_MASK: Any = {"takes": ("image", "mask")}
+VISION: Any = {"needs": "torchvision"}
+
+FAMILIES = (
+    Family("QwenImageImg2ImgPipeline", "image", qwen_image, base="QwenImagePipeline", **QWEN_CALL, **TAKES_IMAGE),
+    Family("QwenImageInpaintPipeline", "image", qwen_image, base="QwenImagePipeline", **QWEN_CALL, **TAKES_MASK),
+    Family("QwenImageEditPipeline", "image", qwen_image_edit, **VISION, **QWEN_CALL, **TAKES_IMAGE),
+    Family("QwenImageEditInpaintPipeline", "image", qwen_image_edit, base="QwenImageEditPipeline",
+           **VISION, **QWEN_CALL, **TAKES_MASK),
+    Family("QwenImageEditPlusPipeline", "image", qwen_image_edit, **VISION, **QWEN_CALL, **TAKES_IMAGES),
+    Family("QwenImageLayeredPipeline", "image", qwen_image_layered, **VISION, **QWEN_CALL, **TAKES_IMAGE),
+    Family("QwenImage21Pipeline", "image", qwen_image_21, other_size=64, **VISION, **QWEN_CALL, **TAKES_IMAGES),
+    Family("ZImageImg2ImgPipeline", "image", z_image, base="ZImagePipeline", **TAKES_IMAGE),
+    Family("ZImageInpaintPipeline", "image", z_image, base="ZImagePipeline", **TAKES_MASK),
+    Family("ZImageOmniPipeline", "image", z_image_omni, **TAKES_IMAGES),
+    Family("Kandinsky5I2IPipeline", "image", kandinsky_5_edit, size=1024, other_size=1024, steps=(2,), jobs=2,
+           **VISION, **TAKES_IMAGE),
+    Family("LongCatImageEditPipeline", "image", long_cat, **VISION, **TAKES_IMAGE),
+    Family("JoyImageEditPipeline", "image", functools.partial(joy_image, diffusers.JoyImageEditTransformer3DModel),
+           **VISION, **TAKES_IMAGE),
+    Family("JoyImageEditPlusPipeline", "image",
+           functools.partial(joy_image, diffusers.JoyImageEditPlusTransformer3DModel), **VISION, **TAKES_IMAGES),
+    Family("GlmImagePipeline", "image", glm_image, size=64, other_size=96, takes_negative=False, call=T5_CALL,
+           **VISION, **TAKES_IMAGES),
+    Family("DreamLitePipeline", "image", dream_lite, **VISION, **TAKES_IMAGE),
+    Family("DreamLiteMobilePipeline", "image", dream_lite, takes_negative=False, **VISION, **TAKES_IMAGE),
+    Family("OmniGenPipeline", "image", omni_gen, takes_negative=False, **VISION, **TAKES_IMAGES),
+)  # fmt: skip
