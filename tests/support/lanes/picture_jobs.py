@@ -68,7 +68,7 @@ def picture_fields(task: Task) -> dict[str, Any]:
     """The fields of a request of this task over the tiny Stable Diffusion. The files last as long as the tests."""
     if task == "text":
         return {}
-    photo = picture_file(_folder() / "photo.png", 32, 32)
+    photo, mask = _photo_and_mask()
     if task == "image":
         return {
             "pipeline": "StableDiffusionImg2ImgPipeline",
@@ -79,17 +79,17 @@ def picture_fields(task: Task) -> dict[str, Any]:
         }
     return {
         "pipeline": "StableDiffusionInpaintPipeline",
-        "inputs": Inputs(image=photo, mask=mask_file(_folder() / "mask.png", 32, 32)),
+        "inputs": Inputs(image=photo, mask=mask),
         "input_arguments": {"image": "image", "mask": "mask_image"},
         "strength": 0.9,
     }
 
 
 @functools.cache
-def _folder() -> Path:
+def _photo_and_mask() -> tuple[MediaFile, MediaFile]:
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    return picture_file(folder / "photo.png", 32, 32), mask_file(folder / "mask.png", 32, 32)
 
 
 def task(
