@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from server.api.read_json import read_json
 from server.api.schemas import read_body
 from server.api.sdapi.jobs import run_jobs
 from server.api.sdapi.lists import adapters
+from server.api.sdapi.picture_work import work_on
 from server.api.sdapi.pictures import add_picture
 from server.api.sdapi.resizing import RESIZERS, cropped, png, resized
 from server.api.sdapi.schema import BASE64, MAX_IMAGES, Base64, Tolerant
@@ -178,5 +178,4 @@ def _cut(path: Path, part: tuple[int, int]) -> Callable[[], bytes]:
 
 
 async def _in_base64(work: Callable[[], bytes]) -> str:
-    """Runs `work` on a worker thread."""
-    return await asyncio.to_thread(lambda: base64.b64encode(work()).decode())
+    return await work_on(lambda: base64.b64encode(work()).decode())

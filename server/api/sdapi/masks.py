@@ -9,6 +9,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from server.api.sdapi.resizing import png
 
+FILL_SIDE = 1024  # pixels
 OPAQUE = 128  # a mask in the alpha channel repaints where it is above
 # How the hole is filled: ever finer pictures of what surrounds it, one over the other. Radius in pixels, and how often.
 FILL_LAYERS = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2))
@@ -44,13 +45,20 @@ def without_content(path: str, mask_path: str) -> bytes:
     with Image.open(path) as image, Image.open(mask_path) as mask:
         picture = image.convert("RGB")
         hole = mask.convert("L").resize(picture.size)
-    surroundings = picture.convert("RGBA")
-    surroundings.putalpha(ImageOps.invert(hole))
-    surroundings = surroundings.convert("RGBa")  # colors times opacity, so that the hole's own do not bleed into it
-    filled = Image.new("RGBA", picture.size)  # transparent, so that far from the edge the colors do not get darker
+    filling = _surroundings(picture, hole).resize(picture.size, Image.Resampling.BILINEAR)
+    return png(Image.composite(filling, picture, hole))
+
+
+def _surroundings(picture: Image.Image, hole: Image.Image) -> Image.Image:
+    """The picture with its hole filled, made smaller if it is large: the filling has no details."""
+    small = picture.convert("RGBA")
+    small.putalpha(ImageOps.invert(hole))
+    small = small.convert("RGBa")  # colors times opacity, so that the hole's own do not bleed into what surrounds it
+    small.thumbnail((FILL_SIDE, FILL_SIDE), Image.Resampling.BOX)
+    filled = Image.new("RGBA", small.size)  # transparent, so that far from the edge the colors do not get darker
     for radius, times in FILL_LAYERS:
-        blurred = surroundings.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
+        blurred = small.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
         for _ in range(times):
             filled.alpha_composite(blurred)
-    filled.alpha_composite(surroundings.convert("RGBA"))
-    return png(filled.convert("RGB"))
+    filled.alpha_composite(small.convert("RGBA"))
+    return filled.convert("RGB")

@@ -25,6 +25,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "seed_resize_from_w": (-1,),
     "s_noise": (1,),
     "initial_noise_multiplier": (1,),
+    "image_cfg_scale": (1.5,),
 }
 # They say how AUTOMATIC1111 keeps files and settings. Here, all results are stored and settings belong to the request.
 ABOUT_FILES = frozenset(

@@ -34,7 +34,9 @@ def first_pass(
     """
     name = body.hr_upscaler
     if name in upscalers:
-        return replace(request, upscale=WantedUpscale(model=name)), frozenset()
+        scale = body.hr_scale or SCALE
+        wanted = WantedUpscale(model=name, scale=None if body.hr_resize_x or body.hr_resize_y or scale <= 1 else scale)
+        return replace(request, upscale=wanted), frozenset()
     if name not in PLAIN and name not in RESIZERS and not (name or "").startswith(LATENT):
         raise BadRequest("hr_upscaler must be a name from GET /sdapi/v1/upscalers.")
     return request, frozenset() if name in PLAIN else frozenset(["hr_upscaler"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,19 @@ from server.jobs.request import GenerateRequest
 from tests.fakes import FakeCatalogue, spec
 from tests.support.http.front import Front, front
 from tests.support.http.http_front import finish_jobs
-from tests.support.http.picture_doors import EDITS, FOLLOWS, INPAINTS, TEXT, accepted, kept, painter, picture, task
+from tests.support.http.picture_doors import accepted, kept, painter, picture, task
 
 pytestmark = pytest.mark.anyio
 
-CROPS = task(
-    "CropInpaintPipeline", "image", "mask", image="image", mask="mask_image",
-    arguments=("strength", "padding_mask_crop"),
-)  # fmt: skip
+COMMON = ("num_inference_steps", "guidance_scale", "negative_prompt")
+ON_PICTURES = (*COMMON, "strength")
+TEXT = task("TextPipeline", arguments=COMMON)
+EDITS = task("Img2ImgPipeline", "image", image="image", arguments=ON_PICTURES)
+PAINTS = task("InpaintPipeline", "image", "mask", image="image", mask="mask_image", arguments=ON_PICTURES)
+CROPS = replace(PAINTS, arguments=PAINTS.arguments | {"padding_mask_crop"})
+FOLLOWS = task("EditPipeline", "image", image="image", images="image", arguments=COMMON)
 CATALOGUE = FakeCatalogue(
-    painter("retoucher", TEXT, EDITS, INPAINTS),
+    painter("retoucher", TEXT, EDITS, PAINTS),
     painter("cropper", TEXT, EDITS, CROPS),
     painter("follower", FOLLOWS),
     spec("edges", "adapter", adapter="controlnet"),
