@@ -35,6 +35,8 @@ def _png_chunks(data: bytes) -> Iterator[int]:
     at = 8
     while at + 8 <= len(data):
         yield at
+        if data[at + 4 : at + 8] == b"IEND":  # Pillow reads no further
+            return
         at += 12 + int.from_bytes(data[at : at + 4], "big")
 
 

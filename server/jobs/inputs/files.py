@@ -130,7 +130,10 @@ class InputFiles:
         if len(remote) > MAX_FETCHED:
             place = remote[MAX_FETCHED]
             raise BadRequest(f"{place}: a request may name at most {MAX_FETCHED} files by URL.", param=_field(place))
-        return {place: await self._find(key, reference, place) for place, reference in references.items()}
+        found = {place: await self._find(key, reference, place) for place, reference in references.items()}
+        for place, row in found.items():
+            _check_kind(place, row)
+        return found
 
     async def resolve(self, key: ApiKey, media: Mapping[str, str]) -> dict[str, MediaFile]:
         """As `find`, for the lane."""
@@ -336,6 +339,15 @@ def _read_references(media: Mapping[str, str]) -> dict[str, Reference]:
             message = UNKNOWN.format(place, WHAT) if str(error) == WHAT else f"{place} must be {error}."
             raise BadRequest(message, param=_field(place)) from None
     return references
+
+
+def _check_kind(place: str, row: InputFileRow) -> None:
+    """Raises `BadRequest` for a clip in the place of a picture, or the other way round. Models may follow both."""
+    is_clip = row.fps is not None
+    if place == "video" and not is_clip:
+        raise BadRequest("video must be a clip, and not a picture.", param="video")
+    if is_clip and place != "video" and not place.startswith("control"):
+        raise BadRequest(f"{place} must be a picture, and not a clip.", param=_field(place))
 
 
 def _check_space(used: int, added: int, limit: int | None, place: str) -> None:

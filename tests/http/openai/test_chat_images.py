@@ -8,7 +8,6 @@ import io
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,6 +21,7 @@ from tests.support.http.client_programs import run_program
 from tests.support.http.front import Front, front
 from tests.support.http.http_front import listening
 from tests.support.http.mutations import fault_of_refusal, mutated
+from tests.support.http.web_site import reply_of, web
 
 pytestmark = pytest.mark.anyio
 
@@ -84,40 +84,6 @@ async def test_urls_are_refused_unless_the_server_may_fetch(tmp_path: Path) -> N
     assert reply.json()["error"]["message"].startswith(
         "messages[0].content[1].image_url.url must be a data URL: this server fetches no pictures from the network."
     )
-
-
-@dataclass
-class Web:
-    """A web server of a test: path → the bytes of its reply."""
-
-    replies: dict[str, bytes] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-    port: int = 0
-
-    def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        path = head.split(" ")[1]
-        self.asked.append(path)
-        writer.write(self.replies.get(path, b"HTTP/1.1 404 Not Found\r\n\r\n"))
-        await writer.drain()
-        writer.close()
-
-
-def reply_of(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
-    lines = "".join(f"{header}\r\n" for header in headers)
-    return f"HTTP/1.1 {status}\r\nConnection: close\r\n{lines}\r\n".encode() + body
-
-
-@asynccontextmanager
-async def web() -> AsyncIterator[Web]:
-    found = Web()
-    server = await asyncio.start_server(found.serve, "127.0.0.1", 0)
-    found.port = server.sockets[0].getsockname()[1]
-    async with server:
-        yield found
 
 
 FETCHING: dict[str, Any] = {"fetch_images": True, "image_networks": ("127.0.0.0/8",)}
