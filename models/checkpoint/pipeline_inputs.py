@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from pipelines.diffusion_interface import InputName
 
+INPUT_NAMES: tuple[InputName, ...] = ("image", "mask", "images", "last_image", "video", "control")
 # The arguments by which diffusers' classes take an input, the preferred one first.
 ARGUMENTS: Mapping[InputName, tuple[str, ...]] = {
     "image": ("image", "cond_image"),
@@ -114,7 +115,7 @@ def _arguments(class_name: str, arguments: Collection[str]) -> dict[InputName, s
         found["images"] = found["image"]
     elif "image" not in found and "images" in found and "video" not in found:
         found["image"] = found["images"]
-    return found
+    return {name: found[name] for name in INPUT_NAMES if name in found}
 
 
 def unserved_reason(

@@ -33,6 +33,7 @@ class PipelineSource:
     cells_multiple: int  # from checks against the VAE's cell: height % (self.vae_scale_factor * 2)
     takes_loras: bool  # the class has a loader of LoRAs among its bases
     takes_embeddings: bool  # the class has a loader of textual inversions among its bases
+    rounds_steps_down: bool  # it runs int(steps * strength) steps; others round up
     example_fps: int | None  # from export_to_video(…, fps=16) in the example of its docstring
 
     @property
@@ -76,6 +77,7 @@ def pipeline_source(class_name: str) -> PipelineSource | None:
         cells_multiple=_cells_multiple(cls),
         takes_loras=any("LoraLoaderMixin" in _name(base) for base in cls.bases),
         takes_embeddings=any("TextualInversionLoaderMixin" in _name(base) for base in cls.bases),
+        rounds_steps_down="int(num_inference_steps * strength)" in (ast.get_source_segment(text, cls) or ""),
         example_fps=_example_fps(text),
     )
 

@@ -29,8 +29,10 @@ from server.jobs.artifacts import new_id
 from server.jobs.inputs.files import InputFiles
 from server.jobs.limits import Catalogue, JobLimits
 from server.jobs.live_jobs import LiveJobs
-from server.jobs.request import RANDOM_SEED_LIMIT, GenerateRequest, engine_job, resolve
+from server.jobs.request import RANDOM_SEED_LIMIT, GenerateRequest
+from server.jobs.resolution import resolve
 from server.jobs.results import Results
+from server.jobs.stored_request import engine_job
 from server.jobs.webhooks import Webhooks
 from server.store import idempotency, input_files, usage
 from server.store import jobs as store
@@ -104,6 +106,7 @@ class Submission:
             priority=plan.priority,
             find_lora=self._loras.find,
             files={place: self._input_files.media_file(row) for place, row in inputs.items()},
+            models=self._catalogue,
         )
         if not request.media:
             self._limits.check_job(key, plan, spec)
@@ -116,7 +119,9 @@ class Submission:
             state=State.QUEUED,
             request=resolved.request,
             params=resolved.params,
-            warnings=list(dict.fromkeys(warning for file in inputs.values() for warning in file.warnings)),
+            warnings=list(
+                dict.fromkeys((*resolved.warnings, *(each for file in inputs.values() for each in file.warnings)))
+            ),
             charged_day=today(now),
             charged_kind="images" if request.type == "image" else "videos",
             charged_units=request.n,
@@ -185,6 +190,5 @@ def _fingerprint(request: GenerateRequest, inputs: Mapping[str, InputFileRow]) -
 
     Files count by their contents, because a door gives those that it receives a new id each time.
     """
-    hashes = {request.media[place]: file.sha256 for place, file in inputs.items()}
-    values = asdict(request.with_media(hashes)) if hashes else asdict(request)
+    values = asdict(request.with_media({place: file.sha256 for place, file in inputs.items()}))
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,136 @@
+"""Chooses the pipeline class of a model for the pictures and clips that a request gives. Pure functions.
+
+Errors name the field, and either the models here that can take it or what is missing and how it is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from models.checkpoint.pipeline_inputs import CONDITIONS, INPUT_NAMES
+from models.checkpoint.pipeline_source import pipeline_source
+from models.spec import ModelSpec
+from pipelines.diffusion_interface import InputName, PipelineTask
+from server.errors import BadRequest
+from server.jobs.request import GenerateRequest
+
+MAX_NAMED = 5  # models that an error names
+MEDIA = "a file id from POST /api/files, the id of an output of one of your jobs, or a data URL"
+SEND = {
+    "image": "a picture in image",
+    "mask": "a mask in mask, white where the picture is made anew",
+    "images": "pictures in images",
+    "last_image": "a picture in last_image",
+    "video": "a clip in video",
+    "control": "a map in control",
+}
+OTHER_STRENGTH = ("PIAPipeline",)  # classes whose argument `strength` counts how much the picture moves
+
+
+def own_task(spec: ModelSpec) -> PipelineTask:
+    """The class that the checkpoint was published for."""
+    return spec.tasks[0] if spec.tasks else PipelineTask(spec.pipeline or "", arguments=spec.arguments)
+
+
+def given_inputs(request: GenerateRequest) -> tuple[InputName, ...]:
+    return tuple(name for name in INPUT_NAMES if getattr(request, name))
+
+
+def check_inputs(request: GenerateRequest, spec: ModelSpec, models: Sequence[ModelSpec]) -> None:
+    """Raises `BadRequest` for an input that no task of the model takes. models: all models here."""
+    for name in given_inputs(request):
+        if not any(name in task.inputs for task in spec.tasks):
+            raise _not_taken(name, spec, models, lambda task, name=name: name in task.inputs)  # type: ignore[misc]
+    for field, takes in _options(request):
+        if not any(map(takes, spec.tasks)):
+            raise _not_taken(field, spec, models, takes)
+    if request.strength is not None and request.image is None and request.video is None:
+        raise BadRequest("strength is of an image or a video that is changed, and there is none.", param="strength")
+
+
+def choose_task(request: GenerateRequest, spec: ModelSpec, tasks: Sequence[PipelineTask]) -> PipelineTask:
+    """The task that takes what the request gives: the checkpoint's own class, else the one that leaves out least.
+
+    tasks: those that may be used, in the order of `spec.tasks`. Raises `BadRequest`.
+    """
+    given = given_inputs(request)
+    taking = [task for task in tasks if task.inputs.keys() >= set(given)]
+    if not taking:
+        names = " and ".join(given)
+        raise BadRequest(f"{names}: {spec.name} takes each of them, but not together.", param=given[-1])
+    fitting = [task for task in taking if not missing_inputs(task, given)]
+    if not fitting:
+        raise _missing(spec, [missing_inputs(task, given) for task in taking])
+    for field, takes in _options(request):
+        fitting = [task for task in fitting if takes(task)]
+        if not fitting:
+            raise BadRequest(f"{field}: {spec.name} takes none with {' and '.join(given)}.", param=field)
+    own = own_task(spec).pipeline
+    return min(fitting, key=lambda task: (task.pipeline != own, len(task.inputs.keys() - set(given))))
+
+
+def missing_inputs(task: PipelineTask, given: Collection[InputName]) -> frozenset[InputName]:
+    """The required inputs that are not given. Pictures in `images` count as `image` where one argument takes both."""
+    as_image = "images" in given and task.inputs.get("image") == task.inputs.get("images")
+    return task.required - set(given) - ({"image"} if as_image else set())
+
+
+def _options(request: GenerateRequest) -> list[tuple[str, Callable[[PipelineTask], bool]]]:
+    """The fields given that are no inputs but that only some tasks take, with what tells whether one does."""
+    options = [
+        ("strength", request.strength is not None, takes_strength),
+        ("ip_adapter", bool(request.ip_adapter), takes_image_prompts),
+    ]
+    return [(field, takes) for field, is_given, takes in options if is_given]
+
+
+def takes_image_prompts(task: PipelineTask) -> bool:
+    return "ip_adapter_image" in task.arguments
+
+
+def takes_strength(task: PipelineTask) -> bool:
+    """Whether `strength` tells how much of a picture or clip is made anew."""
+    changes = "image" in task.inputs or "video" in task.inputs
+    other = task.pipeline in OTHER_STRENGTH or CONDITIONS in task.arguments
+    return changes and "strength" in task.arguments and not other
+
+
+def resolved_strength(request: GenerateRequest, task: PipelineTask, steps: int) -> float | None:
+    """The strength of the request, else the default of the class; None where there is none.
+
+    Raises `BadRequest` when the class would run no step with it.
+    """
+    if not takes_strength(task) or (request.image is None and request.video is None):
+        return None
+    source = pipeline_source(task.pipeline)
+    default = source.defaults.get("strength") if source is not None else None
+    strength = request.strength
+    if strength is None and isinstance(default, int | float):
+        strength = float(default)
+    rounds_down = source is not None and source.rounds_steps_down
+    if strength is not None and (int(steps * strength) < 1 if rounds_down else steps * strength <= 0):
+        least = f"at least {1 / steps:.3g}" if rounds_down else "more than 0"
+        raise BadRequest(
+            f"strength must be {least} with {steps} step{'s' * (steps > 1)}: otherwise no step is left.",
+            param="strength",
+        )
+    return strength
+
+
+def _missing(spec: ModelSpec, sets: Sequence[frozenset[InputName]]) -> BadRequest:
+    """sets: what each task that takes the given inputs misses."""
+    smallest = min(map(len, sets))
+    nearest = dict.fromkeys(
+        tuple(name for name in INPUT_NAMES if name in each) for each in sets if len(each) == smallest
+    )
+    wanted = ", or ".join(" and ".join(SEND[name] for name in names) for names in nearest)
+    return BadRequest(f"{spec.name} needs more inputs: send {wanted}. Each is {MEDIA}.", param=next(iter(nearest))[0])
+
+
+def _not_taken(
+    field: str, spec: ModelSpec, models: Sequence[ModelSpec], takes: Callable[[PipelineTask], bool]
+) -> BadRequest:
+    able = [other.name for other in models if other.type == spec.type and any(map(takes, other.tasks))]
+    named = ", ".join(able[:MAX_NAMED])
+    others = f"Models here that can: {named}." if able else f"No {spec.type} model here can."
+    return BadRequest(f"{field}: {spec.name} does not take this input. {others}", param=field)
