@@ -83,8 +83,8 @@ class BurstLimiter:
         self._clock = clock
         self._levels: dict[str, tuple[float, float]] = {}  # key id → tokens, time of that level
 
-    def take(self, key_id: str, plan: Plan) -> None:
-        """Raises `TooMany`, and takes nothing, when the bucket is empty."""
+    def take(self, key_id: str, plan: Plan, n: int = 1) -> None:
+        """Takes a request, or none if n is 0. Raises `TooMany`, and takes nothing, when the bucket is empty."""
         size = plan.burst_per_minute
         if size is None:
             return
@@ -95,4 +95,4 @@ class BurstLimiter:
             self._levels[key_id] = (tokens, now)
             wait_s = math.ceil((1 - tokens) * 60 / size) if size else 60
             raise TooMany(f"This key's plan allows {size} requests a minute.", retry_after_s=max(1, wait_s))
-        self._levels[key_id] = (tokens - 1, now)
+        self._levels[key_id] = (tokens - n, now)

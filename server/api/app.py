@@ -50,6 +50,7 @@ from server.api.ollama import models as ollama_models
 from server.api.openai import chat as openai_chat
 from server.api.openai import completions as openai_completions
 from server.api.openai import embeddings as openai_embeddings
+from server.api.openai import files as openai_files
 from server.api.openai import image_edits as openai_image_edits
 from server.api.openai import images as openai_images
 from server.api.openai import models as openai_models
@@ -107,6 +108,7 @@ RESOURCES = (
     openai_images,
     openai_image_edits,
     openai_videos,
+    openai_files,
     anthropic,
     ollama_models,
     ollama_embed,

@@ -7,6 +7,7 @@ The path on disk comes from the store only, never from the request. Event loop o
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
@@ -20,6 +21,7 @@ from server.jobs.artifacts import FILE_NAME
 from server.jobs.encoding import MIME_TYPES
 from server.jobs.inputs.references import FILE_ID
 from server.jobs.jobs import NO_SUCH_FILE
+from server.store.input_files import InputFileRow
 from server.store.jobs import OutputRow
 
 router = APIRouter()
@@ -40,7 +42,7 @@ async def file(file_id: str, request: Request, service: ServiceDep, key: KeyOrLi
     """
     if key is not None and FILE_ID.fullmatch(file_id):
         sent, path = await service.input_files.get(key, file_id)
-        headers, media_type = _headers(sent.sha256, f"{sent.id}{path.suffix}"), sent.kept_mime_type
+        headers, media_type = input_file_headers(sent, path), sent.kept_mime_type
     elif OUTPUT_ID.fullmatch(file_id):
         output, path = await service.jobs.file(file_id, key)
         headers, media_type = file_headers(output), output.mime_type
@@ -55,6 +57,10 @@ def file_headers(output: OutputRow) -> dict[str, str]:
     assert FILE_NAME.fullmatch(output.file_name)
     suffix = output.file_name.rpartition(".")[2]
     return _headers(output.sha256, f"{output.job_id}-{output.index}.{suffix}")
+
+
+def input_file_headers(sent: InputFileRow, path: Path) -> dict[str, str]:
+    return _headers(sent.sha256, f"{sent.id}{path.suffix}")
 
 
 def _headers(sha256: str, name: str) -> dict[str, str]:

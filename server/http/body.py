@@ -57,6 +57,7 @@ RULES: Mapping[str, BodyRule] = {
         ("/v1/images/edits", "/v1/images/variations", "/v1/videos", "/v1/videos/edits"),
         BodyRule(64 * MIB, takes_form=True),
     ),
+    "/v1/files": BodyRule(33 * MIB, takes_form=True),
     **dict.fromkeys(
         (
             f"/sdapi/v1/{name}"

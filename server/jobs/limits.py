@@ -78,7 +78,8 @@ class JobLimits:
         if spec.type != kind:
             able = [other.name for other in self._catalogue.specs() if other.type == kind][:MAX_NAMED]
             others = f"Models for {kind} here: {', '.join(able)}." if able else f"There is no model for {kind} here."
-            message = f"model {spec.name} is for {spec.type}, not for {kind}. {others} GET /api/models lists them all."
+            is_for = "is an adapter that requests borrow" if spec.type == "adapter" else f"is for {spec.type}"
+            message = f"model {spec.name} {is_for}, not for {kind}. {others} GET /api/models lists them all."
             raise BadRequest(message, param="model")
         return spec
 
@@ -107,6 +108,10 @@ class JobLimits:
     def count_request(self, key: ApiKey, plan: Plan) -> None:
         """Counts a request that starts no job among those of a minute. Raises `TooMany`."""
         self._burst_limiter.take(key.id, plan)
+
+    def expect_request(self, key: ApiKey, plan: Plan) -> None:
+        """Before files are decoded for a request that is counted later. Raises `TooMany` when it would be refused."""
+        self._burst_limiter.take(key.id, plan, 0)
 
     def check(self, key: ApiKey, plan: Plan, spec: ModelSpec, n_of_key: int, n_chats: int = 0) -> None:
         """As `check_job`. n_of_key: unfinished jobs or chats of this key; n_chats: running chats of all keys."""

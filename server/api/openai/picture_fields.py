@@ -18,8 +18,8 @@ from server.store.input_files import InputFileRow
 Picture: TypeAlias = UploadedFile | Media
 MAX_IMAGES = 16
 REFERENCE = (
-    'a file of a form, or in JSON an object like {"image_url": URL} or {"file_id": ID}, where URL is a data URL and ID '
-    "the id of a file, or of an output of one of your jobs"
+    'a file of a form, or an object like {"image_url": URL} or {"file_id": ID}, where URL is a data URL and ID the id '
+    "of a file or of an output of one of your jobs"
 )
 
 
@@ -45,8 +45,9 @@ def take_picture(fields: dict[str, Any], name: str) -> Picture | None:
 async def keep(service: Service, key: ApiKey, pictures: Mapping[str, Picture]) -> dict[str, InputFileRow]:
     """Returns the server's files of these pictures, by the same places; keeps those that are new.
 
-    Raises what `InputFiles.find` does, with the place.
+    Raises `TooMany` for a key that could not start a job now, and what `InputFiles.find` does, with the place.
     """
+    service.limits.expect_request(key, service.accounts.plan_of(key))
     named = {place: picture for place, picture in pictures.items() if isinstance(picture, str)}
     rows = await service.input_files.find(key, named)
     for place, picture in pictures.items():
@@ -74,6 +75,7 @@ def picture_body(model: type[BaseModel], *, is_list: bool = False, **names: str)
 
 _FILE = {"type": "string", "format": "binary"}
 _REFERENCE = {
+    "title": "PictureReference",
     "type": "object",
     "properties": {"image_url": {"type": "string"}, "file_id": {"type": "string"}},
     "additionalProperties": False,

@@ -13,7 +13,8 @@ A, B = UploadedFile(b"a", "a.png", "image/png"), UploadedFile(b"b", "", "")
 
 def test_numbers_and_booleans_are_those_that_the_schema_says() -> None:
     texts = {
-        "model": [""], "n": ["2"], "strength": ["0.5"], "stream": ["False"], "seed": ["x"], "steps": ["٣"], "seconds": ["4"],
+        "n": ["2"], "strength": ["0.5"], "stream": ["False"], "seed": ["x"], "steps": ["٣"], "seconds": ["4"],
+        "model": [""],
     }  # fmt: skip
 
     fields = form_fields(Form(texts, {}), {"n", "strength", "stream", "seed", "steps"})
