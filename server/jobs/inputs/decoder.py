@@ -73,10 +73,13 @@ class Decoder:
 
     def _decode(self, mime_type: str, source: Path, target: Path) -> Decoded:
         process = self._take()
+        was_used = process.was_used
         try:
             decoded = process.decode(mime_type, source, target, self._wall_s)
         except _Ended as ended:
             self._drop(process)
+            if was_used and not isinstance(ended, _TookTooLong):  # perhaps not because of this file
+                return self._decode(mime_type, source, target)
             logger.warning("a file ended the process that decodes", extra={"reason": str(ended), "type": mime_type})
             raise Refused(TOO_MUCH) from ended
         except (Refused, OSError):
@@ -117,11 +120,16 @@ class _Ended(Exception):
     """The process has ended, or was ended, before it answered."""
 
 
+class _TookTooLong(_Ended):
+    pass
+
+
 class _Process:
     """One process. A thread at a time."""
 
     def __init__(self, command: Sequence[str]) -> None:
         """Raises OSError when it cannot be started."""
+        self.was_used = False
         environment = {name: value for name, value in os.environ.items() if name in KEPT}
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         self._process = subprocess.Popen(
@@ -140,6 +148,7 @@ class _Process:
     def decode(self, mime_type: str, source: Path, target: Path, wall_s: float) -> Decoded:
         """Raises `Refused`, `_Ended`, and OSError for a fault of the disk."""
         assert self._process.stdin is not None
+        self.was_used = True
         task = {"mime_type": mime_type, "source": str(source), "target": str(target)}
         try:
             self._process.stdin.write(json.dumps(task).encode() + b"\n")
@@ -162,7 +171,7 @@ class _Process:
         while not line.endswith(b"\n"):
             left_s = deadline - time.monotonic()
             if left_s <= 0 or not readable.poll(left_s * 1000):
-                raise _Ended("it took too long")
+                raise _TookTooLong("it took too long")
             piece = os.read(descriptor, 1 << 16)
             if not piece:
                 raise _Ended(f"it ended with code {self._process.wait()}")
