@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from pipelines.step_schedule import Speed, computed_steps
+from pipelines.upscaling.grid import size_before, tile_size
 
 # What a pipeline may be given besides a prompt. `images` are references, in order; `control` is the map that a
 # ControlNet or a checkpoint of its own kind follows; white parts of `mask` are repainted.
@@ -18,6 +19,8 @@ InputName: TypeAlias = Literal["image", "mask", "images", "last_image", "video",
 AdapterKind: TypeAlias = Literal["controlnet", "t2i_adapter", "ip_adapter", "upscaler", "vae", "textual_inversion"]
 Fit: TypeAlias = Literal["crop", "stretch", "pad"]  # how a picture of another shape is brought to the output's size
 
+# Pipelines that follow several maps at once, but all by the same ControlNet.
+ONE_CONTROLNET = ("QwenImageControlNetPipeline",)
 # What makes the map of a control from a photo; the first two need nothing but the picture's pixels.
 PREPROCESSORS = ("canny", "invert", "none")
 AUTO_CANNY = "auto"  # "canny" where the picture is no map of edges already
@@ -29,6 +32,7 @@ ENLARGES: Mapping[str, int] = {
     "LTXLatentUpsamplePipeline": 2,
     "LTX2LatentUpsamplePipeline": 2,
 }
+UPSCALER = "UpscalerPipeline"  # our own class, of models that only make pictures larger; each has its factor
 REFERENCE_PIXELS = 1 << 20  # pipelines bring references to about so many, whatever their own size
 
 
@@ -171,11 +175,20 @@ class DiffusionRequest:
         return tuple(dict.fromkeys((*found, *self.textual_inversions)))
 
     @property
+    def size_before_upscaling(self) -> tuple[int, int]:
+        """(width, height) at which a model that only makes pictures larger gets its input."""
+        own = self.inputs.image or self.inputs.video
+        assert own is not None, "it is required"
+        return size_before((own.width, own.height), (self.width, self.height), self.fit)
+
+    @property
     def shape(self) -> str:
         """The key for measured times and peak bytes: "176x96x16", with two references and a map "512x512x1+2r+1c".
 
         What is given as the beginning of the output (an image, a clip, a mask) does not make a forward larger.
         """
+        if self.pipeline == UPSCALER:  # whatever the size of the picture, each forward is one tile
+            return "{}x{}x1".format(*tile_size(*self.size_before_upscaling))
         references = f"+{self._n_references}r" if self._n_references else ""
         controls = f"+{len(self.inputs.controls)}c" if self.inputs.controls else ""
         return f"{self.width}x{self.height}x{self.num_frames or 1}{references}{controls}"
@@ -195,6 +208,8 @@ class DiffusionRequest:
     @property
     def units(self) -> int:
         """Pixels in all frames, and in the references that the model reads beside them."""
+        if self.pipeline == UPSCALER:
+            return math.prod(tile_size(*self.size_before_upscaling))
         return self.width * self.height * (self.num_frames or 1) + REFERENCE_PIXELS * self._n_references
 
     @property

@@ -14,7 +14,15 @@ from models.adapters.control_types import SPELLINGS, canonical_type
 from models.adapters.fit import fits, misfit, takes_class, takes_several
 from models.errors import ModelsError
 from models.spec import ModelSpec
-from pipelines.diffusion_interface import AUTO_CANNY, PREPROCESSORS, Adapter, Control, MediaFile, PipelineTask
+from pipelines.diffusion_interface import (
+    AUTO_CANNY,
+    ONE_CONTROLNET,
+    PREPROCESSORS,
+    Adapter,
+    Control,
+    MediaFile,
+    PipelineTask,
+)
 from server.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -60,6 +68,8 @@ def check_controls(chosen: Sequence[ChosenControl], task: PipelineTask) -> None:
     """Raises `BadRequest` for what the class of `task` cannot be told."""
     if len(chosen) > 1 and not takes_several(task):
         raise BadRequest(f"control: {task.pipeline} follows one map.", param="control")
+    if task.pipeline in ONE_CONTROLNET and len({control.adapter and control.adapter.name for control in chosen}) > 1:
+        raise BadRequest(f"control: {task.pipeline} follows several maps by one ControlNet only.", param="control")
     for i, control in enumerate(chosen):
         wanted = control.wanted
         for name, value, default, arguments in (

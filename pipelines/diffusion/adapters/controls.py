@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, get_args, get_origin
+from typing import Any, get_args
 
-from pipelines.diffusion_interface import Adapter, AdapterKind, DiffusionRequest
+from pipelines.diffusion_interface import ONE_CONTROLNET, Adapter, AdapterKind, DiffusionRequest
 
 COMPONENTS: Mapping[AdapterKind, str] = {"controlnet": "controlnet", "t2i_adapter": "adapter"}
 STRENGTHS = ("controlnet_conditioning_scale", "adapter_conditioning_scale")
@@ -53,9 +53,9 @@ def _has_modes(request: DiffusionRequest) -> bool:
 
 
 def _several(cls: type, name: str, modules: list[Any]) -> Any:
-    """What the constructor takes for several modules: a list, or the class that holds several."""
+    """What the constructor takes for several modules: the class that holds several, or a list."""
+    if cls.__name__ in ONE_CONTROLNET:
+        modules = modules[:1]
     takes = get_args(inspect.signature(cls.__init__).parameters[name].annotation)  # type: ignore[misc]  # of a class
-    if any(get_origin(each) in (list, tuple) for each in takes):
-        return modules
     holder = next((each for each in takes if "Multi" in getattr(each, "__name__", "")), None)
     return modules if holder is None else holder(modules)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from PIL import Image
 
 from benchmarks.families import FAMILIES as ALL
 from pipelines.diffusion.lane import DiffusionLane
-from pipelines.diffusion_interface import Control, DiffusionRequest, Inputs, MediaFile
-from pipelines.interface import WeightsChanged
-from tests.support.lanes.lane_play import gap, rendered, request
+from pipelines.diffusion_interface import ONE_CONTROLNET, Adapter, Control, DiffusionRequest, Inputs, MediaFile
+from pipelines.interface import Failed, Rendered, WeightsChanged
+from tests.support.lanes.lane_play import ends, gap, play, rendered, request
 from tests.support.lanes.picture_jobs import mask_file, picture_file
 from tests.support.lanes.stock_families import FAMILIES, Family
 from tests.support.lanes.tiny_adapters import controlnet_for, opens_on_cpu, saved, with_numbers
@@ -201,4 +202,140 @@ def test_other_families_follow_maps(case: str, tmp_path: Path) -> None:
     assert lane.weight_bytes == base_bytes + one.n_bytes + two.n_bytes
     lane.drop_adapters([one.component, two.component])
     assert lane.weight_bytes == base_bytes
+    lane.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["flux", "qwen"])
+def test_several_maps_at_once_as_each_class_takes_them(case: str, tmp_path: Path) -> None:
+    own, name, argument, make = CASES[case]
+    family = ALL[own]
+    pipeline = family.build()
+    nets = [saved(make(pipeline, seed), tmp_path, f"net-{seed}") for seed in range(2)]
+    if name in ONE_CONTROLNET:
+        nets = [nets[0], nets[0]]
+    maps = [picture_file(tmp_path / f"{seed}.png", family.size, family.size, seed) for seed in (1, 2)]
+    wanted = controlled(
+        family, "both", name, argument,
+        [Control(image, net, strength=0.7, end=0.8) for image, net in zip(maps, nets, strict=True)], steps=3, seed=2,
+    )  # fmt: skip
+    modules: Any = [opens_on_cpu(pipeline)(net) for net in nets]
+    if case == "qwen":
+        modules = diffusers.QwenImageMultiControlNetModel(modules[:1])
+    inputs = {
+        argument: [opened(image) for image in maps], "controlnet_conditioning_scale": [0.7, 0.7],
+        "control_guidance_start": [0.0, 0.0], "control_guidance_end": [0.8, 0.8],
+    }  # fmt: skip
+    expected = direct_control(pipeline, wanted, {"controlnet": modules}, **inputs)
+    lane = DiffusionLane(pipeline, kind="image", open_adapter=opens_on_cpu(pipeline))
+
+    result = rendered(lane, [wanted])["both"]
+
+    assert gap(result.frames, expected) <= TOLERANCE
+    lane.close()
+
+
+@pytest.mark.slow
+def test_one_model_of_several_kinds_follows_maps_of_two_kinds_at_once(tmp_path: Path) -> None:
+    family = ALL["StableDiffusionXLPipeline"]
+    pipeline = family.build()
+    net = saved(union_net(pipeline, 0), tmp_path, "union")
+    maps = [picture_file(tmp_path / f"{seed}.png", family.size, family.size, seed) for seed in (1, 2)]
+    wanted = controlled(
+        family, "both", "StableDiffusionXLControlNetUnionPipeline", "control_image",
+        [Control(image, net, strength=0.7, mode=mode) for image, mode in zip(maps, (3, 1), strict=True)], seed=2,
+    )  # fmt: skip
+    inputs = {"control_image": [opened(image) for image in maps], "control_mode": [3, 1]}
+    scale = {"controlnet_conditioning_scale": [0.7, 0.7]}
+    expected = direct_control(pipeline, wanted, {"controlnet": opens_on_cpu(pipeline)(net)}, **inputs, **scale)
+    lane = DiffusionLane(pipeline, kind="image", open_adapter=opens_on_cpu(pipeline))
+
+    assert gap(rendered(lane, [wanted])["both"].frames, expected) <= TOLERANCE
+    lane.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_xl", [False, True], ids=["sd15", "sdxl"])
+def test_t2i_adapters_alone_and_together(is_xl: bool, tmp_path: Path) -> None:
+    family = FAMILIES["sdxl" if is_xl else "sd15"]
+    pipeline = family.build()
+    name = "StableDiffusionXLAdapterPipeline" if is_xl else "StableDiffusionAdapterPipeline"
+    one, two = (saved(t2i_for(pipeline, seed), tmp_path, f"t2i-{seed}", "t2i_adapter") for seed in range(2))
+    maps = [picture_file(tmp_path / f"{seed}.png", family.size, family.size, seed) for seed in (1, 2)]
+    on_cpu = opens_on_cpu(pipeline)
+    jobs = [
+        (
+            controlled(family, "one", name, "image", [Control(maps[0], one, strength=0.6)], steps=3, seed=2),
+            {"adapter": on_cpu(one)},
+            {"image": opened(maps[0]), "adapter_conditioning_scale": 0.6},
+        ),
+        (
+            controlled(family, "both", name, "image", [Control(maps[0], one), Control(maps[1], two)], steps=4, seed=3),
+            {"adapter": diffusers.MultiAdapter([on_cpu(one), on_cpu(two)])},
+            {"image": [opened(image) for image in maps], "adapter_conditioning_scale": [1.0, 1.0]},
+        ),
+    ]
+    expected = {wanted.id: direct_control(pipeline, wanted, lent, **inputs) for wanted, lent, inputs in jobs}
+    lane = DiffusionLane(pipeline, kind="image", open_adapter=on_cpu)
+    results = rendered(lane, [wanted for wanted, _, _ in jobs])
+
+    for name, frames in expected.items():
+        assert gap(results[name].frames, frames) <= TOLERANCE, name
+    lane.close()
+
+
+def t2i_for(pipeline: Any, seed: int) -> Any:
+    """The small U-Nets begin with a block without attention, as that of SDXL does, so they need its adapter."""
+    torch.manual_seed(seed)
+    first, last = pipeline.unet.config.block_out_channels
+    factor = 2 ** len(pipeline.vae.config.block_out_channels)
+    made = diffusers.T2IAdapter(
+        in_channels=3, channels=[first, last, last, last], num_res_blocks=1, downscale_factor=factor,
+        adapter_type="full_adapter_xl",
+    )  # fmt: skip
+    return with_numbers(made)
+
+
+def test_an_adapter_that_cannot_be_loaded_ends_its_own_job_alone(tmp_path: Path) -> None:
+    family, pipeline = FAMILIES["sd15"], FAMILIES["sd15"].build()
+    net = saved(controlnet_for(pipeline), tmp_path, "canny")
+    image = picture_file(tmp_path / "map.png", family.size, family.size)
+    gone = replace(net, name="gone", path=str(tmp_path / "nowhere"))
+
+    def opens(adapter: Adapter) -> Any:
+        if adapter.name == "large":
+            raise MemoryError
+        return opens_on_cpu(pipeline)(adapter)
+
+    lane = DiffusionLane(pipeline, kind="image", open_adapter=opens)
+    base_bytes = lane.weight_bytes
+    for name, adapter in (("a", net), ("b", gone), ("c", replace(net, name="large"))):
+        lane.admit(controlled(family, name, "StableDiffusionControlNetPipeline", "image", [Control(image, adapter)]))
+    result = ends(play(lane))
+
+    assert isinstance(result["a"], Rendered)
+    assert isinstance(result["b"], Failed)
+    assert (result["b"].code, result["b"].message) == (
+        "bad_request", "The adapter gone cannot be loaded: nowhere is a link to a file that is not there.",
+    )  # fmt: skip
+    assert isinstance(result["c"], Failed)
+    assert result["c"].code == "out_of_memory"
+    assert lane.weight_bytes == base_bytes + net.n_bytes
+    lane.close()
+
+
+def test_an_adapter_in_use_is_not_dropped(tmp_path: Path) -> None:
+    family, pipeline = FAMILIES["sd15"], FAMILIES["sd15"].build()
+    net = saved(controlnet_for(pipeline), tmp_path, "canny")
+    image = picture_file(tmp_path / "map.png", family.size, family.size)
+    lane = DiffusionLane(pipeline, kind="image", open_adapter=opens_on_cpu(pipeline))
+    lane.admit(controlled(family, "a", "StableDiffusionControlNetPipeline", "image", [Control(image, net)]))
+    while net.component not in lane.components:
+        lane.step()
+
+    lane.drop_adapters([net.component])
+    assert net.component in lane.components
+    play(lane)
+    lane.drop_adapters([net.component])
+    assert net.component not in lane.components
     lane.close()
