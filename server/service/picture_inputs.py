@@ -1,17 +1,19 @@
 """Finds out how a model takes the pictures of a request whose dialect does not say it: as the picture that is changed,
-with a mask, or as references. Event loop only.
+with a mask, or as references. Pure functions, except that they read the catalogue.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from dataclasses import replace
+from typing import Any, TypeAlias
 
 from models.spec import ModelSpec
 from pipelines.diffusion_interface import PipelineTask
 from server.errors import BadRequest
 from server.jobs.limits import Catalogue, JobLimits
-from server.jobs.request import Media
+from server.jobs.request import DEFAULT_STEPS, GenerateRequest, Media
+from server.jobs.task_choice import choose_task, takes_strength
 
 Inputs: TypeAlias = Mapping[str, Any]  # fields of a `GenerateRequest`
 
@@ -28,40 +30,45 @@ def ways_to_take(images: Sequence[Media], mask: Media | None = None) -> list[Inp
     return [{"image": first}, {"images": (first,)}]
 
 
-def choose(
-    limits: JobLimits,
-    catalogue: Catalogue,
-    model: str | None,
-    kind: Literal["image", "video"],
-    ways: Sequence[Inputs],
-) -> tuple[ModelSpec, Inputs, PipelineTask | None]:
-    """Returns a model and the first way that it takes: the model of that name, or the default one, or the first one
-    that takes any. For a named model that takes none, the first way and no task: its request is refused later, with the
-    names of models that do.
+def choose_way(
+    limits: JobLimits, catalogue: Catalogue, wanted: GenerateRequest, ways: Sequence[Inputs]
+) -> tuple[GenerateRequest, PipelineTask | None]:
+    """Returns the request with the first of these inputs that its model takes, and the pipeline that does. Without a
+    model, it gets the default one, or else the first one that takes any.
 
-    Raises `UnknownModel`, and `BadRequest` when no model takes any.
+    A request whose model takes none gets the first ones and no pipeline: it is refused later, by the names of models
+    that do. Raises `UnknownModel`, and `BadRequest` when no model takes any.
     """
-    if model is not None:
-        spec = limits.model(model, kind)
-        return next(((spec, *found) for found in takes(spec, ways)), (spec, ways[0], None))
-    default = catalogue.default_for(kind)
-    specs = sorted(catalogue.specs(), key=lambda spec: spec.name != default)
-    for spec in specs:
-        if spec.type == kind:
-            for inputs, task in takes(spec, ways):
-                return spec, inputs, task
-    names = " and ".join(sorted(ways[0]))
-    raise BadRequest(f"There is no {kind} model here that takes {names}. GET /api/models says what each takes.")
+    if wanted.model is not None:
+        found = taken(limits.model(wanted.model, wanted.type), wanted, ways)
+        return found or (replace(wanted, **ways[0]), None)
+    default = catalogue.default_for(wanted.type)
+    for spec in sorted(catalogue.specs(), key=lambda spec: spec.name != default):
+        if spec.type == wanted.type and (found := taken(spec, wanted, ways)) is not None:
+            return found
+    names = " and ".join(ways[0])
+    raise BadRequest(f"There is no {wanted.type} model here that takes {names}. GET /api/models says what each takes.")
 
 
-def takes(spec: ModelSpec, ways: Sequence[Inputs]) -> list[tuple[Inputs, PipelineTask]]:
-    """The ways that the model takes, each with the pipeline that does."""
-    return [(inputs, task) for inputs in ways for task in spec.tasks if _takes(task, inputs)]
+def taken(
+    spec: ModelSpec, wanted: GenerateRequest, ways: Sequence[Inputs]
+) -> tuple[GenerateRequest, PipelineTask] | None:
+    """As `choose_way`, for one model; None when it takes none of these inputs."""
+    tasks = [task for task in spec.tasks if not task.lent]
+    for inputs in ways:
+        request = replace(wanted, model=spec.name, **inputs)
+        try:
+            return request, choose_task(request, spec, tasks)
+        except BadRequest:
+            continue
+    return None
 
 
-def _takes(task: PipelineTask, inputs: Inputs) -> bool:
-    """Whether the task takes these inputs and needs nothing else. `image` and `images` may be one argument."""
-    required = set(task.required)
-    if "images" in inputs and task.inputs.get("images") == task.inputs.get("image"):
-        required.discard("image")
-    return not task.lent and inputs.keys() <= task.inputs.keys() and required <= inputs.keys()
+def with_strength(
+    request: GenerateRequest, task: PipelineTask | None, strength: float, default_steps: int | None
+) -> GenerateRequest:
+    """Returns the request with this strength, if the pipeline takes one and the request has none."""
+    if task is None or not takes_strength(task) or request.strength is not None:
+        return request
+    steps = request.steps or default_steps or DEFAULT_STEPS
+    return replace(request, strength=max(strength, 1 / steps))  # at least one step is left

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 
 from PIL import Image, ImageChops
@@ -11,6 +10,7 @@ from pipelines.diffusion_interface import MediaFile
 from server.accounts.auth import ApiKey
 from server.jobs.inputs.files import InputFiles
 from server.jobs.request import Media
+from server.service.picture_work import work_on
 
 
 async def mask_of_transparency(input_files: InputFiles, key: ApiKey, picture: MediaFile) -> Media | None:
@@ -18,12 +18,12 @@ async def mask_of_transparency(input_files: InputFiles, key: ApiKey, picture: Me
 
     Raises what `InputFiles.add` does.
     """
-    mask = await asyncio.to_thread(_mask, picture.path)
+    mask = await work_on(_mask, picture.path)
     return None if mask is None else (await input_files.add(key, mask, listed=False, place="mask")).id
 
 
 def _mask(path: str) -> bytes | None:
-    """Worker threads. The file was checked when it was taken, and has an alpha channel only if not all is opaque."""
+    """The file was checked when it was taken, and has an alpha channel only if not all of it is opaque."""
     with Image.open(path, formats=("PNG",)) as picture:
         if "A" not in picture.getbands():
             return None

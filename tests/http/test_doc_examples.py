@@ -28,6 +28,7 @@ from tests.support.http.client_programs import run_source
 from tests.support.http.front import front
 from tests.support.http.http_front import finish_jobs, listening
 from tests.support.http.obliging_engine import oblige
+from tests.support.http.picture_doors import EDITS, TEXT, painter
 from tests.support.paths import ROOT
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -39,7 +40,7 @@ MODELS = FakeCatalogue(
         "all-minilm-l6-v2", "embedding",
         embedding=EmbeddingLayout(dimensions=4, pooling=("mean",)), limits=Limits(context_tokens=256),
     ),
-    spec("tiny-scenes", "image", defaults=Defaults(steps=4, width=64, height=64), limits=Limits(size_multiple=8)),
+    painter("tiny-scenes", TEXT, EDITS),
     spec(
         "tiny-motion", "video",
         defaults=Defaults(steps=4, width=64, height=32, num_frames=8, fps=8), limits=Limits(size_multiple=8),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter
@@ -14,13 +13,21 @@ from server.accounts.auth import ApiKey
 from server.api.deps import KeyDep, ServiceDep, allowance_on_error, release_body
 from server.api.openai.image_reply import image_reply
 from server.api.openai.image_schema import TYPED, ImageEdit, ImageVariation, ResponseFormat, read_edit, read_variation
-from server.api.openai.picture_fields import REFERENCE, Picture, keep, picture_body, take_images, take_picture
+from server.api.openai.picture_fields import (
+    MAX_IMAGES,
+    REFERENCE,
+    Picture,
+    keep,
+    picture_body,
+    take_images,
+    take_picture,
+)
 from server.api.openai.wire import errors
 from server.api.shared.form_fields import read_fields
 from server.errors import BadRequest
 from server.jobs.request import GenerateRequest
 from server.jobs.submission import Accepted
-from server.service.picture_inputs import Inputs, choose, ways_to_take
+from server.service.picture_inputs import Inputs, choose_way, ways_to_take, with_strength
 from server.service.service import Service
 from server.service.transparency import mask_of_transparency
 
@@ -32,7 +39,9 @@ USUAL_STRENGTHS = {False: 0.75, True: 1.0}
 FAITHFUL_STRENGTHS = {False: 0.5, True: 0.75}  # `input_fidelity` is high
 VARIATION_STRENGTHS = {False: 0.6}
 OPAQUE_MASK = "mask must be a picture with fully transparent areas: they are what is edited."
-IMAGE = f"the picture to start from: {REFERENCE}"
+IMAGE = "the picture to start from"
+IMAGES = f"1 to {MAX_IMAGES} pictures; in JSON also called images, in a form also image[]"
+MASK = "a picture whose fully transparent areas are edited in the first image"
 
 
 @router.post(
@@ -41,8 +50,8 @@ IMAGE = f"the picture to start from: {REFERENCE}"
     openapi_extra=picture_body(
         ImageEdit,
         is_list=True,
-        image=f"1 to 16 pictures, in JSON also called images, each {REFERENCE}",
-        mask=f"the fully transparent areas of this picture are edited in the first image: {REFERENCE}",
+        image=IMAGES,
+        mask=MASK,
     ),
 )
 async def edits(request: Request, service: ServiceDep, key: KeyDep) -> Response:
@@ -82,7 +91,7 @@ async def _edit(service: Service, key: ApiKey, fields: dict[str, Any]) -> tuple[
 async def _vary(service: Service, key: ApiKey, fields: dict[str, Any]) -> tuple[Accepted, ResponseFormat | None]:
     image = take_picture(fields, "image")
     if image is None:
-        raise BadRequest(f"image is required: {IMAGE}.", param="image")
+        raise BadRequest(f"image is required: {REFERENCE}.", param="image")
     wanted, response_format = read_variation(fields)
     _check_model(service, wanted)
     rows = await keep(service, key, {"image": image})
@@ -99,11 +108,10 @@ def _check_model(service: Service, wanted: GenerateRequest) -> None:
 async def _accept(
     service: Service, key: ApiKey, wanted: GenerateRequest, ways: Sequence[Inputs], strengths: Mapping[bool, float]
 ) -> Accepted:
-    spec, inputs, task = choose(service.limits, service.catalogue, wanted.model, "image", ways)
-    strength = wanted.strength
-    if strength is None and task is not None and "strength" in task.arguments:
-        strength = strengths["mask" in inputs]
-    return await service.submission.accept(key, replace(wanted, model=spec.name, strength=strength, **inputs))
+    request, task = choose_way(service.limits, service.catalogue, wanted, ways)
+    default_steps = service.limits.model(request.model, "image").defaults.steps
+    strength = strengths[request.mask is not None]
+    return await service.submission.accept(key, with_strength(request, task, strength, default_steps))
 
 
 async def _ways(service: Service, key: ApiKey, images: Sequence[Picture], mask: Picture | None) -> list[Inputs]:

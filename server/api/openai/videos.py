@@ -5,7 +5,6 @@ Event loop only.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 from fastapi import APIRouter
@@ -15,7 +14,8 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from server.accounts.auth import ApiKey
 from server.api.deps import JOB_ID, KeyDep, ServiceDep, allowance_headers, allowance_on_error
 from server.api.files import BYTES, file_headers
-from server.api.openai.picture_fields import REFERENCE, Picture, keep, picture_body, take_picture
+from server.api.openai.paging import page_reply, read_page
+from server.api.openai.picture_fields import Picture, keep, picture_body, take_picture
 from server.api.openai.video_schema import VideoCreation, VideoEdit, VideoRemix, read_video, read_video_edit
 from server.api.openai.wire import errors, seconds
 from server.api.schemas import read_body, read_object
@@ -27,7 +27,7 @@ from server.jobs.job_view import JobView
 from server.jobs.request import GenerateRequest
 from server.jobs.submission import Accepted
 from server.service.first_frame import first_frame
-from server.service.picture_inputs import Inputs, choose, takes, ways_to_take
+from server.service.picture_inputs import choose_way, taken, ways_to_take
 from server.service.service import Service
 from server.store.jobs import OutputRow
 
@@ -40,13 +40,15 @@ STATUSES = {
     State.FAILED: "failed",
     State.CANCELED: "failed",  # OpenAI's API has no canceled state
 }
+REFERENCED = "a picture or clip to start from"
+CLIP = 'a clip to change, or an object like {"id": ID} with the id of one of your videos'
 NO_SUCH_VIDEO = "There is no such video."
 
 
 @router.post(
     "/v1/videos",
     responses={200: {}, **errors(404, 413, 429)},
-    openapi_extra=picture_body(VideoCreation, input_reference=f"a picture or clip to start from: {REFERENCE}"),
+    openapi_extra=picture_body(VideoCreation, input_reference=REFERENCED),
 )
 async def create(request: Request, service: ServiceDep, key: KeyDep) -> Response:
     """Accepts a video job. The body is JSON or, as OpenAI's clients send it, a multipart form."""
@@ -64,7 +66,7 @@ async def create(request: Request, service: ServiceDep, key: KeyDep) -> Response
 @router.post(
     "/v1/videos/edits",
     responses={200: {}, **errors(404, 413, 429)},
-    openapi_extra=picture_body(VideoEdit, video=f'the clip: {REFERENCE}, or {{"id": ID}} with the id of a video'),
+    openapi_extra=picture_body(VideoEdit, video=CLIP),
 )
 async def edit(request: Request, service: ServiceDep, key: KeyDep) -> Response:
     """Accepts a video job that changes a clip as a prompt says. The body is JSON, or a form with a file `video`."""
@@ -75,7 +77,7 @@ async def edit(request: Request, service: ServiceDep, key: KeyDep) -> Response:
                 fields["video"] = _output(await _find(service, key, video_id)).id
         clip = take_picture(fields, "video")
         if clip is None:
-            raise BadRequest("video is required: a clip to change.", param="video")
+            raise BadRequest(f"video is required: {CLIP}.", param="video")
         accepted = await _accept(service, key, read_video_edit(fields), clip, "video", is_clip=True)
     return await _created(service, key, accepted)
 
@@ -92,31 +94,21 @@ async def remix(video_id: str, request: Request, service: ServiceDep, key: KeyDe
     async with allowance_on_error(request, service, key, ["videos"]):
         prompt = read_body(VideoRemix, read_object(await request.body())).prompt
         earlier = await _find(service, key, video_id)
-        wanted = replace(_repeated(earlier), prompt=prompt, **await _remixed_inputs(service, key, earlier))
-        accepted = await service.submission.accept(key, wanted)
+        accepted = await service.submission.accept(key, await _remixed(service, key, earlier, prompt))
     return await _created(service, key, accepted)
 
 
 @router.get("/v1/videos", responses={200: {}, **errors()})
 async def videos(request: Request, service: ServiceDep, key: KeyDep) -> Response:
     """Lists the key's videos, newest first."""
-    query = dict(request.query_params)
-    if len(query) != len(request.query_params.multi_items()) or query.keys() - {"after", "limit", "order"}:
-        raise BadRequest("The query takes after, limit, order, each once, and nothing else.")
-    limit = query.get("limit", "20")
-    if not limit.isascii() or not limit.isdecimal() or not 1 <= int(limit[:4]) <= 100:
-        raise BadRequest("limit must be a whole number from 1 to 100.")
-    if query.get("order", "desc") != "desc":
-        raise BadRequest("order must be desc: newest first.")
+    limit, after = read_page(request, usual=20, most=100)
     cursor = None
-    if "after" in query:
-        cursor = await service.jobs.cursor_after(key, query["after"]) if JOB_ID.fullmatch(query["after"]) else None
+    if after is not None:
+        cursor = await service.jobs.cursor_after(key, after) if JOB_ID.fullmatch(after) else None
         if cursor is None:
             raise BadRequest("after must be the id of one of your videos.")
-    views, more = await service.jobs.list(key, None, int(limit), cursor, "video")
-    data = [_video(view) for view in views]
-    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
-    return JSONResponse({"object": "list", "data": data, **ends, "has_more": more is not None})
+    views, more = await service.jobs.list(key, None, limit, cursor, "video")
+    return page_reply([_video(view) for view in views], more is not None)
 
 
 @router.get("/v1/videos/{video_id}", responses={200: {}, **errors(404)})
@@ -174,16 +166,20 @@ async def _accept(
     if is_clip and row.fps is None:
         raise BadRequest(f"{place} must be a clip: an MP4 or WebM file.", param=place)
     ways = ways_to_take([row.id]) if row.fps is None else [{"video": row.id}]
-    spec, inputs, _ = choose(service.limits, service.catalogue, wanted.model, "video", ways)
-    return await service.submission.accept(key, replace(wanted, model=spec.name, **inputs))
+    request, _ = choose_way(service.limits, service.catalogue, wanted, ways)
+    return await service.submission.accept(key, request)
 
 
-def _repeated(view: JobView) -> GenerateRequest:
-    params = view.params
-    return GenerateRequest(
+async def _remixed(service: Service, key: ApiKey, earlier: JobView, prompt: str) -> GenerateRequest:
+    """Returns the request for a clip like an earlier one: from the clip, its first frame, or nothing, as the model
+    can take it.
+    """
+    output, params = _output(earlier), earlier.params
+    spec = service.limits.model(earlier.model, "video")
+    wanted = GenerateRequest(
         type="video",
-        prompt=view.prompt or "",
-        model=view.model,
+        prompt=prompt,
+        model=spec.name,
         width=params["width"],
         height=params["height"],
         num_frames=params["numFrames"],
@@ -191,21 +187,14 @@ def _repeated(view: JobView) -> GenerateRequest:
         negative_prompt=params["negativePrompt"],
         loras=tuple((lora["name"], lora["weight"]) for lora in params["loras"]),
         speed=params["speed"],
-        remixed_from=view.id,
+        remixed_from=earlier.id,
     )
-
-
-async def _remixed_inputs(service: Service, key: ApiKey, view: JobView) -> Inputs:
-    """Returns the clip, or its first frame, or nothing, as the model can take it."""
-    output, spec = _output(view), service.limits.model(view.model, "video")
-    clip = {"video": output.id}
-    if takes(spec, [clip]):
-        return clip
-    if not takes(spec, ways_to_take([output.id])):
-        return {}
-    _, path = await service.jobs.file(output.id, key)
-    frame = await service.input_files.add(key, await first_frame(path), listed=False, place="image")
-    return takes(spec, ways_to_take([frame.id]))[0][0]
+    found = taken(spec, wanted, [{"video": output.id}])
+    if found is None and taken(spec, wanted, ways_to_take([output.id])) is not None:
+        _, path = await service.jobs.file(output.id, key)
+        frame = await service.input_files.add(key, await first_frame(path), listed=False, place="image")
+        found = taken(spec, wanted, ways_to_take([frame.id]))
+    return wanted if found is None else found[0]
 
 
 async def _created(service: Service, key: ApiKey, accepted: Accepted) -> Response:

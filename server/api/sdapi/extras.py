@@ -24,7 +24,6 @@ from server.api.read_json import read_json
 from server.api.schemas import read_body
 from server.api.sdapi.jobs import run_jobs
 from server.api.sdapi.lists import adapters
-from server.api.sdapi.picture_work import work_on
 from server.api.sdapi.pictures import add_picture
 from server.api.sdapi.resizing import RESIZERS, cropped, png, resized
 from server.api.sdapi.schema import BASE64, MAX_IMAGES, Base64, Tolerant
@@ -32,6 +31,7 @@ from server.api.wait_for_job import read_base64
 from server.api.wire import JsonObject, errors, json_body
 from server.errors import BadRequest
 from server.jobs.request import GenerateRequest, Media
+from server.service.picture_work import work_on
 from server.service.service import Service
 
 router = APIRouter()

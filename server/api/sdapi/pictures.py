@@ -15,7 +15,8 @@ from server.errors import BadRequest
 from server.jobs.inputs.media_types import MAX_BYTES
 from server.jobs.inputs.references import NoReference, decoded_base64
 from server.jobs.request import GenerateRequest, WantedControl, WantedImagePrompt
-from server.service.picture_inputs import takes, ways_to_take
+from server.service.picture_inputs import taken, ways_to_take, with_strength
+from server.service.picture_work import work_on
 from server.service.service import Service
 from server.store.input_files import InputFileRow
 
@@ -58,27 +59,27 @@ async def add_init_image(
     image = await add_picture(service, key, body.init_images[0], "init_images[0]")
     mask, repaints = await _prepared_mask(service, key, body) if body.mask is not None else (None, False)
     ways = ways_to_take([image.id], None if mask is None else mask.id)
-    inputs, task = next(iter(takes(spec, ways)), (ways[0], None))
-    arguments = frozenset[str]() if task is None else task.arguments
-    strength = None
-    if "strength" in arguments:
-        strength = STRENGTH if body.denoising_strength is None else body.denoising_strength
+    wanted, task = taken(spec, request, ways) or (replace(request, **ways[0]), None)
+    strength = STRENGTH if body.denoising_strength is None else body.denoising_strength
+    wanted = with_strength(wanted, task, strength, spec.defaults.steps)
     ignored = {
         "resize_mode": body.resize_mode == LATENT_UPSCALE,
-        "denoising_strength": strength is None and body.denoising_strength is not None,
+        "denoising_strength": wanted.strength is None and body.denoising_strength is not None,
     }
     padding = None
     if mask is not None:
         fill = body.inpainting_fill or FILL
         if fill == FILL:
-            inputs = {**inputs, "image": (await _without_content(service, key, image, mask)).id}
+            wanted = replace(wanted, image=(await _without_content(service, key, image, mask)).id)
         # At full strength, pipelines begin with noise by themselves.
-        ignored["inpainting_fill"] = fill not in (FILL, ORIGINAL) and not (fill == LATENT_NOISE and strength == 1)
+        ignored["inpainting_fill"] = fill not in (FILL, ORIGINAL) and not (
+            fill == LATENT_NOISE and wanted.strength == 1
+        )
         if body.inpaint_full_res is None or body.inpaint_full_res:
-            ignored["inpaint_full_res"] = "padding_mask_crop" not in arguments
+            ignored["inpaint_full_res"] = task is None or "padding_mask_crop" not in task.arguments
             if repaints and not ignored["inpaint_full_res"]:  # otherwise there is no part to make
                 padding = body.inpaint_full_res_padding or 0
-    wanted = replace(request, strength=strength, fit=FITS[body.resize_mode or 0], mask_padding=padding, **inputs)
+    wanted = replace(wanted, fit=FITS[body.resize_mode or 0], mask_padding=padding)
     return wanted, frozenset(name for name, is_ignored in ignored.items() if is_ignored)
 
 
@@ -91,13 +92,13 @@ async def _prepared_mask(service: Service, key: ApiKey, body: Image2Image) -> tu
         blur if body.mask_blur_y is None else body.mask_blur_y,
     )
     is_inverted = bool(body.inpainting_mask_invert)
-    prepared, repaints = await asyncio.to_thread(prepared_mask, sent.path, is_inverted=is_inverted, blur=radii)
+    prepared, repaints = await work_on(prepared_mask, sent.path, is_inverted=is_inverted, blur=radii)
     return await service.input_files.add(key, prepared, listed=False, place="mask"), repaints
 
 
 async def _without_content(service: Service, key: ApiKey, image: InputFileRow, mask: InputFileRow) -> InputFileRow:
     paths = (service.input_files.media_file(file).path for file in (image, mask))
-    content = await asyncio.to_thread(without_content, *paths)
+    content = await work_on(without_content, *paths)
     return await service.input_files.add(key, content, listed=False, place="init_images[0]")
 
 

@@ -15,7 +15,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 # Of the whole process, like the memory that it bounds. Its threads are started by the first picture.
-_THREADS = ThreadPoolExecutor(2, thread_name_prefix="sdapi")
+_THREADS = ThreadPoolExecutor(2, thread_name_prefix="pixels")
 
 
 async def work_on(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
