@@ -23,6 +23,8 @@ FAMILIES = {
     for family in module.FAMILIES
 }
 # Classes that are given pictures or clips. A few of them are above too: they work with and without.
-PICTURE_FAMILIES = {family.name: family for module in (pictures_unets, pictures_flow, pictures_llm) for family in module.FAMILIES}
+PICTURE_FAMILIES = {
+    family.name: family for module in (pictures_unets, pictures_flow, pictures_llm) for family in module.FAMILIES
+}
 
 __all__ = ["FAMILIES", "PICTURE_FAMILIES", "Family"]

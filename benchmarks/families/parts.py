@@ -32,7 +32,8 @@ LETTERS = string.ascii_lowercase + string.digits + ",."
 BYTES = [chr(code) for code in range(33, 127)] + ["Ġ", "Ċ"]  # byte-level BPE writes space and newline as Ġ and Ċ
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}"
-    "{% else %}{{ m.content[0].text }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% else %}{% for part in m.content %}{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 VOCABULARY = 160  # of every language model here: enough for each tokenizer
@@ -67,20 +68,34 @@ def t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=pieces, extra_ids=0, additional_special_tokens=[], model_max_length=64)
 
 
-def qwen_tokenizer(*more: str) -> Any:
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *more]
-    options = {"model_max_length": 1024, "additional_special_tokens": special}
-    tokenizer = Qwen2Tokenizer(vocab=numbered(*special, *BYTES), merges=[], **options)
+QWEN_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
+QWEN_TOKENS += ["<|video_pad|>"]
+QWEN_VISION_TOKENS = {
+    name: QWEN_TOKENS.index(token)
+    for name, token in {
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+    }.items()
+}
+
+
+def qwen_tokenizer() -> Any:
+    options = {"model_max_length": 1024, "additional_special_tokens": QWEN_TOKENS}
+    tokenizer = Qwen2Tokenizer(vocab=numbered(*QWEN_TOKENS, *BYTES), merges=[], **options)
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
 
 def qwen_processor(cls: type) -> Any:
     """Returns the processor of a Qwen with vision. Its video processor needs torchvision."""
-    tokenizer = qwen_tokenizer("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
     qwen_3 = cls is transformers.Qwen3VLProcessor
     videos = transformers.Qwen3VLVideoProcessor() if qwen_3 else transformers.Qwen2VLVideoProcessor()
-    return cls(transformers.Qwen2VLImageProcessor(), tokenizer, videos, chat_template=CHAT_TEMPLATE)
+    pictures = transformers.Qwen2VLImageProcessor(
+        patch_size=16 if qwen_3 else 14, size={"shortest_edge": 1024, "longest_edge": 4096}
+    )
+    return cls(pictures, qwen_tokenizer(), videos, chat_template=CHAT_TEMPLATE)
 
 
 def glm_image_processor() -> Any:
@@ -88,7 +103,8 @@ def glm_image_processor() -> Any:
     vocabulary = numbered("<|endoftext|>", "<start>", *named.values(), *BYTES)
     options = {"bos_token": "<start>", "extra_special_tokens": named, "model_max_length": 1024}
     tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], **options)
-    return transformers.GlmImageProcessor(transformers.GlmImageImageProcessor(), tokenizer, chat_template=CHAT_TEMPLATE)
+    template = CHAT_TEMPLATE.replace("<|vision_start|><|image_pad|><|vision_end|>", "<|image|>")
+    return transformers.GlmImageProcessor(transformers.GlmImageImageProcessor(), tokenizer, chat_template=template)
 
 
 def pixtral_processor() -> Any:
@@ -234,11 +250,7 @@ def qwen_vl_config(dim: int) -> Qwen2_5_VLConfig:
     return Qwen2_5_VLConfig(
         text_config={**DECODER, "hidden_size": dim, "intermediate_size": dim, "rope_scaling": rope},
         vision_config=qwen_vision(dim),
-        vision_start_token_id=VOCABULARY - 3,
-        vision_end_token_id=VOCABULARY - 2,
-        vision_token_id=VOCABULARY - 1,
-        image_token_id=VOCABULARY - 4,
-        video_token_id=VOCABULARY - 5,
+        **QWEN_VISION_TOKENS,
     )
 
 
@@ -253,7 +265,7 @@ def gemma_3(model: type) -> Any:
 
 def qwen_3_vl(model: type, layers: int = 2) -> Any:
     text = {**DECODER, "head_dim": 8, "num_hidden_layers": layers}
-    return model(transformers.Qwen3VLConfig(text_config=text, vision_config=qwen_vision(16)))
+    return model(transformers.Qwen3VLConfig(text_config=text, vision_config=qwen_vision(16), **QWEN_VISION_TOKENS))
 
 
 def qwen_vl_text(dim: int = 16) -> Any:

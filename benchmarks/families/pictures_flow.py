@@ -59,7 +59,8 @@ def hunyuan_image_refiner() -> dict[str, Any]:
 
     transformer = small(
         diffusers.HunyuanImageTransformer2DModel,
-        in_channels=8,
+        in_channels=16,
+        out_channels=8,
         num_attention_heads=4,
         patch_size=(1, 1, 1),
         text_embed_dim=32,

@@ -16,12 +16,20 @@ from benchmarks.families.vision import dream_lite, glm_image, long_cat, omni_gen
 
 
 def qwen_image_edit() -> dict[str, Any]:
-    return {**qwen_image(), "processor": parts.qwen_processor(transformers.Qwen2VLProcessor)}
+    """The pipelines bring each picture to a megapixel, so that this VAE compresses by 32."""
+    processor = parts.qwen_processor(transformers.Qwen2VLProcessor)
+    return {**qwen_image(), "vae": coarse_qwen_image_vae(), "processor": processor}
+
+
+def coarse_qwen_image_vae(**options: Any) -> Any:
+    return vaes.qwen_image_vae(
+        base_dim=2, dim_mult=[1, 1, 1, 1, 2, 2], temperal_downsample=[False, True, True, True, True], **options
+    )
 
 
 def qwen_image_layered() -> dict[str, Any]:
     """Its VAE and transformer work on pictures with an alpha channel."""
-    vae = vaes.qwen_image_vae(input_channels=4)
+    vae = coarse_qwen_image_vae(input_channels=4)
     transformer = small(
         diffusers.QwenImageTransformer2DModel,
         in_channels=16,
@@ -81,20 +89,21 @@ QWEN_CALL: Any = {"call": {"true_cfg_scale": 3.0}}
 TAKES_IMAGE: Any = {"takes": ("image",)}
 TAKES_IMAGES: Any = {"takes": ("images",)}
 TAKES_MASK: Any = {"takes": ("image", "mask")}
+EDIT_SIZE: Any = {"size": 64, "other_size": 128}
 VISION: Any = {"needs": "torchvision"}
 
 FAMILIES = (
     Family("QwenImageImg2ImgPipeline", "image", qwen_image, base="QwenImagePipeline", **QWEN_CALL, **TAKES_IMAGE),
     Family("QwenImageInpaintPipeline", "image", qwen_image, base="QwenImagePipeline", **QWEN_CALL, **TAKES_MASK),
-    Family("QwenImageEditPipeline", "image", qwen_image_edit, **VISION, **QWEN_CALL, **TAKES_IMAGE),
-    Family("QwenImageEditInpaintPipeline", "image", qwen_image_edit, base="QwenImageEditPipeline",
+    Family("QwenImageEditPipeline", "image", qwen_image_edit, **EDIT_SIZE, **VISION, **QWEN_CALL, **TAKES_IMAGE),
+    Family("QwenImageEditInpaintPipeline", "image", qwen_image_edit, **EDIT_SIZE, base="QwenImageEditPipeline",
            **VISION, **QWEN_CALL, **TAKES_MASK),
-    Family("QwenImageEditPlusPipeline", "image", qwen_image_edit, **VISION, **QWEN_CALL, **TAKES_IMAGES),
-    Family("QwenImageLayeredPipeline", "image", qwen_image_layered, **VISION, **QWEN_CALL, **TAKES_IMAGE),
+    Family("QwenImageEditPlusPipeline", "image", qwen_image_edit, **EDIT_SIZE, **VISION, **QWEN_CALL, **TAKES_IMAGES),
+    Family("QwenImageLayeredPipeline", "image", qwen_image_layered, **EDIT_SIZE, **VISION, **QWEN_CALL, **TAKES_IMAGE),
     Family("QwenImage21Pipeline", "image", qwen_image_21, other_size=64, **VISION, **QWEN_CALL, **TAKES_IMAGES),
     Family("ZImageImg2ImgPipeline", "image", z_image, base="ZImagePipeline", **TAKES_IMAGE),
     Family("ZImageInpaintPipeline", "image", z_image, base="ZImagePipeline", **TAKES_MASK),
-    Family("ZImageOmniPipeline", "image", z_image_omni, **TAKES_IMAGES),
+    Family("ZImageOmniPipeline", "image", z_image_omni, size=64, other_size=96, **TAKES_IMAGES),
     Family("Kandinsky5I2IPipeline", "image", kandinsky_5_edit, size=1024, other_size=1024, steps=(2,), jobs=2,
            **VISION, **TAKES_IMAGE),
     Family("LongCatImageEditPipeline", "image", long_cat, **VISION, **TAKES_IMAGE),
@@ -106,5 +115,6 @@ FAMILIES = (
            **VISION, **TAKES_IMAGES),
     Family("DreamLitePipeline", "image", dream_lite, **VISION, **TAKES_IMAGE),
     Family("DreamLiteMobilePipeline", "image", dream_lite, takes_negative=False, **VISION, **TAKES_IMAGE),
-    Family("OmniGenPipeline", "image", omni_gen, takes_negative=False, **VISION, **TAKES_IMAGES),
+    Family("OmniGenPipeline", "image", omni_gen, takes_negative=False,
+           prompt="%s <img><|image_1|></img> <img><|image_2|></img>", **VISION, **TAKES_IMAGES),
 )  # fmt: skip

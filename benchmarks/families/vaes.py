@@ -67,16 +67,14 @@ def wan_vae(z_dim: int = 16, **options: Any) -> Any:
 
 
 def qwen_image_vae(**options: Any) -> Any:
-    return diffusers.AutoencoderKLQwenImage(
-        base_dim=8,
-        z_dim=4,
-        dim_mult=[1, 2, 4],
-        num_res_blocks=1,
-        temperal_downsample=[False, True],
-        latents_mean=[0.1] * 4,
-        latents_std=[1.1] * 4,
-        **options,
-    )
+    usual = {
+        "base_dim": 8,
+        "z_dim": 4,
+        "dim_mult": [1, 2, 4],
+        "num_res_blocks": 1,
+        "temperal_downsample": [False, True],
+    }
+    return diffusers.AutoencoderKLQwenImage(**{**usual, **options}, latents_mean=[0.1] * 4, latents_std=[1.1] * 4)
 
 
 def deep_compression_vae() -> Any:
