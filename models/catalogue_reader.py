@@ -71,7 +71,7 @@ class CatalogueReader:
             spec = known
         else:
             spec = self._read_source(entry, entry.source, toml_dir)
-        if entry.type is not None and entry.type != spec.type:
+        if entry.type not in (None, spec.type) and not (entry.type == "adapter" and spec.adapter is not None):
             raise BadConfig(f"model '{entry.name}' is declared as {entry.type}, its checkpoint is {spec.type}")
         spec = with_sizes(entry.apply_to(spec, origin), entry, origin)
         if spec.load.quantization == CPU_ONLY and not self._on_cpu(spec):
@@ -81,6 +81,8 @@ class CatalogueReader:
         embeddings = tuple(self._find_part("embedding", source, toml_dir) for source in spec.load.embeddings)
         spec = as_loaded(replace(spec, embedding_paths=embeddings), self._float_bytes(spec.dtype))
         check_defaults(spec, entry)
+        if spec.adapter == "upscaler" and not spec.scale:
+            raise BadModel("its tensors do not tell the factor by which it enlarges: set scale in its entry")
         check_load_options(spec, on_cpu=self._on_cpu(spec))
         self._check_packages(spec)
         self.specs[entry.name] = spec

@@ -8,6 +8,7 @@ reason.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 from models.chat_template import check_template
@@ -44,6 +45,11 @@ SDXL_EMBEDDINGS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}  # tens
 def check_load_options(spec: ModelSpec, *, on_cpu: bool) -> None:
     """Raises `BadModel` that names the option at fault. `on_cpu`: the model will be loaded on the CPU."""
     load = spec.load
+    if spec.adapter is not None:
+        for field in fields(load):
+            if getattr(load, field.name) != field.default:
+                raise BadModel(f"load.{field.name} is not for a model that others borrow")
+        return
     if spec.type == "chat":
         for option in ("offload", "vae", "base", "embeddings", "attention"):
             if getattr(load, option):

@@ -1,7 +1,7 @@
 """Parses models.toml into entries: what its author sets for a model, applied over what the checkpoint has. Any thread.
 
   [models.NAME]           type, source, revision, aliases, default, dtype, device, pinned, keep_alive_s, max_running,
-                          control_types
+                          control_types, scale
   [models.NAME.defaults]  the fields of models.spec.Defaults     [models.NAME.sizes]  "16:9" = [width, height]
   [models.NAME.limits]    the fields of models.spec.Limits       [models.NAME.call]   arguments of the pipeline's
   __call__ [models.NAME.load]      the fields of models.spec.LoadOptions
@@ -41,6 +41,7 @@ TOP_KEYS = (
     "keep_alive_s",
     "max_running",
     "control_types",
+    "scale",
 )
 
 

@@ -100,6 +100,7 @@ class ModelSpec:
     tasks: tuple[PipelineTask, ...] = ()  # image and video: its own class first, then those over the same modules
     adapter: AdapterKind | None = None  # of a model of the type adapter, which is lent to other models
     adapter_class: str | None = None  # of such a model: the class of its module in diffusers
+    scale: int | None = None  # of an upscaler: the factor by which a picture gets wider and higher
     control_types: tuple[str, ...] = ()  # of a ControlNet or T2I-Adapter: the kinds of maps that it follows
     control_modes: Mapping[str, int] = field(default_factory=dict)  # of one with several kinds: type → its number
     max_clip_skip: int = 0  # how many last layers of CLIP a request may skip; 0: none

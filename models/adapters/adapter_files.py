@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from models.adapters.controlnet_file import read_controlnet_file
+from models.adapters.part_files import read_inversion_file, read_ip_adapter_file, read_vae_file
 from models.adapters.single_file_adapter import SingleFileAdapter
+from models.adapters.upscaler_file import read_upscaler_file
 from models.checkpoint.resident_bytes import ServedAs, folder_bytes
 from models.checkpoint.weight_scales import check_is_plain
 from models.errors import BadModel, Incomplete
+from models.files.ip_adapter_folder import image_encoder_folder, ip_adapter_file
 from models.files.json_files import read_config
 from models.files.weight_files import find_weights, weight_files
 from models.files.weight_header import Tensors, tensors_of
@@ -38,7 +42,14 @@ NOT_SERVED = {
     "MultiAdapter": "it holds several T2I-Adapters: add each of them by itself",
     "CosmosControlNetModel": "no pipeline that is served takes it",
 }
-READERS: tuple[Callable[[Tensors], SingleFileAdapter | None], ...] = (read_controlnet_file,)
+VAE_CLASS = re.compile(r"^(Asymmetric)?Autoencoder[A-Z]\w*$")  # as diffusers names them
+READERS: tuple[Callable[[Tensors], SingleFileAdapter | None], ...] = (
+    read_controlnet_file,
+    read_ip_adapter_file,
+    read_upscaler_file,
+    read_vae_file,
+    read_inversion_file,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +64,9 @@ def adapter_class(folder: Path) -> str | None:
     if (folder / "model_index.json").is_file() or not (folder / "config.json").is_file():
         return None
     name = read_config(folder / "config.json").get("_class_name")
-    return name if isinstance(name, str) and (name in ADAPTER_CLASSES or name in NOT_SERVED) else None
+    if not isinstance(name, str):
+        return None
+    return name if name in ADAPTER_CLASSES or name in NOT_SERVED or VAE_CLASS.match(name) else None
 
 
 def check_adapter_class(name: str) -> None:
@@ -62,17 +75,22 @@ def check_adapter_class(name: str) -> None:
         raise BadModel(f"is a {name}, which cannot be served: {NOT_SERVED[name]}")
 
 
-def adapter_files(path: Path) -> AdapterFiles | None:
+def adapter_files(path: Path, *, may_be_upscaler: bool = False) -> AdapterFiles | None:
     """Returns None for anything that is no adapter.
 
+    may_be_upscaler: a single file that is nothing that is known counts as an upscaler of another architecture.
     Raises `BadModel` with the reason for one that cannot be served, `Incomplete` where files are missing.
     """
+    if path.is_dir() and (file := ip_adapter_file(path)) is not None:
+        path = file
     if path.is_dir():
         return _of_folder(path)
     if path.suffix != ".safetensors":
         return None
     tensors = tensors_of(path)
     found = next((found for read in READERS if (found := read(tensors)) is not None), None)
+    if found is None and may_be_upscaler:
+        found = SingleFileAdapter("upscaler", "")
     if found is None:
         return None
     check_is_plain("the adapter", tensors)
@@ -88,17 +106,33 @@ def _of_folder(folder: Path) -> AdapterFiles | None:
         raise Incomplete("has not all of its files: the weights", missing=("the weights",))
     for file in weight_files(folder):
         check_is_plain("the adapter", tensors_of(file))
-    return AdapterFiles(ADAPTER_CLASSES[cls], cls, read_config(folder / "config.json"))
+    return AdapterFiles(ADAPTER_CLASSES.get(cls, "vae"), cls, read_config(folder / "config.json"))
 
 
 def adapter_bytes(path: Path, float_bytes: int) -> int:
     """Returns the bytes that the adapter takes on a device."""
-    if path.is_dir():
-        return folder_bytes(path, path.name, "", ServedAs(float_bytes))
-    return sum(tensor.elements for tensor in tensors_of(path).values()) * float_bytes
+    return sum(
+        folder_bytes(part, part.name, "", ServedAs(float_bytes))
+        if part.is_dir()
+        else sum(tensor.elements for tensor in tensors_of(part).values()) * float_bytes
+        for part in _parts(path)
+    )
 
 
 def adapter_stamp(path: Path) -> int:
     """Returns when the newest of the files that a loader opens was changed, in ns. Raises OSError when one is gone."""
-    files = [path / "config.json", *weight_files(path)] if path.is_dir() else [path]
+    files = [
+        file
+        for part in _parts(path)
+        for file in ([part / "config.json", *weight_files(part)] if part.is_dir() else [part])
+    ]
     return max(file.stat().st_mtime_ns for file in files)
+
+
+def _parts(path: Path) -> list[Path]:
+    """The folders and files that a loader opens: of an IP-Adapter its file, and the folder of its encoder."""
+    file = ip_adapter_file(path)
+    if file is None or read_ip_adapter_file(tensors_of(file)) is None:
+        return [path]
+    encoder = image_encoder_folder(path)
+    return [file] if encoder is None else [file, encoder]

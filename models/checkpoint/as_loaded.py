@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from models.adapters.adapter_files import adapter_bytes
 from models.checkpoint.noise_schedulers import compatible_schedulers, samples_noise, scheduler_config
 from models.checkpoint.prediction import with_zero_terminal_snr
 from models.checkpoint.resident_bytes import ServedAs, component_bytes
@@ -23,6 +24,8 @@ def as_loaded(spec: ModelSpec, float_bytes: int) -> ModelSpec:
     """
     if spec.path is None:
         return spec
+    if spec.adapter is not None:
+        return replace(spec, weight_bytes=adapter_bytes(spec.path, float_bytes))
     served = ServedAs(float_bytes, spec.dtype == "float16", spec.load.quantization, spec.vae_path)
     n_bytes = component_bytes(spec.path, spec.base_path, served)
     return replace(

@@ -33,6 +33,7 @@ from models.checkpoint.single_file import chat_context, find_base
 from models.checkpoint.video_frames import frame_rule, frames_per_second
 from models.checkpoint.weight_scales import check_is_plain
 from models.errors import BadModel
+from models.files.ip_adapter_folder import ip_adapter_file
 from models.files.json_files import read_config
 from models.files.leftovers import files_in, is_leftover
 from models.files.model_index import components
@@ -53,7 +54,9 @@ def is_checkpoint(path: Path) -> bool:
     if not path.is_dir():
         return path.suffix in (".safetensors", ".gguf")
     weights = (name for pattern in ("*.safetensors", "*.safetensors.index*.json") for name in files_in(path, pattern))
-    return (path / "model_index.json").is_file() or ((path / "config.json").is_file() and any(weights))
+    if (path / "model_index.json").is_file() or ip_adapter_file(path) is not None:
+        return True
+    return (path / "config.json").is_file() and any(weights)
 
 
 def type_of(path: Path) -> ModelType | None:
@@ -64,7 +67,7 @@ def type_of(path: Path) -> ModelType | None:
             return None if pipeline is None else pipeline.makes
         if path.is_dir() and is_embedding(path):
             return "embedding"
-        if path.is_dir() and adapter_class(path) is not None:
+        if path.is_dir() and (adapter_class(path) is not None or ip_adapter_file(path) is not None):
             return "adapter"
         return "chat" if is_chat_model(path) else None
     except (BadModel, OSError):
@@ -83,12 +86,13 @@ def read_checkpoint(
 ) -> ModelSpec:
     """Reads a folder, or a single file with the configs of `base` or of its known family.
 
-    wanted: "embedding" has a language model read as an embedding model, where its files could mean either.
+    wanted: "embedding" has a language model read as an embedding model, where its files could mean either; "adapter"
+        has a single file of an unknown architecture read as an upscaler.
 
     Raises `BadModel` with the reason when the path is not a checkpoint that can be served.
     """
     check_path(path)
-    if (adapter := adapter_files(path)) is not None:
+    if (adapter := adapter_files(path, may_be_upscaler=wanted == "adapter")) is not None:
         spec = read_adapter(path, adapter, name=name, source=source, float_bytes=float_bytes)
     elif path.is_dir() and (path / "model_index.json").is_file():
         spec = _pipeline_folder(path, name=name, source=source, float_bytes=float_bytes)

@@ -22,30 +22,33 @@ DECODER_INPUTS = ("decoder.conv_in.weight", "decoder.conv_in.conv.weight", "deco
 LATENT_SCALES = {"scaling_factor": 0.18215, "shift_factor": None}  # and diffusers' defaults of AutoencoderKL
 
 
-def check_replacement_vae(path: Path, cls: str, replaced: Config) -> None:
-    """cls, replaced: the class and the config of the checkpoint's own VAE. Raises `BadModel` with the difference."""
+def check_replacement_vae(path: Path, cls: str, replaced: Config, what: str = "load.vae") -> None:
+    """cls, replaced: the class and the config of the checkpoint's own VAE. what: the VAE, for messages.
+
+    Raises `BadModel` with the difference.
+    """
     expected = positive_int(replaced, "latent_channels") or positive_int(replaced, "z_dim")
     if path.is_file():
         if path.suffix != ".safetensors":
-            raise BadModel("load.vae must be a .safetensors file or a folder")
+            raise BadModel(f"{what} must be a .safetensors file or a folder")
         if cls not in single_file_classes():
-            raise BadModel(f"load.vae: a {cls} is read from a folder, not from a single file")
+            raise BadModel(f"{what}: a {cls} is read from a folder, not from a single file")
         weight_scales(tensors_of(path))
         if not any("decoder." in name for name in tensors_of(path)):
-            raise BadModel(f"load.vae: {path.name} holds no decoder")
+            raise BadModel(f"{what}: {path.name} holds no decoder")
         channels = _latent_channels(path)
     else:
         if not (path / "config.json").is_file():
-            raise BadModel("load.vae: its folder has no config.json")
+            raise BadModel(f"{what}: its folder has no config.json")
         config = read_config(path / "config.json")
         if config.get("_class_name", cls) != cls:
-            raise BadModel(f"load.vae is of the class {str(config['_class_name'])[:80]}, this model's VAE of {cls}")
+            raise BadModel(f"{what} is of the class {str(config['_class_name'])[:80]}, this model's VAE of {cls}")
         for file in weight_files(path):
-            check_is_plain("load.vae", tensors_of(file))
-        _check_scales(config, replaced, cls)
+            check_is_plain(what, tensors_of(file))
+        _check_scales(config, replaced, cls, what)
         channels = positive_int(config, "latent_channels") or positive_int(config, "z_dim")
     if channels and expected and channels != expected:
-        raise BadModel(f"load.vae is of another family: its latents have {channels} channels, this model's {expected}")
+        raise BadModel(f"{what} is of another family: its latents have {channels} channels, this model's {expected}")
 
 
 def _latent_channels(file: Path) -> int:
@@ -58,10 +61,10 @@ def _latent_channels(file: Path) -> int:
     return 0
 
 
-def _check_scales(config: Config, replaced: Config, cls: str) -> None:
+def _check_scales(config: Config, replaced: Config, cls: str, what: str) -> None:
     if cls != "AutoencoderKL":
         return
     for key, default in LATENT_SCALES.items():
         own, expected = config.get(key, default), replaced.get(key, default)
         if own != expected:
-            raise BadModel(f"load.vae is of another family: its {key} is {own}, this model's {expected}")
+            raise BadModel(f"{what} is of another family: its {key} is {own}, this model's {expected}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from models.errors import BadModel, Incomplete
 from models.files.completeness import check_language_model_complete, check_pipeline_complete
 from models.files.gguf_header import MAX_LAYERS, read_gguf_header
+from models.files.ip_adapter_folder import IMAGE_ENCODER, ip_adapter_file
 from models.files.json_files import read_config
 from models.files.leftovers import files_in, is_unfinished
 from models.files.model_index import components
@@ -71,7 +72,9 @@ def check_folder(folder: Path, *, weights: bool = True) -> None:
         _check_part(folder)
         for name in module_folders(folder):
             _check_part(folder / name)
-        if weights:
+        if folder.is_dir() and ip_adapter_file(folder) is not None:
+            _check_part(folder / IMAGE_ENCODER, is_component=True)
+        elif weights:
             _check_model_folder(folder)
         return
     model_index = read_config(index)

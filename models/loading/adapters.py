@@ -16,23 +16,41 @@ from models.errors import BadModel, ModelsError
 from models.files.safety import check_path
 from models.files.weight_header import tensors_of
 from models.loading.components import errors_named, open_component
+from models.loading.part_adapters import open_part
 from models.loading.read_check import Reads, check_is_filled, check_reads
 from models.loading.tensors_of_file import read_tensors
 from pipelines.diffusion.adapters.lent_modules import BadAdapter
 from pipelines.diffusion_interface import Adapter
 from pipelines.dtype_lock import loading
 
+MODULES = ("controlnet", "t2i_adapter")  # kinds that are one module of a class of diffusers
+
 
 @loading()
-def open_adapter(adapter: Adapter, *, device: str, dtype: torch.dtype) -> torch.nn.Module:
-    """Returns the module on the device. Raises `BadAdapter`; an out-of-memory error passes through."""
+def open_adapter(
+    adapter: Adapter,
+    *,
+    device: str,
+    dtype: torch.dtype,
+    pipeline: Any | None = None,
+    configs: Path | None = None,
+) -> torch.nn.Module:
+    """Returns the module on the device.
+
+    pipeline: of the model that it is lent to; an IP-Adapter and a VAE are fitted to it. configs: the pipeline folder of
+    that model, which tells a VAE in a single file its config. Raises `BadAdapter`; an out-of-memory error passes
+    through.
+    """
     path = Path(adapter.path)
     try:
         check_path(path)
-        files = adapter_files(path)
+        files = adapter_files(path, may_be_upscaler=adapter.kind == "upscaler")
         if files is None or files.kind != adapter.kind:
             raise BadModel("its files are no longer those of such an adapter")
-        module = _open(adapter.name, path, files, dtype)
+        if files.kind in MODULES:
+            module = _open(adapter.name, path, files, dtype)
+        else:
+            module = open_part(adapter, path, pipeline, configs, device, dtype)
     except OSError as error:
         raise BadAdapter(f"The adapter {adapter.name} cannot be read: its files were removed.") from error
     except ModelsError as error:

@@ -22,9 +22,11 @@ from models.loading.chat import open_chat
 from models.loading.compilation import denoisers_to_compile
 from models.loading.shared_weights import SharedWeights
 from models.loading.smoke import smoke_test, smoke_test_chat_model, smoke_test_pictures
+from models.loading.upscaler import upscaler_builder
 from models.spec import ModelSpec
 from pipelines.chat_interface import Message, PromptRefused
 from pipelines.device import is_fatal, is_out_of_memory, release_cache
+from pipelines.diffusion_interface import UPSCALER
 from pipelines.dtype_lock import loading
 from pipelines.interface import Lane, Merging
 
@@ -122,7 +124,11 @@ def _diffusion(
     from pipelines.diffusion.compiled_blocks import CompiledBlocks
     from pipelines.diffusion.lane import DiffusionLane
 
-    build = pipeline_builder(spec, device, dtype, offload, shared)
+    assert spec.path is not None, "checked by `load`"
+    if spec.pipeline == UPSCALER:
+        build = upscaler_builder(spec, spec.path, device, dtype)
+    else:
+        build = pipeline_builder(spec, device, dtype, offload, shared)
     pipeline, notes = _with_library(build, spec)
     assert spec.type == "image" or spec.type == "video"
     denoisers, uncompiled = denoisers_to_compile(pipeline, spec, device, offload)
@@ -135,7 +141,9 @@ def _diffusion(
         verdicts=verdicts,
         warnings=(OFFLOADED.format(spec.name),) if offload else (),
         notes=[*notes, *uncompiled],
-        open_adapter=partial(open_adapter, device=device, dtype=dtype),
+        open_adapter=partial(
+            open_adapter, pipeline=pipeline, configs=spec.base_path or spec.path, device=device, dtype=dtype
+        ),
     )
     if denoisers:
         lane.compile_blocks(CompiledBlocks(denoisers, prepare=partial(Worker, device_name=device)))

@@ -7,13 +7,18 @@ but casts the modules to a dtype and leaves out components of a class that it do
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import diffusers
+import torch
 from diffusers import DiffusionPipeline
+from diffusers.configuration_utils import ConfigMixin
+
+from pipelines.diffusion_interface import UPSCALER
 
 
 class UnknownPipeline(Exception):
@@ -41,18 +46,25 @@ class TaskPipelines:
 
     def _make(self, name: str, lent: Mapping[str, Any]) -> Any:
         cls = pipeline_class(name)
-        arguments = {**_shared(self._own, cls), **lent}
+        shared = _shared(self._own, cls)
         try:
-            made = cls(**arguments)
-        except (TypeError, ValueError) as error:  # a component that the class needs is missing, or of another kind
+            made = cls(**{**shared, **lent})
+        except (TypeError, ValueError, AttributeError) as error:  # a component is missing, or of another kind
             raise UnknownPipeline(f"{name} does not fit this model.") from error
+        for component, value in shared.items():
+            if isinstance(value, torch.nn.Module) and getattr(made, component, None) is not value:
+                raise UnknownPipeline(f"{name} does not fit this model: it changes its {component}.")
         made.set_progress_bar_config(disable=True)
         return made
 
 
 @functools.lru_cache(maxsize=256)
 def pipeline_class(name: str) -> type:
-    """The pipeline class of diffusers with this name. Raises `UnknownPipeline`."""
+    """The pipeline class of diffusers with this name, or that of upscalers. Raises `UnknownPipeline`."""
+    if name == UPSCALER:
+        from pipelines.upscaling.pipeline import UpscalerPipeline
+
+        return UpscalerPipeline
     cls = getattr(diffusers, name, None)
     if not (inspect.isclass(cls) and issubclass(cls, DiffusionPipeline)):
         raise UnknownPipeline(f"diffusers has no pipeline {name}.")
@@ -66,7 +78,9 @@ def _shared(own: Any, cls: type) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, parameter in inspect.signature(cls.__init__).parameters.items():  # type: ignore[misc]  # of a class
         if name in components:
-            found[name] = components[name]
+            found[name] = value = components[name]
+            if isinstance(value, ConfigMixin) and not isinstance(value, torch.nn.Module):
+                found[name] = copy.deepcopy(value)  # some constructors correct the noise scheduler that they are given
         elif name in config:
             found[name] = config[name]
         elif name in optional and parameter.default is parameter.empty:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 TOKENS = 4  # into which a plain IP-Adapter turns a picture
 
@@ -31,6 +33,14 @@ def ip_adapter_tensors(pipeline: Any, image_dim: int, *, plus: bool = False, see
             if is_flux:
                 tensors[f"ip_adapter.{key}.{name}.bias"] = random(width)
     return tensors
+
+
+def save_ip_adapter(folder: Path, tensors: dict[str, torch.Tensor], encoder: Any) -> Path:
+    """Save a folder as its authors publish it: the file, and beside it the encoder of pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "ip-adapter.safetensors")
+    encoder.save_pretrained(folder / "image_encoder")
+    return folder
 
 
 def _layers(denoiser: Any, is_flux: bool) -> Iterable[tuple[int, int]]:

@@ -37,10 +37,10 @@ class Inversion(nn.Module):
         self.word = word
         self.suffixes = tuple(vectors)
         for suffix, found in vectors.items():
-            self.register_buffer(f"vectors{suffix}", found)
+            self.register_buffer(f"vectors_of{suffix}", found)
 
     def vectors(self, suffix: str) -> torch.Tensor:
-        found: torch.Tensor = getattr(self, f"vectors{suffix}")
+        found: torch.Tensor = getattr(self, f"vectors_of{suffix}")
         return found
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pipelines.diffusion.arguments import FRAMES_ARGUMENTS
 from pipelines.diffusion.task_pipelines import pipeline_class
-from pipelines.diffusion_interface import ENLARGES, DiffusionRequest
+from pipelines.diffusion_interface import ENLARGES, UPSCALER, DiffusionRequest
 
 MASKS = frozenset({"mask_image", "mask"})
 
@@ -22,10 +22,12 @@ FRAME_BY_FRAME = ("LucyEditPipeline",)  # it joins the latents of the clip with 
 class InputRules:
     image_keeps_size: bool  # `image` is looked at, as a reference is; the output is made beside it
     clip_may_be_short: bool  # the clip is the beginning of the output, which goes on after it
-    enlarges: int  # the factor by which the output is wider and higher than the inputs
+    enlarges: int | None  # the factor by which the output is wider and higher than the inputs; None: any factor
 
     def input_size(self, request: DiffusionRequest) -> tuple[int, int]:
         """(width, height) in pixels, to which `image` and the maps that it follows are brought."""
+        if self.enlarges is None:
+            return request.size_before_upscaling
         return max(1, request.width // self.enlarges), max(1, request.height // self.enlarges)
 
 
@@ -37,7 +39,7 @@ def rules_of(name: str) -> InputRules:
     # Where the output has a size of its own, and no strength or mask refers to the picture's pixels.
     is_reference = "width" in parameters and not (has_frames or has_mask or "strength" in parameters)
     return InputRules(
-        image_keeps_size=is_reference and name not in IN_OUTPUT_SIZE,
+        image_keeps_size=is_reference and name not in (*IN_OUTPUT_SIZE, UPSCALER),
         clip_may_be_short=has_frames and not has_mask and name not in FRAME_BY_FRAME,
-        enlarges=ENLARGES.get(name, 1),
+        enlarges=None if name == UPSCALER else ENLARGES.get(name, 1),
     )

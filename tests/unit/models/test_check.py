@@ -106,7 +106,7 @@ def test_a_file_that_is_no_model_is_told_what_it_is(tmp_path: Path, tensors: Any
     ("make", "words"),
     [
         (lambda folder: folder.mkdir(), "has neither model_index.json"),
-        (lambda folder: write_json(folder / "config.json", {"_class_name": "AutoencoderKL"}), "is one component ("),
+        (lambda folder: write_json(folder / "config.json", {"_class_name": "PriorTransformer"}), "is one component ("),
         (lambda folder: chat_folder(folder, architectures=["ViTModel"], model_type="vit"), "neither a diffusers"),
         (lambda folder: chat_folder(folder, architectures=["BertForSequenceClassification"]), "it gives scores"),
         (lambda folder: chat_folder(folder, quantization_config={"quant_method": "wood"}), "by the method wood"),

@@ -126,7 +126,6 @@ def test_each_family_has_a_base_of_its_size(
         ("control_model.time_embed.0.weight", "is a ControlNet"),
         ("net.x_embedder.proj.1.weight", "is a Cosmos model"),
         ("lora_unet_down_blocks_0.lora_down.weight", "is a LoRA"),
-        ("decoder.conv_in.weight", "is a VAE: name it as load.vae"),
         ("text_model.embeddings.token_embedding.weight", "is a text encoder"),
         ("encoder.block.0.layer.0.SelfAttention.q.weight", "is a text encoder"),
         ("model_ema.diffusion_modeltime_embed0weight", "holds its U-Net only as EMA copies"),
