@@ -77,4 +77,5 @@ async def _stored(service: Service, key: ApiKey) -> dict[str, Any]:
 
 
 def image_models(service: Service) -> list[str]:
-    return [view.spec.name for view in service.models.all() if view.spec.type == "image"]
+    """Upscalers are no checkpoints for AUTOMATIC1111."""
+    return [view.spec.name for view in service.models.all() if view.spec.type == "image" and view.spec.adapter is None]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models.spec import Limits
 from server.jobs.request import GenerateRequest
 from tests.fakes import FakeCatalogue, spec
 from tests.support.http.front import Front, front
@@ -35,7 +36,14 @@ CATALOGUE = FakeCatalogue(
     painter("follower", FOLLOWS),
     spec("edges", "adapter", adapter="controlnet"),
     spec("faces", "adapter", adapter="ip_adapter"),
-    spec("esrgan", "adapter", adapter="upscaler"),
+    spec(
+        "esrgan",
+        "image",
+        adapter="upscaler",
+        scale=4,
+        limits=Limits(size_multiple=1),
+        tasks=(task("UpscalerPipeline", "image", image="image", arguments=("width", "height")),),
+    ),
 )
 
 
@@ -332,6 +340,27 @@ async def test_several_pictures_are_made_larger_and_what_is_ignored_is_named(tmp
 
     assert [opened(image).size for image in reply["images"]] == [(16, 16), (32, 16)]
     assert reply["html_info"] == "<p>Ignored: codeformer_visibility</p>"
+
+
+async def test_an_upscaler_of_the_catalogue_runs_as_a_job(tmp_path: Path) -> None:
+    fields = {"upscaler_1": "esrgan", "resize_mode": 1, "upscaling_resize_w": 160, "upscaling_resize_h": 100}
+    async with front(tmp_path, catalogue=CATALOGUE) as f:
+        finish_jobs(f)
+        requests = accepted(f)
+        cut = await extras(f, **fields)
+        await extras(f, **fields | {"upscaling_crop": False})
+        await extras(f, upscaler_1="esrgan", upscaling_resize=1.5)
+        files = [{"data": text(Image.new("RGB", (size, 8)))} for size in (8, 16)]
+        several = await f.post("/sdapi/v1/extra-batch-images", {"imageList": files, "upscaler_1": "esrgan"})
+        models = (await f.get("/sdapi/v1/sd-models")).json()
+        used = await f.used("images", "enterprise")
+
+    sizes = [(request.model, request.width, request.height) for request in requests]
+    assert sizes[:3] == [("esrgan", 200, 100), ("esrgan", 200, 100), ("esrgan", 96, 48)]
+    assert sizes[3:] == [("esrgan", 16, 16), ("esrgan", 32, 16)]
+    assert opened(cut.json()["image"]).size == (160, 100)
+    assert (several.status_code, len(several.json()["images"]), used) == (200, 2, 5)
+    assert "esrgan" not in [model["title"] for model in models]
 
 
 @pytest.mark.parametrize(
