@@ -13,7 +13,7 @@ from server.api.models import DeviceReply, HolderReply, ModelReply
 from server.api.openai import chat_fields
 from server.api.openai.chat_schema import ChatCompletion
 from server.api.openai.completion_schema import Completion
-from server.api.openai.image_schema import ImageGeneration
+from server.api.openai.image_schema import ImageEdit
 from server.api.openai.responses.fields import RESPONSES
 from server.api.openai.responses.schema import ResponseBody
 from server.api.openai.video_schema import VideoCreation
@@ -84,7 +84,7 @@ def test_the_reference_of_openais_api_contains_every_field_that_is_known() -> No
         *ChatCompletion.model_fields,
         *Completion.model_fields,
         *ResponseBody.model_fields,
-        *ImageGeneration.model_fields,
+        *ImageEdit.model_fields,
         *VideoCreation.model_fields,
     }
     others = {*chat_fields.ALIASES, *chat_fields.NOTED, *chat_fields.NEUTRAL, *chat_fields.NEVER, *chat_fields.WARNINGS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from pipelines.diffusion_interface import DiffusionRequest
 from server.jobs.request import GenerateRequest
 from tests.support.http.front import Front, front
 from tests.support.http.http_front import finish_jobs
@@ -48,6 +50,23 @@ async def test_a_picture_and_a_prompt_are_an_image_to_image_job(tmp_path: Path) 
     assert (request.strength, request.mask, request.images) == (0.75, None, ())
     assert (request.width, request.height) == (None, None)  # follows the picture
     assert image.size == (48, 32)
+
+
+async def test_the_lane_gets_the_pictures_of_an_edit(tmp_path: Path) -> None:
+    async with front(tmp_path, catalogue=TAKING) as f:
+        replying = asyncio.create_task(send(f, EDITS, {"prompt": "a hat"}, [part(PICTURE), part(HOLED, "mask")]))
+        await f.engine.submitted.wait()
+        (job,) = f.engine.jobs.values()
+        f.engine.run(job.id)
+        reply = (await replying).json()
+
+    (request,) = job.requests
+    assert isinstance(request, DiffusionRequest)
+    assert (request.pipeline, request.strength, reply["size"]) == ("InpaintPipeline", 1.0, "48x32")
+    assert request.input_arguments == {"image": "image", "mask": "mask_image"}
+    assert request.inputs.image is not None
+    assert request.inputs.mask is not None
+    assert (request.inputs.image.width, request.inputs.mask.width) == (48, 48)
 
 
 async def test_a_mask_is_white_where_the_clients_mask_is_transparent(tmp_path: Path) -> None:
@@ -178,6 +197,10 @@ REFUSED: list[tuple[str, dict[str, str], list[Any], str, str | None]] = [
     (EDITS, FIELDS | {"input_fidelity": "1"}, [part(PICTURE)], "input_fidelity must be low or high", "input_fidelity"),
     (EDITS, FIELDS | {"colour": "red"}, [part(PICTURE)], "Unknown field colour", "colour"),
     (EDITS, FIELDS, [part(PICTURE), part(PICTURE, "logo")], "Unknown field logo", "logo"),
+    (EDITS, FIELDS | {"model": "painter"}, [part(PICTURE)], "Models here that can: changer, retoucher", "image"),
+    (EDITS, FIELDS | {"model": "changer"}, [part(PICTURE), part(HOLED, "mask")], "that can: retoucher.", "mask"),
+    (EDITS, FIELDS | {"model": "changer"}, [part(PICTURE)] * 2, "Models here that can: follower.", "images"),
+    (EDITS, FIELDS | {"model": "follower", "strength": "0.5"}, [part(PICTURE)], "strength: follower", "strength"),
     (VARIATIONS, {"n": "1"}, [], "image is required", "image"),
     (VARIATIONS, FIELDS, [part(PICTURE)], "Unknown field prompt", "prompt"),
     (VARIATIONS, {}, [part(PICTURE)] * 2, "image must be a file", "image"),

@@ -72,6 +72,7 @@ async def test_a_clip_is_changed_by_a_model_that_takes_clips(tmp_path: Path) -> 
             await f.post(EDITS, {"prompt": "Snow", "video": data_url(PICTURE)}),
             await f.post(EDITS, {"prompt": "Snow", "video": {"id": "video_1"}}),
             await f.post(EDITS, {"prompt": "Snow"}),
+            await f.post(EDITS, {"prompt": "Snow", "video": {"id": made["id"]}, "model": "animator"}),
         ]
 
     assert [reply.status_code for reply in replies] == [200] * 4, [reply.text for reply in replies]
@@ -79,8 +80,9 @@ async def test_a_clip_is_changed_by_a_model_that_takes_clips(tmp_path: Path) -> 
     assert [(request.model, request.video is not None, request.prompt) for request in changes] == [
         ("reviser", True, "Snow")
     ] * 4
-    assert [reply.status_code for reply in wrong] == [400, 404, 400], [reply.text for reply in wrong]
-    assert wrong[0].json()["error"]["param"] == "video"
+    assert [reply.status_code for reply in wrong] == [400, 404, 400, 400], [reply.text for reply in wrong]
+    assert [reply.json()["error"]["param"] for reply in (wrong[0], *wrong[2:])] == ["video"] * 3
+    assert "Models here that can: reviser." in wrong[3].json()["error"]["message"]
 
 
 async def test_a_remix_starts_from_what_its_model_takes_and_repeats_the_rest(tmp_path: Path) -> None:
