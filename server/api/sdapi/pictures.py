@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from dataclasses import replace
 
 from models.spec import ModelSpec
@@ -12,8 +13,6 @@ from server.api.sdapi.controlnet import ReadUnit
 from server.api.sdapi.masks import prepared_mask, without_content
 from server.api.sdapi.schema import BASE64, Image2Image
 from server.errors import BadRequest
-from server.jobs.inputs.media_types import MAX_BYTES
-from server.jobs.inputs.references import NoReference, decoded_base64
 from server.jobs.request import GenerateRequest, WantedControl, WantedImagePrompt
 from server.service.picture_inputs import taken, ways_to_take, with_strength
 from server.service.picture_work import work_on
@@ -38,12 +37,13 @@ async def add_picture(service: Service, key: ApiKey, text: str, place: str) -> I
 def decode(text: str, place: str) -> bytes:
     """Raises `BadRequest`. AUTOMATIC1111 fetches URLs only where its operator allows it; here nobody can."""
     start = text.find(",") + 1 if text.startswith("data:") else 0
-    if start and not text.endswith(";base64,", 0, start):
-        raise BadRequest(f"{place} must be {BASE64}.")
     try:
-        content = decoded_base64(text, start, MAX_BYTES)
-    except NoReference:
-        raise BadRequest(f"{place} must be {BASE64}, of at most {MAX_BYTES >> 20} MiB.") from None
+        if start and not text.endswith(";base64,", 0, start):
+            raise ValueError
+        # Lines may be broken.
+        content = base64.b64decode(text[start:].encode("ascii").translate(None, b" \r\n\t"), validate=True)
+    except ValueError:  # also a character that is not ASCII
+        raise BadRequest(f"{place} must be {BASE64}.") from None
     if not content:
         raise BadRequest(f"{place} must be {BASE64}.")
     return content
