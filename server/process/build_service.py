@@ -16,6 +16,7 @@ from server.jobs.artifacts import Artifacts
 from server.jobs.event_stream import JobEvents
 from server.jobs.inputs.decoder import Decoder
 from server.jobs.inputs.files import InputFiles
+from server.jobs.inputs.remote_files import RemoteFiles
 from server.jobs.jobs import Jobs
 from server.jobs.limits import Catalogue, JobLimits, MemoryRequirements
 from server.jobs.live_jobs import LiveJobs
@@ -107,8 +108,7 @@ def build_service(
         artifacts=artifacts,
         clock=clock,
         retention=options.file_retention,
-        fetches=options.fetch_images,
-        networks=options.image_networks,
+        remote_files=RemoteFiles(fetches=options.fetch_images, networks=options.image_networks),
     )
     submission = Submission(
         database=database,

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import http.client
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from ipaddress import ip_network
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -24,38 +20,36 @@ from sqlalchemy import Connection
 from pipelines.diffusion_interface import MediaFile
 from server.accounts.auth import ApiKey
 from server.accounts.usage import Accounts
-from server.errors import BadRequest, NotFound, TooLarge, TooMany, Unavailable
-from server.jobs import safe_get
+from server.errors import BadRequest, NotFound, TooMany, Unavailable
 from server.jobs.artifacts import Artifacts, new_id
 from server.jobs.inputs.decoded import Refused
 from server.jobs.inputs.decoder import Decoder
+from server.jobs.inputs.folder import InputFolder, read_head, unlink, write
 from server.jobs.inputs.media_types import EXTENSIONS, HEAD_BYTES, MAX_BYTES, TAKEN, media_type_of
-from server.jobs.inputs.references import WHAT, FileId, NoReference, OutputId, Reference, Remote, Sent, read_reference
+from server.jobs.inputs.references import (
+    FileId,
+    OutputId,
+    Reference,
+    Remote,
+    Sent,
+    field_of,
+    read_references,
+    too_large,
+    unknown,
+)
+from server.jobs.inputs.remote_files import RemoteFiles
+from server.jobs.inputs.space import Space, check_space
 from server.jobs.jobs import NO_SUCH_FILE
-from server.jobs.safe_post import Refused as AddressRefused
-from server.jobs.safe_post import look_up
 from server.store import input_files as store
 from server.store import jobs as jobs_store
 from server.store.database import Database
 from server.store.input_files import InputFileRow
-from server.units import size
 
 logger = logging.getLogger(__name__)
 
 UNLISTED_FOR = timedelta(minutes=10)  # a file that came with a request is kept until the job is stored, or this long
-MAX_FETCHED = 8  # files of one request
 MAX_AT_ONCE = 8  # files of one key that are decoded or wait for it
-NOT_HERE = "{} must be {}: this server fetches nothing from the network."
-UNKNOWN = "{}: there is no such file. Send {}."
 OTHER_FORMAT = "{} names an output of the type {}, which cannot be an input: make it as png, webp, jpeg, mp4 or webm."
-
-
-@dataclass(frozen=True, slots=True)
-class Space:
-    """How much disk the files of a key take."""
-
-    used_bytes: int
-    limit_bytes: int | None  # None: no limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,31 +73,18 @@ class InputFiles:
         artifacts: Artifacts,
         clock: Callable[[], datetime],
         retention: timedelta,
-        fetches: bool = False,
-        networks: Sequence[str] = (),
-        look_up: Callable[[str, int], Sequence[str]] = look_up,
+        remote_files: RemoteFiles,
     ) -> None:
-        """root: the data directory. fetches: files are fetched from URLs. networks: private ones that they may be in.
-
-        Creates its folders if needed, closes them to other users, and removes unfinished files of an earlier process.
-        """
+        """root: the data directory. retention: how long an uploaded file is kept."""
         self._database = database
         self._decoder = decoder
         self._accounts = accounts
         self._artifacts = artifacts
         self._clock = clock
         self._retention = retention
-        self._fetches = fetches
-        self._networks = [ip_network(network) for network in networks]
-        self._look_up = look_up
-        self._folder = root / "inputs"
-        self._unfinished = self._folder / "unfinished"
+        self._remote_files = remote_files
+        self._folder = InputFolder(root / "inputs")
         self._at_once: Counter[str] = Counter()  # by id of the key
-        for folder in (self._folder, self._unfinished):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder.chmod(0o700)
-        for left_over in self._unfinished.iterdir():
-            left_over.unlink()
 
     async def add(self, key: ApiKey, data: bytes, *, listed: bool = True, place: str = "file") -> InputFileRow:
         """Checks a file and keeps it. listed: the client sent it by itself, and not with a request that uses it.
@@ -111,10 +92,10 @@ class InputFiles:
         Raises `BadRequest` with the place, `TooLarge`, `TooMany` and `Unavailable`; then nothing is kept.
         """
         if len(data) > MAX_BYTES:
-            raise TooLarge(f"{place} may have at most {_size(MAX_BYTES)}.", param=place)
+            raise too_large(place)
         mime_type = media_type_of(data[:HEAD_BYTES])
         if mime_type is None:
-            raise BadRequest(f"{place} must be {TAKEN}.", param=place)
+            raise BadRequest(f"{place} must be {TAKEN}.", param=field_of(place))
         sha256 = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
         return await self._keep(key, _Source(data, sha256, len(data), mime_type), listed, place)
 
@@ -123,13 +104,8 @@ class InputFiles:
 
         Raises `BadRequest` that names the place, with one text for all files that the key does not have; and as `add`.
         """
-        references = await asyncio.to_thread(_read_references, media)
-        remote = [place for place, reference in references.items() if isinstance(reference, Remote)]
-        if remote and not self._fetches:  # before anything is kept
-            raise BadRequest(NOT_HERE.format(remote[0], WHAT), param=_field(remote[0]))
-        if len(remote) > MAX_FETCHED:
-            place = remote[MAX_FETCHED]
-            raise BadRequest(f"{place}: a request may name at most {MAX_FETCHED} files by URL.", param=_field(place))
+        references = await asyncio.to_thread(read_references, media)
+        self._remote_files.check([place for place, each in references.items() if isinstance(each, Remote)])
         found = {place: await self._find(key, reference, place) for place, reference in references.items()}
         for place, row in found.items():
             _check_kind(place, row)
@@ -141,7 +117,7 @@ class InputFiles:
 
     def media_file(self, row: InputFileRow) -> MediaFile:
         return MediaFile(
-            path=str(self._folder / row.file_name),
+            path=str(self._folder.path(row.file_name)),
             sha256=row.sha256,
             width=row.width,
             height=row.height,
@@ -155,7 +131,7 @@ class InputFiles:
         row = (await self._database.read(lambda conn: store.get(conn, key.id, [file_id], at))).get(file_id)
         if row is None or not row.listed:
             raise NotFound(NO_SUCH_FILE)
-        path = self._folder / row.file_name
+        path = self._folder.path(row.file_name)
         if not path.is_file():
             raise NotFound(NO_SUCH_FILE)
         return row, path
@@ -194,9 +170,9 @@ class InputFiles:
     async def sweep(self) -> int:
         """Removes files that the store does not know; returns their number. Call it at start, before any request."""
         known = await self._database.read(store.file_names)
-        unknown = [path.name for path in self._folder.iterdir() if path.is_file() and path.name not in known]
-        await self._remove(unknown)
-        return len(unknown)
+        left_over = self._folder.unknown(known)
+        await self._remove(left_over)
+        return len(left_over)
 
     def close(self) -> None:
         self._decoder.close()
@@ -206,55 +182,41 @@ class InputFiles:
             case FileId(file_id):
                 at = self._clock()
                 row = (await self._database.read(lambda conn: store.get(conn, key.id, [file_id], at))).get(file_id)
-                if row is None or not (self._folder / row.file_name).is_file():
-                    raise BadRequest(UNKNOWN.format(place, WHAT), param=_field(place))
+                if row is None or not self._folder.path(row.file_name).is_file():
+                    raise unknown(place)
                 return row
             case OutputId(output_id):
                 return await self._keep(key, await self._output(key, output_id, place), False, place)
             case Sent(data):
                 return await self.add(key, data, listed=False, place=place)
             case Remote(url):
-                data = await asyncio.to_thread(self._fetch, url, place)
+                data = await asyncio.to_thread(self._remote_files.fetch, url, place)
                 return await self.add(key, data, listed=False, place=place)
 
     async def _output(self, key: ApiKey, output_id: str, place: str) -> _Source:
         found = await self._database.read(lambda conn: jobs_store.get_output(conn, output_id))
         path = None if found is None or found[1] != key.id else self._artifacts.path(found[0].file_name)
         if found is None or path is None:
-            raise BadRequest(UNKNOWN.format(place, WHAT), param=_field(place))
+            raise unknown(place)
         output, _ = found
-        mime_type = media_type_of(await asyncio.to_thread(_head, path))
+        mime_type = media_type_of(await asyncio.to_thread(read_head, path))
         if mime_type is None:  # a GIF, or a ZIP of frames
-            raise BadRequest(OTHER_FORMAT.format(place, output.mime_type), param=_field(place))
+            raise BadRequest(OTHER_FORMAT.format(place, output.mime_type), param=field_of(place))
         return _Source(path, output.sha256, output.n_bytes, mime_type)
-
-    def _fetch(self, url: str, place: str) -> bytes:
-        """Worker threads."""
-        try:
-            return safe_get.get(url, max_bytes=MAX_BYTES, allowed=self._networks, look_up=self._look_up)
-        except AddressRefused as error:
-            raise BadRequest(f"{place} must be {error}.", param=_field(place)) from None
-        except safe_get.NotFetched as error:
-            raise BadRequest(f"{place}: the file could not be fetched: {error}.", param=_field(place)) from None
-        except (OSError, http.client.HTTPException) as error:
-            logger.info("input file not fetched", extra={"detail": f"{type(error).__name__}: {error}"})
-            message = f"{place}: the file could not be fetched: its server does not answer."
-            raise BadRequest(message, param=_field(place)) from None
 
     async def _keep(self, key: ApiKey, source: _Source, listed: bool, place: str) -> InputFileRow:
         """Returns the key's file of these contents, after it was decoded if it is new."""
-        at, limit = self._clock(), self._accounts.plan_of(key).file_space
+        at = self._clock()
         expires_at = at + (self._retention if listed else UNLISTED_FOR)
         same = await self._database.read(lambda conn: store.same(conn, key.id, source.sha256))
         if same is not None and (renewed := await self._renew(same, listed, at, expires_at)) is not None:
             return renewed
-        used = await self._database.read(lambda conn: store.used_bytes(conn, key.id))
-        _check_space(used, 1, limit, place)
+        check_space(await self.space(key), 1, place)
         if self._at_once[key.id] >= MAX_AT_ONCE:
             raise TooMany(f"{MAX_AT_ONCE} files of this key are being decoded at this moment.", retry_after_s=1)
         self._at_once[key.id] += 1
         try:
-            return await self._decode(key, source, listed, place, expires_at, limit)
+            return await self._decode(key, source, listed, place, expires_at)
         finally:
             self._at_once[key.id] -= 1
             if not self._at_once[key.id]:
@@ -262,7 +224,7 @@ class InputFiles:
 
     async def _renew(self, row: InputFileRow, listed: bool, at: datetime, expires_at: datetime) -> InputFileRow | None:
         """Returns None, and forgets the row, when its file is gone from the disk."""
-        if not (self._folder / row.file_name).is_file():
+        if not self._folder.path(row.file_name).is_file():
             await self._database.write(lambda conn: store.forget(conn, row.id))
             return None
         return await self._database.write(
@@ -270,18 +232,17 @@ class InputFiles:
         )
 
     async def _decode(
-        self, key: ApiKey, source: _Source, listed: bool, place: str, expires_at: datetime, limit: int | None
+        self, key: ApiKey, source: _Source, listed: bool, place: str, expires_at: datetime
     ) -> InputFileRow:
-        name = new_id()
-        sent, made = self._unfinished / f"{name}.sent", self._unfinished / f"{name}.made"
+        name, content = new_id(), source.content
+        sent, made = self._folder.unfinished(f"{name}.sent"), self._folder.unfinished(f"{name}.made")
         try:
-            if isinstance(source.content, bytes):
-                await asyncio.to_thread(_write, sent, source.content)
-            decoded = await self._decoder.decode(
-                source.mime_type, sent if isinstance(source.content, bytes) else source.content, made
-            )
+            if isinstance(content, bytes):
+                await asyncio.to_thread(write, sent, content)
+                content = sent
+            decoded = await self._decoder.decode(source.mime_type, content, made)
             file_name = f"{name}.{EXTENSIONS[decoded.mime_type]}"
-            kept_bytes = await asyncio.to_thread(_finish, made, self._folder / file_name)
+            kept_bytes = await asyncio.to_thread(self._folder.finish, made, file_name)
             row = InputFileRow(
                 id=f"file_{name}",
                 key_id=key.id,
@@ -299,21 +260,21 @@ class InputFiles:
                 created_at=self._clock(),
                 expires_at=expires_at,
             )
-            return await self._store(row, limit, place)
+            return await self._store(row, self._accounts.plan_of(key).file_space, place)
         except Refused as refused:
-            raise BadRequest(f"{place} must be {refused}.", param=_field(place)) from refused
+            raise BadRequest(f"{place} must be {refused}.", param=field_of(place)) from refused
         except OSError as error:
             logger.exception("input file not written")
             raise Unavailable("The file cannot be written at the moment.", retry_after_s=5) from error
         finally:
-            await asyncio.to_thread(_unlink, sent, made)
+            await asyncio.to_thread(unlink, sent, made)
 
     async def _store(self, row: InputFileRow, limit: int | None, place: str) -> InputFileRow:
         """Stores a decoded file, and removes it when it cannot be stored, or the same one was stored meanwhile."""
 
         def add(conn: Connection) -> InputFileRow:
             if store.same(conn, row.key_id, row.sha256) is None:
-                _check_space(store.used_bytes(conn, row.key_id), row.kept_bytes, limit, place)
+                check_space(Space(store.used_bytes(conn, row.key_id), limit), row.kept_bytes, place)
             return store.add(conn, row)
 
         stored: InputFileRow | None = None
@@ -326,19 +287,7 @@ class InputFiles:
 
     async def _remove(self, file_names: Sequence[str]) -> None:
         if file_names:
-            await asyncio.to_thread(_unlink, *(self._folder / name for name in file_names))
-
-
-def _read_references(media: Mapping[str, str]) -> dict[str, Reference]:
-    """Worker threads: a data URL may have megabytes."""
-    references: dict[str, Reference] = {}
-    for place, text in media.items():
-        try:
-            references[place] = read_reference(text, MAX_BYTES)
-        except NoReference as error:
-            message = UNKNOWN.format(place, WHAT) if str(error) == WHAT else f"{place} must be {error}."
-            raise BadRequest(message, param=_field(place)) from None
-    return references
+            await asyncio.to_thread(self._folder.remove, file_names)
 
 
 def _check_kind(place: str, row: InputFileRow) -> None:
@@ -347,61 +296,4 @@ def _check_kind(place: str, row: InputFileRow) -> None:
     if place == "video" and not is_clip:
         raise BadRequest("video must be a clip, and not a picture.", param="video")
     if is_clip and place != "video" and not place.startswith("control"):
-        raise BadRequest(f"{place} must be a picture, and not a clip.", param=_field(place))
-
-
-def _check_space(used: int, added: int, limit: int | None, place: str) -> None:
-    """Raises `TooLarge` for a file that takes more than all of the key's space, `TooMany` for a space that is full."""
-    if limit is None or used + added <= limit:
-        return
-    if added > limit:
-        raise TooLarge(
-            f"{place} takes {size(added)} as the server keeps it. The plan of this key allows {_size(limit)} for all "
-            "its files.",
-            param=_field(place),
-        )
-    raise TooMany(
-        f"The files of this key take {size(used)} of the {_size(limit)} that its plan allows. Delete some, see "
-        "GET /api/files, or wait until they expire.",
-        retry_after_s=60,
-    )
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(HEAD_BYTES)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-        file.write(data)
-
-
-def _finish(made: Path, kept: Path) -> int:
-    """Moves a finished file to its place, where it survives a power cut. Returns its bytes."""
-    made.chmod(0o600)
-    with open(made, "rb+") as file:
-        os.fsync(file.fileno())
-        n_bytes = os.fstat(file.fileno()).st_size
-    made.rename(kept)
-    descriptor = os.open(kept.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    return n_bytes
-
-
-def _unlink(*paths: Path) -> None:
-    for path in paths:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-
-
-def _field(place: str) -> str:
-    """The field of a place: "control" of "control[0].image"."""
-    return place.partition("[")[0]
-
-
-def _size(n_bytes: int) -> str:
-    return size(n_bytes).replace(".0 ", " ")
+        raise BadRequest(f"{place} must be a picture, and not a clip.", param=field_of(place))

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
+
+from server.errors import BadRequest, TooLarge
+from server.jobs.inputs.media_types import MAX_BYTES
 
 FILE_ID = re.compile(r"file_[0-9A-Za-z]{22}")
 # An output's id, or its address as the status of a job shows it, so that a client can send what it was given.
@@ -43,24 +47,45 @@ class Remote:
 Reference: TypeAlias = FileId | OutputId | Sent | Remote
 
 
-def read_reference(text: str, max_bytes: int) -> Reference:
-    """Raises `NoReference`, also for a data URL of more than `max_bytes`."""
+def read_references(media: Mapping[str, str]) -> dict[str, Reference]:
+    """media: place in the request → text. Raises `BadRequest`. A data URL may have megabytes: worker threads."""
+    return {place: _read_reference(text, place) for place, text in media.items()}
+
+
+def unknown(place: str) -> BadRequest:
+    """One text for whatever the key does not have, so that nobody learns what others have."""
+    return BadRequest(f"{place}: there is no such file. Send {WHAT}.", param=field_of(place))
+
+
+def field_of(place: str) -> str:
+    """Returns the field of a place: "control" of "control[0].image"."""
+    return place.partition("[")[0]
+
+
+def _read_reference(text: str, place: str) -> Reference:
     if FILE_ID.fullmatch(text):
         return FileId(text)
     if (output := OUTPUT.fullmatch(text)) is not None:
         return OutputId(output["id"])
     if (head := DATA_URL.match(text)) is not None:
-        return Sent(decoded_base64(text, head.end(), max_bytes))
+        try:
+            return Sent(decoded_base64(text, head.end(), MAX_BYTES))
+        except NoReference as error:
+            raise BadRequest(f"{place} must be {error}.", param=field_of(place)) from None
     if REMOTE_URL.match(text) and len(text) <= MAX_URL_CHARACTERS:
         return Remote(text)
-    raise NoReference(WHAT)
+    raise unknown(place)
 
 
 def decoded_base64(text: str, start: int, max_bytes: int) -> bytes:
     """Decodes the base64 that begins at `start`; its lines may be broken. Raises `NoReference`."""
     if len(text) - start > max_bytes * 3 // 2:  # base64 is 4/3
-        raise NoReference(f"of at most {max_bytes >> 20} MiB")
+        raise NoReference(f"the base64 of at most {max_bytes >> 20} MiB")
     try:
         return base64.b64decode(text[start:].encode("ascii").translate(None, b" \r\n\t"), validate=True)
     except ValueError:  # also a character that is not ASCII
         raise NoReference("a data URL with the base64 of a file, without other characters") from None
+
+
+def too_large(place: str) -> TooLarge:
+    return TooLarge(f"{place} may have at most {MAX_BYTES >> 20} MiB.", param=field_of(place))

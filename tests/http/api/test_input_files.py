@@ -275,7 +275,7 @@ async def test_a_full_disk_is_a_502_and_leaves_nothing(tmp_path: Path, monkeypat
 
     async with front(tmp_path) as f:
         with monkeypatch.context() as patch:
-            patch.setattr("server.jobs.inputs.files._finish", full)
+            patch.setattr("server.jobs.inputs.folder.InputFolder.finish", full)
             reply = await upload(f, PNG)
 
         assert reply.status_code == 502
