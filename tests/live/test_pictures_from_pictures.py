@@ -22,10 +22,11 @@ from PIL import Image
 from benchmarks.families import FAMILIES
 from server.client import AgentName, BadRequest
 from tests.support.http.live_server import LiveServer
+from tests.support.tiny_upscaler import save_upscaler
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
-MODEL = "tiny-sd"
+MODEL, UPSCALER = "tiny-sd", "tiny-esrgan"
 SIDE = 32
 SIZE = {"width": SIDE, "height": SIDE}
 
@@ -34,11 +35,16 @@ SIZE = {"width": SIDE, "height": SIDE}
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("pictures")
     FAMILIES["StableDiffusionPipeline"].save(folder / MODEL)
+    save_upscaler(folder / f"{UPSCALER}.safetensors", scale=2)
     live = LiveServer(folder / "data").start()
-    added = live.post("/api/models", {"source": str(folder / MODEL), "name": MODEL})
-    assert added.status == 200, added.body
-    yield live
-    assert live.stop() == 0
+    try:
+        for name, source in ((MODEL, folder / MODEL), (UPSCALER, folder / f"{UPSCALER}.safetensors")):
+            added = live.post("/api/models", {"source": str(source), "name": name})
+            assert added.status == 200, added.body
+        yield live
+    finally:
+        code = live.stop()
+    assert code == 0
 
 
 @pytest.fixture
@@ -138,13 +144,21 @@ def test_the_white_part_of_a_mask_is_repainted(
     assert np.array_equal(pixels(inverted)[:, half:], original[:, half:])
 
 
-def test_a_second_pass_makes_an_image_larger(server: LiveServer) -> None:
-    (image,) = sdapi(
-        server, "txt2img", enable_hr=True, hr_scale=1.5, denoising_strength=0.5,
-        override_settings={"sd_model_checkpoint": MODEL},
-    )  # fmt: skip
+def test_an_upscaler_makes_pictures_and_images_larger(server: LiveServer, files: Path, tmp_path: Path) -> None:
+    checkpoint = {"override_settings": {"sd_model_checkpoint": MODEL}, "enable_hr": True, "denoising_strength": 0.5}
+    (plain,) = sdapi(server, "txt2img", hr_scale=1.5, **checkpoint)
+    (by_model,) = sdapi(server, "txt2img", hr_scale=1.5, hr_upscaler=UPSCALER, **checkpoint)
+    extra = server.post(
+        "/sdapi/v1/extra-single-image",
+        {"image": text(files / "picture.png"), "upscaler_1": UPSCALER, "upscaling_resize": 1.5},
+    )
+    command_line(server, tmp_path, "--upscale", f"{UPSCALER}:2", "-o", "large.png")
 
-    assert pixels(image).shape == (48, 48, 3)
+    assert pixels(plain).shape == pixels(by_model).shape == (48, 48, 3)
+    assert not np.array_equal(pixels(plain), pixels(by_model))
+    assert extra.status == 200, extra.body
+    assert pixels(base64.b64decode(extra.json["image"])).shape == (48, 48, 3)
+    assert pixels((tmp_path / "large.png").read_bytes()).shape == (2 * SIDE, 2 * SIDE, 3)
 
 
 def test_a_model_that_takes_no_picture_names_those_that_do(client: AgentName, files: Path) -> None:

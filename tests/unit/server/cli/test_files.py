@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pipelines.diffusion_interface import DiffusionRequest
 from server.cli import media_options
-from tests.support.http.command_line import run
-from tests.support.http.served import Served
+from tests.support.http.command_line import run, use_server
+from tests.support.http.picture_doors import TAKING, picture
+from tests.support.http.served import Served, served
 
 pytestmark = pytest.mark.usefixtures("use_server_and_folder")
 
@@ -71,3 +73,27 @@ def test_files_are_named_with_their_kind_model_and_strength(server: Served) -> N
     assert media_options.upscale("esrgan:2") == {"model": "esrgan", "scale": 2.0}
     assert media_options.upscale("esrgan") == {"model": "esrgan"}
     assert media_options.several("--reference", ["edges.png", output_id]) == [edges, output_id]
+
+
+def test_run_sends_the_files_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(tmp_path / "store", catalogue=TAKING) as server:
+        use_server(monkeypatch, server)
+        server.run_every_job()
+        for name in ("photo.png", "mask.png"):
+            Path(name).write_bytes(picture(64, 64, hole=name == "mask.png"))
+        photo_id = run("files", "upload", "photo.png").stdout.strip()
+        painted = run(
+            "run", "A hat", "--model", "retoucher", "--image", photo_id, "--mask", "mask.png", "--strength", "0.6",
+            "--fit", "pad", "-o", "hat.png",
+        )  # fmt: skip
+        refused = run("run", "A hat", "--model", "changer", "--image", "photo.png", "--mask", "mask.png")
+        (job,) = server.f.engine.jobs.values()
+
+    (request,) = job.requests
+    assert isinstance(request, DiffusionRequest)
+    assert (painted.exit_code, painted.stdout) == (0, "hat.png\n")
+    assert (request.strength, request.fit) == (0.6, "pad")
+    assert request.inputs.image is not None
+    assert request.inputs.mask is not None
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("mask: changer does not take this input. Models here that can: retoucher")
