@@ -217,6 +217,10 @@ class Lane(Protocol):
 
     def has_work(self) -> bool: ...
 
+    @property
+    def waits(self) -> bool:
+        """Whether all its work waits for something beside the device, such as files that are being read."""
+
     def next_step(self) -> NextStep | None:
         """The forward that the next step would run; None when nothing is to be done, or requests only start or end."""
 
@@ -224,7 +228,7 @@ class Lane(Protocol):
         """Run one forward of at most `max_rows` merged calls, and the code between it and the next calls.
 
         Returns updates, with exactly one end per request. With `max_rows` 0 no forward runs: only the ends of canceled
-        requests are returned, and no weights need to be on the device. Inside a long forward `should_yield` is called
+        requests are returned, and no weights need to be on the device. A lane that `waits` lets a few ms pass. Inside a long forward `should_yield` is called
         at every repeated block; when it returns true, the step ends there (`mid_forward`).
         """
 

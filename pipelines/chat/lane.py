@@ -127,6 +127,10 @@ class ChatLane:
     def has_work(self) -> bool:
         return bool(self._queue or self._updates)
 
+    @property
+    def waits(self) -> bool:
+        return False
+
     def take_costs(self) -> Sequence[Note]:
         return self._costs.take()
 

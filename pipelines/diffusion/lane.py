@@ -180,6 +180,11 @@ class DiffusionLane:
     def has_work(self) -> bool:
         return bool(self._requests)
 
+    @property
+    def waits(self) -> bool:
+        can_go_on = self._rendezvous.busy or self._not_started or self._to_cancel or self._media_reader.has_read
+        return bool(self._reading) and not can_go_on
+
     def take_costs(self) -> Sequence[Note]:
         return self._costs.take()
 

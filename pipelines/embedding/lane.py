@@ -125,6 +125,10 @@ class EmbeddingLane:
     def has_work(self) -> bool:
         return bool(self._requests or self._canceled or self._updates)
 
+    @property
+    def waits(self) -> bool:
+        return False
+
     def take_costs(self) -> Sequence[Note]:
         return self._costs.take()
 

@@ -144,6 +144,7 @@ class Engine:
         """Decide on one action and carry it out. False when the engine has drained."""
         began = self._clock() if self._turn_ended_at is None else self._turn_ended_at
         self._scheduler.observe(self._device.read_memory())
+        self._executor.look_for_inputs()
         action = self._scheduler.next_action(self._clock())
         if isinstance(action, Wait):
             self._publish(force=True)

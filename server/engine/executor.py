@@ -127,6 +127,12 @@ class Executor:
         self._take_updates(job.model, lane.step(max_rows=0))
         self._update_next_step(job.model)
 
+    def look_for_inputs(self) -> None:
+        """Notice lanes that can go on because files have been read."""
+        for model, resident in self._scheduler.residents.items():
+            if resident.waits:
+                self._update_next_step(model)
+
     # Actions
 
     def carry_out(self, action: DeviceAction) -> None:
@@ -261,7 +267,7 @@ class Executor:
     def _update_next_step(self, model: str) -> None:
         lane = self.lanes[model]
         next_step = lane.next_step()
-        self._scheduler.expects(model, next_step, lane.mid_forward and next_step is not None)
+        self._scheduler.expects(model, next_step, lane.mid_forward and next_step is not None, lane.waits)
 
 
 def _same_step_follows(lane: Lane, next_step: NextStep | None, notes: Sequence[Note]) -> bool:

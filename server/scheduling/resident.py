@@ -37,6 +37,7 @@ class Resident:
     next_step: NextStep | None = None  # what its next step would run; None: no forward
     parkable: bool = True  # its lane freed memory when it was last parked
     mid_forward: bool = False  # its lane is suspended inside a forward
+    waits: bool = False  # its lane can do nothing before the files of its jobs have been read
     slice_s: float = 0.0  # time slice: while it has work, it keeps its memory for so long after `since`
     served: bool = False  # a job was admitted since `since`
     loras: set[tuple[str, int]] = field(default_factory=set)  # LoRA files that jobs have loaded since `since`

@@ -117,9 +117,12 @@ class Scheduler:
         self._invalidate()
         return self.queue.take(job.id)
 
-    def expects(self, model: str, next_step: NextStep | None, mid_forward: bool = False) -> None:
+    def expects(self, model: str, next_step: NextStep | None, mid_forward: bool = False, waits: bool = False) -> None:
         """Record what the lane's next step would run; reported whenever that may have changed."""
         resident = self.residents[model]
+        if resident.waits and not waits:
+            self.time_slices.rejoin(resident, self.residents.values())
+        resident.waits = waits
         if (next_step and next_step.component) != (resident.next_step and resident.next_step.component):
             self._invalidate()
         resident.next_step, resident.mid_forward = next_step, mid_forward
@@ -226,6 +229,7 @@ class Scheduler:
                 return action
             self._settled_until = min(self.model_loads.next_change(now), self.lent_weights.next_expiry(now))
         working = [r for r in self.residents.values() if r.running and not r.to_unpark]
+        working = [r for r in working if not r.waits] or working
         if working:
             return self._step(self.time_slices.next_of(working, self.model_loads.draining_for_chat), now)  # 5
         stale = min(self.residents.values(), key=self.residency.expires_at, default=None)

@@ -73,6 +73,11 @@ class MediaReader:
         if future is not None and future not in self._pending.values():
             future.cancel()
 
+    @property
+    def has_read(self) -> bool:
+        """Whether `take_read` would return something."""
+        return any(future.done() for future in self._pending.values())
+
     def take_read(self) -> list[str]:
         """Return the ids of requests whose inputs have been read since the last call."""
         read = [request_id for request_id, future in self._pending.items() if future.done()]

@@ -49,6 +49,7 @@ class FakeLane:
     explodes: BaseException | None = None  # raised by the next step, as a poisoned device would
     step_log: list[tuple[str, ...]] = field(default_factory=list)  # the requests of each finished forward
     closed: bool = False
+    waits: bool = False  # no step does anything
     verdicts: dict[str, bool] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -111,7 +112,7 @@ class FakeLane:
             wanted = self._wanted(self._paused.request_ids)
             return replace(self._paused, rows=len(wanted), request_ids=wanted)
         waiting = self._wanted(self._running)
-        if not waiting:
+        if not waiting or self.waits:
             return None
         component = next(reversed(self.weights))
         if self.kind == "chat":

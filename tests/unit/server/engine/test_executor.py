@@ -38,10 +38,8 @@ class StepClock:
         return Lane(kind=kind)
 
 
-def steps_of_one_action(
-    lane: FakeLane, clock: StepClock, jobs: Sequence[Job], *, message_waits: bool = False, other_job: Job | None = None
-) -> int:
-    """Returns the steps that `lane` takes for the first `Step` action once all jobs are admitted."""
+def executor_of(lane: FakeLane, clock: StepClock) -> tuple[Executor, Scheduler, queue.SimpleQueue[Message]]:
+    """An executor with `lane` as the model "m" and another one, its scheduler and its inbox."""
     scheduler = Scheduler(
         Ledger(name="fake", capacity_bytes=1000), lambda model: ModelFacts(model, lane.kind, 100, 4, 1000.0)
     )
@@ -57,6 +55,14 @@ def steps_of_one_action(
     inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
     outbox = Outbox(lambda event: None, lambda: clock.now)
     executor = Executor(scheduler, device, inbox, outbox, step_timeout_s=5, clock=lambda: clock.now)
+    return executor, scheduler, inbox
+
+
+def steps_of_one_action(
+    lane: FakeLane, clock: StepClock, jobs: Sequence[Job], *, message_waits: bool = False, other_job: Job | None = None
+) -> int:
+    """Returns the steps that `lane` takes for the first `Step` action once all jobs are admitted."""
+    executor, scheduler, inbox = executor_of(lane, clock)
     for job_ in (*jobs, *filter(None, [other_job])):
         executor.handle(Submit(job_, 0.0))
     if message_waits:
@@ -90,3 +96,22 @@ def test_equal_steps_of_a_job_alone_are_run_without_a_new_decision_for_a_short_t
 ) -> None:
     clock = StepClock()
     assert steps_of_one_action(clock.lane(kind), clock, jobs, **circumstances) == steps
+
+
+def test_a_lane_goes_on_as_soon_as_its_files_are_read_though_another_took_all_steps_meanwhile() -> None:
+    clock = StepClock()
+    lane = clock.lane("image")
+    executor, scheduler, _ = executor_of(lane, clock)
+    lane.waits = True
+    for job_ in (job("reads", steps=3), job("b", steps=50, model="other")):
+        executor.handle(Submit(job_, 0.0))
+    for _ in range(20):
+        executor.look_for_inputs()
+        executor.carry_out(scheduler.next_action(clock.now))
+    assert lane.step_log == []
+    lane.waits = False
+    executor.look_for_inputs()
+    for _ in range(10):
+        executor.carry_out(scheduler.next_action(clock.now))
+
+    assert lane.step_log

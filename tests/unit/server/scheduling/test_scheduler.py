@@ -251,6 +251,35 @@ def test_chat_gets_its_share_of_the_device_and_no_more() -> None:
     assert abs(used_s["chat"] / (used_s["chat"] + used_s["image"]) - 0.5) < 0.05
 
 
+def test_a_lane_that_waits_for_files_lets_others_go_first_and_gets_no_credit_for_it() -> None:
+    s = scheduler()
+    for job_ in (job("i"), job("c", "chat")):
+        s.add(job_, 0)
+    play(s, 0)
+    s.expects("image", None, waits=True)
+    for _ in range(100):
+        assert s.next_action(1.0) == Step("chat")
+        s.stepped("chat", 1.0, 0.02)
+    s.expects("image", None)
+    image_s = chat_s = 0.0
+    for _ in range(40):
+        action = s.next_action(1.0)
+        assert isinstance(action, Step)
+        s.stepped(action.model, 1.0, 0.02)
+        image_s, chat_s = image_s + 0.02 * (action.model == "image"), chat_s + 0.02 * (action.model == "chat")
+
+    assert abs(image_s - chat_s) < 0.1
+
+
+def test_a_lane_that_waits_for_files_alone_takes_the_steps_in_which_it_waits() -> None:
+    s = scheduler()
+    s.add(job("i"), 0)
+    play(s, 0)
+    s.expects("image", None, waits=True)
+
+    assert s.next_action(1.0) == Step("image")
+
+
 def test_a_lane_that_was_idle_gets_no_credit_for_it() -> None:
     s = scheduler(200)
     s.add(job("i"), 0)
