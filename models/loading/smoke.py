@@ -6,6 +6,8 @@ A checkpoint with sound files can still contain NaN and would serve black images
 from __future__ import annotations
 
 import io
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ import torch
 from PIL import Image
 
 from models.errors import LoadFailed
+from models.loading.trial_inputs import trial_inputs
 from models.spec import ModelSpec
 from pipelines.chat_interface import Message, MessageImage
-from pipelines.diffusion_interface import DiffusionRequest
+from pipelines.diffusion_interface import ENLARGES, DiffusionRequest, Inputs
 from pipelines.interface import Failed, Lane, Rendered, Update
 
 SIDES_PIXELS = (64, 256)  # of the first trials: small, because the load waits for them; some families cannot make 64
@@ -26,11 +29,21 @@ MAX_LANE_STEPS = 10_000  # a trial of one denoise step takes a handful
 
 
 def smoke_test(lane: Lane, spec: ModelSpec) -> None:
-    """Renders images until one has finite, varying pixels. Raises `LoadFailed` when none has."""
+    """Renders images until one has finite, varying pixels. Raises `LoadFailed` when none has.
+
+    A model that needs a picture or a clip is given one.
+    """
+    needed = spec.tasks[0].required if spec.tasks else frozenset()
+    with tempfile.TemporaryDirectory(prefix="agentname-trial-") as folder:
+        _try_all(lane, spec, trial_inputs(needed, Path(folder)))
+
+
+def _try_all(lane: Lane, spec: ModelSpec, inputs: Inputs) -> None:
     problem, details, n_not_finite = "", dict[str, None](), 0
     # The native size comes last, for a family that cannot make a small one.
     trials = [*(_small(spec, side) for side in SIDES_PIXELS), _native(spec, steps=2)]
-    for request in trials:
+    for trial in trials:
+        request = _with_inputs(trial, spec, inputs)
         if n_not_finite == len(SIDES_PIXELS):
             break  # broken weights: the native size of a video model may take minutes to tell the same
         match _run(lane, request):
@@ -118,6 +131,22 @@ def _small(spec: ModelSpec, side: int) -> DiffusionRequest:
 def _native(spec: ModelSpec, steps: int) -> DiffusionRequest:
     defaults = spec.defaults
     return _request(spec, defaults.width or 512, defaults.height or 512, defaults.num_frames, steps)
+
+
+def _with_inputs(request: DiffusionRequest, spec: ModelSpec, inputs: Inputs) -> DiffusionRequest:
+    if inputs == Inputs():
+        return request
+    task = spec.tasks[0]
+    enlarged = ENLARGES.get(task.pipeline, 1)
+    return replace(
+        request,
+        width=request.width * enlarged,
+        height=request.height * enlarged,
+        pipeline=task.pipeline,
+        inputs=inputs,
+        input_arguments=task.inputs,
+        strength=1.0 if "strength" in task.arguments else None,  # a part of one step would be none
+    )
 
 
 def _request(spec: ModelSpec, width: int, height: int, num_frames: int | None, steps: int) -> DiffusionRequest:

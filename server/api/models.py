@@ -21,6 +21,7 @@ from pipelines.interface import Merging
 from pipelines.step_schedule import MIN_STEPS, SPEEDS, Speed
 from server.api.deps import KeyDep, LibraryDep, ServiceDep
 from server.api.model_details import FailureReply, failure_json, notes_of, plain
+from server.api.model_inputs import Input, TaskReply, inputs_json
 from server.api.wire import JsonObject, Reply, errors, timestamp
 from server.engine_status import DeviceStatus, ModelState
 from server.jobs.request import DEFAULT_STEPS
@@ -67,7 +68,9 @@ class ModelReply(Reply):
     defaults: dict[str, Any]
     limits: dict[str, Any]
     schedulers: list[str]
-    inputs: list[Literal["text", "image"]]
+    inputs: list[Input]
+    requiredInputs: list[list[Input]]
+    tasks: list[TaskReply]
     takesLoras: bool
     speeds: list[Speed]
     speedNote: str | None
@@ -172,7 +175,7 @@ def model_json(view: ModelView, service: Service, *, admin: bool = False) -> Jso
         "defaults": _camel({name: value for name, value in asdict(spec.defaults).items() if value is not None}),
         "limits": _camel(asdict(spec.limits)),
         "schedulers": list(spec.schedulers),
-        "inputs": ["text", "image"] if spec.takes_images else ["text"],
+        **inputs_json(spec, service.catalogue.specs()),
         "takesLoras": spec.takes_loras,
         **_speeds(spec),
         "embedding": _embedding_json(spec),

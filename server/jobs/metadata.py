@@ -46,6 +46,9 @@ def file_metadata(row: JobRow, index: int, scheduler: str, hashes: FileHashes) -
         # A1111 counts the last layer as 1.
         "Clip skip": request["clip_skip"] + 1 if request.get("clip_skip") else None,
         "Lora hashes": ", ".join(f"{_in_list(name)}: {found}" for name, found in lora_hashes.items()) or None,
+        "Denoising strength": request.get("strength"),
+        "Pipeline": request.get("pipeline"),
+        "Input hashes": _input_hashes(request.get("inputs") or {}),
         "Version": f"AgentName {program_version()}",
     }
     lines = [_prompt(request)]
@@ -62,6 +65,14 @@ def file_metadata(row: JobRow, index: int, scheduler: str, hashes: FileHashes) -
         "jobId": row.id,
     }
     return FileMetadata("\n".join(lines), json.dumps(everything))
+
+
+def _input_hashes(inputs: Mapping[str, Any]) -> str | None:
+    """The beginnings of the SHA-256 of the pictures and clips; the JSON beside the text has them whole."""
+    found = [f"{name}: {each['sha256'][:12]}" for name, each in inputs.items() if isinstance(each, dict)]
+    found += [f"images[{i}]: {each['sha256'][:12]}" for i, each in enumerate(inputs.get("images", ()))]
+    found += [f"control[{i}]: {each['image']['sha256'][:12]}" for i, each in enumerate(inputs.get("controls", ()))]
+    return ", ".join(found) or None
 
 
 def _prompt(request: Mapping[str, Any]) -> str:

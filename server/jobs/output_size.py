@@ -81,7 +81,8 @@ def _size_like(like: MediaFile, spec: ModelSpec, enlarges: int) -> tuple[int, in
     multiple = spec.limits.size_multiple
     native = (spec.defaults.width or DEFAULT_SIDE_PIXELS) * (spec.defaults.height or DEFAULT_SIDE_PIXELS)
     most = min(native * MOST_OF_NATIVE, spec.limits.max_pixels / enlarges**2)
-    pixels = min(max(like.width * like.height, native * LEAST_OF_NATIVE), most)
+    least = native * LEAST_OF_NATIVE if enlarges == 1 else 0
+    pixels = min(max(like.width * like.height, least), most)
     ratio = min(max(like.width / like.height, 1 / LONGEST_RATIO), LONGEST_RATIO)
     sides = math.sqrt(pixels * ratio), math.sqrt(pixels / ratio)
     if like.width * like.height == pixels and ratio == like.width / like.height:

@@ -40,10 +40,10 @@ def check_inputs(request: GenerateRequest, spec: ModelSpec, models: Sequence[Mod
     """Raises `BadRequest` for an input that no task of the model takes. models: all models here."""
     for name in given_inputs(request):
         if not any(name in task.inputs for task in spec.tasks):
-            raise _not_taken(name, spec, models, lambda task, name=name: name in task.inputs)  # type: ignore[misc]
+            raise _not_taken(request, name, spec, models, lambda task, name=name: name in task.inputs)  # type: ignore[misc]
     for field, takes in _options(request):
         if not any(map(takes, spec.tasks)):
-            raise _not_taken(field, spec, models, takes)
+            raise _not_taken(request, field, spec, models, takes)
     if request.strength is not None and request.image is None and request.video is None:
         raise BadRequest("strength is of an image or a video that is changed, and there is none.", param="strength")
 
@@ -128,9 +128,20 @@ def _missing(spec: ModelSpec, sets: Sequence[frozenset[InputName]]) -> BadReques
 
 
 def _not_taken(
-    field: str, spec: ModelSpec, models: Sequence[ModelSpec], takes: Callable[[PipelineTask], bool]
+    request: GenerateRequest,
+    field: str,
+    spec: ModelSpec,
+    models: Sequence[ModelSpec],
+    takes: Callable[[PipelineTask], bool],
 ) -> BadRequest:
-    able = [other.name for other in models if other.type == spec.type and any(map(takes, other.tasks))]
-    named = ", ".join(able[:MAX_NAMED])
-    others = f"Models here that can: {named}." if able else f"No {spec.type} model here can."
-    return BadRequest(f"{field}: {spec.name} does not take this input. {others}", param=field)
+    """Names models that take the whole request, else those that take this field of it."""
+    given = given_inputs(request)
+
+    def takes_all(task: PipelineTask) -> bool:
+        return takes(task) and task.inputs.keys() >= set(given) and not missing_inputs(task, given)
+
+    others = [other for other in models if other.type == spec.type]
+    able = [other.name for other in others if any(map(takes_all, other.tasks))]
+    able = able or [other.name for other in others if any(map(takes, other.tasks))]
+    named = f"Models here that can: {', '.join(able[:MAX_NAMED])}." if able else f"No {spec.type} model here can."
+    return BadRequest(f"{field}: {spec.name} does not take this input. {named}", param=field)

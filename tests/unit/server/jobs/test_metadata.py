@@ -68,6 +68,18 @@ def lora(folder: Path, name: str = "ink", weight: float = 0.8, data: bytes | Non
     return {"name": name, "weight": weight, "path": str(path), "stamp": path.stat().st_mtime_ns, "n_bytes": 0}
 
 
+def test_the_text_has_the_strength_the_pipeline_and_the_hashes_of_the_inputs() -> None:
+    picture, mask = {"sha256": "ab" * 32}, {"sha256": "cd" * 32}
+    inputs = {"image": picture, "images": [mask], "controls": [{"image": picture, "adapter": None}]}
+
+    found = read_back(written(strength=0.5, pipeline="StableDiffusionImg2ImgPipeline", inputs=inputs))
+
+    assert found["Denoising strength"] == "0.5"
+    assert found["Pipeline"] == "StableDiffusionImg2ImgPipeline"
+    assert found["Input hashes"] == "image: abababababab, images[0]: cdcdcdcdcdcd, control[0]: abababababab"
+    assert "Denoising strength" not in written()
+
+
 def test_the_text_has_what_automatic1111_writes(tmp_path: Path) -> None:
     text = written(negative_prompt="blurred", clip_skip=1, loras=[lora(tmp_path)])
 
