@@ -57,8 +57,9 @@ class MessageImage:
     """A picture in a message."""
 
     at: int  # characters of the content before it
-    data: bytes  # of the file: PNG, JPEG, WebP or GIF; empty until it is fetched from its URL
-    url: str = ""  # http or https; empty: the message has the file itself
+    data: bytes  # of the file: PNG, JPEG, WebP or GIF; empty until it is read from its URL or its file
+    url: str = ""  # http or https; empty: the message has the file itself, or its id
+    file_id: str = ""  # of a file that was sent before; empty: the message has the file itself, or its URL
     place: str = ""  # in the request, for errors
     longest_side: int | None = None  # pixels: a larger picture is made smaller before the model sees it
 

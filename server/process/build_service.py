@@ -136,7 +136,7 @@ def build_service(
         metrics=metrics,
         running_chats=running_chats,
         prompts=prompts,
-        images=ChatImages(catalogue.specs, fetches=options.fetch_images, networks=options.image_networks),
+        images=ChatImages(catalogue.specs, input_files, fetches=options.fetch_images, networks=options.image_networks),
         clock=clock,
         system_prompt=options.system_prompt,
     )

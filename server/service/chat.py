@@ -78,7 +78,7 @@ class Chats:
         charge, history = await self._database.write(charge_and_read)
         try:
             with running.count(key.id, chat_input.n_replies):
-                chat_input = replace(chat_input, messages=await self._images.fetched(chat_input.messages))
+                chat_input = replace(chat_input, messages=await self._images.fetched(key, chat_input.messages))
                 context = self._context(spec, chat_input, history)
                 read_prompts = await self._read_prompts(spec, chat_input, context)
         except BaseException as error:
@@ -120,7 +120,7 @@ class Chats:
         """
         _, spec = self._allowed(key, chat_input)
         with self.running_chats.count(key.id):
-            chat_input = replace(chat_input, messages=await self._images.fetched(chat_input.messages))
+            chat_input = replace(chat_input, messages=await self._images.fetched(key, chat_input.messages))
             context = self._context(spec, chat_input)
             read_prompts = await self._read_prompts(spec, chat_input, context)
         return sum(len(prompt.tokens) for prompt in read_prompts)

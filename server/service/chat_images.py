@@ -1,4 +1,4 @@
-"""The pictures of a chat: which models take them, and how those that a message names by URL are fetched.
+"""The pictures of a chat: which models take them, and how those are had that a message names by URL or file.
 
 Event loop only.
 """
@@ -15,10 +15,13 @@ from ipaddress import ip_network
 
 from models.spec import ModelSpec
 from pipelines.chat_interface import Message, MessageImage
-from server.errors import BadRequest
+from server.accounts.auth import ApiKey
+from server.errors import BadRequest, NotFound
 from server.jobs import safe_get
-from server.jobs.image_files import MAX_IMAGE_BYTES, what_it_must_be
+from server.jobs.image_files import MAX_IMAGE_BYTES, TOO_LARGE, what_it_must_be
+from server.jobs.inputs.files import InputFiles
 from server.jobs.safe_post import Refused, look_up
+from server.units import size
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,7 @@ class ChatImages:
     def __init__(
         self,
         specs: Callable[[], Sequence[ModelSpec]],
+        input_files: InputFiles,
         *,
         fetches: bool = False,
         networks: Sequence[str] = (),
@@ -45,6 +49,7 @@ class ChatImages:
         in.
         """
         self._specs = specs
+        self._input_files = input_files
         self._fetches = fetches
         self._networks = [ip_network(network) for network in networks]
         self._look_up = look_up
@@ -65,22 +70,37 @@ class ChatImages:
             place = remote[MAX_FETCHED].place
             raise BadRequest(f"{place}: a request may name at most {MAX_FETCHED} pictures by URL.", param="messages")
 
-    async def fetched(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """Returns the messages with the files of all pictures. Raises `BadRequest` for one that cannot be fetched."""
+    async def fetched(self, key: ApiKey, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """Returns the messages with the files of all pictures. Raises `BadRequest` for one that cannot be had."""
         remote = [image for image in _images(messages) if image.url]
-        if not remote:
+        sent = [image for image in _images(messages) if image.file_id]
+        if not remote and not sent:
             return tuple(messages)
         loop = asyncio.get_running_loop()
-        files = await asyncio.gather(*(loop.run_in_executor(self._executor, self._get, image) for image in remote))
+        files = [await self._read(key, image) for image in sent]
+        files += await asyncio.gather(*(loop.run_in_executor(self._executor, self._get, image) for image in remote))
         if sum(map(len, files)) > MAX_FETCHED_BYTES:
-            raise BadRequest("The pictures that the messages name by URL are too large together.", param="messages")
-        data = dict(zip(map(id, remote), files, strict=True))
+            message = "The pictures that the messages name by URL or by file are too large together."
+            raise BadRequest(message, param="messages")
+        data = dict(zip(map(id, (*sent, *remote)), files, strict=True))
         return tuple(
             replace(
                 message, images=tuple(replace(image, data=data.get(id(image), image.data)) for image in message.images)
             )
             for message in messages
         )
+
+    async def _read(self, key: ApiKey, image: MessageImage) -> bytes:
+        try:
+            row, path = await self._input_files.get(key, image.file_id)
+        except NotFound:
+            raise BadRequest(f"{image.place}: there is no such file.", param="messages") from None
+        if row.fps is not None:
+            raise BadRequest(f"{image.place} must be the id of a picture, and not of a clip.", param="messages")
+        if row.kept_bytes > MAX_IMAGE_BYTES:
+            message = f"{image.place} must be {TOO_LARGE}. This one takes {size(row.kept_bytes)} as PNG."
+            raise BadRequest(message, param="messages")
+        return await asyncio.to_thread(path.read_bytes)
 
     def _get(self, image: MessageImage) -> bytes:
         """Worker threads."""

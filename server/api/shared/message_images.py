@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from pipelines.chat_interface import MessageImage
 from server.errors import BadRequest
 from server.jobs.image_files import FILE_TYPES, MAX_IMAGE_BYTES, TOO_LARGE, what_it_must_be
+from server.jobs.inputs.references import FILE_ID
 
 MAX_IMAGES = 64  # of one request
 MAX_URL_CHARACTERS = 2000
@@ -22,6 +23,7 @@ DETAILS = ("auto", "low", "high")
 
 DATA_URL = re.compile(r"data:[^,;]{0,100}(?:;[^,;]{0,100}){0,4}?;base64,", re.IGNORECASE)
 REMOTE_URL = re.compile(r"https?://", re.IGNORECASE)
+FILE_FORM = "the id of a picture that was sent to POST /v1/files or /api/files"
 URL_FORM = "a data URL with the picture in base64, like data:image/png;base64,…"
 
 
@@ -35,28 +37,35 @@ class RequestImages:
 
     def openai_part(self, part: Mapping[str, Any], place: str) -> MessageImage:
         """Reads {"type": "image_url", "image_url": {"url", "detail"}}, or with the URL in the place of the object, and
-        the Responses API's {"type": "input_image", "image_url": "…", "detail"}. Raises `BadRequest`.
+        the Responses API's {"type": "input_image", "image_url": "…", "detail"}, where file_id may take the place of
+        image_url. Raises `BadRequest`.
         """
-        if part.get("file_id") is not None:
-            self._refuse(f"{place}.file_id", f"left out: files cannot be uploaded yet. Send image_url, {URL_FORM}")
-        source, place = part.get("image_url"), f"{place}.image_url"
-        detail = part.get("detail")
+        source, file_id, detail = part.get("image_url"), part.get("file_id"), part.get("detail")
+        if file_id is not None and source is not None:
+            self._refuse(f"{place}.file_id", "left out beside image_url")
+        if file_id is not None:
+            source, place = file_id, f"{place}.file_id"
+        else:
+            place = f"{place}.image_url"
         if isinstance(source, dict):
             detail = source.get("detail", detail)
             source, place = source.get("url"), f"{place}.url"
         if detail is not None and detail not in DETAILS:
             self._refuse(f"{place.removesuffix('.url')}.detail", f"one of {', '.join(DETAILS)}")
-        return replace(self.url(source, place), longest_side=LOW_DETAIL_SIDE if detail == "low" else None)
+        image = self.url(source, place) if file_id is None else self.file(source, place)
+        return replace(image, longest_side=LOW_DETAIL_SIDE if detail == "low" else None)
 
     def anthropic_part(self, part: Mapping[str, Any], place: str) -> MessageImage:
-        """Reads {"type": "image", "source": {"type": "base64", "media_type", "data"}}, or a source of the type url.
-        Raises `BadRequest`.
+        """Reads {"type": "image", "source": {"type": "base64", "media_type", "data"}}, or a source of the type url or
+        file. Raises `BadRequest`.
         """
         source, place = part.get("source"), f"{place}.source"
-        if not isinstance(source, dict) or source.get("type") not in ("base64", "url"):
-            self._refuse(f"{place}.type", "base64 or url: files cannot be uploaded yet")
+        if not isinstance(source, dict) or source.get("type") not in ("base64", "url", "file"):
+            self._refuse(f"{place}.type", "base64, url or file")
         if source["type"] == "url":
             return self.url(source.get("url"), f"{place}.url")
+        if source["type"] == "file":
+            return self.file(source.get("file_id"), f"{place}.file_id")
         return self.base64(source.get("data"), f"{place}.data")
 
     def url(self, url: object, place: str) -> MessageImage:
@@ -72,6 +81,13 @@ class RequestImages:
         if head is None:
             self._refuse(place, URL_FORM)
         return self.base64(url[head.end() :], place)
+
+    def file(self, file_id: object, place: str) -> MessageImage:
+        """Notes the id of a file that was sent before, which is read later. Raises `BadRequest`."""
+        if not isinstance(file_id, str) or not FILE_ID.fullmatch(file_id):
+            self._refuse(place, FILE_FORM)
+        self._count(place)
+        return MessageImage(0, b"", file_id=file_id, place=place)
 
     def base64(self, text: object, place: str) -> MessageImage:
         """Reads the base64 of a file. Raises `BadRequest`."""

@@ -42,7 +42,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         body([{"type": "document", "source": {"type": "text", "data": "x"}, "citations": {"enabled": True}}]),
         "messages[0].content[0].citations: citations are not made here",
     ),
-    (body([{"type": "image", "source": {"type": "file", "file_id": "f"}}]), "source.type must be base64"),
+    (body([{"type": "image", "source": {"type": "file", "file_id": "f"}}]), "source.file_id must be the id of"),
+    (body([{"type": "image", "source": {"type": "s3"}}]), "source.type must be base64, url or file"),
     (body([{"type": "image", "source": {"type": "base64", "data": "eA=="}}]), "source.data must be a PNG"),
     (body([{"type": "tool_result", "content": "x"}]), "messages[0].content[0].tool_use_id must be text"),
     (

@@ -105,7 +105,8 @@ def test_the_forms_of_anthropic_and_ollama_are_read() -> None:
         (part("data:image/svg+xml;base64," + base64_of(b"<svg/>")), "must be a PNG, JPEG, WebP or GIF file"),
         (part(detail="huge"), "messages[0].content[0].image_url.detail must be one of auto, low, high"),
         (part(detail=["low"]), "messages[0].content[0].image_url.detail must be one of auto, low, high"),
-        ({"type": "input_image", "file_id": "file_1"}, "messages[0].content[0].file_id must be left out: files cannot"),
+        ({"type": "input_image", "file_id": "file_1"}, "messages[0].content[0].file_id must be the id of a picture"),
+        ({**part(), "file_id": "file_1"}, "messages[0].content[0].file_id must be left out beside image_url"),
     ],
 )
 def test_a_picture_that_cannot_be_read_is_refused_with_its_place(written: Any, error: str) -> None:
@@ -116,9 +117,9 @@ def test_a_picture_that_cannot_be_read_is_refused_with_its_place(written: Any, e
     assert refused.value.param == "messages"
 
 
-@pytest.mark.parametrize("source", [None, 7, {}, {"type": "file", "file_id": "x"}, {"type": ["base64"]}])
+@pytest.mark.parametrize("source", [None, 7, {}, {"type": "s3", "file_id": "x"}, {"type": ["base64"]}])
 def test_another_source_of_a_picture_is_refused(source: Any) -> None:
-    with pytest.raises(BadRequest, match=r"x\.source\.type must be base64 or url"):
+    with pytest.raises(BadRequest, match=r"x\.source\.type must be base64, url or file"):
         RequestImages().anthropic_part({"source": source}, "x")
 
 

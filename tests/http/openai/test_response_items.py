@@ -131,7 +131,7 @@ def test_pictures_of_the_user_and_of_tools_stand_at_their_places() -> None:
         ([{"role": "system", "content": [{"type": "input_image"}]}], "input[0].content[0]: a part of the type"),
         (
             [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}],
-            "input[0].content[0].file_id must be left out",
+            "input[0].content[0].file_id must be the id of a picture",
         ),
         (
             [{"role": "user", "content": [{"type": "input_image", "image_url": "ftp://x"}]}],

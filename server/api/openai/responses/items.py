@@ -158,9 +158,11 @@ def _image_part(part: Mapping[str, Any], where: str) -> Part:
     url, detail = part.get("image_url"), part.get("detail")
     if isinstance(url, dict):
         detail, url = url.get("detail", detail), url.get("url")
-    if part.get("file_id") is not None:
-        refuse(f"{where}.file_id", "left out: files cannot be uploaded. Send the picture as a data URL in image_url")
     detail = readable_text(detail, f"{where}.detail") or "auto"
+    if (file_id := part.get("file_id")) is not None:
+        if url is not None:
+            refuse(f"{where}.file_id", "left out beside image_url")
+        return {"type": "input_image", "file_id": readable_text(file_id, f"{where}.file_id"), "detail": detail}
     return {"type": "input_image", "image_url": readable_text(url, f"{where}.image_url"), "detail": detail}
 
 
