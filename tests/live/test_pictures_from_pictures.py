@@ -22,11 +22,12 @@ from PIL import Image
 from benchmarks.families import FAMILIES
 from server.client import AgentName, BadRequest
 from tests.support.http.live_server import LiveServer
+from tests.support.lanes.tiny_adapters import controlnet_for
 from tests.support.tiny_upscaler import save_upscaler
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
-MODEL, UPSCALER = "tiny-sd", "tiny-esrgan"
+MODEL, CONTROLNET, UPSCALER = "tiny-sd", "tiny-canny", "tiny-esrgan"
 SIDE = 32
 SIZE = {"width": SIDE, "height": SIDE}
 
@@ -34,12 +35,14 @@ SIZE = {"width": SIDE, "height": SIDE}
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("pictures")
-    FAMILIES["StableDiffusionPipeline"].save(folder / MODEL)
+    pipeline = FAMILIES["StableDiffusionPipeline"].build()
+    pipeline.save_pretrained(folder / MODEL)
+    controlnet_for(pipeline).save_pretrained(folder / CONTROLNET)
     save_upscaler(folder / f"{UPSCALER}.safetensors", scale=2)
     live = LiveServer(folder / "data").start()
     try:
-        for name, source in ((MODEL, folder / MODEL), (UPSCALER, folder / f"{UPSCALER}.safetensors")):
-            added = live.post("/api/models", {"source": str(source), "name": name})
+        for name, file in ((MODEL, MODEL), (CONTROLNET, CONTROLNET), (UPSCALER, f"{UPSCALER}.safetensors")):
+            added = live.post("/api/models", {"source": str(folder / file), "name": name})
             assert added.status == 200, added.body
         yield live
     finally:
@@ -159,6 +162,23 @@ def test_an_upscaler_makes_pictures_and_images_larger(server: LiveServer, files:
     assert extra.status == 200, extra.body
     assert pixels(base64.b64decode(extra.json["image"])).shape == (48, 48, 3)
     assert pixels((tmp_path / "large.png").read_bytes()).shape == (2 * SIDE, 2 * SIDE, 3)
+
+
+def test_an_image_follows_a_map(server: LiveServer, client: AgentName, files: Path, tmp_path: Path) -> None:
+    checkpoint = {"override_settings": {"sd_model_checkpoint": MODEL}}
+    unit = {"image": text(files / "mask.png"), "module": "canny", "model": CONTROLNET, "weight": 0.8}
+    (plain,) = sdapi(server, "txt2img", **checkpoint)
+    (by_sdapi,) = sdapi(server, "txt2img", alwayson_scripts={"controlnet": {"args": [unit]}}, **checkpoint)
+    command_line(server, tmp_path, "--control", f"canny={files / 'mask.png'}:0.8", "-o", "mapped.png")
+    control = {"model": CONTROLNET, "preprocessor": "canny", "image": files / "mask.png", "strength": 0.8}
+    job = client.wait(
+        client.generate("a city", model=MODEL, steps=4, seed=7, width=SIDE, height=SIDE, control=[control]).job_id
+    )
+
+    assert server.get("/controlnet/model_list").json == {"model_list": [CONTROLNET]}
+    assert not np.array_equal(pixels(plain), pixels(by_sdapi))
+    assert np.array_equal(pixels(client.download(job.outputs[0])), pixels(by_sdapi))
+    assert pixels((tmp_path / "mapped.png").read_bytes()).shape[2] == 3
 
 
 def test_a_model_that_takes_no_picture_names_those_that_do(client: AgentName, files: Path) -> None:
