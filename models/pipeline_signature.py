@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from models.installed_libraries import pipeline_files
+from models.python_source import parse
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ def _with_bases(class_name: str) -> Iterator[ast.ClassDef]:
     path = pipeline_files().get(class_name)
     if path is None:
         return
-    tree = ast.parse(path.read_bytes())
+    tree = parse(path.read_bytes())
     cls = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
     yield cls
     for base in cls.bases:

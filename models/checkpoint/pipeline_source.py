@@ -16,6 +16,7 @@ from typing import Literal
 
 from models.checkpoint.pipeline_inputs import PipelineInputs, inputs_of, unserved_reason
 from models.installed_libraries import package_folder, pipeline_files
+from models.python_source import parse
 
 FRAME_COUNTS = ("num_frames", "video_length")  # the parameters that pipelines count frames with
 
@@ -56,7 +57,7 @@ def pipeline_source(class_name: str) -> PipelineSource | None:
     if path is None:
         return None
     text = path.read_text(encoding="utf-8")
-    cls = _class_in(ast.parse(text), class_name)
+    cls = _class_in(parse(text), class_name)
     call = next((node for node in cls.body if isinstance(node, ast.FunctionDef) and node.name == "__call__"), None)
     if call is None:
         return next(filter(None, (pipeline_source(base.id) for base in cls.bases if isinstance(base, ast.Name))), None)
