@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.conformance_pictures import PictureJobs
 from benchmarks.conformance_rows import Row
-from benchmarks.families import FAMILIES, Family
+from benchmarks.families import FAMILIES, PICTURE_FAMILIES, Family
 from models.checkpoint.pipeline_source import pipeline_source
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.diffusion_interface import DiffusionRequest
+from pipelines.interface import StepCost
 from tests.support.lanes.lane_play import direct, rendered, request
 
 PROMPTS = ("a red circle", "ocean waves at sunset, wide", "a city", "a green star on the left")
@@ -34,6 +38,30 @@ def compare_in_lane(name: str) -> Row:
         return Row(name, family.kind, False, False, f"{type(error).__name__}: {str(error)[:100]}")
     gap = max(float(np.abs(done[r.id].frames - e).max()) for r, e in zip(requests, expected, strict=True))
     return Row(name, family.kind, gap <= SAME_VALUES, lane.merging == "on", "", math.ceil(gap * 255 - 0.5))
+
+
+def compare_pictures_in_lane(name: str) -> Row:
+    """Compares a class that is given pictures, beside jobs of other kinds over the same checkpoint."""
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    family = PICTURE_FAMILIES[name]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            pictures = PictureJobs(name, Path(folder))
+            jobs = pictures.jobs()
+            expected = [pictures.by_library(job) for job in jobs]
+            lane = DiffusionLane(pictures.pipeline, kind=family.kind)
+            requests = [job.request for job in jobs]
+            rendered(lane, requests)  # runs the batching proof, on results that ran alone
+            lane.take_costs()
+            done = rendered(lane, requests)
+            shared = {id for cost in lane.take_costs() if isinstance(cost, StepCost) and cost.stage == "denoising"
+                      and cost.rows > 1 for id in cost.request_ids}  # fmt: skip
+    except Exception as error:  # noqa: BLE001  # a failure is a row of the table
+        return Row(name, family.kind, False, False, f"{type(error).__name__}: {str(error)[:200]}")
+    gaps = {r.id: float(np.abs(done[r.id].frames - e).max()) for r, e in zip(requests, expected, strict=True)}
+    gap, shares = max(gaps.values()), any(id.startswith(f"{name}/") for id in shared)
+    return Row(name, family.kind, gap <= SAME_VALUES, shares, "", math.ceil(gap * 255 - 0.5))
 
 
 def _by_library(family: Family, pipeline: Any, job: DiffusionRequest) -> NDArray[np.float32]:

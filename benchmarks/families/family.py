@@ -38,24 +38,31 @@ class Family:
 
     def build(self) -> Any:
         """Builds the pipeline, with the same weights each time."""
+        return assembled(self.name, self.parts())
+
+    def parts(self) -> dict[str, Any]:
+        """Builds the arguments of the pipeline's __init__, with the same weights each time."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            components = self.components()
-            for component in components.values():
-                if isinstance(component, torch.nn.Module):
-                    fill(component.eval())
-            cls = getattr(diffusers, self.name)
-            if self.base:  # whose components may be more than this class takes
-                takes = inspect.signature(cls.__init__).parameters
-                components = {name: component for name, component in components.items() if name in takes}
-            pipeline = cls(**components)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+            parts = self.components()
+            for part in parts.values():
+                if isinstance(part, torch.nn.Module):
+                    fill(part.eval())
+        return parts
 
     def save(self, folder: Path) -> None:
         self.build().save_pretrained(folder)
         if self.as_published is not None:
             self.as_published(folder)
+
+
+def assembled(name: str, parts: Mapping[str, Any]) -> Any:
+    """Returns a pipeline of this class of those parts that it takes."""
+    cls = getattr(diffusers, name)
+    takes = inspect.signature(cls.__init__).parameters
+    pipeline = cls(**{name: part for name, part in parts.items() if name in takes})
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 UNINITIALIZED = ("pad_token", "experts.gate_up_proj", "experts.down_proj")  # the constructors leave them uninitialized

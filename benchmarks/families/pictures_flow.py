@@ -1,4 +1,4 @@
-"""Flow transformers that take pictures: siblings of Stable Diffusion 3, Flux, Flux 2, Chroma, Bria, Sana, Hunyuan-DiT."""
+"""Flow transformers that take pictures: siblings of Stable Diffusion 3, Flux, Flux 2, Chroma, Bria, Sana, CogView."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import diffusers
 
-from benchmarks.families import encoders, parts, vaes
+from benchmarks.families import encoders, parts
 from benchmarks.families.building import T5_CALL, components, flow, small
 from benchmarks.families.dits_cross import SANA_CALL, cogview_4, sana
 from benchmarks.families.dits_flow import (

@@ -187,7 +187,7 @@ FAMILIES = (
     Family("StableDiffusionDepth2ImgPipeline", "image", depth_to_image, **IMAGE),
     Family("StableDiffusionImageVariationPipeline", "image", image_variation, **IMAGE),
     Family("StableDiffusionUpscalePipeline", "image", upscale, size=64, other_size=128, **IMAGE),
-    Family("StableDiffusionLatentUpscalePipeline", "image", latent_upscale, size=64, other_size=128, **IMAGE),
+    Family("StableDiffusionLatentUpscalePipeline", "image", latent_upscale, size=128, other_size=192, **IMAGE),
     Family("StableUnCLIPImg2ImgPipeline", "image", unclip_variation, **IMAGE),
     Family("LDMSuperResolutionPipeline", "image", latent_super_resolution, **IMAGE),
     Family("StableVideoDiffusionPipeline", "video", stable_video_diffusion, num_frames=4, **IMAGE),
