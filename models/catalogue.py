@@ -147,7 +147,8 @@ class Catalogue:
     def default_for(self, kind: ModelType) -> str | None:
         """Returns the model of the setting while it exists, else the entry marked `default`, else the first by name.
 
-        Of several entries marked `default` the last one read wins: a user's entry before a built-in one.
+        Of several entries marked `default` the last one read wins: a user's entry before a built-in one. The first by
+        name is one that needs no picture or clip, if there is any.
         """
         if kind == "adapter":
             return None  # which one a request borrows depends on its model
@@ -157,7 +158,8 @@ class Catalogue:
         specs = self._current.specs
         of_kind = [spec for spec in specs.values() if spec.type == kind]
         marked = [spec for spec in of_kind if spec.default]
-        return marked[-1].name if marked else min((spec.name for spec in of_kind), default=None)
+        of_prompts = [spec for spec in of_kind if spec.makes_from_prompts]
+        return marked[-1].name if marked else min((spec.name for spec in of_prompts or of_kind), default=None)
 
     @staticmethod
     def _snapshot(

@@ -118,3 +118,8 @@ class ModelSpec:
     @property
     def is_diffusion(self) -> bool:
         return self.type in ("image", "video")
+
+    @property
+    def makes_from_prompts(self) -> bool:
+        """Whether a prompt is enough, without a picture or clip."""
+        return not self.tasks or any(not task.required for task in self.tasks)

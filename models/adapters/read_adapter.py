@@ -48,6 +48,9 @@ def _upscaler(path: Path, files: AdapterFiles, *, name: str, source: str, float_
         scale=scale if isinstance(scale, int) else None,
         weight_bytes=adapter_bytes(path, float_bytes),
         arguments=ARGUMENTS,
-        tasks=(PipelineTask(UPSCALER, {"image": "image"}, frozenset({"image"}), ARGUMENTS),),
+        tasks=(
+            PipelineTask(UPSCALER, {"image": "image"}, frozenset({"image"}), ARGUMENTS),
+            PipelineTask(UPSCALER, {"video": "video"}, frozenset({"video"}), ARGUMENTS),
+        ),
         limits=Limits(size_multiple=1),
     )

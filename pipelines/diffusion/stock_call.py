@@ -106,7 +106,8 @@ class StockCall:
         inputs |= self._borrowed.arguments(request, media, for_class.annotations)
         arguments, prompt_warnings = read_prompts(own, for_class.for_request(request, inputs))
         output = own(**arguments)
-        frames, flagged = frames_of(output[0], self._kind), is_flagged(output)
+        kind = "video" if request.num_frames is not None else self._kind  # an upscaler takes both
+        frames, flagged = frames_of(output[0], kind), is_flagged(output)
         warnings = (
             *media.warnings,
             *lora_warnings,
@@ -117,7 +118,7 @@ class StockCall:
             *((FLAGGED,) if flagged else ()),
         )
         frames = self._borrowed.enlarged(frames, request, functools.partial(StepCounter, on_step=_no_step))
-        scheduler = type(getattr(own, "scheduler", None)).__name__
+        scheduler = type(own.scheduler).__name__ if getattr(own, "scheduler", None) is not None else "none"
         return PipelineOutput(frames, sound_of(output, own), scheduler, warnings, flagged)
 
     def _pipeline_of(self, request: DiffusionRequest) -> Any:

@@ -75,7 +75,8 @@ class JobLimits:
         except NoSuchModel:
             missing = f"model {wanted} here; try: pull {wanted}." if PLAIN.fullmatch(wanted) else "such model here."
             raise UnknownModel(f"There is no {missing}{nearest_name(wanted, self._catalogue)}") from None
-        if spec.type != kind:
+        enlarges_clips = kind == "video" and spec.adapter == "upscaler"
+        if spec.type != kind and not enlarges_clips:
             able = [other.name for other in self._catalogue.specs() if other.type == kind][:MAX_NAMED]
             others = f"Models for {kind} here: {', '.join(able)}." if able else f"There is no model for {kind} here."
             is_for = "is an adapter that requests borrow" if spec.type == "adapter" else f"is for {spec.type}"

@@ -1,13 +1,14 @@
 """Chooses the adapters of a request that no map belongs to: IP-Adapters, an upscaler, a VAE, textual inversions.
 
-Whether one fits the model is told by its files where `MISFITS` has a function for its kind; other misfits show when the
-job runs. Errors name the field and the adapters that are here.
+Whether one fits the model is told by its files; an upscaler fits any. Errors name the field and the adapters that are
+here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from models.adapters.part_fit import inversion_misfit, ip_adapter_misfit, vae_misfit
 from models.errors import ModelsError
 from models.spec import ModelSpec
 from pipelines.diffusion_interface import AdapterKind
@@ -22,7 +23,11 @@ NAMES: Mapping[AdapterKind, str] = {
     "textual_inversion": "a textual inversion",
 }
 # Kind → why an adapter does not belong to a model, as the end of "NAME …"; None when it does.
-MISFITS: Mapping[AdapterKind, Callable[[ModelSpec, ModelSpec], str | None]] = {}
+MISFITS: Mapping[AdapterKind, Callable[[ModelSpec, ModelSpec], str | None]] = {
+    "ip_adapter": ip_adapter_misfit,
+    "vae": vae_misfit,
+    "textual_inversion": inversion_misfit,
+}
 
 
 def choose_adapter(

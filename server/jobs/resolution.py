@@ -30,8 +30,8 @@ from server.jobs.output_size import clip_length, clip_length_like, cut_off, outp
 from server.jobs.request import DEFAULT_STEPS, MAX_SEED, GenerateRequest
 from server.jobs.stored_request import Json, client_params, stored_inputs
 from server.jobs.task_choice import check_inputs, choose_task, own_task, resolved_strength
+from server.jobs.upscaling import enlarged, upscaler_length, upscaler_size, upscaler_steps
 
-DEFAULT_SCALE = 2  # of an upscaler whose own is not known
 CROP_ARGUMENT = "padding_mask_crop"  # of inpainting classes: only the part around the mask is made
 MAY_BE_CUT = 0.05  # the part of a picture that is cut off without a word, because sizes are on a grid
 # Classes that change a clip frame by frame; other classes with a number of frames go on after the clip.
@@ -94,16 +94,22 @@ def resolve(
     task = choose_task(request, spec, tasks_for(controls, spec) if spec.tasks else [own_task(spec)])
     check_controls(controls, task)
     _check_supported(request, spec, task)
-    size = output_size(
-        request.width,
-        request.height,
-        request.aspect_ratio,
-        spec,
-        like=_followed(request, files),
-        enlarges=ENLARGES.get(task.pipeline, 1),
-    )
     num_frames, fps = _length(request, spec, task, files)
-    upscaling = _upscaling(request, spec, size, models, float_bytes)
+    followed, only_enlarges = _followed(request, files), spec.adapter == "upscaler"
+    if only_enlarges:
+        assert followed is not None, "it is required"
+        size = upscaler_size(request, spec, followed, num_frames)
+        steps = upscaler_steps(request, size, followed, num_frames)
+    else:
+        size = output_size(
+            request.width,
+            request.height,
+            request.aspect_ratio,
+            spec,
+            like=followed,
+            enlarges=ENLARGES.get(task.pipeline, 1),
+        )
+    upscaling = _upscaling(request, spec, size, num_frames, models, float_bytes)
     fmt: Format = request.output_format or ("png" if request.type == "image" else "mp4")
     _check_format(fmt, *((upscaling.width, upscaling.height) if upscaling is not None else size))
     guidance_argument = _guidance_argument(spec, task)
@@ -113,7 +119,7 @@ def resolve(
             call[CROP_ARGUMENT] = request.mask_padding
         else:
             warnings.append(f"{task.pipeline} makes the whole picture, not only the part around the mask.")
-    if not _takes(task, "prompt"):
+    if not _takes(task, "prompt") and request.prompt:
         warnings.append(f"{spec.name} takes no prompt: it was not used.")
     inputs = _inputs(request, spec, controls, files, models, float_bytes)
     negative = request.negative_prompt if request.negative_prompt is not None else spec.defaults.negative_prompt
@@ -141,7 +147,7 @@ def resolve(
         "clip_skip": _clip_skip(request, spec, task),
         "loras": choose_loras(request, spec, float_bytes, find_lora),
         "preview": request.preview,
-        "speed": request.speed,
+        "speed": "exact" if only_enlarges else request.speed,  # no tile can be told from another
         "remixed_from": request.remixed_from,
         "pipeline": task.pipeline if has_inputs else None,
         "inputs": stored_inputs(inputs),
@@ -173,6 +179,8 @@ def _length(
 ) -> tuple[int | None, int | None]:
     if request.type != "video":
         return None, None
+    if spec.adapter == "upscaler":
+        return upscaler_length(request, spec, files["video"])
     clip = files.get("video") or next((file for file in files.values() if file.num_frames > 1), None)
     counts_frames = not task.arguments.isdisjoint((*FRAME_COUNTS, "frames"))
     goes_on = counts_frames and "control" not in task.inputs and not FRAME_BY_FRAME.search(task.pipeline)
@@ -232,20 +240,20 @@ def _inputs(
 
 
 def _upscaling(
-    request: GenerateRequest, spec: ModelSpec, size: tuple[int, int], models: Models, float_bytes: int
+    request: GenerateRequest,
+    spec: ModelSpec,
+    size: tuple[int, int],
+    num_frames: int | None,
+    models: Models,
+    float_bytes: int,
 ) -> Upscaling | None:
     wanted = request.upscale
-    if wanted is None:
-        return None
+    if wanted is None or (spec.adapter == "upscaler" and wanted.model in (None, spec.name)):
+        return None  # an upscaler's own job makes the size that is wanted itself
     found = choose_adapter("upscale.model", wanted.model, "upscaler", spec, models.get, models.specs())
-    scale = wanted.scale or found.scale or DEFAULT_SCALE
-    # Even sides, which the encoders of clips need.
-    width, height = (max(2, round(side * scale / 2) * 2) for side in size)
-    if width * height > spec.limits.max_pixels:
-        raise BadRequest(
-            f"upscale: {width}x{height} is more than {spec.limits.max_pixels} pixels. Send a smaller scale or size.",
-            param="upscale.scale",
-        )
+    scale = wanted.scale or found.scale
+    assert scale is not None, "the catalogue refuses an upscaler without"
+    width, height = enlarged(size, scale, spec, num_frames, "upscale.scale")
     return Upscaling(adapter_of(found, float_bytes), width, height)
 
 

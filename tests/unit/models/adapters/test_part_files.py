@@ -126,7 +126,8 @@ def test_upscaler_is_an_image_model_that_needs_a_picture(tmp_path: Path, scale: 
     spec = only_spec(tmp_path)
 
     assert (spec.type, spec.adapter, spec.scale, spec.pipeline) == ("image", "upscaler", scale, UPSCALER)
-    assert [task.required for task in spec.tasks] == [frozenset({"image"})]
+    assert [task.required for task in spec.tasks] == [frozenset({"image"}), frozenset({"video"})]
+    assert open_catalogue(tmp_path).default_for("image") == "sharp", "there is no other"
 
 
 def entry(tmp_path: Path, **values: Any) -> str:
