@@ -119,7 +119,8 @@ class PictureJobs:
                 case "control":
                     as_clip = self._follows_clips(family)
                     map_ = self._clip(family, size) if as_clip else picture(7)
-                    given["controls"] = (Control(map_, adapter=self._lent, strength=1.0 if i else 0.8),)
+                    mode = 0 if "Union" in family.name else None  # the kind of map, of a ControlNet of several kinds
+                    given["controls"] = (Control(map_, adapter=self._lent, mode=mode, strength=1.0 if i else 0.8),)
         return Inputs(**given)
 
     @staticmethod
@@ -175,9 +176,9 @@ def given(media: Media, wanted: DiffusionRequest, lent: bool) -> dict[str, Any]:
         if argument == "mask" and "video" in found:
             values = values * len(found["video"])
         arguments[argument] = values if len(values) > 1 or argument in LISTS else values[0]
-    if lent:
-        strength = wanted.inputs.controls[0].strength if wanted.inputs.controls else None
-        arguments |= {f"{part}_conditioning_scale": strength for part in ("controlnet", "adapter")}
+    for control in wanted.inputs.controls if lent else ():
+        arguments |= {f"{part}_conditioning_scale": control.strength for part in ("controlnet", "adapter")}
+        arguments["control_mode"] = control.mode
     return arguments
 
 

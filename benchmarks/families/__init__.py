@@ -6,6 +6,7 @@ from benchmarks.families import (
     dits_cross,
     dits_flow,
     dits_llm,
+    pictures_control,
     pictures_flow,
     pictures_llm,
     pictures_unets,
@@ -24,7 +25,9 @@ FAMILIES = {
 }
 # Classes that are given pictures or clips. A few of them are above too: they work with and without.
 PICTURE_FAMILIES = {
-    family.name: family for module in (pictures_unets, pictures_flow, pictures_llm) for family in module.FAMILIES
+    family.name: family
+    for module in (pictures_unets, pictures_flow, pictures_llm, pictures_control)
+    for family in module.FAMILIES
 }
 
 __all__ = ["FAMILIES", "PICTURE_FAMILIES", "Family"]

@@ -84,7 +84,7 @@ def hunyuan_dit() -> dict[str, Any]:
     transformer = small(
         diffusers.HunyuanDiT2DModel,
         sample_size=16,
-        num_layers=2,
+        num_layers=4,
         patch_size=2,
         num_attention_heads=3,
         cross_attention_dim=32,
