@@ -46,8 +46,10 @@ const remix = await finished(await ai.videos.remix(sent.id, { prompt: "Night" })
 assert.equal(remix.remixed_from_video_id, sent.id);
 const clip = Buffer.from(await (await ai.videos.downloadContent(remix.id)).arrayBuffer());
 const edits = [
-  await finished(await ai.videos.edit({ prompt: "Snow", video: { id: remix.id } })),
-  await finished(await ai.videos.edit({ prompt: "Snow", video: await file(clip, "a.mp4", "video/mp4") })),
+  await finished(await ai.videos.edit({ prompt: "Snow", model: reviser, video: { id: remix.id } })),
+  await finished(await ai.videos.edit({
+    prompt: "Snow", model: reviser, video: await file(clip, "a.mp4", "video/mp4"),
+  })),
 ];
 assert.equal(new Set([sent, named, remix, ...edits].map((video) => video.size)).size, 1);
 

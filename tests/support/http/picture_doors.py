@@ -17,9 +17,11 @@ from server.jobs.request import GenerateRequest
 from tests.fakes import FakeCatalogue, small_catalogue, spec
 from tests.support.http.front import Front
 
+USUAL = ("prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "num_frames")
+
 
 def task(pipeline: str, *required: InputName, arguments: tuple[str, ...] = (), **inputs: str) -> PipelineTask:
-    return PipelineTask(pipeline, inputs, frozenset(required), frozenset({*inputs.values(), *arguments}))  # type: ignore[arg-type]  # the names of inputs
+    return PipelineTask(pipeline, inputs, frozenset(required), frozenset({*inputs.values(), *USUAL, *arguments}))  # type: ignore[arg-type]  # the names of inputs
 
 
 def painter(name: str, *tasks: PipelineTask, **values: Any) -> ModelSpec:
