@@ -61,13 +61,9 @@ def used_bytes(conn: Connection, key_id: str) -> int:
     return int(conn.execute(select(func.sum(_table.c.kept_bytes)).where(_table.c.key_id == key_id)).scalar() or 0)
 
 
-def add(conn: Connection, row: InputFileRow) -> InputFileRow:
-    """Stores a file, or renews the key's file of the same contents; returns the stored one."""
-    renewed = renew(conn, row.key_id, row.sha256, row.listed, row.created_at, row.expires_at)
-    if renewed is not None:
-        return renewed
+def add(conn: Connection, row: InputFileRow) -> None:
+    """The key must not have a file of the same contents: see `renew`."""
     conn.execute(insert(_table), asdict(row))
-    return row
 
 
 def renew(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,7 +19,7 @@ from sqlalchemy import Connection
 from pipelines.diffusion_interface import MediaFile
 from server.accounts.auth import ApiKey
 from server.accounts.usage import Accounts
-from server.errors import BadRequest, NotFound, TooMany, Unavailable
+from server.errors import BadRequest, NotFound, Unavailable
 from server.jobs.artifacts import Artifacts, new_id
 from server.jobs.inputs.decoded import Refused
 from server.jobs.inputs.decoder import Decoder
@@ -39,6 +38,7 @@ from server.jobs.inputs.references import (
 )
 from server.jobs.inputs.remote_files import RemoteFiles
 from server.jobs.inputs.space import Space, check_space
+from server.jobs.inputs.turns import Turns
 from server.jobs.jobs import NO_SUCH_FILE
 from server.store import input_files as store
 from server.store import jobs as jobs_store
@@ -48,7 +48,6 @@ from server.store.input_files import InputFileRow
 logger = logging.getLogger(__name__)
 
 UNLISTED_FOR = timedelta(minutes=10)  # a file that came with a request is kept until the job is stored, or this long
-MAX_AT_ONCE = 8  # files of one key that are decoded or wait for it
 OTHER_FORMAT = "{} names an output of the type {}, which cannot be an input: make it as png, webp, jpeg, mp4 or webm."
 
 
@@ -84,7 +83,7 @@ class InputFiles:
         self._retention = retention
         self._remote_files = remote_files
         self._folder = InputFolder(root / "inputs")
-        self._at_once: Counter[str] = Counter()  # by id of the key
+        self._turns = Turns()
 
     async def add(self, key: ApiKey, data: bytes, *, listed: bool = True, place: str = "file") -> InputFileRow:
         """Checks a file and keeps it. listed: the client sent it by itself, and not with a request that uses it.
@@ -206,30 +205,25 @@ class InputFiles:
 
     async def _keep(self, key: ApiKey, source: _Source, listed: bool, place: str) -> InputFileRow:
         """Returns the key's file of these contents, after it was decoded if it is new."""
-        at = self._clock()
-        expires_at = at + (self._retention if listed else UNLISTED_FOR)
-        same = await self._database.read(lambda conn: store.same(conn, key.id, source.sha256))
-        if same is not None and (renewed := await self._renew(same, listed, at, expires_at)) is not None:
-            return renewed
+        expires_at = self._clock() + (self._retention if listed else UNLISTED_FOR)
+        if (known := await self._renew(key, source.sha256, listed, expires_at)) is not None:
+            return known
         check_space(await self.space(key), 1, place)
-        if self._at_once[key.id] >= MAX_AT_ONCE:
-            raise TooMany(f"{MAX_AT_ONCE} files of this key are being decoded at this moment.", retry_after_s=1)
-        self._at_once[key.id] += 1
-        try:
+        async with self._turns.turn_of(key.id):
+            if (known := await self._renew(key, source.sha256, listed, expires_at)) is not None:
+                return known  # it was sent more than once at the same time
             return await self._decode(key, source, listed, place, expires_at)
-        finally:
-            self._at_once[key.id] -= 1
-            if not self._at_once[key.id]:
-                del self._at_once[key.id]
 
-    async def _renew(self, row: InputFileRow, listed: bool, at: datetime, expires_at: datetime) -> InputFileRow | None:
-        """Returns None, and forgets the row, when its file is gone from the disk."""
-        if not self._folder.path(row.file_name).is_file():
-            await self._database.write(lambda conn: store.forget(conn, row.id))
+    async def _renew(self, key: ApiKey, sha256: str, listed: bool, expires_at: datetime) -> InputFileRow | None:
+        """Returns None when there is no such file. One that is gone from the disk is forgotten."""
+        same = await self._database.read(lambda conn: store.same(conn, key.id, sha256))
+        if same is None:
             return None
-        return await self._database.write(
-            lambda conn: store.renew(conn, row.key_id, row.sha256, listed, at, expires_at)
-        )
+        if not self._folder.path(same.file_name).is_file():
+            await self._database.write(lambda conn: store.forget(conn, same.id))
+            return None
+        at = self._clock()
+        return await self._database.write(lambda conn: store.renew(conn, key.id, sha256, listed, at, expires_at))
 
     async def _decode(
         self, key: ApiKey, source: _Source, listed: bool, place: str, expires_at: datetime
@@ -270,20 +264,18 @@ class InputFiles:
             await asyncio.to_thread(unlink, sent, made)
 
     async def _store(self, row: InputFileRow, limit: int | None, place: str) -> InputFileRow:
-        """Stores a decoded file, and removes it when it cannot be stored, or the same one was stored meanwhile."""
+        """Stores a decoded file, and removes it when it cannot be stored."""
 
-        def add(conn: Connection) -> InputFileRow:
-            if store.same(conn, row.key_id, row.sha256) is None:
-                check_space(Space(store.used_bytes(conn, row.key_id), limit), row.kept_bytes, place)
-            return store.add(conn, row)
+        def add(conn: Connection) -> None:
+            check_space(Space(store.used_bytes(conn, row.key_id), limit), row.kept_bytes, place)
+            store.add(conn, row)
 
-        stored: InputFileRow | None = None
         try:
-            stored = await self._database.write(add)
-            return stored
-        finally:
-            if stored is None or stored.file_name != row.file_name:
-                await self._remove([row.file_name])
+            await self._database.write(add)
+        except Exception:  # not when this is canceled: the row may have been stored
+            await self._remove([row.file_name])
+            raise
+        return row
 
     async def _remove(self, file_names: Sequence[str]) -> None:
         if file_names:
