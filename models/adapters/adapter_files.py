@@ -66,7 +66,11 @@ def adapter_class(folder: Path) -> str | None:
     name = read_config(folder / "config.json").get("_class_name")
     if not isinstance(name, str):
         return None
-    return name if name in ADAPTER_CLASSES or name in NOT_SERVED or VAE_CLASS.match(name) else None
+    return name if is_adapter_class(name) else None
+
+
+def is_adapter_class(name: str) -> bool:
+    return name in ADAPTER_CLASSES or name in NOT_SERVED or VAE_CLASS.match(name) is not None
 
 
 def check_adapter_class(name: str) -> None:

@@ -1,16 +1,19 @@
 """Decides from configs whether an adapter belongs to a model, before anything is loaded. Any thread; no torch.
 
-An adapter fits when one of the model's pipeline classes takes a module of its class, and the numbers on which the two
-modules must agree are equal: the widths of what the one hands to the other.
+A ControlNet or T2I-Adapter fits when one of the model's pipeline classes takes a module of its class, and the numbers
+on which the two modules must agree are equal: the widths of what the one hands to the other. `part_fit` has the rules
+of the other kinds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 from models.adapters.adapter_files import adapter_files
+from models.adapters.part_fit import inversion_misfit, ip_adapter_misfit, vae_misfit
 from models.checkpoint.denoiser_input import DENOISERS
 from models.errors import ModelsError
 from models.files.json_files import read_config
@@ -47,7 +50,42 @@ def fits(adapter: ModelSpec, base: ModelSpec) -> bool:
 
 
 def misfit(adapter: ModelSpec, base: ModelSpec) -> str | None:
-    """Returns why a ControlNet or T2I-Adapter does not belong to a model, as the end of "NAME …"; None when it does."""
+    """Returns why an adapter does not belong to a model, as the end of "NAME …"; None when it does.
+
+    Files are read once for as long as their fingerprints stay: each listing of the models asks for all pairs.
+    """
+    return _misfit(_Pair(tuple(map(_identity, (adapter, base))), adapter, base))
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    identities: tuple[Hashable, ...]
+    adapter: ModelSpec = field(compare=False)
+    base: ModelSpec = field(compare=False)
+
+
+def _identity(spec: ModelSpec) -> Hashable:
+    return spec.name, spec.path, spec.fingerprint, spec.adapter_class, spec.pipeline, spec.base_path, spec.tasks == ()
+
+
+@lru_cache(maxsize=4096)
+def _misfit(pair: _Pair) -> str | None:
+    adapter, base = pair.adapter, pair.base
+    match adapter.adapter:
+        case "ip_adapter":
+            return ip_adapter_misfit(adapter, base)
+        case "vae":
+            return vae_misfit(adapter, base)
+        case "textual_inversion":
+            return inversion_misfit(adapter, base)
+        case "upscaler":
+            return None if base.is_diffusion and base.adapter is None else f"enlarges no results of {base.name}"
+        case _:
+            return _module_misfit(adapter, base)
+
+
+def _module_misfit(adapter: ModelSpec, base: ModelSpec) -> str | None:
+    """Of a ControlNet or T2I-Adapter."""
     cls = adapter.adapter_class or ""
     if not any(takes_class(task, cls) for task in base.tasks):
         return f"is a {cls}, which no pipeline of {base.name} takes"

@@ -34,7 +34,7 @@ class ModelEntry(Strict):
     Only types are checked here. The catalogue checks the values, so that models.toml and the API accept the same ones.
     """
 
-    type: str | None = Field(None, description="one of image, video, chat, embedding")
+    type: str | None = Field(None, description="one of image, video, chat, embedding, adapter")
     revision: str | None = Field(None, description="a branch, tag or commit")
     aliases: list[str] | None = Field(None, description="a list of names")
     default: bool | None = Field(None, description="true or false")
@@ -43,6 +43,10 @@ class ModelEntry(Strict):
     pinned: bool | None = Field(None, description="true or false")
     keep_alive_s: float | None = Field(None, description="a number of seconds")
     max_running: int | None = Field(None, ge=1, description="a whole number from 1")
+    control_types: list[str] | None = Field(
+        None, description="a list of the kinds of maps that a ControlNet follows, such as canny"
+    )
+    scale: int | None = Field(None, ge=1, description="the factor by which an upscaler enlarges, a whole number from 1")
     defaults: Entry | None = Field(None, description=ENTRY)
     limits: Entry | None = Field(None, description=ENTRY)
     sizes: Entry | None = Field(None, description=ENTRY)

@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from models.adapters.adapter_files import ADAPTER_CLASSES
+from models.adapters.adapter_files import is_adapter_class
 from models.errors import BadConfig
 from models.sources import needs_fetching
 from models.sources.hub_id import hub_id
@@ -165,8 +165,8 @@ class Pulls:
     async def _add(self, pull: Pull, fetched: Mapping[str, Any]) -> str | None:
         """Put the downloaded source into models.toml. Returns what there is to say about it. Raises `ServerError`."""
         component = fetched["component"]
-        if component is not None and component not in ADAPTER_CLASSES:
-            return f"it is a component ({component}) and no model of its own; a VAE is used as load.vae of a model"
+        if component is not None and not is_adapter_class(component):
+            return f"it is a component ({component}) and no model of its own"
         entry = {"source": fetched["source"], **pull.entry}
         if pull.revision is not None:
             entry["revision"] = pull.revision

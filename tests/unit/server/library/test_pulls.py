@@ -130,12 +130,22 @@ async def test_a_pinned_model_serves_without_the_hub_and_without_its_references(
 
 async def test_a_component_is_downloaded_and_becomes_no_model(tmp_path: Path, hub: Hub) -> None:
     names = ["config.json", "diffusion_pytorch_model.safetensors"]
-    hub.repos["owner/vae"] = fill(names, {"config.json": {"_class_name": "AutoencoderKL"}})
+    hub.repos["owner/unet"] = fill(names, {"config.json": {"_class_name": "UNet2DConditionModel"}})
     async with library(tmp_path) as f:
-        done = await pull(f, source="owner/vae")
+        done = await pull(f, source="owner/unet")
         assert done["state"] == "completed"
-        assert done["note"].startswith("it is a component (AutoencoderKL) and no model of its own")
+        assert done["note"] == "it is a component (UNet2DConditionModel) and no model of its own"
         assert f.app.state.library.declared() == []
+
+
+async def test_a_controlnet_is_downloaded_and_becomes_an_adapter(tmp_path: Path, hub: Hub) -> None:
+    names = ["config.json", "diffusion_pytorch_model.safetensors"]
+    hub.repos["owner/sd-canny"] = fill(names, {"config.json": {"_class_name": "ControlNetModel"}})
+    async with library(tmp_path) as f:
+        done = await pull(f, source="owner/sd-canny")
+        assert (done["state"], done["note"]) == ("completed", None)
+        spec = f.app.state.library.get("sd-canny")
+    assert (spec.type, spec.adapter, spec.control_types) == ("adapter", "controlnet", ("canny",))
 
 
 async def test_a_model_of_one_file_is_added_under_that_files_name(tmp_path: Path, hub: Hub) -> None:
