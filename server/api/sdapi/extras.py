@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,20 +19,21 @@ from starlette.responses import JSONResponse, Response
 
 from pipelines.diffusion_interface import MediaFile
 from server.accounts.auth import ApiKey
-from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
-from server.api.read_json import read_json
+from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error, release_body
 from server.api.schemas import read_body
 from server.api.sdapi.jobs import run_jobs
 from server.api.sdapi.lists import adapters
 from server.api.sdapi.pictures import add_picture
 from server.api.sdapi.resizing import RESIZERS, cropped, png, resized
 from server.api.sdapi.schema import BASE64, MAX_IMAGES, Base64, Tolerant
+from server.api.shared.form_fields import read_fields
 from server.api.wait_for_job import read_base64
 from server.api.wire import JsonObject, errors, json_body
 from server.errors import BadRequest
 from server.jobs.request import GenerateRequest, Media
 from server.service.picture_work import work_on
 from server.service.service import Service
+from server.store.input_files import InputFileRow
 
 router = APIRouter()
 
@@ -89,55 +90,65 @@ class Size:
 async def extra_single_image(request: Request, service: ServiceDep, key: KeyDep) -> Response:
     """Makes a picture larger and returns it in base64. `html_info` names the fields that were ignored."""
     async with allowance_on_error(request, service, key, ["images"]):
-        body = await read_json(await request.body(), lambda raw: read_body(SingleImage, raw))
-        return await _reply(request, service, key, body, {"image": body.image}, lambda images: {"image": images[0]})
+        settings, rows = await _kept(service, key, read_body(SingleImage, await read_fields(request)))
+        return await _reply(request, service, key, settings, rows, lambda images: {"image": images[0]})
 
 
 @router.post("/extra-batch-images", responses={200: {}, **errors(404, 413, 429)}, openapi_extra=json_body(BatchImages))
 async def extra_batch_images(request: Request, service: ServiceDep, key: KeyDep) -> Response:
     """Makes several pictures larger, with the same settings, and returns them in base64."""
     async with allowance_on_error(request, service, key, ["images"]):
-        body = await read_json(await request.body(), lambda raw: read_body(BatchImages, raw))
+        settings, rows = await _kept(service, key, read_body(BatchImages, await read_fields(request)))
+        return await _reply(request, service, key, settings, rows, lambda images: {"images": images})
+
+
+async def _kept(service: Service, key: ApiKey, body: SingleImage | BatchImages) -> tuple[Extras, list[InputFileRow]]:
+    """Returns the settings, and the pictures as files, so that nothing of the large body is held any more."""
+    if body.upscaler_1 not in (None, "", NO_UPSCALER, *RESIZERS, *adapters(service, "upscaler")):
+        raise BadRequest("upscaler_1 must be a name from GET /sdapi/v1/upscalers.")
+    if isinstance(body, SingleImage):
+        pictures = {"image": body.image}
+    else:
         pictures = {f"imageList[{i}].data": file.data for i, file in enumerate(body.imageList)}
-        return await _reply(request, service, key, body, pictures, lambda images: {"images": images})
+    rows = [await add_picture(service, key, text, place) for place, text in pictures.items()]
+    return Extras(**body.model_dump(include=set(Extras.model_fields))), rows
 
 
 async def _reply(
     request: Request,
     service: Service,
     key: ApiKey,
-    body: Extras,
-    pictures: Mapping[str, str],
+    settings: Extras,
+    rows: Sequence[InputFileRow],
     shape: Callable[[list[str]], JsonObject],
 ) -> Response:
-    """pictures: place in the request → base64. shape: returns the field of the reply for the results."""
-    upscaler = body.upscaler_1 or NO_UPSCALER
-    if upscaler not in (NO_UPSCALER, *RESIZERS, *adapters(service, "upscaler")):
-        raise BadRequest("upscaler_1 must be a name from GET /sdapi/v1/upscalers.")
-    rows = [await add_picture(service, key, text, place) for place, text in pictures.items()]
+    """shape: returns the field of the reply for the results, which are in base64."""
+    release_body(request)
+    upscaler = settings.upscaler_1 or NO_UPSCALER
     files = [service.input_files.media_file(row) for row in rows]
-    sizes = [_size(body, file) for file in files]
+    images: list[str] | None
     if upscaler == NO_UPSCALER:
-        images: list[str] | None = [await read_base64(Path(file.path)) for file in files]
+        images = [await read_base64(Path(file.path)) for file in files]
     elif upscaler in RESIZERS:
         images = [
             await _in_base64(partial(resized, file.path, size.whole, upscaler, size.part))
-            for file, size in zip(files, sizes, strict=True)
+            for file, size in [(file, _size(settings, file)) for file in files]
         ]
     else:
+        sizes = [_size(settings, file) for file in files]
         images = await _by_model(request, service, key, upscaler, [row.id for row in rows], sizes)
     if images is None:
         return Response(status_code=204)  # the client has disconnected
-    ignored = [name for name in VISIBLE if getattr(body, name)]
+    ignored = [name for name in VISIBLE if getattr(settings, name)]
     reply = shape(images) | {"html_info": f"<p>Ignored: {', '.join(ignored)}</p>" if ignored else ""}
     return JSONResponse(reply, headers=allowance_headers(service, await service.accounts.allowance(key, "images")))
 
 
-def _size(body: Extras, file: MediaFile) -> Size:
+def _size(settings: Extras, file: MediaFile) -> Size:
     """Raises `BadRequest` for a result that is too large."""
-    scale, part = body.upscaling_resize or DEFAULT_SCALE, None
-    if body.resize_mode == TO_SIZE:
-        part = body.upscaling_resize_w or DEFAULT_SIDE, body.upscaling_resize_h or DEFAULT_SIDE
+    scale, part = settings.upscaling_resize or DEFAULT_SCALE, None
+    if settings.resize_mode == TO_SIZE:
+        part = settings.upscaling_resize_w or DEFAULT_SIDE, settings.upscaling_resize_h or DEFAULT_SIDE
         scale = max(part[0] / file.width, part[1] / file.height)
     whole = max(1, round(file.width * scale)), max(1, round(file.height * scale))
     if max(whole) > MAX_SIDE or whole[0] * whole[1] > MAX_PIXELS:
@@ -146,7 +157,7 @@ def _size(body: Extras, file: MediaFile) -> Size:
             f"{field}: the result would have {whole[0]}x{whole[1]} pixels. It may have {MAX_SIDE} pixels a side and "
             f"{MAX_PIXELS} altogether."
         )
-    return Size(whole, part if body.upscaling_crop is not False and part != whole else None)
+    return Size(whole, part if settings.upscaling_crop is not False and part != whole else None)
 
 
 async def _by_model(

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import Receive
 
 from models.errors import ModelsError
 from models.spec import ModelSpec
 from server.accounts.auth import ApiKey
-from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error
-from server.api.read_json import read_json
+from server.api.deps import KeyDep, ServiceDep, allowance_headers, allowance_on_error, release_body
 from server.api.schemas import read_body
 from server.api.sdapi.controlnet import read_units
 from server.api.sdapi.jobs import run_jobs
@@ -27,6 +25,7 @@ from server.api.sdapi.schema import Image2Image, Text2Image, unused
 from server.api.sdapi.second_pass import first_pass, has_second_pass, second_pass
 from server.api.sdapi.settings import settings_of
 from server.api.sdapi.translation import translate
+from server.api.shared.form_fields import read_fields
 from server.api.wait_for_job import read_base64
 from server.api.wire import JsonObject, errors, json_body
 from server.errors import UnknownModel
@@ -37,13 +36,17 @@ from server.service.service import Service
 
 router = APIRouter()
 
+Fields = TypeVar("Fields", Text2Image, Image2Image)
+
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """The jobs whose images are the reply, and the names of the fields that were ignored."""
+class Prepared:
+    """A request whose pictures are kept as files, so that nothing of its large body is held while the model runs."""
 
-    views: list[JobView]
-    ignored: frozenset[str]
+    wanted: GenerateRequest
+    ignored: frozenset[str]  # names of fields
+    parameters: JsonObject  # of the reply
+    second_pass: Callable[[JobView], list[GenerateRequest]] | None = None  # the requests that follow the first job
 
 
 @router.post("/txt2img", responses={200: {}, **errors(404, 413, 429)}, openapi_extra=json_body(Text2Image))
@@ -52,9 +55,9 @@ async def txt2img(request: Request, service: ServiceDep, key: KeyDep) -> Respons
     image is made larger and changed by the model once more, and counts twice.
     """
     async with allowance_on_error(request, service, key, ["images"]):
-        raw, body = await read_json(await request.body(), lambda raw: (raw, read_body(Text2Image, raw)))
-        made = await _from_text(service, key, body, request.receive)
-        return await _reply(service, key, body, raw, made)
+        prepared = await _from_text(service, key, *await _read(request, Text2Image))
+        release_body(request)
+        return await _generate(request, service, key, prepared)
 
 
 @router.post("/img2img", responses={200: {}, **errors(404, 413, 429)}, openapi_extra=json_body(Image2Image))
@@ -63,33 +66,37 @@ async def img2img(request: Request, service: ServiceDep, key: KeyDep) -> Respons
     the fields that were ignored.
     """
     async with allowance_on_error(request, service, key, ["images"]):
-        raw, body = await read_json(await request.body(), lambda raw: (raw, read_body(Image2Image, raw)))
-        made = await _from_picture(service, key, body, request.receive)
-        return await _reply(service, key, body, raw, made)
+        prepared = await _from_picture(service, key, *await _read(request, Image2Image))
+        release_body(request)
+        return await _generate(request, service, key, prepared)
 
 
-async def _from_text(service: Service, key: ApiKey, body: Text2Image, receive: Receive) -> Made | None:
+async def _read(request: Request, model: type[Fields]) -> tuple[Fields, frozenset[str]]:
+    """Returns the body, and the names of fields that ask for something that is not done."""
+    raw = await read_fields(request)
+    body = read_body(model, raw)
+    second_pass = isinstance(body, Text2Image) and bool(body.enable_hr)
+    return body, unused(raw, model.model_fields, second_pass=second_pass)
+
+
+async def _from_text(service: Service, key: ApiKey, body: Text2Image, ignored: frozenset[str]) -> Prepared:
     options, spec = await settings_of(service, key, body)
     translation = translate(body, options, spec)
     wanted, of_units = await _with_units(service, key, body, translation.request)
-    ignored = translation.ignored | of_units
+    ignored |= translation.ignored | of_units
     if not has_second_pass(body, spec):
-        views = await run_jobs(service, key, [wanted], receive)
-        return None if views is None else Made(views, ignored | ({"enable_hr"} if body.enable_hr else frozenset()))
+        return Prepared(wanted, ignored | ({"enable_hr"} if body.enable_hr else set()), _parameters(body))
     first, of_upscaler = first_pass(body, wanted, adapters(service, "upscaler"))
-    views = await run_jobs(service, key, [first], receive)
-    if views is not None:
-        views = await run_jobs(service, key, second_pass(body, wanted, views[0], spec), receive)
-    return None if views is None else Made(views, ignored | of_upscaler)
+    passes = body.model_copy(update={"alwayson_scripts": None})
+    return Prepared(first, ignored | of_upscaler, _parameters(body), lambda job: second_pass(passes, wanted, job, spec))
 
 
-async def _from_picture(service: Service, key: ApiKey, body: Image2Image, receive: Receive) -> Made | None:
+async def _from_picture(service: Service, key: ApiKey, body: Image2Image, ignored: frozenset[str]) -> Prepared:
     options, spec = await settings_of(service, key, body)
     translation = translate(body, options, spec)
     wanted, of_picture = await add_init_image(service, key, body, translation.request, spec)
     wanted, of_units = await _with_units(service, key, body, wanted)
-    views = await run_jobs(service, key, [wanted], receive)
-    return None if views is None else Made(views, translation.ignored | of_picture | of_units)
+    return Prepared(wanted, ignored | translation.ignored | of_picture | of_units, _parameters(body))
 
 
 async def _with_units(
@@ -107,18 +114,17 @@ def _catalogued(service: Service, name: str) -> ModelSpec:
         raise UnknownModel(error.message) from None
 
 
-async def _reply(
-    service: Service, key: ApiKey, body: Text2Image | Image2Image, raw: Mapping[str, Any], made: Made | None
-) -> Response:
-    """made: None when the client has disconnected."""
-    if made is None:
-        return Response(status_code=204)
-    outputs = [output for view in made.views for output in view.outputs]
-    sent = outputs if body.send_images is not False else []
+async def _generate(request: Request, service: Service, key: ApiKey, prepared: Prepared) -> Response:
+    views = await run_jobs(service, key, [prepared.wanted], request.receive)
+    if views is not None and prepared.second_pass is not None:
+        views = await run_jobs(service, key, prepared.second_pass(views[0]), request.receive)
+    if views is None:
+        return Response(status_code=204)  # the client has disconnected
+    outputs = [output for view in views for output in view.outputs]
+    sent = outputs if prepared.parameters["send_images"] is not False else []
     images = [await read_base64((await service.jobs.file(output.id, key))[1]) for output in sent]
-    second_pass = isinstance(body, Text2Image) and bool(body.enable_hr)
-    ignored = sorted(made.ignored | unused(raw, type(body).model_fields, second_pass=second_pass))
-    reply = {"images": images, "parameters": _parameters(body), "info": json.dumps(_info(made.views, ignored))}
+    info = json.dumps(_info(views, sorted(prepared.ignored)))
+    reply = {"images": images, "parameters": prepared.parameters, "info": info}
     return JSONResponse(reply, headers=allowance_headers(service, await service.accounts.allowance(key, "images")))
 
 

@@ -19,10 +19,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.api.deps import KeyDep
-from server.api.read_json import read_json
 from server.api.schemas import read_body
 from server.api.sdapi.pictures import decode
 from server.api.sdapi.schema import BASE64, Base64, Tolerant
+from server.api.shared.form_fields import read_fields
 from server.api.wire import errors, json_body
 from server.errors import BadRequest
 from server.jobs.encoding import EXIF_IFD, EXIF_USER_COMMENT
@@ -52,7 +52,7 @@ async def png_info(request: Request, _: KeyDep) -> Response:
     """Reads the text that tells how an image was made: `info` is the text, `parameters` its values by their names,
     `items` the other texts of the file. The files of this server's results have them too.
     """
-    body = await read_json(await request.body(), lambda raw: read_body(PngInfo, raw))
+    body = read_body(PngInfo, await read_fields(request))
     return JSONResponse(await asyncio.to_thread(read_info, decode(body.image.strip(), "image")))
 
 

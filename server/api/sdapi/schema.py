@@ -112,10 +112,10 @@ class Image2Image(Generation):
     include_init_images: bool | None = Field(None, description="true or false: the reply repeats the pictures")
 
 
-def unused(raw: Mapping[str, Any], known: Iterable[str], *, second_pass: bool = False) -> set[str]:
+def unused(raw: Mapping[str, Any], known: Iterable[str], *, second_pass: bool = False) -> frozenset[str]:
     """Names the fields of a body that ask for something that is not done here."""
     fields = set(known)
-    return {
+    return frozenset(
         name
         for name, value in raw.items()
         if name not in fields
@@ -123,4 +123,4 @@ def unused(raw: Mapping[str, Any], known: Iterable[str], *, second_pass: bool = 
         and (second_pass or not name.startswith(OF_SECOND_PASS))
         and value not in EMPTY
         and value not in NEUTRAL.get(name, ())
-    }
+    )

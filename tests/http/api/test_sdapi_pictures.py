@@ -370,7 +370,10 @@ async def test_an_upscaler_of_the_catalogue_runs_as_a_job(tmp_path: Path) -> Non
         ({"image": None}, "image must be a picture in base64"),
         ({"upscaler_1": "LDSR"}, "upscaler_1 must be a name from GET /sdapi/v1/upscalers."),
         ({"upscaling_resize": 0}, "upscaling_resize must be a factor above 0"),
-        ({"resize_mode": 1, "upscaling_resize_w": 9000}, "upscaling_resize_w and upscaling_resize_h: the result would"),
+        (
+            {"upscaler_1": "Lanczos", "resize_mode": 1, "upscaling_resize_w": 9000},
+            "upscaling_resize_w and upscaling_resize_h: the result would have",
+        ),
         ({"resize_mode": 2}, "resize_mode must be 0 (by a factor) or 1"),
     ],
 )

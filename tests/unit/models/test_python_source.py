@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -37,22 +36,3 @@ def test_a_parser_that_always_fails_fails(monkeypatch: pytest.MonkeyPatch) -> No
         parse("x = 1")
 
     assert len(tries) == TRIES
-
-
-def test_threads_that_parse_at_once_all_get_their_tree() -> None:
-    text = "\n".join(f"def f{i}(a=1, *b, **c): return [x for x in b if a]" for i in range(200))
-    failed: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            assert len(parse(text).body) == 200
-        except BaseException as error:  # noqa: BLE001  # a thread's error would be lost
-            failed.append(error)
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    assert failed == []
