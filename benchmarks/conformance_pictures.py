@@ -81,16 +81,19 @@ class PictureJobs:
         inputs, arguments = Inputs(), PipelineInputs()
         if family.takes:
             arguments = next(each for each in source.inputs if set(family.takes) <= each.arguments.keys())
-            assert arguments.required <= set(family.takes), f"needs {sorted(arguments.required)}"
+            filled = {arguments.arguments[name] for name in family.takes}
+            missing = [name for name in arguments.required if arguments.arguments[name] not in filled]
+            assert not missing, f"needs {missing}"
             inputs = self._inputs(family, i, size)
         guided = family.takes_guidance and "guidance_scale" in source.arguments
+        takes_strength = "strength" in source.arguments and bool({"image", "video"} & set(family.takes))
         steps = family.steps[i % len(family.steps)]
         return request(
             dataclasses.replace(family, size=self.family.size),
             f"{family.name}/{i}",
             prompt=family.prompt.replace("%s", PROMPTS[i]),
             seed=1000 + i,
-            steps=2 * steps if "strength" in source.arguments and family.takes else steps,
+            steps=2 * steps if takes_strength and len(family.steps) > 1 else steps,
             width=width,
             guidance_scale=(3.0, 5.5, 4.0, 7.0)[i] if guided else None,
             negative_prompt="blurred" if "negative_prompt" in source.arguments else None,
@@ -98,7 +101,7 @@ class PictureJobs:
             pipeline=family.name if family.name != type(self.pipeline).__name__ else None,
             inputs=inputs,
             input_arguments=dict(arguments.arguments),
-            strength=STRENGTHS[i] if "strength" in source.arguments and family.takes else None,
+            strength=STRENGTHS[i] if takes_strength else None,
         )
 
     def _inputs(self, family: Family, i: int, size: tuple[int, int]) -> Inputs:

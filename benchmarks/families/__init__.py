@@ -6,10 +6,12 @@ from benchmarks.families import (
     dits_cross,
     dits_flow,
     dits_llm,
+    pictures_clips,
     pictures_control,
     pictures_flow,
     pictures_llm,
     pictures_unets,
+    pictures_wan,
     sound,
     unets,
     unets_prior,
@@ -26,7 +28,7 @@ FAMILIES = {
 # Classes that are given pictures or clips. A few of them are above too: they work with and without.
 PICTURE_FAMILIES = {
     family.name: family
-    for module in (pictures_unets, pictures_flow, pictures_llm, pictures_control)
+    for module in (pictures_unets, pictures_flow, pictures_llm, pictures_control, pictures_clips, pictures_wan)
     for family in module.FAMILIES
 }
 

@@ -27,6 +27,12 @@ def small(cls: type, **sizes: Any) -> Any:
     return cls(**{name: size for name, size in USUAL.items() if name in takes} | sizes)
 
 
+def like(model: Any, **changes: Any) -> Any:
+    """Builds a network like this one but with these sizes, and with new weights."""
+    sizes = {name: size for name, size in model.config.items() if not name.startswith("_")}
+    return type(model)(**{**sizes, **changes})
+
+
 def components(transformer: Any, vae: Any, scheduler: Any, *encoders: Encoder, **more: Any) -> dict[str, Any]:
     """Returns the arguments of a pipeline's __init__, with the encoders after the first numbered as in diffusers."""
     found = {"transformer": transformer, "vae": vae, "scheduler": scheduler}

@@ -44,8 +44,7 @@ def qwen_image_layered() -> dict[str, Any]:
     return {**qwen_image_edit(), "vae": vae, "transformer": transformer}
 
 
-def kandinsky_5_edit() -> dict[str, Any]:
-    processor = parts.qwen_processor(transformers.Qwen2VLProcessor)
+def kandinsky_5_seeing(picture: bool) -> dict[str, Any]:
     transformer = small(
         diffusers.Kandinsky5Transformer3DModel,
         in_visual_dim=16,
@@ -60,7 +59,10 @@ def kandinsky_5_edit() -> dict[str, Any]:
         axes_dims=(1, 1, 2),
         visual_cond=True,
     )
-    return {**kandinsky_5(True), "transformer": transformer, "tokenizer": processor}
+    seeing = (
+        {"tokenizer": parts.qwen_processor(transformers.Qwen2VLProcessor)} if picture else {}
+    )  # the text encoder of clips reads the prompt alone
+    return {**kandinsky_5(picture), "transformer": transformer, **seeing}
 
 
 def joy_image(transformer_class: type) -> dict[str, Any]:
@@ -104,8 +106,8 @@ FAMILIES = (
     Family("ZImageImg2ImgPipeline", "image", z_image, base="ZImagePipeline", **TAKES_IMAGE),
     Family("ZImageInpaintPipeline", "image", z_image, base="ZImagePipeline", **TAKES_MASK),
     Family("ZImageOmniPipeline", "image", z_image_omni, size=64, other_size=96, **TAKES_IMAGES),
-    Family("Kandinsky5I2IPipeline", "image", kandinsky_5_edit, size=1024, other_size=1024, steps=(2,), jobs=2,
-           **VISION, **TAKES_IMAGE),
+    Family("Kandinsky5I2IPipeline", "image", functools.partial(kandinsky_5_seeing, True), size=1024,
+           other_size=1024, steps=(2,), jobs=2, **VISION, **TAKES_IMAGE),
     Family("LongCatImageEditPipeline", "image", long_cat, **VISION, **TAKES_IMAGE),
     Family("JoyImageEditPipeline", "image", functools.partial(joy_image, diffusers.JoyImageEditTransformer3DModel),
            **VISION, **TAKES_IMAGE),
