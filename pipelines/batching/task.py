@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import greenlet
+import torch
 
 from pipelines import device
 from pipelines.batching.merging import Call, CallSignature, signature_of
@@ -52,6 +53,7 @@ class Task(greenlet.greenlet):
         self.rng_state = rng_state or RngState(0)
         self.step_cache = step_cache
         self.module_changes = ModuleChanges()
+        self.dtypes: dict[int, torch.dtype] = {}  # that it wants shared modules to run in, by id of the module
         self.pending_call: Call | None = None  # the call at which the task is suspended, until its forward begins
         self.canceled = False  # takes part in no further forward; `Rendezvous.cancel` may still have to unwind it
         self.n_calls = 0  # calls at which the task was suspended so far

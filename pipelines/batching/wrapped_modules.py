@@ -7,7 +7,7 @@ as usual. A task with a `StepCache` may answer some of its calls by itself, and 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import greenlet
@@ -16,6 +16,7 @@ from torch import nn
 
 from pipelines.batching.call_device import on_device
 from pipelines.batching.merging import Call
+from pipelines.batching.module_dtype import in_dtype_of_task, keep_dtype
 from pipelines.batching.module_state import ModuleState
 from pipelines.batching.preemption import YieldPoints
 from pipelines.batching.task import Task
@@ -47,7 +48,8 @@ class WrappedModules:
             if self._compute_device is not None:
                 args, kwargs = on_device((args, kwargs), self._compute_device)
             if entry != "forward":
-                return _await(task, Call(component, entry, function, args, kwargs))
+                called, (args, kwargs) = in_dtype_of_task(task, owner, function, (args, kwargs))
+                return _await(task, Call(component, entry, called, args, kwargs))
 
             def run() -> Any:
                 wrapped = task.wrap_forward(function) if task.wrap_forward else function
@@ -63,8 +65,13 @@ class WrappedModules:
                 owner, every_layer=entry in VAE_ENTRIES, may_add_layers=self._every_layer
             )
             self.state.watch(component, owner)
-        self._wrapped.append((owner, entry, vars(owner).get(entry)))
-        setattr(owner, entry, suspend)
+            if entry in VAE_ENTRIES:
+                self._replace(owner, "to", keep_dtype(owner))
+        self._replace(owner, entry, suspend)
+
+    def _replace(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
+        self._wrapped.append((owner, name, vars(owner).get(name)))
+        setattr(owner, name, function)
 
     def keep_whole(self, blocks: Iterable[nn.Module]) -> None:
         """Forwards are preempted before these blocks, and never inside them: compiled code runs in one piece."""

@@ -105,7 +105,7 @@ def direct_task(pipeline: Any, wanted: DiffusionRequest, **inputs: Any) -> NDArr
     inputs: the values of its arguments for pictures and clips.
     """
     cls: Any = getattr(diffusers, wanted.pipeline or type(pipeline).__name__)
-    stock = pipeline if type(pipeline) is cls else cls.from_pipe(pipeline)
+    stock = pipeline if type(pipeline) is cls else cls.from_pipe(pipeline, dtype=pipeline.dtype)
     stock.set_progress_bar_config(disable=True)
     values: dict[str, Any] = {
         "prompt": wanted.prompt,

@@ -11,13 +11,15 @@ from typing import Any
 
 import diffusers
 import pytest
+import torch
 from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
 from PIL import Image
 
 from benchmarks.families import vaes
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.diffusion_interface import DiffusionRequest, MediaFile
-from tests.support.lanes.lane_play import gap, rendered, request
+from pipelines.interface import Rendered
+from tests.support.lanes.lane_play import ends, gap, rendered, request, wait_for_inputs
 from tests.support.lanes.picture_jobs import clip_file, direct_task, frames, mask_file, picture_file, task
 from tests.support.lanes.stock_families import FAMILIES, Family
 
@@ -34,6 +36,35 @@ Job = tuple[DiffusionRequest, dict[str, Any]]  # a request, and the inputs of th
 
 def test_stable_diffusion(tmp_path: Path) -> None:
     check(FAMILIES["sd15"], of_pictures("sd15", "StableDiffusion", tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_vae_that_some_jobs_run_in_float32_stays_as_it_is_for_the_others(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Image-to-image and inpainting of SDXL do, and with float16 all jobs when they decode."""
+    family = FAMILIES["sdxl"]
+    pipeline = family.build().to(dtype)
+    jobs = of_pictures("sdxl", "StableDiffusionXL", tmp_path)
+    expected = {wanted.id: direct_task(pipeline, wanted, **inputs) for wanted, inputs in jobs}
+    before = [parameter.data.clone() for parameter in pipeline.vae.parameters()]
+    lane = DiffusionLane(pipeline, kind="image")
+    n_bytes = lane.weight_bytes
+    for wanted, _ in jobs:
+        lane.admit(wanted)
+    wait_for_inputs(lane)
+    updates = []
+    while lane.has_work():
+        updates += lane.step(should_yield=lambda: True)
+        assert lane.mid_forward or pipeline.vae.dtype == dtype
+    assert lane.weight_bytes == n_bytes
+    lane.close()
+    results = ends(updates)
+
+    for name, frames_of_library in expected.items():
+        end = results[name]
+        assert isinstance(end, Rendered), end
+        assert gap(end.frames, frames_of_library) <= 0.05, "steps in low precision amplify what merging rounds"
+    assert all(map(torch.equal, before, pipeline.vae.parameters()))
 
 
 @pytest.mark.slow
