@@ -13,6 +13,7 @@ from typing import Any, get_args
 from pipelines.diffusion_interface import ONE_CONTROLNET, Adapter, AdapterKind, DiffusionRequest
 
 COMPONENTS: Mapping[AdapterKind, str] = {"controlnet": "controlnet", "t2i_adapter": "adapter"}
+END_OF_ALL = "adapter_conditioning_factor"  # one value for all maps, where T2I-Adapters have an end
 STRENGTHS = ("controlnet_conditioning_scale", "adapter_conditioning_scale")
 
 
@@ -45,7 +46,10 @@ def control_arguments(request: DiffusionRequest, parameters: Collection[str]) ->
     if _has_modes(request):
         wanted["control_mode"] = [control.mode for control in controls]
     alone = len(controls) == 1
-    return {name: values[0] if alone else list(values) for name, values in wanted.items() if name in parameters}
+    found = {name: values[0] if alone else list(values) for name, values in wanted.items() if name in parameters}
+    if END_OF_ALL in parameters:
+        found[END_OF_ALL] = controls[0].end
+    return found
 
 
 def _has_modes(request: DiffusionRequest) -> bool:

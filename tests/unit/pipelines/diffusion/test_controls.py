@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.families import FAMILIES as ALL
+from pipelines import device
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.diffusion_interface import ONE_CONTROLNET, Adapter, Control, DiffusionRequest, Inputs, MediaFile
-from pipelines.interface import Failed, Rendered, WeightsChanged
+from pipelines.interface import Failed, Rendered, StepCost, WeightsChanged
 from tests.support.lanes.lane_play import ends, gap, play, rendered, request
 from tests.support.lanes.picture_jobs import mask_file, picture_file
 from tests.support.lanes.stock_families import FAMILIES, Family
@@ -263,11 +264,12 @@ def test_t2i_adapters_alone_and_together(is_xl: bool, tmp_path: Path) -> None:
     one, two = (saved(t2i_for(pipeline, seed), tmp_path, f"t2i-{seed}", "t2i_adapter") for seed in range(2))
     maps = [picture_file(tmp_path / f"{seed}.png", family.size, family.size, seed) for seed in (1, 2)]
     on_cpu = opens_on_cpu(pipeline)
+    end, factor = (0.5, {"adapter_conditioning_factor": 0.5}) if is_xl else (1.0, {})
     jobs = [
         (
-            controlled(family, "one", name, "image", [Control(maps[0], one, strength=0.6)], steps=3, seed=2),
+            controlled(family, "one", name, "image", [Control(maps[0], one, strength=0.6, end=end)], steps=3, seed=2),
             {"adapter": on_cpu(one)},
-            {"image": opened(maps[0]), "adapter_conditioning_scale": 0.6},
+            {"image": opened(maps[0]), "adapter_conditioning_scale": 0.6, **factor},
         ),
         (
             controlled(family, "both", name, "image", [Control(maps[0], one), Control(maps[1], two)], steps=4, seed=3),
@@ -338,4 +340,68 @@ def test_an_adapter_in_use_is_not_dropped(tmp_path: Path) -> None:
     play(lane)
     lane.drop_adapters([net.component])
     assert net.component not in lane.components
+    lane.close()
+
+
+def test_a_parked_controlnet_comes_back_for_its_forwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "has_own_memory", lambda device_name: True)
+    family, pipeline = FAMILIES["sd15"], FAMILIES["sd15"].build()
+    net = saved(controlnet_for(pipeline), tmp_path, "canny")
+    image = picture_file(tmp_path / "map.png", family.size, family.size)
+    job = controlled(family, "a", "StableDiffusionControlNetPipeline", "image", [Control(image, net)])
+    lane = DiffusionLane(pipeline, kind="image", open_adapter=opens_on_cpu(pipeline))
+    expected = rendered(lane, [job])["a"]
+    lane.admit(job)
+    updates = []
+    while lane.has_work():
+        updates += lane.step()
+        step = lane.next_step()
+        if step is not None:  # as a scheduler with too little memory does
+            lane.park([name for name in lane.components if name != step.component])
+            lane.unpark([step.component])
+    assert net.component in lane.parked
+
+    assert np.array_equal(ends(updates)["a"].frames, expected.frames)
+    lane.drop_adapters([net.component])
+    assert net.component not in lane.parked
+    lane.close()
+
+
+@pytest.mark.slow
+def test_parts_that_a_controlnet_has_from_the_base_stay_while_it_needs_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "has_own_memory", lambda device_name: True)
+    family = ALL["ZImagePipeline"]
+    pipeline = family.build()
+    net = saved(controlnet_for(pipeline), tmp_path, "union")
+    image = picture_file(tmp_path / "map.png", family.size, family.size)
+    lane = DiffusionLane(pipeline, kind="image", open_adapter=opens_on_cpu(pipeline))
+    base_bytes = lane.weight_bytes
+    job = controlled(family, "a", "ZImageControlNetPipeline", "control_image", [Control(image, net)], steps=2)
+    rendered(lane, [job])
+
+    assert lane.weight_bytes == base_bytes + net.n_bytes, "the parts count once"
+    transformer = lane.components["transformer"]
+    assert 0 < lane.park(["transformer"]) < transformer
+    assert lane.components[net.component] > net.n_bytes, "the parts are counted for it now"
+    lane.unpark(["transformer"])
+    lane.drop_adapters([net.component])
+    assert (lane.weight_bytes, lane.components["transformer"]) == (base_bytes, transformer)
+    lane.close()
+
+
+def test_steps_are_skipped_with_a_controlnet_too(tmp_path: Path) -> None:
+    family, pipeline = FAMILIES["sd15"], FAMILIES["sd15"].build()
+    net = saved(controlnet_for(pipeline), tmp_path, "canny")
+    image = picture_file(tmp_path / "map.png", family.size, family.size)
+    made: Any = {"steps": 12, "speed": "fast"}
+    job = controlled(family, "a", "StableDiffusionControlNetPipeline", "image", [Control(image, net)], **made)
+    lane = DiffusionLane(pipeline, kind="image", open_adapter=opens_on_cpu(pipeline))
+
+    result = rendered(lane, [job])["a"]
+
+    assert result.warnings == ()
+    n_forwards = sum(note.component == net.component for note in lane.take_costs() if isinstance(note, StepCost))
+    assert n_forwards < 12
     lane.close()
