@@ -124,7 +124,9 @@ def _small(spec: ModelSpec, side: int) -> DiffusionRequest:
     grid = spec.limits.size_multiple
     native = (spec.defaults.width or 512, spec.defaults.height or 512)
     side = max(grid, min(side, *native) // grid * grid)
-    frames = spec.limits.frames_multiple + spec.limits.frames_remainder if spec.type == "video" else None
+    # At least two: the guidance of Stable Video Diffusion rises from the first frame, which has none, to the last.
+    least = max(2, spec.limits.frames_multiple + spec.limits.frames_remainder)
+    frames = least if spec.type == "video" else None
     return _request(spec, side, side, frames, steps=1)
 
 
