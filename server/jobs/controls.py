@@ -138,14 +138,14 @@ def _adapter(
     find: Callable[[str], ModelSpec],
     all_specs: Sequence[ModelSpec],
 ) -> ModelSpec | None:
-    fitting = [other for other in all_specs if other.adapter in CONTROLS and fits(other, spec)]
+    fitting = sorted((other for other in all_specs if other.adapter in CONTROLS and fits(other, spec)), key=_name)
     if wanted.model is None:
         if any("control" in task.inputs and not task.lent for task in spec.tasks):
             return None
         able = [other for other in fitting if kind in other.control_types]
         if not able:
             raise _bad(i, "type", f"{kind}: no ControlNet here follows it for {spec.name}. {_those(fitting, spec)}")
-        return min(able, key=lambda other: (len(other.control_types), other.name))  # one for this type alone first
+        return min(able, key=lambda other: len(other.control_types))  # one for this type alone first
     try:
         adapter = find(wanted.model)
     except ModelsError as error:
@@ -168,6 +168,10 @@ def _preprocessor(i: int, wanted: WantedControl, kind: str | None) -> str | None
     if name not in PREPROCESSORS:
         raise _bad(i, "preprocessor", f"must be one of {', '.join(PREPROCESSORS)}; other maps are made by the client")
     return name
+
+
+def _name(spec: ModelSpec) -> str:
+    return spec.name
 
 
 def _those(fitting: Sequence[ModelSpec], spec: ModelSpec) -> str:
