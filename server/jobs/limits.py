@@ -84,9 +84,13 @@ class JobLimits:
             raise BadRequest(message, param="model")
         return spec
 
-    def check_job(self, key: ApiKey, plan: Plan, spec: ModelSpec) -> None:
-        """Raises when this key may not start one more job now: NeverFits, Conflict, TooMany, Unavailable."""
-        self.check(key, plan, spec, self._live_jobs.n_of_key(key.id) + self._being_stored[key.id])
+    def check_job(self, key: ApiKey, plan: Plan, spec: ModelSpec, *, n_requests: int = 1) -> None:
+        """Raises when this key may not start one more job now: NeverFits, Conflict, TooMany, Unavailable.
+
+        n_requests: 0 for a check that is made again before the job is stored.
+        """
+        n_of_key = self._live_jobs.n_of_key(key.id) + self._being_stored[key.id]
+        self.check(key, plan, spec, n_of_key, n_requests=n_requests)
 
     def check_fits(self, spec: ModelSpec, requests: Sequence[Request]) -> None:
         """Raises `NeverFits` when no device can hold the model with these requests, `Conflict` when pins prevent it."""
@@ -114,14 +118,16 @@ class JobLimits:
         """Before files are decoded for a request that is counted later. Raises `TooMany` when it would be refused."""
         self._burst_limiter.take(key.id, plan, 0)
 
-    def check(self, key: ApiKey, plan: Plan, spec: ModelSpec, n_of_key: int, n_chats: int = 0) -> None:
+    def check(
+        self, key: ApiKey, plan: Plan, spec: ModelSpec, n_of_key: int, n_chats: int = 0, *, n_requests: int = 1
+    ) -> None:
         """As `check_job`. n_of_key: unfinished jobs or chats of this key; n_chats: running chats of all keys."""
         reason = self._engine.not_ready_reason
         if reason is not None:
             raise Unavailable(f"Not accepting work: {reason}.", retry_after_s=5)
         check_cooldown(self._live_jobs, spec.name)
         self.check_fits(spec, ())
-        self._burst_limiter.take(key.id, plan)
+        self._burst_limiter.take(key.id, plan, n_requests)
         limits = [limit for limit in (plan.max_queued, self._max_queued_per_key) if limit is not None]
         if limits and n_of_key >= min(limits):
             raise TooMany(

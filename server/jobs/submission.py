@@ -33,6 +33,7 @@ from server.jobs.request import RANDOM_SEED_LIMIT, GenerateRequest
 from server.jobs.resolution import resolve
 from server.jobs.results import Results
 from server.jobs.stored_request import engine_job
+from server.jobs.task_choice import check_inputs
 from server.jobs.webhooks import Webhooks
 from server.store import idempotency, input_files, usage
 from server.store import jobs as store
@@ -95,9 +96,11 @@ class Submission:
         spec = self._limits.model(request.model, request.type)
         if request.webhook_url is not None:
             self._webhooks.check(request.webhook_url)
-        if request.media:  # files are decoded only for a key that may start a job now
-            self._limits.check_job(key, plan, spec)
-        inputs = await self._input_files.find(key, request.media)
+        inputs: Mapping[str, InputFileRow] = {}
+        if request.media:  # is decoded only for a request that this model takes, and a key that may start a job now
+            check_inputs(request, spec, self._catalogue.specs())
+            self._limits.check_job(key, plan, spec, n_requests=0)
+            inputs = await self._input_files.find(key, request.media)
         resolved = resolve(
             request,
             spec,
@@ -108,8 +111,7 @@ class Submission:
             files={place: self._input_files.media_file(row) for place, row in inputs.items()},
             models=self._catalogue,
         )
-        if not request.media:
-            self._limits.check_job(key, plan, spec)
+        self._limits.check_job(key, plan, spec)
         now = self._clock()
         row = JobRow(
             id=f"job_{int(now.timestamp())}_{new_id()}",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from server.accounts.quotas import DEFAULT_PLANS
 from tests.support.http.front import IMAGE, Front
 from tests.support.http.input_files import JPEG, PNG, editing, files_on_disk, upload, uploaded
 from tests.support.http.web_site import reply_of, web
@@ -285,3 +287,27 @@ async def test_other_fields_than_pictures_are_not_read_as_such(tmp_path: Path) -
         reply = await upload(f, data_url(PNG).encode())
 
     assert reply.status_code == 400
+
+
+async def test_no_more_jobs_are_accepted_while_the_pictures_of_others_are_decoded(tmp_path: Path) -> None:
+    pictures = [encoded(sample(size=(16, 16 + 8 * n)), "PNG") for n in range(6)]
+    async with editing(tmp_path, max_queued_per_key=2) as f:
+        replies = await asyncio.gather(*(generate(f, image=data_url(picture)) for picture in pictures))
+
+    assert sorted(reply.status_code for reply in replies) == [200] * 2 + [429] * 4
+
+
+async def test_a_job_with_a_picture_counts_as_one_request_of_the_minute(tmp_path: Path) -> None:
+    plans = DEFAULT_PLANS | {"free": replace(DEFAULT_PLANS["free"], burst_per_minute=2)}
+    async with editing(tmp_path, plans=plans) as f:
+        replies = [await generate(f, "free", image=data_url(PNG)) for _ in range(3)]
+
+    assert [reply.status_code for reply in replies] == [200, 200, 429]
+
+
+async def test_a_picture_for_a_model_that_takes_none_is_not_decoded(tmp_path: Path) -> None:
+    async with editing(tmp_path) as f:
+        reply = await generate(f, type="video", last_image=data_url(PNG))
+
+        assert reply.status_code == 400
+        assert files_on_disk(f) == []
