@@ -45,10 +45,10 @@ from server.client.replies import (
     Reply,
 )
 from server.client.talk import Call, Emit, Send, Sleep, Step, next_bytes, parse, read, send
+from server.client.uploads import upload_file, uploaded
 
 R = TypeVar("R", bound=Reply)
 
-UPLOAD_TIMEOUT_S = 120.0  # a clip is decoded before the reply
 CHAT_TIMEOUT_S = 600.0  # a message may wait in the queue, and a reply may be long
 SILENCE_S = 45.0  # an event stream counts as broken after three missed keep-alives
 STATUS_EVENTS = frozenset({"position", "loading", "progress", "completed", "failed", "canceled"})
@@ -72,13 +72,13 @@ class Calls:
         """
         # Every request has an idempotency key, so that a retry after a broken connection does not create a second job.
         headers = {"Idempotency-Key": idempotency_key or secrets.token_urlsafe(16)}
-        fields = yield from self._uploaded(options)
+        fields = yield from uploaded(options, self._retries)
         body = {"prompt": prompt, "type": "image", **fields}
         yield from self._result(Send("POST", "/api/generate", body, headers=headers), Accepted)
 
     def upload(self, file: str | Path | bytes) -> Call[InputFile]:
         """Sends a picture or clip, by the name of its file or as bytes, for later requests to name by its id."""
-        yield Emit((yield from self._upload(file)))
+        yield Emit((yield from upload_file(file, self._retries)))
 
     def files(self, limit: int | None = None, cursor: str | None = None) -> Call[FilesPage]:
         """Lists the files that were uploaded, newest first. Pass a page's `next_cursor` as `cursor` for the next
@@ -262,28 +262,6 @@ class Calls:
                     on_change(job)
                     yield Emit(job)
         return job
-
-    def _upload(self, file: str | Path | bytes) -> Generator[Step[Any], Any, InputFile]:
-        """Raises `OSError` for a file that cannot be read."""
-        content = file if isinstance(file, bytes) else Path(file).read_bytes()
-        headers = {"Content-Type": "application/octet-stream"}  # the server looks at the bytes
-        sending = Send("POST", "/api/files", content=content, headers=headers, read_timeout_s=UPLOAD_TIMEOUT_S)
-        return read((yield from send(sending, self._retries)), InputFile)
-
-    def _uploaded(self, value: Any) -> Generator[Step[Any], Any, Any]:
-        """Returns `value` with the id of an uploaded file for each `Path` and each bytes in it."""
-        match value:
-            case Path() | bytes():
-                return (yield from self._upload(value)).file_id
-            case dict():
-                fields = {}
-                for name, inner in value.items():
-                    fields[name] = yield from self._uploaded(inner)
-                return fields
-            case list() | tuple():
-                return list((yield from self._uploaded(dict(enumerate(value)))).values())
-            case _:
-                return value
 
     def _result(self, sending: Send, kind: type[R]) -> Generator[Step[R], Any, None]:
         yield Emit(read((yield from send(sending, self._retries)), kind))
