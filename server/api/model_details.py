@@ -20,13 +20,14 @@ from server.service.models import ModelView
 VALUES = (
     "revision", "aliases", "pipeline", "dtype", "weight_bytes", "default", "keep_alive_s", "pinned", "device",
     "max_running", "guidance_argument", "schedulers", "takes_loras", "takes_images",
-    "max_clip_skip", "adapter", "adapter_class",
+    "max_clip_skip", "adapter", "adapter_class", "scale", "control_types",
 )  # fmt: skip
 TABLES = ("defaults", "limits", "sizes", "call", "load", "scheduler_config", "embedding")  # shown as "defaults.steps"
 ELSEWHERE = ("name", "type", "source", "notes", "origins")  # in fields of their own, or beside each value
-HIDDEN = ("path", "base_path", "vae_path", "embedding_paths", "fingerprint", "arguments", "shareable", "tasks")
+HIDDEN = ("path", "base_path", "vae_path", "embedding_paths", "fingerprint", "arguments", "shareable", "tasks",
+          "control_modes")  # fmt: skip
 FROM_CHECKPOINT = ("weight_bytes", "pipeline", "schedulers", "takes_loras", "takes_images", "max_clip_skip",
-                   "guidance_argument", "scheduler_config", "embedding")  # fmt: skip
+                   "guidance_argument", "scheduler_config", "embedding", "scale", "control_types")  # fmt: skip
 
 
 class FailureReply(Reply):

@@ -30,7 +30,7 @@ def inputs_json(spec: ModelSpec, models: Sequence[ModelSpec]) -> JsonObject:
     tasks = [task for task in spec.tasks if not task.lent or _has_adapter(task, spec, models)]
     taken = {name for task in tasks for name in task.inputs}
     return {
-        "inputs": ["text", *(name for name in INPUT_NAMES if name in taken)],
+        "inputs": [*_prompt(spec), *(name for name in INPUT_NAMES if name in taken)],
         "requiredInputs": _smallest([task.required for task in tasks]),
         "tasks": [
             {
@@ -42,6 +42,11 @@ def inputs_json(spec: ModelSpec, models: Sequence[ModelSpec]) -> JsonObject:
             for task in tasks
         ],
     }
+
+
+def _prompt(spec: ModelSpec) -> list[str]:
+    """What only animates or enlarges a picture reads no prompt."""
+    return ["text"] if not spec.arguments or "prompt" in spec.arguments else []
 
 
 def _has_adapter(task: PipelineTask, spec: ModelSpec, models: Sequence[ModelSpec]) -> bool:

@@ -38,7 +38,8 @@ class EmbeddingDetails(Reply):
 
 class AdapterDetails(Reply):
     kind: AdapterKind
-    adapterClass: str | None  # of its module in diffusers
+    adapterClass: str | None  # of its module in diffusers, or the architecture of an upscaler
+    scale: int | None  # of an upscaler: the factor by which it enlarges
     types: list[str]  # of a ControlNet or T2I-Adapter: the kinds of maps that it follows
     fits: list[str]  # names of the models here whose requests can borrow it
     lentTo: list[str]  # those that hold it now
@@ -227,13 +228,14 @@ def _embedding_json(spec: ModelSpec) -> JsonObject | None:
 
 
 def _adapter_json(spec: ModelSpec, service: Service) -> JsonObject | None:
-    if spec.type != "adapter":
+    if spec.adapter is None:
         return None
     holders = (each.status for each in service.live_jobs.models())
     prefix = f"{spec.adapter}:{spec.name}"
     return {
         "kind": spec.adapter,
-        "adapterClass": spec.adapter_class,
+        "adapterClass": spec.adapter_class or None,
+        "scale": spec.scale,
         "types": list(spec.control_types),
         "fits": [base.name for base in service.catalogue.specs() if base.is_diffusion and fits(spec, base)],
         "lentTo": [

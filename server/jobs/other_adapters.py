@@ -1,14 +1,13 @@
 """Chooses the adapters of a request that no map belongs to: IP-Adapters, an upscaler, a VAE, textual inversions.
 
-Whether one fits the model is told by its files; an upscaler fits any. Errors name the field and the adapters that are
-here.
+Errors name the field and the adapters that are here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from models.adapters.part_fit import inversion_misfit, ip_adapter_misfit, vae_misfit
+from models.adapters.fit import fits, misfit
 from models.errors import ModelsError
 from models.spec import ModelSpec
 from pipelines.diffusion_interface import AdapterKind
@@ -22,12 +21,6 @@ NAMES: Mapping[AdapterKind, str] = {
     "vae": "a VAE",
     "textual_inversion": "a textual inversion",
 }
-# Kind → why an adapter does not belong to a model, as the end of "NAME …"; None when it does.
-MISFITS: Mapping[AdapterKind, Callable[[ModelSpec, ModelSpec], str | None]] = {
-    "ip_adapter": ip_adapter_misfit,
-    "vae": vae_misfit,
-    "textual_inversion": inversion_misfit,
-}
 
 
 def choose_adapter(
@@ -37,8 +30,7 @@ def choose_adapter(
 
     Raises `BadRequest`.
     """
-    misfit = MISFITS.get(kind, lambda _adapter, _base: None)
-    fitting = sorted((each for each in models if each.adapter == kind and misfit(each, spec) is None), key=_name)
+    fitting = sorted((each for each in models if each.adapter == kind and fits(each, spec)), key=_name)
     if name is None:
         if not fitting:
             raise BadRequest(f"{field}: {NAMES[kind]} that fits {spec.name} is not here; try: pull NAME.", param=field)

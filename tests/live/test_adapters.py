@@ -66,7 +66,8 @@ def test_adapters_are_listed_with_the_models_that_they_fit_and_cannot_be_loaded(
 
     assert (canny["type"], canny["default"], canny["state"]) == ("adapter", False, "available")
     assert canny["adapter"] == {
-        "kind": "controlnet", "adapterClass": "ControlNetModel", "types": ["canny"], "fits": ["tiny-sd"], "lentTo": [],
+        "kind": "controlnet", "adapterClass": "ControlNetModel", "scale": None, "types": ["canny"], "fits": ["tiny-sd"],
+        "lentTo": [],
     }  # fmt: skip
     for verb in ("load", "pin"):
         refused = server.post(f"/api/models/tiny-canny/{verb}", {})

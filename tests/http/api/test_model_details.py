@@ -90,7 +90,8 @@ async def test_every_route_of_the_models_gives_json_whatever_a_spec_holds(shared
         await f.get("/sdapi/v1/samplers"),
     ]
 
-    assert [reply.status_code for reply in replies] == [200] * len(replies), [reply.text for reply in replies]
+    refuses = {400, 404} if odd.type == "adapter" else set()  # it cannot be loaded, pinned or listed by itself
+    assert {reply.status_code for reply in replies} <= {200} | refuses, [reply.text for reply in replies]
     for reply in replies:
         strict(reply.content)
     if odd.path is not None:  # a checkpoint that is not there yet has no path to tell
