@@ -11,7 +11,8 @@ import hashlib
 import json
 import logging
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -138,7 +139,7 @@ class Submission:
         return await asyncio.shield(self._results.spawn(self._store_and_run(row, plan, claim, file_ids)))
 
     async def _store_and_run(
-        self, row: JobRow, plan: Plan, claim: tuple[str, str] | None, file_ids: Collection[str]
+        self, row: JobRow, plan: Plan, claim: tuple[str, str] | None, file_ids: AbstractSet[str]
     ) -> Accepted:
         """claim: the client's idempotency key and the fingerprint of the request. file_ids: of what the job uses."""
         kind, day = row.charged_kind, row.charged_day

@@ -7,6 +7,7 @@ thread.
 from __future__ import annotations
 
 from collections.abc import Collection
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 
@@ -105,13 +106,14 @@ def cursor_after(conn: Connection, key_id: str, file_id: str, at: datetime) -> s
     return None if seq is None else write_cursor(seq)
 
 
-def refer(conn: Connection, job_id: str, file_ids: Collection[str]) -> bool:
+def refer(conn: Connection, job_id: str, file_ids: AbstractSet[str]) -> bool:
     """Notes which files a stored job uses. Returns False, and notes nothing, when one of them is gone."""
+    if not file_ids:
+        return True
     known = conn.execute(select(func.count()).where(_table.c.id.in_(file_ids))).scalar()
-    if known != len(set(file_ids)):
+    if known != len(file_ids):
         return False
-    if file_ids:
-        conn.execute(insert(schema.job_inputs), [{"job_id": job_id, "file_id": each} for each in set(file_ids)])
+    conn.execute(insert(schema.job_inputs), [{"job_id": job_id, "file_id": each} for each in file_ids])
     return True
 
 

@@ -99,7 +99,7 @@ def test_a_file_that_a_job_uses_is_forgotten_only_once_the_job_has_ended(databas
 
 def test_a_file_that_is_taken_away_is_unknown_and_stays_for_its_jobs(database: Database) -> None:
     database.write_now(fill)
-    database.write_now(lambda conn: store.refer(conn, "job_1", ["file_a"]))
+    database.write_now(lambda conn: store.refer(conn, "job_1", {"file_a"}))
 
     def take_away(key_id: str, file_id: str) -> str | None:
         return database.write_now(lambda conn: store.take_away(conn, key_id, file_id, NOW))
@@ -115,7 +115,7 @@ def test_a_file_that_is_taken_away_is_unknown_and_stays_for_its_jobs(database: D
 
 def test_a_recovered_job_still_uses_its_file_and_a_deleted_job_none(database: Database) -> None:
     database.write_now(fill)
-    database.write_now(lambda conn: store.refer(conn, "job_1", ["file_a"]))
+    database.write_now(lambda conn: store.refer(conn, "job_1", {"file_a"}))
     database.write_now(lambda conn: jobs.start_job(conn, "job_1", 1, NOW))
     database.write_now(lambda conn: jobs.recover_jobs(conn, NOW))
 
