@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from pipelines.diffusion_interface import Adapter, Control, Inputs, MediaFile
 from pipelines.interface import Failed
 from server.memory.ledger import Reading
-from server.protocol import Cancel, JobCanceled, JobFailed, LoadModel, Peak, Pin, Submit
-from server.scheduling.actions import Action, Load, Park, ResizeCache, Step, Unpark, Wait
+from server.protocol import Cancel, JobCanceled, JobFailed, KeepAlive, LoadModel, Peak, Pin, Submit
+from server.scheduling.actions import Action, DropAdapters, Load, Park, ResizeCache, Step, Unpark, Wait
 from tests.support.jobs import job
 from tests.support.lanes.fake_lane import FakeLane
 from tests.support.threadless_executor import ThreadlessExecutor
@@ -139,3 +141,25 @@ def test_a_kv_cache_that_a_lane_cut_by_itself_is_booked_at_its_size_and_grows_ba
 
     assert device.until(lambda action: isinstance(action, ResizeCache)) == ResizeCache("m", 50)
     assert device.scheduler.ledger.held_by("m", "kv_cache") == 50
+
+
+def test_an_idle_adapter_is_dropped_from_its_lane_when_another_model_needs_the_memory() -> None:
+    canny = Adapter("canny", "controlnet", "canny", n_bytes=200)
+    lane = FakeLane(weights={canny.component: 200, "model": 500})  # as if its first job had loaded the adapter
+    lanes = {"painter": lane, "other": FakeLane(weights={"model": 400})}
+    device = ThreadlessExecutor(lanes, sizes={"painter": 500, "other": 400}, turn_s=1.0)
+    plain = job("a", "painter")
+    control = Inputs(controls=(Control(MediaFile("map.png", "0" * 64, 8, 8), canny),))
+    borrowing = replace(plain, requests=tuple(replace(each, inputs=control) for each in plain.requests))
+    device.send(KeepAlive("canny", math.inf), Submit(borrowing, 0.0))
+    device.until(lambda action: isinstance(action, Wait))
+    assert device.scheduler.ledger.held_by("painter") == 700
+
+    device.send(Submit(job("b", "other"), device.now))
+    device.until(lambda action: isinstance(action, Step) and action.model == "other")
+
+    assert DropAdapters("painter", (canny.component,)) in device.actions
+    assert dict(lane.components) == {"model": 500}
+    assert not lane.closed
+    status = device.scheduler.ledger.status()
+    assert sum(holder.n_bytes for holder in status.holders) == status.used_bytes == 900
