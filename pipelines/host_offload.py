@@ -32,17 +32,23 @@ class HostOffload:
         self._device = device_name
         self._components = list(components)
         self._parked: set[str] = set()
+        self._staying: set[str] = set()  # components that are never parked
         self.refresh()
 
-    def add(self, name: str, module: torch.nn.Module) -> None:
-        """Count one more component, whose weights are on the device."""
+    def add(self, name: str, module: torch.nn.Module, *, stays: bool = False) -> None:
+        """Count one more component, whose weights are on the device.
+
+        stays: it is never parked, because forwards of other components use its weights.
+        """
         self._components.append((name, module))
+        self._staying |= {name} if stays else set()
         self.refresh()
 
     def remove(self, name: str) -> None:
         """Count this component no more; its memory is free once nobody holds its module."""
         self._components = [(other, module) for other, module in self._components if other != name]
         self._parked.discard(name)
+        self._staying.discard(name)
         self.refresh()
 
     def refresh(self) -> None:
@@ -69,7 +75,7 @@ class HostOffload:
 
     def park(self, names: Sequence[str]) -> int:
         """Move components to host memory; returns the bytes freed. Nothing moves when the host lacks the memory."""
-        leaving = {name for name in names if name in self._names and name not in self._parked}
+        leaving = {name for name in names if name in self._names and name not in self._parked | self._staying}
         if not leaving or not device.has_own_memory(self._device):
             return 0
         leaving = {name for name in leaving if all(s.parkable for s in self._storages if name in s.owners)}

@@ -8,7 +8,8 @@ is one of these kinds:
           also be equal by value, because models read them from the first row.
   scalar  0-d or one element, such as the timestep: expanded to one value per row.
   shared  anything else: must be equal by value, and is passed once.
-A list with one entry per row counts as rows. That a module keeps its rows apart is not assumed here but proved on real
+A list with one entry per row counts as rows, unless each of its tensors leads with all rows itself, as the pictures of
+IP-Adapters do: these are rows one by one. That a module keeps its rows apart is not assumed here but proved on real
 calls (`proof.py`).
 """
 
@@ -156,8 +157,16 @@ def _row_layout(call: Call) -> RowLayout | None:
 
 
 def _flatten(call: Call, rows: int) -> tuple[list[Any], pytree.TreeSpec]:
+    in_tensor = any(
+        isinstance(value, torch.Tensor) and value.ndim >= 2 for value in (*call.args, *call.kwargs.values())
+    )
+
     def one_per_row(node: Any) -> bool:
-        return isinstance(node, list) and len(node) == rows and all(isinstance(x, (torch.Tensor, str)) for x in node)
+        if not isinstance(node, list) or len(node) != rows:
+            return False
+        if in_tensor and all(isinstance(x, torch.Tensor) and x.ndim >= 3 and x.shape[0] == rows for x in node):
+            return False
+        return all(isinstance(x, (torch.Tensor, str)) for x in node)
 
     return pytree.tree_flatten((call.args, call.kwargs), is_leaf=one_per_row)
 

@@ -56,10 +56,11 @@ class LentModules:
         component = adapter.component
         if component not in self._held:
             self._held[component] = module = self._open(adapter)
-            if (called := _called(module)) is not None:
+            called = _called(module)
+            if called is not None:
                 for entry in entries_of(called):
                     self._modules.wrap(component, called, entry)
-            self._host_offload.add(component, module)
+            self._host_offload.add(component, module, stays=called is not module)
             self._on_change()
         return self._held[component]
 

@@ -45,6 +45,23 @@ def test_calls_that_differ_only_in_values_of_rows_and_scalars_share_a_key() -> N
     assert key(one) == key(other)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_list_of_tensors_that_lead_with_all_rows_is_joined_one_by_one(rows: int) -> None:
+    def net(latents: torch.Tensor, pictures: list[torch.Tensor]) -> torch.Tensor:
+        """As a denoiser with IP-Adapters: one tensor for each adapter."""
+        assert len(pictures) == rows
+        return latents.sum((1, 2)) + sum(picture.sum((1, 2)) for picture in pictures)
+
+    def one(value: float) -> Call:
+        pictures = [torch.full((rows, 4, 8), value + i) for i in range(rows)]
+        return Call("net", "forward", net, (torch.full((rows, 4, 8), value), pictures), {})
+
+    calls = [one(0.0), one(1.0)]
+    assert key(calls[0]) == key(calls[1])
+    for alone, merged in zip(calls, run_merged(calls, 2), strict=True):
+        assert torch.equal(merged, alone.run())
+
+
 def test_prompts_given_for_each_frame_of_a_clip_are_rows_too_and_a_table_as_long_is_not() -> None:
     def net(clips: torch.Tensor, prompts: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         assert table.shape == (6, 7)

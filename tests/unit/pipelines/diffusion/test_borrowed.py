@@ -23,6 +23,7 @@ from pipelines.interface import Failed, Rendered, StepCost
 from pipelines.upscaling.pipeline import UpscalerPipeline
 from pipelines.upscaling.upscaler import open_upscaler
 from tests.support.lanes.lane_play import direct, ends, gap, play, rendered, request
+from tests.support.lanes.original_layout import vae_of
 from tests.support.lanes.picture_jobs import picture_file
 from tests.support.lanes.stock_families import FAMILIES
 from tests.support.tiny_ip_adapter import ip_adapter_tensors, save_ip_adapter
@@ -118,6 +119,38 @@ def test_four_jobs_of_which_two_share_an_ip_adapter_give_what_the_library_gives(
     assert frozenset({"a", "c"}) in shared, "jobs with the same adapter share forwards"
     assert not any(ids & {"a", "c"} and ids & {"b", "d"} for ids in shared), "and with no others"
     assert base.pipeline.unet.encoder_hid_proj is None
+
+
+def test_jobs_of_flux_with_an_ip_adapter_share_forwards_without_guidance(tmp_path: Path) -> None:
+    flux = FAMILIES["flux"]
+    pipeline = flux.build()
+    tensors = ip_adapter_tensors(pipeline, parts.TEXT_DIM)
+    lent = adapter(save_ip_adapter(tmp_path / "face", tensors, encoder()), "ip_adapter")
+    lane = DiffusionLane(
+        pipeline, kind="image",
+        open_adapter=partial(open_adapter, pipeline=pipeline, device="cpu", dtype=torch.float32),
+    )  # fmt: skip
+    inputs = Inputs(image_prompts=(ImagePrompt((picture_file(tmp_path / "photo.png", 40, 40),), lent, 0.7),))
+    jobs = [request(flux, name, seed=seed, inputs=inputs, steps=4) for seed, name in enumerate("ab")]
+    alone = [rendered(lane, [job])[job.id].frames for job in jobs]
+
+    done = rendered(lane, jobs)
+
+    assert max(gap(done[job.id].frames, frames) for job, frames in zip(jobs, alone, strict=True)) < 1 / 255
+    costs = [cost for cost in lane.take_costs() if isinstance(cost, StepCost) and cost.component == "transformer"]
+    assert any(cost.rows == 2 for cost in costs)
+
+
+def test_vae_in_a_single_file_equals_the_same_vae_in_a_folder(base: Base, tmp_path: Path) -> None:
+    vae = other_vae()
+    vae.save_pretrained(tmp_path / "vae")
+    state = {name: tensor.contiguous() for name, tensor in vae.state_dict().items()}
+    save_file(vae_of(state), tmp_path / "single.safetensors")
+    folder, file = adapter(tmp_path / "vae", "vae"), adapter(tmp_path / "single.safetensors", "vae")
+
+    done = rendered(base.lane, [plain("folder", 1, vae=folder), plain("file", 1, vae=file)])
+
+    assert gap(done["folder"].frames, done["file"].frames) == 0
 
 
 def test_job_without_an_ip_adapter_is_bit_for_bit_what_it_is_alone(base: Base, tmp_path: Path) -> None:
