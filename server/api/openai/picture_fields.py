@@ -48,12 +48,13 @@ async def keep(service: Service, key: ApiKey, pictures: Mapping[str, Picture]) -
     Raises `TooMany` for a key that could not start a job now, and what `InputFiles.find` does, with the place.
     """
     service.limits.expect_request(key, service.accounts.plan_of(key))
-    named = {place: picture for place, picture in pictures.items() if isinstance(picture, str)}
-    rows = await service.input_files.find(key, named)
+    media: dict[str, Media] = {}
     for place, picture in pictures.items():
         if isinstance(picture, UploadedFile):
-            rows[place] = await service.input_files.add(key, picture.data, listed=False, place=place)
-    return rows
+            media[place] = (await service.input_files.add(key, picture.data, listed=False, place=place)).id
+        else:
+            media[place] = picture
+    return await service.input_files.find(key, media)
 
 
 def picture_body(model: type[BaseModel], *, is_list: bool = False, **names: str) -> dict[str, Any]:

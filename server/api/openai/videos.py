@@ -78,7 +78,7 @@ async def edit(request: Request, service: ServiceDep, key: KeyDep) -> Response:
         clip = take_picture(fields, "video")
         if clip is None:
             raise BadRequest(f"video is required: {CLIP}.", param="video")
-        accepted = await _accept(service, key, read_video_edit(fields), clip, "video", is_clip=True)
+        accepted = await _accept(service, key, read_video_edit(fields), clip, "video")
     return await _created(service, key, accepted)
 
 
@@ -156,15 +156,11 @@ def _output(view: JobView) -> OutputRow:
     return view.outputs[0]
 
 
-async def _accept(
-    service: Service, key: ApiKey, wanted: GenerateRequest, media: Picture, place: str, *, is_clip: bool | None = None
-) -> Accepted:
-    """Accepts a video that starts from a picture or clip. is_clip: what it must be; None: any of them."""
+async def _accept(service: Service, key: ApiKey, wanted: GenerateRequest, media: Picture, place: str) -> Accepted:
+    """Accepts a video that starts from a picture or clip."""
     if wanted.model is not None:
         service.limits.model(wanted.model, "video")  # before the file is kept
     row = (await keep(service, key, {place: media}))[place]
-    if is_clip and row.fps is None:
-        raise BadRequest(f"{place} must be a clip: an MP4 or WebM file.", param=place)
     ways = ways_to_take([row.id]) if row.fps is None else [{"video": row.id}]
     request, _ = choose_way(service.limits, service.catalogue, wanted, ways)
     return await service.submission.accept(key, request)

@@ -47,6 +47,7 @@ from server.store.input_files import InputFileRow
 
 logger = logging.getLogger(__name__)
 
+EITHER = ("control", "input_reference")  # places for pictures and clips alike; the second one is of OpenAI's videos
 UNLISTED_FOR = timedelta(minutes=10)  # a file that came with a request is kept until the job is stored, or this long
 OTHER_FORMAT = "{} names an output of the type {}, which cannot be an input: make it as png, webp, jpeg, mp4 or webm."
 
@@ -287,5 +288,5 @@ def _check_kind(place: str, row: InputFileRow) -> None:
     is_clip = row.fps is not None
     if place == "video" and not is_clip:
         raise BadRequest("video must be a clip, and not a picture.", param="video")
-    if is_clip and place != "video" and not place.startswith("control"):
+    if is_clip and place != "video" and not place.startswith(EITHER):
         raise BadRequest(f"{place} must be a picture, and not a clip.", param=field_of(place))

@@ -7,6 +7,7 @@ import base64
 import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from pipelines.diffusion_interface import DiffusionRequest
+from server.accounts.quotas import DEFAULT_PLANS
 from server.jobs.request import GenerateRequest
 from tests.support.http.front import Front, front
 from tests.support.http.http_front import finish_jobs
@@ -174,6 +176,18 @@ async def test_an_edit_is_charged_as_an_image_and_a_refused_one_is_not(tmp_path:
 
     assert edited.headers["x-ratelimit-remaining"] == refused.headers["x-ratelimit-remaining"] == "8"
     assert used == 2
+
+
+async def test_no_picture_is_decoded_for_a_key_that_may_not_start_a_job(tmp_path: Path) -> None:
+    plans = DEFAULT_PLANS | {"free": replace(DEFAULT_PLANS["free"], burst_per_minute=1)}
+    async with front(tmp_path, catalogue=TAKING, plans=plans) as f:
+        finish_jobs(f)
+        replies = [
+            await send(f, EDITS, {"prompt": "x"}, [part(data)], "free") for data in (PICTURE, b"no picture", PICTURE)
+        ]
+
+    assert [reply.status_code for reply in replies] == [200, 429, 429]
+    assert int(replies[1].headers["retry-after"]) > 30
 
 
 FIELDS = {"prompt": "x"}

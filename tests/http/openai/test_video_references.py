@@ -34,6 +34,10 @@ async def video(f: Front, **fields: Any) -> Any:
     return (await f.get(f"{VIDEOS}/{created['id']}")).json()
 
 
+async def output_of(f: Front, video_id: str) -> str:
+    return str((await f.status(video_id))["outputs"][0]["fileId"])
+
+
 async def clip(f: Front, **fields: Any) -> bytes:
     made = await video(f, **fields)
     return (await f.get(f"{VIDEOS}/{made['id']}/content")).content
@@ -67,7 +71,9 @@ async def test_a_clip_is_changed_by_a_model_that_takes_clips(tmp_path: Path) -> 
             await send(f, EDITS, {"prompt": "Snow"}, [("video", ("a.mp4", sent, "video/mp4"))]),
             await send(f, EDITS, {"prompt": "Snow", "video[id]": made["id"]}),
             await f.post(EDITS, {"prompt": "Snow", "video": {"id": made["id"]}}),
+            await f.post(VIDEOS, {"prompt": "Snow", "input_reference": {"file_id": await output_of(f, made["id"])}}),
         ]
+        as_image = await send(f, "/v1/images/edits", {"prompt": "x"}, [("image", ("a.png", sent, "image/png"))])
         wrong = [
             await f.post(EDITS, {"prompt": "Snow", "video": data_url(PICTURE)}),
             await f.post(EDITS, {"prompt": "Snow", "video": {"id": "video_1"}}),
@@ -75,13 +81,14 @@ async def test_a_clip_is_changed_by_a_model_that_takes_clips(tmp_path: Path) -> 
             await f.post(EDITS, {"prompt": "Snow", "video": {"id": made["id"]}, "model": "animator"}),
         ]
 
-    assert [reply.status_code for reply in replies] == [200] * 4, [reply.text for reply in replies]
+    assert [reply.status_code for reply in replies] == [200] * 5, [reply.text for reply in replies]
     changes = requests[2:]
     assert [(request.model, request.video is not None, request.prompt) for request in changes] == [
         ("reviser", True, "Snow")
-    ] * 4
+    ] * 5
     assert [reply.status_code for reply in wrong] == [400, 404, 400, 400], [reply.text for reply in wrong]
     assert [reply.json()["error"]["param"] for reply in (wrong[0], *wrong[2:])] == ["video"] * 3
+    assert (as_image.status_code, as_image.json()["error"]["param"]) == (400, "image")
     assert "Models here that can: reviser." in wrong[3].json()["error"]["message"]
 
 
