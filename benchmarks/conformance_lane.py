@@ -19,8 +19,10 @@ from pipelines.diffusion.lane import DiffusionLane
 from pipelines.diffusion_interface import DiffusionRequest
 from pipelines.interface import StepCost
 from tests.support.lanes.lane_play import direct, rendered, request
+from tests.support.lanes.tiny_adapters import opens_on_cpu
 
 PROMPTS = ("a red circle", "ocean waves at sunset, wide", "a city", "a green star on the left")
+SAME_PICTURES = 2 / 255  # of [0, 1], of what is made of pictures
 SAME_VALUES = 1e-3  # of [0, 1]; a few steps of random weights amplify rounding
 
 
@@ -50,7 +52,7 @@ def compare_pictures_in_lane(name: str) -> Row:
             pictures = PictureJobs(name, Path(folder))
             jobs = pictures.jobs()
             expected = [pictures.by_library(job) for job in jobs]
-            lane = DiffusionLane(pictures.pipeline, kind=family.kind)
+            lane = DiffusionLane(pictures.pipeline, kind=family.kind, open_adapter=opens_on_cpu(pictures.pipeline))
             requests = [job.request for job in jobs]
             rendered(lane, requests)  # runs the batching proof, on results that ran alone
             lane.take_costs()
@@ -61,7 +63,7 @@ def compare_pictures_in_lane(name: str) -> Row:
         return Row(name, family.kind, False, False, f"{type(error).__name__}: {str(error)[:200]}")
     gaps = {r.id: float(np.abs(done[r.id].frames - e).max()) for r, e in zip(requests, expected, strict=True)}
     gap, shares = max(gaps.values()), any(id.startswith(f"{name}/") for id in shared)
-    return Row(name, family.kind, gap <= SAME_VALUES, shares, "", math.ceil(gap * 255 - 0.5))
+    return Row(name, family.kind, gap <= SAME_PICTURES, shares, "", math.ceil(gap * 255 - 0.5))
 
 
 def _by_library(family: Family, pipeline: Any, job: DiffusionRequest) -> NDArray[np.float32]:

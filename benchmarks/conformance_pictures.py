@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
+from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 from numpy.typing import NDArray
 
 from benchmarks.families import FAMILIES, PICTURE_FAMILIES, Family
@@ -172,6 +174,8 @@ def given(media: Media, wanted: DiffusionRequest, lent: bool) -> dict[str, Any]:
             case _:
                 value = getattr(media, name)
                 values = [] if value is None else [value]
+        if argument == "conditions":
+            values = [condition(name, value, wanted) for value in values]
         if values:
             found[argument] = found.get(argument, []) + values
     arguments: dict[str, Any] = {}
@@ -183,6 +187,14 @@ def given(media: Media, wanted: DiffusionRequest, lent: bool) -> dict[str, Any]:
         arguments |= {f"{part}_conditioning_scale": control.strength for part in ("controlnet", "adapter")}
         arguments["control_mode"] = control.mode
     return arguments
+
+
+def condition(name: str, picture: Any, wanted: DiffusionRequest) -> Any:
+    """A picture as LTX takes it: with the frame at which it stands. LTX 2 counts latent frames, from the end too."""
+    last = name == "last_image"
+    if "LTX2" in (wanted.pipeline or ""):
+        return LTX2VideoCondition(frames=picture, index=-1 if last else 0)
+    return LTXVideoCondition(image=picture, frame_index=(wanted.num_frames or 1) - 1 if last else 0)
 
 
 def called(pipeline: Any, wanted: DiffusionRequest, inputs: dict[str, Any]) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from benchmarks.families import (
     pictures_control,
     pictures_flow,
     pictures_llm,
+    pictures_prior,
     pictures_unets,
     pictures_wan,
     sound,
@@ -28,7 +29,15 @@ FAMILIES = {
 # Classes that are given pictures or clips. A few of them are above too: they work with and without.
 PICTURE_FAMILIES = {
     family.name: family
-    for module in (pictures_unets, pictures_flow, pictures_llm, pictures_control, pictures_clips, pictures_wan)
+    for module in (
+        pictures_unets,
+        pictures_flow,
+        pictures_llm,
+        pictures_control,
+        pictures_clips,
+        pictures_wan,
+        pictures_prior,
+    )
     for family in module.FAMILIES
 }
 

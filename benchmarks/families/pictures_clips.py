@@ -130,7 +130,8 @@ IMAGE: Any = {"takes": ("image",)}
 ENDS: Any = {"takes": ("image", "last_image")}
 VIDEO: Any = {"takes": ("video",)}
 ON_LTX: Any = {"base": "LTXPipeline", "other_size": 64, "num_frames": 9, "call": T5_CALL}
-ON_LTX_2: Any = {"other_size": 64, "num_frames": 9, "call": LTX_CALL}
+# The class compresses a picture as a frame of a clip, with PyAV, before it reads it.
+ON_LTX_2: Any = {"needs": "av", "other_size": 64, "num_frames": 9, "call": LTX_CALL}
 COG_CALL: Any = {"num_frames": 8, "call": {"max_sequence_length": 16}}
 HUNYUAN_CALL: Any = {"num_frames": 9, "call": {"prompt_template": PLAIN_TEMPLATE, "max_sequence_length": 32}}
 LLAVA_TEMPLATE = {"template": "{}", "crop_start": 0, "image_emb_len": 4, "image_emb_start": 5, "image_emb_end": 9}
@@ -140,8 +141,7 @@ FAMILIES = (
     Family("LTXImageToVideoPipeline", "video", static_ltx, **ON_LTX, **IMAGE),
     Family("LTXConditionPipeline", "video", static_ltx, **ON_LTX, **ENDS),
     Family("LTXLatentUpsamplePipeline", "video", ltx_upsample, size=64, other_size=128, num_frames=9, **VIDEO),
-    Family("LTX2ImageToVideoPipeline", "video", ltx_2, base="LTX2Pipeline", other_size=64, num_frames=9,
-           call={**LTX_CALL, "image_crf": 0}, **IMAGE),
+    Family("LTX2ImageToVideoPipeline", "video", ltx_2, base="LTX2Pipeline", **ON_LTX_2, **IMAGE),
     Family("LTX2ConditionPipeline", "video", ltx_2, base="LTX2Pipeline", **ON_LTX_2, **ENDS),
     Family("LTX2LatentUpsamplePipeline", "video", ltx_2_upsample, size=64, other_size=128, num_frames=9, **VIDEO),
     Family("CogVideoXImageToVideoPipeline", "video", functools.partial(cogvideox_wider, 8), **COG_CALL, **IMAGE),
@@ -158,7 +158,7 @@ FAMILIES = (
     Family("MotifVideoImage2VideoPipeline", "video", motif_image, num_frames=9, call=T5_CALL, **IMAGE),
     Family("SanaImageToVideoPipeline", "video", sana_video, base="SanaVideoPipeline", other_size=64, num_frames=9,
            call=SANA_CALL, **IMAGE),
-    Family("Kandinsky5I2VPipeline", "video", kandinsky_5_image, num_frames=5, **IMAGE),
+    Family("Kandinsky5I2VPipeline", "video", kandinsky_5_image, num_frames=9, **IMAGE),
     Family("Kandinsky6TI2VAPipeline", "video", kandinsky_6_image, num_frames=5, needs="torchvision",
            **IMAGE),
     Family("AnimateDiffVideoToVideoPipeline", "video", animate_diff, num_frames=4, base="AnimateDiffPipeline",

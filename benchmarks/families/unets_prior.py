@@ -91,8 +91,8 @@ def image_prior(prefix: str) -> dict[str, Any]:
 
 
 def kandinsky_unet(**options: Any) -> UNet2DConditionModel:
+    usual = {"in_channels": 4}
     return UNet2DConditionModel(
-        in_channels=4,
         out_channels=8,
         down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
         up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
@@ -103,20 +103,20 @@ def kandinsky_unet(**options: Any) -> UNet2DConditionModel:
         cross_attention_dim=parts.TEXT_DIM,
         attention_head_dim=4,
         resnet_time_scale_shift="scale_shift",
-        **options,
+        **{**usual, **options},
     )
 
 
-def kandinsky_22() -> dict[str, Any]:
+def kandinsky_22(**options: Any) -> dict[str, Any]:
     return {
-        "unet": kandinsky_unet(addition_embed_type="image", encoder_hid_dim_type="image_proj"),
+        "unet": kandinsky_unet(addition_embed_type="image", encoder_hid_dim_type="image_proj", **options),
         "movq": vaes.movq(),
         "scheduler": DDIMScheduler(**SCALED_LINEAR, clip_sample=False),
         **image_prior("prior_"),
     }
 
 
-def kandinsky_21() -> dict[str, Any]:
+def kandinsky_21(**options: Any) -> dict[str, Any]:
     from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
 
     config = MCLIPConfig(
@@ -131,7 +131,7 @@ def kandinsky_21() -> dict[str, Any]:
     return {
         "text_encoder": MultilingualCLIP(config),
         "tokenizer": parts.bert_tokenizer(),
-        "unet": kandinsky_unet(addition_embed_type="text_image", encoder_hid_dim_type="text_image_proj"),
+        "unet": kandinsky_unet(addition_embed_type="text_image", encoder_hid_dim_type="text_image_proj", **options),
         "movq": vaes.movq(),
         "scheduler": DDIMScheduler(**SCALED_LINEAR, clip_sample=False),
         **image_prior("prior_"),
