@@ -24,6 +24,7 @@ MAX_SIDE = 4096  # pixels
 MAX_FRAMES = 3600  # a minute at 60 frames per second
 MAX_PIXELS = 1_200_000_000  # of all frames together: 19 s of 1080p at 30 frames per second; some seconds of decoding
 CPU_S = 25  # of ffmpeg; the largest clips take a third
+MAX_BYTES = 3 << 30  # of ffmpeg's memory: 16 reference frames of 4K in 10 bits take 0.8 GB for each of two threads
 DEMUXERS = {"video/mp4": "mov", "video/webm": "matroska"}  # and not playlists, which would name other files
 MUXERS = {
     "video/mp4": ("-movflags", "+faststart", "-f", "mp4"),
@@ -40,7 +41,8 @@ NO_FRAMES = "a clip with at least one frame"
 TOO_LARGE = f"a clip of at most {MAX_SIDE:,} pixels on a side"
 TOO_LONG = f"a clip of at most {MAX_FRAMES:,} frames, and at most {MAX_PIXELS:,} pixels in all frames together"
 VIDEO = re.compile(r"^ *Stream #0:\d+.*?: Video: (?P<codec>\w+)(?P<rest>.*)", re.MULTILINE)
-SIZE = re.compile(r", (\d{1,9})x(\d{1,9})(?: \[SAR (\d+):(\d+))?")
+SIZE = re.compile(r", (\d{1,9})x(\d{1,9})")
+STRETCHED = re.compile(r"SAR (?!(\d+):\1 )(?!0:)")  # as the codec says, or the container
 LENGTH = re.compile(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
 RATE = re.compile(r", ([\d.]+)(k?) fps")
 TURNED = re.compile(r"^ *display ?matrix: rotation of (?!-?0\.00)", re.MULTILINE | re.IGNORECASE)
@@ -75,7 +77,7 @@ def write_clip(ffmpeg: str, mime_type: str, source: Path, target: Path) -> Decod
     pictures = ("-map", "0:V:0", "-fps_mode", "passthrough", *turned)
     without_metadata = ("-map_metadata", "-1", "-map_chapters", "-1", "-fflags", "+bitexact")
     checked = (*pictures, "-f", "framecrc", "pipe:1")
-    kept = (*pictures, *copied, *without_metadata, *MUXERS[mime_type], f"file:{target}")
+    kept = (*pictures, *copied, "-threads", "2", *without_metadata, *MUXERS[mime_type], f"file:{target}")
     frames = _decode([*opened, *checked, *kept])
     length = (frames.end - frames.first) * frames.time_base
     fps = frames.n / length if length > 0 and frames.n > 1 else header.fps or Fraction(1)
@@ -108,8 +110,8 @@ def _read_header(opened: Sequence[str]) -> _Header:
         seconds = int(length[1]) * 3600 + int(length[2]) * 60 + Fraction(length[3])
         if seconds * fps > 1.1 * _max_frames(width, height):  # a header may say a little too much
             raise Refused(TOO_LONG)
-    is_stretched = size[3] is not None and size[3] != size[4] and size[3] != "0"
-    return _Header(is_stretched or TURNED.search(text) is not None, fps or None)
+    needs_encoding = STRETCHED.search(video["rest"]) is not None or TURNED.search(text) is not None
+    return _Header(needs_encoding, fps or None)
 
 
 def _decode(command: Sequence[str]) -> _Frames:
@@ -155,5 +157,6 @@ def _max_frames(width: int, height: int) -> int:
 
 
 def _limit() -> None:
-    """In ffmpeg's process, before it runs. It also has the limits of the process that decodes."""
+    """In ffmpeg's process, before it runs. It also has the limits of the process that decodes, but more memory."""
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))

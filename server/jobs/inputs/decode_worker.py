@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from server.jobs.inputs.clips import write_clip
+from server.jobs.inputs import clips
 from server.jobs.inputs.decoded import Decoded, Refused
 from server.jobs.inputs.pictures import write_png
 
@@ -30,7 +30,7 @@ TOO_MUCH_MEMORY = "a file that can be read with less memory"
 
 def main() -> None:
     ffmpeg = sys.argv[1]
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, clips.MAX_BYTES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_WRITTEN_BYTES, MAX_WRITTEN_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl+C in the terminal is for the server
@@ -55,7 +55,7 @@ def _answer(ffmpeg: str, mime_type: str, source: str, target: str) -> dict[str, 
 
 def _decode(ffmpeg: str, mime_type: str, source: Path, target: Path) -> Decoded:
     if mime_type.startswith("video/"):
-        return write_clip(ffmpeg, mime_type, source, target)
+        return clips.write_clip(ffmpeg, mime_type, source, target)
     return write_png(source, target)
 
 

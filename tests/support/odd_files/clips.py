@@ -92,6 +92,7 @@ def _shapes() -> Iterator[Case]:
             f"mp4 turned by {degrees}", clip("mp4", "-c", "copy", inputs=inputs, given=plain), size, num_frames=8
         )
     yield taken("mp4 of wide pixels", clip("mp4", *H264, "-vf", "setsar=2"), (128, 48), num_frames=8)
+    yield taken("webm of wide pixels", clip("webm", *VP9, "-vf", "setsar=2"), (128, 48), num_frames=8)
     uneven = ("-vf", "select='not(mod(n,3))+lt(n,20)'", "-fps_mode", "vfr")
     yield taken(
         "mp4 of uneven times", clip("mp4", *H264, *uneven, inputs=source(rate=25, seconds=2)), SIZE, num_frames=30
@@ -103,6 +104,8 @@ def _shapes() -> Iterator[Case]:
 
 
 def _limits() -> Iterator[Case]:
+    large = clip("mp4", *H264, "-refs", "16", inputs=source("4096x2304"))
+    yield taken("mp4 of 4096 x 2304 with 16 reference frames", large, (4096, 2304), num_frames=8)
     yield taken("mp4 4096 wide", clip("mp4", *H264, inputs=source("4096x16")), (4096, 16), num_frames=8)
     yield refused("mp4 4112 wide", clip("mp4", *H264, inputs=source("4112x16")), CLIP_TOO_LARGE)
     yield refused("mp4 4112 high", clip("mp4", *H264, inputs=source("16x4112")), CLIP_TOO_LARGE)
