@@ -11,10 +11,11 @@ few minutes; `--tiny` tries the script itself with a model of a few megabytes, f
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from diffusers import ControlNetModel
 from benchmarks.families import parts
 from models.adapters.adapter_files import adapter_bytes, adapter_stamp
 from models.catalogue import Catalogue
-from models.loading.load import load
+from models.loading.load import load, quiet_libraries
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.diffusion_interface import Adapter, Control, DiffusionRequest, Inputs
 from pipelines.interface import Rendered
@@ -57,15 +58,26 @@ def large_pipeline() -> Any:
         "unet": diffusers.UNet2DConditionModel,
         "scheduler": diffusers.EulerDiscreteScheduler,
     }
-    torch.set_default_dtype(DTYPE)
-    try:
-        made = {name: _from_config(cls, CONFIGS / name) for name, cls in kinds.items()}
-    finally:
-        torch.set_default_dtype(torch.float32)
+    made = {name: with_numbers(functools.partial(_from_config, cls, CONFIGS / name)) for name, cls in kinds.items()}
     tokenizer = parts.clip_tokenizer()
     return diffusers.StableDiffusionXLPipeline(
         **made, tokenizer=tokenizer, tokenizer_2=tokenizer, add_watermarker=False
     )
+
+
+def with_numbers(build: Callable[[], Any]) -> Any:
+    """What `build` makes, with small random weights in bfloat16. Its own initialization would take minutes."""
+    with torch.device("meta"):
+        made = build()
+    if not isinstance(made, torch.nn.Module):
+        return made
+    made = made.to(DTYPE).to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.uniform_(-0.02, 0.02)
+        for buffer in made.buffers():  # the positions of a text encoder
+            buffer.copy_(torch.arange(buffer.numel()).reshape(buffer.shape))
+    return made.eval()
 
 
 def _from_config(cls: Any, folder: Path) -> Any:
@@ -76,12 +88,8 @@ def _from_config(cls: Any, folder: Path) -> Any:
 
 def write_controlnet(folder: Path, unet: Any) -> Adapter:
     wanted = {} if unet.config.sample_size > 64 else {"conditioning_embedding_out_channels": (16, 32)}
-    torch.set_default_dtype(DTYPE)
-    try:
-        made = ControlNetModel.from_unet(unet, load_weights_from_unet=False, **wanted)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    made.to(DTYPE).save_pretrained(folder)
+    made = with_numbers(lambda: ControlNetModel.from_unet(unet, load_weights_from_unet=False, **wanted))
+    made.save_pretrained(folder)
     return Adapter("canny", "controlnet", str(folder), adapter_stamp(folder), adapter_bytes(folder, DTYPE.itemsize))
 
 
@@ -129,6 +137,8 @@ def process_bytes() -> int:
 
 def main() -> None:
     arguments = common.arguments(__doc__, ("--tiny", {"action": "store_true"}))
+    quiet_libraries()
+    diffusers.utils.logging.set_verbosity_error()
     report = common.Report("resident weights")
     side = 32 if arguments.tiny else SIDE
     with tempfile.TemporaryDirectory() as name:
