@@ -14,6 +14,7 @@ from models.errors import BadModel
 from models.files.weight_header import Tensors
 
 DENOISERS = ("transformer", "unet")
+UNET = "UNet2DConditionModel"
 # Classes whose text-to-image or text-to-video pipeline gives them latents alone, and how many of the VAE's cells they
 # take as one: Flux and its relatives pack 2x2 cells. Others (HunyuanVideo 1.5, MotifVideo) always take a mask too.
 CELLS_PER_TOKEN = {
@@ -45,7 +46,7 @@ def check_input_channels(class_name: str, classes: Mapping[str, str], configs: C
         return
     for name in DENOISERS:
         cells, channels = CELLS_PER_TOKEN.get(classes.get(name, "")), positive_int(configs.get(name, {}), "in_channels")
-        latents = (cells or 0) * _latent_channels(configs)
+        latents = (cells or 0) * latent_channels(configs)
         if channels and latents and channels != latents:
             raise BadModel(_explanation(name, channels, latents))
 
@@ -65,7 +66,18 @@ def gives_more(class_name: str, settings: Config) -> bool:
     return GIVES_MORE.search(class_name) is not None and not settings.get("expand_timesteps")
 
 
-def _latent_channels(configs: Configs) -> int:
+def is_inpainting(cls: str, channels: int, latent_channels: int) -> bool:
+    """Whether a denoiser takes the latents of a picture and a mask beside its own."""
+    return cls == UNET and latent_channels > 0 and channels == 2 * latent_channels + 1
+
+
+def channels_in_file(tensors: Tensors, prefix: str) -> int:
+    """Returns the input channels of the denoiser in a single file, 0 when its first layer does not tell."""
+    shapes = (tensors[prefix + layer].shape for layer in INPUT_LAYERS if prefix + layer in tensors)
+    return next((shape[1] for shape in shapes if len(shape) > 1), 0)
+
+
+def latent_channels(configs: Configs) -> int:
     vae = configs.get("vae", {})
     return positive_int(vae, "latent_channels") or positive_int(vae, "z_dim")
 
@@ -77,11 +89,12 @@ def check_fits_base(tensors: Tensors, prefix: str, name: str, cls: str, config: 
     """
     channels = positive_int(config, "in_channels")
     layer = next((tensors[prefix + layer] for layer in INPUT_LAYERS if prefix + layer in tensors), None)
-    if layer is not None and channels and len(layer.shape) > 1 and layer.shape[1] != channels:
-        raise BadModel(_explanation(name, layer.shape[1], channels, "that of its base takes"))
+    own = channels_in_file(tensors, prefix)
+    if own and channels and own != channels and not is_inpainting(cls, own, channels):
+        raise BadModel(_explanation(name, own, channels, "that of its base takes"))
     width = _text_width(tensors, prefix)
     expected = config.get("cross_attention_dim")
-    if cls == "UNet2DConditionModel" and width and type(expected) is int and width != expected:
+    if cls == UNET and width and type(expected) is int and width != expected:
         raise BadModel(f"its U-Net reads prompts that are {width} wide, that of its base {expected}: another family")
     inner = positive_int(config, "num_attention_heads") * positive_int(config, "attention_head_dim")
     if layer is not None and name == "transformer" and inner and layer.shape[0] != inner:

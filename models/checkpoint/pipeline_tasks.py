@@ -13,8 +13,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 
-from models.checkpoint.component_configs import Config, Configs, denoiser_config
-from models.checkpoint.denoiser_input import DENOISERS, takes_channels
+from models.checkpoint.component_configs import Config, Configs, denoiser_config, positive_int
+from models.checkpoint.denoiser_input import DENOISERS, is_inpainting, latent_channels, takes_channels
 from models.checkpoint.pipeline_inputs import PipelineInputs
 from models.checkpoint.pipeline_source import module_of, pipeline_source
 from models.installed_libraries import pipeline_files
@@ -69,6 +69,23 @@ def tasks_of(
                 tasks.append(task)
                 seen.append(signs)
     return tuple(tasks)
+
+
+def inpainting_class(class_name: str, classes: Mapping[str, str], configs: Configs) -> str | None:
+    """Returns the class for inpainting that a checkpoint needs though its index names the one for prompts alone.
+
+    Its U-Net then takes a picture and a mask. None: the checkpoint is what its index says. classes: component → class.
+    """
+    channels = positive_int(configs.get("unet", {}), "in_channels")
+    source = pipeline_source(class_name)
+    if (
+        source is None
+        or source.text_to is None
+        or not is_inpainting(classes.get("unet", ""), channels, latent_channels(configs))
+    ):
+        return None
+    relatives = (name for name in _relatives(class_name) if "Inpaint" in name)
+    return next((name for name in relatives if _lent(class_name, name, classes) == {}), None)
 
 
 def _tasks(

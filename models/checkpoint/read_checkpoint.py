@@ -26,7 +26,7 @@ from models.checkpoint.guidance import guidance_argument
 from models.checkpoint.image_size import native_size, size_multiple, sizes_by_aspect
 from models.checkpoint.noise_schedulers import compatible_schedulers, scheduler_config
 from models.checkpoint.pipeline_source import pipeline_source
-from models.checkpoint.pipeline_tasks import tasks_of
+from models.checkpoint.pipeline_tasks import inpainting_class, tasks_of
 from models.checkpoint.read_single_file import read_single_file
 from models.checkpoint.resident_bytes import ServedAs, component_bytes, resident_bytes
 from models.checkpoint.single_file import chat_context, find_base
@@ -167,13 +167,16 @@ def _pipeline_folder(folder: Path, *, name: str, source: str, float_bytes: int) 
 def _pipeline_file(file: Path, base: Path, *, name: str, source: str, float_bytes: int) -> ModelSpec:
     check_folder(base, weights=False)
     said = read_single_file(file, base)
-    spec = _pipeline_spec(base, name, source, scheduler=said.scheduler)
+    spec = _pipeline_spec(base, name, source, scheduler=said.scheduler, unet_channels=said.input_channels)
     n_bytes = resident_bytes(file, base, ServedAs(float_bytes))
-    return replace(spec, path=file, base_path=base, weight_bytes=n_bytes, notes=said.notes)
+    return replace(spec, path=file, base_path=base, weight_bytes=n_bytes, notes=(*said.notes, *spec.notes))
 
 
-def _pipeline_spec(folder: Path, name: str, source: str, scheduler: Config) -> ModelSpec:
-    """`scheduler`: settings of the noise scheduler that replace those of the folder."""
+def _pipeline_spec(folder: Path, name: str, source: str, scheduler: Config, unet_channels: int = 0) -> ModelSpec:
+    """`scheduler`: settings of the noise scheduler that replace those of the folder.
+
+    unet_channels: input channels of a U-Net that replaces that of the folder, 0 for the folder's own.
+    """
     model_index = read_config(folder / "model_index.json")
     class_name = str(model_index["_class_name"])
     pipeline = pipeline_source(class_name)
@@ -186,6 +189,13 @@ def _pipeline_spec(folder: Path, name: str, source: str, scheduler: Config) -> M
         raise BadModel(f"{class_name} {pipeline.unserved or 'takes no prompt'}")
     listed = components(model_index)
     configs = _component_configs(folder, listed)
+    if unet_channels and "unet" in configs:
+        configs["unet"] = {**configs["unet"], "in_channels": unet_channels}
+    notes: tuple[str, ...] = ()
+    if inpainting := inpainting_class(class_name, {part: cls for part, (_, cls) in listed.items()}, configs):
+        class_name = inpainting
+        pipeline = pipeline_source(class_name) or pipeline
+        notes = (f"Served as {class_name}: its U-Net takes a picture and a mask.",)
     width, height = native_size(pipeline, configs, kind)
     multiple = math.gcd(size_multiple(pipeline, configs), width, height)  # allows the native size in any case
     frames_multiple, frames_remainder, num_frames = frame_rule(pipeline, configs, kind)
@@ -214,6 +224,7 @@ def _pipeline_spec(folder: Path, name: str, source: str, scheduler: Config) -> M
         ),
         limits=Limits(size_multiple=multiple, frames_multiple=frames_multiple, frames_remainder=frames_remainder),
         sizes=sizes_by_aspect((width, height), multiple),
+        notes=notes,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.checkpoint.denoiser_input import DENOISERS, check_fits_base
+from models.checkpoint.denoiser_input import DENOISERS, channels_in_file, check_fits_base
 from models.checkpoint.model_source import single_file_classes
 from models.checkpoint.noise_schedulers import scheduler_config
 from models.checkpoint.prediction import said_by_file
@@ -36,6 +36,7 @@ SAYS_NOTHING = "SD 2"  # the family with files that predict noise, others that p
 class SingleFile:
     scheduler: Mapping[str, object]  # settings of the noise scheduler that replace those of the base
     notes: tuple[str, ...]
+    input_channels: int  # of its denoiser; 0: as its base
 
 
 def read_single_file(path: Path, base: Path) -> SingleFile:
@@ -60,7 +61,7 @@ def read_single_file(path: Path, base: Path) -> SingleFile:
         notes.append(f"Sampled as {own_config.get('prediction_type', 'epsilon')}, as its base: the file does not say.")
     if in_file[denoiser] and any(name.startswith(EMA_PREFIX) for name in tensors_of(path)):
         notes.append(f"The EMA copies in the file ({EMA_PREFIX}…) are not used: the weights beside them are.")
-    return SingleFile(said.settings, tuple(notes))
+    return SingleFile(said.settings, tuple(notes), channels_in_file(tensors_of(path), in_file[denoiser]))
 
 
 def _check_family(path: Path, base_denoiser: str) -> Family | None:

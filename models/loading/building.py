@@ -47,7 +47,8 @@ def pipeline_builder(
     if spec.base_path is not None:
         check_folder(configs, weights=False)
     model_index = read_config(configs / "model_index.json")
-    pipeline_class: Any = getattr(diffusers, str(model_index["_class_name"]), None)
+    # That of the index, unless the denoiser shows that the checkpoint is for inpainting.
+    pipeline_class: Any = getattr(diffusers, spec.pipeline or str(model_index["_class_name"]), None)
     if diffusers.DiffusionPipeline not in getattr(pipeline_class, "__mro__", ()):
         raise BadModel("its pipeline class is not one of the installed diffusers")
     # After the pipeline class: importing that one adds components that transformers lacks (T5GemmaEncoder of PRX).

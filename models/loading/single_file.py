@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from models.checkpoint.denoiser_input import INPUT_LAYERS, UNET
 from models.checkpoint.single_file import CLIPS, T5S, belongs_to, has_all_parts, omitted_components, parts_in_file
 from models.files.weight_header import tensors_of
 from models.loading.components import OFFLINE, errors_named
@@ -86,6 +87,11 @@ def open_vae(cls: Any, file: Path, configs: Path, dtype: torch.dtype) -> tuple[A
 
 
 def _from_tensors(tensors: dict[str, Any], name: str, cls: Any, configs: Path, **options: Any) -> Any:
+    if cls.__name__ == UNET:  # one for inpainting has more input channels than that of its base
+        layers = (
+            tensors[prefix + layer] for prefix in (LDM_UNET, "") for layer in INPUT_LAYERS if prefix + layer in tensors
+        )
+        options["in_channels"] = next(layers).shape[1]
     return cls.from_single_file(tensors, config=str(configs), subfolder=name, **options, **OFFLINE)
 
 

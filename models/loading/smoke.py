@@ -22,7 +22,10 @@ from pipelines.chat_interface import Message, MessageImage
 from pipelines.diffusion_interface import ENLARGES, DiffusionRequest, Inputs
 from pipelines.interface import Failed, Lane, Rendered, Update
 
-SIDES_PIXELS = (64, 256)  # of the first trials: small, because the load waits for them; some families cannot make 64
+# Of the first trials: small, because the load waits for them. Some families cannot make 64 pixels, or a clip as short
+# as possible (Kandinsky 5 evens out the first four latent frames by those that follow).
+SIDES_PIXELS = (64, 256)
+LENGTHS = (1, 4)  # times the multiple of the number of frames
 ALIKE = 1e-6  # spread of logits that differ by rounding alone, relative to the largest
 MAX_DETAIL = 1000  # characters of an error's own text
 MAX_LANE_STEPS = 10_000  # a trial of one denoise step takes a handful
@@ -41,7 +44,8 @@ def smoke_test(lane: Lane, spec: ModelSpec) -> None:
 def _try_all(lane: Lane, spec: ModelSpec, inputs: Inputs) -> None:
     problem, details, n_not_finite = "", dict[str, None](), 0
     # The native size comes last, for a family that cannot make a small one.
-    trials = [*(_small(spec, side) for side in SIDES_PIXELS), _native(spec, steps=2)]
+    small = (_small(spec, *sizes) for sizes in zip(SIDES_PIXELS, LENGTHS, strict=True))
+    trials = [*small, _native(spec, steps=2)]
     for trial in trials:
         request = _with_inputs(trial, spec, inputs)
         if n_not_finite == len(SIDES_PIXELS):
@@ -120,12 +124,12 @@ def _run(lane: Lane, request: DiffusionRequest) -> Update | None:
     return None
 
 
-def _small(spec: ModelSpec, side: int) -> DiffusionRequest:
+def _small(spec: ModelSpec, side: int, length: int) -> DiffusionRequest:
     grid = spec.limits.size_multiple
     native = (spec.defaults.width or 512, spec.defaults.height or 512)
     side = max(grid, min(side, *native) // grid * grid)
     # At least two: the guidance of Stable Video Diffusion rises from the first frame, which has none, to the last.
-    least = max(2, spec.limits.frames_multiple + spec.limits.frames_remainder)
+    least = max(2, length * spec.limits.frames_multiple + spec.limits.frames_remainder)
     frames = least if spec.type == "video" else None
     return _request(spec, side, side, frames, steps=1)
 

@@ -82,8 +82,8 @@ FLUX_CONFIG = {"in_channels": 64, "num_attention_heads": 24, "attention_head_dim
 @pytest.mark.parametrize(
     ("tensors", "cls", "config", "words"),
     [
-        ({"input_blocks.0.0.weight": (320, 9, 3, 3)}, UNET, UNET_CONFIG,
-         "its U-Net takes 9 channels, that of its base takes 4"),
+        ({"input_blocks.0.0.weight": (320, 8, 3, 3)}, UNET, UNET_CONFIG,
+         "its U-Net takes 8 channels, that of its base takes 4"),
         ({"input_blocks.1.1.attn2.to_k.weight": (320, 2048)}, UNET, UNET_CONFIG, "2048 wide, that of its base 768"),
         ({"img_in.weight": (3072, 384)}, FLUX, FLUX_CONFIG, "is an inpainting or image-to-video checkpoint"),
         ({"img_in.weight": (4096, 64)}, FLUX, FLUX_CONFIG, "its transformer is 4096 wide, that of its base 3072"),
@@ -101,18 +101,18 @@ def test_a_single_file_of_another_size_than_its_base_is_refused(
     assert words in refused.value.message
 
 
-def test_an_inpainting_checkpoint_is_refused_when_it_is_listed_as_a_folder_and_as_a_file(tmp_path: Path) -> None:
+def test_a_checkpoint_that_edits_is_refused_when_it_is_listed_as_a_folder_and_as_a_file(tmp_path: Path) -> None:
     folder = stable_diffusion_folder(tmp_path / "base", unet=["diffusers", UNET])
-    shape = [320, 9, 3, 3]
+    shape = [320, 8, 3, 3]
     name = "model.diffusion_model.input_blocks.0.0.weight"
-    file = tmp_path / "inpaint.safetensors"
-    file.write_bytes(safetensors_bytes({name: ("F16", shape, 2 * 320 * 9 * 9)}))
-    toml = '[models.file]\nsource = "inpaint.safetensors"\nload.base = "base"\n[models.folder]\nsource = "base"\n'
+    file = tmp_path / "edit.safetensors"
+    file.write_bytes(safetensors_bytes({name: ("F16", shape, 2 * 320 * 8 * 9)}))
+    toml = '[models.file]\nsource = "edit.safetensors"\nload.base = "base"\n[models.folder]\nsource = "base"\n'
     config = folder / "unet/config.json"
 
     by_file = {refused.name: refused.reason for refused in open_catalogue(tmp_path, toml).refused}
-    config.write_text(config.read_text().replace('"in_channels": 4', '"in_channels": 9'))
+    config.write_text(config.read_text().replace('"in_channels": 4', '"in_channels": 8'))
     by_folder = {refused.name: refused.reason for refused in open_catalogue(tmp_path, toml).refused}
 
-    assert "is an inpainting checkpoint" in by_file["file"]
-    assert "is an inpainting checkpoint" in by_folder["folder"]
+    assert "is a checkpoint that edits, or follows, a picture" in by_file["file"]
+    assert "is a checkpoint that edits, or follows, a picture" in by_folder["folder"]
