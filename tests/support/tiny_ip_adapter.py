@@ -35,6 +35,26 @@ def ip_adapter_tensors(pipeline: Any, image_dim: int, *, plus: bool = False, see
     return tensors
 
 
+def sd3_ip_adapter_tensors(pipeline: Any, image_dim: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Of a Stable Diffusion 3."""
+    from diffusers.models.attention_processor import SD3IPAdapterJointAttnProcessor2_0
+    from diffusers.models.embeddings import IPAdapterTimeImageProjection
+
+    config = pipeline.transformer.config
+    width, time_width = config.attention_head_dim * config.num_attention_heads, 64
+    sizes = {"hidden_size": width, "ip_hidden_states_dim": width, "head_dim": config.attention_head_dim}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        projection = IPAdapterTimeImageProjection(
+            embed_dim=image_dim, output_dim=width, hidden_dim=time_width, heads=1, num_queries=2, timestep_in_dim=32
+        )
+        tensors = {f"image_proj.{name}": tensor for name, tensor in projection.state_dict().items()}
+        for i in range(len(pipeline.transformer.attn_processors)):
+            processor = SD3IPAdapterJointAttnProcessor2_0(**sizes, timesteps_emb_dim=time_width)
+            tensors |= {f"ip_adapter.{i}.{name}": tensor for name, tensor in processor.state_dict().items()}
+    return {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+
+
 def save_ip_adapter(folder: Path, tensors: dict[str, torch.Tensor], encoder: Any) -> Path:
     """Save a folder as its authors publish it: the file, and beside it the encoder of pictures."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,12 @@ class Borrowed:
         if IMAGE_ARGUMENT not in parameters:
             name = request.inputs.image_prompts[0].adapter.name
             raise BadAdapter(f"The adapter {name} cannot be used: this model takes no IP-Adapter.")
-        return {IMAGE_ARGUMENT: [list(pictures) for pictures in media.image_prompts]}
+        first = request.inputs.image_prompts[0].adapter
+        if not self._lent.borrow(first).is_alone:
+            return {IMAGE_ARGUMENT: [list(pictures) for pictures in media.image_prompts]}
+        if len(media.image_prompts) > 1 or len(media.image_prompts[0]) > 1:
+            raise BadAdapter(f"The adapter {first.name} reads one picture, and no other can be worn beside it.")
+        return {IMAGE_ARGUMENT: media.image_prompts[0][0]}
 
     def enlarged(
         self, frames: NDArray[np.float32], request: DiffusionRequest, progress_bar: Callable[..., Any]

@@ -47,6 +47,11 @@ class IpAdapter(nn.Module):
         self.feature_extractor = feature_extractor
 
     @property
+    def is_alone(self) -> bool:
+        """Whether a request can wear no other beside it, and give it one picture (SD 3)."""
+        return not hasattr(self.projection, "image_projection_layers")
+
+    @property
     def called(self) -> nn.Module | None:
         """The part that pipelines call by itself."""
         return self.image_encoder
@@ -137,7 +142,7 @@ class IpAdapterSets:
 def _join(adapters: Sequence[tuple[IpAdapter, float]]) -> tuple[dict[str, Any], nn.Module]:
     """Processors and a projection over the adapters' own layers, as diffusers makes them of several files at once."""
     first, strengths = adapters[0][0], [strength for _, strength in adapters]
-    if not hasattr(first.projection, "image_projection_layers"):  # SD 3 takes one adapter, with one number
+    if first.is_alone:
         return {
             name: _copy(one, scale=strengths[0]) for name, one in zip(first.names, first.processors, strict=True)
         }, (first.projection)

@@ -10,11 +10,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
 
 from benchmarks.families import FAMILIES, parts
 from pipelines.diffusion.adapters.ip_adapter import IpAdapter, IpAdapterSets, by_part, fit
 from pipelines.diffusion.adapters.lent_modules import BadAdapter
-from tests.support.tiny_ip_adapter import ip_adapter_tensors
+from tests.support.tiny_ip_adapter import ip_adapter_tensors, sd3_ip_adapter_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -69,6 +70,28 @@ def test_request_with_ip_adapters_gives_what_the_library_gives(
 
     assert np.array_equal(call(worn, ip_adapter_image=pictures), expected)
     assert np.abs(expected - plain).max() > 1e-3
+
+
+def test_request_of_stable_diffusion_3_gives_what_the_library_gives() -> None:
+    name = "StableDiffusion3Pipeline"
+    library, own = FAMILIES[name].build(), FAMILIES[name].build()
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2,
+             "image_size": 28, "patch_size": 14}  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        siglip = SiglipVisionModel(SiglipVisionConfig(**sizes)).eval()
+    extractor = SiglipImageProcessor(size={"height": 28, "width": 28})
+    tensors = sd3_ip_adapter_tensors(library, image_dim=32)
+    library.image_encoder, library.feature_extractor = siglip, extractor
+    library.load_ip_adapter(by_part(tensors))
+    library.set_ip_adapter_scale(0.7)
+    expected, plain = call(library, ip_adapter_image=picture(0)), call(own)
+
+    worn = copy.copy(own)
+    IpAdapterSets().wear(worn, [(fit("face", own, tensors, siglip, extractor), 0.7)])
+
+    assert np.array_equal(call(worn, ip_adapter_image=picture(0)), expected)
+    assert np.abs(expected - plain).max() > 1e-4
 
 
 def test_two_requests_with_the_same_adapters_and_strengths_wear_the_same_objects() -> None:
