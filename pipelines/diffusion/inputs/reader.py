@@ -61,7 +61,8 @@ class MediaReader:
         """
         if self._threads is None:
             self._threads = ThreadPoolExecutor(N_THREADS, thread_name_prefix="inputs")
-        key = request.inputs, request.pipeline, request.shape, request.fps, request.fit
+        size = request.width, request.height, request.num_frames
+        key = request.inputs, request.pipeline, size, request.fps, request.fit
         future = self._known.get(key)
         if future is None or future.cancelled():
             future = self._known[key] = self._threads.submit(read_inputs, request, own_class)
