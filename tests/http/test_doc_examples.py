@@ -40,7 +40,8 @@ MODELS = FakeCatalogue(
         "all-minilm-l6-v2", "embedding",
         embedding=EmbeddingLayout(dimensions=4, pooling=("mean",)), limits=Limits(context_tokens=256),
     ),
-    painter("tiny-scenes", TEXT, EDITS),
+    painter("tiny-scenes", TEXT),
+    painter("flux.2-klein-4b", TEXT, EDITS),
     spec(
         "tiny-motion", "video",
         defaults=Defaults(steps=4, width=64, height=32, num_frames=8, fps=8), limits=Limits(size_multiple=8),
