@@ -21,6 +21,7 @@ from server.api.thinking import SWITCHED_ON
 from server.errors import BadRequest, TooLarge
 from server.jobs.output_size import AspectRatio
 from server.jobs.request import MAX_SEED, GenerateRequest, WantedControl, WantedImagePrompt, WantedUpscale
+from server.jobs.task_choice import MEDIA
 from server.service.chat_input import ChatInput
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -59,7 +60,6 @@ Side: TypeAlias = Annotated[
 ]
 
 
-MEDIA = "a file id from POST /api/files, the id of an output of one of your jobs, or a data URL"
 Picture: TypeAlias = Annotated[str, Field(min_length=1, pattern=NO_NUL, description=f"a picture: {MEDIA}")]
 Clip: TypeAlias = Annotated[str, Field(min_length=1, pattern=NO_NUL, description=f"a clip: {MEDIA}")]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from models.checkpoint.pipeline_tasks import tasks_of
+from models.pipeline_signature import pipeline_signature
+from models.spec import ModelSpec
 from server.engine_status import ModelStatus
+from tests.fakes import FakeCatalogue, spec
 from tests.support.http.front import MORNING, front
 
 pytestmark = pytest.mark.anyio
@@ -34,3 +38,29 @@ async def test_models_and_memory_are_those_of_the_engines_status(tmp_path: Path)
     assert "4 steps" in painter["speedNote"]
     assert (models["filmer"]["state"], models["filmer"]["device"]) == ("available", None)
     assert sum(holder["bytes"] for holder in device["holders"]) == device["used"]
+
+
+def _of_class(pipeline: str) -> ModelSpec:
+    signature = pipeline_signature(pipeline)
+    assert signature is not None
+    tasks = tasks_of(pipeline, signature.required, {})
+    return spec(pipeline.lower(), "image", pipeline=pipeline, tasks=tasks, arguments=tasks[0].arguments)
+
+
+async def test_each_model_tells_the_inputs_that_it_takes_and_those_that_it_needs(tmp_path: Path) -> None:
+    catalogue = FakeCatalogue(
+        *map(_of_class, ("StableDiffusionPipeline", "FluxFillPipeline", "CosmosVideoToWorldPipeline"))
+    )
+
+    async with front(tmp_path, catalogue=catalogue) as f:
+        models = {model["name"]: model for model in (await f.get("/api/models")).json()["models"]}
+
+    painter, filler = models["stablediffusionpipeline"], models["fluxfillpipeline"]
+    assert (painter["inputs"], painter["requiredInputs"]) == (["text", "image", "mask"], [])  # no ControlNet is here
+    assert {task["pipeline"]: task["strength"] for task in painter["tasks"]} == {
+        "StableDiffusionPipeline": False,
+        "StableDiffusionImg2ImgPipeline": True,
+        "StableDiffusionInpaintPipeline": True,
+    }
+    assert (filler["inputs"], filler["requiredInputs"]) == (["text", "image", "mask"], [["image", "mask"]])
+    assert models["cosmosvideotoworldpipeline"]["requiredInputs"] == [["image"], ["video"]]
