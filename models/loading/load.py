@@ -20,6 +20,7 @@ from models.loading.adapters import open_adapter
 from models.loading.building import pipeline_builder
 from models.loading.chat import open_chat
 from models.loading.compilation import denoisers_to_compile
+from models.loading.read_ahead import read_adapter_ahead
 from models.loading.shared_weights import SharedWeights
 from models.loading.smoke import smoke_test, smoke_test_chat_model, smoke_test_pictures
 from models.loading.upscaler import upscaler_builder
@@ -141,6 +142,7 @@ def _diffusion(
         verdicts=verdicts,
         warnings=(OFFLOADED.format(spec.name),) if offload else (),
         notes=[*notes, *uncompiled],
+        read_ahead=read_adapter_ahead,
         open_adapter=partial(
             open_adapter, pipeline=pipeline, configs=spec.base_path or spec.path, device=device, dtype=dtype
         ),

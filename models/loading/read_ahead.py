@@ -7,12 +7,14 @@ its files needs no torch. A chunk that is in memory already is only probed.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from models.spec import ModelSpec
+from pipelines.diffusion_interface import Adapter
 
 CHUNK_BYTES = 8 << 20
 SUFFIXES = (".safetensors", ".gguf")
@@ -24,7 +26,16 @@ def read_ahead(spec: ModelSpec) -> None:
 
     Raises OSError for a file that cannot be read.
     """
-    files = list(_files(spec))
+    _read_all(list(_files((spec.path, spec.vae_path, *spec.embedding_paths))))
+
+
+def read_adapter_ahead(adapter: Adapter) -> None:
+    """Reads the weights of an adapter. One that cannot be read is left for its load, which tells why."""
+    with suppress(OSError):
+        _read_all(list(_files((Path(adapter.path),))))
+
+
+def _read_all(files: Sequence[Path]) -> None:
     if sum(file.stat().st_size for file in files) > MEMORY_SHARE * psutil.virtual_memory().available:
         return
     buffer = bytearray(CHUNK_BYTES)
@@ -32,8 +43,8 @@ def read_ahead(spec: ModelSpec) -> None:
         _read(file, buffer)
 
 
-def _files(spec: ModelSpec) -> Iterator[Path]:
-    for path in (spec.path, spec.vae_path, *spec.embedding_paths):
+def _files(paths: Iterable[Path | None]) -> Iterator[Path]:
+    for path in paths:
         if path is not None and path.is_dir():
             yield from sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
         elif path is not None and path.suffix in SUFFIXES and path.is_file():

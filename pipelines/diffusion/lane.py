@@ -18,7 +18,7 @@ from pipelines.batching.rng_state import RngState
 from pipelines.batching.task import Outcome, Task
 from pipelines.batching.wrapped_modules import WrappedModules
 from pipelines.diffusion.adapters.borrowed import Borrowed
-from pipelines.diffusion.adapters.lent_modules import LentModules, OpenAdapter, opens_none
+from pipelines.diffusion.adapters.lent_modules import LentModules, OpenAdapter, ReadAhead, opens_none, reads_nothing
 from pipelines.diffusion.compiled_blocks import CompiledBlocks
 from pipelines.diffusion.inputs.reader import MediaReader, has_inputs
 from pipelines.diffusion.lora.adapters import Adapters
@@ -28,7 +28,7 @@ from pipelines.diffusion.step_cache import StepCache
 from pipelines.diffusion.step_costs import StepCosts, StepInProgress
 from pipelines.diffusion.stock_call import StockCall
 from pipelines.diffusion.task_pipelines import TaskPipelines
-from pipelines.diffusion_interface import DiffusionRequest, Lora
+from pipelines.diffusion_interface import Adapter, DiffusionRequest, Lora
 from pipelines.host_offload import HostOffload
 from pipelines.interface import Canceled, LaneStage, Merging, NextStep, Note, Request, Update, never_yield
 from pipelines.upscaling.grid import tile_size
@@ -47,10 +47,11 @@ class DiffusionLane:
         warnings: Sequence[str] = (),
         notes: Sequence[str] = (),
         open_adapter: OpenAdapter = opens_none,
+        read_ahead: ReadAhead = reads_nothing,
     ) -> None:
         """verdicts: `verdicts` of an earlier lane of the same checkpoint. warnings, notes: see `Lane`.
 
-        open_adapter: opens the modules that requests borrow.
+        open_adapter, read_ahead: open the modules that requests borrow, and read their files before.
         """
         self.kind = kind
         self.warnings = tuple(warnings)
@@ -80,6 +81,7 @@ class DiffusionLane:
         self._not_started: list[Task] = []
         self._reading: dict[str, Task] = {}  # those whose inputs are being read, by id of the request
         self._media_reader = MediaReader()
+        self._read_ahead = read_ahead
         self._running: dict[str, Task] = {}
         self._requests: dict[str, DiffusionRequest] = {}
         self._to_cancel: set[str] = set()  # ids of requests
@@ -145,9 +147,11 @@ class DiffusionLane:
         self._requests[request.id] = request
         step_cache = None if request.speed == "exact" else StepCache(request.speed)
         body = functools.partial(self._stock_call.run, request, self._loras_in_use, step_cache)
-        reads = has_inputs(request)
+        missing = [each for each in request.adapters if each.component not in self._lent.held]
+        reads = has_inputs(request) or bool(missing)
         if reads:
-            body = functools.partial(body, self._media_reader.begin(request, type(self._pipeline).__name__))
+            ahead = functools.partial(_read_all, self._read_ahead, missing)
+            body = functools.partial(body, self._media_reader.begin(request, type(self._pipeline).__name__, ahead))
         task = Task(
             request.id,
             body,
@@ -332,6 +336,11 @@ class DiffusionLane:
         else:
             stage = "denoising" if request.id in self._stock_call.denoising else "encoding"
         return NextStep(forward.component, forward.entry, stage, shape, units, len(names), names)
+
+
+def _read_all(read_ahead: ReadAhead, adapters: Sequence[Adapter]) -> None:
+    for adapter in adapters:
+        read_ahead(adapter)
 
 
 def _salt(pipeline: Any, device_name: str) -> str:

@@ -18,10 +18,16 @@ from pipelines.host_offload import HostOffload
 
 # Opens the module of an adapter, on the device and in the lane's dtype. Raises `BadAdapter`.
 OpenAdapter: TypeAlias = Callable[[Adapter], Any]
+# Reads the files of an adapter into the page cache, on another thread, so that opening it is short.
+ReadAhead: TypeAlias = Callable[[Adapter], None]
 
 
 class BadAdapter(Exception):
     """The adapter cannot be used with this model. The message may be shown to the client."""
+
+
+def reads_nothing(adapter: Adapter) -> None:
+    """The `ReadAhead` of a lane that is given none."""
 
 
 def opens_none(adapter: Adapter) -> Any:

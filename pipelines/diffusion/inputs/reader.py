@@ -53,9 +53,12 @@ class MediaReader:
         # What requests of the lane have, so that the outputs of one job read their inputs once.
         self._known: WeakValueDictionary[Hashable, Future[Media]] = WeakValueDictionary()
 
-    def begin(self, request: DiffusionRequest, own_class: str) -> Callable[[], Media]:
-        """Begin to read the inputs of a request. own_class: of the checkpoint.
+    def begin(
+        self, request: DiffusionRequest, own_class: str, before: Callable[[], None] = lambda: None
+    ) -> Callable[[], Media]:
+        """Begin to read the inputs of a request.
 
+        own_class: of the checkpoint. before: called first, by the thread that reads.
         Returns what gives them when they are read, or raises what went wrong: `BadMedia`, `UnknownPipeline`. It keeps
         them in memory.
         """
@@ -65,7 +68,7 @@ class MediaReader:
         key = request.inputs, request.pipeline, size, request.fps, request.fit
         future = self._known.get(key)
         if future is None or future.cancelled():
-            future = self._known[key] = self._threads.submit(read_inputs, request, own_class)
+            future = self._known[key] = self._threads.submit(_read_after, before, request, own_class)
         self._pending[request.id] = future
         return future.result
 
@@ -101,6 +104,11 @@ class MediaReader:
 
 def has_inputs(request: DiffusionRequest) -> bool:
     return request.inputs != Inputs()
+
+
+def _read_after(before: Callable[[], None], request: DiffusionRequest, own_class: str) -> Media:
+    before()
+    return read_inputs(request, own_class)
 
 
 def read_inputs(request: DiffusionRequest, own_class: str) -> Media:

@@ -5,7 +5,10 @@ Tolerance: two steps of 8 bits; measured: 1e-6 in [0, 1].
 
 from __future__ import annotations
 
+import gc
 import inspect
+import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -404,4 +407,45 @@ def test_steps_are_skipped_with_a_controlnet_too(tmp_path: Path) -> None:
     assert result.warnings == ()
     n_forwards = sum(note.component == net.component for note in lane.take_costs() if isinstance(note, StepCost))
     assert n_forwards < 12
+    lane.close()
+
+
+def test_the_files_of_an_adapter_are_read_ahead_once_and_beside_the_device_thread(tmp_path: Path) -> None:
+    family, pipeline = FAMILIES["sd15"], FAMILIES["sd15"].build()
+    net = saved(controlnet_for(pipeline), tmp_path, "canny")
+    image = picture_file(tmp_path / "map.png", family.size, family.size)
+    seen: list[tuple[str, str]] = []
+
+    def opens(adapter: Adapter) -> Any:
+        seen.append(("opened", threading.current_thread().name.partition("_")[0]))
+        return opens_on_cpu(pipeline)(adapter)
+
+    def reads(adapter: Adapter) -> None:
+        seen.append((f"read {adapter.name}", threading.current_thread().name.partition("_")[0]))
+
+    lane = DiffusionLane(pipeline, kind="image", open_adapter=opens, read_ahead=reads)
+    for name in ("a", "b"):
+        rendered(lane, [controlled(family, name, "StableDiffusionControlNetPipeline", "image", [Control(image, net)])])
+
+    assert seen == [("read canny", "inputs"), ("opened", "MainThread")]
+    lane.close()
+
+
+def test_a_dropped_adapter_leaves_nothing_behind(tmp_path: Path) -> None:
+    family, pipeline = FAMILIES["sd15"], FAMILIES["sd15"].build()
+    net = saved(controlnet_for(pipeline), tmp_path, "canny")
+    image = picture_file(tmp_path / "map.png", family.size, family.size)
+    held: list[weakref.ref[Any]] = []
+
+    def opens(adapter: Adapter) -> Any:
+        module = opens_on_cpu(pipeline)(adapter)
+        held.append(weakref.ref(module))
+        return module
+
+    lane = DiffusionLane(pipeline, kind="image", open_adapter=opens)
+    rendered(lane, [controlled(family, "a", "StableDiffusionControlNetPipeline", "image", [Control(image, net)])])
+    lane.drop_adapters([net.component])
+    gc.collect()
+
+    assert [ref() for ref in held] == [None]
     lane.close()
