@@ -24,8 +24,7 @@ def read(body: bytes, content_type: str = KIND, *, cuts: Sequence[int] = (), end
     """cuts: where the body is cut into pieces that arrive one by one. ends: or the client disconnects."""
     edges = [0, *sorted(cuts), len(body)]
     pieces: list[Message] = [
-        {"type": "http.request", "body": body[start:end], "more_body": True}
-        for start, end in itertools.pairwise(edges)
+        {"type": "http.request", "body": body[start:end], "more_body": True} for start, end in itertools.pairwise(edges)
     ]
     pieces.append({"type": "http.request", "body": b"", "more_body": False} if ends else {"type": "http.disconnect"})
 
