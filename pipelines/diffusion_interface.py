@@ -61,6 +61,7 @@ class MediaFile:
     height: int  # pixels
     num_frames: int = 1
     fps: float | None = None  # None for a picture
+    id: str = field(default="", compare=False)  # by which the request named it; "" when it came with the request
 
 
 @dataclass(frozen=True, slots=True)

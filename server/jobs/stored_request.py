@@ -123,6 +123,8 @@ def _shown_inputs(inputs: Json) -> Json:
 
 def _shown_file(file: Json) -> Json:
     shown = {name: file[name] for name in ("sha256", "width", "height")}
+    if file.get("id"):  # jobs of older versions have none
+        shown = {"fileId": file["id"], **shown}
     return shown if file["fps"] is None else {**shown, "numFrames": file["num_frames"], "fps": file["fps"]}
 
 

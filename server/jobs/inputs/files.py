@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from server.jobs.inputs.references import (
     Remote,
     Sent,
     field_of,
+    named_id,
     read_references,
     too_large,
     unknown,
@@ -113,7 +114,8 @@ class InputFiles:
 
     async def resolve(self, key: ApiKey, media: Mapping[str, str]) -> dict[str, MediaFile]:
         """As `find`, for the lane."""
-        return {place: self.media_file(row) for place, row in (await self.find(key, media)).items()}
+        rows = await self.find(key, media)
+        return {place: replace(self.media_file(row), id=named_id(media[place])) for place, row in rows.items()}
 
     def media_file(self, row: InputFileRow) -> MediaFile:
         return MediaFile(

@@ -57,6 +57,13 @@ def unknown(place: str) -> BadRequest:
     return BadRequest(f"{place}: there is no such file. Send {WHAT}.", param=field_of(place))
 
 
+def named_id(text: str) -> str:
+    """The id of the file or output that a text names; "" for what it contains itself, and for other addresses."""
+    if FILE_ID.fullmatch(text):
+        return text
+    return output["id"] if (output := OUTPUT.fullmatch(text)) is not None else ""
+
+
 def field_of(place: str) -> str:
     """Returns the field of a place: "control" of "control[0].image"."""
     return place.partition("[")[0]
