@@ -87,7 +87,9 @@ async def kept(f: Front, media: str | None, plan: str = "enterprise") -> Image.I
     """Opens the server's file of a picture that a request names."""
     assert media is not None
     key = await Authenticator(f.database, local_key=None).identify(f"Bearer {f.keys[plan]}")
-    with Image.open((await f.service.input_files.resolve(key, {"image": media}))["image"].path) as image:
+    files = f.service.input_files
+    row = (await files.find(key, {"image": media}))["image"]
+    with Image.open(files.media_file(row).path) as image:
         return image.copy()
 
 
