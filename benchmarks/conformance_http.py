@@ -47,8 +47,8 @@ class HttpComparison:
 
     def compare(self, name: str) -> Row:
         """Compares a class or architecture. A failure is recorded in its row and does not stop the run."""
-        family = FAMILIES.get(name)
-        folder = self._scratch / _slug(name)
+        family = self._family(name)
+        folder = self._scratch / slug(name)
         kind = "chat" if family is None else family.kind
         try:
             if family is None:
@@ -58,22 +58,25 @@ class HttpComparison:
             reason = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
             return Row(name, kind, False, False, " ".join(reason.split())[:200])
         finally:
-            self._live.request("DELETE", f"/api/models/{_slug(name)}")
+            self._live.request("DELETE", f"/api/models/{slug(name)}")
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _family(self, name: str) -> Family | None:
+        return FAMILIES.get(name)
 
     def _pipeline(self, family: Family, folder: Path) -> Row:
         """Runs two rounds of jobs. The batching proof takes place in the first, on results that ran alone."""
         family.save(folder)
-        self._add(folder, _entry(family))
+        self._add(folder, entry_of(family, family.name))
         bodies = [_body(family, i) for i in range(len(PROMPTS[: family.jobs]))]
         self._round(bodies)
         ended = self._round(bodies)
-        shared = self._merging(_slug(family.name))
+        shared = self._merging(slug(family.name))
         pipeline = _opened(family, folder)
         guides = read_checkpoint(folder, name=folder.name, source="", float_bytes=4).guidance_argument
         levels = 0
         for body, status in zip(bodies, ended, strict=True):
-            served = _pixels(self._live.fetch(status["outputs"][0]["url"]).body, family.kind)
+            served = pixels_of(self._live.fetch(status["outputs"][0]["url"]).body, family.kind)
             expected = _direct(pipeline, family, body, status["params"], guides)
             if served.shape != expected.shape:
                 raise Failed(f"{served.shape} where the library gives {expected.shape}")
@@ -130,9 +133,12 @@ def _retried(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return ask()
 
 
-def _entry(family: Family) -> dict[str, Any]:
-    """Returns the model's entry for models.toml: the defaults in its configs are too large for its few weights."""
-    source = pipeline_source(family.name)
+def entry_of(family: Family, own: str) -> dict[str, Any]:
+    """Returns the model's entry for models.toml: the defaults in its configs are too large for its few weights.
+
+    own: the class of its checkpoint.
+    """
+    source = pipeline_source(own)
     assert source is not None
     defaults: dict[str, Any] = {"width": family.size, "height": family.size}
     if family.num_frames is not None:
@@ -150,7 +156,7 @@ def _body(family: Family, i: int) -> dict[str, Any]:
     assert source is not None
     body: dict[str, Any] = {
         "type": family.kind,
-        "model": _slug(family.name),
+        "model": slug(family.name),
         "prompt": PROMPTS[i],
         "seed": 1000 + i,
         "width": family.other_size if i == len(PROMPTS) - 1 else family.size,
@@ -207,7 +213,7 @@ def _opened(family: Family, folder: Path) -> Any:
     return pipeline
 
 
-def _pixels(file: bytes, kind: str) -> NDArray[np.uint8]:
+def pixels_of(file: bytes, kind: str) -> NDArray[np.uint8]:
     """Decodes a PNG or a zip of PNGs to (F, H, W, 3), or (1, H, W, 4) for an image with an alpha channel."""
     if kind == "image":
         return np.asarray(Image.open(io.BytesIO(file)))[None]
@@ -216,5 +222,5 @@ def _pixels(file: bytes, kind: str) -> NDArray[np.uint8]:
         return np.stack([np.asarray(Image.open(archive.open(name)).convert("RGB")) for name in pictures])
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
     return name.removesuffix("Pipeline").lower()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.conformance_pictures import PictureJobs
+from benchmarks.conformance_pictures import PictureJob, PictureJobs
 from benchmarks.conformance_rows import Row
 from benchmarks.families import FAMILIES, PICTURE_FAMILIES, Family
 from models.checkpoint.pipeline_source import pipeline_source
@@ -52,18 +53,28 @@ def compare_pictures_in_lane(name: str) -> Row:
             pictures = PictureJobs(name, Path(folder))
             jobs = pictures.jobs()
             expected = [pictures.by_library(job) for job in jobs]
-            lane = DiffusionLane(pictures.pipeline, kind=family.kind, open_adapter=opens_on_cpu(pictures.pipeline))
-            requests = [job.request for job in jobs]
-            rendered(lane, requests)  # runs the batching proof, on results that ran alone
-            lane.take_costs()
-            done = rendered(lane, requests)
-            shared = {id for cost in lane.take_costs() if isinstance(cost, StepCost) and cost.stage == "denoising"
-                      and cost.rows > 1 for id in cost.request_ids}  # fmt: skip
+            done, shared = made_in_lane(pictures, jobs)
     except Exception as error:  # noqa: BLE001  # a failure is a row of the table
         return Row(name, family.kind, False, False, f"{type(error).__name__}: {str(error)[:200]}")
-    gaps = {r.id: float(np.abs(done[r.id].frames - e).max()) for r, e in zip(requests, expected, strict=True)}
-    gap, shares = max(gaps.values()), any(id.startswith(f"{name}/") for id in shared)
-    return Row(name, family.kind, gap <= SAME_PICTURES, shares, "", math.ceil(gap * 255 - 0.5))
+    gap = max(float(np.abs(done[job.request.id] - e).max()) for job, e in zip(jobs, expected, strict=True))
+    return Row(name, family.kind, gap <= SAME_PICTURES, shared, "", math.ceil(gap * 255 - 0.5))
+
+
+def made_in_lane(pictures: PictureJobs, jobs: Sequence[PictureJob]) -> tuple[Mapping[str, NDArray[np.float32]], bool]:
+    """Returns what a lane makes of the jobs, and whether those of the class shared steps of denoising."""
+    family = pictures.family
+    lane = DiffusionLane(pictures.pipeline, kind=family.kind, open_adapter=opens_on_cpu(pictures.pipeline))
+    requests = [job.request for job in jobs]
+    try:
+        rendered(lane, requests)  # runs the batching proof, on results that ran alone
+        lane.take_costs()
+        done = rendered(lane, requests)
+        steps = [cost for cost in lane.take_costs() if isinstance(cost, StepCost) and cost.stage == "denoising"]
+    finally:
+        lane.close()
+    together = {name for cost in steps if cost.rows > 1 for name in cost.request_ids}
+    frames = {name: end.frames for name, end in done.items()}
+    return frames, any(job.request.id in together for job in jobs if job.family is family)
 
 
 def _by_library(family: Family, pipeline: Any, job: DiffusionRequest) -> NDArray[np.float32]:

@@ -206,7 +206,7 @@ def called(pipeline: Any, wanted: DiffusionRequest, inputs: dict[str, Any]) -> N
         "width": wanted.width // enlarges,
         "height": wanted.height // enlarges,
         "num_inference_steps": wanted.steps,
-        "guidance_scale": wanted.guidance_scale,
+        wanted.guidance_argument: wanted.guidance_scale,
         "strength": wanted.strength,
         "frame_rate": wanted.fps,
         "fps": wanted.fps,

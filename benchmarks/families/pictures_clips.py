@@ -158,7 +158,7 @@ FAMILIES = (
     Family("MotifVideoImage2VideoPipeline", "video", motif_image, num_frames=9, call=T5_CALL, **IMAGE),
     Family("SanaImageToVideoPipeline", "video", sana_video, base="SanaVideoPipeline", other_size=64, num_frames=9,
            call=SANA_CALL, **IMAGE),
-    Family("Kandinsky5I2VPipeline", "video", kandinsky_5_image, num_frames=9, **IMAGE),
+    Family("Kandinsky5I2VPipeline", "video", kandinsky_5_image, num_frames=21, **IMAGE),
     Family("Kandinsky6TI2VAPipeline", "video", kandinsky_6_image, num_frames=5, needs="torchvision",
            **IMAGE),
     Family("AnimateDiffVideoToVideoPipeline", "video", animate_diff, num_frames=4, base="AnimateDiffPipeline",

@@ -91,7 +91,7 @@ QWEN_CALL: Any = {"call": {"true_cfg_scale": 3.0}}
 TAKES_IMAGE: Any = {"takes": ("image",)}
 TAKES_IMAGES: Any = {"takes": ("images",)}
 TAKES_MASK: Any = {"takes": ("image", "mask")}
-EDIT_SIZE: Any = {"size": 64, "other_size": 128}
+EDIT_SIZE: Any = {"size": 64, "other_size": 128, "steps": (2,), "jobs": 2}  # a megapixel takes seconds to encode
 VISION: Any = {"needs": "torchvision"}
 
 FAMILIES = (
