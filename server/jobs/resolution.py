@@ -25,6 +25,7 @@ from server.errors import BadRequest
 from server.jobs.chosen_loras import FindLora, choose_loras
 from server.jobs.controls import ChosenControl, adapter_of, check_controls, choose_controls, control_of, tasks_for
 from server.jobs.encoding import MAX_SIDE, Format
+from server.jobs.options import check_supported, clip_skip_of, guidance_argument_of, guidance_of, scheduler_of, takes
 from server.jobs.other_adapters import choose_adapter
 from server.jobs.output_size import clip_length, clip_length_like, cut_off, output_size
 from server.jobs.request import DEFAULT_STEPS, MAX_SEED, GenerateRequest
@@ -93,7 +94,7 @@ def resolve(
     controls = choose_controls(request.control, spec, models.get, models.specs())
     task = choose_task(request, spec, tasks_for(controls, spec) if spec.tasks else [own_task(spec)])
     check_controls(controls, task)
-    _check_supported(request, spec, task)
+    check_supported(request, spec, task)
     num_frames, fps = _length(request, spec, task, files)
     followed, only_enlarges = _followed(request, files), spec.adapter == "upscaler"
     if only_enlarges:
@@ -112,21 +113,21 @@ def resolve(
     upscaling = _upscaling(request, spec, size, num_frames, models, float_bytes)
     fmt: Format = request.output_format or ("png" if request.type == "image" else "mp4")
     _check_format(fmt, *((upscaling.width, upscaling.height) if upscaling is not None else size))
-    guidance_argument = _guidance_argument(spec, task)
-    guidance, call, warnings = _guidance(request, spec, task, guidance_argument)
+    guidance_argument = guidance_argument_of(spec, task)
+    guidance, call, warnings = guidance_of(request, spec, task, guidance_argument)
     if request.mask_padding is not None:
-        if _takes(task, CROP_ARGUMENT):
+        if takes(task, CROP_ARGUMENT):
             call[CROP_ARGUMENT] = request.mask_padding
         else:
             warnings.append(f"{task.pipeline} makes the whole picture, not only the part around the mask.")
-    if not _takes(task, "prompt") and request.prompt:
+    if not takes(task, "prompt") and request.prompt:
         warnings.append(f"{spec.name} takes no prompt: it was not used.")
     inputs = _inputs(request, spec, controls, files, models, float_bytes)
     negative = request.negative_prompt if request.negative_prompt is not None else spec.defaults.negative_prompt
     has_inputs = inputs != Inputs()
     stored: Json = {
         "prompt": request.prompt,
-        "negative_prompt": negative if _takes(task, "negative_prompt") else None,
+        "negative_prompt": negative if takes(task, "negative_prompt") else None,
         "width": size[0],
         "height": size[1],
         "num_frames": num_frames,
@@ -143,8 +144,8 @@ def resolve(
         "priority": priority,
         "webhook_url": request.webhook_url,
         "checkpoint": None if spec.path is None else str(spec.path),
-        "scheduler": _scheduler(request, spec),
-        "clip_skip": _clip_skip(request, spec, task),
+        "scheduler": scheduler_of(request, spec),
+        "clip_skip": clip_skip_of(request, spec, task),
         "loras": choose_loras(request, spec, float_bytes, find_lora),
         "preview": request.preview,
         "speed": "exact" if only_enlarges else request.speed,  # no tile can be told from another
@@ -268,67 +269,3 @@ def _other_adapters(request: GenerateRequest, spec: ModelSpec, models: Models, f
             for i, name in enumerate(request.textual_inversions)
         ],
     }
-
-
-# Arguments
-
-
-def _takes(task: PipelineTask, argument: str) -> bool:
-    return not task.arguments or argument in task.arguments
-
-
-def _check_supported(request: GenerateRequest, spec: ModelSpec, task: PipelineTask) -> None:
-    """Raises `BadRequest` for an argument that the pipeline does not have. An empty negative prompt is allowed."""
-    for name, argument, value in (
-        ("negative_prompt", "negative_prompt", request.negative_prompt or None),
-        ("guidance_scale", _guidance_argument(spec, task), request.guidance_scale),
-        ("steps", "num_inference_steps", request.steps),
-    ):
-        if value is not None and not _takes(task, argument):
-            raise BadRequest(f"{name}: {spec.name} does not support this parameter.")
-
-
-def _guidance_argument(spec: ModelSpec, task: PipelineTask) -> str:
-    """That of the checkpoint; a relative of its class may know only the usual one."""
-    usual = "guidance_scale"
-    return usual if not _takes(task, spec.guidance_argument) and _takes(task, usual) else spec.guidance_argument
-
-
-def _guidance(
-    request: GenerateRequest, spec: ModelSpec, task: PipelineTask, argument: str
-) -> tuple[float | None, dict[str, object], list[str]]:
-    """The guidance, the further arguments of the call without it, and warnings: models.toml may set it among these."""
-    call = dict(spec.call)
-    of_entry = call.get(spec.guidance_argument)
-    if request.guidance_scale is not None or isinstance(of_entry, int | float):
-        call.pop(spec.guidance_argument, None)
-    not_taken = [name for name in call if task != own_task(spec) and not _takes(task, name)]
-    warnings = [f"{task.pipeline} takes no {name}, which the entry of {spec.name} sets." for name in not_taken]
-    call = {name: value for name, value in call.items() if name not in not_taken}
-    if request.guidance_scale is not None:
-        return request.guidance_scale, call, warnings
-    guidance = of_entry if isinstance(of_entry, int | float) else spec.defaults.guidance_scale
-    return guidance if _takes(task, argument) else None, call, warnings
-
-
-def _scheduler(request: GenerateRequest, spec: ModelSpec) -> str | None:
-    if request.scheduler is None:
-        return spec.defaults.scheduler
-    if request.scheduler in spec.schedulers:
-        return request.scheduler
-    if not spec.schedulers:
-        raise BadRequest(f"scheduler: the scheduler of {spec.name} cannot be changed.")
-    raise BadRequest(f"scheduler must be one of {', '.join(spec.schedulers)} for {spec.name}.")
-
-
-def _clip_skip(request: GenerateRequest, spec: ModelSpec, task: PipelineTask) -> int | None:
-    clip_skip = request.clip_skip if request.clip_skip is not None else spec.defaults.clip_skip
-    if clip_skip and not spec.max_clip_skip:
-        raise BadRequest(f"clip_skip: {spec.name} has no CLIP layers that can be skipped.")
-    if clip_skip and clip_skip > spec.max_clip_skip:
-        raise BadRequest(f"clip_skip must be at most {spec.max_clip_skip} for {spec.name}.")
-    if clip_skip and not _takes(task, "clip_skip"):
-        if request.clip_skip is not None:
-            raise BadRequest(f"clip_skip: {task.pipeline} does not support this parameter.")
-        return None
-    return clip_skip or None
