@@ -109,7 +109,7 @@ class Submission:
             auto_dtype=self._auto_dtype,
             priority=plan.priority,
             find_lora=self._loras.find,
-            files={place: self._input_files.media_file(row) for place, row in inputs.items()},
+            files={place: self._input_files.media_file(row, request.media[place]) for place, row in inputs.items()},
             models=self._catalogue,
         )
         self._limits.check_job(key, plan, spec)

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -114,10 +114,10 @@ class InputFiles:
 
     async def resolve(self, key: ApiKey, media: Mapping[str, str]) -> dict[str, MediaFile]:
         """As `find`, for the lane."""
-        rows = await self.find(key, media)
-        return {place: replace(self.media_file(row), id=named_id(media[place])) for place, row in rows.items()}
+        return {place: self.media_file(row, media[place]) for place, row in (await self.find(key, media)).items()}
 
-    def media_file(self, row: InputFileRow) -> MediaFile:
+    def media_file(self, row: InputFileRow, text: str = "") -> MediaFile:
+        """text: by which a request named the file."""
         return MediaFile(
             path=str(self._folder.path(row.file_name)),
             sha256=row.sha256,
@@ -125,6 +125,7 @@ class InputFiles:
             height=row.height,
             num_frames=row.num_frames,
             fps=row.fps,
+            id=named_id(text),
         )
 
     async def get(self, key: ApiKey, file_id: str) -> tuple[InputFileRow, Path]:

@@ -55,7 +55,7 @@ async def test_a_picture_can_be_a_file_an_output_or_a_data_url(tmp_path: Path) -
         jobs = [await f.submit(image=image) for image in (file_id, output["fileId"], output["url"], data_url(PNG))]
         of_file, of_output, of_address, of_data = (input_of(f, job) for job in jobs)
         listed = (await f.get("/api/files")).json()["files"]
-        shown = [(await f.get(f"/api/status/{job}")).json()["params"]["inputs"]["image"].get("fileId") for job in jobs]
+        shown = [(await f.status(job))["params"]["inputs"]["image"].get("fileId") for job in jobs]
 
         assert shown == [file_id, output["fileId"], output["fileId"], None]
         assert (of_file.width, of_file.height, of_output.width) == (64, 48, 64)
