@@ -186,8 +186,9 @@ class DiffusionLane:
 
     @property
     def waits(self) -> bool:
-        can_go_on = self._rendezvous.busy or self._not_started or self._to_cancel or self._media_reader.has_read
-        return bool(self._reading) and not can_go_on
+        if not self._reading or self._rendezvous.busy or self._not_started or self._to_cancel:
+            return False
+        return not self._media_reader.has_read
 
     def take_costs(self) -> Sequence[Note]:
         return self._costs.take()
