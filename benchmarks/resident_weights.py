@@ -56,12 +56,12 @@ def large_pipeline() -> Any:
         "text_encoder": transformers.CLIPTextModel,
         "text_encoder_2": transformers.CLIPTextModelWithProjection,
         "unet": diffusers.UNet2DConditionModel,
-        "scheduler": diffusers.EulerDiscreteScheduler,
     }
     made = {name: with_numbers(functools.partial(_from_config, cls, CONFIGS / name)) for name, cls in kinds.items()}
+    scheduler = _from_config(diffusers.EulerDiscreteScheduler, CONFIGS / "scheduler")
     tokenizer = parts.clip_tokenizer()
     return diffusers.StableDiffusionXLPipeline(
-        **made, tokenizer=tokenizer, tokenizer_2=tokenizer, add_watermarker=False
+        **made, scheduler=scheduler, tokenizer=tokenizer, tokenizer_2=tokenizer, add_watermarker=False
     )
 
 
@@ -69,8 +69,6 @@ def with_numbers(build: Callable[[], Any]) -> Any:
     """What `build` makes, with small random weights in bfloat16. Its own initialization would take minutes."""
     with torch.device("meta"):
         made = build()
-    if not isinstance(made, torch.nn.Module):
-        return made
     made = made.to(DTYPE).to_empty(device="cpu")
     with torch.no_grad():
         for parameter in made.parameters():
