@@ -112,12 +112,9 @@ class InputFiles:
             _check_kind(place, row)
         return found
 
-    async def resolve(self, key: ApiKey, media: Mapping[str, str]) -> dict[str, MediaFile]:
-        """As `find`, for the lane."""
-        return {place: self.media_file(row, media[place]) for place, row in (await self.find(key, media)).items()}
-
     def media_file(self, row: InputFileRow, text: str = "") -> MediaFile:
-        """text: by which a request named the file."""
+        """What the lane needs to know of a file. text: by which a request named it."""
+        came_with_request = text == row.id and not row.listed  # by a door that had the bytes
         return MediaFile(
             path=str(self._folder.path(row.file_name)),
             sha256=row.sha256,
@@ -125,7 +122,7 @@ class InputFiles:
             height=row.height,
             num_frames=row.num_frames,
             fps=row.fps,
-            id=named_id(text),
+            id="" if came_with_request else named_id(text),
         )
 
     async def get(self, key: ApiKey, file_id: str) -> tuple[InputFileRow, Path]:
