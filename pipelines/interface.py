@@ -228,8 +228,9 @@ class Lane(Protocol):
         """Run one forward of at most `max_rows` merged calls, and the code between it and the next calls.
 
         Returns updates, with exactly one end per request. With `max_rows` 0 no forward runs: only the ends of canceled
-        requests are returned, and no weights need to be on the device. A lane that `waits` lets a few ms pass. Inside a long forward `should_yield` is called
-        at every repeated block; when it returns true, the step ends there (`mid_forward`).
+        requests are returned, and no weights need to be on the device. A lane that `waits` lets a few ms pass. Inside a
+        long forward `should_yield` is called at every repeated block; when it returns true, the step ends there
+        (`mid_forward`).
         """
 
     def take_costs(self) -> Sequence[Note]:
