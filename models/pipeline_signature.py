@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
-from models.installed_libraries import pipeline_files
-from models.python_source import parse
+from models.pipeline_class import pipeline_class
 
 T = TypeVar("T")
 
@@ -52,11 +51,10 @@ def _find(class_name: str, read: Callable[[ast.ClassDef], T | None]) -> T | None
 
 
 def _with_bases(class_name: str) -> Iterator[ast.ClassDef]:
-    path = pipeline_files().get(class_name)
-    if path is None:
+    found = pipeline_class(class_name)
+    if found is None:
         return
-    tree = parse(path.read_bytes())
-    cls = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
+    cls, _ = found
     yield cls
     for base in cls.bases:
         if isinstance(base, ast.Name) and base.id != "DiffusionPipeline":

@@ -9,14 +9,14 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 from models.checkpoint.pipeline_inputs import PipelineInputs, inputs_of, unserved_reason
 from models.installed_libraries import package_folder, pipeline_files
-from models.python_source import parse
+from models.pipeline_class import pipeline_class
 
 FRAME_COUNTS = ("num_frames", "video_length")  # the parameters that pipelines count frames with
 
@@ -53,11 +53,11 @@ class PipelineSource:
 @lru_cache(maxsize=256)
 def pipeline_source(class_name: str) -> PipelineSource | None:
     """Returns None when diffusers has no such class."""
-    path = pipeline_files().get(class_name)
-    if path is None:
+    found = pipeline_class(class_name)
+    if found is None:
         return None
-    text = path.read_text(encoding="utf-8")
-    cls = _class_in(parse(text), class_name)
+    cls, text = found
+    nodes = list(ast.walk(cls))
     call = next((node for node in cls.body if isinstance(node, ast.FunctionDef) and node.name == "__call__"), None)
     if call is None:
         return next(filter(None, (pipeline_source(base.id) for base in cls.bases if isinstance(base, ast.Name))), None)
@@ -72,10 +72,10 @@ def pipeline_source(class_name: str) -> PipelineSource | None:
         inputs=inputs,
         unserved=unserved_reason(class_name, required, inputs),
         defaults=defaults,
-        constants=_constants(cls),
-        fixed_sample_size=_fixed_sample_size(cls),
-        size_multiple=_size_multiple(cls),
-        cells_multiple=_cells_multiple(cls),
+        constants=_constants(nodes),
+        fixed_sample_size=_fixed_sample_size(nodes),
+        size_multiple=_size_multiple(nodes),
+        cells_multiple=_cells_multiple(nodes),
         takes_loras=any("LoraLoaderMixin" in _name(base) for base in cls.bases),
         takes_embeddings=any("TextualInversionLoaderMixin" in _name(base) for base in cls.bases),
         rounds_steps_down="int(num_inference_steps * strength)" in (ast.get_source_segment(text, cls) or ""),
@@ -90,10 +90,6 @@ def module_of(class_name: str) -> str | None:
         return None
     module = path.relative_to(package_folder("diffusers")).with_suffix("")
     return ".".join(("diffusers", *module.parts))
-
-
-def _class_in(tree: ast.Module, name: str) -> ast.ClassDef:
-    return next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
 
 
 def _signature(call: ast.FunctionDef) -> tuple[dict[str, int | float | str], list[str]]:
@@ -135,9 +131,9 @@ def _name(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
-def _constants(cls: ast.ClassDef) -> dict[str, int]:
+def _constants(nodes: Sequence[ast.AST]) -> dict[str, int]:
     found: dict[str, int] = {}
-    for node in ast.walk(cls):
+    for node in nodes:
         match node:
             case ast.Assign(targets=[ast.Attribute(attr=name)], value=value) if name.startswith("default_"):
                 # `self.default_sample_size = 128`, or the last number of `a if b else 128`
@@ -151,19 +147,19 @@ def _constants(cls: ast.ClassDef) -> dict[str, int]:
     return found
 
 
-def _fixed_sample_size(cls: ast.ClassDef) -> bool:
+def _fixed_sample_size(nodes: Sequence[ast.AST]) -> bool:
     """Returns whether the class has `self.default_sample_size = 128` rather than `… if … else 128`."""
     return any(
         isinstance(node, ast.Assign)
         and isinstance(node.value, ast.Constant)
         and any(isinstance(target, ast.Attribute) and target.attr == "default_sample_size" for target in node.targets)
-        for node in ast.walk(cls)
+        for node in nodes
     )
 
 
-def _cells_multiple(cls: ast.ClassDef) -> int:
+def _cells_multiple(nodes: Sequence[ast.AST]) -> int:
     multiple = 1
-    for node in ast.walk(cls):
+    for node in nodes:
         match node:
             case ast.BinOp(
                 left=ast.Name(id="height"),
@@ -174,9 +170,9 @@ def _cells_multiple(cls: ast.ClassDef) -> int:
     return multiple
 
 
-def _size_multiple(cls: ast.ClassDef) -> int:
+def _size_multiple(nodes: Sequence[ast.AST]) -> int:
     multiple = 1
-    for node in ast.walk(cls):
+    for node in nodes:
         match node:
             case ast.BinOp(left=ast.Name(id="height"), op=ast.Mod(), right=ast.Constant(value=int(number))) if (
                 number > 0
