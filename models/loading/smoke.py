@@ -26,6 +26,7 @@ from pipelines.interface import Failed, Lane, Rendered, Update
 # as possible (Kandinsky 5 evens out the first four latent frames by those that follow).
 SIDES_PIXELS = (64, 256)
 LENGTHS = (1, 4)  # times the multiple of the number of frames
+OTHER_PROMPTS = {"BriaFiboEditPipeline": '{"edit_instruction": "a red ball on grass"}'}  # it takes JSON alone
 ALIKE = 1e-6  # spread of logits that differ by rounding alone, relative to the largest
 MAX_DETAIL = 1000  # characters of an error's own text
 MAX_LANE_STEPS = 10_000  # a trial of one denoise step takes a handful
@@ -158,7 +159,7 @@ def _with_inputs(request: DiffusionRequest, spec: ModelSpec, inputs: Inputs) -> 
 def _request(spec: ModelSpec, width: int, height: int, num_frames: int | None, steps: int) -> DiffusionRequest:
     return DiffusionRequest(
         id=f"smoke-{width}x{height}",
-        prompt="a red ball on grass",
+        prompt=OTHER_PROMPTS.get(spec.pipeline or "", "a red ball on grass"),
         negative_prompt=spec.defaults.negative_prompt,
         width=width,
         height=height,
