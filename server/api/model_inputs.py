@@ -11,7 +11,7 @@ from models.spec import ModelSpec
 from pipelines.diffusion_interface import PipelineTask
 from server.api.model_details import plain
 from server.api.wire import JsonObject, Reply
-from server.jobs.task_choice import takes_strength
+from server.jobs.request.task_choice import takes_strength
 
 Input: TypeAlias = Literal["text", "image", "mask", "images", "last_image", "video", "control"]
 

@@ -24,7 +24,7 @@ from server.api.model_details import FailureReply, failure_json, notes_of, plain
 from server.api.model_inputs import Input, TaskReply, inputs_json
 from server.api.wire import JsonObject, Reply, errors, timestamp
 from server.engine_status import DeviceStatus, ModelState
-from server.jobs.request import DEFAULT_STEPS
+from server.jobs.request.generate_request import DEFAULT_STEPS
 from server.service.models import ModelView
 from server.service.service import Service
 

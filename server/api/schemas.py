@@ -19,9 +19,15 @@ from pipelines.diffusion_interface import Fit
 from pipelines.step_schedule import Speed
 from server.api.thinking import SWITCHED_ON
 from server.errors import BadRequest, TooLarge
-from server.jobs.output_size import AspectRatio
-from server.jobs.request import MAX_SEED, GenerateRequest, WantedControl, WantedImagePrompt, WantedUpscale
-from server.jobs.task_choice import MEDIA
+from server.jobs.request.generate_request import (
+    MAX_SEED,
+    GenerateRequest,
+    WantedControl,
+    WantedImagePrompt,
+    WantedUpscale,
+)
+from server.jobs.request.output_size import AspectRatio
+from server.jobs.request.task_choice import MEDIA
 from server.service.chat_input import ChatInput
 
 Body = TypeVar("Body", bound=BaseModel)

@@ -30,11 +30,11 @@ from server.jobs.artifacts import new_id
 from server.jobs.inputs.files import InputFiles
 from server.jobs.limits import Catalogue, JobLimits
 from server.jobs.live_jobs import LiveJobs
-from server.jobs.request import RANDOM_SEED_LIMIT, GenerateRequest
-from server.jobs.resolution import resolve
+from server.jobs.request.generate_request import RANDOM_SEED_LIMIT, GenerateRequest
+from server.jobs.request.resolution import resolve
+from server.jobs.request.stored_request import engine_job
+from server.jobs.request.task_choice import check_inputs
 from server.jobs.results import Results
-from server.jobs.stored_request import engine_job
-from server.jobs.task_choice import check_inputs
 from server.jobs.webhooks import Webhooks
 from server.store import idempotency, input_files, usage
 from server.store import jobs as store

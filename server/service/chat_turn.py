@@ -16,7 +16,7 @@ from server.accounts.auth import ApiKey
 from server.errors import ContextTooLong, ServerError
 from server.job import Job
 from server.jobs.artifacts import new_id
-from server.jobs.request import MAX_SEED, RANDOM_SEED_LIMIT
+from server.jobs.request.generate_request import MAX_SEED, RANDOM_SEED_LIMIT
 from server.jobs.results import Results
 from server.service.chat_charge import ChatCharge
 from server.service.chat_choice import ChoiceRun

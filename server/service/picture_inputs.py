@@ -12,8 +12,8 @@ from models.spec import ModelSpec
 from pipelines.diffusion_interface import PipelineTask
 from server.errors import BadRequest
 from server.jobs.limits import Catalogue, JobLimits
-from server.jobs.request import DEFAULT_STEPS, GenerateRequest, Media
-from server.jobs.task_choice import choose_task, takes_strength
+from server.jobs.request.generate_request import DEFAULT_STEPS, GenerateRequest, Media
+from server.jobs.request.task_choice import choose_task, takes_strength
 
 Inputs: TypeAlias = Mapping[str, Any]  # fields of a `GenerateRequest`
 

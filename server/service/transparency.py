@@ -9,7 +9,7 @@ from PIL import Image, ImageChops
 from pipelines.diffusion_interface import MediaFile
 from server.accounts.auth import ApiKey
 from server.jobs.inputs.files import InputFiles
-from server.jobs.request import Media
+from server.jobs.request.generate_request import Media
 from server.service.picture_work import work_on
 
 

@@ -33,7 +33,7 @@ def lent_components(request: DiffusionRequest, cls: type, borrow: Callable[[Adap
 def control_arguments(request: DiffusionRequest, parameters: Collection[str]) -> dict[str, Any]:
     """Strength, range and mode of the request's controls under the names of the pipeline's own arguments.
 
-    A class without an argument was not given a value for it (`server.jobs.controls`).
+    A class without an argument was not given a value for it (`server.jobs.request.controls`).
     """
     controls = request.inputs.controls
     if not controls:

@@ -29,7 +29,7 @@ from server.api.schemas import ModelName, read_body
 from server.api.shared.field_types import Lenient, StopText, Whole
 from server.api.thinking import SWITCHED_ON
 from server.errors import BadRequest
-from server.jobs.request import MAX_SEED
+from server.jobs.request.generate_request import MAX_SEED
 from server.service.chat_input import ChatInput
 
 MAX_TOKENS = "a whole number of at least 1"

@@ -25,7 +25,7 @@ from server.api.openai.picture_fields import (
 from server.api.openai.wire import errors
 from server.api.shared.form_fields import read_fields
 from server.errors import BadRequest
-from server.jobs.request import GenerateRequest
+from server.jobs.request.generate_request import GenerateRequest
 from server.jobs.submission import Accepted
 from server.service.picture_inputs import Inputs, choose_way, ways_to_take, with_strength
 from server.service.service import Service

@@ -14,7 +14,7 @@ from pipelines.step_schedule import Speed
 from server.api.schemas import NO_NUL, ModelName, Prompt, Seed, Share, Strict, read_body
 from server.api.shared.field_rules import same_json
 from server.errors import BadRequest
-from server.jobs.request import GenerateRequest
+from server.jobs.request.generate_request import GenerateRequest
 
 # Accepted and ignored: clients send these on their own, and they do not change the result.
 IGNORED = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"})

@@ -11,7 +11,7 @@ from server.accounts.auth import ApiKey
 from server.api.shared.multipart import UploadedFile
 from server.api.wire import json_body
 from server.errors import BadRequest
-from server.jobs.request import Media
+from server.jobs.request.generate_request import Media
 from server.service.service import Service
 from server.store.input_files import InputFileRow
 

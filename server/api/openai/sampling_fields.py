@@ -13,7 +13,7 @@ from pydantic import Field
 from server.api.schemas import ModelName
 from server.api.shared.field_types import Lenient, StopText, TokenId, TokenKey, Whole
 from server.errors import BadRequest
-from server.jobs.request import MAX_SEED
+from server.jobs.request.generate_request import MAX_SEED
 
 LIMIT = "a whole number of at least 1, or -1 for no limit"
 PENALTY = "a number from -2 to 2"

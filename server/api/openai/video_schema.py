@@ -10,7 +10,7 @@ from pydantic import Field
 from server.api.openai.image_schema import SIZE, read_sides
 from server.api.schemas import ModelName, Prompt, Strict, read_body
 from server.errors import BadRequest
-from server.jobs.request import GenerateRequest
+from server.jobs.request.generate_request import GenerateRequest
 
 
 class VideoCreation(Strict):

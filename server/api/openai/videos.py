@@ -24,7 +24,7 @@ from server.api.wire import JsonObject, json_body
 from server.errors import BadRequest, NotFound
 from server.job import State
 from server.jobs.job_view import JobView
-from server.jobs.request import GenerateRequest
+from server.jobs.request.generate_request import GenerateRequest
 from server.jobs.submission import Accepted
 from server.service.first_frame import first_frame
 from server.service.picture_inputs import choose_way, taken, ways_to_take

@@ -30,7 +30,7 @@ from server.api.shared.form_fields import read_fields
 from server.api.wait_for_job import read_base64
 from server.api.wire import JsonObject, errors, json_body
 from server.errors import BadRequest
-from server.jobs.request import GenerateRequest, Media
+from server.jobs.request.generate_request import GenerateRequest, Media
 from server.service.picture_work import work_on
 from server.service.service import Service
 from server.store.input_files import InputFileRow

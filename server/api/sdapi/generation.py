@@ -30,7 +30,7 @@ from server.api.wait_for_job import read_base64
 from server.api.wire import JsonObject, errors, json_body
 from server.errors import UnknownModel
 from server.jobs.job_view import JobView
-from server.jobs.request import GenerateRequest
+from server.jobs.request.generate_request import GenerateRequest
 from server.jobs.sampler_names import SAMPLER_NAMES
 from server.service.service import Service
 

@@ -11,7 +11,7 @@ from server.api.openai.wire import failure
 from server.api.wait_for_job import wait_for_job
 from server.job import State
 from server.jobs.job_view import JobView
-from server.jobs.request import GenerateRequest
+from server.jobs.request.generate_request import GenerateRequest
 from server.service.service import Service
 
 

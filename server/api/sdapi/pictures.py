@@ -13,7 +13,7 @@ from server.api.sdapi.controlnet import ReadUnit
 from server.api.sdapi.masks import prepared_mask, without_content
 from server.api.sdapi.schema import BASE64, Image2Image
 from server.errors import BadRequest
-from server.jobs.request import GenerateRequest, WantedControl, WantedImagePrompt
+from server.jobs.request.generate_request import GenerateRequest, WantedControl, WantedImagePrompt
 from server.service.picture_inputs import taken, ways_to_take, with_strength
 from server.service.picture_work import work_on
 from server.service.service import Service

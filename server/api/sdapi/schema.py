@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import ConfigDict, Field
 
 from server.api.schemas import NO_NUL, Prompt, Strict
-from server.jobs.request import MAX_SEED
+from server.jobs.request.generate_request import MAX_SEED
 
 MAX_IMAGES = 8  # in one request
 BASE64 = "a picture in base64, or a data URL"

@@ -12,7 +12,7 @@ from server.api.sdapi.resizing import RESIZERS
 from server.api.sdapi.schema import Text2Image
 from server.errors import BadRequest
 from server.jobs.job_view import JobView
-from server.jobs.request import GenerateRequest, WantedUpscale
+from server.jobs.request.generate_request import GenerateRequest, WantedUpscale
 
 STRENGTH = 0.75  # AUTOMATIC1111's default values
 SCALE = 2.0

@@ -13,7 +13,7 @@ from typing import Any
 from models.spec import ModelSpec
 from server.api.sdapi.schema import MAX_IMAGES, Image2Image, Text2Image
 from server.errors import BadRequest
-from server.jobs.request import GenerateRequest
+from server.jobs.request.generate_request import GenerateRequest
 from server.jobs.sampler_names import SAMPLER_NAMES, SAMPLERS
 
 BY_LOWER_NAME = {name.lower(): name for name in SAMPLERS}

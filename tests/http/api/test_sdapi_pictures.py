@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from models.spec import Limits
-from server.jobs.request import GenerateRequest
+from server.jobs.request.generate_request import GenerateRequest
 from tests.fakes import FakeCatalogue, spec
 from tests.support.http.front import Front, front
 from tests.support.http.http_front import finish_jobs

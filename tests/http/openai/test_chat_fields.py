@@ -9,7 +9,7 @@ import pytest
 from server.api.openai.chat_fields import ALIASES, NEUTRAL, NEVER, NOTED, WARNINGS
 from server.api.openai.chat_schema import ChatCall, ChatCompletion, read_chat
 from server.errors import BadRequest
-from server.jobs.request import MAX_SEED
+from server.jobs.request.generate_request import MAX_SEED
 from server.service.chat_input import ChatInput
 
 HI = {"role": "user", "content": "Hi"}

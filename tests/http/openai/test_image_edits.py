@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipelines.diffusion_interface import DiffusionRequest
 from server.accounts.quotas import DEFAULT_PLANS
-from server.jobs.request import GenerateRequest
+from server.jobs.request.generate_request import GenerateRequest
 from tests.support.http.front import Front, front
 from tests.support.http.http_front import finish_jobs
 from tests.support.http.picture_doors import TAKING, TEXT_ONLY, accepted, data_url, kept, picture, send

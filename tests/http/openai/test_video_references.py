@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from server.jobs.request import GenerateRequest
+from server.jobs.request.generate_request import GenerateRequest
 from tests.support.http.front import Front, front
 from tests.support.http.http_front import finish_jobs
 from tests.support.http.picture_doors import TAKING, accepted, data_url, kept, picture, send

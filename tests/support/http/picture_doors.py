@@ -13,7 +13,7 @@ from PIL import Image
 from models.spec import Defaults, Limits, ModelSpec
 from pipelines.diffusion_interface import InputName, PipelineTask
 from server.accounts.auth import Authenticator
-from server.jobs.request import GenerateRequest
+from server.jobs.request.generate_request import GenerateRequest
 from tests.fakes import FakeCatalogue, small_catalogue, spec
 from tests.support.http.front import Front
 

@@ -12,8 +12,8 @@ from models.lora_compatibility import may_fit
 from models.lora_files import LoraFolder
 from models.spec import ModelSpec
 from server.errors import BadRequest
-from server.jobs.request import GenerateRequest
-from server.jobs.resolution import resolve
+from server.jobs.request.generate_request import GenerateRequest
+from server.jobs.request.resolution import resolve
 from tests.support.checkpoints import safetensors_bytes
 
 LAYER = "down_blocks.0.attentions.0.to_q"

@@ -9,8 +9,8 @@ import pytest
 
 from models.spec import Defaults, ModelSpec
 from server.errors import BadRequest
-from server.jobs.request import GenerateRequest
-from server.jobs.resolution import resolve
+from server.jobs.request.generate_request import GenerateRequest
+from server.jobs.request.resolution import resolve
 from tests.support.checkpoints import chat_folder, diffusion_folder, write_json
 from tests.support.http.library_front import library, patch
 

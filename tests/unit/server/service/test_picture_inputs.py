@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from server.jobs.request import GenerateRequest
+from server.jobs.request.generate_request import GenerateRequest
 from server.service.picture_inputs import taken, ways_to_take, with_strength
 from tests.support.http.picture_doors import EDITS, FOLLOWS, INPAINTS, TEXT, painter, task
 

@@ -14,7 +14,7 @@ from server.accounts.quotas import DEFAULT_PLANS
 from server.errors import Unavailable
 from server.jobs import results
 from server.jobs.encoding import EncodingFailed
-from server.jobs.stored_request import engine_job
+from server.jobs.request.stored_request import engine_job
 from server.protocol import LoadModel
 from server.store import jobs as store
 from server.store import schema

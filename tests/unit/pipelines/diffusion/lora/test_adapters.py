@@ -22,8 +22,8 @@ from pipelines.diffusion.lora import adapters
 from pipelines.diffusion_interface import Lora
 from pipelines.interface import Failed, Rendered, WeightsChanged
 from server.errors import BadRequest
-from server.jobs.request import GenerateRequest
-from server.jobs.resolution import resolve
+from server.jobs.request.generate_request import GenerateRequest
+from server.jobs.request.resolution import resolve
 from tests.support.lanes.lane_play import direct, ends, gap, play, rendered, request
 from tests.support.lanes.loras import make_lora, with_adapters
 from tests.support.lanes.stock_families import FAMILIES

@@ -12,7 +12,7 @@ from models.checkpoint.pipeline_source import pipeline_source
 from models.spec import ModelSpec
 from pipelines.diffusion_interface import InputName, PipelineTask
 from server.errors import BadRequest
-from server.jobs.request import GenerateRequest
+from server.jobs.request.generate_request import GenerateRequest
 
 MAX_NAMED = 5  # models that an error names
 MEDIA = "a file id from POST /api/files, the id of an output of one of your jobs, or a data URL"

@@ -11,7 +11,7 @@ from models.spec import ModelSpec
 from pipelines.diffusion_interface import MediaFile
 from pipelines.upscaling.grid import size_before, tiles_of
 from server.errors import BadRequest
-from server.jobs.request import GenerateRequest
+from server.jobs.request.generate_request import GenerateRequest
 
 MAX_CLIP_PIXELS = 300_000_000  # of all frames of an enlarged clip, which are in memory at once with 12 bytes a pixel
 

@@ -22,16 +22,23 @@ from pipelines.diffusion_interface import (
     Upscaling,
 )
 from server.errors import BadRequest
-from server.jobs.chosen_loras import FindLora, choose_loras
-from server.jobs.controls import ChosenControl, adapter_of, check_controls, choose_controls, control_of, tasks_for
 from server.jobs.encoding import MAX_SIDE, Format
-from server.jobs.options import check_supported, clip_skip_of, guidance_argument_of, guidance_of, scheduler_of, takes
-from server.jobs.other_adapters import choose_adapter
-from server.jobs.output_size import clip_length, clip_length_like, cut_off, output_size
-from server.jobs.request import DEFAULT_STEPS, MAX_SEED, GenerateRequest
-from server.jobs.stored_request import Json, client_params, stored_inputs
-from server.jobs.task_choice import check_inputs, choose_task, own_task, resolved_strength
-from server.jobs.upscaling import enlarged, upscaler_length, upscaler_size, upscaler_steps
+from server.jobs.request.adapters import adapter_of, choose_adapter
+from server.jobs.request.controls import ChosenControl, check_controls, choose_controls, control_of, tasks_for
+from server.jobs.request.generate_request import DEFAULT_STEPS, MAX_SEED, GenerateRequest
+from server.jobs.request.loras import FindLora, choose_loras
+from server.jobs.request.options import (
+    check_supported,
+    clip_skip_of,
+    guidance_argument_of,
+    guidance_of,
+    scheduler_of,
+    takes,
+)
+from server.jobs.request.output_size import clip_length, clip_length_like, cut_off, output_size
+from server.jobs.request.stored_request import Json, client_params, stored_inputs
+from server.jobs.request.task_choice import check_inputs, choose_task, own_task, resolved_strength
+from server.jobs.request.upscaled_size import enlarged, upscaler_length, upscaler_size, upscaler_steps
 
 CROP_ARGUMENT = "padding_mask_crop"  # of inpainting classes: only the part around the mask is made
 MAY_BE_CUT = 0.05  # the part of a picture that is cut off without a word, because sizes are on a grid

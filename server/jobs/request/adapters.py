@@ -1,4 +1,4 @@
-"""Chooses the adapters of a request that no map belongs to: IP-Adapters, an upscaler, a VAE, textual inversions.
+"""Chooses the adapters of a request: IP-Adapters, an upscaler, a VAE, textual inversions. `controls.py` has maps.
 
 Errors name the field and the adapters that are here.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from models.adapters.adapter_files import adapter_bytes, adapter_stamp
 from models.adapters.fit import fits, misfit
 from models.errors import ModelsError
 from models.spec import ModelSpec
-from pipelines.diffusion_interface import AdapterKind
+from pipelines.diffusion_interface import Adapter, AdapterKind
 from server.errors import BadRequest
 
 MAX_NAMED = 8  # adapters that an error names
@@ -47,6 +48,18 @@ def choose_adapter(
     if (reason := misfit(found, spec)) is not None:
         raise BadRequest(f"{field}: {found.name} {reason}. {those}", param=field)
     return found
+
+
+def adapter_of(spec: ModelSpec, float_bytes: int) -> Adapter:
+    """Describes an adapter with its files as they are now, so that the job runs with those it was accepted with."""
+    assert spec.adapter is not None
+    try:
+        if spec.path is None:
+            raise BadRequest(f"{spec.name} is not downloaded; try: pull {spec.name}.")
+        stamp, n_bytes = adapter_stamp(spec.path), adapter_bytes(spec.path, float_bytes)
+    except (OSError, ModelsError) as error:
+        raise BadRequest(f"The files of {spec.name} were removed or changed during the request.") from error
+    return Adapter(name=spec.name, kind=spec.adapter, path=str(spec.path), stamp=stamp, n_bytes=n_bytes)
 
 
 def _name(spec: ModelSpec) -> str:

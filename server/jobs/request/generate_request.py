@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 from pipelines.diffusion_interface import Fit
 from pipelines.step_schedule import Speed
 from server.jobs.encoding import ImageFormat, VideoFormat
-from server.jobs.output_size import AspectRatio
+from server.jobs.request.output_size import AspectRatio
 
 MAX_SEED = 2**63 - 1
 RANDOM_SEED_LIMIT = 2**48  # random seeds are smaller, so that clients whose numbers are doubles see them exactly

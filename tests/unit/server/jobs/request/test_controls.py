@@ -10,8 +10,8 @@ from models.errors import UnknownModel
 from models.spec import ModelSpec
 from pipelines.diffusion_interface import PipelineTask
 from server.errors import BadRequest
-from server.jobs.controls import ChosenControl, check_controls, choose_controls, tasks_for
-from server.jobs.request import WantedControl
+from server.jobs.request.controls import ChosenControl, check_controls, choose_controls, tasks_for
+from server.jobs.request.generate_request import WantedControl
 
 ARGUMENTS = frozenset({"controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end"})
 TEXT = PipelineTask("StableDiffusionXLPipeline")

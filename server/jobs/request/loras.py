@@ -12,7 +12,7 @@ from models.lora_compatibility import may_fit
 from models.lora_files import held_bytes
 from models.spec import ModelSpec
 from server.errors import BadRequest
-from server.jobs.request import GenerateRequest
+from server.jobs.request.generate_request import GenerateRequest
 
 FindLora: TypeAlias = Callable[[str], Path]  # LoRA name → its file; raises `ModelsError`
 

@@ -16,9 +16,9 @@ from models.spec import Defaults, Limits, ModelSpec
 from pipelines.diffusion_interface import DiffusionRequest, MediaFile
 from server.errors import BadRequest
 from server.job import State
-from server.jobs.request import GenerateRequest, WantedControl
-from server.jobs.resolution import ResolvedRequest, resolve
-from server.jobs.stored_request import engine_job
+from server.jobs.request.generate_request import GenerateRequest, WantedControl
+from server.jobs.request.resolution import ResolvedRequest, resolve
+from server.jobs.request.stored_request import engine_job
 from server.store.jobs import JobRow
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from models.spec import ModelSpec
 from pipelines.diffusion_interface import PipelineTask
 from server.errors import BadRequest
-from server.jobs.request import GenerateRequest
-from server.jobs.task_choice import own_task
+from server.jobs.request.generate_request import GenerateRequest
+from server.jobs.request.task_choice import own_task
 
 
 def takes(task: PipelineTask, argument: str) -> bool:

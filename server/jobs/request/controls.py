@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from models.adapters.adapter_files import adapter_bytes, adapter_stamp
 from models.adapters.control_types import SPELLINGS, canonical_type
 from models.adapters.fit import fits, misfit, takes_class, takes_several
 from models.errors import ModelsError
@@ -18,18 +16,15 @@ from pipelines.diffusion_interface import (
     AUTO_CANNY,
     ONE_CONTROLNET,
     PREPROCESSORS,
-    Adapter,
     Control,
     MediaFile,
     PipelineTask,
 )
 from server.errors import BadRequest
-
-if TYPE_CHECKING:
-    from server.jobs.request import WantedControl  # which uses this module
+from server.jobs.request.adapters import MAX_NAMED, adapter_of
+from server.jobs.request.generate_request import WantedControl
 
 CONTROLS = ("controlnet", "t2i_adapter")
-MAX_NAMED = 8  # adapters that an error names
 SAME_AS_NONE = ("resize",)  # each map is brought to the size of the output anyway
 
 
@@ -97,18 +92,6 @@ def control_of(chosen: ChosenControl, image: MediaFile, float_bytes: int) -> Con
         start=wanted.start,
         end=wanted.end,
     )
-
-
-def adapter_of(spec: ModelSpec, float_bytes: int) -> Adapter:
-    """Describes an adapter with its files as they are now, so that the job runs with those it was accepted with."""
-    assert spec.adapter is not None
-    try:
-        if spec.path is None:
-            raise BadRequest(f"{spec.name} is not downloaded; try: pull {spec.name}.")
-        stamp, n_bytes = adapter_stamp(spec.path), adapter_bytes(spec.path, float_bytes)
-    except (OSError, ModelsError) as error:
-        raise BadRequest(f"The files of {spec.name} were removed or changed during the request.") from error
-    return Adapter(name=spec.name, kind=spec.adapter, path=str(spec.path), stamp=stamp, n_bytes=n_bytes)
 
 
 def _choose(

@@ -15,8 +15,8 @@ from benchmarks.families import FAMILIES, parts, vaes
 from models.catalogue import Catalogue
 from pipelines.diffusion_interface import UPSCALER, MediaFile
 from server.errors import BadRequest
-from server.jobs.request import GenerateRequest, WantedImagePrompt, WantedUpscale
-from server.jobs.resolution import ResolvedRequest, resolve
+from server.jobs.request.generate_request import GenerateRequest, WantedImagePrompt, WantedUpscale
+from server.jobs.request.resolution import ResolvedRequest, resolve
 from tests.support.catalogues import open_catalogue
 from tests.support.tiny_ip_adapter import ip_adapter_tensors, save_ip_adapter
 from tests.support.tiny_upscaler import save_upscaler
