@@ -26,7 +26,7 @@ from benchmarks.conformance_chat import compare as compare_chat
 from benchmarks.conformance_http import HttpComparison
 from benchmarks.conformance_lane import compare_in_lane
 from benchmarks.conformance_rows import Rows, counts, write_tables
-from benchmarks.families import FAMILIES
+from benchmarks.families import FAMILIES, PICTURE_FAMILIES
 from benchmarks.families.decoders import DECODERS
 from benchmarks.families.unserved import REASONS
 from models.checkpoint.pipeline_source import text_pipelines
@@ -40,6 +40,7 @@ def main() -> None:
         __doc__,
         ("--only", {"nargs": "+", "default": None, "metavar": "NAME", "help": "classes or architectures to compare"}),
         ("--lane", {"action": "store_true", "help": "without HTTP: unrounded values of lanes in this process"}),
+        ("--pictures", {"action": "store_true", "help": "the classes that are given pictures, instead of the others"}),
         ("--rows", {**file, "help": "save rows to this file, and skip those that it already has"}),
         ("--write", {**file, "help": "write the tables into this document"}),
     )
@@ -48,7 +49,12 @@ def main() -> None:
     torch.set_num_threads(1)  # networks this small are slower with two
     torch.set_grad_enabled(False)
     rows = Rows(arguments.rows)
-    names = [name for name in (*FAMILIES, *DECODERS) if arguments.only is None or name in arguments.only]
+    families = PICTURE_FAMILIES if arguments.pictures else FAMILIES
+    names = [
+        name
+        for name in (families if arguments.pictures else (*FAMILIES, *DECODERS))
+        if arguments.only is None or name in arguments.only
+    ]
     names = [name for name in names if name not in rows and _is_available(name)]
     (_in_lanes if arguments.lane else _over_http)(names, rows)
     report = common.Report("conformance")

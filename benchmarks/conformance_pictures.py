@@ -25,7 +25,8 @@ from models.checkpoint.pipeline_inputs import PipelineInputs
 from models.checkpoint.pipeline_source import pipeline_source
 from pipelines.diffusion.arguments import FRAMES_ARGUMENTS
 from pipelines.diffusion.inputs.reader import Media, read_inputs
-from pipelines.diffusion_interface import ENLARGES, Adapter, Control, DiffusionRequest, Inputs, MediaFile
+from pipelines.diffusion_interface import ENLARGES, Adapter, Control, DiffusionRequest, Inputs, MediaFile, PipelineTask
+from server.jobs.task_choice import takes_strength
 from tests.support.lanes.lane_play import request
 from tests.support.lanes.picture_jobs import clip_file, mask_file, picture_file
 
@@ -88,14 +89,15 @@ class PictureJobs:
             assert not missing, f"needs {missing}"
             inputs = self._inputs(family, i, size)
         guided = family.takes_guidance and "guidance_scale" in source.arguments
-        takes_strength = "strength" in source.arguments and bool({"image", "video"} & set(family.takes))
+        task = PipelineTask(family.name, arguments.arguments, arguments=source.arguments)
+        strong = takes_strength(task) and bool({"image", "video"} & set(family.takes))
         steps = family.steps[i % len(family.steps)]
         return request(
             dataclasses.replace(family, size=self.family.size),
             f"{family.name}/{i}",
             prompt=family.prompt.replace("%s", PROMPTS[i]),
             seed=1000 + i,
-            steps=2 * steps if takes_strength and len(family.steps) > 1 else steps,
+            steps=2 * steps if strong and len(family.steps) > 1 else steps,
             width=width,
             guidance_scale=(3.0, 5.5, 4.0, 7.0)[i] if guided else None,
             negative_prompt="blurred" if "negative_prompt" in source.arguments else None,
@@ -103,7 +105,7 @@ class PictureJobs:
             pipeline=family.name if family.name != type(self.pipeline).__name__ else None,
             inputs=inputs,
             input_arguments=dict(arguments.arguments),
-            strength=STRENGTHS[i] if takes_strength else None,
+            strength=STRENGTHS[i] if strong else None,
         )
 
     def _inputs(self, family: Family, i: int, size: tuple[int, int]) -> Inputs:
@@ -125,7 +127,9 @@ class PictureJobs:
                     as_clip = self._follows_clips(family)
                     map_ = self._clip(family, size) if as_clip else picture(7)
                     mode = 0 if "Union" in family.name else None  # the kind of map, of a ControlNet of several kinds
-                    given["controls"] = (Control(map_, adapter=self._lent, mode=mode, strength=1.0 if i else 0.8),)
+                    given["controls"] = (
+                        Control(map_, self._lent, mode=mode, strength=0.8 if self._lent and i == 0 else 1.0),
+                    )
         return Inputs(**given)
 
     @staticmethod

@@ -18,6 +18,7 @@ from benchmarks.conformance_lane import made_in_lane
 from benchmarks.conformance_pictures import PictureJob, PictureJobs
 from benchmarks.conformance_rows import Row
 from benchmarks.families import PICTURE_FAMILIES, Family
+from models.checkpoint.pipeline_source import pipeline_source
 from models.checkpoint.read_checkpoint import read_checkpoint
 from pipelines.diffusion_interface import Control, DiffusionRequest, Inputs, MediaFile
 
@@ -72,14 +73,15 @@ class PictureComparison(HttpComparison):
         return Row(family.name, family.kind, levels <= SAME_LEVELS, shared, "", levels)
 
     def _body(self, job: PictureJob, model: str, lent: str | None) -> dict[str, Any]:
-        wanted = job.request
+        wanted, source = job.request, pipeline_source(job.family.name)
+        assert source is not None
         fields = {
             "prompt": wanted.prompt,
             "seed": wanted.seed,
             "width": wanted.width,
             "height": wanted.height,
             "num_frames": wanted.num_frames,
-            "steps": wanted.steps if job.family.takes_steps else None,
+            "steps": wanted.steps if "num_inference_steps" in source.arguments else None,
             "guidance_scale": wanted.guidance_scale,
             "negative_prompt": wanted.negative_prompt,
             "strength": wanted.strength,

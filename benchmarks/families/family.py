@@ -25,7 +25,6 @@ class Family:
     steps: tuple[int, ...] = (4, 3, 5, 4)  # of the concurrent jobs, in turn
     jobs: int = 4  # concurrent jobs; fewer where a job takes long
     takes_negative: bool = True
-    takes_steps: bool = True
     takes_guidance: bool = True  # False: it takes a list with one value for each step
     as_published: Callable[[Path], None] | None = None  # makes a saved folder equal to the one that its authors publish
     in_tiles: bool = False  # the VAE decodes only in tiles, which a direct caller has to enable

@@ -93,7 +93,7 @@ def qwen_processor(cls: type) -> Any:
     qwen_3 = cls is transformers.Qwen3VLProcessor
     videos = transformers.Qwen3VLVideoProcessor() if qwen_3 else transformers.Qwen2VLVideoProcessor()
     pictures = transformers.Qwen2VLImageProcessor(
-        patch_size=16 if qwen_3 else 14, size={"shortest_edge": 1024, "longest_edge": 4096}
+        patch_size=16 if qwen_3 else 14, size={"shortest_edge": 1024, "longest_edge": 128 * 128}
     )
     return cls(pictures, qwen_tokenizer(), videos, chat_template=CHAT_TEMPLATE)
 

@@ -118,7 +118,7 @@ FAMILIES = (
     Family("Flux2KleinKVPipeline", "image", klein, takes=("images",), **FLUX_2),
     Family("Flux2KleinInpaintPipeline", "image", klein, base="Flux2KleinPipeline", **FLUX_2, **TAKES_MASK),
     Family("ChromaImg2ImgPipeline", "image", chroma, base="ChromaPipeline", call=T5_CALL, **TAKES_IMAGE),
-    Family("BriaFiboEditPipeline", "image", bria_fibo, prompt='{"edit_instruction": "%s"}',
+    Family("BriaFiboEditPipeline", "image", bria_fibo, other_size=64, prompt='{"edit_instruction": "%s"}',
            call={"_auto_resize": False}, **TAKES_IMAGE),
     Family("SanaSprintImg2ImgPipeline", "image", SPRINT, other_size=64, steps=(2,), takes_negative=False,
            base="SanaSprintPipeline", call=SANA_CALL, **TAKES_IMAGE),

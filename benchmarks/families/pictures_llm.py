@@ -10,7 +10,7 @@ import transformers
 
 from benchmarks.families import parts, vaes
 from benchmarks.families.building import T5_CALL, flow, small
-from benchmarks.families.dits_llm import kandinsky_5, qwen_image, z_image, z_image_omni
+from benchmarks.families.dits_llm import kandinsky_5, qwen_image, z_image
 from benchmarks.families.family import Family
 from benchmarks.families.vision import dream_lite, glm_image, long_cat, omni_gen, qwen_image_21
 
@@ -62,7 +62,12 @@ def kandinsky_5_seeing(picture: bool) -> dict[str, Any]:
     seeing = (
         {"tokenizer": parts.qwen_processor(transformers.Qwen2VLProcessor)} if picture else {}
     )  # the text encoder of clips reads the prompt alone
-    return {**kandinsky_5(picture), "transformer": transformer, **seeing}
+    vae = {"vae": vaes.flow_vae(16, stages=(4, 4, 4, 4))} if picture else {}
+    return {**kandinsky_5(picture), "transformer": transformer, **seeing, **vae}
+
+
+def long_cat_edit() -> dict[str, Any]:
+    return {**long_cat(), "vae": vaes.flow_vae(16, stages=(4,) * 6)}
 
 
 def joy_image(transformer_class: type) -> dict[str, Any]:
@@ -79,7 +84,7 @@ def joy_image(transformer_class: type) -> dict[str, Any]:
     processor = parts.qwen_processor(transformers.Qwen3VLProcessor)
     return {
         "scheduler": flow(),
-        "vae": vaes.wan_vae(),
+        "vae": vaes.wan_vae(**COARSE),
         "text_encoder": parts.qwen_3_vl(transformers.Qwen3VLForConditionalGeneration),
         "tokenizer": processor.tokenizer,
         "transformer": transformer,
@@ -87,6 +92,9 @@ def joy_image(transformer_class: type) -> dict[str, Any]:
     }
 
 
+# For pipelines that bring each picture to a megapixel.
+COARSE = {"base_dim": 2, "dim_mult": [1] * 6, "temperal_downsample": [False, True, True, False, False]}
+COARSE |= {"scale_factor_spatial": 32}
 QWEN_CALL: Any = {"call": {"true_cfg_scale": 3.0}}
 TAKES_IMAGE: Any = {"takes": ("image",)}
 TAKES_IMAGES: Any = {"takes": ("images",)}
@@ -102,19 +110,19 @@ FAMILIES = (
            **VISION, **QWEN_CALL, **TAKES_MASK),
     Family("QwenImageEditPlusPipeline", "image", qwen_image_edit, **EDIT_SIZE, **VISION, **QWEN_CALL, **TAKES_IMAGES),
     Family("QwenImageLayeredPipeline", "image", qwen_image_layered, **EDIT_SIZE, **VISION, **QWEN_CALL, **TAKES_IMAGE),
-    Family("QwenImage21Pipeline", "image", qwen_image_21, other_size=64, **VISION, **QWEN_CALL, **TAKES_IMAGES),
+    Family("QwenImage21Pipeline", "image", qwen_image_21, size=64, other_size=96, **VISION,
+           call={"true_cfg_scale": 3.0, "output_resolution": 64}, **TAKES_IMAGES),
     Family("ZImageImg2ImgPipeline", "image", z_image, base="ZImagePipeline", **TAKES_IMAGE),
     Family("ZImageInpaintPipeline", "image", z_image, base="ZImagePipeline", **TAKES_MASK),
-    Family("ZImageOmniPipeline", "image", z_image_omni, size=64, other_size=96, **TAKES_IMAGES),
     Family("Kandinsky5I2IPipeline", "image", functools.partial(kandinsky_5_seeing, True), size=1024,
            other_size=1024, steps=(2,), jobs=2, **VISION, **TAKES_IMAGE),
-    Family("LongCatImageEditPipeline", "image", long_cat, **VISION, **TAKES_IMAGE),
+    Family("LongCatImageEditPipeline", "image", long_cat_edit, **EDIT_SIZE, **VISION, **TAKES_IMAGE),
     Family("JoyImageEditPipeline", "image", functools.partial(joy_image, diffusers.JoyImageEditTransformer3DModel),
-           **VISION, **TAKES_IMAGE),
+           **EDIT_SIZE, **VISION, **TAKES_IMAGE),
     Family("JoyImageEditPlusPipeline", "image",
-           functools.partial(joy_image, diffusers.JoyImageEditPlusTransformer3DModel), **VISION, **TAKES_IMAGES),
+           functools.partial(joy_image, diffusers.JoyImageEditPlusTransformer3DModel), **EDIT_SIZE, **VISION, **TAKES_IMAGES),
     Family("GlmImagePipeline", "image", glm_image, size=64, other_size=96, takes_negative=False, call=T5_CALL,
-           **VISION, **TAKES_IMAGES),
+           **VISION, **TAKES_IMAGE),
     Family("DreamLitePipeline", "image", dream_lite, **VISION, **TAKES_IMAGE),
     Family("DreamLiteMobilePipeline", "image", dream_lite, takes_negative=False, **VISION, **TAKES_IMAGE),
     Family("OmniGenPipeline", "image", omni_gen, takes_negative=False,

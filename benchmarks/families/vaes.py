@@ -54,16 +54,9 @@ def tiny_vae(stages: int = 3) -> Any:
 
 
 def wan_vae(z_dim: int = 16, **options: Any) -> Any:
-    return diffusers.AutoencoderKLWan(
-        base_dim=4,
-        z_dim=z_dim,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-        latents_mean=[0.1] * z_dim,
-        latents_std=[1.1] * z_dim,
-        **options,
-    )
+    usual = {"base_dim": 4, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1, "temperal_downsample": [False, True, True]}
+    statistics = {"latents_mean": [0.1] * z_dim, "latents_std": [1.1] * z_dim}
+    return diffusers.AutoencoderKLWan(z_dim=z_dim, **{**usual, **statistics, **options})
 
 
 def qwen_image_vae(**options: Any) -> Any:
