@@ -1,4 +1,4 @@
-/** Calls the server's API: JSON requests and event streams. An error becomes an ApiError with the server's text. */
+/** Calls the server's API: JSON requests, files and event streams. An error becomes an ApiError with the server's text. */
 
 import { session } from "./session.js";
 
@@ -24,13 +24,14 @@ function note(now) {
 async function send(method, path, body, { signal, headers = {}, key = session.key } = {}) {
   const all = { ...headers };
   if (key) all.Authorization = `Bearer ${key}`;
-  if (body !== undefined) all["Content-Type"] = "application/json";
+  const isFile = body instanceof Blob;
+  if (body !== undefined) all["Content-Type"] = isFile ? body.type || "application/octet-stream" : "application/json";
   let reply;
   try {
     reply = await fetch(path, {
       method,
       headers: all,
-      body: body === undefined ? undefined : JSON.stringify(body),
+      body: body === undefined || isFile ? body : JSON.stringify(body),
       signal,
       cache: "no-store",
       credentials: "omit",
@@ -53,6 +54,7 @@ async function send(method, path, body, { signal, headers = {}, key = session.ke
 }
 
 export const get = async (path, options) => (await send("GET", path, undefined, options)).json();
+export const getBytes = async (path, options) => (await send("GET", path, undefined, options)).blob();
 export const post = async (path, body = {}, options) => (await send("POST", path, body, options)).json();
 export const patch = async (path, body, options) => (await send("PATCH", path, body, options)).json();
 export const remove = async (path, options) => (await send("DELETE", path, undefined, options)).json();

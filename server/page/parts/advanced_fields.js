@@ -12,8 +12,9 @@ const SPEEDS = [
 ];
 const FORMATS = { image: ["png", "webp", "jpeg"], video: ["mp4", "webm", "gif", "frames"] };
 
-/** The fields that `model` supports. They edit `draft.advanced`. `loras`: names of the LoRAs on the server. */
-export function advancedFields(model, loras) {
+/** The fields that `model` supports. They edit `draft.advanced`. `loras`: names of the LoRAs on the server. `upscalers`:
+ * models that can enlarge the result. */
+export function advancedFields(model, loras, upscalers = []) {
   const { defaults = {}, limits = {} } = model ?? {};
   const values = draft.advanced;
   const format = options(
@@ -74,6 +75,18 @@ export function advancedFields(model, loras) {
     SPEEDS,
     values.speed ?? "",
   );
+  if (model && !upscalers.some(({ name }) => name === values.upscale)) delete values.upscale;
+  const upscale = options(
+    h("select", {
+      class: "input",
+      name: "upscale",
+      onchange: () => {
+        values.upscale = upscale.value;
+      },
+    }),
+    [["", "no"], ...upscalers.map(({ name, adapter }) => [name, `${name} · ${adapter.scale}×`])],
+    values.upscale ?? "",
+  );
   return [
     seedField(values),
     numberField("Steps", "steps", { min: 1, max: limits.maxSteps, placeholder: defaults.steps ?? "50" }, values),
@@ -95,6 +108,7 @@ export function advancedFields(model, loras) {
         ]
       : []),
     ...(speeds.length > 1 ? [field("Speed", speed, "Balanced and fast predict most later steps.")] : []),
+    ...(upscalers.length ? [field("Upscale", upscale)] : []),
     field("File format", format),
     numberField("Width", "width", { min: multiple, step: multiple, placeholder: "from aspect ratio" }, values),
     numberField("Height", "height", { min: multiple, step: multiple, placeholder: "from aspect ratio" }, values),

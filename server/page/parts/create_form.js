@@ -1,16 +1,20 @@
 /** The form of the Create view: it edits the draft, with the options that the chosen model supports. */
 
 import { choice, field, h, options, say } from "../dom.js";
-import { IDEAS, draft } from "../draft.js";
+import { IDEAS, draft, givenInputs, hasShape } from "../draft.js";
 import { count } from "../format.js";
 import { icon, shape } from "../icons.js";
+import { LABELS, missingInput, modelsFor, readsPrompt, upscalersFor } from "../model_inputs.js";
 import { session } from "../session.js";
 import { advancedFields, numberField } from "./advanced_fields.js";
+import { takeFiles } from "./pictures/drop.js";
+import { picturesSection } from "./pictures/section.js";
 
 const RATIOS = ["1:1", "16:9", "9:16"];
+const AS_PICTURE = "picture"; // the size follows the picture
 
-/** `models()` and `loras()` return what the server has offered so far. `submit()` sends the draft. */
-export function createForm(models, loras, submit) {
+/** `models()` and `loras()` return what the server has offered so far. `submit(model)` sends the draft. */
+export function createForm(models, loras, submit, signal) {
   const prompt = h("textarea", {
     class: "input",
     name: "prompt",
@@ -29,6 +33,16 @@ export function createForm(models, loras, submit) {
       }
     },
   });
+  const pictures = picturesSection({
+    state: () => ({ model: chosen(), models: models() }),
+    changed: draw,
+    use: (name) => {
+      draft.model = name;
+      draw();
+    },
+    problem: (text, name) => report(text, name),
+  });
+  const promptField = field("Prompt", prompt);
   const middle = h("div", { class: "stack" });
   const advanced = h("div", { class: "fields" });
   const details = h(
@@ -76,26 +90,38 @@ export function createForm(models, loras, submit) {
           "scheduler",
           "clip_skip",
           "loras",
+          "upscale",
         ])
           delete draft.advanced[name];
         draw();
       },
     ),
-    field("Prompt", prompt),
+    promptField,
+    pictures.element,
     middle,
     details,
     problem,
     h("div", { class: "send" }, button, allowanceLine),
   );
 
+  takeFiles(element, pictures.add, signal);
+
   function send() {
-    if (prompt.value.trim()) submit();
-    else show("Describe what you want to see.", prompt);
+    const model = chosen();
+    const missing = missingInput(model, draft.type, givenInputs(model));
+    if (readsPrompt(model) && !prompt.value.trim()) show("Describe what you want to see.", prompt);
+    else if (missing) report(`${LABELS[draft.type][missing]}: ${model.name} needs one.`, missing);
+    else submit(model);
   }
 
-  const ofType = () => models().filter(({ type }) => type === draft.type);
-  const chosen = () =>
-    ofType().find(({ name }) => name === draft.model) ?? ofType().find((model) => model.default) ?? ofType()[0];
+  function ofType() {
+    return modelsFor(draft.type, models());
+  }
+
+  function chosen() {
+    const all = ofType();
+    return all.find(({ name }) => name === draft.model) ?? all.find((model) => model.default) ?? all.find(readsPrompt) ?? all[0];
+  }
 
   function draw() {
     const model = chosen();
@@ -119,15 +145,22 @@ export function createForm(models, loras, submit) {
       model?.name,
     );
     select.disabled = !model;
-    const size = model?.sizes?.[draft.aspect];
+    promptField.hidden = !readsPrompt(model);
+    pictures.draw();
+    const canFollow = hasShape(model);
+    const follows = canFollow && draft.asPicture;
+    const size = follows ? null : model?.sizes?.[draft.aspect];
+    const ratios = RATIOS.map((ratio) => [ratio, ratio, shape(ratio)]);
+    const keepsShape = Boolean(model?.adapter);
     middle.replaceChildren(
       choice(
         "aspect_ratio",
         `Aspect ratio${size ? ` · ${size[0]} × ${size[1]}` : ""}`,
-        RATIOS.map((ratio) => [ratio, ratio, shape(ratio)]),
-        draft.aspect,
+        canFollow ? [[AS_PICTURE, "As picture"], ...ratios] : ratios,
+        follows ? AS_PICTURE : draft.aspect,
         (value) => {
-          draft.aspect = value;
+          draft.asPicture = value === AS_PICTURE;
+          if (!draft.asPicture) draft.aspect = value;
           delete draft.advanced.width;
           delete draft.advanced.height;
           draw();
@@ -148,10 +181,18 @@ export function createForm(models, loras, submit) {
             ),
       ),
     );
+    middle.firstChild.hidden = keepsShape;
     if (!model && models().length)
       middle.append(h("p", { class: "note warn" }, `There is no ${draft.type} model. Add one in the Models view.`));
-    advanced.replaceChildren(...advancedFields(model, loras()));
+    advanced.replaceChildren(...advancedFields(model, loras(), upscalersFor(model, models())));
     allowance();
+  }
+
+  /** Shows an error of a picture at its place, or removes the errors. */
+  function report(text, name) {
+    for (const control of element.querySelectorAll("[aria-invalid]")) control.removeAttribute("aria-invalid");
+    problem.hidden = !text;
+    if (text) show(text, name ? element.querySelector(`[name="${name}"]`) : null);
   }
 
   function show(text, control) {
@@ -178,8 +219,7 @@ export function createForm(models, loras, submit) {
       button.disabled = now;
     },
     problem(error) {
-      for (const control of element.querySelectorAll("[aria-invalid]")) control.removeAttribute("aria-invalid");
-      problem.hidden = true;
+      report(null);
       if (!error) return;
       const name = /^[a-z_]+/.exec(error.message)?.[0]; // the server's message begins with the name of the field
       const control = error.code === 400 && name ? element.querySelector(`[name="${name}"]`) : null;

@@ -1,12 +1,12 @@
 /** One job: its outputs or its progress, its settings, and its actions. */
 
-import { announce, complain, copy, toast } from "../announce.js";
-import { remove } from "../api.js";
-import { confirm } from "../dialog.js";
+import { announce } from "../announce.js";
 import { h, say } from "../dom.js";
 import { ended } from "../follow.js";
-import { bytes, count, fileName, left, seconds, when } from "../format.js";
+import { bytes, count, left, seconds, when } from "../format.js";
 import { icon } from "../icons.js";
+import { comparable } from "./compare.js";
+import { jobActions, outputActions } from "./job_actions.js";
 
 const STAGES = {
   waiting: "Waiting",
@@ -68,7 +68,20 @@ function media(job, output, index) {
   return h("img", { src: output.url, alt: label, width: output.width, height: output.height, decoding: "async" });
 }
 
-/** An element that shows a job, and `update(job, preview)`. `on`: {reuse(job, index), changed(job), gone(job)} */
+/** An output, compared with the picture it was made from. Of several, each has its own buttons. */
+function outputFigure(job, output, index, on) {
+  const { inputs, fit } = job.params;
+  const figure = ratio(h("figure", { class: "frame-of" }, media(job, output, index)), output);
+  if (inputs?.image?.fileId && output.mimeType.startsWith("image/")) comparable(figure, inputs.image, fit);
+  if (job.outputs.length === 1) return figure;
+  return h("div", { class: "stack tight" }, figure, h("div", { class: "row" }, outputActions(job, index, on, true)));
+}
+
+/** An element that shows a job, and `update(job, preview)`.
+ *
+ * `on`: {models, leave(), changed(job), gone(job)}: a promise of all models, and what happens before another view is
+ * shown, after a change and after the deletion.
+ */
 export function jobStage(job, on) {
   const box = h("article", { class: "stage", "aria-label": "Result" });
   let shown = null; // the job and its final status, as last drawn
@@ -91,9 +104,7 @@ export function jobStage(job, on) {
     const frame = h("div", { class: "frames" });
     if (next.status === "completed" && next.outputs.length) {
       frame.append(
-        ...next.outputs.map((output, index) =>
-          ratio(h("figure", { class: "frame-of" }, media(next, output, index)), output),
-        ),
+        ...next.outputs.map((output, index) => outputFigure(next, output, index, on)),
       );
       frame.classList.toggle("many", next.outputs.length > 1);
     } else if (ended(next)) {
@@ -145,7 +156,7 @@ export function jobStage(job, on) {
         next.warnings.map((text) => h("p", { class: "note warn" }, text)),
         next.status === "failed" ? h("p", { class: "note bad" }, next.error?.message ?? "The job failed.") : null,
         facts(next),
-        actions(next, on),
+        jobActions(next, on),
       ),
     );
   }
@@ -172,6 +183,9 @@ function facts(job) {
     ["Model", job.model],
     ["Size", `${params.width} × ${params.height}`],
     ["Length", params.durationSeconds && `${seconds(params.durationSeconds)}, ${count(params.numFrames, "frame")}`],
+    ["Made from", madeFrom(params.inputs)],
+    ["Strength", params.strength],
+    ["Upscaled", params.upscale && `to ${params.upscale.width} × ${params.upscale.height}, ${params.upscale.model}`],
     ["Steps", params.steps],
     ["Guidance", params.guidanceScale],
     ["Speed", params.speed !== "exact" && params.speed],
@@ -191,51 +205,19 @@ function facts(job) {
   );
 }
 
-function actions(job, on) {
-  const button = (name, text, onclick, kind = "") =>
-    h("button", { class: `button ${kind}`, type: "button", onclick }, icon(name), text);
-  if (!ended(job))
-    return h(
-      "div",
-      { class: "row" },
-      button("stop", "Cancel", () => drop(job, on), "risky"),
-    );
-  return h(
-    "div",
-    { class: "row" },
-    job.outputs.map((output, index) =>
-      h(
-        "a",
-        { class: "button", href: output.url, download: fileName(job, output, index) },
-        icon("download"),
-        job.outputs.length > 1 ? `Download ${index + 1}` : "Download",
-      ),
-    ),
-    job.prompt ? button("reuse", "Use again", () => on.reuse(job, 0)) : null,
-    button("copy", "Copy settings", () =>
-      copy(JSON.stringify({ prompt: job.prompt, model: job.model, ...job.params }, null, 2), "Settings"),
-    ),
-    job.status === "canceled" ? null : button("trash", "Delete", () => drop(job, on), "plain risky"),
-  );
-}
+const INPUTS = {
+  image: "a picture",
+  mask: "a mask",
+  last_image: "a last frame",
+  video: "a clip",
+  control: "a map",
+  ipAdapter: "a picture as a prompt",
+};
 
-/** Cancels a job that has not ended, deletes one that has. */
-async function drop(job, on) {
-  const over = ended(job);
-  if (
-    over &&
-    !(await confirm("Delete this?", "The files are deleted from the server. This cannot be undone.", "Delete"))
-  )
-    return;
-  try {
-    const now = await remove(`/api/jobs/${job.jobId}`);
-    const deleted = over || now.status === "completed" || now.status === "failed"; // it may have ended meanwhile
-    toast(deleted ? "Deleted." : "Canceled.");
-    if (deleted) on.gone(now);
-    else on.changed(now);
-  } catch (error) {
-    complain(error);
-  }
+function madeFrom(inputs) {
+  const names = Object.keys(INPUTS).filter((name) => inputs?.[name]);
+  const words = names.map((name) => INPUTS[name]);
+  return [...words, inputs?.images && count(inputs.images.length, "reference")].filter(Boolean).join(", ");
 }
 
 /** A thumbnail that opens a job. */

@@ -3,13 +3,14 @@
 import { complain } from "../announce.js";
 import { get } from "../api.js";
 import { h, say } from "../dom.js";
-import { IDEAS, draft, reuse } from "../draft.js";
+import { IDEAS, draft } from "../draft.js";
 import { ended, follow, outdated } from "../follow.js";
 import { icon } from "../icons.js";
 import { jobStage, progressText, thumb } from "./job.js";
 
 const RECENT = 12; // thumbnails
 
+/** `models`: a promise of all models that the server has. */
 export function recentJobs(models, signal) {
   const jobs = new Map(); // by id
   const place = h("div", {});
@@ -18,10 +19,7 @@ export function recentJobs(models, signal) {
   let current = null;
   let stage = null;
   const on = {
-    reuse: (job, index) => {
-      reuse(job, models(), index);
-      dispatchEvent(new HashChangeEvent("hashchange"));
-    },
+    models,
     changed: take,
     gone: (job) => {
       jobs.delete(job.jobId);

@@ -15,13 +15,17 @@ export default function create({ signal }) {
     () => models,
     () => loras,
     submit,
+    signal,
   );
-  const results = recentJobs(() => models, signal);
+  const usable = get("/api/models", { signal }).then((reply) =>
+    reply.models.filter(({ state }) => state !== "incomplete"),
+  );
+  const results = recentJobs(usable, signal);
 
-  async function submit() {
+  async function submit(model) {
     form.busy(true);
     try {
-      const { jobId } = await post("/api/generate", bodyOf(draft), {
+      const { jobId } = await post("/api/generate", bodyOf(draft, model), {
         headers: { "Idempotency-Key": crypto.randomUUID?.() ?? `${Math.random()}` },
       });
       form.problem(null);
@@ -35,9 +39,8 @@ export default function create({ signal }) {
     }
   }
 
-  Promise.all([get("/api/models", { signal }), get("/api/loras", { signal })]).then((replies) => {
-    [{ models }, { loras }] = replies;
-    models = models.filter(({ state }) => state !== "incomplete");
+  Promise.all([usable, get("/api/loras", { signal })]).then((replies) => {
+    [models, { loras }] = replies;
     form.draw();
   }, complain);
   get("/api/me", { signal }).then((me) => {

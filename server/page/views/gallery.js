@@ -4,7 +4,6 @@ import { complain } from "../announce.js";
 import { get } from "../api.js";
 import { dialog } from "../dialog.js";
 import { field, h, options } from "../dom.js";
-import { reuse } from "../draft.js";
 import { ended, follow } from "../follow.js";
 import { icon } from "../icons.js";
 import { jobStage, thumb } from "../parts/job.js";
@@ -49,8 +48,11 @@ export default function gallery({ signal }) {
     filter.type,
   );
   const nothing = h("div", {});
+  const models = get("/api/models", { signal }).then((reply) =>
+    reply.models.filter(({ state }) => state !== "incomplete"),
+  );
+  models.catch(complain);
   let cursor = null;
-  let models = [];
   let latest = 0; // number of the latest request; replies to earlier ones are dropped
 
   async function load(further = false) {
@@ -90,10 +92,8 @@ export default function gallery({ signal }) {
       job.type === "image" ? "Image" : "Video",
       (close) => {
         const stage = jobStage(job, {
-          reuse: (source, index) => {
-            close();
-            reuse(source, models, index);
-          },
+          models,
+          leave: close,
           changed: () => {
             close();
             load();
@@ -131,9 +131,6 @@ export default function gallery({ signal }) {
     );
   }
 
-  get("/api/models", { signal }).then((reply) => {
-    models = reply.models.filter(({ state }) => state !== "incomplete");
-  }, complain);
   load();
   return [
     h(

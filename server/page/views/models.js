@@ -20,7 +20,23 @@ const STATES = {
   failed: "Failed",
   incomplete: "Incomplete",
 };
-const KINDS = { image: "Images", video: "Video", chat: "Chat", embedding: "Embeddings" };
+const KINDS = { image: "Images", video: "Video", chat: "Chat", embedding: "Embeddings", adapter: "Adapters" };
+const ADAPTERS = {
+  controlnet: "ControlNet",
+  t2i_adapter: "T2I-Adapter",
+  ip_adapter: "IP-Adapter",
+  upscaler: "upscaler",
+  vae: "VAE",
+  textual_inversion: "textual inversion",
+};
+const TAKES = {
+  image: "pictures",
+  mask: "masks",
+  images: "references",
+  last_image: "last frames",
+  video: "clips",
+  control: "maps",
+};
 const MERGING = { on: "batches jobs", off: "one job at a time" };
 
 export default function models({ signal }) {
@@ -151,6 +167,10 @@ function notServed(refused) {
 
 function line(model, act) {
   const { defaults, limits } = model;
+  const borrowed = model.type === "adapter"; // it is never loaded by itself
+  const takes = ["image", "video"].includes(model.type)
+    ? model.inputs.map((name) => TAKES[name]).filter(Boolean)
+    : [];
   const facts = [
     model.dtype,
     defaults.width && `${defaults.width} × ${defaults.height}`,
@@ -159,7 +179,9 @@ function line(model, act) {
     model.type === "chat" && limits.contextTokens && `${limits.contextTokens.toLocaleString()} tokens of context`,
     model.embedding && `vectors of ${count(model.embedding.dimensions, "number")}`,
     model.embedding && limits.contextTokens && `texts of up to ${count(limits.contextTokens, "token")}`,
-    MERGING[model.merging],
+    ...adapterFacts(model),
+    takes.length && `takes ${takes.join(", ")}`,
+    model.type === "adapter" ? null : MERGING[model.merging],
   ].filter(Boolean);
   const idle =
     model.state === "failed" && model.retryInSeconds
@@ -204,10 +226,22 @@ function line(model, act) {
       ? h(
           "div",
           { class: "row" },
-          model.state === "resident" ? button("unload", "Unload") : button("load", "Load"),
-          model.pinned ? button("unpin", "Unpin", "pin") : button("pin", "Pin", "pin"),
+          borrowed ? null : model.state === "resident" ? button("unload", "Unload") : button("load", "Load"),
+          borrowed ? null : model.pinned ? button("unpin", "Unpin", "pin") : button("pin", "Pin", "pin"),
           button("remove", "Remove", null, "plain risky"),
         )
       : null,
   );
+}
+
+/** What an adapter is for. */
+function adapterFacts({ adapter }) {
+  if (!adapter) return [];
+  return [
+    ADAPTERS[adapter.kind],
+    adapter.scale && `${adapter.scale}×`,
+    adapter.types.join(", "),
+    `for ${adapter.fits.join(", ") || "no model here"}`,
+    adapter.lentTo.length && `lent to ${adapter.lentTo.join(", ")}`,
+  ];
 }
