@@ -26,7 +26,7 @@ from models.checkpoint.pipeline_source import pipeline_source
 from pipelines.diffusion.arguments import FRAMES_ARGUMENTS
 from pipelines.diffusion.inputs.reader import Media, read_inputs
 from pipelines.diffusion_interface import ENLARGES, Adapter, Control, DiffusionRequest, Inputs, MediaFile, PipelineTask
-from server.jobs.task_choice import takes_strength
+from server.jobs.request.task_choice import takes_strength
 from tests.support.lanes.lane_play import request
 from tests.support.lanes.picture_jobs import clip_file, mask_file, picture_file
 

@@ -18,7 +18,8 @@ from server.api.deps import KeyDep, LibraryDep, ServiceDep
 from server.api.model_control import ChangeModel, apply_overrides, optional_body
 from server.api.model_details import ModelDetailsReply, details_json
 from server.api.models import model_json, refused_json
-from server.api.schemas import Strict, read_body, read_object
+from server.api.schemas import read_body, read_object
+from server.api.strict_fields import Strict
 from server.api.wire import JsonObject, Reply, errors, json_body
 from server.library.pulls import Pull, Pulls
 

@@ -13,7 +13,8 @@ from starlette.responses import JSONResponse, Response
 
 from pipelines.chat_interface import Message
 from server.api.deps import KeyDep, ServiceDep
-from server.api.schemas import CONVERSATION_ID, PRINTABLE, Strict, read_body, read_object
+from server.api.schemas import CONVERSATION_ID, read_body, read_object
+from server.api.strict_fields import PRINTABLE, Strict
 from server.api.wire import JsonObject, Reply, errors, json_body, timestamp
 from server.errors import BadRequest, NotFound
 from server.service.conversations import NO_SUCH_CONVERSATION

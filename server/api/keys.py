@@ -18,7 +18,8 @@ from starlette.responses import JSONResponse, Response
 from server.accounts.quotas import Plan, seconds_to_reset
 from server.accounts.usage import Account
 from server.api.deps import KeyDep, ServiceDep
-from server.api.schemas import PRINTABLE, Strict, read_body, read_object
+from server.api.schemas import read_body, read_object
+from server.api.strict_fields import PRINTABLE, Strict
 from server.api.wire import JsonObject, Reply, errors, json_body, timestamp
 from server.errors import BadRequest, NotFound
 from server.store.usage import KINDS, Kind

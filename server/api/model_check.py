@@ -16,7 +16,8 @@ from models.spec import ModelType
 from server.api.catalogue import Source
 from server.api.deps import KeyDep, LibraryDep, ServiceDep
 from server.api.model_details import plain
-from server.api.schemas import Strict, read_body, read_object
+from server.api.schemas import read_body, read_object
+from server.api.strict_fields import Strict
 from server.api.wire import Reply, errors, json_body
 
 router = APIRouter()

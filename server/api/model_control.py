@@ -11,7 +11,8 @@ from starlette.responses import JSONResponse, Response
 
 from server.api.deps import KeyDep, ServiceDep
 from server.api.models import ModelReply, model_json
-from server.api.schemas import Strict, read_body, read_object
+from server.api.schemas import read_body, read_object
+from server.api.strict_fields import Strict
 from server.api.wire import errors, json_body
 from server.errors import BadRequest
 from server.service.service import Service

@@ -1,7 +1,7 @@
 """Request bodies of the native API: strict pydantic models, and their conversion to the service's own types.
 
-A body that differs from the documentation in any way is rejected with a text that says what is expected. A field's
-`description` completes the sentence "FIELD must be …": it is both the documentation and the error text. Pure functions.
+A body that differs from the documentation in any way is rejected with a text that says what is expected: the
+`description` of the field. Pure functions.
 """
 
 from __future__ import annotations
@@ -12,93 +12,38 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from pipelines.chat_interface import Effort, Message, PromptOptions
 from pipelines.diffusion_interface import Fit
 from pipelines.step_schedule import Speed
+from server.api.media_fields import (
+    CONTROL,
+    IP_ADAPTER,
+    Clip,
+    Control,
+    IpAdapter,
+    Picture,
+    Share,
+    Upscale,
+    wanted_controls,
+    wanted_image_prompts,
+)
+from server.api.strict_fields import FILE_NAME, NO_NUL, ModelName, Prompt, Seed, Side, Strict
 from server.api.thinking import SWITCHED_ON
 from server.errors import BadRequest, TooLarge
-from server.jobs.request.generate_request import (
-    MAX_SEED,
-    GenerateRequest,
-    WantedControl,
-    WantedImagePrompt,
-    WantedUpscale,
-)
+from server.jobs.request.generate_request import GenerateRequest, WantedUpscale
 from server.jobs.request.output_size import AspectRatio
 from server.jobs.request.task_choice import MEDIA
 from server.service.chat_input import ChatInput
 
 Body = TypeVar("Body", bound=BaseModel)
 
-# At least one character that is not white space, and no NUL, which neither Postgres nor a command line can carry.
-NOT_BLANK = r"^[^\x00]*[^\s\x00][^\x00]*$"
-NO_NUL = r"^[^\x00]*$"
-FILE_NAME = r"^[^\x00-\x1f\x7f/\\]+$"  # as files are named in any script, and never a path
-PRINTABLE = r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$"  # for names and titles
 # Of JSON, also in its texts. Python's reader keeps the event loop waiting: 20 million empty lists take 20 seconds.
 MAX_COMMAS = 2_000_000
 MAX_BRACKETS = 250_000
 CONVERSATION_ID = r"^[A-Za-z0-9_-]{1,64}$"
 SHOWN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,39}")
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
-
-
-Seed: TypeAlias = Annotated[int, Field(ge=0, le=MAX_SEED, description=f"a whole number from 0 to {MAX_SEED}")]
-Prompt: TypeAlias = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=4000,
-        pattern=NOT_BLANK,
-        description="text of 1 to 4000 characters, not only white space",
-    ),
-]
-ModelName: TypeAlias = Annotated[
-    str, Field(min_length=1, max_length=200, pattern=PRINTABLE, description="a name from GET /api/models")
-]
-Side: TypeAlias = Annotated[
-    int, Field(ge=8, le=16384, description="a whole number of pixels from 8 to 16384 that the model accepts")
-]
-
-
-Picture: TypeAlias = Annotated[str, Field(min_length=1, pattern=NO_NUL, description=f"a picture: {MEDIA}")]
-Clip: TypeAlias = Annotated[str, Field(min_length=1, pattern=NO_NUL, description=f"a clip: {MEDIA}")]
-Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
-CONTROL = (
-    'a list of 1 to 4 objects like {"type": "canny", "image": IMAGE, "strength": 1.0, "start": 0.0, "end": 1.0}, with '
-    f'a type or the name of a "model", or both, where IMAGE is {MEDIA}'
-)
-IP_ADAPTER = (
-    'an object like {"image": IMAGE, "model": NAME, "strength": 0.6}, or a list of 1 to 4 of them, where IMAGE is '
-    f"{MEDIA}"
-)
-
-
-class Control(Strict):
-    image: Picture
-    type: str | None = Field(None, max_length=64, pattern=PRINTABLE)
-    model: ModelName | None = None
-    preprocessor: str | None = Field(None, max_length=64, pattern=PRINTABLE)
-    strength: float = Field(1.0, ge=0, le=10)
-    start: Share = 0.0
-    end: Share = 1.0
-
-
-class IpAdapter(Strict):
-    image: Picture | None = None
-    images: list[Picture] | None = Field(None, min_length=1, max_length=8)
-    model: ModelName | None = None
-    strength: float = Field(1.0, ge=0, le=10)
-
-
-class Upscale(Strict):
-    model: ModelName | None = None
-    scale: float | None = Field(None, gt=1, le=8)
 
 
 class WantedLora(Strict):
@@ -222,33 +167,17 @@ def read_generate(raw: Mapping[str, Any]) -> GenerateRequest:
     values = body.model_dump(exclude_none=True)
     if body.loras is not None:
         values["loras"] = tuple((lora.name, lora.weight) for lora in body.loras)
-    return GenerateRequest(**values | _inputs(body))
-
-
-def _inputs(body: GenerateImage | GenerateVideo) -> dict[str, Any]:
-    """The pictures of a request that are more than one text. Raises `BadRequest`."""
-    values: dict[str, Any] = {
-        name: tuple(wanted)
-        for name, wanted in (("images", body.images), ("textual_inversions", body.textual_inversions))
-        if wanted is not None
-    }
+    if body.images is not None:
+        values["images"] = tuple(body.images)
+    if body.textual_inversions is not None:
+        values["textual_inversions"] = tuple(body.textual_inversions)
     if body.control is not None:
-        if any(control.type is None and control.model is None for control in body.control):
-            raise BadRequest(f"control must be {CONTROL}.", param="control")
-        values["control"] = tuple(WantedControl(**control.model_dump()) for control in body.control)
+        values["control"] = wanted_controls(body.control)
     if body.ip_adapter is not None:
-        prompts = body.ip_adapter if isinstance(body.ip_adapter, list) else [body.ip_adapter]
-        if any((prompt.image is None) == (prompt.images is None) for prompt in prompts):
-            raise BadRequest(f"ip_adapter must be {IP_ADAPTER}.", param="ip_adapter")
-        values["ip_adapter"] = tuple(
-            WantedImagePrompt(
-                images=tuple(prompt.images or [prompt.image or ""]), model=prompt.model, strength=prompt.strength
-            )
-            for prompt in prompts
-        )
+        values["ip_adapter"] = wanted_image_prompts(body.ip_adapter)
     if body.upscale is not None:
         values["upscale"] = WantedUpscale(model=body.upscale.model, scale=body.upscale.scale)
-    return values
+    return GenerateRequest(**values)
 
 
 def read_chat(raw: Mapping[str, Any]) -> tuple[ChatInput, bool]:

@@ -25,8 +25,9 @@ from server.api.anthropic.messages import (
 from server.api.anthropic.tools import CHOICE, CHOICE_SCHEMA, TOOLS, TOOLS_SCHEMA, read_tool_use
 from server.api.openai.output_format import schema_grammar
 from server.api.openai.sampling_fields import LEAST_TOP_P
-from server.api.schemas import ModelName, read_body
+from server.api.schemas import read_body
 from server.api.shared.field_types import Lenient, StopText, Whole
+from server.api.strict_fields import ModelName
 from server.api.thinking import SWITCHED_ON
 from server.errors import BadRequest
 from server.jobs.request.generate_request import MAX_SEED

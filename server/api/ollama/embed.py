@@ -16,10 +16,11 @@ from server.api.deps import KeyDep, ServiceDep
 from server.api.ollama.keep_alive import KEEP_ALIVE, keep, read_keep_alive
 from server.api.ollama.names import shown_name
 from server.api.read_json import read_json
-from server.api.schemas import ModelName, read_body
+from server.api.schemas import read_body
 from server.api.shared.client_json import readable
 from server.api.shared.field_types import Lenient, Whole
 from server.api.shared.large_json import large_json
+from server.api.strict_fields import ModelName
 from server.api.wire import errors, json_body
 from server.errors import BadRequest
 from server.http.sse import unless_disconnected

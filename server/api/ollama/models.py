@@ -22,8 +22,9 @@ from models.spec import ModelSpec
 from server.api.deps import KeyDep, ServiceDep
 from server.api.ollama.names import shown_name
 from server.api.read_json import read_json
-from server.api.schemas import ModelName, read_body
+from server.api.schemas import read_body
 from server.api.shared.field_types import Lenient
+from server.api.strict_fields import ModelName
 from server.api.wire import JsonObject, errors, json_body, timestamp
 from server.errors import BadRequest, UnknownModel
 from server.service.models import ModelView

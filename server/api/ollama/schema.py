@@ -19,11 +19,12 @@ from server.api.ollama.options import read_options
 from server.api.openai.chat_thinking import EFFORTS, EffortName
 from server.api.openai.chat_tools import TOOLS, TOOLS_SCHEMA, ToolFields, read_tool_use
 from server.api.openai.output_format import schema_grammar
-from server.api.schemas import ModelName, read_body
+from server.api.schemas import read_body
 from server.api.shared.client_json import readable
 from server.api.shared.field_rules import FieldRules, sort_out
 from server.api.shared.field_types import Lenient, Whole
 from server.api.shared.message_images import RequestImages
+from server.api.strict_fields import ModelName
 from server.api.thinking import SWITCHED_ON
 from server.errors import BadRequest
 from server.service.chat_input import ChatInput

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, WithJsonSchema
 
 from pipelines.embedding_interface import TextOptions
-from server.api.schemas import NO_NUL, ModelName, Strict, read_body
+from server.api.schemas import read_body
 from server.api.shared.client_json import READABLE, UNREADABLE
 from server.api.shared.field_types import Whole, token_ids
+from server.api.strict_fields import NO_NUL, ModelName, Strict
 from server.errors import BadRequest
 from server.service.embeddings import MAX_TEXTS, MAX_TOKENS, EmbeddingInput
 

@@ -16,9 +16,10 @@ from server.api.deps import KeyDep, ServiceDep
 from server.api.files import BYTES, input_file_headers
 from server.api.openai.paging import page_reply, read_page
 from server.api.openai.wire import errors, seconds
-from server.api.schemas import Strict, read_body
+from server.api.schemas import read_body
 from server.api.shared.form_fields import form_fields
 from server.api.shared.multipart import UploadedFile, read_form
+from server.api.strict_fields import Strict
 from server.api.wire import JsonObject
 from server.errors import BadRequest, NotFound
 from server.jobs.inputs.references import FILE_ID

@@ -11,8 +11,10 @@ from typing import Any, Literal, TypeAlias
 from pydantic import Field
 
 from pipelines.step_schedule import Speed
-from server.api.schemas import NO_NUL, ModelName, Prompt, Seed, Share, Strict, read_body
+from server.api.media_fields import Share
+from server.api.schemas import read_body
 from server.api.shared.field_rules import same_json
+from server.api.strict_fields import NO_NUL, ModelName, Prompt, Seed, Strict
 from server.errors import BadRequest
 from server.jobs.request.generate_request import GenerateRequest
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from server.api.schemas import ModelName
 from server.api.shared.field_types import Lenient, StopText, TokenId, TokenKey, Whole
+from server.api.strict_fields import ModelName
 from server.errors import BadRequest
 from server.jobs.request.generate_request import MAX_SEED
 

@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import Field
 
 from server.api.openai.image_schema import SIZE, read_sides
-from server.api.schemas import ModelName, Prompt, Strict, read_body
+from server.api.schemas import read_body
+from server.api.strict_fields import ModelName, Prompt, Strict
 from server.errors import BadRequest
 from server.jobs.request.generate_request import GenerateRequest
 

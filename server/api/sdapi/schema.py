@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import ConfigDict, Field
 
-from server.api.schemas import NO_NUL, Prompt, Strict
+from server.api.strict_fields import NO_NUL, Prompt, Strict
 from server.jobs.request.generate_request import MAX_SEED
 
 MAX_IMAGES = 8  # in one request

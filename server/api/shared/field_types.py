@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from server.api.schemas import NO_NUL
+from server.api.strict_fields import NO_NUL
 
 MAX_TOKEN = 2**31  # no vocabulary is as large
 

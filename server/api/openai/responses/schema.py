@@ -20,10 +20,11 @@ from server.api.openai.responses.item_messages import messages_of
 from server.api.openai.responses.items import INPUT, MAX_ITEMS, READERS, ROLES, read_items
 from server.api.openai.responses.tools import CHOICE, TOOLS, ToolWish, read_wish
 from server.api.openai.sampling_fields import LIMIT, SamplingFields, StreamFields, StreamOptions, read_sampling
-from server.api.schemas import NO_NUL, read_body
+from server.api.schemas import read_body
 from server.api.shared.client_json import READABLE, UNREADABLE, nested_deeper, texts_in
 from server.api.shared.field_rules import sort_out
 from server.api.shared.field_types import Lenient, Limit, Whole
+from server.api.strict_fields import NO_NUL
 from server.api.thinking import SWITCHED_ON
 from server.errors import BadRequest
 from server.service.chat_input import ChatInput
