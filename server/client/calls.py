@@ -14,15 +14,9 @@ from typing import Any, TypeVar, Unpack
 
 import httpx
 
-from server.client.errors import (
-    JobCanceled,
-    JobFailed,
-    NotReachable,
-    NotThisServer,
-    Refused,
-    refusal,
-)
+from server.client.errors import NotReachable, NotThisServer, refusal
 from server.client.events import Event, EventReader
+from server.client.following import completed, follow_job
 from server.client.options import ChatOptions, GenerateOptions
 from server.client.replies import (
     Accepted,
@@ -44,15 +38,12 @@ from server.client.replies import (
     Output,
     Reply,
 )
-from server.client.talk import Call, Emit, Send, Sleep, Step, next_bytes, parse, read, send
+from server.client.talk import Call, Emit, Send, Step, next_bytes, parse, read, send
 from server.client.uploads import upload_file, uploaded
 
 R = TypeVar("R", bound=Reply)
 
 CHAT_TIMEOUT_S = 600.0  # a message may wait in the queue, and a reply may be long
-SILENCE_S = 45.0  # an event stream counts as broken after three missed keep-alives
-STATUS_EVENTS = frozenset({"position", "loading", "progress", "completed", "failed", "canceled"})
-FIRST_POLL_S, LONGEST_POLL_S = 0.1, 1.0
 
 
 class Calls:
@@ -97,11 +88,11 @@ class Calls:
 
     def watch(self, job_id: str) -> Call[Job]:
         """Yields the job now and after each change, until it has completed, failed or been canceled."""
-        yield from self._until_ended(job_id, lambda job: None)
+        yield from follow_job(job_id, lambda job: None, self._retries)
 
     def wait(self, job_id: str, on_change: Callable[[Job], object] = lambda job: None) -> Call[Job]:
         """Waits until the job has completed and returns it. Raises `JobFailed` and `JobCanceled`."""
-        completed((yield from self._until_ended(job_id, on_change)))
+        completed((yield from follow_job(job_id, on_change, self._retries)))
 
     def jobs(self, status: str | None = None, limit: int | None = None, cursor: str | None = None) -> Call[JobsPage]:
         """Lists the key's jobs, newest first. Pass a page's `next_cursor` as `cursor` for the next page."""
@@ -221,48 +212,6 @@ class Calls:
     def _control(self, model: str, verb: str) -> Call[Model]:
         yield from self._result(Send("POST", f"/api/models/{model}/{verb}"), Model)
 
-    def _until_ended(self, job_id: str, on_change: Callable[[Job], object]) -> Generator[Step[Job], Any, Job]:
-        """Emits the job now and after each change, until it has ended.
-
-        Follows the server's events, and polls the status when the server refuses to stream. A stream that breaks does
-        no harm, because the next status contains everything that was missed.
-        """
-        retries = 3 * self._retries  # a restart of the server takes longer than a broken connection
-        streams, pause_s = True, FIRST_POLL_S
-        job: Job | None = None
-        while True:
-            now = read((yield from send(Send("GET", f"/api/status/{job_id}"), retries)), Job)
-            if now != job:
-                on_change(now)
-                yield Emit(now)
-            if now.ended:
-                return now
-            job = now
-            if streams:
-                try:
-                    job = yield from self._follow(job, on_change)
-                except Refused:
-                    streams = False
-                except NotReachable:
-                    pause_s = LONGEST_POLL_S
-                if job.ended:
-                    return job
-            yield Sleep(pause_s)
-            pause_s = min(1.3 * pause_s, LONGEST_POLL_S)
-
-    def _follow(self, job: Job, on_change: Callable[[Job], object]) -> Generator[Step[Job], Any, Job]:
-        """Emits the job after each event that changes it. Returns its state at the end of the stream."""
-        path = f"/api/jobs/{job.job_id}/events"
-        yield from send(Send("GET", path, stream=True, read_timeout_s=SILENCE_S), 0)
-        reader = EventReader()
-        while not job.ended and (chunk := (yield from next_bytes())):
-            for event in reader.feed(chunk):
-                if event.name in STATUS_EVENTS:
-                    job = _changed(job, event)
-                    on_change(job)
-                    yield Emit(job)
-        return job
-
     def _result(self, sending: Send, kind: type[R]) -> Generator[Step[R], Any, None]:
         yield Emit(read((yield from send(sending, self._retries)), kind))
 
@@ -281,27 +230,8 @@ def _check(output: Output, sha256: str) -> None:
         raise NotThisServer(f"The download of {output.url.partition('?')[0]} has a wrong SHA-256: try again.")
 
 
-def _changed(job: Job, event: Event) -> Job:
-    """Returns the job with the fields that the event contains. A job that no longer waits has no place in the queue."""
-    fields = json.loads(event.data)
-    if not isinstance(fields, dict):
-        raise NotThisServer(f"The client cannot read an event: {event.name}")
-    if fields.get("status") != "queued":
-        fields = {"queue": None} | fields
-    return parse(json.dumps(job.as_json() | fields), Job)
-
-
 def _code(event: Event) -> int:
     try:
         return int(json.loads(event.data)["code"])
     except (ValueError, TypeError, KeyError):
         return 500
-
-
-def completed(job: Job) -> Job:
-    """Returns the job if it has completed. Raises `JobFailed` and `JobCanceled`."""
-    if job.status == "failed":
-        raise JobFailed(job)
-    if job.status == "canceled":
-        raise JobCanceled(job)
-    return job
