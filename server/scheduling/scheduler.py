@@ -4,7 +4,7 @@
 
 The decision is the first of these that applies:
   1. an idle model that must leave is evicted, and an adapter that has been idle for longer than its keep-alive
-  2. a waiting job whose model is ready and has room for it is admitted, the fairest job first
+  2. a waiting job whose model is ready and has room for it is admitted, the fairest job first (`admission.py`)
   3. a model that jobs wait for is loaded or unparked, if it fits beside the activations of running jobs
      (`model_loads.py`)
   4. models that occupy its memory leave: the whole set is planned first, and evicted only if it suffices
@@ -29,7 +29,8 @@ from server.job import Job
 from server.memory.activations import Peaks
 from server.memory.ledger import Ledger, Reading
 from server.protocol import Drain, FilesRead, Forget, KeepAlive, LoadModel, Pin, PolicyMessage, UnloadModel
-from server.scheduling.actions import Action, Admit, Evict, ModelFacts, Step, Wait
+from server.scheduling.actions import Action, Evict, ModelFacts, Step, Wait
+from server.scheduling.admission import Admission
 from server.scheduling.batch_size import BatchSizes, StepSizer
 from server.scheduling.fair_queue import FairQueue, Waiting
 from server.scheduling.lent_weights import LentWeights
@@ -67,6 +68,7 @@ class Scheduler:
         self.model_loads = ModelLoads(
             ledger, self.queue, self.residency, self.peaks, patience_s=patience_s, reads_ahead=reads_ahead
         )
+        self._admission = Admission(ledger, self.queue, self.residency, self.model_loads, self.lent_weights)
         self.draining = False
         self.revision = 0  # counts changes of the state: a snapshot of an older revision is out of date
         self._step_sizer = StepSizer(ledger, self.peaks, self.batch_sizes, max_step_s=max_step_s)
@@ -274,37 +276,9 @@ class Scheduler:
         load, urgent = self.model_loads.next(now, self.draining)  # 3, 4
         # While models drain for an urgent claim, the other models go on admitting jobs.
         load_first = urgent and load is not None
-        if not load_first and not self.draining and (admission := self._admission(now)) is not None:
+        if not load_first and not self.draining and (admission := self._admission.next(now)) is not None:
             return admission  # 2
         return load or self.model_loads.cache_to_grow(now, self.draining)
-
-    def _admission(self, now: float) -> Action | None:
-        heads: list[tuple[float, Job]] = []
-        closed, leaving = self.model_loads.admission_closed, self.residency.leaving
-        for model, resident in self.residents.items():
-            if model in closed or model in leaving or not self.residency.is_ready(model):
-                continue
-            head = self.queue.head(model)
-            if head is not None and resident.has_room(head.job):
-                heads.append((self.queue.due(model), head.job))
-        heads.sort(key=lambda each: each[0])
-        for _, job in heads:
-            if (action := self._admit_with_adapters(job, now)) is not None:
-                return action
-        return None
-
-    def _admit_with_adapters(self, job: Job, now: float) -> Action | None:
-        """Returns the action that admits the job, or one that frees memory for its adapters first.
-
-        None: their memory can be freed only once running jobs of the model, which hold other adapters, have ended.
-        """
-        resident = self.residents[job.model]
-        need = self.lent_weights.missing_bytes(resident, job)
-        if need <= self.ledger.free_bytes:
-            return Admit(job)
-        if (action := self.residency.plan_eviction(need, now, keep=job.model).action) is not None:
-            return action
-        return None if any(lent.jobs for lent in resident.lent.values()) else Admit(job)
 
     def _step(self, resident: Resident, now: float) -> Action:
         next_step = resident.next_step
