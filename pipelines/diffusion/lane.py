@@ -20,18 +20,19 @@ from pipelines.batching.wrapped_modules import WrappedModules
 from pipelines.diffusion.adapters.borrowed import Borrowed
 from pipelines.diffusion.adapters.lent_modules import LentModules, OpenAdapter, ReadAhead, opens_none, reads_nothing
 from pipelines.diffusion.compiled_blocks import CompiledBlocks
-from pipelines.diffusion.inputs.reader import MediaReader, has_inputs
+from pipelines.diffusion.inputs.reader import has_inputs
 from pipelines.diffusion.lora.adapters import Adapters
+from pipelines.diffusion.next_step import next_step_of
 from pipelines.diffusion.outcome import end_of
 from pipelines.diffusion.request_scope import disable_kv_cache, entry_points
 from pipelines.diffusion.step_cache import StepCache
 from pipelines.diffusion.step_costs import StepCosts, StepInProgress
 from pipelines.diffusion.stock_call import StockCall
 from pipelines.diffusion.task_pipelines import TaskPipelines
-from pipelines.diffusion_interface import Adapter, DiffusionRequest, Lora
+from pipelines.diffusion.waiting_tasks import WaitingTasks
+from pipelines.diffusion_interface import DiffusionRequest, Lora
 from pipelines.host_offload import HostOffload
-from pipelines.interface import Canceled, LaneStage, Merging, NextStep, Note, Request, Update, never_yield
-from pipelines.upscaling.grid import tile_size
+from pipelines.interface import Canceled, Merging, NextStep, Note, Request, Update, never_yield
 
 
 class DiffusionLane:
@@ -78,16 +79,15 @@ class DiffusionLane:
         self._adapters = Adapters(pipeline, self._note_changed_weights)
         self._compiled = CompiledBlocks(())
         self._in_progress: StepInProgress | None = None
-        self._not_started: list[Task] = []
-        self._reading: dict[str, Task] = {}  # those whose inputs are being read, by id of the request
-        self._media_reader = MediaReader()
-        self._read_ahead = read_ahead
+        self._waiting = WaitingTasks()
         self._running: dict[str, Task] = {}
         self._requests: dict[str, DiffusionRequest] = {}
         self._to_cancel: set[str] = set()  # ids of requests
         self._updates: list[Update] = []
         self._costs = StepCosts(device_name)
-        self._lent = LentModules(open_adapter, self._modules, self._host_offload, self._costs.weights_changed)
+        self._lent = LentModules(
+            open_adapter, read_ahead, self._modules, self._host_offload, self._costs.weights_changed
+        )
         self._borrowed = Borrowed(self._lent)
         self._stock_call = StockCall(
             TaskPipelines(pipeline),
@@ -147,11 +147,11 @@ class DiffusionLane:
         self._requests[request.id] = request
         step_cache = None if request.speed == "exact" else StepCache(request.speed)
         body = functools.partial(self._stock_call.run, request, self._loras_in_use, step_cache)
-        missing = [each for each in request.adapters if each.component not in self._lent.held]
-        reads = has_inputs(request) or bool(missing)
+        read_adapters = self._lent.reading_ahead(request.adapters)
+        reads = has_inputs(request) or read_adapters is not None
         if reads:
-            ahead = functools.partial(_read_all, self._read_ahead, missing)
-            body = functools.partial(body, self._media_reader.begin(request, type(self._pipeline).__name__, ahead))
+            media = self._waiting.reader.begin(request, type(self._pipeline).__name__, read_adapters)
+            body = functools.partial(body, media)
         task = Task(
             request.id,
             body,
@@ -161,10 +161,7 @@ class DiffusionLane:
             rng_state=RngState(request.seed, self._device_name),
             step_cache=step_cache,
         )
-        if reads:
-            self._reading[request.id] = task
-        else:
-            self._not_started.append(task)
+        self._waiting.add(task, is_read=reads)
 
     def _wrap_forward(self, request: DiffusionRequest, function: Callable[..., Any]) -> Callable[..., Any]:
         """What surrounds each forward that the request asks for."""
@@ -177,18 +174,14 @@ class DiffusionLane:
             self._to_cancel.add(request_id)
             if request_id in self._running:
                 self._running[request_id].canceled = True
-            self._not_started = [task for task in self._not_started if task.name != request_id]
-            self._reading.pop(request_id, None)
-            self._media_reader.cancel(request_id)
+            self._waiting.remove(request_id)
 
     def has_work(self) -> bool:
         return bool(self._requests)
 
     @property
     def waits(self) -> bool:
-        if not self._reading or self._rendezvous.busy or self._not_started or self._to_cancel:
-            return False
-        return not self._media_reader.has_read
+        return not (self._rendezvous.busy or self._to_cancel) and self._waiting.only_reads
 
     def take_costs(self) -> Sequence[Note]:
         return self._costs.take()
@@ -216,7 +209,7 @@ class DiffusionLane:
 
     def close(self) -> None:
         assert not self._requests, "a lane is closed when nothing runs on it"
-        self._media_reader.close()
+        self._waiting.close()
         self._lent.drop([*self._lent.held])
         self._modules.unwrap()
         self._compiled.close()
@@ -235,8 +228,8 @@ class DiffusionLane:
         elif self._rendezvous.busy:
             self._run(max_rows, should_yield)
         else:
-            self._media_reader.wait(should_yield)
-        self._not_started += [self._reading.pop(name) for name in self._media_reader.take_read()]
+            self._waiting.wait(should_yield)
+        self._waiting.collect()
         updates = list(self._updates)
         self._updates.clear()  # in place: the stock call appends to this list
         return updates
@@ -259,32 +252,20 @@ class DiffusionLane:
 
         Tasks that load LoRAs start between forwards: a preempted forward must find the modules as it left them.
         """
-        wants_loras = any(self._requests[task.name].loras for task in self._not_started)
-        return bool(self._not_started) and not (self._rendezvous.mid_forward and wants_loras)
+        wants_loras = any(self._requests[task.name].loras for task in self._waiting.ready)
+        return bool(self._waiting.ready) and not (self._rendezvous.mid_forward and wants_loras)
 
     def _start_tasks(self) -> None:
-        new, self._not_started = self._not_started, []
+        new = self._waiting.take()
         if any(self._requests[task.name].preview for task in new) and "vae" not in self.parked:
             self._stock_call.previews.fit(getattr(self._pipeline, "vae", None))
         for task in new:
             self._running[task.name] = task
-            outcome = self._lend(task) or self._rendezvous.start(task)
+            # What it borrows is loaded before its own code runs. A failure ends this task alone.
+            failure = self._lent.load(self._requests[task.name].adapters)
+            outcome = self._rendezvous.start(task) if failure is None else Outcome(task, error=failure)
             if outcome is not None:
                 self._end(outcome)
-
-    def _lend(self, task: Task) -> Outcome | None:
-        """Load what the task borrows, before its own code runs. Returns how the task ends when that fails."""
-        try:
-            for adapter in self._requests[task.name].adapters:
-                self._lent.borrow(adapter)
-        except Exception as error:  # a file that is gone, or too little memory, ends this task alone
-            if device.is_fatal(error):
-                raise
-            failure = error.with_traceback(None)  # whose frames would hold what was loaded so far
-        else:
-            return None
-        device.release_cache()
-        return Outcome(task, error=failure)
 
     def _end_canceled(self) -> None:
         for request_id in self._to_cancel:
@@ -327,21 +308,8 @@ class DiffusionLane:
     def _next_step(self, forward: Forward) -> NextStep:
         names = tuple(task.name for task in forward.tasks if not task.canceled)
         request = self._requests[names[0]]
-        enlarging = request.upscaling is not None and forward.component == request.upscaling.adapter.component
-        shape, units = request.shape, request.units
-        if enlarging:  # whatever the size of the frames, each forward is one tile
-            width, height = tile_size(request.width, request.height)
-            shape, units = f"{width}x{height}x1", width * height
-        if forward.entry == "decode" or enlarging:
-            stage: LaneStage = "decoding"
-        else:
-            stage = "denoising" if request.id in self._stock_call.denoising else "encoding"
-        return NextStep(forward.component, forward.entry, stage, shape, units, len(names), names)
-
-
-def _read_all(read_ahead: ReadAhead, adapters: Sequence[Adapter]) -> None:
-    for adapter in adapters:
-        read_ahead(adapter)
+        denoising = request.id in self._stock_call.denoising
+        return next_step_of(forward, request, names, denoising=denoising)
 
 
 def _salt(pipeline: Any, device_name: str) -> str:

@@ -6,7 +6,8 @@ parked like those of the checkpoint's modules. The scheduler decides when one le
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -39,12 +40,14 @@ class LentModules:
     def __init__(
         self,
         open_adapter: OpenAdapter,
+        read_ahead: ReadAhead,
         modules: WrappedModules,
         host_offload: HostOffload,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         """on_change: called when the lane holds other weights than before, once `host_offload` counts them."""
         self._open = open_adapter
+        self._read_ahead = read_ahead
         self._modules = modules
         self._host_offload = host_offload
         self._on_change = on_change
@@ -53,6 +56,28 @@ class LentModules:
     @property
     def held(self) -> Mapping[str, Any]:
         return self._held
+
+    def reading_ahead(self, adapters: Sequence[Adapter]) -> Callable[[], None] | None:
+        """Returns what reads the files of those that are not held yet, on any thread; None when all are held.
+
+        It does not refer to this object, whose modules a thread that still reads would otherwise keep in memory.
+        """
+        missing = [adapter for adapter in adapters if adapter.component not in self._held]
+        return functools.partial(_read_all, self._read_ahead, missing) if missing else None
+
+    def load(self, adapters: Sequence[Adapter]) -> Exception | None:
+        """Load the modules of these adapters. Returns what went wrong: a file that is gone, or too little memory."""
+        try:
+            for adapter in adapters:
+                self.borrow(adapter)
+        except Exception as error:
+            if device.is_fatal(error):
+                raise
+            failure = error.with_traceback(None)  # whose frames would hold what was loaded so far
+        else:
+            return None
+        device.release_cache()
+        return failure
 
     def borrow(self, adapter: Adapter) -> Any:
         """Returns the module of the adapter, which is loaded if it is not held yet.
@@ -88,6 +113,11 @@ class LentModules:
     def _unwrap(self, component: str) -> None:
         if (called := _called(self._held[component])) is not None:
             self._modules.unwrap_component(component, called)
+
+
+def _read_all(read_ahead: ReadAhead, adapters: Sequence[Adapter]) -> None:
+    for adapter in adapters:
+        read_ahead(adapter)
 
 
 def _called(module: nn.Module) -> nn.Module | None:

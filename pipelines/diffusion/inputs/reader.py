@@ -54,7 +54,7 @@ class MediaReader:
         self._known: WeakValueDictionary[Hashable, Future[Media]] = WeakValueDictionary()
 
     def begin(
-        self, request: DiffusionRequest, own_class: str, before: Callable[[], None] = lambda: None
+        self, request: DiffusionRequest, own_class: str, before: Callable[[], None] | None = None
     ) -> Callable[[], Media]:
         """Begin to read the inputs of a request.
 
@@ -106,8 +106,9 @@ def has_inputs(request: DiffusionRequest) -> bool:
     return request.inputs != Inputs()
 
 
-def _read_after(before: Callable[[], None], request: DiffusionRequest, own_class: str) -> Media:
-    before()
+def _read_after(before: Callable[[], None] | None, request: DiffusionRequest, own_class: str) -> Media:
+    if before is not None:
+        before()
     return read_inputs(request, own_class)
 
 

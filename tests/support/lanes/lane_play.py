@@ -97,7 +97,7 @@ def rendered(lane: DiffusionLane, requests: Iterable[DiffusionRequest]) -> dict[
 
 def wait_for_inputs(lane: DiffusionLane) -> None:
     """Wait until the inputs of all admitted requests have been read, so that none starts later than the others."""
-    wait(lane._media_reader._pending.values())
+    wait(lane._waiting.reader._pending.values())
 
 
 def gap(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
