@@ -2,6 +2,7 @@
 
     python benchmarks/conformance.py --rows /tmp/rows.jsonl --write docs/models.md    all of them, four minutes
     python benchmarks/conformance.py --only FluxPipeline WanPipeline Llama
+    python benchmarks/conformance.py --pictures    the classes that are given pictures or clips
     python benchmarks/conformance.py --lane        lanes in this process instead of a server; unrounded values
 
 Saves tiny random checkpoints with `save_pretrained`, adds them to a running server over HTTP, submits several jobs at
@@ -13,9 +14,12 @@ from __future__ import annotations
 
 import importlib.util
 import multiprocessing
+import multiprocessing.util
+import shutil
 import sys
 import tempfile
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -24,12 +28,12 @@ import torch
 
 from benchmarks.conformance_chat import compare as compare_chat
 from benchmarks.conformance_http import HttpComparison
-from benchmarks.conformance_lane import compare_in_lane
-from benchmarks.conformance_rows import Rows, counts, write_tables
-from benchmarks.families import FAMILIES, PICTURE_FAMILIES
+from benchmarks.conformance_lane import compare_in_lane, compare_pictures_in_lane
+from benchmarks.conformance_pictures_http import PictureComparison
+from benchmarks.conformance_rows import Row, Rows, counts, write_tables
+from benchmarks.families import FAMILIES, PICTURE_FAMILIES, Family
 from benchmarks.families.decoders import DECODERS
-from benchmarks.families.unserved import REASONS
-from models.checkpoint.pipeline_source import text_pipelines
+from benchmarks.families.unserved import without_reason
 from models.loading.load import quiet_libraries
 from tests.support.http.live_server import LiveServer
 
@@ -50,59 +54,79 @@ def main() -> None:
     torch.set_grad_enabled(False)
     rows = Rows(arguments.rows)
     families = PICTURE_FAMILIES if arguments.pictures else FAMILIES
-    names = [
-        name
-        for name in (families if arguments.pictures else (*FAMILIES, *DECODERS))
-        if arguments.only is None or name in arguments.only
-    ]
-    names = [name for name in names if name not in rows and _is_available(name)]
-    (_in_lanes if arguments.lane else _over_http)(names, rows)
+    names = [name for name in (*families, *(() if arguments.pictures else DECODERS)) if name not in rows]
+    names = [name for name in names if arguments.only is None or name in arguments.only]
+    names = [name for name in names if _is_available(families.get(name))]
+    if arguments.lane:
+        _in_lanes(names, families, rows)
+    else:
+        _over_http(names, arguments.pictures, rows)
     report = common.Report("conformance")
-    unlisted = {name for name, _ in text_pipelines()} - FAMILIES.keys() - REASONS.keys()
     found = counts(rows)
     report.add("pipeline classes tried", found["tried"])
-    report.add("equal to the library", found["equal"], least=45)
-    report.add("of these, merging", found["shared"], least=40)
-    report.add("classes without a reason for being left out", len(unlisted), most=0)
-    report.add("architectures equal to generate", found["chats"], least=20)
+    report.add("equal to the library", found["equal"], least=90 if arguments.pictures else 45)
+    report.add("of these, merging", found["shared"], least=60 if arguments.pictures else 40)
+    report.add("classes without a reason for being left out", len(without_reason()), most=0)
+    if not arguments.pictures:
+        report.add("architectures equal to generate", found["chats"], least=20)
     report.save(arguments.json)
     for row in rows:
         if not row.equal:
             print(f"NOT EQUAL: {row}")
     if arguments.write is not None:
-        write_tables(arguments.write, rows)
+        write_tables(arguments.write, rows, pictures=arguments.pictures)
 
 
-def _is_available(name: str) -> bool:
-    needs = FAMILIES[name].needs if name in FAMILIES else ""
-    there = not needs or importlib.util.find_spec(needs) is not None
-    if not there:
-        print(f"{name:40} not tried: {needs} is not installed")
+def _is_available(family: Family | None) -> bool:
+    there = family is None or not family.needs or importlib.util.find_spec(family.needs) is not None
+    if family is not None and not there:
+        print(f"{family.name:40} not tried: {family.needs} is not installed")
     return there
 
 
-def _in_lanes(names: list[str], rows: Rows) -> None:
+def _in_lanes(names: list[str], families: Mapping[str, Family], rows: Rows) -> None:
+    compare = compare_pictures_in_lane if families is PICTURE_FAMILIES else compare_in_lane
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for row in pool.map(compare_in_lane, [name for name in names if name in FAMILIES]):
+        for row in pool.map(compare, [name for name in names if name in families]):
             rows.add(row)
     for name in names:
         if name in DECODERS:
             rows.add(compare_chat(name))
 
 
-def _over_http(names: list[str], rows: Rows) -> None:
-    if not names:
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        data_dir = Path(scratch) / "data"
-        data_dir.mkdir()
-        live = LiveServer(data_dir, env={"OMP_NUM_THREADS": "1", "AGENTNAME_TORCH_THREADS": "1"}).start()
-        try:
-            comparison = HttpComparison(live, Path(scratch) / "checkpoints")
-            for name in names:
-                rows.add(comparison.compare(name))
-        finally:
-            live.stop()
+def _over_http(names: list[str], pictures: bool, rows: Rows) -> None:
+    """Compares with two servers at once, each beside a process that calls the library."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, context, initializer=_start_server, initargs=(pictures,)) as pool:
+        for row in pool.map(_compared, names):
+            rows.add(row)
+
+
+_comparison: HttpComparison | None = None  # that of this process
+
+
+def _start_server(pictures: bool) -> None:
+    global _comparison  # the pool passes no state to its tasks
+    quiet_libraries()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    scratch = Path(tempfile.mkdtemp(prefix="conformance-"))
+    data_dir = scratch / "data"
+    data_dir.mkdir()
+    live = LiveServer(data_dir, env={"OMP_NUM_THREADS": "1", "AGENTNAME_TORCH_THREADS": "1"}).start()
+    multiprocessing.util.Finalize(None, _stop_server, (live, scratch), exitpriority=10)
+    _comparison = (PictureComparison if pictures else HttpComparison)(live, scratch / "checkpoints")
+
+
+def _stop_server(live: LiveServer, scratch: Path) -> None:
+    live.stop()
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _compared(name: str) -> Row:
+    assert _comparison is not None
+    return _comparison.compare(name)
 
 
 if __name__ == "__main__":

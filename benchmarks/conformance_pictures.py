@@ -157,14 +157,14 @@ class PictureJobs:
             shared = {name: value for name, value in config.items() if name not in pipeline.components}
             parts = {**shared, **pipeline.components, **{name: self.parts[name] for name in self._lent_names()}}
             pipeline = assembled(job.family.name, parts)
-        return called(pipeline, job.request, given(media, job.request, self._lent is not None))
+        return called(pipeline, job.request, given(media, job.request, job.family.name, self._lent is not None))
 
     def _lent_names(self) -> Iterator[str]:
         if self.family.lent:
             yield self.family.lent
 
 
-def given(media: Media, wanted: DiffusionRequest, lent: bool) -> dict[str, Any]:
+def given(media: Media, wanted: DiffusionRequest, cls: str, lent: bool) -> dict[str, Any]:
     """The arguments of a direct call that take the inputs."""
     found: dict[str, list[Any]] = {}
     for name, argument in wanted.input_arguments.items():
@@ -179,7 +179,7 @@ def given(media: Media, wanted: DiffusionRequest, lent: bool) -> dict[str, Any]:
                 value = getattr(media, name)
                 values = [] if value is None else [value]
         if argument == "conditions":
-            values = [condition(name, value, wanted) for value in values]
+            values = [condition(name, value, cls, wanted.num_frames) for value in values]
         if values:
             found[argument] = found.get(argument, []) + values
     arguments: dict[str, Any] = {}
@@ -193,12 +193,12 @@ def given(media: Media, wanted: DiffusionRequest, lent: bool) -> dict[str, Any]:
     return arguments
 
 
-def condition(name: str, picture: Any, wanted: DiffusionRequest) -> Any:
+def condition(name: str, picture: Any, cls: str, num_frames: int | None) -> Any:
     """A picture as LTX takes it: with the frame at which it stands. LTX 2 counts latent frames, from the end too."""
     last = name == "last_image"
-    if "LTX2" in (wanted.pipeline or ""):
+    if cls.startswith("LTX2"):
         return LTX2VideoCondition(frames=picture, index=-1 if last else 0)
-    return LTXVideoCondition(image=picture, frame_index=(wanted.num_frames or 1) - 1 if last else 0)
+    return LTXVideoCondition(image=picture, frame_index=(num_frames or 1) - 1 if last else 0)
 
 
 def called(pipeline: Any, wanted: DiffusionRequest, inputs: dict[str, Any]) -> NDArray[np.float32]:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.families import FAMILIES
-from benchmarks.families.unserved import REASONS
+from benchmarks.families import FAMILIES, PICTURE_FAMILIES, Family
+from benchmarks.families.unserved import REASONS, left_out_with_pictures
 
 MARK = "<!-- {} of generated table -->"
 
@@ -54,13 +54,16 @@ class Rows:
                 lines.write(json.dumps(asdict(row)) + "\n")
 
 
-def write_tables(document: Path, rows: Iterable[Row]) -> None:
-    """Writes each table between its marks, or to the end of a document that has no marks yet."""
+def write_tables(document: Path, rows: Iterable[Row], *, pictures: bool = False) -> None:
+    """Writes each table between its marks, or to the end of a document that has no marks yet.
+
+    pictures: the rows are of classes that are given pictures or clips.
+    """
     rows = list(rows)
-    tables = {
+    tables = {"pictures": _picture_table(rows)} if pictures else {
         "pipelines": _pipeline_table([row for row in rows if not row.is_chat]),
         "chat": _chat_table([row for row in rows if row.is_chat]),
-    }
+    }  # fmt: skip
     text = document.read_text() if document.exists() else "# Models\n"
     for name, lines in tables.items():
         start, end = MARK.format(f"start of {name}"), MARK.format(f"end of {name}")
@@ -74,21 +77,54 @@ def write_tables(document: Path, rows: Iterable[Row]) -> None:
 
 
 def _pipeline_table(rows: list[Row]) -> list[str]:
-    equal = [row for row in rows if row.equal]
-    shared = sum(row.shared for row in equal)
     lines = [
-        f"{len(equal)} pipeline classes give what diffusers gives, {shared} of them with merged forwards.",
+        _summary(rows, "pipeline classes give"),
         "",
         "| pipeline class | makes | same as diffusers | jobs share forwards | |",
         "|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: row.name):
-        forwards = "yes" if row.shared else "no: they take turns"
-        needs = FAMILIES[row.name].needs
-        note = row.note or (f"needs {needs}" if needs else "")
-        lines.append(f"| {row.name} | {row.kind} | {_yes(row.equal)} | {forwards} | {note} |")
-    lines += ["", "Not in the proof:", "", "| pipeline class | reason |", "|---|---|"]
-    return lines + [f"| {name} | {reason} |" for name, reason in sorted(REASONS.items())]
+        cells = row.name, row.kind, _yes(row.equal), _forwards(row), _note(row, FAMILIES[row.name])
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines + _reasons(REASONS)
+
+
+def _picture_table(rows: list[Row]) -> list[str]:
+    lines = [
+        _summary(rows, "classes that are given pictures or clips give"),
+        "",
+        "| pipeline class | makes | takes | same as diffusers | jobs share forwards | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in sorted(rows, key=lambda row: row.name):
+        family = PICTURE_FAMILIES[row.name]
+        takes = ", ".join(f"`{name}`" for name in family.takes)
+        cells = row.name, row.kind, takes, _yes(row.equal), _forwards(row), _note(row, family)
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines + _reasons({name: reason or "not known" for name, reason in left_out_with_pictures().items()})
+
+
+def _summary(rows: list[Row], subject: str) -> str:
+    equal = [row for row in rows if row.equal]
+    return (
+        f"{len(equal)} {subject} what diffusers gives, {sum(row.shared for row in equal)} of them with merged forwards."
+    )
+
+
+def _forwards(row: Row) -> str:
+    return "yes" if row.shared else "no: they take turns"
+
+
+def _note(row: Row, family: Family) -> str:
+    lent = {"controlnet": "with a ControlNet", "adapter": "with a T2I-Adapter"}.get(family.lent, "")
+    over = f"over {family.base.removesuffix('Pipeline')}" if family.base else ""
+    needs = f"needs {family.needs}" if family.needs else ""
+    return row.note or ", ".join(filter(None, (over, lent, needs)))
+
+
+def _reasons(reasons: Mapping[str, str]) -> list[str]:
+    lines = ["", "Not in the proof:", "", "| pipeline class | reason |", "|---|---|"]
+    return lines + [f"| {name} | {reason} |" for name, reason in sorted(reasons.items())]
 
 
 def _chat_table(rows: list[Row]) -> list[str]:

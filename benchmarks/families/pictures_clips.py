@@ -143,6 +143,8 @@ FAMILIES = (
     Family("LTXLatentUpsamplePipeline", "video", ltx_upsample, size=64, other_size=128, num_frames=9, **VIDEO),
     Family("LTX2ImageToVideoPipeline", "video", ltx_2, base="LTX2Pipeline", **ON_LTX_2, **IMAGE),
     Family("LTX2ConditionPipeline", "video", ltx_2, base="LTX2Pipeline", **ON_LTX_2, **ENDS),
+    Family("LTX2DFRPipeline", "video", ltx_2, needs="av", other_size=64, num_frames=9,
+           call={"max_sequence_length": 32}, **ENDS),
     Family("LTX2LatentUpsamplePipeline", "video", ltx_2_upsample, size=64, other_size=128, num_frames=9, **VIDEO),
     Family("CogVideoXImageToVideoPipeline", "video", functools.partial(cogvideox_wider, 8), **COG_CALL, **IMAGE),
     Family("CogVideoXVideoToVideoPipeline", "video", cogvideox, base="CogVideoXPipeline", **COG_CALL, **VIDEO),

@@ -12,7 +12,7 @@ from benchmarks.families import parts, vaes
 from benchmarks.families.building import T5_CALL, flow, small
 from benchmarks.families.dits_llm import kandinsky_5, qwen_image, z_image
 from benchmarks.families.family import Family
-from benchmarks.families.vision import dream_lite, glm_image, long_cat, omni_gen, qwen_image_21
+from benchmarks.families.vision import bria_fibo_2, dream_lite, glm_image, long_cat, omni_gen, qwen_image_21
 
 
 def qwen_image_edit() -> dict[str, Any]:
@@ -21,27 +21,10 @@ def qwen_image_edit() -> dict[str, Any]:
     return {**qwen_image(), "vae": coarse_qwen_image_vae(), "processor": processor}
 
 
-def coarse_qwen_image_vae(**options: Any) -> Any:
+def coarse_qwen_image_vae() -> Any:
     return vaes.qwen_image_vae(
-        base_dim=2, dim_mult=[1, 1, 1, 1, 2, 2], temperal_downsample=[False, True, True, True, True], **options
+        base_dim=2, dim_mult=[1, 1, 1, 1, 2, 2], temperal_downsample=[False, True, True, True, True]
     )
-
-
-def qwen_image_layered() -> dict[str, Any]:
-    """Its VAE and transformer work on pictures with an alpha channel."""
-    vae = coarse_qwen_image_vae(input_channels=4)
-    transformer = small(
-        diffusers.QwenImageTransformer2DModel,
-        in_channels=16,
-        num_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=3,
-        joint_attention_dim=16,
-        axes_dims_rope=(8, 4, 4),
-        use_additional_t_cond=True,
-        use_layer3d_rope=True,
-    )
-    return {**qwen_image_edit(), "vae": vae, "transformer": transformer}
 
 
 def kandinsky_5_seeing(picture: bool) -> dict[str, Any]:
@@ -109,20 +92,21 @@ FAMILIES = (
     Family("QwenImageEditInpaintPipeline", "image", qwen_image_edit, **EDIT_SIZE, base="QwenImageEditPipeline",
            **VISION, **QWEN_CALL, **TAKES_MASK),
     Family("QwenImageEditPlusPipeline", "image", qwen_image_edit, **EDIT_SIZE, **VISION, **QWEN_CALL, **TAKES_IMAGES),
-    Family("QwenImageLayeredPipeline", "image", qwen_image_layered, **EDIT_SIZE, **VISION, **QWEN_CALL, **TAKES_IMAGE),
     Family("QwenImage21Pipeline", "image", qwen_image_21, size=64, other_size=96, **VISION,
            call={"true_cfg_scale": 3.0, "output_resolution": 64}, **TAKES_IMAGES),
     Family("ZImageImg2ImgPipeline", "image", z_image, base="ZImagePipeline", **TAKES_IMAGE),
     Family("ZImageInpaintPipeline", "image", z_image, base="ZImagePipeline", **TAKES_MASK),
     Family("Kandinsky5I2IPipeline", "image", functools.partial(kandinsky_5_seeing, True), size=1024,
            other_size=1024, steps=(2,), jobs=2, **VISION, **TAKES_IMAGE),
+    Family("BriaFibo2Pipeline", "image", bria_fibo_2, **VISION, **TAKES_IMAGE),
     Family("LongCatImageEditPipeline", "image", long_cat_edit, **EDIT_SIZE, **VISION, **TAKES_IMAGE),
     Family("JoyImageEditPipeline", "image", functools.partial(joy_image, diffusers.JoyImageEditTransformer3DModel),
            **EDIT_SIZE, **VISION, **TAKES_IMAGE),
     Family("JoyImageEditPlusPipeline", "image",
-           functools.partial(joy_image, diffusers.JoyImageEditPlusTransformer3DModel), **EDIT_SIZE, **VISION, **TAKES_IMAGES),
+           functools.partial(joy_image, diffusers.JoyImageEditPlusTransformer3DModel), **EDIT_SIZE,
+           **VISION, **TAKES_IMAGES),
     Family("GlmImagePipeline", "image", glm_image, size=64, other_size=96, takes_negative=False, call=T5_CALL,
-           **VISION, **TAKES_IMAGE),
+           **VISION, **TAKES_IMAGES),
     Family("DreamLitePipeline", "image", dream_lite, **VISION, **TAKES_IMAGE),
     Family("DreamLiteMobilePipeline", "image", dream_lite, takes_negative=False, **VISION, **TAKES_IMAGE),
     Family("OmniGenPipeline", "image", omni_gen, takes_negative=False,

@@ -53,6 +53,8 @@ IMAGE: Any = {"takes": ("image",)}
 ENDS: Any = {"takes": ("image", "last_image")}
 VIDEO: Any = {"takes": ("video",)}
 FIVE: Any = {"num_frames": 5, "call": T5_CALL}
+# The class that continues clips fails without the number of frames that it looks back on.
+FORCING: Any = {"num_frames": 9, "call": {**T5_CALL, "overlap_history": 5}}
 NINE: Any = {"num_frames": 9, "call": T5_CALL}
 
 FAMILIES = (
@@ -61,10 +63,9 @@ FAMILIES = (
     Family("WanVACEPipeline", "video", wan_vace, **FIVE, takes=("video", "mask", "images")),
     Family("SkyReelsV2ImageToVideoPipeline", "video", sky_reels_image, **NINE, **IMAGE),
     Family("SkyReelsV2DiffusionForcingImageToVideoPipeline", "video", sky_reels,
-           base="SkyReelsV2DiffusionForcingPipeline", **NINE, **IMAGE),
+           base="SkyReelsV2DiffusionForcingPipeline", **FORCING, **IMAGE),
     Family("SkyReelsV2DiffusionForcingVideoToVideoPipeline", "video", sky_reels,
-           base="SkyReelsV2DiffusionForcingPipeline", num_frames=9,
-           call={**T5_CALL, "overlap_history": 5}, **VIDEO),
+           base="SkyReelsV2DiffusionForcingPipeline", **FORCING, **VIDEO),
     Family("HeliosPipeline", "video", helios, num_frames=8, call=T5_CALL, **IMAGE),
     Family("HeliosPyramidPipeline", "video", functools.partial(helios, 2), other_size=64, num_frames=8,
            call=PYRAMID_CALL, **IMAGE),
