@@ -71,12 +71,12 @@ def of_live(job: LiveJob, live_jobs: LiveJobs) -> JobView:
 def of_row(row: JobRow, outputs: Sequence[OutputRow]) -> JobView:
     """The view of a stored job.
 
-    The engine reports the noise scheduler with the result, so the store has it among the metrics; the view shows it
-    among the params.
+    The engine reports the noise scheduler and the number of steps that ran, so the store has them among the metrics;
+    the view shows them elsewhere. With `strength`, fewer steps run than the request names.
     """
     metrics = dict(row.metrics or {})
     scheduler = metrics.pop("scheduler", row.params.get("scheduler"))
-    total_steps = int(row.params.get("steps") or 0)
+    total_steps = int(metrics.pop("totalSteps", None) or row.params.get("steps") or 0)
     stage: Stage = "done" if row.state.terminal else "waiting"
     completed = row.state is State.COMPLETED
     return JobView(

@@ -152,6 +152,7 @@ class Results:
             "batchPeak": job.batch_peak,
             "peakBytes": job.peak_bytes,
             "scheduler": job.scheduler,
+            "totalSteps": job.total_steps,
         }
         expires_at = at + self._output_retention
         self._end(
