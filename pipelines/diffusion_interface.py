@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from pipelines.step_schedule import Speed, computed_steps
-from pipelines.upscaling.grid import size_before, tile_size
+from pipelines.tile_grid import size_before, tile_size
 
 # What a pipeline may be given besides a prompt. `images` are references, in order; `control` is the map that a
 # ControlNet or a checkpoint of its own kind follows; white parts of `mask` are repainted.
@@ -46,6 +46,8 @@ class PipelineTask:
     arguments: frozenset[str] = frozenset()  # parameters of __call__
     # Components that an adapter lends: name → the classes that it may be of, {"controlnet": ("ControlNetModel",)}.
     lent: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    # It makes clips of multiple * k + remainder frames: (multiple, remainder). None: of those of the checkpoint.
+    frames: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

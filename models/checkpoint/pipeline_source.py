@@ -35,6 +35,9 @@ class PipelineSource:
     takes_loras: bool  # the class has a loader of LoRAs among its bases
     takes_embeddings: bool  # the class has a loader of textual inversions among its bases
     rounds_steps_down: bool  # it runs int(steps * strength) steps; others round up
+    shifts_schedule: bool  # it tells the noise scheduler `mu`, by which a large picture gets another schedule
+    checks_references: bool  # it refuses references that are small or long: Flux2ImageProcessor.check_image_input
+    patches_frames: bool  # it refuses a number of latent frames that the denoiser's patches do not divide
     example_fps: int | None  # from export_to_video(…, fps=16) in the example of its docstring
 
     @property
@@ -66,6 +69,7 @@ def pipeline_source(class_name: str) -> PipelineSource | None:
         "self"
     }
     inputs = inputs_of(class_name, arguments, required)
+    own_text = ast.get_source_segment(text, cls) or ""
     return PipelineSource(
         output=_output(call, arguments),
         arguments=arguments,
@@ -78,7 +82,10 @@ def pipeline_source(class_name: str) -> PipelineSource | None:
         cells_multiple=_cells_multiple(nodes),
         takes_loras=any("LoraLoaderMixin" in _name(base) for base in cls.bases),
         takes_embeddings=any("TextualInversionLoaderMixin" in _name(base) for base in cls.bases),
-        rounds_steps_down="int(num_inference_steps * strength)" in (ast.get_source_segment(text, cls) or ""),
+        rounds_steps_down="int(num_inference_steps * strength)" in own_text,
+        shifts_schedule=re.search(r"\bmu\b", own_text) is not None,
+        checks_references="check_image_input(" in own_text,
+        patches_frames="must be divisible by `{patch_size_t=}`" in own_text,
         example_fps=_example_fps(text),
     )
 

@@ -17,6 +17,7 @@ from models.checkpoint.component_configs import Config, Configs, denoiser_config
 from models.checkpoint.denoiser_input import DENOISERS, is_inpainting, latent_channels, takes_channels
 from models.checkpoint.pipeline_inputs import PipelineInputs
 from models.checkpoint.pipeline_source import module_of, pipeline_source
+from models.checkpoint.video_frames import patched_frame_rule
 from models.installed_libraries import pipeline_files
 from models.pipeline_signature import pipeline_signature
 from pipelines.diffusion_interface import PipelineTask
@@ -27,6 +28,7 @@ TASK = re.compile(
     r"|Condition|Combined|Adapter|[TI]2[IV](?!A)|LongMultiPrompt"
 )
 VIDEO_AT_END = re.compile(r"(?<=.)Video$")  # SanaVideo and SanaImageToVideo
+SHIFTING = "use_dynamic_shifting"  # of a noise scheduler
 LENT = ("controlnet", "adapter")  # components that an adapter lends
 COMPARED = (
     *DENOISERS,
@@ -47,13 +49,13 @@ def tasks_of(
 ) -> tuple[PipelineTask, ...]:
     """Returns the checkpoint's own class first, then its relatives; an alternative set of inputs is a task of its own.
 
-    components: the names of those that the checkpoint has. settings: its model_index.json, which holds plain values
-    of the class too.
+    components: the names of those that the checkpoint has. configs: also of its noise scheduler. settings: its
+    model_index.json, which holds plain values of the class too.
     """
     own = pipeline_source(class_name)
     if own is None or own.makes is None:
         return ()
-    tasks = [*_tasks(class_name, own.inputs, {}, settings or {})]
+    tasks = [*_tasks(class_name, own.inputs, {}, configs, settings or {})]
     seen = [(task.inputs, task.required, task.lent) for task in tasks]
     needed = frozenset.intersection(*(task.required for task in tasks))
     for name in _relatives(class_name):
@@ -62,7 +64,9 @@ def tasks_of(
             continue
         if not takes_channels(class_name, name, configs, settings or {}) or not _sees_pictures(configs):
             continue
-        for task in _tasks(name, source.inputs, lent, settings or {}):
+        if own.shifts_schedule and not source.shifts_schedule and configs.get("scheduler", {}).get(SHIFTING):
+            continue  # the scheduler would miss what it shifts by (LTX-Video up to 0.9.1 with conditions)
+        for task in _tasks(name, source.inputs, lent, configs, settings or {}):
             signs = (task.inputs, task.required, task.lent)
             # What a checkpoint always needs (an inpainting one: picture and mask), its relatives cannot do without.
             if task.inputs and needed <= task.required and signs not in seen:
@@ -89,15 +93,20 @@ def inpainting_class(class_name: str, classes: Mapping[str, str], configs: Confi
 
 
 def _tasks(
-    name: str, alternatives: Collection[PipelineInputs], lent: Mapping[str, tuple[str, ...]], settings: Config
+    name: str,
+    alternatives: Collection[PipelineInputs],
+    lent: Mapping[str, tuple[str, ...]],
+    configs: Configs,
+    settings: Config,
 ) -> Iterator[PipelineTask]:
     source = pipeline_source(name)
     assert source is not None
+    frames = patched_frame_rule(configs) if source.patches_frames else None
     for each in alternatives:
         inputs = dict(each.arguments)
         if settings.get("expand_timesteps"):  # Wan 2.2 5B keeps the first frame and has no place for the last one
             inputs.pop("last_image", None)
-        yield PipelineTask(pipeline=name, inputs=inputs, required=each.required, arguments=source.arguments, lent=lent)
+        yield PipelineTask(name, inputs, each.required, source.arguments, lent, frames)
 
 
 def _relatives(class_name: str) -> list[str]:

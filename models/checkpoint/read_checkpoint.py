@@ -191,6 +191,7 @@ def _pipeline_spec(folder: Path, name: str, source: str, scheduler: Config, unet
     configs = _component_configs(folder, listed)
     if unet_channels and "unet" in configs:
         configs["unet"] = {**configs["unet"], "in_channels": unet_channels}
+    configs["scheduler"] = {**scheduler_config(folder), **scheduler}
     notes: tuple[str, ...] = ()
     if inpainting := inpainting_class(class_name, {part: cls for part, (_, cls) in listed.items()}, configs):
         class_name = inpainting
@@ -207,7 +208,7 @@ def _pipeline_spec(folder: Path, name: str, source: str, scheduler: Config, unet
         path=folder,
         source=source,
         pipeline=class_name,
-        schedulers=compatible_schedulers(model_index, {**scheduler_config(folder), **scheduler}),
+        schedulers=compatible_schedulers(model_index, configs["scheduler"]),
         scheduler_config=scheduler,
         takes_loras=pipeline.takes_loras,
         arguments=pipeline.arguments,

@@ -34,6 +34,15 @@ def frame_rule(
     return multiple, remainder, default - (default - remainder) % multiple
 
 
+def patched_frame_rule(configs: Configs) -> tuple[int, int] | None:
+    """Returns (multiple, remainder) where the denoiser's patches have several latent frames; None where they have one.
+
+    For a class that refuses a part of a patch (CogVideoX 1.5 that changes a clip); others fill it up.
+    """
+    patch, factor = positive_int(denoiser_config(configs), "patch_size_t"), _temporal_factor(configs)
+    return (patch * factor, (1 - factor) % (patch * factor)) if patch > 1 else None
+
+
 def _temporal_factor(configs: Configs) -> int:
     """Returns the frames of the clip per latent frame."""
     vae = vae_config(configs)

@@ -107,8 +107,8 @@ def clip_length_like(clip: MediaFile, spec: ModelSpec) -> tuple[int, int]:
     fps = spec.defaults.fps or DEFAULT_FPS
     seconds = clip.num_frames / (clip.fps or fps)
     most, _ = clip_length(None, None, spec)
-    frames = min(_nearest_valid(max(1, round(seconds * fps)), spec.limits), most)
-    return frames, fps
+    frames = _nearest_valid(min(max(1, round(seconds * fps)), most), spec.limits)
+    return frames if frames <= most else _nearest_valid(most - spec.limits.frames_multiple // 2, spec.limits), fps
 
 
 def clip_length(num_frames: int | None, duration_s: int | None, spec: ModelSpec) -> tuple[int, int]:

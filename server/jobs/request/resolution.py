@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from models.checkpoint.pipeline_source import FRAME_COUNTS
@@ -37,7 +37,7 @@ from server.jobs.request.options import (
 )
 from server.jobs.request.output_size import clip_length, clip_length_like, cut_off, output_size
 from server.jobs.request.stored_request import Json, client_params, stored_inputs
-from server.jobs.request.task_choice import check_inputs, choose_task, own_task, resolved_strength
+from server.jobs.request.task_choice import check_files, check_inputs, choose_task, own_task, resolved_strength
 from server.jobs.request.upscaled_size import enlarged, upscaler_length, upscaler_size, upscaler_steps
 
 CROP_ARGUMENT = "padding_mask_crop"  # of inpainting classes: only the part around the mask is made
@@ -102,6 +102,7 @@ def resolve(
     task = choose_task(request, spec, tasks_for(controls, spec) if spec.tasks else [own_task(spec)])
     check_controls(controls, task)
     check_supported(request, spec, task)
+    check_files(files, request.type, spec, task)
     num_frames, fps = _length(request, spec, task, files)
     followed, only_enlarges = _followed(request, files), spec.adapter == "upscaler"
     if only_enlarges:
@@ -189,6 +190,10 @@ def _length(
         return None, None
     if spec.adapter == "upscaler":
         return upscaler_length(request, spec, files["video"])
+    if task.frames is not None:
+        multiple, remainder = task.frames
+        limits = replace(spec.limits, frames_multiple=multiple, frames_remainder=remainder)
+        spec = replace(spec, limits=limits)
     clip = files.get("video") or next((file for file in files.values() if file.num_frames > 1), None)
     counts_frames = not task.arguments.isdisjoint((*FRAME_COUNTS, "frames"))
     goes_on = counts_frames and "control" not in task.inputs and not FRAME_BY_FRAME.search(task.pipeline)

@@ -5,12 +5,13 @@ Errors name the field, and either the models here that can take it or what is mi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from models.checkpoint.pipeline_inputs import CONDITIONS, INPUT_NAMES
 from models.checkpoint.pipeline_source import pipeline_source
 from models.spec import ModelSpec
-from pipelines.diffusion_interface import InputName, PipelineTask
+from pipelines.diffusion_interface import InputName, MediaFile, PipelineTask
 from server.errors import BadRequest
 from server.jobs.request.generate_request import GenerateRequest
 
@@ -24,6 +25,7 @@ SEND = {
     "video": "a clip in video",
     "control": "a map in control",
 }
+LEAST_REFERENCE_SIDE, LONGEST_REFERENCE = 64, 8  # of `Flux2ImageProcessor.check_image_input`
 OTHER_STRENGTH = ("PIAPipeline",)  # classes whose argument `strength` counts how much the picture moves
 
 
@@ -109,12 +111,33 @@ def resolved_strength(request: GenerateRequest, task: PipelineTask, steps: int) 
         strength = float(default)
     rounds_down = source is not None and source.rounds_steps_down
     if strength is not None and (int(steps * strength) < 1 if rounds_down else steps * strength <= 0):
-        least = f"at least {1 / steps:.3g}" if rounds_down else "more than 0"
+        least = f"at least {math.ceil(1000 / steps) / 1000:g}" if rounds_down else "more than 0"
         raise BadRequest(
             f"strength must be {least} with {steps} step{'s' * (steps > 1)}: otherwise no step is left.",
             param="strength",
         )
     return strength
+
+
+def check_files(files: Mapping[str, MediaFile], made: str, spec: ModelSpec, task: PipelineTask) -> None:
+    """Raises `BadRequest` for a picture or clip that the class of `task` would refuse when it is called.
+
+    files: by their places in the request. made: the type of the output.
+    """
+    source = pipeline_source(task.pipeline)
+    for place, file in files.items():
+        field = place.partition("[")[0]
+        if field == "control" and made == "image" and file.fps is not None:
+            raise BadRequest(f"{place} must be a picture, and not a clip.", param=field)
+        if source is None or not source.checks_references or field not in ("image", "images"):
+            continue
+        short, long = sorted((file.width, file.height))
+        if short < LEAST_REFERENCE_SIDE or long > LONGEST_REFERENCE * short:
+            raise BadRequest(
+                f"{place} must be at least {LEAST_REFERENCE_SIDE} pixels wide and high, and at most "
+                f"{LONGEST_REFERENCE} times as long as wide, for {spec.name}; it is {file.width}x{file.height}.",
+                param=field,
+            )
 
 
 def _missing(spec: ModelSpec, sets: Sequence[frozenset[InputName]]) -> BadRequest:

@@ -195,3 +195,25 @@ def test_the_relatives_include_those_of_diffusers_own_tables() -> None:
                 missing += [(own, theirs.__name__)] if theirs.__name__ not in found else []
 
     assert missing == []
+
+
+def test_a_class_that_shifts_no_schedule_is_left_out_where_the_scheduler_needs_a_shift() -> None:
+    found = _tasks("LTXPipeline", {"scheduler": {"use_dynamic_shifting": True}})
+
+    assert "LTXImageToVideoPipeline" in found
+    assert "LTXConditionPipeline" not in found
+
+
+@pytest.mark.parametrize(
+    ("patch", "factor", "expected"), [(None, 4, None), (1, 4, None), (2, 4, (8, 5)), (2, 1, (2, 0))]
+)
+def test_a_class_that_changes_clips_makes_whole_patches_of_latent_frames(
+    patch: int | None, factor: int, expected: tuple[int, int] | None
+) -> None:
+    configs: Configs = {"transformer": {"patch_size_t": patch}, "vae": {"temporal_compression_ratio": factor}}
+    signature = pipeline_signature("CogVideoXPipeline")
+    assert signature is not None
+
+    own, changes = tasks_of("CogVideoXPipeline", signature.required, configs)
+
+    assert (own.frames, changes.frames) == (None, expected)

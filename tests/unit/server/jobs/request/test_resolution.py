@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -273,3 +274,41 @@ def test_a_job_that_an_older_version_stored_has_no_inputs() -> None:
     request = engine_request(old)
 
     assert request == engine_request(resolved(SD))
+
+
+def test_a_clip_is_made_in_whole_patches_of_latent_frames_where_the_class_needs_them() -> None:
+    own, changes = model("CogVideoXPipeline").tasks
+    limits = Limits(size_multiple=16, frames_multiple=4, frames_remainder=1)
+    spec = replace(
+        model("CogVideoXPipeline", limits=limits), tasks=(own, replace(changes, frames=(8, 5))),
+        defaults=Defaults(steps=2, width=512, height=512, num_frames=81, fps=16),
+    )  # fmt: skip
+
+    for n_frames, expected in ((1, 5), (9, 13), (12, 13), (81, 77), (500, 77)):
+        clip = replace(CLIP, num_frames=n_frames, fps=16.0)
+        assert resolved(spec, {"video": clip}, video="x").params["numFrames"] == expected
+    with pytest.raises(BadRequest, match="a multiple of 8 plus 5"):
+        resolved(spec, {"video": CLIP}, video="x", num_frames=81)
+    assert resolved(spec, num_frames=81).params["numFrames"] == 81
+
+
+@pytest.mark.parametrize(("width", "height"), [(63, 400), (400, 1), (64, 513)])
+def test_references_that_flux_2_would_refuse_are_refused_with_their_place(width: int, height: int) -> None:
+    small = MediaFile("/files/small.png", "bb", width, height)
+
+    with pytest.raises(BadRequest, match=rf"^images\[0\] must be at least 64 pixels.*it is {width}x{height}\.$"):
+        resolved(FLUX2, {"images[0]": small}, images=("x",))
+
+
+def test_a_picture_follows_no_clip() -> None:
+    union = model("StableDiffusionXLControlNetUnionPipeline", "union")
+
+    with pytest.raises(BadRequest, match="must be a picture, and not a clip"):
+        resolved(union, {"control[0].image": CLIP}, control=(WantedControl(image="x", type="canny"),))
+
+
+def test_the_least_strength_that_an_error_names_is_one_that_is_taken() -> None:
+    with pytest.raises(BadRequest, match=r"at least 0\.334 with 3 steps"):
+        resolved(SD, {"image": PICTURE}, image="x", strength=0.3, steps=3)
+
+    assert resolved(SD, {"image": PICTURE}, image="x", strength=0.334, steps=3).params["strength"] == 0.334
