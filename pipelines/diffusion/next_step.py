@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipelines.batching.rendezvous import Forward
 from pipelines.diffusion_interface import DiffusionRequest
 from pipelines.interface import LaneStage, NextStep
-from pipelines.upscaling.grid import tile_size
+from pipelines.tile_grid import tile_size
 
 
 def next_step_of(forward: Forward, request: DiffusionRequest, names: tuple[str, ...], *, denoising: bool) -> NextStep:

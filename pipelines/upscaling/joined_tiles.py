@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pipelines.upscaling.grid import Tile
+from pipelines.tile_grid import Tile
 
 
 class JoinedTiles:

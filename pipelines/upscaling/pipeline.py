@@ -16,7 +16,7 @@ from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.upscaling.grid import OVERLAP, Tile, tiles_of
+from pipelines.tile_grid import OVERLAP, Tile, tiles_of
 from pipelines.upscaling.joined_tiles import JoinedTiles
 from pipelines.upscaling.upscaler import Upscaler
 

@@ -9,7 +9,7 @@ import math
 
 from models.spec import ModelSpec
 from pipelines.diffusion_interface import MediaFile
-from pipelines.upscaling.grid import size_before, tiles_of
+from pipelines.tile_grid import size_before, tiles_of
 from server.errors import BadRequest
 from server.jobs.request.generate_request import GenerateRequest
 

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from pipelines.upscaling.grid import size_before, tiles_of
+from pipelines.tile_grid import size_before, tiles_of
 from pipelines.upscaling.joined_tiles import JoinedTiles
 from pipelines.upscaling.pipeline import UpscalerPipeline, enlarge
 from pipelines.upscaling.upscaler import BadUpscaler, open_upscaler
