@@ -5,8 +5,7 @@ import { session } from "./session.js";
 import { isKept } from "./uploads.js";
 
 const NAME = "agentname-draft";
-const TEXTS = ["negative_prompt", "output_format", "scheduler", "speed"];
-const NO_PROMPT = "(this model reads no prompt)"; // the API wants one
+const TEXTS = ["negative_prompt", "output_format", "scheduler", "speed", "fit"];
 
 export const IDEAS = {
   image: [
@@ -65,8 +64,7 @@ export const hasShape = (model) =>
 
 /** The body of POST /api/generate: the filled fields that the model takes, and a request for previews. */
 export function bodyOf(draft, model) {
-  const prompt = readsPrompt(model) ? draft.prompt : draft.prompt.trim() || NO_PROMPT;
-  const body = { prompt, type: draft.type, preview: true, ...picturesOf(draft, model) };
+  const body = { prompt: promptOf(draft, model), type: draft.type, preview: true, ...picturesOf(draft, model) };
   const { loras = [], upscale, ...advanced } = draft.advanced;
   if (draft.model || model?.adapter) body.model = draft.model || model.name;
   const followsPicture = hasShape(model) && (draft.asPicture || model.adapter);
@@ -74,6 +72,7 @@ export function bodyOf(draft, model) {
   if (draft.type === "image" && Number(draft.n) > 1) body.n = Number(draft.n);
   if (draft.type === "video" && draft.duration && !advanced.num_frames) body.duration = Number(draft.duration);
   if (draft.type === "image") delete advanced.num_frames;
+  if (!hasShape(model)) delete advanced.fit;
   if (loras.length)
     body.loras = loras.map(({ name, weight }) => ({ name, weight: weight === "" ? 1 : Number(weight) }));
   if (upscale) body.upscale = { model: upscale };
@@ -82,6 +81,11 @@ export function bodyOf(draft, model) {
     body[name] = TEXTS.includes(name) || value === true ? value : Number(value);
   }
   return body;
+}
+
+/** The API wants a prompt also for a model that reads none: what the result is found by. */
+function promptOf(draft, model) {
+  return readsPrompt(model) ? draft.prompt : draft.pictures[givenInputs(model)[0]]?.[0].name || "Enlarged";
 }
 
 function picturesOf(draft, model) {

@@ -33,11 +33,13 @@ export function inputsOf(model, type) {
 
 export const readsPrompt = (model) => !model || model.inputs.includes("text");
 
-/** The models of the type that take all these inputs; those that also read a prompt come first. */
+/** The models of the type that take all these inputs; those that also read a prompt come first, failed ones last. */
 export const modelsTaking = (names, type, models) =>
   modelsFor(type, models)
     .filter((model) => names.every((name) => inputsOf(model, type).includes(name)))
-    .sort((a, b) => readsPrompt(b) - readsPrompt(a));
+    .sort((a, b) => rank(b) - rank(a));
+
+const rank = (model) => readsPrompt(model) - 2 * (model.state === "failed");
 
 /** The name of an input that is still missing, or null when what is `given` is enough. */
 export function missingInput(model, type, given) {

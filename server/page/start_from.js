@@ -82,6 +82,7 @@ export function reuse(job, models, index = 0) {
       scheduler: params.scheduler && params.scheduler !== defaultScheduler(model) ? params.scheduler : "",
       clip_skip: params.clipSkip ?? "",
       loras: (params.loras ?? []).map((lora) => ({ ...lora })),
+      fit: params.fit === "crop" ? "" : (params.fit ?? ""),
       upscale: params.upscale?.model ?? "",
     },
     ...noPictures(),

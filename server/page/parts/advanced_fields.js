@@ -10,24 +10,35 @@ const SPEEDS = [
   ["balanced", "balanced: about half the time"],
   ["fast", "fast: about a third"],
 ];
+const FITS = [
+  ["", "crop (default)"],
+  ["pad", "pad"],
+  ["stretch", "stretch"],
+];
 const FORMATS = { image: ["png", "webp", "jpeg"], video: ["mp4", "webm", "gif", "frames"] };
 
-/** The fields that `model` supports. They edit `draft.advanced`. `loras`: names of the LoRAs on the server. `upscalers`:
- * models that can enlarge the result. */
-export function advancedFields(model, loras, upscalers = []) {
+/** The fields that `model` supports. They edit `draft.advanced`.
+ *
+ * `loras`: names of the LoRAs on the server. `upscalers`: models that can enlarge the result. `isFitted`: whether there is
+ * a picture that may have another shape than the result.
+ */
+export function advancedFields(model, loras, upscalers, isFitted) {
   const { defaults = {}, limits = {} } = model ?? {};
   const values = draft.advanced;
-  const format = options(
-    h("select", {
+  const select = (name, entries) => {
+    const control = h("select", {
       class: "input",
-      name: "output_format",
+      name,
       onchange: () => {
-        values.output_format = format.value;
+        values[name] = control.value;
       },
-    }),
-    [["", `${FORMATS[draft.type][0]} (default)`], ...FORMATS[draft.type].slice(1).map((name) => [name, name])],
-    values.output_format ?? "",
-  );
+    });
+    return options(control, entries, values[name] ?? "");
+  };
+  const format = select("output_format", [
+    ["", `${FORMATS[draft.type][0]} (default)`],
+    ...FORMATS[draft.type].slice(1).map((name) => [name, name]),
+  ]);
   const negative = h("textarea", {
     class: "input short",
     name: "negative_prompt",
@@ -50,43 +61,25 @@ export function advancedFields(model, loras, upscalers = []) {
   const multiple = limits.sizeMultiple ?? 8;
   const { schedulers = [], maxClipSkip = 0, takesLoras = false, speeds = [] } = model ?? {};
   if (model) dropUnsupported(values, schedulers, maxClipSkip, takesLoras, speeds);
-  const scheduler = options(
-    h("select", {
-      class: "input",
-      name: "scheduler",
-      onchange: () => {
-        values.scheduler = scheduler.value;
-      },
-    }),
-    [
-      ["", `${plain(defaults.scheduler ?? schedulers[0] ?? "")} (default)`],
-      ...schedulers.map((name) => [name, plain(name)]),
-    ],
-    values.scheduler ?? "",
-  );
-  const speed = options(
-    h("select", {
-      class: "input",
-      name: "speed",
-      onchange: () => {
-        values.speed = speed.value;
-      },
-    }),
-    SPEEDS,
-    values.speed ?? "",
-  );
+  const scheduler = select("scheduler", [
+    ["", `${plain(defaults.scheduler ?? schedulers[0] ?? "")} (default)`],
+    ...schedulers.map((name) => [name, plain(name)]),
+  ]);
+  const speed = select("speed", SPEEDS);
   if (model && !upscalers.some(({ name }) => name === values.upscale)) delete values.upscale;
-  const upscale = options(
-    h("select", {
-      class: "input",
-      name: "upscale",
-      onchange: () => {
-        values.upscale = upscale.value;
-      },
-    }),
-    [["", "no"], ...upscalers.map(({ name, adapter }) => [name, `${name} · ${adapter.scale}×`])],
-    values.upscale ?? "",
-  );
+  const upscale = select("upscale", [
+    ["", "no"],
+    ...upscalers.map(({ name, adapter }) => [name, `${name} · ${adapter.scale}×`]),
+  ]);
+  const side = (label, name) =>
+    numberField(
+      label,
+      name,
+      { min: multiple, step: multiple, placeholder: isFitted ? "from the picture" : "from aspect ratio" },
+      values,
+    );
+  const sides = [side("Width", "width"), side("Height", "height")];
+  if (model?.adapter) return [field("File format", format), ...sides]; // an upscaler has no steps
   return [
     seedField(values),
     numberField("Steps", "steps", { min: 1, max: limits.maxSteps, placeholder: defaults.steps ?? "50" }, values),
@@ -108,10 +101,10 @@ export function advancedFields(model, loras, upscalers = []) {
         ]
       : []),
     ...(speeds.length > 1 ? [field("Speed", speed, "Balanced and fast predict most later steps.")] : []),
+    ...(isFitted ? [field("Fit of the picture", select("fit", FITS))] : []),
     ...(upscalers.length ? [field("Upscale", upscale)] : []),
     field("File format", format),
-    numberField("Width", "width", { min: multiple, step: multiple, placeholder: "from aspect ratio" }, values),
-    numberField("Height", "height", { min: multiple, step: multiple, placeholder: "from aspect ratio" }, values),
+    ...sides,
     ...(draft.type === "video"
       ? [numberField("Frames", "num_frames", { min: 1, placeholder: "from seconds" }, values)]
       : []),

@@ -156,7 +156,7 @@ export function createForm(models, loras, submit, signal) {
       choice(
         "aspect_ratio",
         `Aspect ratio${size ? ` · ${size[0]} × ${size[1]}` : ""}`,
-        canFollow ? [[AS_PICTURE, "As picture"], ...ratios] : ratios,
+        canFollow ? [[AS_PICTURE, "Picture"], ...ratios] : ratios,
         follows ? AS_PICTURE : draft.aspect,
         (value) => {
           draft.asPicture = value === AS_PICTURE;
@@ -184,7 +184,7 @@ export function createForm(models, loras, submit, signal) {
     middle.firstChild.hidden = keepsShape;
     if (!model && models().length)
       middle.append(h("p", { class: "note warn" }, `There is no ${draft.type} model. Add one in the Models view.`));
-    advanced.replaceChildren(...advancedFields(model, loras(), upscalersFor(model, models())));
+    advanced.replaceChildren(...advancedFields(model, loras(), upscalersFor(model, models()), canFollow));
     allowance();
   }
 

@@ -24,8 +24,11 @@ export function jobActions(job, on) {
     { class: "row" },
     job.outputs.length === 1 ? outputActions(job, 0, on) : null,
     job.prompt ? button("reuse", "Use again", () => leave(on, (models) => reuse(job, models))) : null,
-    button("copy", "Copy settings", () =>
-      copy(JSON.stringify({ prompt: job.prompt, model: job.model, ...job.params }, null, 2), "Settings"),
+    button(
+      "copy",
+      "Copy settings",
+      () => copy(JSON.stringify({ prompt: job.prompt, model: job.model, ...job.params }, null, 2), "Settings"),
+      "plain",
     ),
     job.status === "canceled" ? null : button("trash", "Delete", () => drop(job, on), "plain risky"),
   );

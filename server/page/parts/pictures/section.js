@@ -48,19 +48,19 @@ export function picturesSection({ state, changed, use, problem }) {
       }
       busy.add(place);
       changed();
+      let failure = null;
       try {
         const input = await upload(file);
         const before = draft.pictures[place];
         draft.pictures[place] = place === "images" ? [...before, input].slice(0, MAX_REFERENCES) : [input];
         if (place === "image") draft.pictures.mask = [];
-        problem(null);
         announce(`${label(place)}: ${file.name} added`);
       } catch (error) {
-        problem(error.message, place);
-      } finally {
-        busy.delete(place);
-        changed();
+        failure = error.message;
       }
+      busy.delete(place);
+      changed();
+      problem(failure, place);
     }
   }
 
@@ -95,23 +95,24 @@ export function picturesSection({ state, changed, use, problem }) {
       if (drawn === undefined) return;
       draft.pictures.mask = drawn ? [await upload(drawn)] : [];
       problem(null);
+      changed();
     } catch (error) {
       problem(error.message, "image");
     }
-    changed();
     content.querySelector('[name="mask"]')?.focus();
   }
 
-  function slotOf(name, needed) {
+  function slotOf(name, needed, wide = false) {
     const [input] = draft.pictures[name];
     const common = { name, label: label(name), kind: kindOf(name), needed, choose: () => choose(name) };
-    if (!input) return emptySlot({ ...common, busy: busy.has(name) });
+    if (!input) return emptySlot({ ...common, busy: busy.has(name), wide, first: isOnly(name) });
     const slot = { ...common, input, removed: () => remove(name, input), gone: (other) => gone(whose(other), other) };
     return filledSlot(
       name === "image" && takes("mask") ? { ...slot, mask: draft.pictures.mask[0], more: maskButtons() } : slot,
     );
   }
 
+  const isOnly = (name) => inputsOf(state().model, draft.type).every((other) => other === name || other === "mask");
   const takes = (name) => inputsOf(state().model, draft.type).includes(name);
   const whose = (input) => Object.keys(draft.pictures).find((name) => draft.pictures[name].includes(input));
 
@@ -171,11 +172,9 @@ export function picturesSection({ state, changed, use, problem }) {
     content.replaceChildren(
       ...filled.map((name) => slotOf(name, name === needed)),
       ...(names.includes("images") && draft.pictures.images.length ? [references()] : []),
-      ...(names.length === 1 && empty.length
-        ? [emptySlot({ ...more(names[0]), label: label(names[0]), kind: kindOf(names[0]), wide: true })]
-        : empty.length
-          ? [h("div", { class: "slots" }, empty.map((name) => slotOf(name, name === needed)))]
-          : []),
+      ...(empty.length
+        ? [h("div", { class: "slots" }, empty.map((name) => slotOf(name, name === needed, empty.length === 1)))]
+        : []),
       ...strengthField(model),
       ...controlFields(model, models),
       ...notTaken(model, models),
@@ -198,7 +197,9 @@ export function picturesSection({ state, changed, use, problem }) {
       : `${model.name} takes no pictures. `;
     const others = able.length
       ? [able.length === 1 ? "This model does:" : "These models do:", able.map(({ name }) => chooseButton(name))]
-      : `No other ${draft.type} model here does.`;
+      : unused.length > 1
+        ? `No ${draft.type} model here takes all of them.`
+        : `No ${draft.type} model here does.`;
     return [
       h(
         "div",

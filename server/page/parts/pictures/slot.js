@@ -9,11 +9,11 @@ export const KINDS = {
   clip: { accept: "video/mp4,video/webm", word: "clip" },
 };
 
-/** An empty place. `wide`: the only one, which explains itself. */
-export function emptySlot({ name, label, kind, needed, wide, busy, choose }) {
-  const words = wide
-    ? [h("b", {}, busy ? "Sending…" : `Add a ${KINDS[kind].word}`), h("span", {}, "Drop it, paste it, or choose a file")]
-    : [h("b", {}, label), h("span", {}, busy ? "Sending…" : needed ? "needed" : "optional")];
+/** An empty place. `wide`: the only one. `first`: nothing is there yet, so that it says how to add something. */
+export function emptySlot({ name, label, kind, needed, wide, first, busy, choose }) {
+  const title = first ? `Add a ${KINDS[kind].word}` : label;
+  const how = first ? "Drop it, paste it, or choose a file" : needed ? "needed" : "optional";
+  const words = [h("b", {}, title), h("span", {}, busy ? "Sending…" : how)];
   return h(
     "button",
     {

@@ -4,17 +4,20 @@ import { field, h } from "../../dom.js";
 import { draft, givenInputs } from "../../draft.js";
 import { takesStrength } from "../../model_inputs.js";
 
-const USUAL = 0.8; // the default of most models
+const USUAL = 0.8; // the default of most pipelines
+const USUAL_OF_MASKS = 1; // that of most pipelines for a part of the picture
 const WORDS = [
   [0.3, "touches up details"],
   [0.55, "keeps most of it"],
   [0.8, "keeps the composition"],
   [0.95, "keeps little"],
-  [1, "makes it anew"],
+  [1, "makes all anew"],
 ];
 
 export function strengthField(model) {
-  if (!takesStrength(model, givenInputs(model))) return [];
+  const given = givenInputs(model);
+  if (!takesStrength(model, given)) return [];
+  const usual = given.includes("mask") ? USUAL_OF_MASKS : USUAL;
   const words = h("output", { class: "soft" });
   const slider = h("input", {
     type: "range",
@@ -22,7 +25,7 @@ export function strengthField(model) {
     min: 0.05,
     max: 1,
     step: 0.05,
-    value: draft.strength === "" ? USUAL : draft.strength,
+    value: draft.strength === "" ? usual : draft.strength,
     oninput: () => {
       draft.strength = slider.value;
       tell();
@@ -30,7 +33,7 @@ export function strengthField(model) {
   });
   function tell() {
     const meaning = WORDS.find(([limit]) => Number(slider.value) <= limit)[1];
-    words.textContent = draft.strength === "" ? "as the model does" : `${Number(slider.value).toFixed(2)}: ${meaning}`;
+    words.textContent = draft.strength === "" ? "the model's default" : `${Number(slider.value).toFixed(2)}: ${meaning}`;
     slider.setAttribute("aria-valuetext", words.textContent);
   }
   tell();
