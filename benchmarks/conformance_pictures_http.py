@@ -33,7 +33,7 @@ class PictureComparison(HttpComparison):
 
     def _pipeline(self, family: Family, folder: Path) -> Row:
         files = folder.parent / "files"
-        files.mkdir(exist_ok=True)
+        files.mkdir(parents=True, exist_ok=True)
         pictures = PictureJobs(family.name, files)
         pictures.pipeline.save_pretrained(folder)
         self._add(folder, entry_of(family, type(pictures.pipeline).__name__))

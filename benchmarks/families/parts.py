@@ -104,7 +104,11 @@ def glm_image_processor() -> Any:
     options = {"bos_token": "<start>", "extra_special_tokens": named, "model_max_length": 1024}
     tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], **options)
     template = CHAT_TEMPLATE.replace("<|vision_start|><|image_pad|><|vision_end|>", "<|image|>")
-    return transformers.GlmImageProcessor(transformers.GlmImageImageProcessor(), tokenizer, chat_template=template)
+    return transformers.GlmImageProcessor(
+        transformers.GlmImageImageProcessor(patch_size=16, temporal_patch_size=1, merge_size=1),
+        tokenizer,
+        chat_template=template,
+    )
 
 
 def pixtral_processor() -> Any:

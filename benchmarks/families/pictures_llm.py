@@ -9,10 +9,10 @@ import diffusers
 import transformers
 
 from benchmarks.families import parts, vaes
-from benchmarks.families.building import T5_CALL, flow, small
+from benchmarks.families.building import flow, small
 from benchmarks.families.dits_llm import kandinsky_5, qwen_image, z_image
 from benchmarks.families.family import Family
-from benchmarks.families.vision import bria_fibo_2, dream_lite, glm_image, long_cat, omni_gen, qwen_image_21
+from benchmarks.families.vision import bria_fibo_2, dream_lite, long_cat, omni_gen, qwen_image_21
 
 
 def qwen_image_edit() -> dict[str, Any]:
@@ -104,8 +104,6 @@ FAMILIES = (
            **EDIT_SIZE, **VISION, **TAKES_IMAGE),
     Family("JoyImageEditPlusPipeline", "image",
            functools.partial(joy_image, diffusers.JoyImageEditPlusTransformer3DModel), **EDIT_SIZE,
-           **VISION, **TAKES_IMAGES),
-    Family("GlmImagePipeline", "image", glm_image, size=64, other_size=96, takes_negative=False, call=T5_CALL,
            **VISION, **TAKES_IMAGES),
     Family("DreamLitePipeline", "image", dream_lite, **VISION, **TAKES_IMAGE),
     Family("DreamLiteMobilePipeline", "image", dream_lite, takes_negative=False, **VISION, **TAKES_IMAGE),
