@@ -15,7 +15,8 @@ from PIL import Image
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "page"
 DESKTOP = {
     "create": "create-desktop", "preview": "preview-desktop", "chat": "chat-desktop", "gallery": "gallery-desktop",
-    "queue": "queue-dark", "models": "models-desktop", "keys": "keys-desktop", "api": "docs-desktop",
+    "queue": "queue-dark", "mask": "mask-desktop", "models": "models-desktop", "keys": "keys-desktop",
+    "api": "docs-desktop",
 }  # fmt: skip
 PHONES = {"phone": ("create", "chat", "gallery", "queue"), "phone-2": ("preview", "models", "keys", "docs")}
 GAP = 24  # pixels between phones

@@ -1,4 +1,4 @@
-/** Calls the server's API: JSON requests, files and event streams. An error becomes an ApiError with the server's text. */
+/** Calls the server's API: JSON, files and event streams. An error becomes an ApiError with the server's text. */
 
 import { session } from "./session.js";
 

@@ -49,7 +49,8 @@ function modelFor(job, type, name, models) {
 /** Adds an output to the references of the draft. */
 function refer(job, output, models) {
   draft.type = "image";
-  const chosen = modelsFor("image", models).find(({ name, default: first }) => (draft.model ? name === draft.model : first));
+  const isChosen = (model) => (draft.model ? model.name === draft.model : model.default);
+  const chosen = modelsFor("image", models).find(isChosen);
   if (!inputsOf(chosen, "image").includes("images")) draft.model = modelFor(job, "image", "images", models);
   draft.pictures.images = [...draft.pictures.images, fromOutput(job, output)];
   show();

@@ -19,8 +19,8 @@ const FORMATS = { image: ["png", "webp", "jpeg"], video: ["mp4", "webm", "gif", 
 
 /** The fields that `model` supports. They edit `draft.advanced`.
  *
- * `loras`: names of the LoRAs on the server. `upscalers`: models that can enlarge the result. `isFitted`: whether there is
- * a picture that may have another shape than the result.
+ * `loras`: names of the LoRAs on the server. `upscalers`: models that can enlarge the result. `isFitted`: whether
+ * there is a picture that may have another shape than the result.
  */
 export function advancedFields(model, loras, upscalers, isFitted) {
   const { defaults = {}, limits = {} } = model ?? {};

@@ -120,7 +120,8 @@ export function createForm(models, loras, submit, signal) {
 
   function chosen() {
     const all = ofType();
-    return all.find(({ name }) => name === draft.model) ?? all.find((model) => model.default) ?? all.find(readsPrompt) ?? all[0];
+    const usual = all.find((model) => model.default) ?? all.find(readsPrompt) ?? all[0];
+    return all.find(({ name }) => name === draft.model) ?? usual;
   }
 
   function draw() {

@@ -16,16 +16,17 @@ from playwright.sync_api import Locator, Page, expect
 from tests.live.page.conftest import ANIMATOR, CONTROLNET, PAINTER, UPSCALER
 from tests.support.http.browser import PAGE_TEST, assert_accessible, open_view, screenshot
 from tests.support.http.live_server import LiveServer
+from tests.support.paths import ROOT
 
 pytestmark = PAGE_TEST
 
-WIDTH, HEIGHT = 48, 32
+WIDTH, HEIGHT = 176, 96
 DESKTOP = pytest.mark.parametrize("size", ["desktop"])  # for what does not depend on the screen
-GIVE_FILE = """([type, name, base64]) => {
+GIVE_FILE = """([type, name, base64, selector]) => {
   const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
   const transfer = new DataTransfer();
   transfer.items.add(new File([bytes], name, { type: "image/png" }));
-  const target = type === "paste" ? document : document.querySelector("form.form textarea");
+  const target = type === "paste" ? document : document.querySelector(selector);
   const event = type === "paste"
     ? new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true, cancelable: true })
     : new DragEvent(type, { dataTransfer: transfer, bubbles: true, cancelable: true });
@@ -35,14 +36,14 @@ GIVE_FILE = """([type, name, base64]) => {
 
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("pictures") / "lake.png"
-    Image.linear_gradient("L").resize((WIDTH, HEIGHT)).convert("RGB").save(path)
+    path = tmp_path_factory.mktemp("pictures") / "city.png"
+    path.write_bytes((ROOT / "docs/city-at-night.png").read_bytes())
     return path
 
 
-def give(page: Page, how: str, picture: Path) -> None:
-    """Drops or pastes a file: how is "drop" or "paste"."""
-    page.evaluate(GIVE_FILE, [how, picture.name, base64.b64encode(picture.read_bytes()).decode()])
+def give(page: Page, how: str, picture: Path, on: str = "form.form textarea") -> None:
+    """Drops or pastes a file: how is "drop" or "paste". on: the selector of the element that it is dropped on."""
+    page.evaluate(GIVE_FILE, [how, picture.name, base64.b64encode(picture.read_bytes()).decode(), on])
 
 
 def choose(page: Page, place: str, picture: Path) -> None:
@@ -84,7 +85,7 @@ def test_a_dropped_picture_is_repainted_where_its_mask_is_white(
     use(page, PAINTER, prompt)
     short_run(page)
     give(page, "drop", picture)
-    expect(page.get_by_text("48 × 32")).to_be_visible()
+    expect(page.get_by_text(f"{WIDTH} × {HEIGHT}")).to_be_visible()
     page.get_by_role("button", name="Draw a mask").click()
     paint_left_half(page, with_keyboard=size == "phone")
     assert_accessible(page)
@@ -101,7 +102,7 @@ def test_a_dropped_picture_is_repainted_where_its_mask_is_white(
     with Image.open(io.BytesIO(server.get(f"/api/files/{body['mask']}").body)) as mask:
         assert mask.size == (WIDTH, HEIGHT)
         grey = mask.convert("L")
-    assert [grey.getpixel(at) for at in ((4, 16), (44, 4))] == [255, 0]
+    assert [grey.getpixel(at) for at in ((16, 48), (170, 10))] == [255, 0]
 
     result = result_of(page, prompt)
     switch = result.get_by_role("button", name="Before and after")
@@ -159,7 +160,8 @@ def test_a_picture_of_a_result_is_animated_between_two_frames(page: Page, server
     expect(page.get_by_role("radio", name="Video")).to_be_checked()
     expect(page.get_by_label("Model", exact=True)).to_have_value(ANIMATOR)
     expect(page.get_by_role("button", name="Replace: First frame")).to_be_visible()
-    choose(page, "Last frame", picture)
+    give(page, "drop", picture, on='[data-slot="last_image"]')
+    expect(page.get_by_role("button", name="Replace: Last frame")).to_be_visible()
     assert_accessible(page)
     short_run(page, Frames="9", Width="64", Height="32")
     body = sent_by(page, "Create video")
@@ -231,7 +233,7 @@ def test_errors_are_shown_at_the_picture_they_are_about(
     for file in server.get("/api/files?limit=100").json["files"]:
         server.request("DELETE", f"/api/files/{file['fileId']}")
     page.reload()
-    expect(page.get_by_role("alert")).to_have_text("Picture: the server no longer has lake.png. Add it again.")
+    expect(page.get_by_role("alert")).to_have_text("Picture: the server no longer has city.png. Add it again.")
     console_errors.clear()  # Chromium logs the 400 and the 404
 
 

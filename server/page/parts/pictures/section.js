@@ -14,8 +14,9 @@ import { strengthField } from "./strength.js";
 
 const MAX_REFERENCES = 16;
 
-/** `state()` returns the chosen model and all models, `changed()` draws the form, `use(name)` chooses another model, and
- * `problem(text, input)` shows an error at an input. */
+/** `state()` returns the chosen model and all models, `changed()` draws the form, `use(name)` chooses another model,
+ * and `problem(text, name)` shows an error at an input, or with null none.
+ */
 export function picturesSection({ state, changed, use, problem }) {
   const busy = new Set(); // names of the inputs whose files are being sent
   const chooser = h("input", { type: "file", hidden: true, onchange: () => chosen() });
@@ -37,7 +38,7 @@ export function picturesSection({ state, changed, use, problem }) {
     add([...chooser.files], choosing);
   }
 
-  /** Sends files and puts them into the draft. `name`: the input that they are for; otherwise where there is a place. */
+  /** Sends files and puts them into the draft. `name`: the input that they are for, else where there is a place. */
   async function add(files, name) {
     for (const file of files) {
       const clip = file.type.startsWith("video/");

@@ -55,7 +55,8 @@ export function filledSlot({ name, label, input, mask, needed, choose, removed, 
 
 /** A small picture with a button that removes it. */
 export function smallSlot({ name, label, input, removed, gone }) {
-  return h("li", { class: "reference", "data-slot": name }, shown(input, gone), removeButton(`Remove: ${label}`, removed));
+  const off = removeButton(`Remove: ${label}`, removed);
+  return h("li", { class: "reference", "data-slot": name }, shown(input, gone), off);
 }
 
 const removeButton = (label, onclick) =>

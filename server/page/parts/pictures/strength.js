@@ -33,7 +33,8 @@ export function strengthField(model) {
   });
   function tell() {
     const meaning = WORDS.find(([limit]) => Number(slider.value) <= limit)[1];
-    words.textContent = draft.strength === "" ? "the model's default" : `${Number(slider.value).toFixed(2)}: ${meaning}`;
+    const chosen = `${Number(slider.value).toFixed(2)}: ${meaning}`;
+    words.textContent = draft.strength === "" ? "the model's default" : chosen;
     slider.setAttribute("aria-valuetext", words.textContent);
   }
   tell();
