@@ -7,13 +7,24 @@ import { addressOf } from "../uploads.js";
 
 const FITS = { crop: "cover", pad: "contain", stretch: "fill" };
 
-/** Adds to a figure with a result a button that switches the comparison on. `input`: {fileId} of a job's params. */
-export function comparable(figure, input, fit) {
+/** Adds to a figure with a result a button that switches the comparison on.
+ *
+ * `input`, `fit`: of a job's params. `short`: with an icon only.
+ */
+export function comparable(figure, input, fit, short) {
+  const label = "Before and after";
   const switching = h(
     "button",
-    { class: "button little compare-switch", type: "button", "aria-pressed": "false", onclick: toggle },
+    {
+      class: "button little compare-switch",
+      type: "button",
+      title: short ? label : null,
+      "aria-label": label,
+      "aria-pressed": "false",
+      onclick: toggle,
+    },
     icon("compare"),
-    "Before and after",
+    short ? null : label,
   );
   let parts = null; // the elements of the comparison, while it is on
 

@@ -72,8 +72,9 @@ function media(job, output, index) {
 function outputFigure(job, output, index, on) {
   const { inputs, fit } = job.params;
   const figure = ratio(h("figure", { class: "frame-of" }, media(job, output, index)), output);
-  if (inputs?.image?.fileId && output.mimeType.startsWith("image/")) comparable(figure, inputs.image, fit);
-  if (job.outputs.length === 1) return figure;
+  const single = job.outputs.length === 1;
+  if (inputs?.image?.fileId && output.mimeType.startsWith("image/")) comparable(figure, inputs.image, fit, !single);
+  if (single) return figure;
   return h("div", { class: "stack tight" }, figure, h("div", { class: "row" }, outputActions(job, index, on, true)));
 }
 
