@@ -65,7 +65,7 @@ export const hasShape = (model) =>
 /** The body of POST /api/generate: the filled fields that the model takes, and a request for previews. */
 export function bodyOf(draft, model) {
   const body = { prompt: promptOf(draft, model), type: draft.type, preview: true, ...picturesOf(draft, model) };
-  const { loras = [], upscale, ...advanced } = draft.advanced;
+  const { loras = [], upscale, ...advanced } = model?.adapter ? ofUpscaler(draft.advanced) : draft.advanced;
   if (draft.model || model?.adapter) body.model = draft.model || model.name;
   const followsPicture = hasShape(model) && (draft.asPicture || model.adapter);
   if (draft.aspect && !followsPicture && !advanced.width && !advanced.height) body.aspect_ratio = draft.aspect;
@@ -82,6 +82,8 @@ export function bodyOf(draft, model) {
   }
   return body;
 }
+
+const ofUpscaler = ({ width, height, output_format }) => ({ width, height, output_format });
 
 /** The API wants a prompt also for a model that reads none: what the result is found by. */
 function promptOf(draft, model) {

@@ -10,7 +10,7 @@ const PICTURES = ["image/png", "image/jpeg", "image/webp"];
 
 /** What can be done with an output: [name, label, icon, action]. `models`: all that the server has. */
 export function nextSteps(job, output, models) {
-  const can = (name, type) => modelsTaking([name], type, models).some((model) => !model.adapter);
+  const can = (name, type) => editors(name, type, models).length > 0;
   const steps = [];
   if (PICTURES.includes(output.mimeType)) {
     if (can("image", "image"))
@@ -23,6 +23,9 @@ export function nextSteps(job, output, models) {
   }
   return steps;
 }
+
+/** The models that make something new of an input, and not only a larger one. */
+const editors = (name, type, models) => modelsTaking([name], type, models).filter((model) => !model.adapter);
 
 /** Starts a new draft from one output. */
 function begin(job, type, name, output, models) {
@@ -41,7 +44,7 @@ function begin(job, type, name, output, models) {
 
 /** The job's own model if it can, else the default one if it can, else the first that can. */
 function modelFor(job, type, name, models) {
-  const able = modelsTaking([name], type, models);
+  const able = editors(name, type, models);
   const chosen = able.find((model) => model.name === job.model) ?? able.find((model) => model.default) ?? able[0];
   return chosen?.name ?? "";
 }

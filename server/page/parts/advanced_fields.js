@@ -72,14 +72,9 @@ export function advancedFields(model, loras, upscalers, isFitted) {
     ...upscalers.map(({ name, adapter }) => [name, `${name} · ${adapter.scale}×`]),
   ]);
   const side = (label, name) =>
-    numberField(
-      label,
-      name,
-      { min: multiple, step: multiple, placeholder: isFitted ? "from the picture" : "from aspect ratio" },
-      values,
-    );
-  const sides = [side("Width", "width"), side("Height", "height")];
-  if (model?.adapter) return [field("File format", format), ...sides]; // an upscaler has no steps
+    numberField(label, name, { min: multiple, step: multiple, placeholder: "automatic" }, values);
+  const sides = h("div", { class: "fields wide" }, side("Width", "width"), side("Height", "height"));
+  if (model?.adapter) return [field("File format", format), sides]; // an upscaler has no steps
   return [
     seedField(values),
     numberField("Steps", "steps", { min: 1, max: limits.maxSteps, placeholder: defaults.steps ?? "50" }, values),
@@ -104,7 +99,7 @@ export function advancedFields(model, loras, upscalers, isFitted) {
     ...(isFitted ? [field("Fit of the picture", select("fit", FITS))] : []),
     ...(upscalers.length ? [field("Upscale", upscale)] : []),
     field("File format", format),
-    ...sides,
+    sides,
     ...(draft.type === "video"
       ? [numberField("Frames", "num_frames", { min: 1, placeholder: "from seconds" }, values)]
       : []),

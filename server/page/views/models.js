@@ -241,7 +241,7 @@ function adapterFacts({ adapter }) {
     ADAPTERS[adapter.kind],
     adapter.scale && `${adapter.scale}×`,
     adapter.types.join(", "),
-    `for ${adapter.fits.join(", ") || "no model here"}`,
+    adapter.kind !== "upscaler" && `for ${adapter.fits.join(", ") || "no model here"}`,
     adapter.lentTo.length && `lent to ${adapter.lentTo.join(", ")}`,
   ];
 }
