@@ -92,6 +92,7 @@ def opened(path: str) -> Image.Image:
         return picture.convert("RGB")
 
 
+@pytest.mark.slow
 def test_four_jobs_of_which_two_share_an_ip_adapter_give_what_the_library_gives(base: Base, tmp_path: Path) -> None:
     lent, photo = with_ip_adapter(base, tmp_path / "face"), picture_file(tmp_path / "photo.png", 40, 40)
     inputs = Inputs(image_prompts=(ImagePrompt((photo,), lent, 0.7),))
@@ -121,6 +122,7 @@ def test_four_jobs_of_which_two_share_an_ip_adapter_give_what_the_library_gives(
     assert base.pipeline.unet.encoder_hid_proj is None
 
 
+@pytest.mark.slow
 def test_jobs_of_flux_with_an_ip_adapter_share_forwards_without_guidance(tmp_path: Path) -> None:
     flux = FAMILIES["flux"]
     pipeline = flux.build()
@@ -164,6 +166,7 @@ def test_job_without_an_ip_adapter_is_bit_for_bit_what_it_is_alone(base: Base, t
     assert np.array_equal(done["alone"].frames, alone)
 
 
+@pytest.mark.slow
 def test_jobs_with_another_vae_equal_the_library_with_that_vae(base: Base, tmp_path: Path) -> None:
     vae = other_vae()
     vae.save_pretrained(tmp_path / "vae")
@@ -181,6 +184,7 @@ def test_jobs_with_another_vae_equal_the_library_with_that_vae(base: Base, tmp_p
     assert done["a"].batch_peak == 4, "they share the forwards of the denoiser with jobs that keep the model's own VAE"
 
 
+@pytest.mark.slow
 def test_word_of_a_textual_inversion_is_known_to_its_job_alone(base: Base, tmp_path: Path) -> None:
     lent = adapter(word_file(tmp_path / "catstatue.safetensors", vectors=2), "textual_inversion")
     prompt = "a catstatue on a table"
@@ -207,6 +211,7 @@ def test_word_of_a_textual_inversion_is_known_to_its_job_alone(base: Base, tmp_p
     assert done["with"].batch_peak == 4, "the denoiser is shared with jobs without the word"
 
 
+@pytest.mark.slow
 def test_picture_is_enlarged_before_it_leaves_the_lane(base: Base, tmp_path: Path) -> None:
     path = save_upscaler(tmp_path / "sharp.safetensors")
     lent = adapter(path, "upscaler")

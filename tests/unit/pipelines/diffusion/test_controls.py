@@ -66,6 +66,7 @@ def opened(file: MediaFile) -> Image.Image:
         return picture.convert("RGB")
 
 
+@pytest.mark.slow
 def test_jobs_with_different_controlnets_share_the_forwards_of_one_stable_diffusion(tmp_path: Path) -> None:
     family, pipeline = FAMILIES["sd15"], FAMILIES["sd15"].build()
     one, two = (saved(controlnet_for(pipeline, seed), tmp_path, name) for seed, name in enumerate(("canny", "depth")))
@@ -346,6 +347,7 @@ def test_an_adapter_in_use_is_not_dropped(tmp_path: Path) -> None:
     lane.close()
 
 
+@pytest.mark.slow
 def test_a_parked_controlnet_comes_back_for_its_forwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "has_own_memory", lambda device_name: True)
     family, pipeline = FAMILIES["sd15"], FAMILIES["sd15"].build()
@@ -394,6 +396,7 @@ def test_parts_that_a_controlnet_has_from_the_base_stay_while_it_needs_them(
     lane.close()
 
 
+@pytest.mark.slow
 def test_steps_are_skipped_with_a_controlnet_too(tmp_path: Path) -> None:
     family, pipeline = FAMILIES["sd15"], FAMILIES["sd15"].build()
     net = saved(controlnet_for(pipeline), tmp_path, "canny")
@@ -431,6 +434,7 @@ def test_the_files_of_an_adapter_are_read_ahead_once_and_beside_the_device_threa
     lane.close()
 
 
+@pytest.mark.slow
 def test_a_dropped_adapter_leaves_nothing_behind(tmp_path: Path) -> None:
     family, pipeline = FAMILIES["sd15"], FAMILIES["sd15"].build()
     net = saved(controlnet_for(pipeline), tmp_path, "canny")

@@ -45,10 +45,10 @@ def fitted(pipeline: Any, *, plus: bool = False, seed: int = 0) -> IpAdapter:
     ("name", "plus", "strengths"),
     [
         ("StableDiffusionPipeline", False, (0.6,)),
-        ("StableDiffusionXLPipeline", True, (1.0,)),
+        pytest.param("StableDiffusionXLPipeline", True, (1.0,), marks=pytest.mark.slow),
         ("StableDiffusionPipeline", False, (0.6, 0.8)),
-        ("KolorsPipeline", False, (0.5,)),
-        ("FluxPipeline", False, (0.7, 0.4)),
+        pytest.param("KolorsPipeline", False, (0.5,), marks=pytest.mark.slow),
+        pytest.param("FluxPipeline", False, (0.7, 0.4), marks=pytest.mark.slow),
     ],
 )
 def test_request_with_ip_adapters_gives_what_the_library_gives(

@@ -27,6 +27,7 @@ TOLERANCE = 2 / 255
 SEVERAL = ("text", "image", "mask")  # kinds of which jobs at one size have to share forwards with each other
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
 ]
@@ -38,7 +39,6 @@ def test_stable_diffusion(tmp_path: Path) -> None:
     check(FAMILIES["sd15"], of_pictures("sd15", "StableDiffusion", tmp_path))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_vae_that_some_jobs_run_in_float32_stays_as_it_is_for_the_others(dtype: torch.dtype, tmp_path: Path) -> None:
     """Image-to-image and inpainting of SDXL do, and with float16 all jobs when they decode."""
@@ -67,13 +67,11 @@ def test_a_vae_that_some_jobs_run_in_float32_stays_as_it_is_for_the_others(dtype
     assert all(map(torch.equal, before, pipeline.vae.parameters()))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sdxl", "flux"])
 def test_other_families_of_pictures(name: str, tmp_path: Path) -> None:
     check(FAMILIES[name], of_pictures(name, {"sdxl": "StableDiffusionXL", "flux": "Flux"}[name], tmp_path))
 
 
-@pytest.mark.slow
 def test_stable_diffusion_3_with_the_16_channels_that_its_inpainting_requires(tmp_path: Path) -> None:
     family = FAMILIES["sd3"]
 
@@ -86,7 +84,6 @@ def test_stable_diffusion_3_with_the_16_channels_that_its_inpainting_requires(tm
     check(replace(family, components=components), of_pictures("sd3", "StableDiffusion3", tmp_path))
 
 
-@pytest.mark.slow
 def test_ltx_starts_from_a_picture_and_ends_with_another(tmp_path: Path) -> None:
     family = FAMILIES["ltx"]
     assert family.num_frames is not None
@@ -114,7 +111,6 @@ def test_ltx_starts_from_a_picture_and_ends_with_another(tmp_path: Path) -> None
     check(replace(family, components=components), jobs, together=("image", "again"))
 
 
-@pytest.mark.slow
 def test_wan_changes_a_clip_beside_one_from_text(tmp_path: Path) -> None:
     family = FAMILIES["wan"]
     assert family.num_frames is not None
