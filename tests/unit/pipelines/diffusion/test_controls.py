@@ -413,6 +413,7 @@ def test_steps_are_skipped_with_a_controlnet_too(tmp_path: Path) -> None:
     lane.close()
 
 
+@pytest.mark.slow
 def test_the_files_of_an_adapter_are_read_ahead_once_and_beside_the_device_thread(tmp_path: Path) -> None:
     family, pipeline = FAMILIES["sd15"], FAMILIES["sd15"].build()
     net = saved(controlnet_for(pipeline), tmp_path, "canny")

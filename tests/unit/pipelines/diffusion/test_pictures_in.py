@@ -144,6 +144,7 @@ def test_all_tasks_use_the_same_modules_and_bring_no_weights(sd: Any, lane: Diff
     assert "forward" in vars(made.unet), "its calls suspend tasks of every class"
 
 
+@pytest.mark.slow
 def test_deterministic_it_equals_the_library_bit_for_bit_while_others_run(sd: Any, lane: DiffusionLane) -> None:
     pinned = changed("pinned", seed=9, deterministic=True)
     results = rendered(lane, [changed("x", seed=1), pinned, request(SD, "y")])
@@ -162,6 +163,7 @@ def test_outputs_of_one_job_read_its_picture_once(lane: DiffusionLane) -> None:
     assert [type(done[f"job/{i}"]) for i in range(4)] == [Canceled, Rendered, Rendered, Rendered]
 
 
+@pytest.mark.slow
 def test_canceled_in_the_middle_it_frees_its_picture_and_changes_no_other_job(sd: Any, lane: DiffusionLane) -> None:
     doomed = changed("doomed", steps=50)
     other = changed("other", seed=2)
@@ -185,6 +187,7 @@ def test_canceled_in_the_middle_it_frees_its_picture_and_changes_no_other_job(sd
     assert gap(end.frames, direct_task(sd, other, image=photo())) <= MERGED
 
 
+@pytest.mark.slow
 def test_an_encoding_that_runs_out_of_memory_fails_its_own_job(lane: DiffusionLane, sd: Any) -> None:
     lane.admit(changed("large"))
     lane.admit(request(SD, "text"))
@@ -225,6 +228,7 @@ def test_a_strength_shortens_the_steps_that_are_told_and_forecast(lane: Diffusio
     )
 
 
+@pytest.mark.slow
 def test_steps_are_skipped_by_the_steps_that_are_left(lane: DiffusionLane) -> None:
     # With a scheduler that runs as many steps as it is told; the checkpoint's own adds one.
     skipped = changed("a", steps=40, strength=0.5, speed="fast", scheduler="DDIMScheduler")
