@@ -274,6 +274,8 @@ def _other_adapters(request: GenerateRequest, spec: ModelSpec, models: Models, f
     def stored(field: str, name: str, kind: Any) -> Json:
         return asdict(adapter_of(choose_adapter(field, name, kind, spec, models.get, models.specs()), float_bytes))
 
+    if len(set(request.textual_inversions)) < len(request.textual_inversions):
+        raise BadRequest("textual_inversions names one more than once.", param="textual_inversions")
     return {
         "vae": None if request.vae is None else stored("vae", request.vae, "vae"),
         "textual_inversions": [

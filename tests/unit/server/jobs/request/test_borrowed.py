@@ -149,3 +149,8 @@ def test_file_that_was_removed_is_told(catalogue: Catalogue) -> None:
             resolved(catalogue, "sd", textual_inversions=("catstatue",))
     finally:
         moved.rename(kept)
+
+
+def test_no_textual_inversion_is_named_twice(catalogue: Catalogue) -> None:
+    with pytest.raises(BadRequest, match="textual_inversions names one more than once"):
+        resolved(catalogue, "sd", textual_inversions=("catstatue", "catstatue"))
