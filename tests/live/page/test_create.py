@@ -31,6 +31,7 @@ def test_an_image_is_created_and_its_settings_can_be_used_again(page: Page, size
     image = result.get_by_role("img", name="A futuristic city at night")
     expect(image).to_be_visible()
     assert image.evaluate("image => image.decode().then(() => image.naturalWidth > 100)")
+    expect(result.get_by_role("button", name="Use again")).to_be_visible()  # the job ended
     expect(result.get_by_text("Seed")).to_be_visible()
     # While the button fades in, axe finds too little contrast.
     expect(page.get_by_role("button", name="Create image")).to_be_enabled()
