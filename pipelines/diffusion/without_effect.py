@@ -40,8 +40,6 @@ def without_effect(own: Any, arguments: dict[str, Any], request: DiffusionReques
             found.append("guidance_scale has no effect without a negative_prompt, which may be empty.")
         elif name != TRUE_CFG and _scale_is_dropped(own, guided):
             found.append("guidance_scale has no effect: this model is distilled and runs without it.")
-    if request.prompt.strip() and "prompt" not in _parameters(type(own)):
-        found.append("prompt has no effect: this model reads none.")
     if "steps" in request.asked and (fixed := next((key for key in SCHEDULES if key in request.call), None)):
         found.append(f"steps has no effect: the model's entry sets call.{fixed}.")
     return found
