@@ -17,6 +17,7 @@ OUTPUT = re.compile(r"(?:/api/files/)?(?P<id>[0-9A-Za-z]{22})(?:\?[0-9a-zA-Z=&_-
 DATA_URL = re.compile(r"data:[^,;]{0,100}(?:;[^,;]{0,100}){0,4}?;base64,", re.IGNORECASE)
 REMOTE_URL = re.compile(r"https?://", re.IGNORECASE)
 MAX_URL_CHARACTERS = 2000
+PIECE = 1 << 20  # characters of base64 that are decoded at once
 WHAT = "a file id from POST /api/files, the id of an output of one of your jobs, or a data URL"
 
 
@@ -85,13 +86,24 @@ def _read_reference(text: str, place: str) -> Reference:
 
 
 def decoded_base64(text: str, start: int, max_bytes: int) -> bytes:
-    """Decodes the base64 that begins at `start`; its lines may be broken. Raises `NoReference`."""
+    """Decodes the base64 that begins at `start`; its lines may be broken. Raises `NoReference`.
+
+    Piece by piece, so that other threads run in between: megabytes at once would hold up the event loop.
+    """
     if len(text) - start > max_bytes * 3 // 2:  # base64 is 4/3
         raise NoReference(f"the base64 of at most {max_bytes >> 20} MiB")
+    decoded, left = bytearray(), b""
     try:
-        return base64.b64decode(text[start:].encode("ascii").translate(None, b" \r\n\t"), validate=True)
+        for at in range(start, len(text), PIECE):
+            piece = left + text[at : at + PIECE].encode("ascii").translate(None, b" \r\n\t")
+            end = len(piece) // 4 * 4 if at + PIECE < len(text) else len(piece)
+            if decoded and len(decoded) % 3 and piece:  # something follows the padding
+                raise ValueError
+            decoded += base64.b64decode(piece[:end], validate=True)
+            left = piece[end:]
     except ValueError:  # also a character that is not ASCII
         raise NoReference("a data URL with the base64 of a file, without other characters") from None
+    return bytes(decoded)
 
 
 def too_large(place: str) -> TooLarge:
