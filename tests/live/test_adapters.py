@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterator
 from typing import Any
@@ -13,8 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.families import FAMILIES
+from tests.support.http.live_models import serving
 from tests.support.http.live_server import LiveServer
+from tests.support.http.picture_doors import data_url
 from tests.support.lanes.tiny_adapters import controlnet_for, saved
+from tests.support.odd_files.case import encoded
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
@@ -29,24 +31,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     pipeline = family.build()
     for seed, name in enumerate(("tiny-canny", "tiny-depth")):
         saved(controlnet_for(pipeline, seed), folder, name)
-    live = LiveServer(folder / "data").start()
-    try:
-        for name in ("tiny-sd", "tiny-canny", "tiny-depth"):
-            added = live.post("/api/models", {"source": str(folder / name), "name": name})
-            assert added.status == 200, added.body
+    names = ("tiny-sd", "tiny-canny", "tiny-depth")
+    with serving(folder, [{"source": name, "name": name} for name in names]) as live:
         yield live
-    finally:
-        code = live.stop()
-    assert code == 0
 
 
-def data_url(picture: Image.Image) -> str:
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-PHOTO = data_url(Image.radial_gradient("L").resize((SIDE, SIDE)).convert("RGB"))
+PHOTO = data_url(encoded(Image.radial_gradient("L").resize((SIDE, SIDE)).convert("RGB"), "PNG"))
 
 
 def models(server: LiveServer) -> dict[str, Any]:

@@ -13,7 +13,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks.families import FAMILIES, parts, vaes
+from tests.support.http.live_models import serving
 from tests.support.http.live_server import LiveServer
+from tests.support.http.picture_doors import data_url
+from tests.support.odd_files.case import encoded
 from tests.support.tiny_ip_adapter import ip_adapter_tensors, save_ip_adapter
 from tests.support.tiny_upscaler import save_upscaler
 
@@ -29,24 +32,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     save_ip_adapter(folder / "face", ip_adapter_tensors(family.build(), parts.TEXT_DIM), parts.clip_vision())
     save_file({"emb_params": torch.randn(2, parts.TEXT_DIM)}, folder / "catstatue.safetensors")
     save_upscaler(folder / "sharp.safetensors")
-    live = LiveServer(folder / "data").start()
-    try:
-        for name in ("tiny-sd", "soft-vae", "face", "catstatue.safetensors", "sharp.safetensors"):
-            added = live.post("/api/models", {"source": str(folder / name), "name": name.partition(".")[0]})
-            assert added.status == 200, added.body
+    files = ("tiny-sd", "soft-vae", "face", "catstatue.safetensors", "sharp.safetensors")
+    with serving(folder, [{"source": file, "name": file.partition(".")[0]} for file in files]) as live:
         yield live
-    finally:
-        code = live.stop()
-    assert code == 0
 
 
-def data_url(picture: Image.Image) -> str:
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-PHOTO = data_url(Image.radial_gradient("L").resize((300, 200)).convert("RGB"))
+PHOTO = data_url(encoded(Image.radial_gradient("L").resize((300, 200)).convert("RGB"), "PNG"))
 
 
 def models(server: LiveServer) -> dict[str, Any]:

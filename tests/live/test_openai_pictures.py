@@ -16,6 +16,7 @@ from PIL import Image
 from benchmarks.families import FAMILIES
 from server.client import AgentName
 from tests.support.http.client_programs import run_program
+from tests.support.http.live_models import serving
 from tests.support.http.live_server import LiveServer
 from tests.support.http.picture_doors import picture
 
@@ -39,16 +40,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("openai-pictures")
     for name, (family, _) in MODELS.items():
         FAMILIES[family].save(folder / name)
-    live = LiveServer(folder / "data").start()
-    try:
-        for name, (family, defaults) in MODELS.items():
-            entry = {"source": str(folder / name), "name": name, "defaults": defaults}
-            added = live.post("/api/models", entry | {"call": dict(FAMILIES[family].call)})
-            assert added.status == 200, added.body
+    entries = [
+        {"source": name, "name": name, "defaults": defaults, "call": dict(FAMILIES[family].call)}
+        for name, (family, defaults) in MODELS.items()
+    ]
+    with serving(folder, entries) as live:
         yield live
-    finally:
-        code = live.stop()
-    assert code == 0
 
 
 def pixels(data: bytes | str) -> Any:

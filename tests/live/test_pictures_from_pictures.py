@@ -21,6 +21,7 @@ from PIL import Image
 
 from benchmarks.families import FAMILIES
 from server.client import AgentName, BadRequest
+from tests.support.http.live_models import serving
 from tests.support.http.live_server import LiveServer
 from tests.support.lanes.tiny_adapters import controlnet_for
 from tests.support.tiny_upscaler import save_upscaler
@@ -39,15 +40,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     pipeline.save_pretrained(folder / MODEL)
     controlnet_for(pipeline).save_pretrained(folder / CONTROLNET)
     save_upscaler(folder / f"{UPSCALER}.safetensors", scale=2)
-    live = LiveServer(folder / "data").start()
-    try:
-        for name, file in ((MODEL, MODEL), (CONTROLNET, CONTROLNET), (UPSCALER, f"{UPSCALER}.safetensors")):
-            added = live.post("/api/models", {"source": str(folder / file), "name": name})
-            assert added.status == 200, added.body
+    files = {MODEL: MODEL, CONTROLNET: CONTROLNET, UPSCALER: f"{UPSCALER}.safetensors"}
+    with serving(folder, [{"source": file, "name": name} for name, file in files.items()]) as live:
         yield live
-    finally:
-        code = live.stop()
-    assert code == 0
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from server.accounts.quotas import DEFAULT_PLANS
 from tests.support.http.front import IMAGE, Front
 from tests.support.http.input_files import JPEG, PNG, editing, files_on_disk, upload, uploaded
+from tests.support.http.picture_doors import data_url
 from tests.support.http.web_site import reply_of, web
 from tests.support.odd_files.case import encoded, sample
 
@@ -22,10 +22,6 @@ UNKNOWN = (
     "image: there is no such file. Send a file id from POST /api/files, the id of an output of one of your jobs, or a "
     "data URL."
 )
-
-
-def data_url(data: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
 async def generate(f: Front, key: str = "enterprise", **body: Any) -> Any:
