@@ -24,8 +24,8 @@ def _messages() -> Iterator[str]:
     yield from item(f"blocks of a result of a tool: {names(messages.IN_RESULT)}")
     yield from item(f"blocks of the system: `text`; within the messages also {names(messages.TOOL_CHANGES)}")
     yield from item(
-        "a picture is PNG, JPEG, WebP or GIF in base64, an address if the server fetches them, or the id of a file that was "
-        "sent to `POST /v1/files`"
+        "a picture is PNG, JPEG, WebP or GIF in base64, an address if the server fetches them, or the id of a file "
+        "that was sent to `POST /v1/files`"
     )
     yield from item(
         "a document is text, or a list of blocks of text and pictures; PDF files, addresses and uploaded files are a "

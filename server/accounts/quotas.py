@@ -34,9 +34,7 @@ class Plan:
 
 
 DEFAULT_PLANS = {
-    "free": Plan(
-        images=10, videos=2, chats=50, priority=0, burst_per_minute=60, max_queued=10, file_space=256 * 2**20
-    ),
+    "free": Plan(images=10, videos=2, chats=50, priority=0, burst_per_minute=60, max_queued=10, file_space=256 * 2**20),
     "pro": Plan(
         images=200, videos=50, chats=None, priority=1, burst_per_minute=600, max_queued=200, file_space=4 * 2**30
     ),
