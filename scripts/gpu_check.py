@@ -54,6 +54,7 @@ PARTS = (
     Part("switching", 80.0, 2),
     Part("offload", 60.0, 2),
     Part("memory", 90.0, 3),
+    Part("pictures", 90.0, 4),
 )
 START_S = 40.0  # until a process has imported its libraries
 LEAST_S = 8.0  # a part is not begun when less is left
@@ -168,6 +169,10 @@ def _run(part: Part, file: ResultFile, device: str, tiny: bool) -> None:
             from scripts.gpu_memory import check_memory
 
             check_memory(tiny, device, record)
+        case "pictures":
+            from scripts.gpu_pictures import check_pictures
+
+            check_pictures(tiny, device, record)
         case family:
             from scripts.gpu_lanes import check_family
 

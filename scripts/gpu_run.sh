@@ -16,7 +16,7 @@ out=${1:?usage: scripts/gpu_run.sh OUT [SECONDS] [WHEELS]}
 until=$((SECONDS + ${2:-270}))
 wheels=${3:-.whl}
 python=${PYTHON:-python3}
-steps=${STEPS:-check tests chat flux steps-zimage-klein caching eight sdxl wan22 served trace sampling attention}
+steps=${STEPS:-check tests chat flux steps-zimage-klein caching eight sdxl wan22 served trace sampling attention pictures}
 site=${SITE:-/tmp/site}
 work=$(mktemp -d)
 tiny=() device=cuda
@@ -27,7 +27,7 @@ noise+="\|, kernel [0-9]*x "
 
 # The most seconds that each step gets.
 declare -A limits=([check]=70 [tests]=60 [chat]=65 [flux]=95 [steps-zimage-klein]=100 [caching]=70 [eight]=100 [sdxl]=80
-    [wan22]=80 [served]=130 [trace]=60 [sampling]=25 [attention]=40)
+    [wan22]=80 [served]=130 [trace]=60 [sampling]=25 [attention]=40 [pictures]=110)
 
 # Sets `command` for a step that is to begin no measurement after so many seconds.
 define() {
@@ -35,6 +35,7 @@ define() {
     local steps=(benchmarks/step_times.py --seconds "$seconds" "${tiny[@]}")
     case $name in
     check) command=(scripts/gpu_check.py --parts facts server --budget "$seconds" "${tiny[@]}") ;;
+    pictures) command=(scripts/gpu_check.py --parts pictures --budget "$seconds" "${tiny[@]}") ;;
     tests) command=(-m pytest -v -m gpu -p no:cacheprovider tests/gpu) && return ;;
     chat)
         command=(benchmarks/chat_decode.py --variants "layers compiled,as before,transformers" --turns 1 --profile

@@ -8,6 +8,7 @@ import inspect
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -99,13 +100,16 @@ def task(
     return request(family, name, pipeline=pipeline, inputs=Inputs(**files), input_arguments=arguments, **wanted)
 
 
-def direct_task(pipeline: Any, wanted: DiffusionRequest, **inputs: Any) -> NDArray[np.float32]:
+def direct_task(
+    pipeline: Any, wanted: DiffusionRequest, *, lent: Mapping[str, Any] | None = None, **inputs: Any
+) -> NDArray[np.float32]:
     """The output of the stock class, made by diffusers itself over the pipeline's components: (F, H, W, 3).
 
-    inputs: the values of its arguments for pictures and clips.
+    lent: further modules of the class, such as a ControlNet. inputs: the values of its arguments for pictures and
+    clips.
     """
     cls: Any = getattr(diffusers, wanted.pipeline or type(pipeline).__name__)
-    stock = pipeline if type(pipeline) is cls else cls.from_pipe(pipeline, dtype=pipeline.dtype)
+    stock = pipeline if type(pipeline) is cls else cls.from_pipe(pipeline, dtype=pipeline.dtype, **(lent or {}))
     stock.set_progress_bar_config(disable=True)
     values: dict[str, Any] = {
         "prompt": wanted.prompt,

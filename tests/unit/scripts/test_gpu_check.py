@@ -74,9 +74,11 @@ def test_parts_are_skipped_once_the_time_is_up(tmp_path: Path) -> None:
 def test_the_tiny_check_finds_equality_freed_memory_and_moved_weights(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     command = [sys.executable, "scripts/gpu_check.py", "--tiny", "--device", "cpu", "--out", str(out)]
-    parts = ["facts", "flux", "chat", "switching", "offload", "memory"]
+    parts = ["facts", "flux", "chat", "switching", "offload", "memory", "pictures"]
     subprocess.run([*command, "--parts", *parts], cwd=ROOT, check=True, timeout=300, capture_output=True)
-    facts, flux, chat, switching, offload, memory = (json.loads(out.read_text())["parts"][name] for name in parts)
+    facts, flux, chat, switching, offload, memory, pictures = (
+        json.loads(out.read_text())["parts"][name] for name in parts
+    )
 
     assert facts["device"] == "cpu"
     assert flux["agrees"]
@@ -94,3 +96,7 @@ def test_the_tiny_check_finds_equality_freed_memory_and_moved_weights(tmp_path: 
     assert memory["out_of_memory"]["widths_refused"]
     assert memory["out_of_memory"]["alone_without_room"] == "out_of_memory"
     assert memory["swaps"]["back_to_baseline"]
+    assert pictures["agrees"]
+    assert set(pictures["alone_gaps"].values()) == {0}
+    assert pictures["held_against_base_and_adapter"] <= 1.02
+    assert pictures["upscaler_gap"] == 0
