@@ -19,7 +19,7 @@ MAX_NAMED = 5  # models that an error names
 MEDIA = "a file id from POST /api/files, the id of an output of one of your jobs, or a data URL"
 SEND = {
     "image": "a picture in image",
-    "mask": "a mask in mask, white where the picture is made anew",
+    "mask": "a mask for inpainting in mask, white where the picture is made anew",
     "images": "pictures in images",
     "last_image": "a picture in last_image",
     "video": "a clip in video",
