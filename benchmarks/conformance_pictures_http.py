@@ -125,4 +125,5 @@ def _as_run(wanted: DiffusionRequest, params: Mapping[str, Any], guides: str) ->
         num_frames=params.get("numFrames"),
         fps=params.get("fps"),
         guidance_argument=guides,
+        call={name: value for name, value in wanted.call.items() if name != guides or wanted.guidance_scale is None},
     )
