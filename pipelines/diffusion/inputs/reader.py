@@ -24,6 +24,7 @@ from pipelines.diffusion_interface import AUTO_CANNY, Control, DiffusionRequest,
 N_THREADS = 2
 WAIT_S = 0.005  # the longest that a step with nothing else to do waits for the inputs of a request
 POLL_S = 0.001  # while it waits, it asks this often whether other work has come
+LEFT_OUT_S = 0.25  # less at the end of a clip is not told: models round the number of frames
 EDGES_FOUND = (
     'The image of a control of type canny is a photo: its edges were found. With "preprocessor": "none" it is used as '
     "it is."
@@ -156,11 +157,21 @@ class _Reading:
         wanted = self._request.num_frames
         decoded = read_frames(file, name, fps=self._request.fps, n_frames=wanted)
         frames = [fitted(frame, *self._size, self._request.fit) for frame in decoded]
+        self._tell_what_is_left_out(file, name, len(frames))
         if wanted is not None and len(frames) < wanted and not may_be_short:
             n_more = wanted - len(frames)
-            self._warnings.append(f"{name} has {len(frames)} frames: the last one was repeated {n_more} times.")
+            rate = f" at {self._request.fps:g} a second" if self._request.fps is not None else ""
+            added = "1 was added" if n_more == 1 else f"{n_more} were added"
+            self._warnings.append(f"{name} has {len(frames)} frames{rate}: {added}, like the last one.")
             frames += [frames[-1]] * n_more
         return tuple(frames)
+
+    def _tell_what_is_left_out(self, file: MediaFile, name: str, n_used: int) -> None:
+        if file.fps is None:
+            return
+        lasts_s, used_s = file.num_frames / file.fps, n_used / (self._request.fps or file.fps)
+        if n_used == self._request.num_frames and lasts_s - used_s > LEFT_OUT_S:
+            self._warnings.append(f"{name} lasts {lasts_s:.3g} s: only its first {used_s:.3g} s were used.")
 
     def _control(self, control: Control) -> Frames:
         file = control.image
