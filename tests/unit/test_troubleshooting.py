@@ -48,6 +48,10 @@ PHRASES = (
     "A compressed body is not accepted: send it without Content-Encoding.",
     " here; try: pull ",
     "That name can mean several models. Send the name of one: ",
+    " must be ",
+    " does not take this input. ",
+    " needs more inputs: send ",
+    " that its plan allows. Delete ",
 )
 # Quoted inside a paragraph or at the end of a line.
 MORE_PHRASES = (
