@@ -98,8 +98,7 @@ def _picture_table(rows: list[Row]) -> list[str]:
     ]
     for row in sorted(rows, key=lambda row: row.name):
         family = PICTURE_FAMILIES[row.name]
-        takes = ", ".join(f"`{name}`" for name in family.takes)
-        cells = row.name, row.kind, takes, _yes(row.equal), _forwards(row), _note(row, family)
+        cells = row.name, row.kind, ", ".join(family.takes), _yes(row.equal), _yes(row.shared), _note(row, family)
         lines.append(f"| {' | '.join(cells)} |")
     return lines + _reasons({name: reason or "not known" for name, reason in left_out_with_pictures().items()})
 
@@ -117,7 +116,7 @@ def _forwards(row: Row) -> str:
 
 def _note(row: Row, family: Family) -> str:
     lent = {"controlnet": "with a ControlNet", "adapter": "with a T2I-Adapter"}.get(family.lent, "")
-    over = f"over {family.base.removesuffix('Pipeline')}" if family.base else ""
+    over = f"over {family.base.removesuffix('Pipeline')}" if family.base and not lent else ""
     needs = f"needs {family.needs}" if family.needs else ""
     return row.note or ", ".join(filter(None, (over, lent, needs)))
 

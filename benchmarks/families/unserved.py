@@ -32,6 +32,7 @@ REASONS = {
 # Classes that take pictures or clips. `models.checkpoint.pipeline_inputs` has the reasons of those that need another
 # kind of input; deprecated ones are told by their module.
 WITH_PICTURES = {
+    "BlipDiffusionControlNetPipeline": "needs a picture of a subject and the names of two subjects",
     "ChromaInpaintPipeline": "fails in diffusers: it reads guidance_embeds, which a Chroma transformer does not have",
     "Cosmos2VideoToWorldPipeline": GUARDED,
     "Cosmos2_5_TransferPipeline": GUARDED,
