@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,14 @@ def _body(media_type: str, schema: Schema, types: Types) -> Iterator[str]:
         yield from _paragraph(f"Body, `{media_type}`: the bytes of the file")
         return
     kinds = schema.get("oneOf", [schema])
+    typed = [kind for kind in kinds if "const" in kind.get("properties", {}).get("type", {})]
+    yield from _body_of(typed or kinds, media_type, types)
+    for kind in kinds if typed else ():
+        if kind not in typed:
+            yield from ["", *_body_of([kind], f"{media_type}` without `type", types)]
+
+
+def _body_of(kinds: Sequence[Schema], media_type: str, types: Types) -> Iterator[str]:
     rows: dict[str, list[str]] = {}
     owners: dict[str, list[str]] = {}
     for kind in kinds:

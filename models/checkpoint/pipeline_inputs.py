@@ -44,6 +44,7 @@ NOT_FILLED = {
     "UniDiffuserPipeline": "image",  # with it, the class describes the picture
     "AnyFlowPipeline": "video",  # a tensor of earlier frames
     "AnyFlowFARPipeline": "video",
+    "GlmImagePipeline": "image",  # diffusers packs pictures otherwise than transformers 5 reads them
 }
 # Parts of class names → why the inputs of such a class cannot be those that a request has.
 UNSERVED = {
@@ -59,6 +60,7 @@ UNSERVED = {
     "VisualCloze": "needs a grid of examples",
     "InContext": "needs clips of reference beside the conditions",
     "TemporalRefine": "needs the latents of another pipeline",
+    "ChromaInpaint": "reads a setting of its transformer that Chroma's does not have",
     "ConsisID": "needs the features of a face",
     "EasyAnimateControl": "takes its clips as tensors",
     "EasyAnimateInpaint": "takes its clips as tensors",

@@ -25,6 +25,8 @@ class TaskReply(Reply):
 
 def inputs_json(spec: ModelSpec, models: Sequence[ModelSpec]) -> JsonObject:
     """models: all of the catalogue: a task that borrows a ControlNet counts where one is here that fits."""
+    if spec.type == "adapter":
+        return {"inputs": [], "requiredInputs": [], "tasks": []}
     if not spec.is_diffusion:
         return {"inputs": ["text", "image"] if spec.takes_images else ["text"], "requiredInputs": [], "tasks": []}
     tasks = [task for task in spec.tasks if not task.lent or _has_adapter(task, spec, models)]

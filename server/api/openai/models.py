@@ -25,7 +25,9 @@ async def models(request: Request, service: ServiceDep, _: KeyDep) -> Response:
     """
     if VERSION in request.headers:
         return JSONResponse(model_page(service.catalogue.specs(), request.query_params))
-    return JSONResponse({"object": "list", "data": [_model(view.spec) for view in service.models.all() if view.spec.type != "adapter"]})
+    return JSONResponse(
+        {"object": "list", "data": [_model(view.spec) for view in service.models.all() if view.spec.type != "adapter"]}
+    )
 
 
 @router.get("/v1/models/{name:path}", responses={200: {}, **errors(404)})

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from models.checkpoint.pipeline_inputs import CONDITIONS, INPUT_NAMES
 from models.checkpoint.pipeline_source import pipeline_source
+from models.required_packages import how_to_install, is_installed
 from models.spec import ModelSpec
 from pipelines.diffusion_interface import InputName, MediaFile, PipelineTask
 from server.errors import BadRequest
@@ -26,6 +27,7 @@ SEND = {
     "control": "a map in control",
 }
 LEAST_REFERENCE_SIDE, LONGEST_REFERENCE = 64, 8  # of `Flux2ImageProcessor.check_image_input`
+NEED_AV = "LTX2"  # the beginning of classes that compress each picture as a frame of a clip before they read it
 OTHER_STRENGTH = ("PIAPipeline",)  # classes whose argument `strength` counts how much the picture moves
 
 
@@ -68,7 +70,10 @@ def choose_task(request: GenerateRequest, spec: ModelSpec, tasks: Sequence[Pipel
         if not fitting:
             raise BadRequest(f"{field}: {spec.name} takes none with {' and '.join(given)}.", param=field)
     own = own_task(spec).pipeline
-    return min(fitting, key=lambda task: (task.pipeline != own, len(task.inputs.keys() - set(given))))
+    chosen = min(fitting, key=lambda task: (task.pipeline != own, len(task.inputs.keys() - set(given))))
+    if given and chosen.pipeline.startswith(NEED_AV) and not is_installed("av"):
+        raise BadRequest(f"{given[0]}: {chosen.pipeline} needs {how_to_install(['av'])}.", param=given[0])
+    return chosen
 
 
 def missing_inputs(task: PipelineTask, given: Collection[InputName]) -> frozenset[InputName]:

@@ -117,7 +117,7 @@ RELATIVES = {
     "FluxControlPipeline": {"FluxControlImg2ImgPipeline", "FluxControlInpaintPipeline"},
     "Flux2KleinPipeline": {"Flux2KleinInpaintPipeline"},
     "QwenImageEditPipeline": {"QwenImageEditInpaintPipeline"},
-    "ChromaPipeline": {"ChromaImg2ImgPipeline", "ChromaInpaintPipeline"},
+    "ChromaPipeline": {"ChromaImg2ImgPipeline"},
     "SanaVideoPipeline": {"SanaImageToVideoPipeline"},
     "SanaSprintPipeline": {"SanaSprintImg2ImgPipeline"},
     "CogVideoXPipeline": {"CogVideoXVideoToVideoPipeline"},

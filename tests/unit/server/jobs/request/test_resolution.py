@@ -65,6 +65,15 @@ def resolved(spec: ModelSpec, files: Mapping[str, MediaFile] | None = None, **fi
     return resolve(request, spec, drawn_seed=1, auto_dtype="float32", priority=0, files=found, models=catalogue)
 
 
+def test_a_picture_for_a_class_that_needs_a_missing_package_is_refused_with_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.jobs.request.task_choice.is_installed", lambda module: False)
+    with pytest.raises(BadRequest, match=r"^image: LTX2\w+Pipeline needs av, which is not installed: pip install av"):
+        resolved(model("LTX2Pipeline"), image="f")
+    resolved(model("LTX2Pipeline"))  # a prompt alone needs no such package
+
+
 def engine_request(resolved: ResolvedRequest, type_: str = "image") -> DiffusionRequest:
     """Builds the request of the engine from JSON, as after a restart."""
     row = JobRow(
@@ -126,7 +135,12 @@ def test_a_prompt_alone_leaves_the_class_and_the_parameters_as_they_were() -> No
         (KONTEXT, {"image": "f", "strength": 0.5}, "strength", "strength: kontext takes none with image."),
         (FLUX2, {"image": "f", "strength": 0.5}, "strength", "Models here that can: sd."),
         (SD, {"strength": 0.5}, "strength", "strength is of an image or a video"),
-        (INPAINTING, {}, "image", "sd-inpainting needs more inputs: send a picture in image and a mask for inpainting in mask"),
+        (
+            INPAINTING,
+            {},
+            "image",
+            "sd-inpainting needs more inputs: send a picture in image and a mask for inpainting in mask",
+        ),
         (INPAINTING, {"image": "f"}, "mask", "send a mask for inpainting in mask, white"),
         (SD, {"mask": "f"}, "image", "send a picture in image. Each is a file id from POST /api/files"),
         (WAN_I2V, {}, "image", "send a picture in image"),
