@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from models.adapters.single_file_adapter import SingleFileAdapter
 from models.checkpoint.single_file import VAE_PREFIXES
 from models.errors import BadModel
@@ -14,6 +16,7 @@ IP_PARTS = (("image_proj.", "ip_adapter_proj_model."), ("ip_adapter.", "double_b
 FACE_ID = ("image_proj.perceiver_resampler.", "ip_adapter.0.to_q_lora.", "ip_adapter.1.to_q_lora.")
 FACE_ID_LAYER, FULL_FACE_LAYER = "image_proj.proj.0.weight", "image_proj.proj.3.weight"  # the latter reads a picture
 INVERSION_NAMES = ("emb_params", "clip_l", "clip_g")
+PARAMETER = re.compile(r"\.|^(weight|bias)$")  # of a module, and so no word
 MAX_VECTORS = 128  # of a word; a prompt has 75 tokens
 
 
@@ -39,7 +42,7 @@ def read_ip_adapter_file(tensors: Tensors) -> SingleFileAdapter | None:
 def read_inversion_file(tensors: Tensors) -> SingleFileAdapter | None:
     named = tensors.keys() <= set(INVERSION_NAMES)
     shapes = [tensor.shape for tensor in tensors.values()]
-    is_word = len(shapes) == 1 and "." not in next(iter(tensors))  # any word, but no layer of a module
+    is_word = len(shapes) == 1 and not PARAMETER.search(next(iter(tensors)))
     if not shapes or not (named or is_word) or not all(len(shape) in (1, 2) for shape in shapes):
         return None
     if any(len(shape) == 2 and shape[0] > MAX_VECTORS for shape in shapes):

@@ -65,6 +65,7 @@ def test_kind_of_a_single_file_is_told_by_its_tensors(
     [
         {"decoder.conv_in.weight": (8, 4, 3, 3), "model.diffusion_model.input_blocks.0.0.weight": (8, 4, 3, 3)},
         {"emb_params": (4000, 768)},
+        {"weight": (768,)},
         {"lora_unet_down.lora_up.weight": (8, 8)},
     ],
 )
