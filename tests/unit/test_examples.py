@@ -21,6 +21,7 @@ from tests.fakes import FakeEngine
 from tests.support.http.served import Served, served
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow  # each starts a process
 EXAMPLES = ROOT / "examples"
 PNG, MP4 = b"\x89PNG\r\n\x1a\n", b"ftyp"
 MAX_LINES = 40

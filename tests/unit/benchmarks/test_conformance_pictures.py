@@ -31,6 +31,7 @@ def test_each_other_class_has_a_reason_in_the_table() -> None:
     assert set(CLASSES.findall(TABLE[1])) == left_out_with_pictures().keys()
 
 
+@pytest.mark.slow
 def test_a_class_of_the_table_equals_the_library_beside_others_of_its_checkpoint() -> None:
     assert _shares("FluxInpaintPipeline")
 

@@ -23,6 +23,7 @@ def url_of(client: HubClient, name: str, repo: str = "owner/name", revision: str
     return str(hf_hub_url(repo, name, revision=revision, endpoint=client.hub.url))
 
 
+@pytest.mark.slow
 def test_the_library_lists_every_page_and_downloads_a_whole_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

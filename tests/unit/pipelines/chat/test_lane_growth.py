@@ -205,6 +205,7 @@ def fill_with_sectors_that_are_partly_used(batch: PagedBatch) -> None:
         batch.remove(name)
 
 
+@pytest.mark.slow
 def test_sectors_that_are_partly_used_by_one_kind_of_layers_are_no_room_for_the_other() -> None:
     model = hybrid_model(window=64)
     batch = PagedBatch(

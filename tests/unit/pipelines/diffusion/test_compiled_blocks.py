@@ -106,6 +106,7 @@ def picture(lane: DiffusionLane, name: str = "job", **wanted: Any) -> Any:
     return rendered(lane, [request(FLUX, name, **wanted)])[name].frames
 
 
+@pytest.mark.slow
 def test_the_first_job_runs_as_written_and_the_second_compiled_with_the_same_picture(backend: StubBackend) -> None:
     lane = lane_of(backend)
 
@@ -205,6 +206,7 @@ def test_a_job_that_is_preempted_while_code_is_made_gives_the_same_picture(backe
     assert gap(ends(updates)["preempted"].frames, expected) <= EQUAL
 
 
+@pytest.mark.slow
 def test_a_job_with_a_lora_runs_as_written_and_the_code_comes_back_after_it(
     backend: StubBackend, tmp_path: Path
 ) -> None:
@@ -224,6 +226,7 @@ def test_a_job_with_a_lora_runs_as_written_and_the_code_comes_back_after_it(
     assert backend.graphs <= 2 * MOST_KINDS_OF_CALLS
 
 
+@pytest.mark.slow
 def test_a_deterministic_job_has_the_same_bits_before_and_after_compilation(backend: StubBackend) -> None:
     lane = lane_of(backend)
     before = picture(lane, deterministic=True)
@@ -289,6 +292,7 @@ def test_compiled_code_that_fails_is_replaced_by_the_original_in_the_same_job(ba
     assert any("wrong stride" in note for note in lane.notes)
 
 
+@pytest.mark.slow
 def test_compiled_code_that_runs_out_of_memory_is_tried_again_and_stays(backend: StubBackend) -> None:
     lane = lane_of(backend)
     expected = picture(lane)

@@ -302,6 +302,7 @@ def t2i_for(pipeline: Any, seed: int) -> Any:
     return with_numbers(made)
 
 
+@pytest.mark.slow
 def test_an_adapter_that_cannot_be_loaded_ends_its_own_job_alone(tmp_path: Path) -> None:
     family, pipeline = FAMILIES["sd15"], FAMILIES["sd15"].build()
     net = saved(controlnet_for(pipeline), tmp_path, "canny")
@@ -330,6 +331,7 @@ def test_an_adapter_that_cannot_be_loaded_ends_its_own_job_alone(tmp_path: Path)
     lane.close()
 
 
+@pytest.mark.slow
 def test_an_adapter_in_use_is_not_dropped(tmp_path: Path) -> None:
     family, pipeline = FAMILIES["sd15"], FAMILIES["sd15"].build()
     net = saved(controlnet_for(pipeline), tmp_path, "canny")

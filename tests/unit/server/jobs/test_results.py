@@ -29,6 +29,7 @@ RAISED = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(error=RAISED, failing_output=st.integers(0, 2))
 async def test_a_job_ends_whatever_its_encoder_raises(

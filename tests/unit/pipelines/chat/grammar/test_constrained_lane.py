@@ -80,6 +80,7 @@ def test_tokens_with_a_grammar_are_the_same_in_each_kind_of_lane_and_alone(model
         assert replies(tiny_lane(model, **options), followers()) == expected
 
 
+@pytest.mark.slow
 def test_a_reply_that_is_put_back_goes_on_in_its_form(model: Any) -> None:
     expected = replies(tiny_lane(model), followers())
     lane = tiny_lane(model)
