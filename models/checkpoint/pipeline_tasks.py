@@ -104,8 +104,8 @@ def _tasks(
     frames = patched_frame_rule(configs) if source.patches_frames else None
     for each in alternatives:
         inputs = dict(each.arguments)
-        if settings.get("expand_timesteps"):  # Wan 2.2 5B keeps the first frame and has no place for the last one
-            inputs.pop("last_image", None)
+        if settings.get("expand_timesteps") or _sees_one_picture(configs):
+            inputs.pop("last_image", None)  # Wan 2.2 5B keeps the first frame and has no place for the last one
         yield PipelineTask(name, inputs, each.required, source.arguments, lent, frames)
 
 
@@ -154,6 +154,12 @@ def _lent(own: str, relative: str, components: Collection[str]) -> dict[str, tup
 def _single(annotated: Collection[str]) -> tuple[str, ...]:
     """Leaves out lists of ControlNets, which diffusers wraps into a Multi… class itself."""
     return tuple(name for name in annotated if name not in CONTAINERS and "Multi" not in name)
+
+
+def _sees_one_picture(configs: Configs) -> bool:
+    """Whether a denoiser of Wan reads the features of the first frame alone: Wan 2.1's for two frames has positions."""
+    denoiser = denoiser_config(configs)
+    return bool(denoiser.get("image_dim")) and not denoiser.get("pos_embed_seq_len")
 
 
 def _sees_pictures(configs: Configs) -> bool:

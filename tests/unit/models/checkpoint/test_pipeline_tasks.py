@@ -164,6 +164,18 @@ def test_the_first_frame_of_wan_is_taken_by_checkpoints_that_keep_it_in_their_la
     assert found["WanImageToVideoPipeline"] == {"image": "image"}
 
 
+@pytest.mark.parametrize(
+    ("denoiser", "last"),
+    [({"image_dim": 1280}, False), ({"image_dim": 1280, "pos_embed_seq_len": 514}, True), ({"image_dim": None}, True)],
+)  # fmt: skip
+def test_the_last_frame_of_wan_is_taken_where_its_features_have_a_place(
+    denoiser: dict[str, object], last: bool
+) -> None:
+    found = _tasks("WanImageToVideoPipeline", {"transformer": denoiser})
+
+    assert ("last_image" in found["WanImageToVideoPipeline"]) is last
+
+
 def test_kandinsky_5_takes_a_picture_only_where_its_transformer_sees_one() -> None:
     assert "Kandinsky5I2VPipeline" not in _tasks("Kandinsky5T2VPipeline", {"transformer": {"visual_cond": False}})
     assert "Kandinsky5I2VPipeline" in _tasks("Kandinsky5T2VPipeline", {"transformer": {"visual_cond": True}})
