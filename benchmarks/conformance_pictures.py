@@ -111,7 +111,10 @@ class PictureJobs:
     def _inputs(self, family: Family, i: int, size: tuple[int, int]) -> Inputs:
         """Pictures of other sizes than the output's, each job its own."""
         larger = size[0] * 3 // 2, size[1] * 5 // 4
-        picture = lambda seed, size=larger: self._picture(10 * i + seed, size)  # noqa: E731
+
+        def picture(seed: int, size: tuple[int, int] = larger) -> MediaFile:
+            return self._picture(10 * i + seed, size)
+
         given: dict[str, Any] = {}
         for name in family.takes:
             match name:

@@ -151,8 +151,8 @@ def hunyuan_image() -> dict[str, Any]:
     )
 
 
-def kandinsky_5(picture: bool) -> dict[str, Any]:
-    transformer = small(
+def kandinsky_5_transformer(**options: Any) -> Any:
+    return small(
         diffusers.Kandinsky5Transformer3DModel,
         in_visual_dim=16,
         in_text_dim=32,
@@ -164,9 +164,13 @@ def kandinsky_5(picture: bool) -> dict[str, Any]:
         num_text_blocks=1,
         num_visual_blocks=2,
         axes_dims=(1, 1, 2),
+        **options,
     )
+
+
+def kandinsky_5(picture: bool) -> dict[str, Any]:
     return components(
-        transformer,
+        kandinsky_5_transformer(),
         vaes.flow_vae(16) if picture else vaes.hunyuan_video_vae(16, 2),
         flow(shift=7.0),
         encoders.qwen_vl(32),

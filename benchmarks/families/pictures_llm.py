@@ -10,7 +10,7 @@ import transformers
 
 from benchmarks.families import parts, vaes
 from benchmarks.families.building import flow, small
-from benchmarks.families.dits_llm import kandinsky_5, qwen_image, z_image
+from benchmarks.families.dits_llm import kandinsky_5, kandinsky_5_transformer, qwen_image, z_image
 from benchmarks.families.family import Family
 from benchmarks.families.vision import bria_fibo_2, dream_lite, long_cat, omni_gen, qwen_image_21
 
@@ -28,20 +28,7 @@ def coarse_qwen_image_vae() -> Any:
 
 
 def kandinsky_5_seeing(picture: bool) -> dict[str, Any]:
-    transformer = small(
-        diffusers.Kandinsky5Transformer3DModel,
-        in_visual_dim=16,
-        in_text_dim=32,
-        in_text_dim2=16,
-        time_dim=16,
-        out_visual_dim=16,
-        model_dim=16,
-        ff_dim=32,
-        num_text_blocks=1,
-        num_visual_blocks=2,
-        axes_dims=(1, 1, 2),
-        visual_cond=True,
-    )
+    transformer = kandinsky_5_transformer(visual_cond=True)
     seeing = (
         {"tokenizer": parts.qwen_processor(transformers.Qwen2VLProcessor)} if picture else {}
     )  # the text encoder of clips reads the prompt alone
