@@ -19,6 +19,7 @@ python=${PYTHON:-python3}
 steps=${STEPS:-check tests chat flux steps-zimage-klein caching eight sdxl wan22 served trace sampling attention pictures}
 site=${SITE:-/tmp/site}
 work=$(mktemp -d)
+compiled=$(mktemp -d) # the compiler's cache, which a later step may read from an earlier one
 tiny=() device=cuda
 [[ -n ${TINY:-} ]] && tiny=(--tiny) device=cpu
 mkdir -p "$out"
@@ -27,7 +28,7 @@ noise+="\|, kernel [0-9]*x "
 
 # The most seconds that each step gets.
 declare -A limits=([check]=70 [tests]=60 [chat]=65 [flux]=95 [steps-zimage-klein]=100 [caching]=70 [eight]=100 [sdxl]=80
-    [wan22]=80 [served]=130 [trace]=60 [sampling]=25 [attention]=40 [pictures]=110)
+    [wan22]=80 [served]=130 [trace]=75 [sampling]=25 [attention]=40 [pictures]=110)
 
 # Sets `command` for a step that is to begin no measurement after so many seconds.
 define() {
@@ -41,7 +42,7 @@ define() {
         command=(benchmarks/chat_decode.py --variants "layers compiled,as before,transformers" --turns 1 --profile
             --seconds "$seconds" "${tiny[@]}")
         ;;
-    flux) command=(benchmarks/compiled.py --family flux --seconds "$seconds" "${tiny[@]}") ;;
+    flux) command=(benchmarks/compiled.py --family flux --cache "$compiled" --seconds "$seconds" "${tiny[@]}") ;;
     steps-zimage-klein) command=("${steps[@]}" --families zimage klein) ;;
     caching)
         command=(benchmarks/step_caching.py --models flux --steps 28 --device "$device" --seconds "$seconds" "${tiny[@]}")
@@ -49,7 +50,7 @@ define() {
     eight) command=(benchmarks/eight_bit.py --seconds "$seconds" "${tiny[@]}") ;;
     sdxl | wan22) command=("${steps[@]}" --families "$name") ;;
     served) command=(benchmarks/served.py --turns 3 --seconds "$seconds" "${tiny[@]}") ;;
-    trace) command=(benchmarks/trace_steps.py --families flux chat --seconds "$seconds" "${tiny[@]}") ;;
+    trace) command=(benchmarks/trace_steps.py --families flux chat --compiled --traces "$work" --seconds "$seconds" "${tiny[@]}") ;;
     sampling) command=(benchmarks/sampling.py --device "$device" --seconds 10) ;;
     attention) command=(benchmarks/attention_backends.py --seconds "$seconds" "${tiny[@]}") ;;
     esac
@@ -82,6 +83,7 @@ if [[ -z ${SKIP_INSTALL:-} ]]; then
     "$python" -W ignore -m compileall -q -j 0 "$site" >/dev/null 2>&1
     export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
 fi
+export TORCHINDUCTOR_CACHE_DIR=$compiled
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 echo "installed, $((until - SECONDS)) s left" | tee "$work/summary.txt"
 
@@ -108,4 +110,4 @@ done
 collect
 echo
 cat "$work/summary.txt"
-rm -rf "$work"
+rm -rf "$work" "$compiled"
