@@ -78,7 +78,9 @@ collect() {
 }
 
 if [[ -z ${SKIP_INSTALL:-} ]]; then
-    "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$site" "$wheels"/*.whl || exit 1
+    "$python" -m tarfile -e "$wheels/wheels.tar.xz" "$work" || exit 1
+    "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$site" "$work"/wheels/*.whl || exit 1
+    rm -r "$work/wheels"
     # Once and without warnings, which a test would take for errors; else every process compiles the libraries again.
     "$python" -W ignore -m compileall -q -j 0 "$site" >/dev/null 2>&1
     export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
