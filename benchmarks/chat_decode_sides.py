@@ -73,7 +73,7 @@ def forward_seconds(lane: ChatLane, rows: int, device: str) -> float | None:
         return None
     graph = steps._graphs.get(steps._width(rows))
     forward = graph or functools.partial(steps._run, steps._width(rows), 1)
-    with torch.inference_mode(), devices.on_stream(batch._stream):
+    with torch.inference_mode(), devices.on_stream(batch.stream):
         forward()
         devices.finish(device)
         count = 3 if device == "cpu" else 30

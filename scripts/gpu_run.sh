@@ -86,7 +86,7 @@ if [[ -z ${SKIP_INSTALL:-} ]]; then
     export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
 fi
 export TORCHINDUCTOR_CACHE_DIR=$compiled
-export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}:$PWD/scripts/without_ffmpeg PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 echo "installed, $((until - SECONDS)) s left" | tee "$work/summary.txt"
 
 for step in $steps; do

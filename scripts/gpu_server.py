@@ -7,9 +7,7 @@ that a machine without a network may lack, so a model of its shape with random w
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import itertools
-import os
 import statistics
 import subprocess
 import tempfile
@@ -19,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import imageio_ffmpeg
 import torch
 
 from pipelines import device as device_module
@@ -46,7 +45,7 @@ def check_server(tiny: bool, device: str, record: Record) -> None:
         began = time.perf_counter()
         clip = save_models(folder, data_dir, tiny, device)
         record(save_s=round(time.perf_counter() - began, 1))
-        live = LiveServer(data_dir, without_ffmpeg(folder, record) | {"AGENTNAME_DEVICE": device})
+        live = LiveServer(data_dir, {"AGENTNAME_DEVICE": device})
         began = time.perf_counter()
         live.start()
         record(start_s=round(time.perf_counter() - began, 1))
@@ -90,25 +89,12 @@ def save_models(folder: Path, data_dir: Path, tiny: bool, device: str) -> dict[s
     return body
 
 
-def without_ffmpeg(folder: Path, record: Record) -> dict[str, str]:
-    """Where imageio-ffmpeg is missing, puts a module in its place that has no ffmpeg: clips are sent as frames."""
-    if importlib.util.find_spec("imageio_ffmpeg") is not None:
-        return {}
-    record(imageio_ffmpeg="missing: the clip is sent as frames")
-    stand_in = folder / "stand_in"
-    stand_in.mkdir()
-    (stand_in / "imageio_ffmpeg.py").write_text(
-        "def get_ffmpeg_exe():\n    raise RuntimeError('there is no ffmpeg on this machine')\n"
-    )
-    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(stand_in), os.environ.get("PYTHONPATH"))))}
-
-
 # Three built-ins over HTTP
 
 
 def check_built_ins(live: LiveServer, clip: dict[str, Any], device: str, record: Record) -> None:
     """Asks for a picture, a clip and a chat, twice each: the first request loads the model."""
-    has_ffmpeg = importlib.util.find_spec("imageio_ffmpeg") is not None
+    has_ffmpeg = not getattr(imageio_ffmpeg, "STAND_IN", False)
     requests = {
         "picture": {"type": "image", "model": "tiny-scenes", "prompt": "A futuristic city at night"},
         "clip": {"type": "video", "model": "tiny-motion", "prompt": "Ocean waves at sunset"}
