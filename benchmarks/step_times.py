@@ -37,6 +37,7 @@ from benchmarks.gpu_results import (  # noqa: E402
 )
 from benchmarks.real_models import MODELS, RealModel, build, denoiser, request  # noqa: E402
 from pipelines import device as device_module  # noqa: E402
+from pipelines.diffusion.compile_worker import start_compilers  # noqa: E402
 from pipelines.diffusion.lane import DiffusionLane  # noqa: E402
 from server.process.libraries import stop_compilers  # noqa: E402
 from tests.support.lanes.lane_play import direct, rendered  # noqa: E402
@@ -52,17 +53,22 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--seconds", type=float, default=300.0, help="time limit (default: %(default)s)")
     parser.add_argument("--eager", action="store_true", help="do not compile")
+    parser.add_argument("--lane-only", action="store_true", help="without the pipeline called directly, in fewer turns")
     parser.add_argument("--device", default=device_module.default_device(), help="default: %(default)s")
     parser.add_argument("--tiny", action="store_true", help="tiny models")
     arguments = parser.parse_args()
 
     results = Results("step times", arguments.out, arguments.device, seconds=arguments.seconds, tiny=arguments.tiny)
+    if not arguments.eager and arguments.device.startswith("cuda"):
+        start_compilers()
     rate = matmul_flops_per_s(arguments.device)
     results.record("matmul", tera_flops_per_s=round(rate / 1e12, 2))
     for name in arguments.families:
         with results.part(name):
             results.check_time(20.0 if not arguments.tiny else 0.0)
-            Measurement(name, results, arguments.device, arguments.tiny).run(compiled=not arguments.eager, rate=rate)
+            measurement = Measurement(name, results, arguments.device, arguments.tiny, arguments.lane_only)
+            measurement.run(compiled=not arguments.eager, rate=rate)
+            del measurement
         gc.collect()
         device_module.release_cache()
     stop_compilers()
@@ -71,7 +77,7 @@ def main() -> None:
 class Measurement:
     """One family: its two pipelines over the same weights, and what was measured of them."""
 
-    def __init__(self, name: str, results: Results, device: str, tiny: bool) -> None:
+    def __init__(self, name: str, results: Results, device: str, tiny: bool, lane_only: bool) -> None:
         self.name, self.device, self.tiny = name, device, tiny
         self.model: RealModel = MODELS[name]
         self._results = results
@@ -80,78 +86,83 @@ class Measurement:
         self.record(build_s=round(seconds, 2), weights=_weights(self.pipeline))
         self.stock = twin(self.pipeline)
         self.lane = DiffusionLane(self.pipeline, kind=self.model.kind, device_name=device)
-        self._stock_compile: StockCompile | None = None
+        self.sides: dict[str, Job] = {"lane": self.in_lane}
+        if not lane_only:
+            self.sides = {"direct": self.called_directly, **self.sides}
+        self._turns = 1 if lane_only else self.model.turns
+        self._compiled = False
 
     def record(self, **facts: Any) -> None:
         self._results.record(self.name, **facts)
 
     def run(self, *, compiled: bool, rate: float) -> None:
         self.record(flops=self.count_flops())
-        sides = {"direct": self.called_directly, "lane": self.in_lane}
-        self.warm_up("direct", "lane")
-        self.in_turns("eager", sides)
+        self.warm_up()
+        self.in_turns("eager")
         best = "eager"
         if compiled and self.compile():
-            self.in_turns("compiled", sides)
+            self.in_turns("compiled")
             best = "compiled"
         self.against_published(best)
         if self.model.widths:
             self.by_width(rate, best)
 
     def compile(self) -> bool:
-        """Compiles the blocks on both sides and runs each once. Returns whether both can be measured."""
+        """Compiles the blocks on each side and runs it. Returns whether all can be measured."""
         before = graphs_compiled()
+        self._compiled = True
         try:
-            self._stock_compile = StockCompile(denoiser(self.stock))
-            self._stock_compile.switch(True)
+            if "direct" in self.sides:
+                StockCompile(denoiser(self.stock)).switch(True)
             compile_lane(self.lane, denoiser(self.pipeline))
-            self.warm_up("direct", "lane")
+            self.warm_up()
         except Exception as error:  # what the compiler raises; eager results stand
             if device_module.is_fatal(error):
                 raise
             self.record(compile_error=f"{type(error).__name__}: {error}"[:2000])
             return False
-        self.record(blocks=self._stock_compile.blocks, graphs=graphs_compiled() - before, notes=list(self.lane.notes))
+        self.record(graphs=graphs_compiled() - before, notes=list(self.lane.notes))
         return True
 
-    def warm_up(self, *sides: str) -> None:
+    def warm_up(self) -> None:
         """Runs jobs on each side and records how long they took: kernels are chosen, code is compiled."""
-        run = {"direct": self.called_directly, "lane": self.in_lane}
-        seconds: dict[str, list[float]] = {side: [] for side in sides}
-        for side in sides:
-            for _ in range(WARM_UPS if self._stock_compile else 2):
+        seconds: dict[str, list[float]] = {side: [] for side in self.sides}
+        for side, run in self.sides.items():
+            for _ in range(WARM_UPS if self._compiled else 2):
                 self._results.check_time(8.0 if not self.tiny else 0.0)
-                seconds[side].append(round(timed(self.device, lambda side=side: run[side](self.model.short))[1], 2))
-        mode = "compiled" if self._stock_compile else "eager"
+                seconds[side].append(round(timed(self.device, lambda run=run: run(self.model.short))[1], 2))
+        mode = "compiled" if self._compiled else "eager"
         self.record(**{f"warm_up_s_{mode}": seconds})
 
-    def in_turns(self, mode: str, sides: dict[str, Job]) -> None:
+    def in_turns(self, mode: str) -> None:
         """Measures short and long jobs on each side in turns, and records medians after every turn."""
         seconds: dict[str, dict[int, list[float]]] = {
-            side: {self.model.short: [], self.model.long: []} for side in sides
+            side: {self.model.short: [], self.model.long: []} for side in self.sides
         }
         peaks: dict[str, int | None] = {}
-        for _ in range(self.model.turns):
-            for side, run in sides.items():
+        for _ in range(self._turns):
+            for side, run in self.sides.items():
                 for steps, measured in seconds[side].items():
                     self._results.check_time()
                     reset_peak(self.device)
                     measured.append(timed(self.device, lambda run=run, steps=steps: run(steps))[1])
                     peaks[side] = peak_bytes(self.device)
-            long = {side: measured[self.model.long] for side, measured in seconds.items()}
             found = {side: self.times(measured) | {"peak_bytes": peaks[side]} for side, measured in seconds.items()}
-            ratios = [lane / alone for lane, alone in zip(long["lane"], long["direct"], strict=True)]
-            self.record(
-                **{
-                    mode: found
-                    | {
-                        "turns": len(ratios),
-                        "step_lane_over_direct": round(found["lane"]["step_s"] / found["direct"]["step_s"], 3),
-                        "job_lane_over_direct": round(median(ratios), 3),
-                        "ok": median(ratios) <= LANE_BAR,
-                    }
-                }
-            )
+            turns = len(seconds["lane"][self.model.long])
+            self.record(**{mode: found | {"turns": turns} | self.against_direct(seconds, found)})
+
+    def against_direct(self, seconds: dict[str, dict[int, list[float]]], found: dict[str, Any]) -> dict[str, Any]:
+        """The lane's times over those of the pipeline called directly, if it was."""
+        if "direct" not in self.sides:
+            return {}
+        lane, direct = (seconds[side][self.model.long] for side in ("lane", "direct"))
+        ratio = median([ours / theirs for ours, theirs in zip(lane, direct, strict=True)])
+        steps = found["lane"]["step_s"] / found["direct"]["step_s"]
+        return {
+            "step_lane_over_direct": round(steps, 3),
+            "job_lane_over_direct": round(ratio, 3),
+            "ok": ratio <= LANE_BAR,
+        }
 
     def times(self, seconds: dict[int, list[float]]) -> dict[str, Any]:
         """The time of a step, and of a whole job with as many steps as its model wants."""

@@ -16,7 +16,7 @@ out=${1:?usage: scripts/gpu_run.sh OUT [SECONDS] [WHEELS]}
 until=$((SECONDS + ${2:-270}))
 wheels=${3:-.whl}
 python=${PYTHON:-python3}
-steps=${STEPS:-check tests chat flux steps-zimage-klein caching eight sdxl wan22 served trace sampling attention pictures}
+steps=${STEPS:-check tests chat flux steps caching eight served trace sampling attention pictures}
 site=${SITE:-/tmp/site}
 work=$(mktemp -d)
 compiled=$(mktemp -d) # the compiler's cache, which a later step may read from an earlier one
@@ -27,8 +27,8 @@ noise="Writing model shards\|should be kept in float32\|Unable to import .torcha
 noise+="\|, kernel [0-9]*x "
 
 # The most seconds that each step gets.
-declare -A limits=([check]=70 [tests]=60 [chat]=65 [flux]=95 [steps-zimage-klein]=100 [caching]=70 [eight]=100 [sdxl]=80
-    [wan22]=80 [served]=130 [trace]=75 [sampling]=25 [attention]=40 [pictures]=110)
+declare -A limits=([check]=110 [tests]=60 [chat]=65 [flux]=95 [steps]=150 [caching]=70 [eight]=100 [zimage]=90
+    [klein]=90 [sdxl]=80 [wan22]=80 [qwen]=100 [served]=130 [trace]=75 [sampling]=25 [attention]=40 [pictures]=110)
 
 # Sets `command` for a step that is to begin no measurement after so many seconds.
 define() {
@@ -43,12 +43,12 @@ define() {
             --seconds "$seconds" "${tiny[@]}")
         ;;
     flux) command=(benchmarks/compiled.py --family flux --cache "$compiled" --seconds "$seconds" "${tiny[@]}") ;;
-    steps-zimage-klein) command=("${steps[@]}" --families zimage klein) ;;
+    steps) command=("${steps[@]}" --lane-only --families zimage klein sdxl wan22) ;;
     caching)
         command=(benchmarks/step_caching.py --models flux --steps 28 --device "$device" --seconds "$seconds" "${tiny[@]}")
         ;;
     eight) command=(benchmarks/eight_bit.py --seconds "$seconds" "${tiny[@]}") ;;
-    sdxl | wan22) command=("${steps[@]}" --families "$name") ;;
+    zimage | klein | sdxl | wan22 | qwen) command=("${steps[@]}" --families "$name") ;;
     served) command=(benchmarks/served.py --turns 3 --seconds "$seconds" "${tiny[@]}") ;;
     trace) command=(benchmarks/trace_steps.py --families flux chat --compiled --traces "$work" --seconds "$seconds" "${tiny[@]}") ;;
     sampling) command=(benchmarks/sampling.py --device "$device" --seconds 10) ;;
@@ -72,7 +72,7 @@ end_step() {
 collect() {
     tar -czf "$out/results.new" -C "$work" . && mv "$out/results.new" "$out/results.tar.gz"
     cp "$work/summary.txt" "$out/"
-    for name in check chat flux steps-zimage-klein caching eight; do
+    for name in check chat flux steps caching eight; do
         [[ -f $work/$name.json ]] && cp "$work/$name.json" "$out/"
     done
 }

@@ -58,6 +58,7 @@ def check_server(tiny: bool, device: str, record: Record) -> None:
         finally:
             lines = live.log_tail().splitlines()
             record(log_tail=[line for line in lines if '"error"' in line or "warning" in line][-8:])
+            record(loads=[line for line in lines if '"model loaded"' in line or '"engine' in line][:12])
             began = time.perf_counter()
             with contextlib.suppress(subprocess.TimeoutExpired):  # it is ended then
                 live.stop()

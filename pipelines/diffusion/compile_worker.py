@@ -119,13 +119,13 @@ def main() -> None:
     wanted: Calls = torch.load(folder / CALLS, weights_only=False)  # written by the server itself
     torch.set_num_threads(wanted.threads)
     if torch.device(wanted.device).type == "cuda":
-        _start_pool()
+        start_compilers()
     results = [_compile(call, torch.device(wanted.device)) for call in wanted.calls]
     (folder / RESULTS).write_text(json.dumps(results))
     _end_group()
 
 
-def _start_pool() -> None:
+def start_compilers() -> None:
     """Starts torch's own workers and waits until they are ready, some seconds.
 
     torch compiles a kernel in them only if they are ready at that moment, and else one kernel after another in this
