@@ -26,6 +26,7 @@ from pydantic_settings import SettingsError as SourceError
 
 from models.errors import nearest
 from models.spec import ModelType
+from pipelines import fault_points
 from server.accounts.quotas import DEFAULT_PLANS, Plan
 from server.paths import cache_home, data_home
 from server.units import parse_bytes, parse_seconds
@@ -204,7 +205,10 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def _unknown_in_environment(environ: Mapping[str, str]) -> Iterable[str]:
-    known = {CONFIG, *CLIENT} | {PREFIX + name.upper() for name in Settings.model_fields}
+    if refused := fault_points.check_environment(environ):
+        yield refused
+    known = {CONFIG, *CLIENT, fault_points.FAULTS, fault_points.TESTING}
+    known |= {PREFIX + name.upper() for name in Settings.model_fields}
     for variable in sorted(environ):
         name = variable.upper()
         if name.startswith(PREFIX) and name not in known and not name.startswith(f"{PREFIX}PLANS__"):
