@@ -3,16 +3,20 @@
     python benchmarks/chat_decode.py --out decode.json             Llama-3.2-1B's shape, random weights, on a GPU
     python benchmarks/chat_decode.py --out tiny.json --tiny        a tiny model, also on a CPU: a dry run
 
-For 1, 8 and 32 chats: milliseconds a step and tokens a second of each variant, taken in turns within the seconds given;
-the share of the memory-bandwidth limit (measured copy rate ÷ bytes of weights) that one chat reaches; how long the
-device takes for the forward alone; and what the host does in a step. A variant that fails is recorded with its error,
-and the results so far are written after every measurement.
+For 1, 8 and 32 chats: milliseconds a step and tokens a second of each variant; the share of the memory-bandwidth limit
+(measured copy rate ÷ bytes of weights) that one chat reaches; how long the device takes for the forward alone; what the
+host does in a step, and how busy the machine is. A variant that fails is recorded with its error, and the results so far
+are written after every measurement.
+
+What waits for the host comes first, before anything is compiled in this process, so that every variant finds the same
+machine. An eager step is measured once more at the end, which shows whether that is so.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import os
 import statistics
 import sys
 import time
@@ -22,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+BEGAN = time.perf_counter()  # imports count, too: whoever runs this has an end in mind
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -31,6 +36,7 @@ from benchmarks.chat_decode_sides import (  # noqa: E402
     copy_rate,
     engine_seconds,
     forward_seconds,
+    launch_seconds,
     run_to_end,
     running,
     start_engine,
@@ -51,17 +57,19 @@ CHATS = (1, 8, 32)
 COPY_BYTES = 1 << 30
 CHECKED_TOKENS = 16  # of each of eight chats, compared between variants
 
-# In the order of what is worth most, for a run whose seconds end early.
+EAGER, COMPILED = "eager", "layers compiled"
+# transformers' steps and static ones. Those that are not measured by default are named with --variants.
 VARIANTS: dict[str, DecodeOptions] = {
-    "graphs": DecodeOptions(static=True),
-    "graphs, layers compiled": DecodeOptions(static=True, compiled="layers"),
-    "eager, as before": DecodeOptions(),
-    "graphs, model compiled": DecodeOptions(static=True, compiled="model"),
-    "graphs, no lookahead": DecodeOptions(static=True, lookahead=False),
-    "static, eager": DecodeOptions(static=True, graphs=False),
+    EAGER: DecodeOptions(),
+    "plain graphs": DecodeOptions(static=True),
+    COMPILED: DecodeOptions(static=True, compiled="layers"),
+    "model compiled": DecodeOptions(static=True, compiled="model"),
+    "no lookahead": DecodeOptions(static=True, lookahead=False),
+    "static without graphs": DecodeOptions(static=True, graphs=False),
 }
 # The engine of `transformers serve`: as it decides itself, and with graphs whatever it decides.
 ENGINES: dict[str, bool | None] = {"transformers": None, "transformers, graphs": True}
+ORDER = (EAGER, "transformers, graphs", "transformers", "plain graphs", COMPILED)
 
 
 def main() -> None:
@@ -69,7 +77,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, metavar="FILE", help="also write the results to this file")
     parser.add_argument("--seconds", type=float, default=60.0, help="begin no measurement after so many")
     parser.add_argument("--turn-seconds", type=float, default=0.6, help="how long one variant is measured in one turn")
-    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=1, help="how often each is measured")
     parser.add_argument("--tiny", action="store_true", help="a tiny model")
     parser.add_argument("--variants", default="", help="only those whose names contain one of these, comma-separated")
     parser.add_argument("--profile", action="store_true", help="also name the kernels of a step that take longest")
@@ -81,7 +89,7 @@ def main() -> None:
 class Benchmark:
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
-        self._until = time.perf_counter() + args.seconds
+        self._until = BEGAN + args.seconds
         self._device = devices.default_device()
         self._report = Report(f"decode steps, {devices.name(self._device)}")
         self._lanes: dict[str, ChatLane] = {}
@@ -103,23 +111,37 @@ class Benchmark:
         limit = rate / weight_bytes
         self._add("limit at one chat", limit, "tok/s")
         wanted = [each.strip() for each in self._args.variants.split(",") if each.strip()]
-        chosen = [name for name in [*VARIANTS, *ENGINES] if not wanted or any(each in name for each in wanted)]
+        known = [*ORDER, *(name for name in VARIANTS if name not in ORDER)]
+        chosen = [name for name in known if any(each in name for each in wanted)] if wanted else ORDER
+        self._add_host("at first")
         for name in chosen:
-            if name in VARIANTS:
-                self._try(f"{name}: made", self._make, name)
+            self._run_variant(name)
+        self._add_host("at the end")
         self._try("replies equal", self._compare)
-        for turn in range(self._args.turns):
-            for chats in CHATS:
-                for name in chosen:
-                    measure = self._measure if name in self._lanes else self._measure_engine
-                    if name in self._lanes or name in ENGINES:
-                        self._try(f"{name}, {chats} chats, turn {turn}", measure, name, chats)
         self._summarize(limit)
-        for name in self._lanes:
-            for chats in (1, 32):
-                self._try(f"{name}, {chats} chats: the host's part", self._host_part, name, chats)
         if self._args.profile and self._lanes:
             self._try("kernels", self._kernels)
+        if EAGER in self._lanes and len(self._lanes) > 1:
+            self._try("eager again", self._measure_again, EAGER)
+        for name in reversed(self._lanes):
+            for chats in (1, 32):
+                self._try(f"{name}, {chats} chats: the host's part", self._host_part, name, chats)
+
+    def _run_variant(self, name: str) -> None:
+        if name in VARIANTS:
+            self._try(f"{name}: made", self._make, name)
+        measure = self._measure if name in VARIANTS else self._measure_engine
+        for turn in range(self._args.turns):
+            for chats in CHATS:
+                if name in self._lanes or name in ENGINES:
+                    self._try(f"{name}, {chats} chats, turn {turn}", measure, name, chats)
+        if name in self._engines:  # its thread must not wait beside the next variant
+            self._engines[name].stop(block=True, timeout=10)
+
+    def _add_host(self, when: str) -> None:
+        """How long the host takes to launch an operator, and how much else runs: the rest of an eager step is that."""
+        self._add(f"host, {when}: an operator launched in", 1e6 * launch_seconds(self._device), "us")
+        self._add(f"host, {when}: processes that want a core", os.getloadavg()[0])
 
     def _try(self, what: str, call: Callable[..., None], *args: Any) -> None:
         """Run one measurement; its failure is a result. None is begun when the time is over."""
@@ -174,17 +196,29 @@ class Benchmark:
             self._add(f"{name}: characters as the first variant's", sum(same) / max(1, len(same)))
 
     def _measure(self, name: str, chats: int) -> None:
+        step_s, host_s = self._step_seconds(name, chats)
+        self._record(name, chats, step_s)
+        if name == EAGER:
+            self._add(f"{name}, {chats} chats: of it, this thread on a core", 1e3 * host_s, "ms")
+
+    def _measure_again(self, name: str) -> None:
+        step_s, host_s = self._step_seconds(name, 1)
+        self._add(f"{name}, 1 chats, again after all others", 1e3 * step_s, "ms")
+        self._add(f"{name}, 1 chats, again: of it, this thread on a core", 1e3 * host_s, "ms")
+
+    def _step_seconds(self, name: str, chats: int) -> tuple[float, float]:
+        """Of a step, by the clock, and of this thread on a core."""
         lane = self._lanes[name]
         with running(lane, [self._request(100_000) for _ in range(chats)]):
             for _ in range(3):
                 lane.step()
             devices.finish(self._device)
-            began, steps = time.perf_counter(), 0
+            began, on_core, steps = time.perf_counter(), time.thread_time(), 0
             while (seconds := time.perf_counter() - began) < self._args.turn_seconds and steps < 512:
                 lane.step()
                 lane.take_costs()
                 steps += 1
-        self._record(name, chats, seconds / steps)
+            return seconds / steps, (time.thread_time() - on_core) / steps
 
     def _record(self, name: str, chats: int, step_s: float) -> None:
         self._step_ms[name, chats].append(1e3 * step_s)
@@ -201,8 +235,6 @@ class Benchmark:
         self._record(name, chats, (long_s - short_s) / (long - short))
 
     def _summarize(self, limit: float) -> None:
-        for engine in self._engines.values():
-            engine.stop(block=True, timeout=10)
         medians = {key: statistics.median(values) for key, values in self._step_ms.items()}
         rates = {key: 1e3 * key[1] / ms for key, ms in medians.items()}
         for (name, chats), rate in rates.items():
@@ -239,13 +271,17 @@ class Benchmark:
             self._add(f"{name}, {chats} chats: {part}", 1e3 * seconds / steps, "ms")
 
     def _kernels(self) -> None:
-        """The kernels of a step with one chat, in the first variant that is compiled, or in the first."""
-        name = next((each for each in self._lanes if "compiled" in each), next(iter(self._lanes)))
+        """The kernels of a step with one chat and with eight, in the last variant."""
+        name = list(self._lanes)[-1]
+        for chats in (1, 8):
+            self._add_kernels(name, chats)
+
+    def _add_kernels(self, name: str, chats: int) -> None:
         lane = self._lanes[name]
         kinds = [torch.profiler.ProfilerActivity.CPU]
         if self._device != "cpu":
             kinds = [torch.profiler.ProfilerActivity.CUDA]
-        with running(lane, [self._request(100_000)]):
+        with running(lane, [self._request(100_000) for _ in range(chats)]):
             for _ in range(3):
                 lane.step()
             with torch.profiler.profile(activities=kinds) as profiler:
@@ -255,7 +291,9 @@ class Benchmark:
         key = "self_cpu_time_total" if self._device == "cpu" else "self_device_time_total"
         events = sorted(profiler.key_averages(), key=lambda each: -getattr(each, key))
         for event in events[:20]:
-            self._add(f"{name}, kernel {event.count // 5}x {event.key[:90]}", getattr(event, key) / 5, "us")
+            self._add(
+                f"{name}, {chats} chats, kernel {event.count // 5}x {event.key[:90]}", getattr(event, key) / 5, "us"
+            )
 
 
 if __name__ == "__main__":

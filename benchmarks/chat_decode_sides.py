@@ -32,6 +32,20 @@ def copy_rate(device: str, n_bytes: int) -> float:
     return 2 * n_bytes / best
 
 
+def launch_seconds(device: str) -> float:
+    """Seconds of the host to launch a small operator."""
+    value = torch.zeros(8, device=device)
+    devices.finish(device)
+    best = float("inf")
+    for _ in range(3):
+        began = time.perf_counter()
+        for _ in range(500):
+            value.add_(1)
+        best = min(best, (time.perf_counter() - began) / 500)
+        devices.finish(device)
+    return best
+
+
 def run_to_end(lane: ChatLane, requests: list[ChatRequest]) -> dict[str, str]:
     """Request → text of its reply."""
     for request in requests:

@@ -27,7 +27,7 @@ noise="Writing model shards\|should be kept in float32\|Unable to import .torcha
 noise+="\|, kernel [0-9]*x "
 
 # The most seconds that each step gets.
-declare -A limits=([check]=110 [tests]=60 [chat]=65 [flux]=95 [steps]=150 [caching]=70 [eight]=100 [zimage]=90
+declare -A limits=([check]=110 [tests]=60 [chat]=85 [flux]=95 [steps]=150 [caching]=70 [eight]=100 [zimage]=90
     [klein]=90 [sdxl]=80 [wan22]=80 [qwen]=100 [served]=130 [trace]=75 [sampling]=25 [attention]=40 [pictures]=110)
 
 # Sets `command` for a step that is to begin no measurement after so many seconds.
@@ -39,8 +39,7 @@ define() {
     pictures) command=(scripts/gpu_check.py --parts pictures --budget "$seconds" "${tiny[@]}") ;;
     tests) command=(-m pytest -v -m gpu -p no:cacheprovider tests/gpu) && return ;;
     chat)
-        command=(benchmarks/chat_decode.py --variants "layers compiled,as before,transformers" --turns 1 --profile
-            --seconds "$seconds" "${tiny[@]}")
+        command=(benchmarks/chat_decode.py --profile --seconds "$seconds" "${tiny[@]}")
         ;;
     flux) command=(benchmarks/compiled.py --family flux --cache "$compiled" --seconds "$seconds" "${tiny[@]}") ;;
     steps) command=("${steps[@]}" --lane-only --families zimage klein sdxl wan22) ;;
