@@ -5,8 +5,8 @@
 
 For 1, 8 and 32 chats: milliseconds a step and tokens a second of each variant; the share of the memory-bandwidth limit
 (measured copy rate ÷ bytes of weights) that one chat reaches; how long the device takes for the forward alone; what the
-host does in a step, and how busy the machine is. A variant that fails is recorded with its error, and the results so far
-are written after every measurement.
+host does in a step, and how busy the machine is. A variant that fails is recorded with its error, and what there is so
+far is written after every measurement.
 
 What waits for the host comes first, before anything is compiled in this process, so that every variant finds the same
 machine. An eager step is measured once more at the end, which shows whether that is so.
