@@ -7,7 +7,6 @@ width above 1, because sizes are symbols in it and weights are its inputs.
 
 from __future__ import annotations
 
-import copyreg
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,21 +14,12 @@ from typing import Any
 
 import torch
 
+from pipelines import stable_pickles  # noqa: F401  # what it imports for is done by the import
+
 Backend = str | Callable[..., Any]  # a name that torch.compile knows, or a function of a graph and its inputs
 
 # Compiled forms that torch keeps of one `forward` before it refuses to make more. Models of one class share its code.
 MOST_FORMS_OF_CODE = 64
-
-
-def _memory_format(name: str) -> torch.memory_format:
-    found: torch.memory_format = getattr(torch, name)
-    return found
-
-
-# A cache's key is made of pickled inputs, and so of their memory format. Python pickles one under the name of the
-# module that was the first in this process to import torch. Where that differs between the server and the worker, the
-# server would find nothing that the worker compiled. torch does the same for `torch.layout`.
-copyreg.pickle(torch.memory_format, lambda each: (_memory_format, (str(each).removeprefix("torch."),)))
 
 
 class CountingBackend:
@@ -77,12 +67,6 @@ def compiled_only(forward: Callable[..., Any]) -> Callable[..., Any]:
     """`forward` that runs compiled code where such code fits the arguments, and as written where none does."""
     run: Callable[..., Any] = torch._dynamo.run(forward)
     return run
-
-
-def reason_of(error: BaseException) -> str:
-    """A line for a person: the compiler's errors name the kind in their first line and the cause in their second."""
-    lines = [f"{type(error).__name__}:", *str(error).split("\n")[:2]]
-    return " ".join(line.strip() for line in lines if line.strip())[:300].rstrip(".:")
 
 
 @contextmanager

@@ -1,171 +1,41 @@
-"""Compiles blocks in a process of its own, which leaves the results in the compiler's cache on disk.
-
-A compiler runs for many seconds in Python, so on a thread of the server it would take the interpreter lock from the
-device thread. The worker gets blocks and arguments without data (`block_calls.py`), fills them with zeros and runs each
-once. Its exit leaves the cache, nothing else. The server's own compilation of such a call is then a look-up.
-
-torch's compiler has worker processes of its own. They are in the process group of this worker, which always ends as a
-whole: when all calls are compiled, when it is stopped, when it takes too long, and when the server is gone, however
-that ended. At a normal exit torch 2.11 would wait for its workers, for up to five minutes.
-
-`Worker` is the side of the device thread; `main` is what the process runs: python -m ... FOLDER.
-"""
+"""Compiles blocks in a process of its own: see `pipelines/compile_process.py`, and `compiled_blocks.Preparation`."""
 
 from __future__ import annotations
 
-import json
-import os
-import select
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-import threading
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipelines import device
+from pipelines.block_calls import BlockCall, materialize
+from pipelines.compile_process import CompileProcess
 from pipelines.diffusion.attention_choice import register_backends_of
-from pipelines.diffusion.block_calls import BlockCall, materialize
-from pipelines.diffusion.block_compiler import compiling, counting, reason_of
+from pipelines.diffusion.block_compiler import compiling, counting
 
-CALLS, RESULTS = "calls.pt", "results.json"
-TIMEOUT_S = 600.0  # a compiler that takes longer is stopped
-POOL_TIMEOUT_S = 60.0
-NICENESS = 10  # the server's own threads go first
-NEVER = ("AGENTNAME_",)  # settings of the server, such as keys, that a compiler does not need
+
+class NothingCompiled(Exception):
+    """The compiler left the call to Python."""
 
 
 @dataclass(frozen=True, slots=True)
-class Calls:
-    """What the worker needs to know."""
+class BlockTask:
+    """A call of a block, which is filled with zeros and run once."""
 
-    calls: tuple[BlockCall, ...]
-    device: str
-    threads: int  # of torch on a CPU, which is part of the code that is made for it
+    call: BlockCall
 
-
-class Worker:
-    """A process that compiles for some calls; see `compiled_blocks.Preparation`."""
-
-    def __init__(self, calls: Sequence[BlockCall], device_name: str) -> None:
-        """Raises OSError when the process cannot be started."""
-        self._n_calls = len(calls)
-        self._folder = Path(tempfile.mkdtemp(prefix="compile-"))  # for this user alone: its contents are unpickled
-        self._deadline = time.monotonic() + TIMEOUT_S
-        try:
-            torch.save(Calls(tuple(calls), device_name, torch.get_num_threads()), self._folder / CALLS)
-            self._log = (self._folder / "log").open("wb")
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "pipelines.diffusion.compile_worker", str(self._folder)],
-                stdin=subprocess.PIPE,  # nothing is written to it; it closes with this process
-                stdout=self._log,
-                stderr=subprocess.STDOUT,
-                env=_environment(),
-                start_new_session=True,  # and so with a process group of its own
-            )
-        except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            raise
-
-    def failures(self) -> Sequence[str] | None:
-        code = self._process.poll()
-        if code is None and time.monotonic() > self._deadline:
-            self.stop()
-            return ["the compiler took too long"] * self._n_calls
-        if code is None:
-            return None
-        try:
-            results: list[str] = json.loads((self._folder / RESULTS).read_text())
-        except (OSError, ValueError):
-            results = [f"the compiler ended with code {code}: {self._last_words()}"] * self._n_calls
-        self._clean_up()
-        return results
-
-    def stop(self) -> None:
-        self._clean_up()
-
-    def _last_words(self) -> str:
-        lines = (self._folder / "log").read_text(errors="replace").strip().splitlines()
-        return lines[-1][:200] if lines else ""
-
-    def _clean_up(self) -> None:
-        with suppress(ProcessLookupError, PermissionError):  # it has ended, and nothing of its group is left
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._log.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(NEVER)}
-    kept["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    return kept
-
-
-def main() -> None:
-    os.nice(NICENESS)
-    folder = Path(sys.argv[1])
-    threading.Thread(target=_end_with_server, args=(folder,), daemon=True).start()
-    wanted: Calls = torch.load(folder / CALLS, weights_only=False)  # written by the server itself
-    torch.set_num_threads(wanted.threads)
-    if torch.device(wanted.device).type == "cuda":
-        start_compilers()
-    results = [_compile(call, torch.device(wanted.device)) for call in wanted.calls]
-    (folder / RESULTS).write_text(json.dumps(results))
-    _end_group()
-
-
-def start_compilers() -> None:
-    """Starts torch's own workers and waits until they are ready, some seconds.
-
-    torch compiles a kernel in them only if they are ready at that moment, and else one kernel after another in this
-    process. A block has dozens.
-    """
-    with suppress(Exception):  # without the workers everything is compiled, too, only later
-        from torch._inductor.async_compile import AsyncCompile
-
-        compilers: Any = AsyncCompile
-        compilers.use_process_pool()  # begins to start them
-        import torch._inductor.compile_fx  # noqa: F401  # meanwhile, because it is needed next
-
-        compilers.wait_pool_ready(POOL_TIMEOUT_S)
-
-
-def _end_with_server(folder: Path) -> None:
-    """Waits until the server closes its end of the standard input, which it does also by ending, or for the limit."""
-    select.select([0], [], [], TIMEOUT_S)
-    shutil.rmtree(folder, ignore_errors=True)  # the server may not be there to do it
-    _end_group()
-
-
-def _end_group() -> None:
-    """Ends this process and torch's own workers at once. The cache stays whole: files are renamed into it."""
-    os.killpg(0, signal.SIGKILL)
-
-
-@torch.no_grad()
-def _compile(call: BlockCall, target: torch.device) -> str:
-    """Why the call could not be compiled; "" once it was."""
-    try:
-        block, args, kwargs = materialize(call, target)
+    def compile(self, target: torch.device) -> None:
+        block, args, kwargs = materialize(self.call, target)
         register_backends_of(block)
         forward: Any = compiling(block.forward, "inductor")
         forward(*args, **kwargs)
         device.finish(str(target))
-    except Exception as error:  # noqa: BLE001  # whatever a compiler raises is told to the server
-        return reason_of(error)
-    return "" if counting("inductor").n_graphs else "nothing was compiled"
+        if not counting("inductor").n_graphs:
+            raise NothingCompiled("nothing was compiled")
 
 
-if __name__ == "__main__":
-    main()
+class Worker(CompileProcess):
+    def __init__(self, calls: Sequence[BlockCall], device_name: str) -> None:
+        """Raises OSError when the process cannot be started."""
+        super().__init__([BlockTask(call) for call in calls], device_name)

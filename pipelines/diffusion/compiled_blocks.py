@@ -22,8 +22,9 @@ from typing import Any, Protocol
 from torch import nn
 
 from pipelines import device
-from pipelines.diffusion.block_calls import BlockCall, describe_call, kind_of_call, plain
-from pipelines.diffusion.block_compiler import Backend, compiled_only, compiling, counting, reason_of
+from pipelines.block_calls import BlockCall, describe_call, kind_of_call, plain
+from pipelines.compile_process import reason_of
+from pipelines.diffusion.block_compiler import Backend, compiled_only, compiling, counting
 
 MOST_KINDS_OF_CALLS = 12  # compiled for one class of blocks; further kinds of calls run as written
 

@@ -14,7 +14,7 @@ import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from peft import LoraConfig, get_peft_model_state_dict
 
-from pipelines.diffusion.block_calls import BlockCall
+from pipelines.block_calls import BlockCall
 from pipelines.diffusion.compiled_blocks import MOST_KINDS_OF_CALLS, CompiledBlocks
 from pipelines.diffusion.lane import DiffusionLane
 from pipelines.diffusion_interface import Lora
