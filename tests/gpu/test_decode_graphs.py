@@ -11,12 +11,13 @@ from pipelines import device
 from pipelines.batching.merging import difference
 from pipelines.chat.decode.attention import attend_gathered, kernel_for
 from pipelines.chat.decode.options import DecodeOptions
-from pipelines.chat.decode.pages import Pages, reading
 from pipelines.chat.lane import ChatLane
 from pipelines.chat.proof import prove
 from pipelines.cuda_graphs import CaptureFailed, GraphPool
 from tests.support.lanes.chat_play import chat, replies
 from tests.support.lanes.tiny_chat import tiny_model, tiny_tokenizer
+from tests.support.lanes.windowed_models import family_model
+from tests.support.paged_attention import CASES, AttentionCase
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 CUDA = torch.device("cuda")
@@ -44,28 +45,22 @@ def texts(lane: ChatLane) -> dict[str, str]:
     return {name: end.text for name, end in replies(lane, requests).items()}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(32, 8, 64), (4, 4, 32), (9, 3, 80)])
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [(case, torch.bfloat16) for case in CASES]
+    + [(case, dtype) for case in (CASES[0], CASES[-2]) for dtype in (torch.float32, torch.float16)],
+    ids=str,
+)
 def test_the_kernel_that_reads_pages_computes_what_the_one_in_plain_torch_computes(
-    dtype: torch.dtype, heads: int, kv_heads: int, dim: int
+    case: AttentionCase, dtype: torch.dtype
 ) -> None:
     if not device.has_triton(CUDA):
         pytest.skip("Triton is not installed")
-    torch.manual_seed(0)
-    positions = torch.tensor([0, 31, 32, 700, 1023], dtype=torch.int32, device=CUDA)
-    table = (torch.randperm(32 * 5, device=CUDA) + 1).int().view(32, 5)
-    query = torch.randn(5, heads, dim, dtype=dtype, device=CUDA)
-    key, value = torch.randn(2, 5, kv_heads, dim, dtype=dtype, device=CUDA)
-    cache = torch.randn(2, 161, 32, kv_heads, dim, dtype=dtype, device=CUDA)
-    caches = [cache, cache.clone()]
-    mixed = []
-    for kernel, (keys, values) in zip((kernel_for(CUDA), attend_gathered), caches, strict=True):
-        pages = Pages([(keys, values)], table, positions)
-        with reading(pages, 5, 32):
-            mixed.append(kernel(query, key, value, dim**-0.5, pages).float())
+    expected, expected_cache = case.run(attend_gathered, dtype, CUDA)
+    mixed, cache = case.run(kernel_for(CUDA), dtype, CUDA)
 
-    assert difference(*mixed) <= {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}[dtype]
-    assert torch.equal(*caches), "both wrote the new keys and values, and nothing else"
+    assert difference(expected, mixed) <= {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}[dtype]
+    assert torch.equal(cache, expected_cache), "both wrote the new keys and values, and nothing else"
 
 
 def test_replies_of_graphs_equal_those_of_eager_and_of_transformers_steps() -> None:
@@ -78,6 +73,18 @@ def test_replies_of_graphs_equal_those_of_eager_and_of_transformers_steps() -> N
     assert not graphs.notes
     batch: Any = graphs._kv_cache.batch
     assert sorted(batch._decode._graphs) == [1, 2, 4, 8]
+
+
+@pytest.mark.parametrize("family", ["gemma 3", "gpt-oss", "mistral"])
+def test_graphs_of_models_with_windows_or_sinks_give_the_replies_of_transformers_steps(family: str) -> None:
+    model = family_model(family, hidden_size=64, head_dim=16).to(CUDA)
+    proof = prove(model, DecodeOptions(static=True))
+    assert proof.decode.static, proof
+    expected = texts(lane_of(model, DecodeOptions()))
+    graphs = lane_of(model, proof.decode)
+
+    assert texts(graphs) == expected
+    assert family == "gpt-oss" or not graphs.notes, "not every implementation of experts can be recorded"
 
 
 def test_the_proof_takes_graphs_in_half_precision() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from transformers.generation.continuous_batching.cache import group_layers_by_attn_type
-
 # What `torch.compile` makes faster kernels of: "layers" is one artefact for all layers; "model" is the whole forward,
 # which takes longer to compile and also fuses what lies between the layers.
 Compiled: TypeAlias = Literal["off", "layers", "model"]
+
+
+SERVED = {"full_attention", "sliding_attention"}  # kinds of layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,11 @@ class DecodeOptions:
 def not_static(model: Any) -> str:
     """Why static decode steps cannot serve this model, or nothing."""
     config = model.config.get_text_config()
-    kinds = list(group_layers_by_attn_type(config))
-    if kinds != ["full_attention"]:
-        return f"not all of its layers attend to the whole text ({', '.join(kinds)})"
+    kinds = set(getattr(config, "layer_types", None) or ()) - SERVED
+    if kinds:
+        return f"not all of its layers attend to tokens one by one ({', '.join(sorted(map(str, kinds)))})"
+    if getattr(config, "num_kv_shared_layers", None):
+        return "some of its layers use the keys and values of other layers"
     rope = str((getattr(config, "rope_parameters", None) or {}).get("rope_type", "default"))
     if rope in ("dynamic", "longrope"):
         return f"its rotary embedding depends on the longest text in the batch ({rope})"

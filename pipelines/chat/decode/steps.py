@@ -21,7 +21,8 @@ from pipelines import device
 from pipelines.chat.decode.attention import paged_decode
 from pipelines.chat.decode.compiled import Forward, forward_of
 from pipelines.chat.decode.options import DecodeOptions
-from pipelines.chat.decode.pages import Pages, reading
+from pipelines.chat.decode.pages import Layer, Pages, reading
+from pipelines.chat.decode.tables import page_tables
 from pipelines.cuda_graphs import CaptureFailed, GraphPool
 
 NOT_COMPILED = "Its decode steps are not compiled, which makes them slower: {}."
@@ -38,13 +39,12 @@ class Launched:
 
 
 class DecodeSteps:
-    """A model's decode forward for up to `max_rows` sequences of the cache's only kind of layer."""
+    """A model's decode forward for up to `max_rows` sequences."""
 
     @torch.inference_mode()
     def __init__(self, model: Any, cache: Any, max_rows: int, max_length: int, options: DecodeOptions) -> None:
         """cache: transformers' `PagedAttentionCache`. max_length: tokens of the longest sequence."""
-        (self._allocator,) = cache.cache_allocators.values()
-        self._page_tokens = int(self._allocator.tokens_per_page)
+        (self._page_tokens,) = {int(each.tokens_per_page) for each in cache.cache_allocators.values()}
         self._max_rows = _power_of_two(max_rows)
         self._max_columns = -(-max_length // self._page_tokens)
         self._device: torch.device = model.device
@@ -54,12 +54,10 @@ class DecodeSteps:
         self._forward = self._plain if options.compiled == "off" else forward_of(model, options.compiled)
         self._weights = [each for each in (*model.parameters(), *model.buffers()) if type(each.data) is Tensor]
         self._addresses: list[int] = []
-        # A block is one page of each layer in a row, keys before values, and the tensors of a layer begin at its own.
-        self._pages_of_block = int(self._allocator.block_physical_stride) // self._page_tokens
-        self._trash_page = int(self._allocator.write_trash_index) // self._page_tokens  # padded rows write there
+        self._tables = page_tables(cache, max_length)
+        # Columns of the tables but the last, which a step copies whole; of the last it copies those in use.
+        self._whole_columns = sum(table.n_columns for table in self._tables[:-1])
         self._make_buffers(int(self._config.vocab_size))
-        layers = [self._allocator.get_cache_for_block_table(i) for i in sorted(self._allocator.layer_indices)]
-        self._pages = Pages(layers, self._table, self._positions)
         self._reads_lengths = device.has_triton(self._device)  # the kernel needs no bound on the rows' pages
         self._rows: tuple[Any, ...] = ()  # whose pages are in the table
         self._stale: set[int] = set()  # rows whose pages have changed
@@ -71,10 +69,10 @@ class DecodeSteps:
 
     def _make_buffers(self, vocabulary: int) -> None:
         n_rows = self._max_rows
-        # One piece of memory for all that a step copies: tokens, positions, and the columns of the table in use.
-        self._inputs = torch.zeros(n_rows * (2 + self._max_columns), dtype=torch.int32, device=self._device)
+        n_columns = self._whole_columns + self._tables[-1].n_columns
+        # One piece of memory for all that a step copies: tokens, positions, and the columns of the tables.
+        self._inputs = torch.zeros(n_rows * (2 + n_columns), dtype=torch.int32, device=self._device)
         self._host_tokens, self._positions = self._inputs[:n_rows], self._inputs[n_rows : 2 * n_rows]
-        self._table = self._inputs[2 * n_rows :].view(self._max_columns, n_rows)
         self._tokens = torch.zeros(n_rows, dtype=torch.long, device=self._device)
         self._logits = torch.zeros(n_rows, vocabulary, device=self._device)
         # The host writes the next step while the device may still copy the last one from the other buffer.
@@ -83,8 +81,14 @@ class DecodeSteps:
         self._turn = 0
         self._next = self._staged[0].copy()  # what the inputs are to be
         self._next_positions = self._next[n_rows : 2 * n_rows]
-        self._next_table = self._next[2 * n_rows :].reshape(self._max_columns, n_rows)
-        self._next_table[0] = self._trash_page
+        layers: dict[int, Layer] = {}
+        begin = 2 * n_rows
+        for table in self._tables:
+            end = begin + n_rows * table.n_columns
+            table.put_on(self._next[begin:end].reshape(-1, n_rows))
+            layers.update(table.layers(self._inputs[begin:end].view(-1, n_rows)))
+            begin = end
+        self._pages = Pages([layer for _, layer in sorted(layers.items(), key=lambda each: each[0])], self._positions)
         self._chosen = device.pinned((n_rows,), torch.long, self._device)
         self._inputs.copy_(torch.from_numpy(self._next))
 
@@ -142,7 +146,8 @@ class DecodeSteps:
         n_rows, width = len(states), self._width(len(states))
         same = follows and _same(states, self._rows)
         if not same:
-            self._next_table[0, n_rows:] = self._trash_page
+            for table in self._tables:
+                table.clear_rows(n_rows)
             self._next_positions[n_rows:] = 0
             self._rows = states
         changed = not same
@@ -151,8 +156,8 @@ class DecodeSteps:
             self._next_positions[row] = position
             state.position_offset = position + 1
             if not same or row in self._stale or position % self._page_tokens == 0:
-                blocks = self._allocator.block_table[state.request_id]
-                self._next_table[: len(blocks), row] = [block * self._pages_of_block for block in blocks]
+                for table in self._tables:
+                    table.fill_row(row, state.request_id)
                 changed = True
         self._stale.clear()
         n_columns = max(state.position_offset - 1 for state in states) // self._page_tokens + 1
@@ -194,9 +199,10 @@ class DecodeSteps:
         return min((each for each in self._graphs if each >= width), default=width)
 
     def _copy(self, n_columns: int) -> None:
-        """Copy tokens, positions and so many columns of the table to the device."""
+        """Copy tokens and positions to the device, and the tables unless `n_columns`, those in use, is 0."""
         self._turn = 1 - self._turn
-        n = self._max_rows * (2 + n_columns)
+        in_tables = self._whole_columns + min(n_columns, self._tables[-1].n_columns) if n_columns else 0
+        n = self._max_rows * (2 + in_tables)
         self._staged[self._turn][:n] = self._next[:n]
         self._inputs[:n].copy_(self._staging[self._turn][:n], non_blocking=True)
 

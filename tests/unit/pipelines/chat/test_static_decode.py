@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, MistralConfig
 
 from pipelines.chat.decode import compiled
 from pipelines.chat.decode.attention import (
@@ -18,12 +17,12 @@ from pipelines.chat.decode.attention import (
     paged_decode_forward,
 )
 from pipelines.chat.decode.options import DecodeOptions
-from pipelines.chat.decode.pages import Pages, reading
+from pipelines.chat.decode.pages import Layer, Pages, reading
 from pipelines.chat.decode.steps import DecodeSteps
 from pipelines.chat.delivery import Delivery
 from pipelines.chat.lane import ChatLane
 from pipelines.chat.page_size import paged_cache_bytes
-from pipelines.chat.proof import NOT_STATIC, prove
+from pipelines.chat.proof import prove
 from pipelines.chat_interface import ChatRequest
 from pipelines.interface import Failed, Replied
 from tests.support.lanes.chat_play import chat, ends, free_pages, play, replies
@@ -177,34 +176,41 @@ def test_the_cache_counts_the_buffers_of_decode_steps(model: Any) -> None:
     assert static.cache_bytes >= stock.cache_bytes + 32 * vocabulary * 4
 
 
-def test_attention_over_pages_equals_attention_over_the_text_itself() -> None:
+@pytest.mark.parametrize("window", [None, 1, 3, 6, 8])
+@pytest.mark.parametrize("softcap", [0.0, 1.5])
+@pytest.mark.parametrize("has_sinks", [False, True])
+def test_attention_over_pages_equals_attention_over_the_text_itself(
+    window: int | None, softcap: float, has_sinks: bool
+) -> None:
     torch.manual_seed(0)
     page_tokens, lengths, kv_heads, heads, dim = 4, [1, 4, 9], 2, 6, 8
     texts = [torch.randn(2, length, kv_heads, dim) for length in lengths]  # keys and values
-    keys, values = torch.randn(2, 12, page_tokens, kv_heads, dim)
-    table = torch.zeros(4, 4, dtype=torch.int32)
-    numbers = iter([7, 2, 11, 5, 9, 3])
-    for row, text in enumerate(texts):
-        for begin in range(0, text.shape[1], page_tokens):
-            table[begin // page_tokens, row] = page = next(numbers)
-            part = text[:, begin : begin + page_tokens]
-            keys[page, : part.shape[1]], values[page, : part.shape[1]] = part
-            if begin + page_tokens >= text.shape[1]:  # the new token is not in the cache yet
-                keys[page, part.shape[1] - 1], values[page, part.shape[1] - 1] = 99.0, 99.0
+    sinks = torch.randn(heads) if has_sinks else None
+    cache = torch.full((2, 12, page_tokens, kv_heads, dim), 99.0)
+    table = torch.tensor([[7, 2, 11], [5, 9, 3], [1, 4, 6]], dtype=torch.int32)  # (columns, rows)
+    for row, length in enumerate(lengths):
+        for token in range(length - 1):  # the new token is not in the cache yet
+            slot = token % (window or length)
+            cache[:, table[slot // page_tokens, row], slot % page_tokens] = texts[row][:, token]
     query = torch.randn(3, heads, dim)
     new_keys, new_values = (torch.stack([text[i, -1] for text in texts]) for i in range(2))
-    pages = Pages([(keys, values)], table, torch.tensor([length - 1 for length in lengths] + [0], dtype=torch.int32))
+    positions = torch.tensor([length - 1 for length in lengths] + [0], dtype=torch.int32)
+    pages = Pages([Layer(cache[0], cache[1], table, window)], positions)
     with reading(pages, 3, 3):
-        mixed = attend_gathered(query, new_keys, new_values, 0.5, pages)
+        mixed = attend_gathered(query, new_keys, new_values, 0.5, softcap, sinks, pages)
 
-    for row, (text_keys, text_values) in enumerate(texts):
-        scores = torch.einsum("hd,lhd->hl", query[row], text_keys.repeat_interleave(3, 1)) * 0.5
-        expected = torch.einsum("hl,lhd->hd", scores.softmax(-1), text_values.repeat_interleave(3, 1))
-        torch.testing.assert_close(mixed[row], expected)
-    assert torch.equal(keys[table[2, 2], 0], new_keys[2]), "the new token is in the cache now"
+    for row, text in enumerate(texts):
+        keys, values = (each.repeat_interleave(3, 1) for each in text[:, -(window or 99) :])
+        scores = torch.einsum("hd,lhd->hl", query[row], keys) * 0.5
+        if softcap:
+            scores = torch.tanh(scores / softcap) * softcap
+        weights = scores.exp() / (scores.exp().sum(-1) + (0 if sinks is None else sinks.exp()))[:, None]
+        torch.testing.assert_close(mixed[row], torch.einsum("hl,lhd->hd", weights, values))
+    slot = 8 % (window or 9)
+    assert torch.equal(cache[0, table[slot // page_tokens, 2], slot % page_tokens], new_keys[2]), "it is in the cache"
 
 
-@pytest.mark.parametrize("feature", [{"softcap": 30.0}, {"sliding_window": 8}, {"s_aux": torch.zeros(4)}])
+@pytest.mark.parametrize("feature", [{"position_bias": torch.zeros(4)}, {"s_aux": torch.zeros(3)}])
 def test_attention_that_no_kernel_computes_is_refused(feature: dict[str, Any]) -> None:
     query, key = torch.zeros(1, 4, 2, 8), torch.zeros(1, 2, 2, 8)
     with pytest.raises(UnsupportedAttention):
@@ -220,28 +226,6 @@ def test_a_model_attends_in_pages_only_inside_the_block(model: Any) -> None:
 
 def test_the_proof_takes_static_steps_where_they_compute_what_the_model_computes(model: Any) -> None:
     assert prove(model, AHEAD).decode == AHEAD
-
-
-@pytest.mark.parametrize("window", ["all layers", "some layers"])
-def test_a_model_with_sliding_windows_keeps_transformers_steps_and_says_why(window: str) -> None:
-    usual: dict[str, Any] = {
-        "vocab_size": 99,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "max_position_embeddings": 256,
-        "sliding_window": 16,
-    }
-    kinds = ["sliding_attention", "full_attention"]
-    config = MistralConfig(**usual) if window == "all layers" else Gemma3TextConfig(**usual, layer_types=kinds)
-    proof = prove(AutoModelForCausalLM.from_config(config).eval(), AHEAD)
-
-    assert proof.merging == "on"
-    assert not proof.decode.static
-    assert proof.notes[0].startswith(NOT_STATIC.split("{")[0])
 
 
 def test_a_model_whose_static_steps_differ_keeps_transformers_steps(monkeypatch: pytest.MonkeyPatch) -> None:
