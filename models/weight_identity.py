@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from models.files.json_files import read_config
+from models.files.regular_file import open_file
 from models.files.weight_files import weight_files
 from models.fingerprint import fingerprint
 
@@ -42,7 +43,7 @@ def _weight_identity(folder: Path, _fingerprint: str) -> str:
 def _samples(path: Path) -> list[str]:
     """Returns one line per tensor: its name, dtype, shape and the hash of its sample."""
     found = []
-    with path.open("rb") as file:
+    with open_file(path) as file:
         header_bytes = int.from_bytes(file.read(8), "little")
         entries = json.loads(file.read(header_bytes))
         for name, entry in entries.items():

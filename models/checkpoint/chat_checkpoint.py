@@ -14,7 +14,7 @@ from models.checkpoint.resident_bytes import ServedAs, resident_bytes
 from models.errors import BadModel
 from models.fallback_templates import CHOICES
 from models.files.chat_templates import all_templates, chat_templates
-from models.files.json_files import parse_json, read_config
+from models.files.json_files import read_config, read_json
 from models.spec import Defaults, Limits, ModelSpec
 from models.vision_language import is_chat_model, why_no_images
 from models.weight_identity import is_decoder, weight_identity
@@ -86,6 +86,6 @@ def _context(folder: Path) -> int | None:
     found, tokenizer = context_tokens(read_config(folder / "config.json")), folder / TOKENIZER_CONFIG
     if found is not None or not tokenizer.is_file():
         return found
-    config = parse_json(tokenizer.read_bytes(), TOKENIZER_CONFIG)
+    config = read_json(tokenizer)
     limit = config.get("model_max_length") if isinstance(config, dict) else None
     return limit if type(limit) is int and 0 < limit < NO_LIMIT else None

@@ -15,7 +15,7 @@ from models.checkpoint.resident_bytes import ServedAs, resident_bytes
 from models.checkpoint.sentence_layout import read_sentence_layout
 from models.embedding_layout import EmbeddingLayout
 from models.errors import BadModel
-from models.files.json_files import parse_json, read_config
+from models.files.json_files import read_config, read_json
 from models.files.sentence_modules import has_modules
 from models.spec import Limits, ModelSpec
 from models.weight_identity import is_decoder
@@ -128,6 +128,6 @@ def _longest_text(folder: Path) -> int | None:
 
 
 def _number_in(file: Path, key: str) -> int | None:
-    config = parse_json(file.read_bytes(), file.name) if file.is_file() else None
+    config = read_json(file) if file.is_file() else None
     value = config.get(key) if isinstance(config, dict) else None
     return value if type(value) is int and 0 < value < NO_LIMIT else None

@@ -8,17 +8,26 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from models.checkpoint.component_configs import Configs, denoiser_config, list_of, positive_int, vae_config
+from models.checkpoint.component_configs import Configs, denoiser_config, halvings, positive_int, vae_config
 from models.checkpoint.pipeline_source import PipelineSource
+from models.errors import BadModel
 
 ASPECT_RATIOS = {"16:9": (16, 9), "1:1": (1, 1), "9:16": (9, 16)}
 NATIVE_TOLERANCE = 0.12  # a native size within 12 % of an aspect ratio serves that ratio: 832x480 serves "16:9"
 FALLBACK_SIZE = {"image": (512, 512), "video": (832, 480)}  # (width, height) for a checkpoint that names none
+MAX_SIDE = 65_536  # pixels; no checkpoint makes more by itself
 FALLBACK_VAE_FACTOR = 8  # the factor of Stable Diffusion, by far the most common
 
 
 def native_size(pipeline: PipelineSource, configs: Configs, kind: Literal["image", "video"]) -> tuple[int, int]:
-    """Returns the (width, height) that the class's `__call__` uses when a call names neither."""
+    """Returns the (width, height) that the class's `__call__` uses when a call names neither. Raises `BadModel`."""
+    width, height = _native_size(pipeline, configs, kind)
+    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
+        raise BadModel(f"its configs ask for pictures of {width:,} x {height:,} pixels")
+    return width, height
+
+
+def _native_size(pipeline: PipelineSource, configs: Configs, kind: Literal["image", "video"]) -> tuple[int, int]:
     for values in (pipeline.defaults, pipeline.constants):
         for prefix in ("", "default_"):
             width, height = values.get(f"{prefix}width"), values.get(f"{prefix}height")
@@ -79,12 +88,12 @@ def vae_factor(configs: Configs) -> int:
     for key in ("scale_factor_spatial", "spatial_compression_ratio", "downsampling_ratio"):
         if factor := positive_int(vae, key):
             return factor
-    if scaling := list_of(vae, "spatio_temporal_scaling"):  # LTX: patches, then one halving for each True
+    if scaling := halvings(vae, "spatio_temporal_scaling"):  # LTX: patches, then one halving for each True
         return (positive_int(vae, "patch_size") or 1) << sum(map(bool, scaling))
-    if stages := list_of(vae, "block_out_channels") or list_of(vae, "encoder_block_out_channels"):
+    if stages := halvings(vae, "block_out_channels") or halvings(vae, "encoder_block_out_channels"):
         return 1 << (len(stages) - 1)
-    if halvings := list_of(vae, "temperal_downsample"):  # Wan, Qwen-Image
-        return 1 << len(halvings)
+    if stages := halvings(vae, "temperal_downsample"):  # Wan, Qwen-Image
+        return 1 << len(stages)
     return FALLBACK_VAE_FACTOR
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from models.checkpoint.component_configs import Configs, denoiser_config, list_of, number, positive_int, vae_config
+from models.checkpoint.component_configs import Configs, denoiser_config, halvings, number, positive_int, vae_config
 from models.checkpoint.pipeline_source import FRAME_COUNTS, PipelineSource
 
 FALLBACK_FPS = 8  # from the examples of AnimateDiff and Latte, which write GIFs
@@ -49,11 +49,11 @@ def _temporal_factor(configs: Configs) -> int:
     for key in ("scale_factor_temporal", "temporal_compression_ratio"):
         if factor := positive_int(vae, key):
             return factor
-    if scaling := list_of(vae, "spatio_temporal_scaling"):  # LTX
+    if scaling := halvings(vae, "spatio_temporal_scaling"):  # LTX
         return (positive_int(vae, "patch_size_t") or 1) << sum(map(bool, scaling))
-    if expansions := list_of(vae, "temporal_expansions"):  # Mochi
+    if expansions := halvings(vae, "temporal_expansions"):  # Mochi
         return math.prod(n for n in expansions if type(n) is int)
-    return 1 << sum(map(bool, list_of(vae, "temperal_downsample")))  # Wan before it wrote scale_factor_temporal
+    return 1 << sum(map(bool, halvings(vae, "temperal_downsample")))  # Wan before it wrote scale_factor_temporal
 
 
 def frames_per_second(pipeline: PipelineSource) -> int:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from models.errors import BadModel
 from models.files.gguf_header import read_gguf_header
-from models.files.json_files import parse_json
+from models.files.json_files import read_json
 from models.files.leftovers import files_in
+from models.files.regular_file import open_file
 
 MAX_TEMPLATE_BYTES = 1 << 20  # the largest template in use has less than 100 KiB
 CONFIGS = ("chat_template.json", "tokenizer_config.json")  # of one name, the later one's counts
@@ -36,7 +37,7 @@ def all_templates(folder: Path) -> set[str]:
 def _in_folder(folder: Path) -> Iterator[tuple[str, str]]:
     for name in CONFIGS:
         if (folder / name).is_file():
-            config = parse_json((folder / name).read_bytes(), name)
+            config = read_json(folder / name)
             yield from _named(config.get("chat_template") if isinstance(config, dict) else None)
     if (folder / FILE).is_file():
         yield DEFAULT, read_template(folder / FILE)
@@ -53,9 +54,11 @@ def _in_gguf(file: Path) -> Iterator[tuple[str, str]]:
 
 def read_template(file: Path) -> str:
     """Raises `BadModel` for a file that is too large."""
-    if file.stat().st_size > MAX_TEMPLATE_BYTES:
+    with open_file(file) as opened:
+        content = opened.read(MAX_TEMPLATE_BYTES + 1)
+    if len(content) > MAX_TEMPLATE_BYTES:
         raise BadModel("its chat template is larger than 1 MiB")
-    return file.read_text("utf-8", "replace")
+    return content.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _named(value: object) -> Iterator[tuple[str, str]]:

@@ -8,14 +8,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from models.files.regular_file import open_file
+
 FileKind: TypeAlias = Literal["safetensors", "gguf", "pickle", "zip", "unknown"]
 
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format itself
+MAX_HEADER_BYTES = 32 << 20  # the format allows 100 MB; the header of 100,000 tensors takes 12 MiB
 
 
 def sniff(path: Path) -> FileKind:
-    """Returns "unknown" for a file that has none of the other formats."""
-    with path.open("rb") as file:
+    """Returns "unknown" for a file that has none of the other formats. Raises as `open_file`."""
+    with open_file(path) as file:
         head = file.read(16)
     if head.startswith(b"GGUF"):
         return "gguf"

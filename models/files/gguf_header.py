@@ -15,11 +15,15 @@ from typing import BinaryIO, TypeAlias
 
 from models.errors import BadModel
 from models.files.file_kind import sniff
+from models.files.regular_file import open_file
 from models.files.safetensors_header import check_tensor_name
 
 Value: TypeAlias = int | float | bool | str | list[int] | list[float] | list[bool] | list[str]
 
-MAX_COUNT = 1_000_000  # tensors, metadata entries, array entries; the largest vocabularies have 300,000
+MAX_COUNT = 1_000_000  # array entries; the largest vocabularies have 300,000
+MAX_TENSORS = 200_000
+MAX_ENTRIES = 65_536  # of metadata
+MAX_HEADER_BYTES = 256 << 20  # a vocabulary of 300,000 words with its merges takes 20 MiB
 MAX_STRING_BYTES = 16 << 20
 MAX_ALIGNMENT = 64 << 10
 MAX_LAYERS = 4096  # a library makes each layer before it looks at the tensors; the deepest models have 150
@@ -62,12 +66,12 @@ def read_gguf_header(path: Path) -> GgufHeader:
     """Raises `BadModel` for an unknown type, a count above its bound, and an offset past the end of the file."""
     if sniff(path) != "gguf":
         raise BadModel(f"{path.name} is not a GGUF file", detail=str(path))
-    with path.open("rb") as file:
+    with open_file(path) as file:
         reader = _Reader(file, path.stat().st_size, path.name)
         file.seek(4)
         if reader.scalar("<I") not in (2, 3):
             raise BadModel(f"{path.name}: its GGUF version is not 2 or 3")
-        n_tensors, n_entries = reader.count("<Q"), reader.count("<Q")
+        n_tensors, n_entries = reader.count("<Q", MAX_TENSORS), reader.count("<Q", MAX_ENTRIES)
         metadata = reader.metadata(n_entries)
         for key, value in metadata.items():
             if key.endswith(".block_count") and (not isinstance(value, int) or not 0 < value <= MAX_LAYERS):
@@ -79,17 +83,23 @@ class _Reader:
     def __init__(self, file: BinaryIO, file_bytes: int, name: str) -> None:
         self._file = file
         self._file_bytes = file_bytes
+        self._left = min(file_bytes, MAX_HEADER_BYTES)  # bytes that the header may still have
         self._name = name
 
     def bad(self, what: str) -> BadModel:
         return BadModel(f"{self._name}: {what}")
 
     def scalar(self, layout: str) -> int | float | bool:
-        raw = self._file.read(struct.calcsize(layout))
-        if len(raw) != struct.calcsize(layout):
-            raise self.bad("the header runs past the end of the file")
-        (value,) = struct.unpack(layout, raw)
+        (value,) = struct.unpack(layout, self._bytes(struct.calcsize(layout)))
         return value  # type: ignore[no-any-return]  # struct returns Any; SCALARS has only these three types
+
+    def _bytes(self, n_bytes: int) -> bytes:
+        self._left -= n_bytes
+        if self._left < 0 and self._file_bytes > MAX_HEADER_BYTES:
+            raise self.bad(f"a header of more than {MAX_HEADER_BYTES >> 20} MiB")
+        if self._left < 0 or len(raw := self._file.read(n_bytes)) != n_bytes:
+            raise self.bad("the header runs past the end of the file")
+        return raw
 
     def count(self, layout: str, limit: int = MAX_COUNT) -> int:
         value = int(self.scalar(layout))
@@ -98,7 +108,7 @@ class _Reader:
         return value
 
     def string(self) -> str:
-        raw = self._file.read(self.count("<Q", min(MAX_STRING_BYTES, self._file_bytes)))
+        raw = self._bytes(self.count("<Q", min(MAX_STRING_BYTES, self._file_bytes)))
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -123,9 +133,7 @@ class _Reader:
         if item == STRING:
             return [self.string() for _ in range(n_items)]
         layout = self._layout(item)
-        raw = self._file.read(struct.calcsize(layout) * n_items)
-        if len(raw) != struct.calcsize(layout) * n_items:
-            raise self.bad("the header runs past the end of the file")
+        raw = self._bytes(struct.calcsize(layout) * n_items)
         return [value for (value,) in struct.iter_unpack(layout, raw)]
 
     def _layout(self, kind: int) -> str:

@@ -10,8 +10,11 @@ from pathlib import Path
 from models.errors import BadModel, Incomplete
 from models.files.file_kind import MAX_HEADER_BYTES, sniff
 from models.files.json_files import parse_json
+from models.files.regular_file import open_file
 
 MAX_NAME_CHARS = 512
+MAX_DIMS = 8  # a video's patch embedding has 5
+MAX_TENSORS = 200_000  # of one file; the largest mixtures of experts have 100,000 in all their files
 DTYPE_BYTES = {  # dtypes of the safetensors format → bytes per element
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1,
     "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
@@ -62,7 +65,7 @@ def _read_entries(path: Path) -> tuple[dict[str, object], int]:
     if kind != "safetensors":
         raise BadModel(f"{path.name} is not a safetensors file ({kind} content)", detail=str(path))
     file_bytes = path.stat().st_size
-    with path.open("rb") as file:
+    with open_file(path) as file:
         header_bytes = int.from_bytes(file.read(8), "little")
         if header_bytes > MAX_HEADER_BYTES or header_bytes > file_bytes - 8:
             raise BadModel(f"{path.name}: a header of {header_bytes} bytes in a file of {file_bytes}", detail=str(path))
@@ -77,6 +80,8 @@ def _read_entries(path: Path) -> tuple[dict[str, object], int]:
 
 
 def _check_tiling(entries: Mapping[str, object], *, data_bytes: int, name: str) -> dict[str, Tensor]:
+    if len(entries) > MAX_TENSORS:
+        raise BadModel(f"{name}: more than {MAX_TENSORS} tensors")
     spans: list[tuple[int, int]] = []
     tensors: dict[str, Tensor] = {}
     for key, entry in entries.items():
@@ -102,7 +107,7 @@ def _check_tiling(entries: Mapping[str, object], *, data_bytes: int, name: str) 
 def _parse_entry(key: str, entry: object, name: str) -> tuple[Tensor, tuple[int, int]]:
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]} if (
-            dtype in DTYPE_BYTES and all(type(size) is int and size >= 0 for size in shape)
+            dtype in DTYPE_BYTES and len(shape) <= MAX_DIMS and all(type(size) is int and size >= 0 for size in shape)
         ):
             tensor = Tensor(dtype, tuple(shape))
         case _:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import BadModel
-from models.files.json_files import parse_json
+from models.files.json_files import read_json
 
 MODULES = "modules.json"
 LIBRARY = "sentence_transformers."
@@ -28,9 +28,7 @@ def sentence_modules(folder: Path) -> list[SentenceModule]:
     """Returns the parts in their order; none for a folder without modules.json. Raises `BadModel`."""
     if not has_modules(folder):
         return []
-    if (folder / MODULES).stat().st_size > MAX_BYTES:
-        raise BadModel(f"{MODULES} is too large", detail=str(folder))
-    listed = parse_json((folder / MODULES).read_bytes(), MODULES)
+    listed = read_json(folder / MODULES, MAX_BYTES, "a list of modules")
     if not isinstance(listed, list) or not 0 < len(listed) <= MAX_MODULES:
         raise BadModel(f"{MODULES} is not a list of 1 to {MAX_MODULES} modules")
     return [_module(entry) for entry in listed]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import BadModel, Incomplete
-from models.files.json_files import parse_json, read_config
+from models.files.json_files import MAX_INDEX_BYTES, read_config, read_json
 from models.files.leftovers import files_in, is_unfinished
 
 TRANSFORMERS, DIFFUSERS = "model", "diffusion_pytorch_model"  # the names that the libraries give weight files
@@ -83,7 +83,7 @@ def _candidates(folder: Path, stem: str) -> Iterator[Weights]:
 
 
 def _shards(index: Path) -> list[Path]:
-    parsed = parse_json(index.read_bytes(), index.name)
+    parsed = read_json(index, MAX_INDEX_BYTES, "an index")
     weight_map = parsed.get("weight_map") if isinstance(parsed, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise BadModel(f"{index.name} has no weight_map of names")
