@@ -8,7 +8,6 @@ pull's own process.
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import re
 import socket
 import ssl
@@ -20,6 +19,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from models.errors import BadConfig, FetchFailed
+from models.sources.addresses import all_may_be_opened
 from models.sources.disk_space import require_space
 from models.sources.download import Body, download
 from models.sources.progress import ProgressCallback, SizeCallback, no_size
@@ -132,7 +132,7 @@ def _connect(parts: SplitResult, private: bool) -> http.client.HTTPConnection:
     except (OSError, ValueError) as error:
         raise Interrupted(f"{host} cannot be found: {error}") from error
     addresses = [str(entry[4][0]) for entry in found]
-    if not private and not all(_is_public(address) for address in addresses):
+    if not private and not all_may_be_opened(addresses):
         raise FetchFailed(f"{host} is not a public address; the setting pull_private_urls would allow it")
     connection: http.client.HTTPConnection
     if parts.scheme == "https":
@@ -141,12 +141,6 @@ def _connect(parts: SplitResult, private: bool) -> http.client.HTTPConnection:
     else:
         connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
     return connection
-
-
-def _is_public(address: str) -> bool:
-    found = ipaddress.ip_address(address.split("%")[0])
-    inner = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
-    return found.is_global and not found.is_multicast and (inner is None or inner.is_global)
 
 
 class _PinnedConnection(http.client.HTTPSConnection):

@@ -195,6 +195,7 @@ async def _background_tasks(service: Service) -> AsyncIterator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        service.webhooks.close()
 
 
 async def _tidy_periodically(service: Service) -> None:

@@ -6,13 +6,13 @@ Worker threads.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from http.client import HTTPResponse
 from urllib.parse import urljoin
 
-from server.jobs.safe_post import TIMEOUT_S, Network, PinnedConnection, look_up, parse, resolve
+from models.sources.addresses import Network
+from server.jobs.safe_post import TIMEOUT_S, PinnedConnection, deadline, look_up, parse, resolve
 from server.units import size
 
 MAX_REDIRECTS = 3
@@ -40,11 +40,8 @@ def get(
     ends_at = time.monotonic() + timeout_s
     for _ in range(MAX_REDIRECTS + 1):
         target = parse(url)
-        connection = PinnedConnection(target, resolve(target, allowed, look_up), _left(ends_at))
-        deadline = threading.Timer(_left(ends_at), connection.abort)
-        deadline.daemon = True
-        deadline.start()
-        try:
+        address = resolve(target, allowed, look_up)
+        with deadline(PinnedConnection(target, address, _left(ends_at)), _left(ends_at)) as connection:
             connection.request("GET", target.path, headers=HEADERS)
             reply = connection.getresponse()
             if reply.status not in REDIRECTS:
@@ -52,9 +49,6 @@ def get(
                     raise NotFetched(f"its server answered with the status {reply.status}")
                 return _body(reply, max_bytes, ends_at)
             url = urljoin(url, reply.getheader("Location") or "").partition("#")[0]
-        finally:
-            deadline.cancel()
-            connection.close()
     raise NotFetched(f"it was redirected more than {MAX_REDIRECTS} times")
 
 

@@ -8,14 +8,15 @@ Redirects are not followed.
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import re
 import socket
 import ssl
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TypeAlias
+
+from models.sources.addresses import Network, all_may_be_opened, may_open, read_address
 
 TIMEOUT_S = 10.0
 # Restricted so that no two URL parsers disagree: no user, no fragment, no backslash.
@@ -25,11 +26,6 @@ URL = re.compile(
     r"(?::(?P<port>[0-9]{1,5}))?"
     r"(?P<path>[/?][\x21\x22\x24-\x5b\x5d-\x7e]*)?"
 )
-
-Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-# IPv6 ranges that are translated to any IPv4 address (NAT64, 6to4); `ipaddress` counts them as global.
-IPV4_TRANSLATION = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("2002::/16"))
 
 
 class Refused(Exception):
@@ -59,32 +55,17 @@ def parse(url: str) -> Target:
     )
 
 
-def may_call(address: Address, allowed: Sequence[Network]) -> bool:
-    """Whether the address is public, or in one of the allowed networks."""
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    if any(address.version == network.version and address in network for network in allowed):
-        return True
-    return (
-        address.is_global and not address.is_multicast and not any(address in network for network in IPV4_TRANSLATION)
-    )
-
-
 def check(url: str, allowed: Sequence[Network]) -> None:
     """Checks everything that needs no name look-up. Raises `Refused`."""
-    host = parse(url).host
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return
-    if not may_call(address, allowed):
+    address = read_address(parse(url).host)
+    if address is not None and not may_open(address, allowed):
         raise Refused("an address outside this server's own network")
 
 
 def resolve(target: Target, allowed: Sequence[Network], look_up: Callable[[str, int], Sequence[str]]) -> str:
     """The address to connect to. Raises `Refused` when any address of the name is not allowed; `OSError`."""
     found = look_up(target.host, target.port)
-    if not found or not all(may_call(ipaddress.ip_address(address), allowed) for address in found):
+    if not all_may_be_opened(found, allowed):
         raise Refused("an address outside this server's own network")
     return found[0]
 
@@ -96,12 +77,9 @@ def look_up(host: str, port: int) -> list[str]:
 
 def post(target: Target, address: str, body: bytes, headers: Mapping[str, str]) -> int:
     """Sends the request; returns the HTTP status of the reply. Raises `OSError`, `http.client.HTTPException`."""
-    connection = PinnedConnection(target, address)
-    try:
+    with deadline(PinnedConnection(target, address), TIMEOUT_S) as connection:
         connection.request("POST", target.path, body, dict(headers))
         return connection.getresponse().status
-    finally:
-        connection.close()
 
 
 class PinnedConnection(http.client.HTTPConnection):
@@ -132,3 +110,16 @@ class PinnedConnection(http.client.HTTPConnection):
         if self._connected is not None:
             with suppress(OSError):  # it is closed already
                 socket.socket.shutdown(self._connected, socket.SHUT_RDWR)
+
+
+@contextmanager
+def deadline(connection: PinnedConnection, seconds: float) -> Iterator[PinnedConnection]:
+    """Ends the connection with the block, and everything in the block that waits for the peer after so many seconds."""
+    timer = threading.Timer(seconds, connection.abort)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield connection
+    finally:
+        timer.cancel()
+        connection.close()

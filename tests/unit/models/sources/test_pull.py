@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from models.errors import BadConfig, FetchFailed
-from models.sources.url import _is_public, fetch_url, parse_address
+from models.sources.url import fetch_url, parse_address
 from server.library.pulls import Pull
 from tests.support.checkpoints import chat_folder, safetensors_bytes
 from tests.support.fake_hub import Hub, fake_hub
@@ -121,25 +121,6 @@ def test_a_file_at_a_web_address_is_verified_and_resumed(tmp_path: Path) -> None
 def test_an_address_of_the_own_network_is_not_connected_to(tmp_path: Path, url: str) -> None:
     with pytest.raises(FetchFailed, match=r"not a public address|only https"):
         fetch_url(parse_address(f"{url}#sha256={'0' * 64}"), tmp_path, silent)
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "10.0.0.1",
-        "192.168.1.1",
-        "100.64.0.1",
-        "0.0.0.0",
-        "::ffff:127.0.0.1",
-        "fe80::1%eth0",
-        "fc00::1",
-        "224.0.0.1",
-        "2002:7f00:1::",
-    ],
-)
-def test_private_addresses_are_recognized_in_every_spelling(address: str) -> None:
-    assert not _is_public(address)
-    assert _is_public("1.1.1.1")
 
 
 @pytest.mark.parametrize(
