@@ -188,7 +188,8 @@ async def _background_tasks(service: Service) -> AsyncIterator[None]:
     async def describe(key_id: str, job_id: str) -> JsonObject:
         return job_json(await service.jobs.status_of(key_id, job_id), service.jobs.link)
 
-    tasks = [asyncio.create_task(_tidy_periodically(service)), asyncio.create_task(service.webhooks.run(describe))]
+    loops = (_tidy_periodically(service), service.webhooks.run(describe), service.revocations.run())
+    tasks = [asyncio.create_task(loop) for loop in loops]
     try:
         yield
     finally:

@@ -114,11 +114,15 @@ async def create_key(request: Request, service: ServiceDep, key: KeyDep) -> Resp
 
 @router.delete("/api/keys/{key_id}", responses={200: {"model": KeyReply}, **errors(404)})
 async def revoke_key(key_id: Annotated[str, Path()], service: ServiceDep, key: KeyDep) -> Response:
-    """Revokes a key; the server refuses it within a second. Revoking it again changes nothing. Needs an admin key."""
+    """Revokes a key; the server refuses it within a second. Its jobs are canceled, its streams and replies end, its
+    webhooks are not called, and its links open nothing. Revoking it again changes nothing. Needs an admin key.
+    """
     key.require("admin")
     if not KEY_ID.fullmatch(key_id):
         raise NotFound("There is no such key.")
-    return JSONResponse(_key_json(await service.accounts.revoke(key_id)))
+    account = await service.accounts.revoke(key_id)
+    await service.revocations.end(key_id)
+    return JSONResponse(_key_json(account))
 
 
 def _key_json(account: Account) -> JsonObject:

@@ -24,6 +24,7 @@ from server.jobs.live_jobs import LiveJob, LiveJobs
 from server.jobs.results import Results
 from server.protocol import Cancel
 from server.store import jobs as store
+from server.store import keys
 from server.store.database import Database
 from server.store.jobs import JobRow, OutputRow
 
@@ -113,10 +114,7 @@ class Jobs:
         live = self._live(key, job_id)
         if live is None:
             return await self._delete(key, job_id)
-        live.cancel_requested = True
-        if live.state is State.QUEUED:
-            self._results.cancel(live, refund=True)
-        self._engine.send(Cancel(job_id))
+        self._cancel(live)
         if live.end is None:
             return job_view.of_live(live, self._live_jobs)
         try:
@@ -124,6 +122,19 @@ class Jobs:
         except TimeoutError:
             raise Unavailable("The cancellation is not stored yet. Ask again shortly.", retry_after_s=5) from None
         return await self.status(key, job_id)
+
+    def cancel_all(self, key_id: str) -> int:
+        """Cancels all jobs of a key; returns how many there were."""
+        jobs = [live for live in self._live_jobs.of_key(key_id) if not live.cancel_requested]
+        for live in jobs:
+            self._cancel(live)
+        return len(jobs)
+
+    def _cancel(self, live: LiveJob) -> None:
+        live.cancel_requested = True
+        if live.state is State.QUEUED:
+            self._results.cancel(live, refund=True)
+        self._engine.send(Cancel(live.row.id))
 
     async def _delete(self, key: ApiKey, job_id: str) -> JobView:
         def delete(conn: Connection) -> tuple[JobRow, list[str]]:
@@ -137,15 +148,15 @@ class Jobs:
     async def file(self, output_id: str, key: ApiKey | None) -> tuple[OutputRow, Path]:
         """An output and its file. Raises the same `NotFound` for an unknown, foreign and deleted file.
 
-        key: None when the request came with a valid link.
+        key: None when the request came with a valid link, which opens nothing of a key that was revoked since.
         """
-        found = await self._database.read(lambda conn: store.get_output(conn, output_id))
-        if found is None or (key is not None and found[1] != key.id):
+        found = await self._database.read(lambda conn: _find_output(conn, output_id, key))
+        if found is None:
             raise NotFound(NO_SUCH_FILE)
-        path = self._artifacts.path(found[0].file_name)
+        path = self._artifacts.path(found.file_name)
         if path is None:
             raise NotFound(NO_SUCH_FILE)
-        return found[0], path
+        return found, path
 
     def link(self, output: OutputRow, expires_at: datetime) -> str:
         """The signed query string that opens this output without a key."""
@@ -157,6 +168,15 @@ class Jobs:
     def _live(self, key: ApiKey, job_id: str) -> LiveJob | None:
         live = self._live_jobs.get(job_id)
         return live if live is not None and live.row.key_id == key.id else None
+
+
+def _find_output(conn: Connection, output_id: str, key: ApiKey | None) -> OutputRow | None:
+    found = store.get_output(conn, output_id)
+    if found is None:
+        return None
+    output, owner = found
+    may_open = owner == key.id if key is not None else not keys.revoked_among(conn, [owner])
+    return output if may_open else None
 
 
 def _look_up(conn: Connection, key_id: str, job_id: str) -> tuple[JobRow, list[OutputRow]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -187,6 +188,10 @@ class LiveJobs:
     def n_of_key(self, key_id: str) -> int:
         """Jobs of this key that have not ended."""
         return len(self._of_key.get(key_id, ()))
+
+    def key_ids(self) -> AbstractSet[str]:
+        """The keys that have jobs which have not ended."""
+        return self._of_key.keys()
 
     def all(self) -> Collection[LiveJob]:
         """Every job that has not ended."""

@@ -16,7 +16,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from sqlalchemy import Connection
 
@@ -43,6 +43,8 @@ from server.store.input_files import InputFileRow
 from server.store.jobs import JobRow
 
 logger = logging.getLogger(__name__)
+
+KINDS_OF_USAGE: Mapping[Literal["image", "video"], usage.Kind] = {"image": "images", "video": "videos"}
 
 
 class Loras(Protocol):
@@ -91,9 +93,13 @@ class Submission:
     async def accept(self, key: ApiKey, request: GenerateRequest, idempotency_key: str | None = None) -> Accepted:
         """Checks, charges, stores and submits a job. Once this returns, the job survives a power cut.
 
+        A request that comes again with its idempotency key is answered whatever the limits are by now.
+
         Raises BadRequest, UnknownModel, NeverFits, Conflict, TooMany, Unavailable; then nothing was charged.
         """
         plan = self._accounts.plan_of(key)
+        if idempotency_key is not None and (earlier := await self._earlier(key, request, idempotency_key)) is not None:
+            return Accepted(earlier, await self._accounts.allowance(key, KINDS_OF_USAGE[request.type]))
         spec = self._limits.model(request.model, request.type)
         if request.webhook_url is not None:
             self._webhooks.check(request.webhook_url)
@@ -126,7 +132,7 @@ class Submission:
                 dict.fromkeys((*resolved.warnings, *(each for file in inputs.values() for each in file.warnings)))
             ),
             charged_day=today(now),
-            charged_kind="images" if request.type == "image" else "videos",
+            charged_kind=KINDS_OF_USAGE[request.type],
             charged_units=request.n,
             attempt=1,
             created_at=now,
@@ -137,6 +143,15 @@ class Submission:
         self._limits.storing(key.id)
         # In a separate task, because a client that disconnects now must not leave a stored job that is never submitted.
         return await asyncio.shield(self._results.spawn(self._store_and_run(row, plan, claim, file_ids)))
+
+    async def _earlier(self, key: ApiKey, request: GenerateRequest, idempotency_key: str) -> str | None:
+        """The job that this request was accepted as before. Raises `Conflict`, and what finding its files raises."""
+        now = self._clock()
+        claim = await self._database.read(lambda conn: idempotency.find(conn, key.id, idempotency_key, now))
+        if claim is None:
+            return None
+        inputs = await self._input_files.find(key, request.media) if request.media else {}
+        return claim.job_for(_fingerprint(request, inputs))
 
     async def _store_and_run(
         self, row: JobRow, plan: Plan, claim: tuple[str, str] | None, file_ids: AbstractSet[str]

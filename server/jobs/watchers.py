@@ -27,7 +27,7 @@ class Watch:
         # Set while the store may have transitions that were not read yet, as it may when the watch begins.
         self.transition_stored = asyncio.Event()
         self.transition_stored.set()
-        self.closed = False  # the server stops: the stream ends, and its client should reconnect
+        self.closed = False  # the stream ends: the server stops, or the key was revoked
         self._changed = asyncio.Event()
 
     async def wait(self, timeout_s: float | None = None) -> bool:
@@ -96,11 +96,12 @@ class Watchers:
     def all(self) -> set[Watch]:
         return self._watches
 
-    def close(self) -> None:
-        """Ends all streams because the server stops; their clients reconnect to the next process."""
+    def close(self, key_id: str | None = None) -> None:
+        """Ends the streams of a key, or all of them because the server stops. Their clients will try to reconnect."""
         for watch in self._watches:
-            watch.closed = True
-            watch.wake()
+            if key_id in (None, watch.key_id):
+                watch.closed = True
+                watch.wake()
 
     def _watching(self, key_id: str, job_id: str) -> Iterator[Watch]:
         for watch in self._watches:

@@ -35,6 +35,7 @@ from server.service.model_overrides import ModelOverrides
 from server.service.models import Models
 from server.service.prompts import Prompts
 from server.service.responses import Responses
+from server.service.revocation import Revocations
 from server.service.running_chats import RunningChats
 from server.service.service import Service
 from server.service.texts import Texts
@@ -171,6 +172,7 @@ def build_service(
         results=results,
         recovery=recovery,
         webhooks=webhooks,
+        revocations=Revocations(database=database, jobs=jobs, live_jobs=live_jobs, running_chats=running_chats),
         chats=chats,
         conversations=Conversations(database),
         responses=Responses(database),

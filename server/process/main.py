@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import functools
 import logging
 import os
 import socket
@@ -47,6 +46,7 @@ from server.process.hardware import Machine, NoSuchDevice, auto_dtype, find_mach
 from server.process.host_memory import HostMemory
 from server.process.libraries import import_libraries, stop_compilers
 from server.process.settings import Settings
+from server.process.steady_clock import SteadyClock
 from server.process.visible_gpus import visible_gpus
 from server.service.learned import LearnedValues
 from server.service.prompts import Prompts
@@ -98,7 +98,7 @@ async def _serve(
     settings: Settings, machines: Sequence[Machine], database: Database, sock: socket.socket, heartbeat_fd: int | None
 ) -> int:
     catalogue = _catalogue(settings, machines)
-    clock = functools.partial(datetime.now, UTC)
+    clock = SteadyClock()
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="artifacts", initializer=_lower_priority)
     prompt_pool = ThreadPoolExecutor(PROMPT_WORKERS, thread_name_prefix="prompts")
     grammar_pool = ThreadPoolExecutor(GRAMMAR_WORKERS, thread_name_prefix="grammars")
@@ -129,7 +129,7 @@ async def _serve(
         learned=learned,
         prompts=prompts,
         texts=texts,
-        artifacts=Artifacts(settings.data_dir, pool),
+        artifacts=Artifacts(settings.data_dir, pool, clock),
         decoder=Decoder(),
         data_dir=settings.data_dir,
         webhooks=Webhooks(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -22,6 +23,7 @@ class RunningChats:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.event_queues: dict[str, asyncio.Queue[ChatEvent]] = {}  # by id of the engine's job
+        self._owners: dict[str, str] = {}  # id of the engine's job → key id
         self.n_of_key: Counter[str] = Counter()  # by key id: replies that are being made
 
     @contextmanager
@@ -41,6 +43,7 @@ class RunningChats:
         Raises what `Engine.submit` raises.
         """
         events = self.event_queues[job.id] = asyncio.Queue()
+        self._owners[job.id] = job.owner
         ended = False
         try:
             self._engine.submit(job, need_bytes)
@@ -49,9 +52,20 @@ class RunningChats:
                 ended = not isinstance(event, JobStarted | JobText)
                 yield event
         finally:
-            del self.event_queues[job.id]
+            del self.event_queues[job.id], self._owners[job.id]
             if not ended:
                 self._engine.send(Cancel(job.id))
+
+    def key_ids(self) -> AbstractSet[str]:
+        """The keys for which something runs."""
+        return frozenset(self._owners.values())
+
+    def cancel_all(self, key_id: str) -> int:
+        """Cancels all that runs for a key; returns how much there was."""
+        jobs = [job_id for job_id, owner in self._owners.items() if owner == key_id]
+        for job_id in jobs:
+            self._engine.send(Cancel(job_id))
+        return len(jobs)
 
     def deliver(self, event: ChatEvent) -> bool:
         """Passes an event on to its chat; returns False when the event belongs to no running chat."""

@@ -29,6 +29,7 @@ from server.service.metrics import Metrics
 from server.service.model_overrides import ModelOverrides
 from server.service.models import Models
 from server.service.responses import Responses
+from server.service.revocation import Revocations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,7 @@ class Service:
     results: Results
     recovery: Recovery
     webhooks: Webhooks
+    revocations: Revocations
     # Chat
     chats: Chats
     conversations: Conversations

@@ -12,7 +12,7 @@ import re
 import secrets
 import string
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime
 
@@ -103,6 +103,14 @@ def by_digest(conn: Connection, digest: bytes) -> KeyRow | None:
     table = schema.api_keys
     found = conn.execute(select(*_columns).where(table.c.digest == digest, table.c.revoked_at.is_(None))).one_or_none()
     return None if found is None else _row(found)
+
+
+def revoked_among(conn: Connection, key_ids: Collection[str]) -> list[str]:
+    """Returns those of the keys that were revoked."""
+    table = schema.api_keys
+    return list(
+        conn.execute(select(table.c.id).where(table.c.revoked_at.is_not(None), table.c.id.in_(key_ids))).scalars()
+    )
 
 
 def list_keys(conn: Connection) -> list[KeyRow]:

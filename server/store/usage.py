@@ -9,8 +9,9 @@ from typing import Literal, TypeAlias
 
 from sqlalchemy import Connection, delete, exists, insert, literal, select, update
 
-from server.errors import TooMany
+from server.errors import TooMany, Unauthorized
 from server.store import schema
+from server.store.keys import revoked_among
 
 Kind: TypeAlias = Literal["images", "videos", "chats"]
 KINDS: tuple[Kind, ...] = ("images", "videos", "chats")
@@ -38,9 +39,12 @@ def charge(
 ) -> int:
     """Charges `units` to `day` (UTC, "2026-11-24") and returns the day's new total.
 
-    Raises `QuotaUsedUp` and charges nothing when the total would exceed `limit`; None is unlimited. `retry_after_s`,
-    the seconds until the day ends, becomes part of the error.
+    Charges nothing and raises `QuotaUsedUp` when the total would exceed `limit` (None is unlimited), or `Unauthorized`
+    when the key was revoked since the request came. `retry_after_s`, the seconds until the day ends, becomes part of
+    the error.
     """
+    if revoked_among(conn, [key_id]):
+        raise Unauthorized
     usage = schema.usage
     mine = (usage.c.key_id == key_id) & (usage.c.day == day) & (usage.c.kind == kind)
     first = select(literal(key_id), literal(day), literal(kind), literal(0)).where(~exists().where(mine))

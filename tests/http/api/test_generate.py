@@ -205,6 +205,29 @@ async def test_requests_with_the_same_idempotency_key_and_body_are_one_job(tmp_p
     assert other_owner.json()["jobId"] != replies[0].json()["jobId"]
 
 
+async def test_a_repeated_request_is_answered_although_its_key_may_start_no_more_jobs(tmp_path: Path) -> None:
+    async with front(tmp_path, max_queued_per_key=1) as f:
+        first = await f.post("/api/generate", IMAGE, "pro", **{"idempotency-key": "k-1"})
+        refused = await f.post("/api/generate", IMAGE, "pro", **{"idempotency-key": "k-2"})
+        again = await f.post("/api/generate", IMAGE, "pro", **{"idempotency-key": "k-1"})
+        other_body = await f.post("/api/generate", IMAGE | {"seed": 1}, "pro", **{"idempotency-key": "k-1"})
+
+    assert (refused.status_code, other_body.status_code) == (429, 409)
+    assert again.json() == first.json()
+    assert again.headers["x-ratelimit-remaining"] == first.headers["x-ratelimit-remaining"]
+
+
+async def test_a_repeated_request_whose_job_was_deleted_is_told_so(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        first = (await f.post("/api/generate", IMAGE, **{"idempotency-key": "k-1"})).json()["jobId"]
+        f.engine.run(first)
+        await f.settle()
+        await f.delete(f"/api/jobs/{first}")
+        again = await f.post("/api/generate", IMAGE, **{"idempotency-key": "k-1"})
+
+    assert (again.status_code, "was deleted" in again.json()["error"]) == (409, True)
+
+
 @pytest.mark.parametrize("value", ["", "a b", "x" * 256, "café".encode().decode("latin-1")])
 async def test_a_malformed_idempotency_key_is_refused(tmp_path: Path, value: str) -> None:
     async with front(tmp_path) as f:
