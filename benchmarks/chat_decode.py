@@ -45,6 +45,7 @@ from benchmarks.chat_decode_sides import (  # noqa: E402
 from benchmarks.common import Report  # noqa: E402
 from pipelines import device as devices  # noqa: E402
 from pipelines.chat.decode.options import DecodeOptions  # noqa: E402
+from pipelines.chat.decode.step_compiler import compile_beside  # noqa: E402
 from pipelines.chat.lane import ChatLane  # noqa: E402
 from pipelines.chat_interface import ChatRequest  # noqa: E402
 from scripts.gpu_build import built  # noqa: E402
@@ -55,15 +56,18 @@ from tests.support.prompts import asked  # noqa: E402
 
 CHATS = (1, 8, 32)
 COPY_BYTES = 1 << 30
+WAIT_RESERVE_S = 10.0  # of the time, kept for measuring what is compiled by then
 CHECKED_TOKENS = 16  # of each of eight chats, compared between variants
 
 EAGER, COMPILED = "eager", "layers compiled"
+DEVICE = devices.default_device()
 # transformers' steps and static ones. Those that are not measured by default are named with --variants.
 VARIANTS: dict[str, DecodeOptions] = {
     EAGER: DecodeOptions(),
-    "plain graphs": DecodeOptions(static=True),
-    COMPILED: DecodeOptions(static=True, compiled="layers"),
-    "model compiled": DecodeOptions(static=True, compiled="model"),
+    "plain graphs": DecodeOptions(static=True, graphs=DEVICE != "cpu"),
+    COMPILED: DecodeOptions(
+        static=True, graphs=DEVICE != "cpu", compile=functools.partial(compile_beside, device_name=DEVICE)
+    ),
     "no lookahead": DecodeOptions(static=True, lookahead=False),
     "static without graphs": DecodeOptions(static=True, graphs=False),
 }
@@ -90,7 +94,7 @@ class Benchmark:
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
         self._until = BEGAN + args.seconds
-        self._device = devices.default_device()
+        self._device = DEVICE
         self._report = Report(f"decode steps, {devices.name(self._device)}")
         self._lanes: dict[str, ChatLane] = {}
         self._engines: dict[str, Any] = {}
@@ -165,10 +169,11 @@ class Benchmark:
         lane = ChatLane(
             self._model, tiny_tokenizer(), cache_bytes=cache_bytes, max_running=max(CHATS), decode=VARIANTS[name]
         )
-        # A plan without graphs compiles with the first steps.
         run_to_end(lane, [self._request(4) for _ in range(max(CHATS))])
         run_to_end(lane, [self._request(4)])
-        self._add(f"{name}: made in", time.perf_counter() - began, "s")
+        self._add(f"{name}: made in, with the first replies", time.perf_counter() - began, "s")
+        if lane.preparing:
+            self._wait_for_compilers(name, lane)
         self._add(f"{name}: cache, buffers and graphs", lane.cache_bytes / 1e6, "MB")
         for note in lane.notes:
             self._add(f"{name}: note", note)
@@ -177,6 +182,24 @@ class Benchmark:
             if seconds is not None:
                 self._add(f"{name}: forward alone, {chats} rows", 1e3 * seconds, "ms")
         self._lanes[name] = lane
+
+    def _wait_for_compilers(self, name: str, lane: ChatLane) -> None:
+        """Until compiled steps are in use, or so late that there is just time to measure those that are."""
+        began, until = time.perf_counter(), self._until - WAIT_RESERVE_S
+        compiler: Any = lane._compiler
+        while lane.preparing and not compiler.ready and time.perf_counter() < until:
+            time.sleep(0.1)
+        self._add(f"{name}: first compiled after", time.perf_counter() - began, "s")
+        while lane.preparing and time.perf_counter() < until:
+            if not compiler.ready:
+                time.sleep(0.1)
+                continue
+            rows, taking = compiler.ready[0], time.perf_counter()
+            run_to_end(lane, [self._request(3)])
+            self._add(f"{name}: {rows} rows taken into use in", time.perf_counter() - taking, "s")
+        self._add(f"{name}: all compiled after", time.perf_counter() - began, "s")
+        for what in ("fxgraph_cache_hit", "fxgraph_cache_miss", "coordesc_tuning_bench"):
+            self._add(f"{name}: {what} in this process", float(torch._dynamo.utils.counters["inductor"][what]))
 
     def _request(self, max_tokens: int, name: str = "", **settings: Any) -> ChatRequest:
         name = name or next(self._names)

@@ -85,8 +85,8 @@ def forward_seconds(lane: ChatLane, rows: int, device: str) -> float | None:
     steps = batch._decode
     if steps is None:
         return None
-    graph = steps._graphs.get(steps._width(rows))
-    forward = graph or functools.partial(steps._run, steps._width(rows), 1)
+    width = steps._width(rows)
+    forward = steps._graphs.get(width) or functools.partial(steps._run, width, 1, steps._forward_of(width))
     with torch.inference_mode(), devices.on_stream(batch.stream):
         forward()
         devices.finish(device)

@@ -19,7 +19,7 @@ class GraphPool:
     """
 
     def __init__(self, stream: torch.cuda.Stream) -> None:
-        self._stream = stream
+        self.stream = stream
         self._pool = torch.cuda.graph_pool_handle()
         self.n_bytes = 0  # of the pool
 
@@ -28,10 +28,10 @@ class GraphPool:
 
         Raises `CaptureFailed` when the work cannot be recorded, and what the work raises when it runs.
         """
-        device = self._stream.device
+        device = self.stream.device
         failure: Exception | None = None
         # Also because a recording that fails leaves its stream as the thread's present one.
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self.stream):
             work()  # a first run allocates workspaces and compiles kernels, which a recording may not do
             torch.cuda.synchronize(device)
             self._check_never_waits(work)
@@ -40,7 +40,7 @@ class GraphPool:
             graph = torch.cuda.CUDAGraph()
             try:
                 # thread_local: the device threads of other GPUs may allocate and synchronize during the recording.
-                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                with torch.cuda.graph(graph, pool=self._pool, stream=self.stream, capture_error_mode="thread_local"):
                     work()
             except Exception as error:  # noqa: BLE001  # whatever a kernel or a library raises for being recorded
                 failure = error
@@ -76,7 +76,7 @@ class GraphPool:
     def _check_device(self, failure: Exception) -> None:
         """Raise the failure when the device cannot be used any more, rather than only not be recorded on."""
         try:
-            torch.cuda.synchronize(self._stream.device)
-            torch.ones(1, device=self._stream.device).sum().item()
+            torch.cuda.synchronize(self.stream.device)
+            torch.ones(1, device=self.stream.device).sum().item()
         except RuntimeError:
             raise failure from None

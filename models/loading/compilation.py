@@ -1,4 +1,7 @@
-"""Decides whether the repeated blocks of a pipeline's denoisers are compiled, and says why not. Device thread only."""
+"""Decides whether the blocks of denoisers and the layers of language models are compiled, and says why not.
+
+Device thread only.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ import torch
 from models.spec import ModelSpec
 
 UNCOMPILED = "Its blocks run uncompiled: {}."
+COMPILED_SINCE = (8, 0)  # Ampere: bfloat16 in Triton
+STEPS_UNCOMPILED = "Its decode steps run uncompiled: {}."
 
 
 def denoisers_to_compile(
@@ -36,6 +41,21 @@ def denoisers_to_compile(
         if kinds:
             return [], [UNCOMPILED.format(f"its weights are {', '.join(sorted(kinds))}")]
     return found, []
+
+
+def compiles_steps(model: Any, spec: ModelSpec, device: str) -> tuple[bool, list[str]]:
+    """Whether the layers of a language model are to be compiled for decode steps, and a sentence about why not.
+
+    Without `load.compile`, they are on CUDA: on a CPU no graph takes the launches away that are most of a step.
+    """
+    if spec.load.compile is False or not device.startswith("cuda"):
+        return False, []
+    if torch.cuda.get_device_capability(device) < COMPILED_SINCE:
+        return False, [STEPS_UNCOMPILED.format("the compiler's code is not fast on a GPU as old as this one")]
+    kinds = {type(weight).__name__ for weight in model.parameters() if not _compiles(weight)}
+    if kinds:
+        return False, [STEPS_UNCOMPILED.format(f"its weights are {', '.join(sorted(kinds))}")]
+    return True, []
 
 
 def _compiles(weight: torch.nn.Parameter) -> bool:

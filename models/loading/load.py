@@ -19,7 +19,7 @@ from models.files.safety import check_path
 from models.loading.adapters import open_adapter
 from models.loading.building import pipeline_builder
 from models.loading.chat import open_chat
-from models.loading.compilation import denoisers_to_compile
+from models.loading.compilation import compiles_steps, denoisers_to_compile
 from models.loading.read_ahead import read_adapter_ahead
 from models.loading.shared_weights import SharedWeights
 from models.loading.smoke import smoke_test, smoke_test_chat_model, smoke_test_pictures
@@ -162,6 +162,7 @@ def _chat(
     shared: SharedWeights,
 ) -> Lane:
     from pipelines.chat.decode.options import DecodeOptions
+    from pipelines.chat.decode.step_compiler import compile_beside
     from pipelines.chat.lane import ChatLane
     from pipelines.chat.prompts.read_prompt import read_prompt
     from pipelines.chat.proof import prove
@@ -182,8 +183,9 @@ def _chat(
             _with_library(lambda: smoke_test_pictures(model, spec, tokenizer, path), spec)
         smoke_tested.add(spec.fingerprint)
     # Not on a CPU, where the kernels of a step take longer than the host does to prepare it.
-    wanted = DecodeOptions(static=device != "cpu", compiled="layers" if spec.load.compile else "off")
-    proof = prove(model, wanted)
+    compiles, uncompiled = compiles_steps(model, spec, device)
+    compiler = partial(compile_beside, device_name=device) if compiles else None
+    proof = prove(model, DecodeOptions(static=device != "cpu", compile=compiler))
     return ChatLane(
         model,
         tokenizer,
@@ -193,7 +195,7 @@ def _chat(
         merging=proof.merging,
         takes_images=spec.takes_images,
         decode=proof.decode,
-        notes=[*notes, *proof.notes],
+        notes=[*notes, *uncompiled, *proof.notes],
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from pipelines import device
 from pipelines.chat.decode.options import DecodeOptions
+from pipelines.chat.decode.step_compiler import StepCompiler
 from pipelines.chat.mixed_batch import MixedBatch, mixed_cache_bytes
 from pipelines.chat.page_size import paged_cache_bytes
 from pipelines.chat.paged_batch import PagedBatch
@@ -89,12 +90,13 @@ def make_batch(
     kind: BatchKind,
     cache_bytes: int,
     decode: DecodeOptions = DecodeOptions(),  # noqa: B008  # immutable
+    compiler: StepCompiler | None = None,
 ) -> Batch:
     """Raises ValueError when `cache_bytes` hold no page."""
     if kind == "sequential":
         return SequentialBatch(model, cache_bytes=cache_bytes, max_rows=max_rows, sampler=sampler)
     made_by = MixedBatch if kind == "mixed" else PagedBatch
-    return made_by(model, cache_bytes=cache_bytes, max_rows=max_rows, sampler=sampler, decode=decode)
+    return made_by(model, cache_bytes=cache_bytes, max_rows=max_rows, sampler=sampler, decode=decode, compiler=compiler)
 
 
 def cache_bytes_for(model: Any, lengths: Sequence[tuple[int, bool]], kind: BatchKind) -> int:

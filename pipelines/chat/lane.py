@@ -17,6 +17,7 @@ from pipelines import device
 from pipelines.chat.admission import Admission
 from pipelines.chat.context_length import context_of
 from pipelines.chat.decode.options import DecodeOptions
+from pipelines.chat.decode.step_compiler import StepCompiler
 from pipelines.chat.delivery import MODEL_FAILED, Delivery
 from pipelines.chat.kv_cache import KVCache, batch_kind, make_batch
 from pipelines.chat.paged_batch import BatchStep
@@ -78,19 +79,31 @@ class ChatLane:
         self._updates: list[Update] = []
         self._costs = CostLog(str(model.device))
         self._sampler = BatchSampler(self._queue.running, model.device)
-        self.notes = (*notes, *self._sampler.notes)
+        self._notes = (*notes, *self._sampler.notes)
         kind = batch_kind(merging, takes_images)
-        make = functools.partial(make_batch, model, max_running, self._sampler, kind, decode=decode)
+        self._compiler = None if decode.compile is None else StepCompiler(model, decode.compile)
+        make = functools.partial(
+            make_batch, model, max_running, self._sampler, kind, decode=decode, compiler=self._compiler
+        )
         self._kv_cache = KVCache(make, cache_bytes)
         self._admission = Admission(model, self._queue, self._kv_cache, kind)
         self._host_offload = HostOffload([(COMPONENT, model)], str(model.device))
         self._token_s: float | None = None  # seconds to read one token of a prompt, exponential moving average
         batch = self._kv_cache.batch
         assert batch is not None
-        self.notes += tuple(batch.notes)
         context = context_tokens or context_of(model.config)
         held = {media: batch.part_for(media).max_length for media in (False, True)}
         self._max_lengths = {media: min(context or n, n) for media, n in held.items()}  # with pictures, and without
+
+    @property
+    def notes(self) -> Sequence[str]:
+        of_batch = [] if self._kv_cache.batch is None else self._kv_cache.batch.notes
+        return (*self._notes, *of_batch, *([] if self._compiler is None else self._compiler.notes))
+
+    @property
+    def preparing(self) -> bool:
+        """Whether faster decode steps are being made, or wait for the next step to be used."""
+        return self._compiler is not None and self._compiler.busy
 
     @property
     def components(self) -> Mapping[str, int]:
@@ -185,6 +198,9 @@ class ChatLane:
         del self._admission  # it holds the model
         self._host_offload = HostOffload((), "cpu")
         self._kv_cache.close()
+        if self._compiler is not None:
+            self._compiler.close()
+            self._compiler = None
         device.release_cache()
 
     def _run(self, max_rows: int | None, should_yield: Callable[[], bool]) -> None:
@@ -202,6 +218,7 @@ class ChatLane:
             return
         n_decoding = len(running) - len(self._queue.unread())
         others_wait = n_decoding or should_yield()
+        batch.improve()  # outside of what the step is said to cost
         key = self._cost_key()
         meter = self._costs.meter(key)
         with meter:

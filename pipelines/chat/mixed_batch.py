@@ -11,6 +11,7 @@ from typing import Any
 
 from pipelines import device
 from pipelines.chat.decode.options import DecodeOptions
+from pipelines.chat.decode.step_compiler import StepCompiler
 from pipelines.chat.page_size import paged_cache_bytes
 from pipelines.chat.paged_batch import BatchStep, PagedBatch
 from pipelines.chat.sampling.sampling_hook import Sampler
@@ -27,12 +28,15 @@ class MixedBatch:
         max_rows: int,
         sampler: Sampler,
         decode: DecodeOptions = DecodeOptions(),  # noqa: B008  # immutable
+        compiler: StepCompiler | None = None,
     ) -> None:
         """Raises ValueError when half of `cache_bytes` holds no page."""
         half = cache_bytes // 2
         self._alone = SequentialBatch(model, cache_bytes=half, max_rows=max_rows, sampler=sampler)
         self._own_attention = _OwnAttention(model)
-        self._shared = PagedBatch(model, cache_bytes=half, max_rows=max_rows, sampler=sampler, decode=decode)
+        self._shared = PagedBatch(
+            model, cache_bytes=half, max_rows=max_rows, sampler=sampler, decode=decode, compiler=compiler
+        )
         self._alone_is_next = False
 
     @property
@@ -73,6 +77,9 @@ class MixedBatch:
 
     def weights_moved(self) -> None:
         self._shared.weights_moved()
+
+    def improve(self) -> None:
+        self._shared.improve()
 
     def close(self) -> None:
         self._shared.close()

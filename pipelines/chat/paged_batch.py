@@ -27,6 +27,7 @@ from pipelines import device
 from pipelines.chat.cache_salts import CacheSalts
 from pipelines.chat.context_length import context_of
 from pipelines.chat.decode.options import DecodeOptions, not_static
+from pipelines.chat.decode.step_compiler import StepCompiler
 from pipelines.chat.decode.steps import DecodeSteps
 from pipelines.chat.page_size import blocks_within, page_of
 from pipelines.chat.prompt_scores import PromptPart, PromptScorer, ScoringModel
@@ -67,6 +68,7 @@ class PagedBatch:
         max_rows: int,
         sampler: Sampler,
         decode: DecodeOptions = DecodeOptions(),  # noqa: B008  # immutable
+        compiler: StepCompiler | None = None,
     ) -> None:
         """cache_bytes: of the cache; buffers and graphs of static decode steps come on top.
 
@@ -109,10 +111,11 @@ class PagedBatch:
         self._decode: DecodeSteps | None = None
         if decode.static and not not_static(model):
             longest_chat = min(self.max_length, context_of(model.config) or self.max_length)
-            self._decode = DecodeSteps(model, self._cache, max_rows, longest_chat, decode)
+            self._decode = DecodeSteps(model, self._cache, max_rows, longest_chat, decode, compiler)
             device.finish(str(model.device))  # its buffers are filled before another stream reads them
             if decode.graphs and stream is not None:
                 self._decode.capture(stream)
+            self._decode.begin_to_compile()
 
     @property
     def cache_bytes(self) -> int:
@@ -140,6 +143,12 @@ class PagedBatch:
         """Record the graphs of decode steps again, which hold the addresses of the weights."""
         if self._decode is not None:
             self._decode.capture_moved(self.stream)
+
+    def improve(self) -> None:
+        """Between two steps: use faster decode steps that have become ready, which may take seconds."""
+        if self._decode is not None:
+            with device.on_stream(self.stream):
+                self._decode.improve()
 
     def close(self) -> None:
         """Wait for a forward that was launched ahead, so that the memory that it uses may be freed."""
@@ -252,7 +261,7 @@ class PagedBatch:
         assert ahead is not None
         copied = decode.choose(self._sampler, rows)
         states = [ahead.states[row] for row in rows]
-        if self._lookahead and len(states) == len(active) and self._ready_to_decode():
+        if self._lookahead and not decode.pauses and len(states) == len(active) and self._ready_to_decode():
             decode.launch(states, follows=True)  # the device is busy while the host makes text of the tokens
         tokens = copied.wait().tolist()
         for state, row, token in zip(states, rows, tokens, strict=True):

@@ -52,7 +52,7 @@ def prove(model: Any, wanted: DecodeOptions = DecodeOptions()) -> Proof:  # noqa
             return Proof("off", DecodeOptions())
         if wanted.static:
             reason = not_static(model)
-            if not reason and not _agrees(model, alone, replace(wanted, graphs=False, compiled="off", lookahead=False)):
+            if not reason and not _agrees(model, alone, replace(wanted, graphs=False, compile=None, lookahead=False)):
                 reason = "its static steps compute something else"
             if reason:
                 return Proof("on", DecodeOptions(), (NOT_STATIC.format(reason),))

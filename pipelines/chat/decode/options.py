@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
-# What `torch.compile` makes faster kernels of: "layers" is one artefact for all layers; "model" is the whole forward,
-# which takes longer to compile and also fuses what lies between the layers.
-Compiled: TypeAlias = Literal["off", "layers", "model"]
-
-
+# Starts to compile for some tasks beside the device thread: see `step_compiler.Preparation`.
+Prepare: TypeAlias = Callable[[Sequence[Any]], Any]
 SERVED = {"full_attention", "sliding_attention"}  # kinds of layers
 
 
@@ -19,7 +17,7 @@ class DecodeOptions:
 
     static: bool = False
     graphs: bool = True  # on CUDA
-    compiled: Compiled = "off"
+    compile: Prepare | None = None  # the layers run compiled once that is done; None: as written
     lookahead: bool = True  # launch the next forward before the host has seen the tokens of the last
     capture_s: float = 60.0  # no further graph is recorded after this time; its rows run in the next wider one
 

@@ -18,16 +18,23 @@ import torch
 from torch import Tensor
 
 from pipelines import device
+from pipelines.batching.merging import difference
 from pipelines.chat.decode.attention import paged_decode
-from pipelines.chat.decode.compiled import Forward, forward_of
+from pipelines.chat.decode.compiled import Forward, forward_of, from_the_cache_only
 from pipelines.chat.decode.options import DecodeOptions
 from pipelines.chat.decode.pages import Layer, Pages, reading
+from pipelines.chat.decode.step_compiler import LayerTask, StepCompiler, layer_tasks
 from pipelines.chat.decode.tables import page_tables
+from pipelines.compile_process import reason_of
 from pipelines.cuda_graphs import CaptureFailed, GraphPool
 
-NOT_COMPILED = "Its decode steps are not compiled, which makes them slower: {}."
-MAX_REASON = 300  # characters of the compiler's error that a note tells
+# Largest difference of compiled logits, relative to the largest: they round in another order.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 3e-2}
 NOT_CAPTURED = "Its decode steps are not CUDA graphs, which makes one chat slower: {}"
+
+
+class Differs(Exception):
+    """Compiled layers do not compute what the layers compute as written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,15 @@ class DecodeSteps:
     """A model's decode forward for up to `max_rows` sequences."""
 
     @torch.inference_mode()
-    def __init__(self, model: Any, cache: Any, max_rows: int, max_length: int, options: DecodeOptions) -> None:
+    def __init__(
+        self,
+        model: Any,
+        cache: Any,
+        max_rows: int,
+        max_length: int,
+        options: DecodeOptions,
+        compiler: StepCompiler | None = None,
+    ) -> None:
         """cache: transformers' `PagedAttentionCache`. max_length: tokens of the longest sequence."""
         (self._page_tokens,) = {int(each.tokens_per_page) for each in cache.cache_allocators.values()}
         self._max_rows = _power_of_two(max_rows)
@@ -50,8 +65,8 @@ class DecodeSteps:
         self._device: torch.device = model.device
         self._config = model.config.get_text_config()
         self._options = options
-        self._plain: Forward = forward_of(model, "off")
-        self._forward = self._plain if options.compiled == "off" else forward_of(model, options.compiled)
+        self._model, self._compiler = model, compiler
+        self._plain: Forward = forward_of(model)
         self._weights = [each for each in (*model.parameters(), *model.buffers()) if type(each.data) is Tensor]
         self._addresses: list[int] = []
         self._tables = page_tables(cache, max_length)
@@ -62,7 +77,9 @@ class DecodeSteps:
         self._rows: tuple[Any, ...] = ()  # whose pages are in the table
         self._stale: set[int] = set()  # rows whose pages have changed
         self._graphs: dict[int, Callable[[], None]] = {}  # by the number of rows
-        self._pool: GraphPool | None = None
+        self._pools: list[GraphPool] = []  # of the graphs, the newest last
+        self._in_newest: set[int] = set()  # rows whose graphs are in the newest pool
+        self.pauses = False  # nothing is to be launched ahead, because `improve` waits for a moment without a forward
         self.pending: Launched | None = None
         self.notes: list[str] = []
         self.capture_s = 0.0
@@ -96,7 +113,7 @@ class DecodeSteps:
     def n_bytes(self) -> int:
         """Of the device's memory: buffers and graphs, without the cache."""
         buffers = sum(int(each.nbytes) for each in (self._inputs, self._tokens, self._logits))
-        return buffers + (0 if self._pool is None else self._pool.n_bytes)
+        return buffers + sum(pool.n_bytes for pool in self._pools)
 
     @torch.inference_mode()
     def capture(self, stream: Any) -> None:
@@ -110,17 +127,110 @@ class DecodeSteps:
         began = time.perf_counter()
         self._addresses = self._weight_addresses()
         self._graphs.clear()
-        self._pool = GraphPool(stream)
-        widths = [1 << i for i in range(self._max_rows.bit_length())]
-        for n_rows in (widths[-1], *widths[:-1]):  # the widest can stand in for all
+        self._pools = [GraphPool(stream)]
+        self._read_nothing()
+        for n_rows in (self._max_rows, *self._widths[:-1]):  # the widest can stand in for all
             if time.perf_counter() - began > self._options.capture_s:
                 break
             try:
-                self._graphs[n_rows] = self._pool.record(functools.partial(self._run, n_rows, self._max_columns))
+                self._record_compiled_or_plain(n_rows)
             except CaptureFailed as failure:
                 self.notes.append(NOT_CAPTURED.format(failure))
                 break
         self.capture_s = time.perf_counter() - began
+
+    def _record_compiled_or_plain(self, n_rows: int) -> None:
+        forward = self._forward_of(n_rows)
+        if forward is not self._plain and self._compiler is not None:
+            try:
+                self._record(n_rows, forward)
+                return
+            except Exception as error:
+                if device.is_fatal(error) or device.is_out_of_memory(error):
+                    raise
+                self._compiler.failed(n_rows, reason_of(error))
+        self._record(n_rows, self._plain)
+
+    def _record(self, n_rows: int, forward: Forward) -> None:
+        work = functools.partial(self._run, n_rows, self._max_columns, forward)
+        self._graphs[n_rows] = self._pools[-1].record(work)
+
+    @property
+    def _widths(self) -> list[int]:
+        return [1 << i for i in range(self._max_rows.bit_length())]
+
+    def _forward_of(self, n_rows: int) -> Forward:
+        return self._plain if self._compiler is None else self._compiler.forwards.get(n_rows, self._plain)
+
+    @torch.inference_mode()
+    def begin_to_compile(self) -> None:
+        """Have the layers compiled beside this thread, for every number of rows that has a graph, or without graphs."""
+        if self._compiler is not None and (self._graphs or not self._options.graphs):
+            self._compiler.begin(self._describe, sorted(self._graphs) or self._widths)
+
+    def _describe(self, n_rows: int) -> Sequence[LayerTask]:
+        return layer_tasks(
+            self._model, n_rows, functools.partial(self._run, n_rows, 1, self._plain), self._pages.layers
+        )
+
+    @torch.inference_mode()
+    def improve(self) -> None:
+        """Use compiled layers for a number of rows for which they have become ready. The host waits for it.
+
+        Not while a forward is pending, whose logits are in the buffer: the next step then launches none ahead.
+        """
+        if self._compiler is None:
+            return
+        self._compiler.look()
+        self.pauses = bool(self._compiler.ready)
+        if not self.pauses or self.pending is not None:
+            return
+        taken = self._compiler.take()
+        assert taken is not None
+        began = time.perf_counter()
+        rows, forward = taken
+        try:
+            with from_the_cache_only():
+                self._use(rows, forward)
+        except Exception as error:  # of the compiler, of its code, or of the recording
+            if device.is_fatal(error):
+                raise
+            self._compiler.failed(rows, reason_of(error))
+        else:
+            self._compiler.used(rows, forward, time.perf_counter() - began)
+        self.pauses = bool(self._compiler.ready)
+
+    def _use(self, n_rows: int, forward: Forward) -> None:
+        """Raises `Differs`, and what the compiler and the recording raise. The graph stays as it was then."""
+        self._read_nothing()
+        torch.arange(5, 5 + 7919 * self._max_rows, 7919, out=self._tokens).remainder_(self._logits.shape[1])
+        columns = self._max_columns
+        self._run(n_rows, columns, self._plain)
+        expected = self._logits[:n_rows].clone()
+        self._run(n_rows, columns, forward)
+        if (much := difference(expected, self._logits[:n_rows])) > TOLERANCE.get(self._model.dtype, 0.0):
+            raise Differs(f"they would compute something else: by {much:.3g} of the largest logit")
+        if not self._graphs:
+            return
+        if len(self._pools) == 1:
+            self._pools.append(GraphPool(self._pools[0].stream))
+            self._in_newest.clear()
+        self._record(n_rows, forward)
+        self._in_newest.add(n_rows)
+        if self._in_newest.issuperset(self._graphs):
+            del self._pools[0]
+
+    def _read_nothing(self) -> None:
+        """Let all rows read and write the page that holds nothing, and forget whose pages they had.
+
+        A forward that is only recorded would else write into pages of running chats, or of texts that are kept.
+        """
+        for table in self._tables:
+            table.clear_rows(0)
+        self._next_positions[:] = 0
+        self._rows = ()
+        self._copy(1)
+        device.finish(str(self._device))
 
     def capture_moved(self, stream: Any) -> None:
         """Record the graphs again if weights have moved since."""
@@ -170,7 +280,7 @@ class DecodeSteps:
         if graph is not None:
             graph()
         else:
-            self._run(width, n_columns)
+            self._run(width, n_columns, self._forward_of(width))
         self.pending = Launched(states, tuple(state.position_offset for state in states))
 
     @torch.inference_mode()
@@ -206,21 +316,11 @@ class DecodeSteps:
         self._staged[self._turn][:n] = self._next[:n]
         self._inputs[:n].copy_(self._staging[self._turn][:n], non_blocking=True)
 
-    def _run(self, n_rows: int, n_columns: int) -> None:
+    def _run(self, n_rows: int, n_columns: int, forward: Forward) -> None:
         columns = self._max_columns if self._reads_lengths else min(_power_of_two(n_columns), self._max_columns)
-        try:
-            logits = self._call(self._forward, n_rows, columns)
-        except Exception as error:
-            if self._forward is self._plain or device.is_fatal(error) or device.is_out_of_memory(error):
-                raise
-            self.notes.append(NOT_COMPILED.format(f"{type(error).__name__}: {error}"[:MAX_REASON]))
-            self._forward = self._plain
-            logits = self._call(self._plain, n_rows, columns)
+        with paged_decode(self._config), reading(self._pages, n_rows, columns):
+            logits = forward(self._tokens[None, :n_rows], self._positions[None, :n_rows])
         self._logits[:n_rows].copy_(logits[0])
-
-    def _call(self, forward: Forward, n_rows: int, n_columns: int) -> Tensor:
-        with paged_decode(self._config), reading(self._pages, n_rows, n_columns):
-            return forward(self._tokens[None, :n_rows], self._positions[None, :n_rows])
 
 
 def _same(states: Sequence[Any], others: Sequence[Any]) -> bool:

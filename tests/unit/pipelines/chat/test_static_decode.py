@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-import weakref
 from typing import Any
 
 import pytest
 import torch
 
-from pipelines.chat.decode import compiled
 from pipelines.chat.decode.attention import (
     UnsupportedAttention,
     attend_gathered,
@@ -242,57 +239,6 @@ def test_a_model_whose_static_steps_differ_keeps_transformers_steps(monkeypatch:
     proof = prove(model, AHEAD)
 
     assert (proof.merging, proof.decode.static, len(proof.notes)) == ("on", False, 1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("parts", ["layers", "model"])
-def test_compiled_steps_give_the_same_replies_from_few_artefacts_and_let_go_of_the_model(
-    parts: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compiles: list[int] = []
-    compile_ = torch.compile
-
-    def backend(graph: Any, inputs: Any) -> Any:
-        compiles.append(len(inputs))
-        return graph
-
-    def without_a_backend(call: Any, *, dynamic: bool, options: Any = None) -> Any:
-        return compile_(call, dynamic=dynamic, backend=backend)
-
-    monkeypatch.setattr(compiled.torch, "compile", without_a_backend)
-    model = tiny_model()
-    expected = replies(tiny_lane(model), several())
-    lane = tiny_lane(model, decode=DecodeOptions(static=True, compiled=parts))
-    first = replies(lane, several())
-    n_artefacts = len(compiles)
-
-    assert first == expected
-    assert 2 <= n_artefacts <= 3, "one row, several rows, and at most one for the first number of rows"
-    assert replies(lane, several()) == expected
-    assert len(compiles) == n_artefacts
-    assert "forward" not in model.model.layers[0].__dict__
-
-    gone = weakref.ref(model)
-    lane.close()
-    del lane, model
-    torch._dynamo.reset()
-    gc.collect()
-    assert gone() is None
-
-
-@pytest.mark.slow
-def test_steps_that_the_compiler_refuses_run_uncompiled_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def backend(graph: Any, inputs: Any) -> Any:
-        raise RuntimeError("no compiler on this machine")
-
-    compile_ = torch.compile
-    monkeypatch.setattr(compiled.torch, "compile", lambda call, **_: compile_(call, backend=backend))
-    model = tiny_model()
-    lane = tiny_lane(model, decode=DecodeOptions(static=True, compiled="model"))
-
-    assert replies(lane, several(3)) == replies(tiny_lane(model), several(3))
-    (note,) = lane._kv_cache.batch.notes  # type: ignore[union-attr]
-    assert "no compiler on this machine" in note
 
 
 def test_a_lane_whose_cache_is_resized_under_static_steps_loses_no_token(model: Any, decode: DecodeOptions) -> None:
