@@ -137,9 +137,9 @@ def qwen_image(text_layers: int = 28) -> QwenImagePipeline:
     return pipeline
 
 
-def wan_2_2_5b(text_layers: int = 24) -> WanPipeline:
-    """Wan 2.2 TI2V 5B: 30 blocks 3072 wide, and the VAE that makes one latent of 4 frames of 16 by 16 pixels."""
-    vae = AutoencoderKLWan(
+def wan_2_2_vae() -> AutoencoderKLWan:
+    """The VAE of Wan 2.2 TI2V 5B, which makes one latent of 4 frames of 16 by 16 pixels."""
+    return AutoencoderKLWan(
         base_dim=160,
         decoder_base_dim=256,
         z_dim=48,
@@ -152,12 +152,16 @@ def wan_2_2_5b(text_layers: int = 24) -> WanPipeline:
         latents_mean=[0.0] * 48,
         latents_std=[1.0] * 48,
     )
+
+
+def wan_2_2_5b(text_layers: int = 24) -> WanPipeline:
+    """Wan 2.2 TI2V 5B: 30 blocks 3072 wide."""
     transformer = WanTransformer3DModel(
         num_attention_heads=24, ffn_dim=14_336, num_layers=30, in_channels=48, out_channels=48
     )
     return WanPipeline(
         transformer=transformer,
-        vae=vae,
+        vae=wan_2_2_vae(),
         text_encoder=umt5_xxl(text_layers),
         tokenizer=t5_tokenizer(),
         scheduler=on_cpu(

@@ -19,6 +19,7 @@ from models.files.model_index import components
 from models.files.safety import check_folder
 from models.loading.component_classes import component_class
 from models.loading.components import OFFLINE, errors_named, open_component, open_components
+from models.loading.measured import Measured
 from models.loading.memory_format import choose_memory_format
 from models.loading.noise_scheduler import apply_scheduler_settings
 from models.loading.options import apply_options, enable_offload
@@ -31,12 +32,17 @@ from models.spec import ModelSpec
 
 
 def pipeline_builder(
-    spec: ModelSpec, device: str, dtype: torch.dtype, offload: bool, shared: SharedWeights
+    spec: ModelSpec,
+    device: str,
+    dtype: torch.dtype,
+    offload: bool,
+    shared: SharedWeights,
+    measured: Measured | None = None,
 ) -> Callable[[], tuple[Any, list[str]]]:
     """Checks every class that the checkpoint names, and returns the function that builds the pipeline.
 
-    That function also returns sentences about tensors that were left out by intention. The files are checked already.
-    Both raise `BadModel`.
+    That function also returns sentences about tensors that were left out by intention, and about the layout of others.
+    The files are checked already. Both raise `BadModel`. measured: what loads have chosen by measurement.
     """
     os.environ["DIFFUSERS_DISABLE_REMOTE_CODE"] = "1"  # diffusers reads it when it is imported, on the next line
     import diffusers
@@ -75,7 +81,8 @@ def pipeline_builder(
         if device != "cpu":  # the weights are on the CPU already, and walking over them takes a while
             pipeline.to(device)
         if device.startswith("cuda"):
-            choose_memory_format(getattr(pipeline, "vae", None), device)
+            found = choose_memory_format(getattr(pipeline, "vae", None), device, measured)
+            notes += [str(found)] if found is not None and found.channels_last else []
         for name, identity in sharing.items():
             shared.offer(identity, dtype, getattr(pipeline, name))
         return pipeline, notes

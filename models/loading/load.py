@@ -20,6 +20,7 @@ from models.loading.adapters import open_adapter
 from models.loading.building import pipeline_builder
 from models.loading.chat import open_chat
 from models.loading.compilation import compiles_steps, denoisers_to_compile
+from models.loading.measured import Measured
 from models.loading.read_ahead import read_adapter_ahead
 from models.loading.shared_weights import SharedWeights
 from models.loading.smoke import smoke_test, smoke_test_chat_model, smoke_test_pictures
@@ -52,6 +53,7 @@ def load(
     offload: bool = False,
     smoke_tested: set[str] | None = None,
     shared: SharedWeights | None = None,
+    measured: Measured | None = None,
 ) -> Lane:
     """Builds the lane of a model.
 
@@ -65,6 +67,7 @@ def load(
     smoke_tested: fingerprints of checkpoints that passed their smoke test. A checkpoint that is not in it is tested and
         added. None: no smoke test.
     shared: the weights that other models have on this device.
+    measured: what loads have chosen by measurement, to be read and added to.
     """
     if spec.path is None:
         raise LoadFailed(f"The model {spec.name} is not downloaded yet.", detail=f"source to fetch: {spec.source}")
@@ -76,7 +79,8 @@ def load(
         elif spec.type == "embedding":
             lane = _embedding(spec, spec.path, device, dtype, smoke_tested)
         else:
-            lane = _diffusion(spec, device, dtype, max_rows, merging, verdicts, offload or spec.load.offload, shared)
+            offload = offload or spec.load.offload
+            lane = _diffusion(spec, device, dtype, max_rows, merging, verdicts, offload, shared, measured)
     except LoadFailed:
         raise
     except ModelsError as error:
@@ -120,6 +124,7 @@ def _diffusion(
     verdicts: Mapping[str, bool] | None,
     offload: bool,
     shared: SharedWeights,
+    measured: Measured | None,
 ) -> Lane:
     from pipelines.diffusion.compile_worker import Worker
     from pipelines.diffusion.compiled_blocks import CompiledBlocks
@@ -129,7 +134,7 @@ def _diffusion(
     if spec.pipeline == UPSCALER:
         build = upscaler_builder(spec, spec.path, device, dtype)
     else:
-        build = pipeline_builder(spec, device, dtype, offload, shared)
+        build = pipeline_builder(spec, device, dtype, offload, shared, measured)
     pipeline, notes = _with_library(build, spec)
     assert spec.type == "image" or spec.type == "video"
     denoisers, uncompiled = denoisers_to_compile(pipeline, spec, device, offload)

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from models.catalogue import Catalogue
+from models.loading.measured import FILE_NAME, Measured
 from models.loading.read_ahead import read_ahead
 from models.spec import ModelSpec
 from pipelines import dtype_lock
@@ -105,6 +106,7 @@ def _engine(
         cuda_turn,
         threads,
         lambda spec: learned.verdicts(key_of(spec)),
+        Measured(settings.cache_dir / FILE_NAME),
     )
     return Engine(scheduler, device, deliver, step_timeout_s=settings.step_timeout_s)
 
@@ -167,6 +169,7 @@ def _device(
     cuda_turn: threading.Lock,
     threads: int,
     verdicts: Callable[[ModelSpec], Mapping[str, bool]],
+    measured: Measured,
 ) -> Device:
     """The functions that the engine uses the device with. Torch is imported by `warm_up`, on the device thread."""
     shared: list[Any] = []  # at most one SharedWeights, made once torch is imported; device thread only
@@ -198,6 +201,7 @@ def _device(
             offload=offloads(spec),
             smoke_tested=smoke_tested,
             shared=shared[0],
+            measured=measured,
         )
 
     def read(model: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import pipelines
+from models.loading.measured import Measured
 from server.engine.model_loader import Device
 from server.process import build_engines
 from server.process.hardware import Machine
@@ -60,7 +61,7 @@ def device_of(machine: Machine) -> Device:
     catalogue: Any = None
     host: Any = FakeHost()
     return build_engines._device(
-        machine, host, catalogue, lambda _: 0, lambda _: False, threading.Lock(), 1, lambda _: {}
+        machine, host, catalogue, lambda _: 0, lambda _: False, threading.Lock(), 1, lambda _: {}, Measured(None)
     )
 
 
