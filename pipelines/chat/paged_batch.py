@@ -31,6 +31,7 @@ from pipelines.chat.decode.step_compiler import StepCompiler
 from pipelines.chat.decode.steps import DecodeSteps
 from pipelines.chat.page_size import blocks_within, page_of
 from pipelines.chat.prompt_scores import PromptPart, PromptScorer, ScoringModel
+from pipelines.chat.sampling.batch_sampler import BatchSampler
 from pipelines.chat.sampling.sampling_hook import Sampler, SamplingHook
 from pipelines.chat_interface import PromptMedia
 
@@ -115,6 +116,8 @@ class PagedBatch:
             device.finish(str(model.device))  # its buffers are filled before another stream reads them
             if decode.graphs and stream is not None:
                 self._decode.capture(stream)
+                if isinstance(sampler, BatchSampler):
+                    self._decode.record_choice(sampler, stream)
             self._decode.begin_to_compile()
 
     @property

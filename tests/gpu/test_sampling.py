@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipelines import device as devices
 from pipelines.chat.sampling.batch_sampler import BatchSampler
 from tests.support.sampled_chat import SampledChat, chat
 
@@ -114,6 +115,45 @@ def test_choosing_does_not_wait_for_the_device(kind: str) -> None:
             chats[0].forced_token = 7
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_choices_recorded_as_graphs_are_those_of_the_cpu(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for fewer rows than a graph has, and when another batch had the rows before."""
+    if find_spec("triton") is None:
+        pytest.skip("needs Triton")
+    chats = chats_with(SETTINGS[kind])
+    expected, _ = replies(SETTINGS[kind], "cpu", without_kernels=True)
+    buffer = torch.zeros(8, VOCABULARY, device="cuda")
+    sampler = sampler_of(chats, "cuda", without_kernels=False)
+    stream = devices.priority_stream(buffer.device)
+    assert sampler.record(buffer, stream) == ()
+    sampler._chats = {str(row): chat(id=str(row), temperature=1.0, top_k=9) for row in range(8)}  # type: ignore[misc]
+    with devices.on_stream(stream):
+        sampler([*sampler._chats], buffer)
+        sampler._chats = {one.id: one for one in chats}  # type: ignore[misc]
+        monkeypatch.setattr(sampler._kernels, "_launch", lambda *_: pytest.fail("launched kernel by kernel"))
+        for step in range(N_STEPS):
+            buffer[: len(chats)].copy_(logits_of(step, len(chats)))
+            tokens = sampler([one.id for one in chats], buffer[: len(chats)]).tolist()
+            sampler.take_logprobs()
+            for one, token in zip(chats, tokens, strict=True):
+                one.tokens.append(token)
+    assert [one.tokens for one in chats] == expected
+
+
+@pytest.mark.parametrize("vocabulary", [40, 4096, 128_256, 151_936, 262_144])
+def test_vocabularies_of_all_sizes_with_flat_and_with_peaked_logits(vocabulary: int) -> None:
+    if find_spec("triton") is None:
+        pytest.skip("needs Triton")
+    chats = chats_with(SETTINGS["top_p"] + SETTINGS["top_k"] + SETTINGS["all kinds"])
+    for one in chats:
+        one.request = replace(one.request, n_logprobs=None)
+    ids = [one.id for one in chats]
+    noise = torch.randn(len(chats), vocabulary, generator=torch.Generator().manual_seed(0))
+    for logits in (noise * 0.2, noise * 8):
+        with_kernels = sampler_of(chats, "cuda", without_kernels=False)(ids, logits.cuda()).tolist()
+        assert with_kernels == sampler_of(chats, "cuda", without_kernels=True)(ids, logits.cuda()).tolist()
 
 
 def test_rows_that_are_not_numbers_get_no_token_and_others_theirs() -> None:

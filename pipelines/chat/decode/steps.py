@@ -25,6 +25,7 @@ from pipelines.chat.decode.options import DecodeOptions
 from pipelines.chat.decode.pages import Layer, Pages, reading
 from pipelines.chat.decode.step_compiler import LayerTask, StepCompiler, layer_tasks
 from pipelines.chat.decode.tables import page_tables
+from pipelines.chat.sampling.batch_sampler import BatchSampler
 from pipelines.compile_process import reason_of
 from pipelines.cuda_graphs import CaptureFailed, GraphPool
 
@@ -82,6 +83,7 @@ class DecodeSteps:
         self.pauses = False  # nothing is to be launched ahead, because `improve` waits for a moment without a forward
         self.pending: Launched | None = None
         self.notes: list[str] = []
+        self._choice_bytes = 0  # that the sampler holds for its graphs
         self.capture_s = 0.0
 
     def _make_buffers(self, vocabulary: int) -> None:
@@ -113,7 +115,7 @@ class DecodeSteps:
     def n_bytes(self) -> int:
         """Of the device's memory: buffers and graphs, without the cache."""
         buffers = sum(int(each.nbytes) for each in (self._inputs, self._tokens, self._logits))
-        return buffers + sum(pool.n_bytes for pool in self._pools)
+        return buffers + self._choice_bytes + sum(pool.n_bytes for pool in self._pools)
 
     @torch.inference_mode()
     def capture(self, stream: Any) -> None:
@@ -231,6 +233,13 @@ class DecodeSteps:
         self._rows = ()
         self._copy(1)
         device.finish(str(self._device))
+
+    def record_choice(self, sampler: BatchSampler, stream: Any) -> None:
+        """Let the sampler record, as graphs, how it chooses from the logits that forwards write."""
+        began = time.perf_counter()
+        self.notes += sampler.record(self._logits, stream)
+        self._choice_bytes = sampler.n_bytes
+        self.capture_s += time.perf_counter() - began
 
     def capture_moved(self, stream: Any) -> None:
         """Record the graphs again if weights have moved since."""

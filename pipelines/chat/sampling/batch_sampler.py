@@ -8,35 +8,56 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from pipelines import device as devices
-from pipelines.chat.sampling.draw import Draw, n_candidates
 from pipelines.chat.sampling.likeliest import Likeliest
 from pipelines.chat.sampling.logprobs import Logprobs
-from pipelines.chat.sampling.noise import row_keys
 from pipelines.chat.sampling.penalties import Adjustments, History
 from pipelines.chat.sampling.token_masks import TokenMasks
+from pipelines.chat.sampling.torch_choice import KEY_STEPS, TorchChoice
 from pipelines.chat.sequence import ChatSequence
+from pipelines.cuda_graphs import CaptureFailed
 
-KEY_STEPS = 64  # steps for which the keys of the noise are computed at once
+NOT_RECORDED = "The choice of tokens is not a CUDA graph, which makes one chat slower: {}"
 
 _log = logging.getLogger(__name__)
+
+
+class Choice(Protocol):
+    """Chooses the tokens of the same rows step after step."""
+
+    @property
+    def n_steps(self) -> int:
+        """How many steps it can choose for."""
+        ...
+
+    def judge(self, logits: Tensor) -> None:
+        """Find out now whether the logits of each row are all numbers, because they will be changed before the call."""
+        ...
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The tokens, (N,) int64, until the next call; -1 for a row whose logits are not all numbers.
+
+        logits: (N, V) float32, contiguous, not changed.
+        """
+        ...
 
 
 class BatchSampler:
     """A `Sampler`: call it with the ids of chats and their logits (N, V) float32; it returns their tokens, (N,) int64.
 
-    -1 stands for the token of a row whose logits are not all numbers. The logits may be changed.
+    -1 stands for the token of a row whose logits are not all numbers. The logits may be changed. The tokens may change
+    with the next call.
     """
 
     def __init__(self, chats: Mapping[str, ChatSequence], device: torch.device) -> None:
         """chats: those that run, by id. Each is asked for its tokens so far, so it must have been given all of them."""
         self._chats = chats
-        self._kernels, self.notes = _kernels_for(device)
+        self._kernels, self.notes = _kernels_for(device)  # a KernelChoice for all batches, or None
         self._plan: _Plan | None = None
 
     @torch.inference_mode()
@@ -54,6 +75,26 @@ class BatchSampler:
         """
         return {} if self._plan is None else self._plan.take_logprobs()
 
+    @torch.inference_mode()
+    def record(self, logits: Tensor, stream: Any) -> tuple[str, ...]:
+        """Record the choice from the first rows of these logits, (N, V), as CUDA graphs; waits for the device.
+
+        Returns notes for the model: why they cannot be recorded. Without graphs the tokens are the same.
+        """
+        self._plan = None
+        if self._kernels is None:
+            return ()
+        try:
+            self._kernels.record(logits, stream)
+        except CaptureFailed as failure:
+            return (NOT_RECORDED.format(failure),)
+        return ()
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the device's memory, whatever the batch."""
+        return 0 if self._kernels is None else int(self._kernels.n_bytes)
+
     def forget(self) -> None:
         """Free what is held for the chats; the next call copies it again."""
         self._plan = None
@@ -70,8 +111,17 @@ class _Plan:
         self._device = device
         self._began = [chat.n_tokens for chat in chats]
         self._step = 0
+        requests = [chat.request for chat in chats]
+        self._choice: Choice
+        if kernels is None:
+            self._choice = TorchChoice(requests, self._began, logits)
+        else:
+            kernels.begin(requests, self._began, vocabulary)
+            self._choice = kernels
         too_short = [chat.request.min_tokens - chat.n_tokens for chat in chats]
-        self._n_steps = min([KEY_STEPS, *(n for n in too_short if n > 0)])
+        self._n_steps = min([self._choice.n_steps, *(n for n in too_short if n > 0)])
+        if Adjustments.needed(chats):
+            self._n_steps = min(self._n_steps, KEY_STEPS)
         self._adjustments: Adjustments | None = None
         if Adjustments.needed(chats):
             self._adjustments = Adjustments(chats, vocabulary, self._n_steps, device, known)
@@ -79,12 +129,6 @@ class _Plan:
         asked = any(chat.request.n_logprobs is not None for chat in chats)
         self._logprobs = Logprobs(chats, vocabulary, device) if asked else None
         self._copied: Tensor | None = None  # log probabilities that are on their way to the host
-        sampled: dict[int, list[int]] = {}  # number of candidates → rows
-        for row, chat in enumerate(chats):
-            if chat.request.temperature > 0:
-                sampled.setdefault(n_candidates(chat.request, vocabulary), []).append(row)
-        self._draws = [_Rows(chats, rows, n, logits, kernels) for n, rows in sampled.items()]
-        self._any_greedy = sum(map(len, sampled.values())) < len(chats)
 
     def fits(self, chats: Sequence[ChatSequence]) -> bool:
         """Whether these are the chats, and each has got the tokens that were chosen for it."""
@@ -94,19 +138,14 @@ class _Plan:
         return all(chat is mine and len(chat.tokens) == began + self._step for chat, mine, began in rows)
 
     def choose(self, logits: Tensor) -> Tensor:
-        tokens = logits.argmax(-1)
-        best = logits.gather(-1, tokens[:, None])[:, 0]  # NaN, if there is one in the row
         logprobs = None if self._logprobs is None else self._logprobs.read(logits)
+        if self._adjustments is not None or self._masks is not None:
+            self._choice.judge(logits)
         if self._adjustments is not None:
             self._adjustments.apply(logits)
         if self._masks is not None:
             self._masks.apply(logits)
-        if self._any_greedy and (self._adjustments is not None or self._masks is not None):
-            tokens = logits.argmax(-1)
-        for draw in self._draws:
-            tokens = draw.into(tokens, logits, self._step)
-        tokens = self._force(tokens)
-        tokens.masked_fill_((best - best) != 0, -1)  # not 0 for infinity and NaN
+        tokens = self._force(self._choice(logits))
         if self._adjustments is not None:
             self._adjustments.count(tokens)
         if self._logprobs is not None and logprobs is not None:
@@ -131,40 +170,20 @@ class _Plan:
         if forced.count(None) == len(forced):
             return tokens
         wanted = devices.upload(torch.tensor([-1 if token is None else token for token in forced]), self._device)
-        return torch.where(wanted >= 0, wanted, tokens)
-
-
-class _Rows:
-    """Rows of a batch that are drawn alike, with the keys of their noise for the next steps."""
-
-    def __init__(
-        self, chats: Sequence[ChatSequence], rows: Sequence[int], n_candidates: int, logits: Tensor, kernels: Any
-    ) -> None:
-        drawn = [chats[row] for row in rows]
-        requests = [chat.request for chat in drawn]
-        self._draw = Draw(requests, n_candidates, logits.shape[-1], logits.device, kernels)
-        keys = row_keys([r.seed for r in requests], [chat.n_tokens for chat in drawn], KEY_STEPS)
-        self._keys = devices.upload(keys.T.contiguous(), logits.device)  # (step, row)
-        self._rows = None if len(rows) == len(chats) else devices.upload(torch.tensor(rows), logits.device)  # None: all
-
-    def into(self, tokens: Tensor, logits: Tensor, step: int) -> Tensor:
-        """The tokens with those of these rows drawn. tokens: (N,) int64, may be changed; logits: (N, V)."""
-        if self._rows is None:
-            return self._draw(logits, self._keys[step])
-        return tokens.index_copy_(0, self._rows, self._draw(logits.index_select(0, self._rows), self._keys[step]))
+        return torch.where((wanted >= 0) & (tokens >= 0), wanted, tokens)
 
 
 def _kernels_for(device: torch.device) -> tuple[Any, tuple[str, ...]]:
-    """The module of our own kernels, if they run here, and notes for the model: why they do not."""
+    """A `KernelChoice`, if our own kernels run here, and notes for the model: why they do not."""
     if not devices.has_triton(device):
         return None, ()
     try:
-        from pipelines.chat.sampling import triton_kernels  # needs Triton
+        from pipelines.chat.sampling import kernel_choice  # needs Triton
 
-        triton_kernels.check(device)
+        kernel_choice.check(device)
+        return kernel_choice.KernelChoice(device), ()
     except Exception as error:  # Triton may lack a compiler or not know the device
         if devices.is_fatal(error):
             raise
         _log.warning("The kernels that choose tokens cannot be used; torch's operators are slower", exc_info=error)
         return None, ("Tokens are chosen without kernels of our own: slower.",)
-    return triton_kernels, ()

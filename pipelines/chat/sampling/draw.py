@@ -1,6 +1,6 @@
 """Draws the next tokens of several rows at once, each by its own settings and as if it were alone.
 
-The shapes depend on the settings alone, never on what is in the logits, so that nothing has to wait for the device.
+With torch's own operators. The shapes depend on the settings alone, except for nuclei wider than the candidates.
 """
 
 from __future__ import annotations
@@ -29,15 +29,9 @@ class Draw:
     """The settings of some rows, all with the same `n_candidates`, as tensors on the device."""
 
     def __init__(
-        self,
-        requests: Sequence[ChatRequest],
-        n_candidates: int,
-        vocabulary: int,
-        device: torch.device,
-        kernels: Any = None,
+        self, requests: Sequence[ChatRequest], n_candidates: int, vocabulary: int, device: torch.device
     ) -> None:
-        """kernels: the module `triton_kernels`, where it can be used; None: torch's own operators do the same."""
-        self._n_candidates, self._kernels = n_candidates, kernels
+        self._n_candidates = n_candidates
         self._temperature = upload(torch.tensor([r.temperature for r in requests]).double()[:, None], device)
         min_p = torch.tensor([r.min_p for r in requests], dtype=torch.double)[:, None]
         self._log_min_p = upload(min_p.log(), device) if bool(min_p.any()) else None
@@ -65,7 +59,6 @@ class Draw:
             beyond_k=self._beyond_k,
             total=self._total,
             n_candidates=self._n_candidates,
-            kernels=self._kernels,
         )
         if self._may_be_wide:
             self._draw_wide(cut, logits, keys)
@@ -75,9 +68,6 @@ class Draw:
         least = None
         if self._log_min_p is not None:
             least = logits.amax(-1, keepdim=True) / self._temperature + self._log_min_p
-        if self._kernels is not None:
-            noisy: Tensor = self._kernels.noisy_logits(logits, self._temperature, keys, least)
-            return noisy.argmax(-1)
         scores = logits / self._temperature
         if least is not None:
             scores.masked_fill_(scores < least, -torch.inf)
@@ -93,18 +83,10 @@ class Draw:
         return torch.where(self._has_k, scores.logsumexp(-1, keepdim=True), of_all)
 
     def _draw_wide(self, cut: _Cut, logits: Tensor, keys: Tensor) -> None:
-        """Draw again for the rows whose nucleus is wider than the candidates, where there are any.
-
-        A kernel looks at that on the device. Without it, the host asks, and waits for the answer on a GPU.
-        """
+        """Draw again for the rows whose nucleus is wider than the candidates. On a GPU the host waits."""
         wide = (cut.mass < self._top_p)[:, 0]
         if self._has_k is not None:
             wide &= ~self._has_k[:, 0]
-        if self._kernels is not None:
-            self._kernels.draw_wide(
-                cut.tokens, wide, logits, self._temperature, self._top_p, self._log_min_p, cut.total, keys
-            )
-            return
         rows = wide.nonzero()[:, 0]
         if len(rows):
             cut.tokens[rows] = _draw_cut(
@@ -116,7 +98,6 @@ class Draw:
                 beyond_k=None,
                 total=lambda *_: cut.total[rows],
                 n_candidates=logits.shape[-1],
-                kernels=None,
             ).tokens
 
 
@@ -136,7 +117,6 @@ def _draw_cut(
     beyond_k: Tensor | None,
     total: Any,
     n_candidates: int,
-    kernels: Any,
 ) -> _Cut:
     """Draw from the likeliest tokens: first cut to the top k, then to the top-p nucleus of what is left, then by min-p.
 
@@ -153,5 +133,5 @@ def _draw_cut(
     scores[:, 1:].masked_fill_(mass[:, :-1] >= top_p, -torch.inf)  # what comes before them is enough
     if least is not None:
         scores.masked_fill_(scores < least, -torch.inf)
-    noisy = gumbel(keys, tokens).add_(scores) if kernels is None else kernels.noisy_candidates(scores, tokens, keys)
+    noisy = gumbel(keys, tokens).add_(scores)
     return _Cut(tokens.gather(-1, noisy.argmax(-1, keepdim=True))[:, 0], mass[:, -1:], log_total)

@@ -24,9 +24,13 @@ def row_keys(seeds: Sequence[int], positions: Sequence[int], n_steps: int) -> Te
 
     positions: tokens that each row's reply has so far. Column i belongs to the token behind i more.
     """
-    starts = [_signed(_mix(seed & _MASK) + position * GOLDEN) for seed, position in zip(seeds, positions, strict=True)]
     steps = torch.arange(1, n_steps + 1) * _signed(GOLDEN)
-    return _finalize(torch.tensor(starts, dtype=torch.long)[:, None] + steps)
+    return _finalize(torch.tensor(row_starts(seeds, positions), dtype=torch.long)[:, None] + steps)
+
+
+def row_starts(seeds: Sequence[int], positions: Sequence[int]) -> list[int]:
+    """What the keys of each row are made of: `GOLDEN` is added for each token, and the sum is mixed. int64."""
+    return [_signed(_mix(seed & _MASK) + position * GOLDEN) for seed, position in zip(seeds, positions, strict=True)]
 
 
 def gumbel(keys: Tensor, tokens: Tensor) -> Tensor:

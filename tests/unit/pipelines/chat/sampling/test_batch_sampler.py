@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pipelines.chat import sampling
 from pipelines.chat.sampling import batch_sampler, draw, penalties
-from pipelines.chat.sampling.batch_sampler import KEY_STEPS, BatchSampler
+from pipelines.chat.sampling.batch_sampler import BatchSampler
+from pipelines.chat.sampling.torch_choice import KEY_STEPS
 from tests.support import row_sampling
 from tests.support.sampled_chat import SampledChat, chat
 
@@ -176,10 +177,12 @@ def test_a_batch_of_greedy_chats_keeps_its_logits_and_nothing_on_the_device() ->
 
 def kernels_that(monkeypatch: pytest.MonkeyPatch, check: Callable[[torch.device], None]) -> None:
     monkeypatch.setattr(batch_sampler.devices, "has_triton", lambda device: True)
-    monkeypatch.setitem(sys.modules, "pipelines.chat.sampling.triton_kernels", SimpleNamespace(check=check))
-    monkeypatch.setattr(
-        sampling, "triton_kernels", sys.modules["pipelines.chat.sampling.triton_kernels"], raising=False
+    monkeypatch.setitem(
+        sys.modules,
+        "pipelines.chat.sampling.kernel_choice",
+        SimpleNamespace(check=check, KernelChoice=lambda device: None),
     )
+    monkeypatch.setattr(sampling, "kernel_choice", sys.modules["pipelines.chat.sampling.kernel_choice"], raising=False)
 
 
 def test_kernels_that_cannot_be_used_are_done_without_and_the_model_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
