@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from server.cli import catalogue, chat, check, conversations, doctor, files, keys, model_control, run, serve
+from server.cli import backup, catalogue, chat, check, conversations, doctor, files, keys, model_control, run, serve
 
 app = typer.Typer(
     name="agentname",
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Images, videos and chat on your own machine.",
 )
-for group in (serve, run, chat, catalogue, check, model_control, doctor):
+for group in (serve, run, chat, catalogue, check, model_control, doctor, backup):
     app.add_typer(group.app)
 app.add_typer(conversations.app, name="conversations")
 app.add_typer(files.app, name="files")

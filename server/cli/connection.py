@@ -35,7 +35,8 @@ def settings(**overrides: object) -> Settings:
 def database(data_dir: Path | None) -> Iterator[Database]:
     """Opens the store, also while a server uses it: the two take turns on the file's lock."""
     from server.errors import ServerError
-    from server.store.database import Database, StoreUnusable
+    from server.store.database import Database
+    from server.store.opening import StoreUnusable
 
     database: Database | None = None
     try:

@@ -100,7 +100,7 @@ def _folder(check: str, path: Path) -> Finding:
 
 
 def _store(url: str) -> Finding:
-    from server.store.database import StoreUnusable, check
+    from server.store.opening import StoreUnusable, check
 
     try:
         return Finding("job store", True, check(url))

@@ -74,7 +74,7 @@ def worker(
     chosen = settings()
     from server.process.logs import configure_logging
     from server.process.main import run
-    from server.store.database import StoreUnusable
+    from server.store.opening import StoreUnusable
 
     configure_logging(chosen.log_format, chosen.log_level)
     try:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from pipelines.interface import Sound
 from server.jobs.encoding import EXTENSIONS, MIME_TYPES, FileMetadata, Format, encode, to_pixels
+from server.store.opening import StoreUnusable
 
 T = TypeVar("T")
 
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 FILE_NAME = re.compile(r"[0-9A-Za-z]{22}\.[a-z0-9]{3,4}")
+SECRET_BYTES = 32
 SIGNATURE_BYTES = 18  # 144 bits; 24 characters in the URL
 
 
@@ -60,7 +62,7 @@ def new_id() -> str:
 
 class Artifacts:
     def __init__(self, root: Path, pool: Executor, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        """Creates `root` if needed, closes it to other users, and removes unfinished files of an earlier process."""
+        """Creates `root` if needed and closes it to other users."""
         self._outputs = root / "outputs"
         self._unfinished = root / "unfinished"
         self._pool = pool
@@ -68,8 +70,6 @@ class Artifacts:
         for folder in (root, self._outputs, self._unfinished):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.chmod(0o700)
-        for left_over in self._unfinished.iterdir():
-            left_over.unlink()
         self._secret = load_or_create_secret(root / "link-secret")
 
     async def save(
@@ -92,6 +92,8 @@ class Artifacts:
             count, height, width, _ = pixels.shape
             file_name = f"{output_id}.{EXTENSIONS[fmt]}"
             unfinished = self._unfinished / file_name
+            for folder in (self._outputs, self._unfinished):
+                folder.mkdir(mode=0o700, exist_ok=True)  # somebody may have removed it
             try:
                 os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL, 0o600))  # the encoders keep its mode
                 encode(pixels, fmt, metadata, fps or 1, unfinished, sound)
@@ -177,15 +179,19 @@ def _contained(work: Callable[[], T]) -> Callable[[], T]:
 
 
 def load_or_create_secret(path: Path) -> bytes:
-    """Reads 32 random bytes from `path`; the first call creates the file."""
+    """Reads 32 random bytes from `path`; the first call creates the file. Raises `StoreUnusable` for a damaged one."""
     if not path.exists():
         unfinished = path.with_suffix(".new")
         unfinished.unlink(missing_ok=True)
         with open(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
+            file.write(secrets.token_bytes(SECRET_BYTES))
             os.fsync(file.fileno())
         unfinished.rename(path)
-    return path.read_bytes()
+    secret = path.read_bytes()
+    if len(secret) != SECRET_BYTES:  # with an empty one, anybody could sign
+        text = f"{path} is damaged: it has {len(secret)} bytes instead of {SECRET_BYTES}. Restore it from a backup, or"
+        raise StoreUnusable(f"{text} move it away: then a new one is made, and signatures of before are not known.")
+    return secret
 
 
 def _sync_folder(folder: Path) -> None:

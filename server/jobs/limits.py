@@ -9,7 +9,7 @@ import difflib
 import math
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from models.errors import NotServed
@@ -50,7 +50,9 @@ class JobLimits:
         requirements: MemoryRequirements,
         queue_size: int,
         max_queued_per_key: int | None,
+        storage_fault: Callable[[], str | None] = lambda: None,
     ) -> None:
+        """storage_fault: why nothing that is accepted could be kept, or None."""
         self._catalogue = catalogue
         self._engine = engine
         self._live_jobs = live_jobs
@@ -58,6 +60,7 @@ class JobLimits:
         self._requirements = requirements
         self._queue_size = queue_size
         self._max_queued_per_key = max_queued_per_key
+        self._storage_fault = storage_fault
         self._being_stored: Counter[str] = Counter()  # by key: accepted jobs that the store does not have yet
 
     def model(self, name: str | None, kind: ModelType) -> ModelSpec:
@@ -122,7 +125,7 @@ class JobLimits:
         self, key: ApiKey, plan: Plan, spec: ModelSpec, n_of_key: int, n_chats: int = 0, *, n_requests: int = 1
     ) -> None:
         """As `check_job`. n_of_key: unfinished jobs or chats of this key; n_chats: running chats of all keys."""
-        reason = self._engine.not_ready_reason
+        reason = self._engine.not_ready_reason or self._storage_fault()
         if reason is not None:
             raise Unavailable(f"Not accepting work: {reason}.", retry_after_s=5)
         check_cooldown(self._live_jobs, spec.name)

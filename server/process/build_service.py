@@ -76,6 +76,7 @@ def build_service(
     loras: Loras,
     burst_limiter: BurstLimiter,
     clock: Callable[[], datetime],
+    storage_fault: Callable[[], str | None] = lambda: None,
 ) -> Service:
     """Builds the service; its parts share one `LiveJobs`, one `RunningChats` and one `Metrics`."""
     live_jobs = LiveJobs()
@@ -90,6 +91,7 @@ def build_service(
         requirements=requirements,
         queue_size=options.queue_size,
         max_queued_per_key=options.max_queued_per_key,
+        storage_fault=storage_fault,
     )
     results = Results(
         database=database,

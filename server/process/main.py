@@ -6,7 +6,7 @@ Main thread of the server process.
 from __future__ import annotations
 
 import asyncio
-import fcntl
+import functools
 import logging
 import os
 import socket
@@ -39,6 +39,7 @@ from server.jobs.webhooks import Webhooks
 from server.library.folder_watcher import FolderWatcher
 from server.library.library import Library
 from server.library.pulls import Pulls
+from server.process import data_folder
 from server.process.banner import print_banner
 from server.process.build_engines import make_fleet, memory_requirements
 from server.process.build_service import ServiceOptions, build_service
@@ -47,12 +48,14 @@ from server.process.host_memory import HostMemory
 from server.process.libraries import import_libraries, stop_compilers
 from server.process.settings import Settings
 from server.process.steady_clock import SteadyClock
+from server.process.storage_watch import StorageWatch
 from server.process.visible_gpus import visible_gpus
 from server.service.learned import LearnedValues
 from server.service.prompts import Prompts
 from server.service.texts import Texts
-from server.store.database import Database, StoreUnusable
+from server.store.database import Database
 from server.store.keys import SCOPES, create_key, list_keys
+from server.store.opening import StoreUnusable
 
 logger = logging.getLogger(__name__)
 
@@ -69,12 +72,7 @@ KEEP_ALIVE_S = 75  # of an idle HTTP connection
 
 def run(settings: Settings, sock: socket.socket, heartbeat_fd: int | None) -> int:
     """Serve until a signal stops the server; returns the exit code. Raises `StoreUnusable` if a restart cannot help."""
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = open(settings.data_dir / "lock", "w")  # noqa: SIM115  # open until the process ends
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise StoreUnusable(f"Another server uses {settings.data_dir}. Stop it, or give this one --data-dir.") from None
+    data_folder.prepare(settings.data_dir, functools.partial(_beat, heartbeat_fd))
     try:
         machines = find_machines(
             settings.device,
@@ -107,6 +105,8 @@ async def _serve(
     texts = Texts(TextReader(prepare=import_libraries), text_pool)
     learned = LearnedValues(database, clock)
     learned.load()
+    folders = [settings.data_dir / name for name in ("outputs", "unfinished", "inputs", "pulls")]
+    storage = StorageWatch(settings.data_dir, folders, database, settings.min_free_disk)
     fleet = make_fleet(settings, machines, catalogue, learned, lambda event: service.dispatch.handle(event))
     service = build_service(
         ServiceOptions(
@@ -141,6 +141,7 @@ async def _serve(
         loras=LoraFolder(settings.data_dir / "loras"),
         burst_limiter=BurstLimiter(time.monotonic),
         clock=clock,
+        storage_fault=lambda: storage.reason,
     )
     toml = settings.data_dir / "models.toml"
     library = Library(catalogue=catalogue, toml=toml, engine=fleet, cache_dir=settings.cache_dir)
@@ -160,7 +161,7 @@ async def _serve(
         allowed_hosts=settings.allowed_hosts,
         allowed_origins=settings.allowed_origins,
         body_memory_bytes=settings.body_memory,
-        ready=lambda: fleet.not_ready_reason,
+        ready=lambda: fleet.not_ready_reason or storage.reason,
     )
     server = DrainingServer(
         uvicorn_config(app, settings.trusted_proxies), fleet, settings.shutdown_grace_s, service.events.close
@@ -174,7 +175,7 @@ async def _serve(
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     places = [settings.data_dir / "models", *settings.models_dirs, toml]
     watcher = FolderWatcher(places, library.refresh, library.places)
-    background = [asyncio.create_task(loop) for loop in (pulls.run(), watcher.run())]
+    background = [asyncio.create_task(loop) for loop in (pulls.run(), watcher.run(), storage.run())]
     for task in background:
         task.add_done_callback(_log_end)
     print_banner(sock, machines, catalogue.specs(), first_key)
@@ -182,6 +183,7 @@ async def _serve(
     for task in background:
         task.cancel()
     await asyncio.gather(*background, return_exceptions=True)
+    storage.close()
     await service.results.close(settings.shutdown_grace_s)
     await learned.close()
     service.input_files.close()
@@ -190,6 +192,11 @@ async def _serve(
         reading_pool.shutdown(wait=False, cancel_futures=True)
     stop_compilers()
     return code
+
+
+def _beat(heartbeat_fd: int | None) -> None:
+    if heartbeat_fd is not None:
+        os.write(heartbeat_fd, b".")
 
 
 def _lower_priority() -> None:
@@ -216,8 +223,7 @@ async def _watch(engine: Fleet, server: DrainingServer, serving: asyncio.Task[No
     code = 0
     while not serving.done():
         if engine.alive:
-            if heartbeat_fd is not None:
-                os.write(heartbeat_fd, b".")
+            _beat(heartbeat_fd)
         elif not engine.draining and not engine.stuck:
             logger.error("the engine is dead, leaving", extra={"reason": engine.not_ready_reason})
             server.should_exit, code = True, ENGINE_DEAD

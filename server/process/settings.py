@@ -94,6 +94,7 @@ class Settings(BaseSettings):
     output_retention_h: Annotated[float, Field(gt=0)] = 24
     job_retention_days: Annotated[float, Field(gt=0)] = 30
     file_retention_h: Annotated[float, Field(gt=0)] = 24
+    min_free_disk: Bytes = 256 * 2**20
 
     allowed_hosts: Names = []
     allowed_origins: Names = []

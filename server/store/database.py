@@ -9,44 +9,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
-from alembic.util import CommandError
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DatabaseError, InterfaceError, NoSuchModuleError, OperationalError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from server.errors import Unavailable
-from server.store import migrations
+from server.store import migrations, sqlite_copies
+from server.store.in_place import InPlace
+from server.store.opening import (
+    READERS,
+    StoreUnusable,
+    check_sound,
+    explained,
+    make_private_file,
+    open_engine,
+    readable_url,
+)
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 MAX_BATCH = 256  # writes in one commit; bounds how long the first one waits for the last
-READERS = 4  # threads; a read takes well under a millisecond
-PRAGMAS = (
-    "journal_mode=WAL",
-    "synchronous=FULL",  # a commit survives a power failure from the moment it returns
-    "foreign_keys=ON",
-    "journal_size_limit=67108864",  # bytes
-)
-
-
-class StoreUnusable(Exception):
-    """The store cannot be opened, and a restart will not help. The message says what to do."""
-
-
-class _Cursor(Protocol):
-    def execute(self, statement: str, /) -> object: ...
-    def close(self) -> None: ...
 
 
 class _Work:
@@ -73,9 +65,11 @@ class Database:
 
     def __init__(self, url: str, *, busy_timeout_s: float = 5.0) -> None:
         """`busy_timeout_s`: how long to wait for SQLite's write lock when another process (the CLI) holds it."""
-        self._url = _readable_url(url)
+        self._url = readable_url(url)
         self._busy_timeout_s = busy_timeout_s
         self._engine: Engine | None = None
+        self._file = Path(self._url.database or "") if self._url.get_backend_name() == "sqlite" else None
+        self._in_place: InPlace | None = None
         self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._closed = False
         self._writer = threading.Thread(target=self._write_forever, name="store-writer", daemon=True)
@@ -83,14 +77,19 @@ class Database:
 
     def start(self) -> None:
         """Opens, checks and migrates the store. Raises `StoreUnusable`; a damaged file is not modified."""
-        if self._url.get_backend_name() == "sqlite":
-            _make_private_file(Path(self._url.database or ""))
-        with _explained(self._url):
-            self._engine = _create_engine(self._url, self._busy_timeout_s)
+        if self._file is not None:
+            try:
+                make_private_file(self._file)
+            except OSError as error:
+                raise StoreUnusable(f"The job store {self._file} cannot be opened: {error.strerror}.") from error
+        with explained(self._url):
+            self._engine = open_engine(self._url, self._busy_timeout_s)
             with self._begin(writing=False) as conn:
-                _check(conn, self._url)
+                check_sound(conn, self._url)
+                self._back_up(conn)
             with self._begin(writing=True) as conn:
                 migrations.upgrade(conn)
+            self._in_place = None if self._file is None else InPlace(self._file)
         self._writer.start()
 
     def close(self) -> None:
@@ -100,6 +99,8 @@ class Database:
             self._inbox.put(None)
             self._writer.join()
         self._readers.shutdown()
+        if self._in_place is not None:
+            self._in_place.close()
         if self._engine is not None:
             self._engine.dispose()
 
@@ -154,8 +155,21 @@ class Database:
             batch.append(item)
         return batch, False
 
+    def _back_up(self, conn: Connection) -> None:
+        """Copies a store with older tables, because a new version of the program is about to change them."""
+        if self._file is None or (revision := migrations.older_revision(conn)) is None:
+            return
+        try:
+            kept = sqlite_copies.keep_before_migration(_driver_connection(conn), self._file, revision)
+        except (OSError, sqlite3.Error) as error:
+            text = f"The job store {self._file} must be upgraded, and a copy of it could not be made before: {error}."
+            raise StoreUnusable(text) from error
+        logger.info("the job store is upgraded; this is a copy of it as it was", extra={"copy": str(kept)})
+
     def _commit(self, batch: Sequence[_Work]) -> None:
         try:
+            if self._in_place is not None and self._in_place.put_back() and self._engine is not None:
+                self._engine.dispose()
             with self._begin(writing=True) as conn:
                 if len(batch) == 1:  # needs no savepoint: a rollback of the transaction is enough
                     batch[0].result = batch[0].run(conn)
@@ -177,35 +191,10 @@ class Database:
             yield conn
 
 
-def check(url: str) -> str:
-    """Checks a store without creating or changing it, and returns a line about it. Raises `StoreUnusable`."""
-    parsed = _readable_url(url)
-    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
-        return f"{_shown(parsed)} does not exist yet; the first start creates it"
-    with _explained(parsed):
-        engine = _create_engine(parsed, busy_timeout_s=5.0)
-        try:
-            with engine.connect() as conn:
-                _check(conn, parsed)
-        finally:
-            engine.dispose()
-    return f"{_shown(parsed)} is sound"
-
-
-@contextmanager
-def _explained(url: URL) -> Iterator[None]:
-    """Turns an exception of a driver into a `StoreUnusable` whose message says what to do."""
-    try:
-        yield
-    except (NoSuchModuleError, ModuleNotFoundError) as error:
-        text = f"No driver for this database URL: {error}. For Postgres: pip install 'agentname[postgres]'"
-        raise StoreUnusable(text) from error
-    except CommandError as error:
-        text = f"The job store {_shown(url)} was written by a newer version of this program ({error})"
-        raise StoreUnusable(f"{text}. It is left untouched.") from error
-    except DatabaseError as error:
-        text = f"The job store {_shown(url)} cannot be used: {error.orig}. It is left untouched."
-        raise StoreUnusable(text) from error
+def _driver_connection(conn: Connection) -> sqlite3.Connection:
+    found = conn.connection.driver_connection
+    assert isinstance(found, sqlite3.Connection)
+    return found
 
 
 def _run(item: _Work, conn: Connection) -> None:
@@ -224,65 +213,13 @@ def _run(item: _Work, conn: Connection) -> None:
 
 def _for_callers(error: Exception) -> Exception:
     """Returns `Unavailable` for a failure of the store itself (disk full, locked, gone), else the error unchanged."""
-    if not isinstance(error, OperationalError | InterfaceError):
+    if isinstance(error, OSError | sqlite3.Error):
+        cause: object = error
+    elif isinstance(error, OperationalError | InterfaceError):
+        cause = error.orig  # not the statement, which contains prompts
+    else:
         return error
-    logger.error("the job store failed", extra={"cause": str(error.orig)})  # not the statement: it contains prompts
+    logger.error("the job store failed", extra={"cause": str(cause)})
     failure = Unavailable("The job store cannot be reached at the moment.", retry_after_s=5)
     failure.__cause__ = error
     return failure
-
-
-def _readable_url(url: str) -> URL:
-    parsed = make_url(url)
-    if parsed.drivername in ("postgres", "postgresql"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        raise StoreUnusable(f"The store can be sqlite:///PATH or postgresql://…, not {parsed.get_backend_name()}.")
-    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise StoreUnusable("The job store must be a file: sqlite:///PATH")
-    return parsed
-
-
-def _shown(url: URL) -> str:
-    return url.database or "" if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
-
-
-def _make_private_file(path: Path) -> None:
-    """Creates the file with mode 0600; SQLite gives its two journal files the mode of the main file."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-
-
-def _create_engine(url: URL, busy_timeout_s: float) -> Engine:
-    if url.get_backend_name() != "sqlite":
-        engine = create_engine(url, pool_size=READERS + 2, pool_pre_ping=True)
-    else:
-        engine = create_engine(url, pool_size=READERS + 2, connect_args={"timeout": busy_timeout_s})
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # the driver begins no transactions by itself; `_begin_sqlite` does
-    cursor: _Cursor = connection.cursor()
-    for pragma in PRAGMAS:
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_sqlite(conn: Connection) -> None:
-    # A transaction that reads first and writes later fails at once when another one has written in between, whatever
-    # the busy_timeout is. A writing transaction therefore takes the lock when it begins.
-    conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get("writing") else "BEGIN")
-
-
-def _check(conn: Connection, url: URL) -> None:
-    if url.get_backend_name() != "sqlite":
-        return
-    findings = list(conn.exec_driver_sql("PRAGMA quick_check(3)").scalars())
-    if findings != ["ok"]:
-        raise StoreUnusable(
-            f"The job store {_shown(url)} is damaged ({'; '.join(findings)}). It is left untouched: restore a backup, "
-            "or move the file away to start with an empty store."
-        )

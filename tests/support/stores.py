@@ -10,7 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 from server.job import State
-from server.store import database as store
+from server.store import opening
 from server.store.database import Database
 from server.store.jobs import JobRow, OutputRow
 
@@ -25,8 +25,8 @@ def url_of(folder: Path) -> str:
 @contextmanager
 def open_store(folder: Path, url: str | None = None, *, durable: bool = False, **options: Any) -> Iterator[Database]:
     """durable: as the server's own; a commit then waits for the disk, which takes longer than most tests."""
-    pragmas = store.PRAGMAS if durable else (*store.PRAGMAS, "synchronous=OFF")
-    with patch.object(store, "PRAGMAS", pragmas):
+    pragmas = opening.PRAGMAS if durable else (*opening.PRAGMAS, "synchronous=OFF")
+    with patch.object(opening, "PRAGMAS", pragmas):
         database = Database(url or url_of(folder), **options)
         database.start()
         try:

@@ -28,6 +28,12 @@ def upgrade(conn: Connection) -> None:
         command.upgrade(_config(conn), "head")
 
 
+def older_revision(conn: Connection) -> str | None:
+    """Returns the store's revision when it has tables that an upgrade would change."""
+    current = MigrationContext.configure(conn).get_current_revision()
+    return None if current == head() else current
+
+
 @functools.cache
 def head() -> str:
     """Returns the newest revision."""

@@ -14,7 +14,8 @@ from sqlalchemy.schema import CreateTable
 
 from server.errors import Unavailable
 from server.store import jobs, schema
-from server.store.database import Database, StoreUnusable, check
+from server.store.database import Database
+from server.store.opening import StoreUnusable, check
 from tests.support.stores import NOW, job_row, open_store, url_of
 
 
@@ -243,3 +244,24 @@ def test_times_are_read_back_aware_and_in_utc(tmp_path: Path) -> None:
     assert row is not None
     assert row.created_at == NOW
     assert row.created_at.utcoffset() is not None
+
+
+def test_a_store_that_was_removed_is_written_again_with_all_that_was_accepted(tmp_path: Path) -> None:
+    with open_store(tmp_path) as database:
+        database.write_now(insert("job_1"))
+        for path in tmp_path.glob("store.db*"):
+            path.unlink()
+        database.write_now(insert("job_2"))
+        assert database.read_now(ids) == ["job_1", "job_2"]
+    with open_store(tmp_path) as database:
+        assert database.read_now(ids) == ["job_1", "job_2"]
+
+
+def test_nothing_is_written_when_another_file_has_taken_the_stores_place(tmp_path: Path) -> None:
+    with open_store(tmp_path) as database:
+        database.write_now(insert("job_1"))
+        (tmp_path / "store.db").rename(tmp_path / "moved.db")
+        (tmp_path / "store.db").write_bytes(b"")
+        with pytest.raises(Unavailable, match="replaced"):
+            database.write_now(insert("job_2"))
+    assert (tmp_path / "store.db").read_bytes() == b""

@@ -7,11 +7,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, delete
 
 from server.errors import Conflict
-from server.store import idempotency
+from server.store import idempotency, jobs, schema
 from server.store.database import Database
-from tests.support.stores import NOW, open_store
+from tests.support.stores import NOW, job_row, open_store
 
 
 @pytest.fixture
@@ -21,7 +22,15 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 def claim(database: Database, job_id: str, fingerprint: str = "body", key_id: str = "anna", at: datetime = NOW):
-    return database.write_now(lambda conn: idempotency.claim(conn, key_id, "retry-1", fingerprint, job_id, at))
+    """Accepts the request as the server does: with its job, unless it is a repeated one."""
+
+    def accept(conn: Connection) -> str | None:
+        earlier = idempotency.claim(conn, key_id, "retry-1", fingerprint, job_id, at)
+        if earlier is None:
+            jobs.insert_job(conn, job_row(job_id))
+        return earlier
+
+    return database.write_now(accept)
 
 
 def test_a_repeated_request_returns_the_first_job(database: Database) -> None:
@@ -35,6 +44,14 @@ def test_another_request_under_the_same_key_conflicts(database: Database) -> Non
 
     with pytest.raises(Conflict):
         claim(database, "job_2", fingerprint="other body")
+
+
+def test_a_repeated_request_whose_job_was_deleted_conflicts(database: Database) -> None:
+    claim(database, "job_1")
+    database.write_now(lambda conn: conn.execute(delete(schema.jobs)))
+
+    with pytest.raises(Conflict, match="deleted"):
+        claim(database, "job_2")
 
 
 def test_two_api_keys_can_use_the_same_idempotency_key(database: Database) -> None:

@@ -9,8 +9,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, inspect, text
 
-from server.store import migrations, schema
-from tests.support.stores import open_store, url_of
+from server.store import jobs, migrations, schema
+from tests.support.stores import job_row, open_store, url_of
 
 
 def revision(conn: Connection) -> str | None:
@@ -78,9 +78,25 @@ def test_a_store_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     with open_store(tmp_path) as database:
         database.write_now(lambda conn: conn.execute(text("UPDATE alembic_version SET version_num = '9999'")))
 
-    from server.store.database import Database, StoreUnusable
+    from server.store.database import Database
+    from server.store.opening import StoreUnusable
 
     database = Database(url_of(tmp_path))
     with pytest.raises(StoreUnusable, match="newer"):
         database.start()
     database.close()
+
+
+def test_a_store_is_copied_before_it_is_migrated(tmp_path: Path) -> None:
+    with open_store(tmp_path) as database:
+        database.write_now(lambda conn: jobs.insert_job(conn, job_row("job_1")))
+        database.write_now(lambda conn: conn.execute(text("UPDATE alembic_version SET version_num = '0008'")))
+        database.write_now(
+            lambda conn: [conn.execute(text(f"DROP TABLE {name}")) for name in ("job_inputs", "input_files")]
+        )
+    with open_store(tmp_path) as database:
+        assert database.read_now(revision) == migrations.head()
+    copied = create_engine(f"sqlite:///{tmp_path / 'store.db.before-0008'}")
+    with copied.connect() as conn:
+        assert (revision(conn), conn.execute(text("SELECT id FROM jobs")).scalar()) == ("0008", "job_1")
+    copied.dispose()
