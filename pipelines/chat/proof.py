@@ -52,10 +52,12 @@ def prove(model: Any, wanted: DecodeOptions = DecodeOptions()) -> Proof:  # noqa
             return Proof("off", DecodeOptions())
         if wanted.static:
             reason = not_static(model)
-            if not reason and not _agrees(model, alone, replace(wanted, graphs=False, compile=None, lookahead=False)):
+            if not reason:
+                for decode in (wanted, replace(wanted, joins=False)):
+                    if _agrees(model, alone, replace(decode, graphs=False, compile=None, lookahead=False)):
+                        return Proof("on", decode)
                 reason = "its static steps compute something else"
-            if reason:
-                return Proof("on", DecodeOptions(), (NOT_STATIC.format(reason),))
+            return Proof("on", DecodeOptions(), (NOT_STATIC.format(reason),))
         return Proof("on", wanted)
     except Exception as error:  # a model that raises any other error alone cannot be compared
         if device.is_fatal(error) or device.is_out_of_memory(error):

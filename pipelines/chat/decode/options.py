@@ -18,6 +18,7 @@ class DecodeOptions:
     static: bool = False
     graphs: bool = True  # on CUDA
     compile: Prepare | None = None  # the layers run compiled once that is done; None: as written
+    joins: bool = True  # layers that read the same are one matrix product: see `joined.py`
     lookahead: bool = True  # launch the next forward before the host has seen the tokens of the last
     capture_s: float = 60.0  # no further graph is recorded after this time; its rows run in the next wider one
 

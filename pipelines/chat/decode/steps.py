@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from pipelines import device
 from pipelines.batching.merging import difference
 from pipelines.chat.decode.attention import paged_decode
 from pipelines.chat.decode.compiled import Forward, forward_of, from_the_cache_only
+from pipelines.chat.decode.joined import JoinedLinears
 from pipelines.chat.decode.options import DecodeOptions
 from pipelines.chat.decode.pages import Layer, Pages, reading
 from pipelines.chat.decode.step_compiler import LayerTask, StepCompiler, layer_tasks
@@ -85,6 +87,10 @@ class DecodeSteps:
         self.notes: list[str] = []
         self._choice_bytes = 0  # that the sampler holds for its graphs
         self.capture_s = 0.0
+        self._joined: JoinedLinears | None = None
+        if options.joins:
+            self._joined = JoinedLinears(model, functools.partial(self._run, 1, 1, self._plain))
+            self._joined.join()
 
     def _make_buffers(self, vocabulary: int) -> None:
         n_rows = self._max_rows
@@ -127,6 +133,8 @@ class DecodeSteps:
             self.notes.append(NOT_CAPTURED.format("Triton is not installed."))
             return
         began = time.perf_counter()
+        if self._joined is not None:
+            self._joined.join()
         self._addresses = self._weight_addresses()
         self._graphs.clear()
         self._pools = [GraphPool(stream)]
@@ -327,7 +335,9 @@ class DecodeSteps:
 
     def _run(self, n_rows: int, n_columns: int, forward: Forward) -> None:
         columns = self._max_columns if self._reads_lengths else min(_power_of_two(n_columns), self._max_columns)
-        with paged_decode(self._config), reading(self._pages, n_rows, columns):
+        # One row is read by sums that fuse with what follows them: two results in one kernel, where none is joined.
+        joined = nullcontext() if n_rows == 1 or self._joined is None else self._joined.used()
+        with joined, paged_decode(self._config), reading(self._pages, n_rows, columns):
             logits = forward(self._tokens[None, :n_rows], self._positions[None, :n_rows])
         self._logits[:n_rows].copy_(logits[0])
 
