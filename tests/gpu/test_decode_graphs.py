@@ -9,7 +9,9 @@ import torch
 
 from pipelines import device
 from pipelines.batching.merging import difference
+from pipelines.chat.decode import step_compiler
 from pipelines.chat.decode.attention import attend_gathered, kernel_for
+from pipelines.chat.decode.compiled import Forward, forward_of
 from pipelines.chat.decode.options import DecodeOptions
 from pipelines.chat.lane import ChatLane
 from pipelines.chat.proof import prove
@@ -85,6 +87,59 @@ def test_graphs_of_models_with_windows_or_sinks_give_the_replies_of_transformers
 
     assert texts(graphs) == expected
     assert family == "gpt-oss" or not graphs.notes, "not every implementation of experts can be recorded"
+
+
+class Done:
+    """In place of processes that compile: all is ready at once."""
+
+    def __init__(self, tasks: Any) -> None:
+        self._results = [""] * len(tasks)
+
+    def results(self) -> list[str]:
+        return self._results
+
+    failures = results
+
+    def stop(self) -> None:
+        pass
+
+
+def test_graphs_that_are_recorded_again_between_tokens_change_no_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+
+    def as_written(model: Any, rows: int) -> Forward:
+        taken.append(rows)
+        return forward_of(model)
+
+    monkeypatch.setattr(step_compiler, "compiled_forward_of", as_written)
+    model = small_model()
+    expected = texts(lane_of(model, DecodeOptions(static=True)))
+    lane = lane_of(model, DecodeOptions(static=True, compile=Done))
+    batch: Any = lane._kv_cache.batch
+    before = batch.cache_bytes
+
+    assert texts(lane) == expected
+    assert sorted(taken) == [1, 2, 4, 8]
+    assert lane.notes[-1] == "Its decode steps run compiled, with 1, 2, 4, 8 chats at once."
+    assert len(batch._decode._pools) == 1, "the first graphs are gone"
+    assert abs(batch.cache_bytes - before) <= 16 << 20
+    assert texts(lane) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_joined_products_compute_the_same_from_weights_that_are_held_once(dtype: torch.dtype) -> None:
+    model = small_model(dtype)
+    apart, together = (lane_of(model, DecodeOptions(static=True, joins=joins)) for joins in (False, True))
+    logits = []
+    for lane in (apart, together):
+        batch: Any = lane._kv_cache.batch
+        with torch.inference_mode():
+            batch._decode._tokens.copy_(torch.arange(5, 5 + len(batch._decode._tokens)))
+            batch._decode._run(4, 1, batch._decode._plain)
+        logits.append(batch._decode._logits[:4].clone())
+
+    assert difference(*logits) <= (1e-4 if dtype == torch.float32 else 3e-2)
+    assert len({weight.untyped_storage().data_ptr() for weight in model.parameters()}) < len([*model.parameters()])
 
 
 def test_the_proof_takes_graphs_in_half_precision() -> None:
