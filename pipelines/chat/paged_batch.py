@@ -24,6 +24,7 @@ from transformers.generation.continuous_batching.requests import RequestState, R
 from transformers.generation.logits_process import LogitsProcessorList
 
 from pipelines import device
+from pipelines.chat import paged_softcap  # noqa: F401  # registers attention that keeps soft caps
 from pipelines.chat.cache_salts import CacheSalts
 from pipelines.chat.context_length import context_of
 from pipelines.chat.decode.options import DecodeOptions, not_static

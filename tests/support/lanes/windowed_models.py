@@ -15,6 +15,10 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 
 # family → (class of its config, values of it)
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma 2": (
+        "Gemma2Config",
+        {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 30.0, "query_pre_attn_scalar": 8},
+    ),
     "gemma 3": ("Gemma3TextConfig", {"layer_types": [SLIDING, SLIDING, FULL]}),
     "gpt-oss": (
         "GptOssConfig",
