@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ from pipelines.chat.context_length import context_of
 from pipelines.chat.decode.options import DecodeOptions, not_static
 from pipelines.chat.decode.step_compiler import StepCompiler
 from pipelines.chat.decode.steps import DecodeSteps
+from pipelines.chat.long_rope import long_rope_of
 from pipelines.chat.page_size import blocks_within, page_of
 from pipelines.chat.prompt_scores import PromptPart, PromptScorer, ScoringModel
 from pipelines.chat.sampling.batch_sampler import BatchSampler
@@ -103,6 +105,8 @@ class PagedBatch:
         self._cache = self._processor.cache
         self._salts = CacheSalts(self._cache)
         self._scorer = PromptScorer()
+        self._rope = long_rope_of(model)
+        self._owners: dict[str, str | None] = {}  # of each sequence; None: it shares no blocks
         self.stream = stream = device.priority_stream(model.device)
         if stream is not None:
             self._processor.inputs_and_outputs.compute_stream = stream
@@ -113,7 +117,7 @@ class PagedBatch:
         self._decode: DecodeSteps | None = None
         if decode.static and not not_static(model):
             longest_chat = min(self.max_length, context_of(model.config) or self.max_length)
-            self._decode = DecodeSteps(model, self._cache, max_rows, longest_chat, decode, compiler)
+            self._decode = DecodeSteps(model, self._cache, max_rows, longest_chat, decode, compiler, self._rope)
             device.finish(str(model.device))  # its buffers are filled before another stream reads them
             if decode.graphs and stream is not None:
                 self._decode.capture(stream)
@@ -193,18 +197,28 @@ class PagedBatch:
         n_logprobs: the prompt is scored, with so many of the likeliest tokens at each place; None: it is not.
         """
         assert media is None, "pictures are read by the model's own forward: see mixed_batch.py"
-        self._salts.add(sequence_id, owner if n_logprobs is None else None)
+        self._owners[sequence_id] = owner if n_logprobs is None else None
         if n_logprobs is not None:  # all its tokens go through the model, which those in cached blocks do not
             self._scorer.add(sequence_id, prompt, n_logprobs)
-        state = RequestState(request_id=sequence_id, initial_tokens=prompt, max_new_tokens=None, eos_token_id=None)
+        self._read(sequence_id, prompt)
+
+    def _read(self, sequence_id: str, tokens: list[int]) -> None:
+        owner = self._owners[sequence_id]
+        is_long = self._rope is not None and self._rope.is_long(len(tokens))  # its keys are no other text's
+        self._salts.add(sequence_id, f"{owner}\0long" if is_long and owner is not None else owner)
+        state = RequestState(request_id=sequence_id, initial_tokens=tokens, max_new_tokens=None, eos_token_id=None)
         self._processor.scheduler.add_waiting_request(state)
 
     def remove(self, sequence_id: str) -> None:
         """Free the sequence's pages, whatever its state."""
+        self._forget(sequence_id)
+        self._owners.pop(sequence_id, None)
+        self._scorer.remove(sequence_id)
+
+    def _forget(self, sequence_id: str) -> None:
         self._processor.scheduler.set_request_cancellation(sequence_id)
         self._processor.scheduler.clear_cancelled_requests()
         self._salts.remove(sequence_id)
-        self._scorer.remove(sequence_id)
 
     def step(self, n_decoding: int = 0, token_s: float | None = None) -> BatchStep:
         """Run one forward. Raises whatever the model raises; the batch must not be used after that.
@@ -212,6 +226,8 @@ class PagedBatch:
         n_decoding: sequences that wait for their next token while other prompts are read. With any of them, only as
         much is read as takes `MAX_PREFILL_S`. token_s: seconds to read one token; None: not known yet.
         """
+        if self._rope is not None and (self._decode is None or self._decode.pending is None):
+            self._read_outgrown_anew(self._rope.limit)
         with device.on_stream(self.stream):  # transformers fills the inputs on the present stream
             decoded = None if self._decode is None else self._decode_step(self._decode)
             return decoded or self._stock_step(n_decoding, token_s)
@@ -231,7 +247,9 @@ class PagedBatch:
                 for each in futures
             ]
         )
-        self._processor._generation_step(self._model if scores is None else ScoringModel(self._model, scores))
+        texts = [(f.query_length, max(f.state.position_offset, len(f.state.initial_tokens))) for f in futures]
+        with nullcontext() if self._rope is None else self._rope.by_text(texts):
+            self._processor._generation_step(self._model if scores is None else ScoringModel(self._model, scores))
         self._processor.update_batch()
         n_read = sum(future.query_length for future in futures)
         if self._processor.scheduler.waiting_requests and n_read < self._processor.max_batch_tokens:
@@ -245,6 +263,13 @@ class PagedBatch:
             n_read,
             {} if scores is None else scores.take(),
         )
+
+    def _read_outgrown_anew(self, limit: int) -> None:
+        """Read sequences again whose next token is the first that makes them long texts (`LongRope`)."""
+        for state in [*self._processor.scheduler.active_requests.values()]:
+            if state.status == RequestStatus.DECODING and state.position_offset == limit:
+                self._forget(state.request_id)
+                self._read(state.request_id, state.initial_tokens + state.generated_tokens)
 
     def _decode_step(self, decode: DecodeSteps) -> BatchStep | None:
         """Give each sequence its next token, from a forward that was launched ahead or is launched now.
@@ -284,7 +309,7 @@ class PagedBatch:
         if not states or scheduler.waiting_requests or not self._decode or not self._decode.holds(states):
             return []
         for state in states:
-            if state.status != RequestStatus.DECODING:
+            if state.status != RequestStatus.DECODING or (self._rope and state.position_offset == self._rope.limit):
                 return []
             if state.position_offset % self._page_tokens == 0 and not self._take_page(state):
                 return []

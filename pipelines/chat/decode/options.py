@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+from pipelines.chat.long_rope import long_rope_of
 
 # Starts to compile for some tasks beside the device thread: see `step_compiler.Preparation`.
 Prepare: TypeAlias = Callable[[Sequence[Any]], Any]
@@ -31,7 +33,13 @@ def not_static(model: Any) -> str:
         return f"not all of its layers attend to tokens one by one ({', '.join(sorted(map(str, kinds)))})"
     if getattr(config, "num_kv_shared_layers", None):
         return "some of its layers use the keys and values of other layers"
-    rope = str((getattr(config, "rope_parameters", None) or {}).get("rope_type", "default"))
-    if rope in ("dynamic", "longrope"):
-        return f"its rotary embedding depends on the longest text in the batch ({rope})"
+    ropes = _rope_types(getattr(config, "rope_parameters", None) or {})
+    if "dynamic" in ropes or ("longrope" in ropes and long_rope_of(model) is None):
+        return f"its rotary embedding depends on the longest text in the batch ({', '.join(sorted(ropes))})"
     return ""
+
+
+def _rope_types(parameters: Mapping[str, Any]) -> set[str]:
+    """parameters: of all layers, or of each kind of layers."""
+    nested = (each for each in parameters.values() if isinstance(each, Mapping))
+    return {str(parameters.get("rope_type", "default"))}.union(*map(_rope_types, nested))

@@ -27,6 +27,7 @@ from pipelines.chat.decode.options import DecodeOptions
 from pipelines.chat.decode.pages import Layer, Pages, reading
 from pipelines.chat.decode.step_compiler import LayerTask, StepCompiler, layer_tasks
 from pipelines.chat.decode.tables import page_tables
+from pipelines.chat.long_rope import LongRope
 from pipelines.chat.sampling.batch_sampler import BatchSampler
 from pipelines.compile_process import reason_of
 from pipelines.cuda_graphs import CaptureFailed, GraphPool
@@ -60,6 +61,7 @@ class DecodeSteps:
         max_length: int,
         options: DecodeOptions,
         compiler: StepCompiler | None = None,
+        rope: LongRope | None = None,
     ) -> None:
         """cache: transformers' `PagedAttentionCache`. max_length: tokens of the longest sequence."""
         (self._page_tokens,) = {int(each.tokens_per_page) for each in cache.cache_allocators.values()}
@@ -70,6 +72,7 @@ class DecodeSteps:
         self._options = options
         self._model, self._compiler = model, compiler
         self._plain: Forward = forward_of(model)
+        self._rope = rope
         self._weights = [each for each in (*model.parameters(), *model.buffers()) if type(each.data) is Tensor]
         self._addresses: list[int] = []
         self._tables = page_tables(cache, max_length)
@@ -337,7 +340,8 @@ class DecodeSteps:
         columns = self._max_columns if self._reads_lengths else min(_power_of_two(n_columns), self._max_columns)
         # One row is read by sums that fuse with what follows them: two results in one kernel, where none is joined.
         joined = nullcontext() if n_rows == 1 or self._joined is None else self._joined.used()
-        with joined, paged_decode(self._config), reading(self._pages, n_rows, columns):
+        rope = nullcontext() if self._rope is None else self._rope.by_position()
+        with joined, rope, paged_decode(self._config), reading(self._pages, n_rows, columns):
             logits = forward(self._tokens[None, :n_rows], self._positions[None, :n_rows])
         self._logits[:n_rows].copy_(logits[0])
 

@@ -13,6 +13,18 @@ from tests.support.lanes.tiny_chat import PRINTABLE
 WINDOW = 20  # tokens: shorter than a page, and shorter than the prompts of tests
 SLIDING, FULL = "sliding_attention", "full_attention"
 
+LIMIT = 70  # tokens of a short text
+LONG_ROPE: dict[str, Any] = {
+    "original_max_position_embeddings": LIMIT,
+    "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "original_max_position_embeddings": LIMIT,
+        "short_factor": [1.0, 1.1, 1.2, 1.3],
+        "long_factor": [2.0, 3.0, 4.0, 5.0],
+    },
+}
+
 # family → (class of its config, values of it)
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma 2": (
@@ -30,6 +42,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere 2": ("Cohere2Config", {"layer_types": [SLIDING, FULL, SLIDING]}),
     "smollm 3": ("SmolLM3Config", {"no_rope_layers": [1, 0, 1], "sliding_window": None}),
     "phi 3": ("Phi3Config", {}),
+    "phi 3 with longrope": ("Phi3Config", {"sliding_window": None, **LONG_ROPE}),
 }
 
 

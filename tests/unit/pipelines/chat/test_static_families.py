@@ -13,7 +13,8 @@ from pipelines.chat_interface import ChatRequest
 from pipelines.interface import Replied
 from tests.support.lanes.chat_play import TOKENIZER, chat, free_pages, play, replies
 from tests.support.lanes.tiny_chat import tiny_lane
-from tests.support.lanes.windowed_models import FAMILIES, family_model
+from tests.support.lanes.windowed_models import FAMILIES, LIMIT, family_model
+from tests.support.prompts import asked
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STATIC = DecodeOptions(static=True)
@@ -71,6 +72,35 @@ def test_a_chat_that_arrives_late_changes_nothing_for_others(family: str) -> Non
     updates += play(lane)
 
     assert {each.request_id: each.text for each in updates if isinstance(each, Replied)} == expected
+
+
+@pytest.mark.parametrize("decode", [DecodeOptions(), STATIC], ids=["transformers", "static"])
+def test_each_chat_has_the_rotary_frequencies_of_its_own_length(decode: DecodeOptions) -> None:
+    """Two begin with the same pages, one short and one long; another outgrows the limit beside them."""
+    model = family_model("phi 3 with longrope")
+    same = "the same beginning "
+    requests = [
+        chat("short", same, max_tokens=5),
+        chat("outgrows", "x", max_tokens=80),
+        chat("long", same * 5, max_tokens=30),
+        chat("just outgrows", same, max_tokens=LIMIT + 1 - len(asked(TOKENIZER, same).tokens)),
+        chat("again", same * 5, max_tokens=9),
+    ]
+    expected = generated(model, requests)
+    lane = tiny_lane(model, decode=decode)
+    got = {}
+    for request in requests:  # each begins after the one before has taken some steps
+        lane.admit(request)
+        got |= {each.request_id: each.text for _ in range(9) for each in lane.step() if isinstance(each, Replied)}
+    got |= {each.request_id: each.text for each in play(lane) if isinstance(each, Replied)}
+
+    assert len(asked(TOKENIZER, same).tokens) < LIMIT < len(asked(TOKENIZER, same * 5).tokens)
+    assert got == expected
+
+
+def test_frequencies_that_change_with_each_token_are_not_static() -> None:
+    model = family_model("mistral", rope_parameters={"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0})
+    assert "(dynamic)" in not_static(model)
 
 
 @pytest.mark.parametrize("family", ["gemma 3", "mistral"])
