@@ -77,9 +77,9 @@ def test_replies_of_graphs_equal_those_of_eager_and_of_transformers_steps() -> N
     assert sorted(batch._decode._graphs) == [1, 2, 4, 8]
 
 
-@pytest.mark.parametrize("family", ["gemma 3", "gpt-oss", "mistral"])
-def test_graphs_of_models_with_windows_or_sinks_give_the_replies_of_transformers_steps(family: str) -> None:
-    model = family_model(family, hidden_size=64, head_dim=16).to(CUDA)
+@pytest.mark.parametrize("family", ["gemma 2", "gemma 3", "gpt-oss", "mistral", "phi 3 with longrope"])
+def test_graphs_of_models_whose_attention_is_special_give_the_replies_of_transformers_steps(family: str) -> None:
+    model = family_model(family).to(CUDA)
     proof = prove(model, DecodeOptions(static=True))
     assert proof.decode.static, proof
     expected = texts(lane_of(model, DecodeOptions()))
