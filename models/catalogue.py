@@ -10,16 +10,23 @@ change and removal of a model goes this way.
 
 from __future__ import annotations
 
+import logging
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from models.catalogue_reader import CatalogueReader, RefusedModel
+from models.catalogue_reader import STILL_READ, CatalogueReader, RefusedModel
 from models.errors import BadConfig, NotServed, UnknownModel, nearest
 from models.model_names import find_model, spellings
+from models.reading.model_reader import ModelReader
+from models.reading.read_model import ModelReading
 from models.spec import ModelSpec, ModelType
+
+logger = logging.getLogger(__name__)
 
 BUILTIN = Path(__file__).parent / "builtin"
 
@@ -61,6 +68,7 @@ class Catalogue:
         self._defaults = defaults or {}
         self._read = read
         self._current = self._snapshot({spec.name: spec for spec in specs}, tuple(refused))
+        self._log_refused(())
         away = {model.name for model in self.refused}  # such a default is back once its files are
         for kind, name in self._defaults.items():
             if name is not None and name not in away and self.get(name).type != kind:
@@ -76,23 +84,29 @@ class Catalogue:
         auto_dtype: Literal["float32", "bfloat16"] = "float32",
         defaults: Mapping[ModelType, str | None] | None = None,
         builtin: Path = BUILTIN,
+        reader: ModelReader | None = None,
+        wait_s: float = math.inf,
     ) -> Catalogue:
         """Reads all three places. `auto_dtype` is the dtype that "auto" stands for; it decides `weight_bytes`.
+
+        reader: reads all models but the built-in ones; None: this process does. wait_s: of a reading; a model that
+        takes longer is refused as still being read until another reading finds it done.
 
         Raises `BadConfig` for a models.toml with anything unknown in it, `UnknownModel` for a default that no model
         has.
         """
 
         def read() -> CatalogueReader:
-            reader = CatalogueReader(cache_dir, auto_dtype)
-            reader.add_toml(builtin / "models.toml", "built-in models.toml")
-            for folder in (data_dir / "models", *models_dirs):
-                reader.add_folder(folder)
-            reader.add_toml(data_dir / "models.toml", "models.toml")
-            return reader
+            found = CatalogueReader(ModelReading(cache_dir, auto_dtype), reader, time.monotonic() + wait_s)
+            found.add_toml(builtin / "models.toml", "built-in models.toml", is_ours=True)
+            found.add_folders([data_dir / "models", *models_dirs])
+            found.add_toml(data_dir / "models.toml", "models.toml")
+            if reader is not None:
+                reader.done()
+            return found
 
-        reader = read()
-        return cls(reader.specs.values(), refused=reader.refused, defaults=defaults, read=read)
+        first = read()
+        return cls(first.specs.values(), refused=first.refused, defaults=defaults, read=read)
 
     def read(self) -> CatalogueReader:
         """Reads all places and changes nothing yet. Slow, for a worker thread. Raises `BadConfig`."""
@@ -103,6 +117,7 @@ class Catalogue:
         """Makes what `reader` found the current snapshot. Quick; event loop only."""
         before = self._current
         self._current = self._snapshot(dict(reader.specs), tuple(reader.refused), before)
+        self._log_refused(before.refused)
         now = self._current.specs
         differing = [name for name in before.specs if name in now and before.specs[name] != now[name]]
         outdated = [name for name in differing if _needs_reload(before.specs[name], now[name])]
@@ -141,6 +156,11 @@ class Catalogue:
         return [current.specs[name] for name in sorted(current.specs)]
 
     @property
+    def is_complete(self) -> bool:
+        """False: some models are still being read, and the next `read` may have them."""
+        return all(refused.reason != STILL_READ.reason for refused in self._current.refused)
+
+    @property
     def refused(self) -> tuple[RefusedModel, ...]:
         return self._current.refused
 
@@ -160,6 +180,14 @@ class Catalogue:
         marked = [spec for spec in of_kind if spec.default]
         of_prompts = [spec for spec in of_kind if spec.makes_from_prompts]
         return marked[-1].name if marked else min((spec.name for spec in of_prompts or of_kind), default=None)
+
+    def _log_refused(self, before: Sequence[RefusedModel]) -> None:
+        """Logs the reason of each model that was not refused for it before."""
+        known = {(refused.path, refused.reason) for refused in before}
+        for refused in self._current.refused:
+            if refused.reason != STILL_READ.reason and (refused.path, refused.reason) not in known:
+                told = {"model": refused.name, "reason": refused.reason, "detail": refused.detail}
+                logger.warning("model refused", extra=told)
 
     @staticmethod
     def _snapshot(

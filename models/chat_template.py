@@ -2,7 +2,8 @@
 
 A chat template is a program that comes with a checkpoint. The sandbox of jinja keeps it from files and objects, but not
 from looping or growing without end. `python -m models.chat_template` reads a template from stdin and ends with 0 when a
-short conversation renders within the limits, or fails in a way that a template may. Any thread; no torch.
+short conversation renders within the limits, or fails in a way that a template may. A process that is limited itself
+(models.isolation) tries the template in place. Any thread; no torch.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from functools import lru_cache
 
 from models.errors import BadModel
 from models.files.chat_templates import MAX_TEMPLATE_BYTES
+from models.isolation.serving import doing, is_limited
 
 MAX_TEXT_CHARS = 1 << 20  # for a conversation of three lines
 MAX_CPU_S = 2
 MAX_WALL_S = 8.0
 MAX_ADDRESS_BYTES = 512 << 20
+TOO_MUCH = "its chat template needs more time, memory or text than is allowed"
 CONVERSATION = [
     {"role": "user", "content": "Hello"},
     {"role": "assistant", "content": "Hi"},
@@ -31,6 +34,11 @@ def check_template(text: str) -> None:
     """Raises `BadModel` for a template that needs too much time or memory, or writes too much text."""
     if len(text) > MAX_TEMPLATE_BYTES:
         raise BadModel("its chat template is larger than 1 MiB")
+    if is_limited():
+        doing("its chat template")
+        if _render(text):
+            raise BadModel(TOO_MUCH)
+        return
     try:
         done = subprocess.run(
             [sys.executable, "-m", "models.chat_template"],
@@ -43,7 +51,7 @@ def check_template(text: str) -> None:
         raise BadModel(f"its chat template takes more than {MAX_WALL_S:.0f} seconds") from None
     if done.returncode != 0:
         detail = done.stderr[-500:].decode("utf-8", "replace")
-        raise BadModel("its chat template needs more time, memory or text than is allowed", detail=detail)
+        raise BadModel(TOO_MUCH, detail=detail)
 
 
 def _render(text: str) -> int:

@@ -6,11 +6,11 @@ passes here is offered there; everything beyond that is told as a note.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
 
-from models.catalogue_reader import FLOAT_BYTES
 from models.check_parts import Part, parts_of, stray_files
 from models.checkpoint.chat_checkpoint import NO_TEMPLATE, check_has_template
 from models.checkpoint.read_checkpoint import check_configs, read_checkpoint, type_of
@@ -21,6 +21,8 @@ from models.files.safetensors_header import read_safetensors_header
 from models.lora_files import refusal
 from models.names import slug
 from models.offload_size import offloaded_device_bytes
+from models.reading.outcome import as_bad_model
+from models.reading.read_model import FLOAT_BYTES
 from models.required_packages import check_packages
 from models.sources import find
 from models.sources.hub import look_up
@@ -77,14 +79,18 @@ def check_source(
     cache_dir: Path,
     auto_dtype: Literal["float32", "bfloat16"],
     device: DeviceMemory | None = None,
+    check_here: Callable[[Path, CheckReport], CheckReport] | None = None,
 ) -> CheckReport:
-    """Asks the hub only for a repository that is not in its cache, and downloads no weights. Raises nothing of ours."""
+    """Asks the hub only for a repository that is not in its cache, and downloads no weights. Raises nothing of ours.
+
+    check_here: does what `check_local` does, perhaps in another process.
+    """
     report = CheckReport(source=source, name=name_of(source), state="refused", dtype=auto_dtype, device=device)
     try:
         path = find(source, relative_to=relative_to, cache_dir=cache_dir)
         if path is None:
             return _not_here(source, report)
-        return _check_path(path, report, auto_dtype, cache_dir)
+        return check_here(path, report) if check_here else check_local(path, report, auto_dtype, cache_dir)
     except ModelsError as error:
         return _refused(report, error)
 
@@ -97,7 +103,17 @@ def name_of(source: str) -> str:
     return slug(last.split("@")[0].split(":")[-1].removesuffix(".safetensors").removesuffix(".gguf"))
 
 
-def _check_path(
+def check_local(
+    path: Path, report: CheckReport, auto_dtype: Literal["float32", "bfloat16"], cache_dir: Path
+) -> CheckReport:
+    """Returns the report with what the files at `path` tell. Whatever they are, they only make it a refusal."""
+    try:
+        return _check_local(path, report, auto_dtype, cache_dir)
+    except Exception as error:  # noqa: BLE001  # strangers' files may make the code fail anywhere
+        return _refused(report, as_bad_model(error))
+
+
+def _check_local(
     path: Path, report: CheckReport, auto_dtype: Literal["float32", "bfloat16"], cache_dir: Path
 ) -> CheckReport:
     report = replace(report, notes=tuple(stray_files(path)), type=type_of(path), pipeline=_class_of(path))
@@ -111,8 +127,6 @@ def _check_path(
     except ModelsError as error:
         parts = tuple(parts_of(path, None, FLOAT_BYTES[auto_dtype])) if report.pipeline is not None else ()
         return _refused(replace(report, parts=parts), _known_kind(path, error))
-    except OSError as error:
-        return _refused(report, BadModel(f"its files cannot be read ({error.strerror})", detail=str(error)))
     return replace(
         report,
         state="ready",

@@ -7,6 +7,7 @@ such folders apart: "模型一" is model-a2f08e. The same folder name gives the 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections.abc import Container
@@ -32,7 +33,7 @@ def slug(text: str) -> str:
 
 def unused_name(path: Path, used: Container[str]) -> str:
     """Returns the name of a checkpoint at `path`: its slug, with a hash when another model has that name."""
-    text = path.stem if path.is_file() else path.name
+    text = path.stem if os.path.isfile(path) else path.name  # which never raises
     candidates = (slug(text), _with_hash(slug(text), text), _with_hash(slug(text), str(path)))
     return next(name for name in candidates if name not in used)
 

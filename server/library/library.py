@@ -29,7 +29,17 @@ logger = logging.getLogger(__name__)
 
 
 class Library:
-    def __init__(self, *, catalogue: Catalogue, toml: Path, engine: Engine, cache_dir: Path) -> None:
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        toml: Path,
+        engine: Engine,
+        cache_dir: Path,
+        check_here: Callable[[Path, CheckReport], CheckReport] | None = None,
+    ) -> None:
+        """check_here: checks what lies on this machine, see `models.check.check_source`."""
+        self._check_here = check_here
         self._catalogue = catalogue
         self._toml = TomlFile(toml)
         self._cache_dir = cache_dir
@@ -62,8 +72,15 @@ class Library:
         self, source: str, auto_dtype: Literal["float32", "bfloat16"], device: DeviceMemory | None
     ) -> CheckReport:
         """Tells what a source is and whether it can be served, and changes nothing."""
-        folders = {"relative_to": self._toml.path.parent, "cache_dir": self._cache_dir}
-        return await asyncio.to_thread(check_source, source, **folders, auto_dtype=auto_dtype, device=device)
+        return await asyncio.to_thread(
+            check_source,
+            source,
+            relative_to=self._toml.path.parent,
+            cache_dir=self._cache_dir,
+            auto_dtype=auto_dtype,
+            device=device,
+            check_here=self._check_here,
+        )
 
     async def add(
         self, name: str, entry: Mapping[str, Any], *, may_be_incomplete: bool = False
@@ -127,6 +144,11 @@ class Library:
         async with self._lock:
             await asyncio.to_thread(edit)
             await self._reload()
+
+    @property
+    def is_complete(self) -> bool:
+        """False: some models are still being read, and the next refresh may have them."""
+        return self._catalogue.is_complete
 
     async def refresh(self) -> Changes:
         """Read the catalogue from disk again. A models.toml that cannot be read changes nothing and is logged."""

@@ -28,6 +28,7 @@ from models.errors import ModelsError
 from models.loading.prompt_reader import PromptReader
 from models.loading.text_reader import TextReader
 from models.lora_files import LoraFolder
+from models.reading.isolated_reader import IsolatedReader
 from server.accounts.auth import Authenticator, write_local_key
 from server.accounts.quotas import BurstLimiter
 from server.api.app import create_app
@@ -67,6 +68,7 @@ GRAMMAR_WORKERS = 2  # threads that read grammars, each in a process at first, s
 TEXT_WORKERS = 2  # threads that tokenize texts to embed, so that a few texts do not wait for thousands
 SWITCH_S = 0.001  # the event loop waits at most this long for a device thread that computes in Python; by default 5 ms
 WORKER_NICENESS = 10
+READING_S = 3.0  # most seconds that a start or a change waits for models that are still being read
 KEEP_ALIVE_S = 75  # of an idle HTTP connection
 
 
@@ -95,7 +97,8 @@ def run(settings: Settings, sock: socket.socket, heartbeat_fd: int | None) -> in
 async def _serve(
     settings: Settings, machines: Sequence[Machine], database: Database, sock: socket.socket, heartbeat_fd: int | None
 ) -> int:
-    catalogue = _catalogue(settings, machines)
+    reader = IsolatedReader(settings.cache_dir, auto_dtype(machines), settings.data_dir / "models-read.json")
+    catalogue = _catalogue(settings, machines, reader)
     clock = SteadyClock()
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="artifacts", initializer=_lower_priority)
     prompt_pool = ThreadPoolExecutor(PROMPT_WORKERS, thread_name_prefix="prompts")
@@ -144,7 +147,9 @@ async def _serve(
         storage_fault=lambda: storage.reason,
     )
     toml = settings.data_dir / "models.toml"
-    library = Library(catalogue=catalogue, toml=toml, engine=fleet, cache_dir=settings.cache_dir)
+    library = Library(
+        catalogue=catalogue, toml=toml, engine=fleet, cache_dir=settings.cache_dir, check_here=reader.check
+    )
     pulls = Pulls(
         library=library,
         folder=settings.data_dir / "pulls",
@@ -174,7 +179,9 @@ async def _serve(
     first_key = await database.write(_first_key)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     places = [settings.data_dir / "models", *settings.models_dirs, toml]
-    watcher = FolderWatcher(places, library.refresh, library.places)
+    watcher = FolderWatcher(
+        places, library.refresh, library.places, states=reader.states, is_settled=lambda: library.is_complete
+    )
     background = [asyncio.create_task(loop) for loop in (pulls.run(), watcher.run(), storage.run())]
     for task in background:
         task.add_done_callback(_log_end)
@@ -190,6 +197,7 @@ async def _serve(
     pool.shutdown()
     for reading_pool in (prompt_pool, grammar_pool, text_pool):  # nobody waits for a prompt any more
         reading_pool.shutdown(wait=False, cancel_futures=True)
+    reader.close()
     stop_compilers()
     return code
 
@@ -287,7 +295,7 @@ def _first_key(conn: Connection) -> str | None:
     return text
 
 
-def _catalogue(settings: Settings, machines: Sequence[Machine]) -> Catalogue:
+def _catalogue(settings: Settings, machines: Sequence[Machine], reader: IsolatedReader) -> Catalogue:
     try:
         return Catalogue.open(
             data_dir=settings.data_dir,
@@ -295,6 +303,8 @@ def _catalogue(settings: Settings, machines: Sequence[Machine]) -> Catalogue:
             models_dirs=settings.models_dirs,
             auto_dtype=auto_dtype(machines),
             defaults=settings.default_models,
+            reader=reader,
+            wait_s=READING_S,
         )
     except ModelsError as error:
         raise StoreUnusable(f"{error}") from None

@@ -50,7 +50,7 @@ def decode(decoder: Decoder, source: Path, mime_type: str = "image/png") -> Deco
 
 
 def process_of(decoder: Decoder) -> int:
-    [process] = decoder._all
+    [process] = decoder._children._all
     return process._process.pid
 
 
@@ -63,7 +63,7 @@ def is_gone(pid: int) -> bool:
 
 
 def test_no_process_runs_before_the_first_file_and_one_reads_many(decoder: Decoder, source: Path) -> None:
-    assert not decoder._all
+    assert not decoder._children._all
 
     assert decode(decoder, source) == Decoded("image/png", 6, 4)
     first = process_of(decoder)
@@ -86,7 +86,7 @@ def test_a_file_that_ends_the_process_is_refused(source: Path, script: str) -> N
     with pytest.raises(Refused, match=TOO_MUCH):
         decode(decoder, source)
 
-    assert not decoder._all
+    assert not decoder._children._all
     decoder.close()
 
 
@@ -95,7 +95,7 @@ def test_a_file_that_takes_too_long_is_refused_and_its_process_ended(source: Pat
     with pytest.raises(Refused, match=TOO_MUCH):
         decode(decoder, source)
 
-    assert not decoder._all
+    assert not decoder._children._all
     decoder.close()
 
 
@@ -104,7 +104,7 @@ def test_the_end_of_the_server_ends_a_file_that_is_being_decoded(source: Path) -
 
     async def close_meanwhile() -> None:
         waiting = asyncio.create_task(decoder.decode("image/png", source, source.with_name("made")))
-        while not decoder._all:  # noqa: ASYNC110  # a thread starts it
+        while not decoder._children._all:  # noqa: ASYNC110  # a thread starts it
             await asyncio.sleep(0)
         pid = process_of(decoder)
         await asyncio.to_thread(decoder.close)

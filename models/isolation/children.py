@@ -1,0 +1,79 @@
+"""A few children that take questions in turn; one that dies or hangs is replaced by another. Any thread."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from models.isolation.child import Child, Ended, TookTooLong
+
+
+class Closed(Exception):
+    """No more questions are taken: the program is stopping."""
+
+
+class Children:
+    """As many children as threads ask at the same time. They are started at their first use."""
+
+    def __init__(self, command: Callable[[], Sequence[str]]) -> None:
+        self._command = command
+        self._idle: queue.LifoQueue[Child] = queue.LifoQueue()  # the one used last is warm
+        self._all: set[Child] = set()
+        self._lock = threading.Lock()  # for `_all` and `_closed`, which several threads change
+        self._closed = False
+
+    def ask(self, question: object, wall_s: float) -> Any:
+        """Blocks. Raises `Ended` and `TookTooLong` of a child that this question ended, `Closed`, and when none can be
+        started OSError and what the command raises.
+        """
+        while True:
+            child = self._take()
+            was_used = child.was_used
+            try:
+                answer = child.ask(question, wall_s)
+            except Ended as ended:
+                self._drop(child)
+                if self._closed:
+                    raise Closed from ended
+                if was_used and not isinstance(ended, TookTooLong):  # perhaps not because of this question
+                    continue
+                raise
+            except BaseException:
+                self._drop(child)
+                raise
+            self._idle.put(child)
+            return answer
+
+    def close(self) -> None:
+        """Ends the children at once. Whoever waits for an answer gets `Closed`. Idempotent."""
+        with self._lock:
+            self._closed = True
+            children = list(self._all)
+        for child in children:
+            child.end()
+        with suppress(queue.Empty):
+            while True:  # the others are released by the threads that wait for them
+                self._drop(self._idle.get_nowait())
+
+    def _take(self) -> Child:
+        with suppress(queue.Empty):
+            while True:
+                child = self._idle.get_nowait()
+                if child.is_alive:
+                    return child
+                self._drop(child)  # it was ended from outside while it was idle
+        with self._lock:
+            if self._closed:
+                raise Closed
+            child = Child(self._command())
+            self._all.add(child)
+            return child
+
+    def _drop(self, child: Child) -> None:
+        child.end()
+        child.release()
+        with self._lock:
+            self._all.discard(child)

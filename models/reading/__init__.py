@@ -1,0 +1,1 @@
+"""Reads what lies below the models folders in child processes, and remembers what was read."""
