@@ -111,21 +111,22 @@ class _Plan:
         self._device = device
         self._began = [chat.n_tokens for chat in chats]
         self._step = 0
+        adjusts, masks = Adjustments.needed(chats), TokenMasks.needed(chats)
+        self._changes_logits = adjusts or masks
         requests = [chat.request for chat in chats]
         self._choice: Choice
         if kernels is None:
             self._choice = TorchChoice(requests, self._began, logits)
         else:
-            kernels.begin(requests, self._began, vocabulary)
+            kernels.begin(requests, self._began, vocabulary, is_judged=self._changes_logits)
             self._choice = kernels
         too_short = [chat.request.min_tokens - chat.n_tokens for chat in chats]
         self._n_steps = min([self._choice.n_steps, *(n for n in too_short if n > 0)])
-        if Adjustments.needed(chats):
-            self._n_steps = min(self._n_steps, KEY_STEPS)
         self._adjustments: Adjustments | None = None
-        if Adjustments.needed(chats):
+        if adjusts:
+            self._n_steps = min(self._n_steps, KEY_STEPS)  # there is room for so many tokens
             self._adjustments = Adjustments(chats, vocabulary, self._n_steps, device, known)
-        self._masks = TokenMasks(chats, vocabulary, device) if TokenMasks.needed(chats) else None
+        self._masks = TokenMasks(chats, vocabulary, device) if masks else None
         asked = any(chat.request.n_logprobs is not None for chat in chats)
         self._logprobs = Logprobs(chats, vocabulary, device) if asked else None
         self._copied: Tensor | None = None  # log probabilities that are on their way to the host
@@ -139,7 +140,7 @@ class _Plan:
 
     def choose(self, logits: Tensor) -> Tensor:
         logprobs = None if self._logprobs is None else self._logprobs.read(logits)
-        if self._adjustments is not None or self._masks is not None:
+        if self._changes_logits:
             self._choice.judge(logits)
         if self._adjustments is not None:
             self._adjustments.apply(logits)

@@ -18,13 +18,10 @@ from pipelines.chat.sampling.triton_kernels import (
     CUT,
     FREE,
     GREEDY,
-    INVALID,
-    JUDGE_HERE,
+    JUDGED,
     KIND,
     TEMPERATURE,
     TOP_K,
-    VALID,
-    VERDICT,
     Buffers,
 )
 from pipelines.chat_interface import ChatRequest, Prompt
@@ -57,12 +54,18 @@ class KernelChoice:
         """Of the device's memory. Graphs of kernels alone take none."""
         return self._buffers.n_bytes
 
-    def begin(self, requests: Sequence[ChatRequest], positions: Sequence[int], vocabulary: int) -> None:
-        """Copy the settings of the rows to the device, without waiting for it. positions: as of `row_starts`."""
+    def begin(
+        self, requests: Sequence[ChatRequest], positions: Sequence[int], vocabulary: int, *, is_judged: bool = False
+    ) -> None:
+        """Copy the settings of the rows to the device, without waiting for it.
+
+        positions: as of `row_starts`. is_judged: `judge` will be called before each choice.
+        """
         n_rows = len(requests)
         self._reserve(n_rows)
         settings = torch.zeros(self._buffers.settings.shape, dtype=torch.double)  # NO_ROW behind these rows
         settings[:n_rows] = torch.tensor([_settings(request, vocabulary) for request in requests], dtype=torch.double)
+        settings[:, JUDGED.value] = is_judged
         settings[:, TEMPERATURE.value] = settings[:, TEMPERATURE.value].float().double()  # as torch's operators have it
         starts = row_starts([request.seed for request in requests], positions)
         self._fill(self._buffers.settings, settings)
@@ -71,10 +74,7 @@ class KernelChoice:
         self._reach = bool(cuts.any()), bool(top_k.any())
 
     def judge(self, logits: Tensor) -> None:
-        best = logits.amax(-1)  # NaN, if there is one in the row
-        invalid = (best - best) != 0  # not 0 for infinity and NaN
-        verdicts = self._buffers.settings[: len(logits), VERDICT.value]
-        torch.add(invalid * float(INVALID.value - VALID.value), VALID.value, out=verdicts)
+        torch.amax(logits, -1, out=self._buffers.highest[: len(logits)])
 
     def __call__(self, logits: Tensor) -> Tensor:
         graph = self._graph_for(logits)
@@ -126,7 +126,7 @@ def _settings(request: ChatRequest, vocabulary: int) -> list[float]:
     top_k = request.top_k if 0 < request.top_k < vocabulary and not is_greedy else 0
     kind = GREEDY if is_greedy else CUT if top_k or request.top_p < 1 or request.min_p else FREE
     log_min_p = math.log(request.min_p) if request.min_p else -math.inf
-    return [kind.value, request.temperature, top_k, request.top_p, log_min_p, JUDGE_HERE.value]
+    return [kind.value, request.temperature, top_k, request.top_p, log_min_p, 0.0]
 
 
 def check(device: torch.device) -> None:

@@ -34,10 +34,9 @@ TRIES = tl.constexpr(5)
 DIGITS, BINS = tl.constexpr(4), tl.constexpr(256)  # of a logit's 32 bits
 
 # Columns of the settings of a row, float64.
-KIND, TEMPERATURE, TOP_K, TOP_P, LOG_MIN_P, VERDICT = map(tl.constexpr, range(6))
+KIND, TEMPERATURE, TOP_K, TOP_P, LOG_MIN_P, JUDGED = map(tl.constexpr, range(6))  # JUDGED: `highest` is to be read
 COLUMNS = tl.constexpr(6)
 NO_ROW, GREEDY, FREE, CUT = map(tl.constexpr, range(4))  # kinds; FREE: drawn from all tokens
-JUDGE_HERE, VALID, INVALID = map(tl.constexpr, range(3))  # verdicts on the logits as they were before any change
 
 # What each program of a row has found, float64. Slot 0 is of `_survey`, the others are of the tries.
 SLOTS, FIELDS = tl.constexpr(6), tl.constexpr(5)
@@ -52,7 +51,7 @@ FACTOR_1, FACTOR_2 = map(tl.constexpr, noise.FACTORS)
 # variant would be compiled in the middle of a reply.
 ARGUMENTS = [
     *("logits", "row_size", "n", "settings", "starts", "partials", "digits", "answers", "limits", "tokens"),
-    *("slot", "digit"),
+    *("highest", "slot", "digit"),
 ]
 
 
@@ -65,6 +64,7 @@ class Buffers(NamedTuple):
     digits: Tensor  # (R, DIGITS, BINS) int32: how many logits have each digit behind those of the top-k cut
     answers: Tensor  # (R,) int64: the token of a try that succeeded, or -1
     limits: Tensor  # (R,) float64: the mass before a token of the nucleus is less than this
+    highest: Tensor  # (R,) float32: the largest logit before penalties and masks, or NaN
     tokens: Tensor  # (R,) int64: the choice; -1 for a row whose logits are not all numbers
 
     @classmethod
@@ -81,6 +81,7 @@ class Buffers(NamedTuple):
             digits=zeros(DIGITS, BINS, dtype=torch.int32),
             answers=zeros(dtype=torch.long),
             limits=zeros(dtype=torch.double),
+            highest=zeros(dtype=torch.float32),
             tokens=zeros(dtype=torch.long),
         )
 
@@ -103,7 +104,7 @@ def choose(logits: Tensor, buffers: Buffers, *, cuts: bool, top_k: bool) -> None
             _count_digit[grid](*row, b.digits, digit)
         for slot in range(1, SLOTS.value):
             _try[grid](*row, b.starts, b.partials, b.digits, b.answers, b.limits, slot)
-    _finish[(rows,)](*row, b.starts, b.partials, b.answers, b.limits, b.tokens, num_warps=16)
+    _finish[(rows,)](*row, b.starts, b.partials, b.answers, b.limits, b.highest, b.tokens, num_warps=16)
 
 
 @triton.jit
@@ -344,14 +345,15 @@ def _try(logits, row_size, n, settings, starts, partials, digits, answers, limit
 
 
 @triton.jit(do_not_specialize=ARGUMENTS)
-def _finish(logits, row_size, n, settings, starts, partials, answers, limits, tokens):  # type: ignore[no-untyped-def]
+def _finish(logits, row_size, n, settings, starts, partials, answers, limits, highest, tokens):  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
     own = settings + row * COLUMNS
     kind = tl.load(own + KIND)
     if kind != NO_ROW:
         peak = tl.max(_of_parts(partials, row, 0, PEAK), 0)
-        verdict = tl.load(own + VERDICT)
-        is_invalid = (verdict == INVALID) | ((verdict == JUDGE_HERE) & ((peak - peak) != 0.0))
+        judged = tl.load(own + JUDGED) != 0
+        peak = tl.where(judged, tl.load(highest + row).to(tl.float64), peak)
+        is_invalid = (peak - peak) != 0.0  # not 0 for infinity and NaN
         token = tl.full((), -1, tl.int64)
         if is_invalid == 0:
             if kind == GREEDY:

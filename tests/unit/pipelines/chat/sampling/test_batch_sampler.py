@@ -6,12 +6,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipelines.chat import sampling
 from pipelines.chat.sampling import batch_sampler, draw, penalties
@@ -173,6 +175,58 @@ def test_a_batch_of_greedy_chats_keeps_its_logits_and_nothing_on_the_device() ->
     assert sampler(["a", "b"], logits).tolist() == before.argmax(-1).tolist()
     assert torch.equal(logits, before)
     assert sampler.take_logprobs() == {}
+
+
+class Operators(TorchDispatchMode):
+    """Counts the operators that a GPU would launch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        is_view = any(each.alias_info and not each.alias_info.is_write for each in func._schema.returns)
+        self.count += not is_view
+        return func(*args, **(kwargs or {}))
+
+
+class FirstToken:
+    """In place of our own kernels, which are launched without torch."""
+
+    n_steps = 1_000
+
+    def begin(self, *rows: Any, is_judged: bool) -> None: ...
+
+    def judge(self, logits: Tensor) -> None: ...
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        return torch.zeros(len(logits), dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("asked", "most"),
+    [
+        ({"temperature": 1.0, "top_p": 0.9, "top_k": 5, "min_p": 0.1}, 0),
+        ({"logit_bias": ((3, 1.0),)}, 1),
+        ({"min_tokens": 9}, 1),
+        ({"repetition_penalty": 1.1}, 11),
+        ({"presence_penalty": 0.5, "frequency_penalty": 0.2}, 13),
+        ({"repetition_penalty": 1.1, "frequency_penalty": 0.2}, 17),
+        ({"n_logprobs": 0}, 3),
+        ({"n_logprobs": 5}, 22),
+    ],
+)
+def test_a_step_with_our_own_kernels_launches_few_operators_of_torch(asked: dict[str, Any], most: int) -> None:
+    chats = {name: chat(1, 2, id=name, **asked) for name in "ab"}
+    sampler = BatchSampler(chats, CPU)  # type: ignore[arg-type]
+    sampler._kernels = FirstToken()
+    for _ in range(3):
+        logits = torch.stack([normal(1), normal(2)])
+        with Operators() as launched:
+            sampler([*chats], logits)
+        for one in chats.values():
+            one.tokens.append(0)
+    assert launched.count - 1 <= most  # one is of `FirstToken`
 
 
 def kernels_that(monkeypatch: pytest.MonkeyPatch, check: Callable[[torch.device], None]) -> None:
