@@ -74,6 +74,16 @@ def test_a_chat_that_arrives_late_changes_nothing_for_others(family: str) -> Non
     assert {each.request_id: each.text for each in updates if isinstance(each, Replied)} == expected
 
 
+@pytest.mark.parametrize("family", ["gemma 3", "mistral"])
+@pytest.mark.parametrize("window", [64, 70])
+def test_a_window_of_several_pages_is_a_ring_that_texts_go_round(family: str, window: int) -> None:
+    model = family_model(family, sliding_window=window)
+    requests = [chat(f"c{i}", "the sea " * 9 * i, max_tokens=110 - 40 * i) for i in range(3)]
+    expected = generated(model, requests)
+
+    assert {name: reply.text for name, reply in replies(tiny_lane(model, decode=STATIC), requests).items()} == expected
+
+
 @pytest.mark.parametrize("decode", [DecodeOptions(), STATIC], ids=["transformers", "static"])
 def test_each_chat_has_the_rotary_frequencies_of_its_own_length(decode: DecodeOptions) -> None:
     """Two begin with the same pages, one short and one long; another outgrows the limit beside them."""
