@@ -164,3 +164,35 @@ def test_the_device_is_asked_for_two_launches_by_rows_that_are_not_cut(
         choice(logits_of(0, 50, 1))
         counts.append(len(launched))
     assert counts == [2, 2, 7, 11]
+
+
+def test_what_was_recorded_for_a_tensor_is_played_for_it_alone(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a graph of at least as many rows and of the kernels that the batch needs, until the buffers have grown."""
+    played: list[int] = []
+
+    class Pool:
+        def __init__(self, stream: Any) -> None: ...
+
+        def record(self, work: Any) -> Any:
+            number = len(recorded)
+            recorded.append(work)
+            return lambda: (played.append(number), work())
+
+    recorded: list[Any] = []
+    monkeypatch.setattr(kernels, "GraphPool", Pool)
+    choice, buffer = kernels.KernelChoice(CPU), logits_of(0, 50, 4)
+    choice.record(buffer, None)
+    order = [(4, 0), (2, 0), (1, 0), (4, 1), (2, 1), (1, 1), (4, 2), (2, 2), (1, 2)]  # rows, reach
+    assert len(recorded) == len(order)
+    for n_rows, asked, reach in ((1, {}, 0), (3, {"top_p": 0.5}, 1), (2, {"top_k": 4, "top_p": 0.9}, 2)):
+        rows = requests(n_rows, [{"temperature": 1.0, **asked}] * n_rows)
+        choice.begin(rows, [0] * n_rows, 50)
+        played.clear()
+        tokens = choice(buffer[:n_rows]).tolist()
+        assert tokens == TorchChoice(rows, [0] * n_rows, buffer[:n_rows])(buffer[:n_rows]).tolist()
+        assert [order[number] for number in played] == [(1 << (n_rows - 1).bit_length(), reach)]
+        choice(buffer[:n_rows].clone())
+        assert len(played) == 1
+    choice.begin(requests(0, [{}] * 9), [0] * 9, 50)
+    choice(buffer)
+    assert len(played) == 1
