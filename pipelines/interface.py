@@ -113,6 +113,9 @@ class Canceled:
 Update: TypeAlias = Progressed | Previewed | Rendered | TextDelta | Replied | Embedded | Failed | Canceled
 
 
+IN_TILES = " in tiles"  # after the entry of a forward that was split to save memory
+
+
 @dataclass(frozen=True, slots=True)
 class NextStep:
     """The forward that a lane's next step would run."""
@@ -224,13 +227,16 @@ class Lane(Protocol):
     def next_step(self) -> NextStep | None:
         """The forward that the next step would run; None when nothing is to be done, or requests only start or end."""
 
-    def step(self, max_rows: int | None = None, should_yield: Callable[[], bool] = never_yield) -> Sequence[Update]:
+    def step(
+        self, max_rows: int | None = None, should_yield: Callable[[], bool] = never_yield, in_tiles: bool = False
+    ) -> Sequence[Update]:
         """Run one forward of at most `max_rows` merged calls, and the code between it and the next calls.
 
         Returns updates, with exactly one end per request. With `max_rows` 0 no forward runs: only the ends of canceled
         requests are returned, and no weights need to be on the device. A lane that `waits` lets a few ms pass. Inside a
         long forward `should_yield` is called at every repeated block; when it returns true, the step ends there
-        (`mid_forward`).
+        (`mid_forward`). in_tiles: a VAE decodes one picture or clip in tiles, which takes less memory and changes its
+        pixels slightly; such forwards have an entry of their own in the costs.
         """
 
     def take_costs(self) -> Sequence[Note]:

@@ -1,34 +1,38 @@
 """Runs calls that can share one forward: proves first that merging is safe, and splits batches when memory is short.
 
 Device thread only. A forward that runs out of memory is retried in this order: its halves, single calls, the single
-call again with all cached memory released, a VAE decode in tiles; then that call alone fails. Each retry happens
-outside the `except` block, so that the failed frames have let go of their tensors.
+call again with all cached memory released, a VAE decode in ever smaller tiles; then that call alone fails. Each retry
+happens outside the `except` block, so that the failed frames have let go of their tensors.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
 
 from pipelines import device
 from pipelines.batching.merging import Call, CallSignature, Structure, Unmergeable, bucket, generators_of, run_merged
 from pipelines.batching.proof import rows_are_independent
+from pipelines.batching.tiles import in_tiles
 from pipelines.interface import Merging
 
 RETRY_AFTER = 100  # forwards of a shape until a width that ran out of memory is tried again: memory may be free by then
+MOST_HALVINGS = 2  # of the sides of tiles that do not fit either
 
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """The output or error of one call, and the width of the forward that it ran in."""
+    """The output or error of one call, and how it ran."""
 
     output: Any = None
     error: BaseException | None = None
-    width: int = 1
+    width: int = 1  # of the forward that it ran in
+    tiled: bool = False  # in tiles, because the memory did not suffice for more
 
 
 class BatchedCalls:
@@ -92,13 +96,18 @@ class BatchedCalls:
         narrowest, _ = self._out_of_memory_at.get(signature.shape, (2 * self._max_calls, 0))
         return bucket(count, max(1, min(self._max_calls, limit or self._max_calls, narrowest // 2)))
 
-    def run(self, calls: list[Call], signature: CallSignature | None, width: int) -> list[CallResult]:
-        """Run the calls; returns one result per call."""
+    def run(
+        self, calls: list[Call], signature: CallSignature | None, width: int, tiled: bool = False
+    ) -> list[CallResult]:
+        """Run the calls; returns one result per call. tiled: a single decode is not tried whole, if it can be split."""
         self.out_of_memory_widths, self.was_proof = [], False
         calls[0].modes.restore()
         if signature is not None and len(calls) > 1:
             self._count_down_retry(signature)
             return self._run(calls, signature, width)
+        if tiled and (result := _run_tiled(calls[0])) is not None:
+            self.out_of_memory_widths += [] if result.error is None else [1]
+            return [replace(result, tiled=True)]
         return [self._run_alone(calls[0])]
 
     def _run(self, calls: list[Call], signature: CallSignature, width: int) -> list[CallResult]:
@@ -142,7 +151,7 @@ class BatchedCalls:
     def _run_alone(self, call: Call) -> CallResult:
         result = _attempt(call)
         if isinstance(result.error, NotImplementedError):
-            return _run_tiled(call, result.error)
+            return _run_tiled(call) or result
         if result.error is None or not device.is_out_of_memory(result.error):
             return result
         self.out_of_memory_widths.append(1)
@@ -151,7 +160,8 @@ class BatchedCalls:
         if result.error is None or not device.is_out_of_memory(result.error):
             return result
         device.release_cache()
-        return _run_tiled(call, result.error)
+        tiled = _run_tiled(call)
+        return result if tiled is None else replace(tiled, tiled=True)
 
     def _note_out_of_memory(self, signature: CallSignature, width: int) -> None:
         self.out_of_memory_widths.append(width)
@@ -180,22 +190,30 @@ def _attempt(call: Call) -> CallResult:
         return CallResult(error=error.with_traceback(None) if device.is_out_of_memory(error) else error)
 
 
-def _run_tiled(call: Call, failure: BaseException) -> CallResult:
-    """Run one VAE decode in tiles, as the last resort. Allegro's VAE cannot decode in one piece at all."""
+def _run_tiled(call: Call) -> CallResult | None:
+    """Run one VAE decode in tiles, smaller ones where these do not fit. None: the call cannot be split.
+
+    Allegro's VAE cannot decode in one piece at all.
+    """
     vae: Any = getattr(call.function, "__self__", None)
-    if call.entry != "decode" or not hasattr(vae, "enable_tiling"):
-        return CallResult(error=failure)
-    try:
-        vae.enable_tiling()
-        result = _attempt(call)
-    except Exception as error:  # not every VAE with this method can tile
-        if device.is_fatal(error):
-            raise
-        return CallResult(error=failure)
-    finally:
-        with contextlib.suppress(NotImplementedError):
-            vae.disable_tiling()
-    return result if result.error is None or device.is_out_of_memory(result.error) else CallResult(error=failure)
+    latents = next((value for value in (*call.args, *call.kwargs.values()) if isinstance(value, torch.Tensor)), None)
+    if call.entry != "decode" or latents is None or not hasattr(vae, "enable_tiling"):
+        return None
+    result = None
+    for halvings in range(MOST_HALVINGS + 1):
+        try:
+            with in_tiles(vae, latents, halvings):
+                result = _attempt(call)
+        except Exception as error:  # not every VAE with this method can tile
+            if device.is_fatal(error):
+                raise
+            return None
+        if result.error is None:
+            return result
+        if not device.is_out_of_memory(result.error):
+            return None
+        device.release_cache()
+    return result
 
 
 def _generator_states(calls: list[Call]) -> list[bytes]:

@@ -146,14 +146,14 @@ class Rendezvous:
         return Forward(tuple(tasks), call.component, call.entry)
 
     def step(
-        self, max_calls: int | None = None, should_yield: Callable[[], bool] = never_yield
+        self, max_calls: int | None = None, should_yield: Callable[[], bool] = never_yield, in_tiles: bool = False
     ) -> tuple[Forward, list[Outcome] | None]:
         """Run the longest pending call with those that can share its forward, and resume their tasks. Needs `busy`.
 
-        max_calls: most calls in the forward. Returns the outcomes of tasks that ended, or None when the forward was
-        preempted: the next `step` resumes it.
+        max_calls: most calls in the forward. in_tiles: a decode of a single call is done in tiles. Returns the outcomes
+        of tasks that ended, or None when the forward was preempted: the next `step` resumes it.
         """
-        active = self._active or self._begin(max_calls)
+        active = self._active or self._begin(max_calls, in_tiles)
         active.greenlet.should_yield = should_yield
         modes = torch_modes.current()
         try:
@@ -169,7 +169,7 @@ class Rendezvous:
         ended = [self._deliver(task, results.pop(0)) for task in active.forward.tasks]
         return active.forward, [outcome for outcome in ended if outcome is not None]
 
-    def _begin(self, max_calls: int | None) -> ActiveForward:
+    def _begin(self, max_calls: int | None, in_tiles: bool) -> ActiveForward:
         tasks, width = self._choose_batch(max_calls)
         calls = [task.pending_call for task in tasks if task.pending_call is not None]
         signature = tasks[0].signature if len(tasks) > 1 else None
@@ -177,11 +177,13 @@ class Rendezvous:
             self._waiting.remove(task)
             task.clear_call()
         forward = Forward(tuple(tasks), calls[0].component, calls[0].entry)
-        body = functools.partial(self._run_forward, calls, signature, width)
+        body = functools.partial(self._run_forward, calls, signature, width, in_tiles)
         changes = tasks[0].module_changes if len(tasks) == 1 else tasks[0].module_changes.shared()
         return ActiveForward(forward, PreemptibleForward(body), changes)
 
-    def _run_forward(self, calls: list[Call], signature: CallSignature | None, width: int) -> list[CallResult]:
+    def _run_forward(
+        self, calls: list[Call], signature: CallSignature | None, width: int, in_tiles: bool
+    ) -> list[CallResult]:
         """The body of a forward's greenlet: wait for the forward before, then run.
 
         When other work waits, also wait for this forward's own end, because stock code that is handed the results may
@@ -191,7 +193,7 @@ class Rendezvous:
         assert isinstance(this, PreemptibleForward)
         while not self._fence.wait(this.should_yield):
             this.pause()
-        results = self._batched_calls.run(calls, signature, width)
+        results = self._batched_calls.run(calls, signature, width, in_tiles)
         this.end_interval()
         self._fence.mark()
         while this.should_yield() and not self._fence.passed:
@@ -234,6 +236,7 @@ class Rendezvous:
         if task.dead:  # canceled while its forward ran
             return None
         task.batch_peak = max(task.batch_peak, result.width)
+        task.tiled |= result.tiled
         if result.error is not None:
             return self._resume(task, functools.partial(task.throw, result.error))
         return self._resume(task, functools.partial(task.switch, result.output))

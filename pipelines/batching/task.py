@@ -58,6 +58,7 @@ class Task(greenlet.greenlet):
         self.canceled = False  # takes part in no further forward; `Rendezvous.cancel` may still have to unwind it
         self.n_calls = 0  # calls at which the task was suspended so far
         self.batch_peak = 1  # calls in the widest forward that the task took part in
+        self.tiled = False  # a VAE decoded in tiles for it, to save memory
         self._signature: CallSignature | None = None
 
     def suspend_at(self, call: Call) -> None:

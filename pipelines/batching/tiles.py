@@ -27,9 +27,9 @@ def in_tiles(vae: Any, latents: torch.Tensor, halvings: int = 0) -> Iterator[Non
     sizes = {name: value for name, value in vars(vae).items() if SIZES.fullmatch(name) and isinstance(value, int)}
     vae.enable_tiling()
     try:
-        while _side(vae) >= max(latents.shape[-2:]) and _halve(vae, sizes):
+        while sizes and _side(vae) >= max(latents.shape[-2:]) and _halve(vae, sizes):
             pass
-        for _ in range(halvings):
+        for _ in range(halvings if sizes else 0):
             _halve(vae, sizes)
         yield
     finally:
@@ -55,7 +55,7 @@ def _halve(vae: Any, names: Any) -> bool:
     compression = _compression(vae)
     units = {name: compression if name.startswith("tile_sample") else 1 for name in names}
     sides = {name: getattr(vae, name) for name in names}
-    if not sides or any(side % (2 * units[name]) for name, side in sides.items()):
+    if any(side % (2 * units[name]) for name, side in sides.items()):
         return False
     if any(side // (2 * units[name]) < LEAST_SIDE for name, side in sides.items() if name.endswith(_TILE_ENDINGS)):
         return False

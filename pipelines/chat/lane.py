@@ -172,7 +172,9 @@ class ChatLane:
         return self.cache_bytes
 
     @torch.inference_mode()
-    def step(self, max_rows: int | None = None, should_yield: Callable[[], bool] = never_yield) -> Sequence[Update]:
+    def step(
+        self, max_rows: int | None = None, should_yield: Callable[[], bool] = never_yield, in_tiles: bool = False
+    ) -> Sequence[Update]:
         self._updates += [Canceled(request_id) for request_id in self._admission.remove_canceled()]
         failure: tuple[bool, str] | None = None
         try:

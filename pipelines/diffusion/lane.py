@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import diffusers
@@ -32,7 +33,7 @@ from pipelines.diffusion.task_pipelines import TaskPipelines
 from pipelines.diffusion.waiting_tasks import WaitingTasks
 from pipelines.diffusion_interface import DiffusionRequest, Lora
 from pipelines.host_offload import HostOffload
-from pipelines.interface import Canceled, Merging, NextStep, Note, Request, Update, never_yield
+from pipelines.interface import IN_TILES, Canceled, Merging, NextStep, Note, Request, Update, never_yield
 
 
 class DiffusionLane:
@@ -219,14 +220,16 @@ class DiffusionLane:
         device.release_cache()
 
     @torch.no_grad()  # as in stock pipelines; tensors made in inference mode do not count the writes to them
-    def step(self, max_rows: int | None = None, should_yield: Callable[[], bool] = never_yield) -> Sequence[Update]:
+    def step(
+        self, max_rows: int | None = None, should_yield: Callable[[], bool] = never_yield, in_tiles: bool = False
+    ) -> Sequence[Update]:
         self._end_canceled()
         if max_rows == 0:
             pass  # only canceled requests are to end, and the weights may be parked
         elif self._starts_tasks:
             self._start_tasks()
         elif self._rendezvous.busy:
-            self._run(max_rows, should_yield)
+            self._run(max_rows, should_yield, in_tiles)
         else:
             self._waiting.wait(should_yield)
         self._waiting.collect()
@@ -234,17 +237,23 @@ class DiffusionLane:
         self._updates.clear()  # in place: the stock call appends to this list
         return updates
 
-    def _run(self, max_rows: int | None, should_yield: Callable[[], bool]) -> None:
+    def _run(self, max_rows: int | None, should_yield: Callable[[], bool], in_tiles: bool) -> None:
         """Begin a forward, or resume the one in progress, until it is over or preempted."""
-        current = self._in_progress or self._costs.begin(self._next_step(self._rendezvous.peek(max_rows)))
+        current = self._in_progress or self._begin(max_rows, in_tiles)
         with current.meter:
-            _, outcomes = self._rendezvous.step(max_rows, should_yield)
+            _, outcomes = self._rendezvous.step(max_rows, should_yield, in_tiles)
         self._in_progress = None if outcomes is not None else current
         if outcomes is None:
             return
         self._note(current)
         for outcome in outcomes:
             self._end(outcome)
+
+    def _begin(self, max_rows: int | None, in_tiles: bool) -> StepInProgress:
+        next_step = self._next_step(self._rendezvous.peek(max_rows))
+        if in_tiles:
+            next_step = replace(next_step, entry=next_step.entry + IN_TILES)
+        return self._costs.begin(next_step)
 
     @property
     def _starts_tasks(self) -> bool:

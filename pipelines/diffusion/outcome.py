@@ -15,6 +15,11 @@ from pipelines.diffusion.stock_call import PipelineOutput
 from pipelines.diffusion.task_pipelines import UnknownPipeline
 from pipelines.interface import Failed, Rendered
 
+IN_TILES = (
+    "This output was decoded in tiles, because the device lacked the memory to decode it whole. Its pixels differ "
+    "slightly from those of the pipeline called directly, most where two tiles meet."
+)
+
 
 def end_of(outcome: Outcome) -> Rendered | Failed:
     task = outcome.task
@@ -23,7 +28,8 @@ def end_of(outcome: Outcome) -> Rendered | Failed:
     output: PipelineOutput = outcome.result
     if not output.finite:
         return Failed(task.name, "invalid_output", "The model produced values that are not numbers.")
-    made = output.frames, task.batch_peak, output.scheduler, output.warnings, output.sound, output.flagged
+    warnings = (*output.warnings, IN_TILES) if task.tiled else output.warnings
+    made = output.frames, task.batch_peak, output.scheduler, warnings, output.sound, output.flagged
     return Rendered(task.name, *made)
 
 

@@ -151,7 +151,9 @@ class EmbeddingLane:
         return 0
 
     @torch.inference_mode()
-    def step(self, max_rows: int | None = None, should_yield: Callable[[], bool] = never_yield) -> Sequence[Update]:
+    def step(
+        self, max_rows: int | None = None, should_yield: Callable[[], bool] = never_yield, in_tiles: bool = False
+    ) -> Sequence[Update]:
         if self._forward is not None and not self.mid_forward:
             self._abandon(self._forward)
         self._updates += [Canceled(request_id) for request_id in self._canceled]

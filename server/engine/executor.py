@@ -158,8 +158,8 @@ class Executor:
                     self._scheduler.cache_resized(model, self._clock(), n_bytes, held)
                 case Admit(job):
                     self._admit(job)
-                case Step(model, max_rows, reserve_bytes):
-                    self._step(model, max_rows, reserve_bytes)
+                case Step(model, max_rows, reserve_bytes, in_tiles):
+                    self._step(model, max_rows, reserve_bytes, in_tiles)
                 case _:
                     assert_never(action)
 
@@ -205,7 +205,7 @@ class Executor:
         self._update_next_step(job.model)
         self._outbox.put(JobStarted(job.id, round(waited_s * 1000), round(load_s * 1000)))
 
-    def _step(self, model: str, max_rows: int | None, reserve_bytes: int) -> None:
+    def _step(self, model: str, max_rows: int | None, reserve_bytes: int, in_tiles: bool) -> None:
         lane, ledger = self.lanes[model], self._scheduler.ledger
         free_bytes = ledger.free_bytes
         if reserve_bytes:
@@ -219,10 +219,10 @@ class Executor:
 
         until = min(began + STEP_BURST_S, self._scheduler.decided_until(model))
         next_step = self._scheduler.residents[model].next_step
-        updates = list(lane.step(max_rows, should_yield if lane.kind != "chat" else never_yield))
+        updates = list(lane.step(max_rows, should_yield if lane.kind != "chat" else never_yield, in_tiles))
         notes = list(lane.take_costs())
         while self._clock() < until and _same_step_follows(lane, next_step, notes) and not should_yield():
-            updates += lane.step(max_rows, should_yield)
+            updates += lane.step(max_rows, should_yield, in_tiles)
             notes += lane.take_costs()
         self.busy_until = None
         if not lane.mid_forward:

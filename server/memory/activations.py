@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from pipelines.interface import IN_TILES
 from server.protocol import Peak
 
 MARGIN = 0.25  # on the part of a prediction that lies beyond all measurements
@@ -62,12 +63,21 @@ class Peaks:
         """
         bounds = [0]
         for (known_model, entry), known in self._known.items():
-            if known_model != model or entry.endswith(".decode"):
+            if known_model != model or entry.endswith((".decode", f".decode{IN_TILES}")):
                 continue
             single_rows = [p for p in known.values() if p.rows == 1]
             exact = [p.peak_bytes for p in single_rows if p.shape == shape and not p.failed]
             bounds += exact or [p.peak_bytes for p in single_rows if p.units <= units]
         return max(bounds)
+
+    def at_least(self, model: str, entry: str, shape: str, units: int) -> int:
+        """Returns the bytes that a forward of one row is certain to hold, by this shape or smaller ones; 0: unknown."""
+        known = self._known.get((model, entry), {})
+        exact = known.get((shape, 1, False))
+        bounds = [p.peak_bytes + 1 for p in known.values() if p.failed and p.units * p.rows <= units]
+        if exact is not None:
+            return max(exact.peak_bytes, *bounds, 0)
+        return max([p.peak_bytes for p in known.values() if p.units * p.rows <= units] + bounds, default=0)
 
     def max_row_bytes(self, model: str) -> int:
         """Returns the largest peak that was measured for a single row of this model; 0 when nothing was measured."""

@@ -74,6 +74,7 @@ class Step:
     model: str
     max_rows: int | None = None  # None: as many as the lane can merge
     reserve_bytes: int = 0  # booked as activations during the step
+    in_tiles: bool = False  # a decode that is known not to fit whole
 
 
 @dataclass(frozen=True, slots=True)

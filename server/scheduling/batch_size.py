@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from statistics import median
 
-from pipelines.interface import NextStep
+from pipelines.interface import IN_TILES, NextStep
 from server.memory.activations import Peaks
 from server.memory.ledger import Ledger
 from server.scheduling.resident import Resident
@@ -155,6 +155,19 @@ class StepSizer:
             if others_wait:
                 rows = self._limit_by_time(resident.key, shape, rows)
         return self._limit_by_memory(resident, next_step, rows)
+
+    def tiled_bytes(self, resident: Resident, next_step: NextStep) -> int | None:
+        """Returns the bytes of a decode in tiles, 0 where unknown; None while the whole one may fit the free memory.
+
+        Tiles change pixels, so a prediction that lies beyond what was measured is no reason for them: such a decode is
+        tried whole, and in tiles once memory has run out.
+        """
+        entry = f"{next_step.component}.{next_step.entry}"
+        if next_step.entry != "decode" or not self._ledger.has_driver:
+            return None
+        if self._peaks.at_least(resident.key, entry, next_step.shape, next_step.units) <= self._ledger.free_bytes:
+            return None
+        return self._peaks.predict(resident.key, entry + IN_TILES, next_step.shape, next_step.units, 1) or 0
 
     def _limit_by_time(self, key: str, shape: str, rows: int) -> int:
         while rows > 1:

@@ -289,6 +289,8 @@ class Scheduler:
             plan = self.residency.plan_eviction(need, now, keep=resident.name)
             if plan.action is not None:
                 return plan.action
+            if (tiled := self._step_sizer.tiled_bytes(resident, next_step)) is not None:
+                return Step(resident.name, 1, min(tiled, self.ledger.free_bytes), in_tiles=True)
         return Step(resident.name, rows, min(need, self.ledger.free_bytes))
 
     def _others_wait(self, resident: Resident) -> bool:

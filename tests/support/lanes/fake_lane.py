@@ -119,7 +119,9 @@ class FakeLane:
             return NextStep(component, "forward", "decode", "decode", 1, len(waiting), waiting)
         return NextStep(component, "forward", "denoising", "8x8x1", 64, len(waiting), waiting)
 
-    def step(self, max_rows: int | None = None, should_yield: Callable[[], bool] = never_yield) -> Sequence[Update]:
+    def step(
+        self, max_rows: int | None = None, should_yield: Callable[[], bool] = never_yield, in_tiles: bool = False
+    ) -> Sequence[Update]:
         if self.explodes is not None:
             raise self.explodes
         updates: list[Update] = [*self._end_canceled()]

@@ -16,7 +16,9 @@ import pytest
 import torch
 
 from pipelines.batching.preemption import repeated_blocks
+from pipelines.batching.tiles import in_tiles
 from pipelines.diffusion.lane import DiffusionLane
+from pipelines.diffusion.outcome import IN_TILES
 from pipelines.interface import Canceled, Failed, OutOfMemory, Progressed, Rendered, StepCost, Update
 from tests.support.lanes.faults import out_of_memory
 from tests.support.lanes.lane_play import direct, ends, gap, mixed_four, play, rendered, request
@@ -274,7 +276,9 @@ def test_a_decode_that_runs_out_of_memory_is_split_then_tiled_then_fails_its_own
     tiled = rendered(lane, four)
     for name, frames in expected.items():
         assert gap(split[name].frames, frames) <= MERGED
-        assert gap(tiled[name].frames, frames) <= MERGED
+        assert split[name].warnings == ()
+        assert MERGED < gap(tiled[name].frames, frames) < 0.5, "of random weights"
+        assert tiled[name].warnings == (IN_TILES,)
     assert not pipeline.vae.use_tiling
     max_rows["tiled"] = 0
     lane.admit(four[0])
@@ -427,9 +431,27 @@ def test_a_job_that_always_runs_out_of_memory_fails_alone_and_the_next_succeeds(
 
 def test_decode_out_of_memory_falls_back_to_tiles(lane: DiffusionLane, sd: Any) -> None:
     with out_of_memory(sd.vae.decoder, times=2) as failed:
-        rendered(lane, [request(SD, "a")])
+        end = rendered(lane, [request(SD, "a")])["a"]
     assert failed == [1, 1]
     assert not sd.vae.use_tiling
+    assert end.warnings == (IN_TILES,)
+
+
+def test_a_decode_that_does_not_fit_is_done_in_tiles_at_once_when_the_scheduler_says_so(
+    lane: DiffusionLane, sd: Any
+) -> None:
+    lane.admit(wanted := request(SD, "a"))
+    updates: list[Any] = []
+    while lane.has_work():
+        following = lane.next_step()
+        updates += lane.step(1, in_tiles=following is not None and following.entry == "decode")
+    (end,) = [update for update in updates if isinstance(update, Rendered)]
+
+    assert end.warnings == (IN_TILES,)
+    with in_tiles(sd.vae, torch.zeros(1, 4, 16, 16)):
+        assert gap(end.frames, direct(sd, wanted)) <= MERGED, "what the stock pipeline gives in the same tiles"
+    entries = [note.entry for note in lane.take_costs() if isinstance(note, StepCost) and "decode" in note.entry]
+    assert entries == ["decode in tiles"], "it says nothing about the memory of a whole decode"
 
 
 def test_a_job_whose_cleanup_raises_when_it_is_canceled_is_canceled_and_the_others_go_on(

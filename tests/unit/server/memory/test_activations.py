@@ -1,5 +1,6 @@
 """Predictions of activation memory: as measured, on a line between measurements, with a margin beyond them."""
 
+from pipelines.interface import IN_TILES
 from server.memory.activations import Peaks
 from server.protocol import Peak
 
@@ -57,6 +58,19 @@ def test_new_peaks_are_returned_once_and_restored_ones_are_not_new() -> None:
     assert peaks.take_new() == restored.take_new() == []
     assert predict(restored, 64) == 500
     assert restored.max_row_bytes("m") == 500
+
+
+def test_what_a_forward_holds_at_least_rests_on_measurements_of_its_shape_or_smaller_ones() -> None:
+    peaks = learned((100, 1, 1000))
+    entry = "vae.decode"
+    assert peaks.at_least("m", entry, "50", 50) == 0
+    assert peaks.at_least("m", entry, "100", 100) == 1000
+    assert peaks.at_least("m", entry, "400", 400) == 1000, "not what a line through it predicts"
+    peaks.record(Peak("m", entry, "200", 200, 1, 3000, failed=True))
+    assert peaks.at_least("m", entry, "400", 400) == 3001
+    assert peaks.at_least("m", entry, "100", 100) == 1000
+    peaks.record(Peak("m", f"{entry}{IN_TILES}", "300", 300, 1, 700))
+    assert peaks.lower_bound("m", "300", 300) == 0
 
 
 def test_the_lower_bound_of_a_request_counts_measurements_only_and_no_decodes() -> None:

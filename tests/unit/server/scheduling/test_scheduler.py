@@ -9,8 +9,8 @@ from pipelines.diffusion_interface import DiffusionRequest, Lora
 from pipelines.interface import NextStep, Request
 from server.engine_status import LoadError
 from server.job import Job, JobType
-from server.memory.ledger import Ledger
-from server.protocol import Drain, FilesRead, KeepAlive, LoadModel, UnloadModel
+from server.memory.ledger import Ledger, Reading
+from server.protocol import Drain, FilesRead, KeepAlive, LoadModel, Peak, UnloadModel
 from server.scheduling.actions import Action, Admit, Evict, Load, ModelFacts, Read, ResizeCache, Step, Unpark, Wait
 from server.scheduling.scheduler import Scheduler
 from tests.support.prompts import EMPTY
@@ -453,6 +453,37 @@ def test_after_a_load_failed_whose_files_were_read_the_model_can_be_loaded_again
 
 def next_step(rows: int) -> NextStep:
     return NextStep("model", "forward", "denoising", "8x8x1", 64, rows, tuple(f"j/{i}" for i in range(rows)))
+
+
+def decode_that_holds(n_bytes: int, *, free_bytes: int, exact: bool = True) -> Action:
+    """The next action when a lane is to decode, and its decodes were measured to hold so much."""
+    s = scheduler(capacity=60 + free_bytes)
+    s.add(job("i"), 0)
+    play(s, 0)
+    s.observe(Reading(free_bytes=free_bytes, ours_bytes=60, exact=exact))
+    s.peaks.record(Peak("image", "vae.decode", "8x8x1", 64, 1, n_bytes))
+    s.expects("image", NextStep("vae", "decode", "decoding", "8x8x1", 64, 1, ("i/0",)))
+    return s.next_action(1.0)
+
+
+def test_a_decode_is_whole_while_it_fits_and_in_tiles_where_it_is_known_not_to() -> None:
+    assert decode_that_holds(20, free_bytes=20) == Step("image", 1, 20)
+    assert decode_that_holds(21, free_bytes=20) == Step("image", 1, 0, in_tiles=True)
+
+
+def test_on_a_cpu_no_decode_is_in_tiles() -> None:
+    assert decode_that_holds(21, free_bytes=20, exact=False) == Step("image", 1, 20)
+
+
+def test_a_decode_that_is_only_predicted_not_to_fit_is_tried_whole() -> None:
+    s = scheduler(capacity=80)
+    s.add(job("i"), 0)
+    play(s, 0)
+    s.observe(Reading(free_bytes=20, ours_bytes=60))
+    s.peaks.record(Peak("image", "vae.decode", "4x4x1", 16, 1, 15))
+    s.expects("image", NextStep("vae", "decode", "decoding", "8x8x1", 64, 1, ("i/0",)))
+
+    assert s.next_action(1.0) == Step("image", 1, 20)
 
 
 def test_the_width_of_a_step_is_limited_by_time_only_while_another_lane_has_work() -> None:

@@ -69,7 +69,9 @@ class StrictLane(FakeLane):
         assert request.id not in self._running, "admitted twice"
         super().admit(request)
 
-    def step(self, max_rows: int | None = None, should_yield: Callable[[], bool] = never_yield) -> object:
+    def step(
+        self, max_rows: int | None = None, should_yield: Callable[[], bool] = never_yield, in_tiles: bool = False
+    ) -> object:
         assert self.world is not None
         self.room = max(1, (CAPACITY - self.world.held() - self.world.others) // PEAK)
         return super().step(max_rows, should_yield)
