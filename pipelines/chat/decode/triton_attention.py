@@ -165,12 +165,15 @@ def attend_paged(
     n_rows, heads, dim = query.shape
     kv_heads = key.shape[1]
     group = heads // kv_heads
+    dim_pad = max(MIN_MATRIX, triton.next_power_of_2(dim))
+    block = max(MIN_KEYS, min(KEYS, MAX_BLOCK_BYTES // (dim_pad * query.element_size())))
     parts = min(MAX_PARTS, triton.next_power_of_2(triton.cdiv(PROGRAMS, n_rows * kv_heads)))
+    if layer.window is not None:  # more would have nothing to read
+        parts = min(parts, triton.next_power_of_2(triton.cdiv(layer.window, block)))
     output = torch.empty_like(query)
     n_parts = n_rows * heads * parts if parts > 1 else 0
     mixed = torch.empty(n_parts * dim, dtype=torch.float32, device=query.device)
     stats = torch.empty(n_parts * 2, dtype=torch.float32, device=query.device)
-    dim_pad = max(MIN_MATRIX, triton.next_power_of_2(dim))
     has_sinks = sinks is not None
     weights_of_sinks = stats if sinks is None else sinks.contiguous()
     _attend_part[n_rows, kv_heads, parts](
@@ -196,7 +199,7 @@ def attend_paged(
         DIM=dim,
         DIM_PAD=dim_pad,
         PARTS=parts,
-        BLOCK=max(MIN_KEYS, min(KEYS, MAX_BLOCK_BYTES // (dim_pad * query.element_size()))),
+        BLOCK=block,
         HAS_WINDOW=layer.window is not None,
         HAS_SOFTCAP=bool(softcap),
         HAS_SINKS=has_sinks,
