@@ -68,6 +68,12 @@ VARIANTS: dict[str, DecodeOptions] = {
     COMPILED: DecodeOptions(
         static=True, graphs=DEVICE != "cpu", compile=functools.partial(compile_beside, device_name=DEVICE)
     ),
+    "products apart, compiled": DecodeOptions(
+        static=True,
+        graphs=DEVICE != "cpu",
+        joins=False,
+        compile=functools.partial(compile_beside, device_name=DEVICE),
+    ),
     "no lookahead": DecodeOptions(static=True, lookahead=False),
     "static without graphs": DecodeOptions(static=True, graphs=False),
 }

@@ -1,9 +1,9 @@
 """Linear layers that read the same input, such as those for queries, keys and values, as one matrix product.
 
-With a few rows a product takes as long as its weights are read, and small ones do not keep the memory busy. The weights
-of such layers are put into one piece of memory, of which each keeps its part as its own parameter: nothing is held
-twice, and whoever moves, shares or saves parameters finds them as before. Whoever moves them takes them apart; `join`
-puts them together again.
+With a few rows a product takes as long as its weights are read, and small ones do not keep the memory busy. A layer of
+Llama has four products then instead of seven. The weights of such layers are put into one piece of memory, of which
+each keeps its part as its own parameter: nothing is held twice, and whoever moves, shares or saves parameters finds
+them as before. Whoever moves them takes them apart; `join` puts them together again.
 """
 
 from __future__ import annotations

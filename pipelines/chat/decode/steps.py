@@ -338,8 +338,7 @@ class DecodeSteps:
 
     def _run(self, n_rows: int, n_columns: int, forward: Forward) -> None:
         columns = self._max_columns if self._reads_lengths else min(_power_of_two(n_columns), self._max_columns)
-        # One row is read by sums that fuse with what follows them: two results in one kernel, where none is joined.
-        joined = nullcontext() if n_rows == 1 or self._joined is None else self._joined.used()
+        joined = nullcontext() if self._joined is None else self._joined.used()
         rope = nullcontext() if self._rope is None else self._rope.by_position()
         with joined, rope, paged_decode(self._config), reading(self._pages, n_rows, columns):
             logits = forward(self._tokens[None, :n_rows], self._positions[None, :n_rows])
