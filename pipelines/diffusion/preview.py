@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines import device
+
+T = TypeVar("T")
 
 INTERVAL_S = 0.25  # between two previews of a job
 SIDE = 16  # of the pictures that the matrix is fitted on, in latents
@@ -59,46 +61,72 @@ class Previews:
 
     def __init__(self) -> None:
         self._projection: Projection | None = None
+        self._fitting: Fitting | None = None
         self._fitted = False
 
     def fit(self, vae: Any | None) -> None:
-        """Fit the matrix, once. vae: None when the model has none; then there are no previews."""
+        """Begin to fit the matrix, once. vae: None when the model has none; then there are no previews."""
         if not self._fitted:
-            self._fitted, self._projection = True, None if vae is None else fit(vae)
+            self._fitted, self._fitting = True, None if vae is None else _attempt(lambda: Fitting(vae))
+
+    def projection(self) -> Projection | None:
+        """The matrix; None while the device has not encoded the pictures that it is fitted on, and without a matrix."""
+        if self._fitting is not None and self._fitting.is_done:
+            self._projection, self._fitting = _attempt(self._fitting.solve), None
+        return self._projection
 
     def watch(self, own: Any, ratio: float, show: Callable[[NDArray[np.uint8]], None]) -> None:
         """Send previews of a request. own: its copy of the pipeline; the rest as in the function `watch`."""
-        if self._projection is not None:
-            watch(own.scheduler, self._projection, ratio, show)
+        if self._fitting is not None or self._projection is not None:
+            watch(own.scheduler, self.projection, ratio, show)
 
 
 def fit(vae: Any) -> Projection | None:
     """Least squares over a few smooth pictures that `vae` encodes. None when the VAE cannot be used this way."""
+    return _attempt(lambda: Fitting(vae).solve())
+
+
+def _attempt(work: Callable[[], T]) -> T | None:
     try:
-        return _fit(vae)
+        return work()
     except Exception as error:  # stock code of any family may raise anything; a preview must not break a job
         if device.is_fatal(error):
             raise
         return None
 
 
-@torch.no_grad()
-def _fit(vae: Any) -> Projection:
-    parameter = next(vae.parameters())
-    generator = torch.Generator("cpu").manual_seed(0)
-    coarse = torch.rand(N_PICTURES, 3, 4, 4, generator=generator) * 2 - 1
-    small = torch.nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bilinear")
-    scale = getattr(vae, "spatial_compression_ratio", None) or 2 ** (len(vae.config.block_out_channels) - 1)
-    pictures = torch.nn.functional.interpolate(small, scale_factor=scale, mode="bilinear")
-    clips = _takes_clips(vae)
-    encoded = vae.encode((pictures[:, :, None] if clips else pictures).to(parameter))
-    found = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
-    latents = _normalized(vae, (found[:, :, 0] if clips else found).float())
-    seen = torch.nn.functional.interpolate(small, size=latents.shape[-2:], mode="area").to(latents.device)
-    rows = latents.movedim(1, -1).flatten(0, -2)  # (B·H·W, C)
-    rows = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1).cpu()
-    solution = torch.linalg.lstsq(rows, seen.movedim(1, -1).flatten(0, -2).cpu()).solution.to(latents.device)
-    return Projection(solution[:-1], solution[-1])
+class Fitting:
+    """The encoding of a few smooth pictures, which the host does not wait for."""
+
+    @torch.no_grad()
+    def __init__(self, vae: Any) -> None:
+        parameter = next(vae.parameters())
+        generator = torch.Generator("cpu").manual_seed(0)
+        coarse = torch.rand(N_PICTURES, 3, 4, 4, generator=generator) * 2 - 1
+        self._small = torch.nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bilinear")
+        scale = getattr(vae, "spatial_compression_ratio", None) or 2 ** (len(vae.config.block_out_channels) - 1)
+        pictures = torch.nn.functional.interpolate(self._small, scale_factor=scale, mode="bilinear")
+        clips = _takes_clips(vae)
+        pictures = (pictures[:, :, None] if clips else pictures).to(parameter.dtype)
+        encoded = vae.encode(device.upload(pictures, parameter.device))
+        found = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
+        latents = (found[:, :, 0] if clips else found).float()
+        self._vae, self._shape, self._device = vae, latents.shape, latents.device
+        host = device.pinned((latents.numel(),), torch.float32, latents.device)
+        self._copy = device.HostCopy(latents.flatten(), host)
+
+    @property
+    def is_done(self) -> bool:
+        return self._copy.is_done
+
+    def solve(self) -> Projection:
+        latents = _normalized(self._vae, self._copy.wait().reshape(self._shape))
+        seen = torch.nn.functional.interpolate(self._small, size=latents.shape[-2:], mode="area")
+        rows = latents.movedim(1, -1).flatten(0, -2)  # (B·H·W, C)
+        rows = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
+        solution = torch.linalg.lstsq(rows, seen.movedim(1, -1).flatten(0, -2)).solution
+        solution = device.upload(solution, self._device)
+        return Projection(solution[:-1], solution[-1])
 
 
 def _takes_clips(vae: Any) -> bool:
@@ -139,10 +167,16 @@ def one_frame(latents: Tensor, channels: int, ratio: float) -> Tensor | None:
     return None
 
 
-def watch(scheduler: Any, projection: Projection, ratio: float, show: Callable[[NDArray[np.uint8]], None]) -> None:
+def watch(
+    scheduler: Any,
+    projection: Callable[[], Projection | None],
+    ratio: float,
+    show: Callable[[NDArray[np.uint8]], None],
+) -> None:
     """Make `scheduler`, one request's own, call `show` with colors (H, W, 3), once per `INTERVAL_S`.
 
-    A GPU may not have computed them when the step returns; they are then shown after a later step.
+    A GPU may not have computed them when the step returns; they are then shown after a later step. projection: returns
+    None while there is no matrix yet.
     """
     step = scheduler.step
     shown_at = -INTERVAL_S
@@ -152,14 +186,15 @@ def watch(scheduler: Any, projection: Projection, ratio: float, show: Callable[[
     def watched(*args: Any, **kwargs: Any) -> Any:
         nonlocal shown_at, coming
         result = step(*args, **kwargs)
-        if coming is None and time.monotonic() - shown_at >= INTERVAL_S:
+        due = coming is None and time.monotonic() - shown_at >= INTERVAL_S
+        if due and (found := projection()) is not None:
             shown_at = time.monotonic()
             try:
                 given = inspect.signature(step).bind(*args, **kwargs).arguments
                 clean = _predicted_result(scheduler, given["model_output"], given["sample"], result)
-                frame = one_frame(clean, len(projection.matrix), ratio)
+                frame = one_frame(clean, len(found.matrix), ratio)
                 if frame is not None:
-                    coming = projection.colours(frame)
+                    coming = found.colours(frame)
             except Exception as error:  # not the layout that it seemed to be; the job goes on without previews
                 if device.is_fatal(error):
                     raise
@@ -179,7 +214,7 @@ def _predicted_result(scheduler: Any, model_output: Tensor, sample: Tensor, resu
         return predicted
     index, sigmas = getattr(scheduler, "step_index", None), getattr(scheduler, "sigmas", None)
     if "FlowMatch" in type(scheduler).__name__ and sigmas is not None and index and model_output.shape == sample.shape:
-        sigma: Tensor = sigmas[index - 1].to(sample.device)
+        sigma: Tensor = sigmas[index - 1]  # left where it is: kernels read a scalar of the host without waiting
         return sample - sigma * model_output
     moved = result[0] if isinstance(result, tuple) else result.prev_sample
     assert isinstance(moved, Tensor)

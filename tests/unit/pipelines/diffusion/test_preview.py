@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -95,6 +96,27 @@ def test_an_unsuitable_vae_gives_no_previews() -> None:
     assert preview.fit(torch.nn.Linear(2, 2)) is None
 
 
+def test_a_matrix_that_is_not_fitted_yet_leaves_out_the_first_previews(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plain:
+        step_index, sigmas = None, None
+
+        def step(self, model_output: torch.Tensor, timestep: int, sample: torch.Tensor) -> tuple[torch.Tensor]:
+            return (sample,)
+
+    done = iter([False, True])
+    monkeypatch.setattr(preview.Fitting, "is_done", property(lambda self: next(done)))
+    shown: list[Any] = []
+    previews, own = preview.Previews(), SimpleNamespace(scheduler=Plain())
+    previews.fit(FAMILIES["sd15"].build().vae)
+    previews.watch(own, 1.0, shown.append)
+    counts = []
+    for _ in range(3):
+        own.scheduler.step(torch.zeros(1, 4, 2, 2), 3, torch.zeros(1, 4, 2, 2))
+        counts.append(len(shown))
+
+    assert counts == [0, 1, 2], "no step waits for it"
+
+
 def test_a_scheduler_with_other_parameters_gives_no_previews_and_works() -> None:
     class Unusual:
         def step(self, logits: torch.Tensor) -> tuple[torch.Tensor]:
@@ -102,7 +124,7 @@ def test_a_scheduler_with_other_parameters_gives_no_previews_and_works() -> None
 
     shown: list[Any] = []
     scheduler = Unusual()
-    preview.watch(scheduler, preview.Projection(torch.zeros(4, 3), torch.zeros(3)), 1.0, shown.append)
+    preview.watch(scheduler, lambda: preview.Projection(torch.zeros(4, 3), torch.zeros(3)), 1.0, shown.append)
     for _ in range(2):
         assert torch.equal(scheduler.step(torch.zeros(1, 4, 2, 2))[0], torch.ones(1, 4, 2, 2))
     assert shown == []
@@ -118,7 +140,7 @@ def test_a_sample_that_is_not_the_third_argument_is_still_found() -> None:
 
     shown: list[Any] = []
     scheduler = FlowMatchLike()
-    preview.watch(scheduler, preview.Projection(torch.eye(4, 3), torch.zeros(3)), 1.0, shown.append)
+    preview.watch(scheduler, lambda: preview.Projection(torch.eye(4, 3), torch.zeros(3)), 1.0, shown.append)
     scheduler.step(torch.zeros(1, 4, 2, 2), None, 3, torch.ones(1, 4, 2, 2))
     assert [int(colours.min()) for colours in shown] == [255]
 
@@ -152,7 +174,7 @@ def test_colours_that_the_device_has_not_computed_yet_are_shown_after_a_later_st
     monkeypatch.setattr(preview.PictureCopy, "is_done", property(lambda self: next(done)))
     shown: list[Any] = []
     scheduler = Plain()
-    preview.watch(scheduler, preview.Projection(torch.eye(4, 3), torch.zeros(3)), 1.0, shown.append)
+    preview.watch(scheduler, lambda: preview.Projection(torch.eye(4, 3), torch.zeros(3)), 1.0, shown.append)
     counts = []
     for value in (1.0, -1.0, 0.0):
         scheduler.step(torch.zeros(1, 4, 2, 2), 3, torch.full((1, 4, 2, 2), value))
