@@ -27,7 +27,7 @@ noise="Writing model shards\|should be kept in float32\|Unable to import .torcha
 noise+="\|, kernel [0-9]*x "
 
 # The most seconds that each step gets.
-declare -A limits=([check]=110 [tests]=60 [chat]=85 [flux]=95 [steps]=150 [caching]=70 [eight]=100 [zimage]=90
+declare -A limits=([check]=110 [tests]=90 [chat]=80 [flux]=95 [steps]=150 [caching]=70 [eight]=100 [zimage]=90
     [klein]=90 [sdxl]=80 [wan22]=80 [qwen]=100 [served]=130 [trace]=75 [sampling]=25 [attention]=40 [vae]=45
     [pictures]=110)
 
