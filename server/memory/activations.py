@@ -71,13 +71,15 @@ class Peaks:
         return max(bounds)
 
     def at_least(self, model: str, entry: str, shape: str, units: int) -> int:
-        """Returns the bytes that a forward of one row is certain to hold, by this shape or smaller ones; 0: unknown."""
+        """Returns the bytes that a forward of one row is certain to hold, by this shape or smaller ones; 0: unknown.
+
+        A shape that has run is judged by its measurement alone: if it also failed once, memory was short for a while.
+        """
         known = self._known.get((model, entry), {})
         exact = known.get((shape, 1, False))
-        bounds = [p.peak_bytes + 1 for p in known.values() if p.failed and p.units * p.rows <= units]
         if exact is not None:
-            return max(exact.peak_bytes, *bounds, 0)
-        return max([p.peak_bytes for p in known.values() if p.units * p.rows <= units] + bounds, default=0)
+            return exact.peak_bytes
+        return max((p.peak_bytes + p.failed for p in known.values() if p.units * p.rows <= units), default=0)
 
     def max_row_bytes(self, model: str) -> int:
         """Returns the largest peak that was measured for a single row of this model; 0 when nothing was measured."""

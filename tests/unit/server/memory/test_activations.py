@@ -68,6 +68,9 @@ def test_what_a_forward_holds_at_least_rests_on_measurements_of_its_shape_or_sma
     assert peaks.at_least("m", entry, "400", 400) == 1000, "not what a line through it predicts"
     peaks.record(Peak("m", entry, "200", 200, 1, 3000, failed=True))
     assert peaks.at_least("m", entry, "400", 400) == 3001
+    assert peaks.at_least("m", entry, "200", 200) == 3001
+    peaks.record(Peak("m", entry, "200", 200, 1, 2000))
+    assert peaks.at_least("m", entry, "200", 200) == 2000, "it has run since"
     assert peaks.at_least("m", entry, "100", 100) == 1000
     peaks.record(Peak("m", f"{entry}{IN_TILES}", "300", 300, 1, 700))
     assert peaks.lower_bound("m", "300", 300) == 0
