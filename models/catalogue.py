@@ -203,6 +203,11 @@ class Catalogue:
         return _Snapshot(specs, refused, aliases, {name: spec for name, spec in known.items() if name not in specs})
 
 
+def is_built_in(spec: ModelSpec) -> bool:
+    """Whether the files of a model are ours: they ship with the server, or in a wheel whose checksum we know."""
+    return spec.source.startswith("wheel:") or (spec.path is not None and spec.path.is_relative_to(BUILTIN))
+
+
 def _needs_reload(before: ModelSpec, now: ModelSpec) -> bool:
     """Returns whether the two differ in anything that loading depends on."""
 

@@ -21,8 +21,18 @@ MAX_GROWN_BYTES = 384 << 20  # a child that has become larger ends after its ans
 _replies: BinaryIO | None = None
 
 
-def serve(answer: Callable[[Any], object], *, memory_bytes: int, cpu_s: float, wall_s: float) -> None:
+def serve(
+    answer: Callable[[Any], object],
+    *,
+    memory_bytes: int,
+    cpu_s: float,
+    wall_s: float,
+    niceness: int = NICENESS,
+    keeps_nothing: bool = True,
+) -> None:
     """Answers until the input ends. `answer` must return JSON; what it raises ends the process.
+
+    keeps_nothing: another child could answer the next question as well, so that a large one may end.
 
     A question is an object; its "cpu_s", if it has one, is the processor time that it may take.
     """
@@ -35,7 +45,7 @@ def serve(answer: Callable[[Any], object], *, memory_bytes: int, cpu_s: float, w
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # it writes no files
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl+C in the terminal is for the server
-    os.nice(NICENESS)
+    os.nice(niceness)
     for line in sys.stdin.buffer:
         question = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, min(cpu_s, question.get("cpu_s", cpu_s)))
@@ -43,8 +53,16 @@ def serve(answer: Callable[[Any], object], *, memory_bytes: int, cpu_s: float, w
         _reply(answer(question))
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10 > MAX_GROWN_BYTES:
+        if keeps_nothing and _resident_bytes() > MAX_GROWN_BYTES:
             return
+
+
+def _resident_bytes() -> int:
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:  # not Linux
+        return 0
 
 
 def is_limited() -> bool:

@@ -7,13 +7,14 @@ a time; those used last stay open.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from models.errors import BadModel
+from models.loading.confined import TextChild, confine
 from models.loading.kept_open import MAX_OPEN, KeptOpen
 from models.spec import ModelSpec
 from pipelines.chat.context_length import context_of
@@ -36,6 +37,7 @@ class _Tokenizer:
     max_chars: int  # of one token
     context_tokens: int | None
     pictures: PictureReader | None  # of a vision-language model
+    child: TextChild | None  # that reads users' texts; None: this process does
     grammars: GrammarCompiler | None = None  # made for the first grammar, and used without the tokenizer
 
 
@@ -57,8 +59,13 @@ class PromptReader:
         open_: Callable[[ModelSpec, Path], Any] = _open_tokenizer,
         max_open: int = MAX_OPEN,
         prepare: Callable[[], None] = lambda: None,
+        is_trusted: Callable[[ModelSpec], bool] = lambda spec: True,
     ) -> None:
-        """prepare: called before a tokenizer is opened; imports the libraries, unless another thread does."""
+        """prepare: called before a tokenizer is opened; imports the libraries, unless another thread does.
+
+        is_trusted: whether the template and tokenizer of a model may read users' texts in this process.
+        """
+        self._is_trusted = is_trusted
         self._open_tokenizer = open_
         self._prepare = prepare
         self._opened: KeptOpen[_Tokenizer] = KeptOpen(max_open)
@@ -128,10 +135,17 @@ class PromptReader:
                 opened.grammars = GrammarCompiler(opened.tokenizer)
             return opened.grammars
 
-    def _use(self, spec: ModelSpec, *, has_images: bool = False) -> AbstractContextManager[_Tokenizer]:
-        """has_images: decoding pictures takes long, and chats without pictures do not wait for it."""
+    @contextmanager
+    def _use(self, spec: ModelSpec, *, has_images: bool = False) -> Iterator[_Tokenizer]:
+        """has_images: decoding pictures takes long, and chats without pictures do not wait for it.
+
+        Raises `BadModel` for a model that is set aside.
+        """
         key = (spec.fingerprint, spec.load.chat_template, has_images)
-        return self._opened.use(key, functools.partial(self._open, spec))
+        with self._opened.use(key, functools.partial(self._open, spec)) as opened:
+            if opened.child is not None:
+                opened.child.check()
+            yield opened
 
     def _open(self, spec: ModelSpec) -> _Tokenizer:
         if spec.path is None:
@@ -139,12 +153,17 @@ class PromptReader:
         self._prepare()
         tokenizer = self._open_tokenizer(spec, spec.path)
         vocabulary = tokenizer.get_vocab()
+        pictures = _open_pictures(spec.path, tokenizer) if spec.takes_images else None
+        child = None if self._is_trusted(spec) else confine(tokenizer, spec.name)
+        if child is not None:
+            child.start()
         return _Tokenizer(
             tokenizer,
             n_known=max(vocabulary.values(), default=0) + 1,
             max_chars=max(map(len, vocabulary), default=1),
             context_tokens=None if spec.limits.context_tokens else _context_of_class(spec.path),
-            pictures=_open_pictures(spec.path, tokenizer) if spec.takes_images else None,
+            pictures=pictures,
+            child=child,
         )
 
 

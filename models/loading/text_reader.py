@@ -14,8 +14,10 @@ from typing import Any
 
 from models.embedding_layout import EmbeddingLayout
 from models.errors import BadModel
+from models.loading.confined import TextChild, confine
 from models.loading.kept_open import KeptOpen
 from models.spec import ModelSpec
+from pipelines.chat_interface import PromptRefused
 from pipelines.embedding_interface import TextOptions, TextRefused, TextTokens
 
 USUAL_TOKENS = 512  # longest text where neither the checkpoint nor models.toml names one
@@ -29,6 +31,7 @@ SIDES = (
     ("document", "passage", "search_document", "retrieval.passage", "corpus"),
 )
 FAILED = "The model's tokenizer fails on a text."
+TOO_COSTLY = "The model's tokenizer needs too much time or memory for a text."
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class _Opened:
     layout: EmbeddingLayout
     n_known: int  # its tokens have the ids below this
     max_tokens: int  # of one text
+    child: TextChild | None  # that reads users' texts; None: this process does
 
 
 def _open_tokenizer(spec: ModelSpec, path: Path) -> Any:
@@ -47,9 +51,13 @@ def _open_tokenizer(spec: ModelSpec, path: Path) -> Any:
 
 class TextReader:
     def __init__(
-        self, open_: Callable[[ModelSpec, Path], Any] = _open_tokenizer, prepare: Callable[[], None] = lambda: None
+        self,
+        open_: Callable[[ModelSpec, Path], Any] = _open_tokenizer,
+        prepare: Callable[[], None] = lambda: None,
+        is_trusted: Callable[[ModelSpec], bool] = lambda spec: True,
     ) -> None:
-        """prepare: called before a tokenizer is opened; imports the libraries, unless another thread does."""
+        """As `PromptReader`."""
+        self._is_trusted = is_trusted
         self._open_tokenizer = open_
         self._prepare = prepare
         self._opened: KeptOpen[_Opened] = KeptOpen()
@@ -66,6 +74,8 @@ class TextReader:
         n_tokens = 0
         for begin in range(0, len(inputs), TOGETHER):
             with self._opened.use(key, open_) as opened:  # between two parts, other threads may use the tokenizer
+                if opened.child is not None:
+                    opened.child.check()
                 part = [*_read_part(opened, inputs[begin : begin + TOGETHER], begin, options)]
             read += part
             n_tokens += sum(len(text.tokens) for text in part)
@@ -78,11 +88,15 @@ class TextReader:
             raise BadModel("is not downloaded")
         self._prepare()
         tokenizer = self._open_tokenizer(spec, spec.path)
+        child = None if self._is_trusted(spec) else confine(tokenizer, spec.name)
+        if child is not None:
+            child.start()
         return _Opened(
             tokenizer,
             spec.embedding,
             n_known=max(tokenizer.get_vocab().values(), default=0) + 1,
             max_tokens=spec.limits.context_tokens or USUAL_TOKENS,
+            child=child,
         )
 
 
@@ -147,6 +161,8 @@ def _encode(opened: _Opened, texts: Sequence[str], max_tokens: int | None) -> Se
         encoded = opened.tokenizer(
             list(texts), add_special_tokens=True, return_attention_mask=False, verbose=False, **cut
         )
+    except PromptRefused as refused:  # the text ended the process that reads it
+        raise TextRefused(TOO_COSTLY, detail=refused.detail) from refused
     except Exception as error:  # the tokenizer's library may raise anything
         raise TextRefused(FAILED, detail=f"{type(error).__name__}: {error}") from error
     tokens: list[list[int]] = encoded["input_ids"]

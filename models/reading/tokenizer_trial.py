@@ -12,6 +12,7 @@ from typing import Any
 
 from models.errors import BadModel
 from models.files.leftovers import files_in
+from models.isolation.panics import is_panic
 from models.isolation.serving import doing, is_limited
 
 FAST = "tokenizer.json"
@@ -42,7 +43,7 @@ def _try(file: Path) -> None:
     except Exception:  # noqa: BLE001  # see the module's docstring
         return
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # of Rust, which is no Exception
+        if not is_panic(error):
             raise
         raise BadModel(f"the library of tokenizers fails on its {file.name}", detail=str(error)[:500]) from None
 

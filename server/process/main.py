@@ -23,7 +23,7 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import Connection
 
-from models.catalogue import Catalogue
+from models.catalogue import Catalogue, is_built_in
 from models.errors import ModelsError
 from models.loading.prompt_reader import PromptReader
 from models.loading.text_reader import TextReader
@@ -63,9 +63,9 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_S = 1.0
 ENGINE_DEAD = 1  # exit code: a bug ended the device thread; the supervisor starts another process
 WORKERS = 2  # threads that encode and write results
-PROMPT_WORKERS = 2  # threads that run chat templates and tokenizers
+PROMPT_WORKERS = 8  # threads that run chat templates and tokenizers, or wait for children that do
 GRAMMAR_WORKERS = 2  # threads that read grammars, each in a process at first, so that prompts do not wait for them
-TEXT_WORKERS = 2  # threads that tokenize texts to embed, so that a few texts do not wait for thousands
+TEXT_WORKERS = 8  # threads that tokenize texts to embed, or wait for children that do
 SWITCH_S = 0.001  # the event loop waits at most this long for a device thread that computes in Python; by default 5 ms
 WORKER_NICENESS = 10
 READING_S = 3.0  # most seconds that a start or a change waits for models that are still being read
@@ -103,9 +103,9 @@ async def _serve(
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="artifacts", initializer=_lower_priority)
     prompt_pool = ThreadPoolExecutor(PROMPT_WORKERS, thread_name_prefix="prompts")
     grammar_pool = ThreadPoolExecutor(GRAMMAR_WORKERS, thread_name_prefix="grammars")
-    prompts = Prompts(PromptReader(prepare=import_libraries), prompt_pool, grammar_pool)
+    prompts = Prompts(PromptReader(prepare=import_libraries, is_trusted=is_built_in), prompt_pool, grammar_pool)
     text_pool = ThreadPoolExecutor(TEXT_WORKERS, thread_name_prefix="texts")
-    texts = Texts(TextReader(prepare=import_libraries), text_pool)
+    texts = Texts(TextReader(prepare=import_libraries, is_trusted=is_built_in), text_pool)
     learned = LearnedValues(database, clock)
     learned.load()
     folders = [settings.data_dir / name for name in ("outputs", "unfinished", "inputs", "pulls")]

@@ -15,15 +15,19 @@ from contextlib import nullcontext
 from typing import Protocol, TypeVar
 
 from models.errors import ModelsError
+from models.isolation.panics import without_panic
 from models.spec import ModelSpec
 from pipelines.chat_interface import Message, Prompt, PromptOptions, PromptRefused, PromptTooLong, RawPrompt
 from server.errors import BadRequest, ContextTooLong, Unavailable
 from server.service.chat_context import ChatContext
 from server.service.media_memory import MediaMemory
+from server.service.model_turns import ModelTurns
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+AT_ONCE = 2  # prompts of one model that hold a thread; its tokenizer serves one of them at a time
 
 
 class PromptReader(Protocol):
@@ -43,6 +47,7 @@ class Prompts:
         self._executor = executor
         self._grammar_executor = grammar_executor or executor
         self._media_memory = MediaMemory()
+        self._turns = ModelTurns(AT_ONCE)
         self._with_pictures = asyncio.Semaphore(1)  # their prompts take long, and leave a thread to the others
 
     def open_early(self, spec: ModelSpec) -> None:
@@ -94,7 +99,8 @@ class Prompts:
 
     async def _run(self, spec: ModelSpec, work: Callable[[], T], executor: Executor | None = None) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(executor or self._executor, work)
+            async with self._turns.of(spec.fingerprint) if executor is None else nullcontext():
+                return await asyncio.get_running_loop().run_in_executor(executor or self._executor, without_panic, work)
         except PromptTooLong:
             raise
         except PromptRefused as error:

@@ -10,11 +10,15 @@ from concurrent.futures import Executor
 from typing import Protocol
 
 from models.errors import ModelsError
+from models.isolation.panics import without_panic
 from models.spec import ModelSpec
 from pipelines.embedding_interface import TextOptions, TextRefused, TextTokens
 from server.errors import BadRequest, Unavailable
+from server.service.model_turns import ModelTurns
 
 logger = logging.getLogger(__name__)
+
+AT_ONCE = 2  # requests of one model that hold a thread, so that a few texts do not wait for thousands
 
 
 class TextReader(Protocol):
@@ -30,6 +34,7 @@ class Texts:
         """executor: not that of chats' prompts, which would wait for thousands of texts."""
         self._reader = reader
         self._executor = executor
+        self._turns = ModelTurns(AT_ONCE)
 
     async def read(
         self, spec: ModelSpec, inputs: Sequence[str | Sequence[int]], options: TextOptions
@@ -37,7 +42,8 @@ class Texts:
         """inputs: texts, or tokens that the model reads as they are. Raises BadRequest, Unavailable."""
         read = functools.partial(self._reader.read, spec, inputs, options)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, read)
+            async with self._turns.of(spec.fingerprint):
+                return await asyncio.get_running_loop().run_in_executor(self._executor, without_panic, read)
         except TextRefused as error:
             if error.detail:
                 logger.info("text refused", extra={"model": spec.name, "detail": error.detail})

@@ -63,6 +63,8 @@ class ChatTemplate:
                     **variables,
                 )
             )
+        except PromptRefused:  # it took too long, and would in any other form
+            raise
         except Exception as error:  # a template is a program: it may raise anything
             reason = str(error) if type(error) is jinja2.TemplateError else ""
             raise TemplateFailed(reason, f"{type(error).__name__}: {error}") from error
