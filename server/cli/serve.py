@@ -25,10 +25,12 @@ def serve(
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. Default info.")] = None,
 ) -> None:
     """Start the server. It runs until Ctrl-C, and restarts itself after a fatal device error."""
+    from server.process.log_relay import open_missing_output, relay_output
     from server.process.logs import configure_logging
     from server.process.malloc import with_heap
     from server.process.supervisor import Supervisor, listen
 
+    open_missing_output()
     options = {"host": host, "port": port, "data_dir": data_dir, "device": device, "log_level": log_level}
     chosen = settings(**options)
     configure_logging(chosen.log_format, chosen.log_level)
@@ -44,6 +46,11 @@ def serve(
         )
     # The options reach the server process through its environment.
     env = os.environ | {f"AGENTNAME_{name.upper()}": str(value) for name, value in options.items() if value is not None}
+    if chosen.log_format == "auto":  # the server process sees the relay and not the terminal
+        env["AGENTNAME_LOG_FORMAT"] = "console" if sys.stderr.isatty() else "json"
+    if sys.stderr.isatty() and sys.stdout.isatty():
+        env["FORCE_COLOR"] = "1"
+    relays = relay_output()
     parent = str(os.getpid())
     supervisor = Supervisor(
         lambda fd, heartbeat_fd: [
@@ -55,7 +62,10 @@ def serve(
         shutdown_grace_s=chosen.shutdown_grace_s,
         env=with_heap(env),
     )
-    raise typer.Exit(supervisor.run())
+    code = supervisor.run()
+    for relay in relays:
+        relay.flush()
+    raise typer.Exit(code)
 
 
 @app.command(hidden=True)

@@ -6,7 +6,9 @@ Secrets are hidden in the lines of libraries, too.
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import re
 import sys
 from collections.abc import Mapping, MutableMapping
@@ -14,6 +16,9 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
+from server.process.log_limit import KindLimit
+
+MAX_CHARACTERS = 8192  # of one value, such as a traceback or the message of a library's exception
 HIDDEN = "[hidden]"
 # Prompts, replies and credentials: hidden at every log level.
 PRIVATE_FIELDS = frozenset(
@@ -39,7 +44,10 @@ _SECRETS = re.compile(
 def configure_logging(
     log_format: Literal["auto", "console", "json"], level: str, *, stream: TextIO | None = None
 ) -> None:
-    """Replace the root logger's handlers. auto: console on a terminal, json elsewhere. stream: default stderr."""
+    """Replace the root logger's handlers. auto: console on a terminal, json elsewhere. stream: default stderr.
+
+    FORCE_COLOR in the environment colors the lines of a process whose terminal is behind a relay (`log_relay.py`).
+    """
     target = stream or sys.stderr
     readable = log_format == "console" or (log_format == "auto" and target.isatty())
     shared: list[structlog.types.Processor] = [
@@ -55,14 +63,18 @@ def configure_logging(
         hide_private,
     ]
     if readable:
-        last.append(structlog.dev.ConsoleRenderer(colors=target.isatty()))
+        last.append(structlog.dev.ConsoleRenderer(colors=target.isatty() or "FORCE_COLOR" in os.environ))
     else:
         last += [structlog.processors.EventRenamer("msg"), structlog.processors.JSONRenderer(default=str)]
     handler = logging.StreamHandler(target)
+    limit = KindLimit()
+    handler.addFilter(limit)
+    atexit.register(limit.tell)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=last))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(True)
     # Their "info" lines are about their own workings; the server logs its start and stop itself.
     for name in ("uvicorn", "alembic", "httpx", "httpcore", "urllib3", "filelock"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -82,4 +94,11 @@ def _public(value: object) -> object:
         case list() | tuple() | set() | frozenset():
             return [_public(inner) for inner in value]
         case _:
-            return _SECRETS.sub(HIDDEN, str(value))
+            return _shortened(_SECRETS.sub(HIDDEN, str(value)))
+
+
+def _shortened(text: str) -> str:
+    """The beginning and the end: those of a traceback say most."""
+    half = MAX_CHARACTERS // 2
+    left_out = len(text) - 2 * half
+    return text if left_out <= 0 else f"{text[:half]} … {left_out} characters … {text[-half:]}"
