@@ -80,7 +80,7 @@ def _options(request: Request) -> tuple[bool, int | None]:
 async def _events(
     service: Service, key: ApiKey, job_id: str | None, previews: bool, after: int | None
 ) -> AsyncGenerator[bytes]:
-    with service.events.watch(key, job_id, previews) as watch:
+    with service.events.open(key, job_id, previews) as watch:  # raises before the first event: an ordinary 429
         if after is not None:
             yield COMMENT  # opens the stream at once: there may be nothing to say for long
         async with aclosing(service.events.stream(key, watch, after)) as items:

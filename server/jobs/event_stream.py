@@ -56,12 +56,16 @@ class JobEvents:
         self._database = database
         self._live_jobs = live_jobs
 
-    def watch(self, key: ApiKey, job_id: str | None, previews: bool = False) -> AbstractContextManager[Watch]:
-        """Watches one job of the key, or all of them (`job_id` None)."""
-        return self._live_jobs.watchers.watch(key.id, job_id, previews=previews)
+    def watch(self, key: ApiKey, job_id: str) -> AbstractContextManager[Watch]:
+        """Watches one job of the key for a request that waits for it."""
+        return self._live_jobs.watchers.watch(key.id, job_id)
+
+    def open(self, key: ApiKey, job_id: str | None, previews: bool) -> AbstractContextManager[Watch]:
+        """Watches one job of the key, or all of them (`job_id` None), for a stream. Entering it raises `TooMany`."""
+        return self._live_jobs.watchers.stream(key.id, job_id, previews=previews)
 
     def check_limit(self, key: ApiKey) -> None:
-        """Raises `TooMany` when this key may not open another stream."""
+        """Raises `TooMany` when this key may not open another stream now."""
         self._live_jobs.watchers.check(key.id)
 
     def close(self) -> None:

@@ -61,27 +61,36 @@ class Watch:
 class Watchers:
     def __init__(self) -> None:
         self._watches: set[Watch] = set()
-        self._n_of_key: Counter[str] = Counter()
+        self._n_of_key: Counter[str] = Counter()  # streams by id of the key
 
     def check(self, key_id: str) -> None:
-        """Raises `TooMany` when this key has `MAX_PER_KEY` watches."""
+        """Raises `TooMany` when this key has `MAX_PER_KEY` streams, as `stream` does."""
         if self._n_of_key[key_id] >= MAX_PER_KEY:
             raise TooMany(
                 f"This key has {MAX_PER_KEY} event streams open, which is the maximum for a key.", retry_after_s=5
             )
 
     @contextmanager
+    def stream(self, key_id: str, job_id: str | None, *, previews: bool = False) -> Iterator[Watch]:
+        """A watch for an event stream. The limit is taken as it is checked: streams may come all at once."""
+        self.check(key_id)
+        self._n_of_key[key_id] += 1
+        try:
+            with self.watch(key_id, job_id, previews=previews) as watch:
+                yield watch
+        finally:
+            self._n_of_key[key_id] -= 1
+            if not self._n_of_key[key_id]:
+                del self._n_of_key[key_id]
+
+    @contextmanager
     def watch(self, key_id: str, job_id: str | None, *, previews: bool = False) -> Iterator[Watch]:
         watch = Watch(key_id, job_id, previews)
         self._watches.add(watch)
-        self._n_of_key[key_id] += 1
         try:
             yield watch
         finally:
             self._watches.discard(watch)
-            self._n_of_key[key_id] -= 1
-            if not self._n_of_key[key_id]:
-                del self._n_of_key[key_id]
 
     def notify_live_change(self, key_id: str, job_id: str) -> None:
         """The job's live state (position, stage, step or preview) has changed."""

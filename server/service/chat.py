@@ -75,13 +75,18 @@ class Chats:
             charge = charge_chat(conn, key, plan, now, chat_input.n_replies)
             return charge, messages.history(conn, key.id, conversation_id) if chat_input.conversation_id else []
 
-        charge, history = await self._database.write(charge_and_read)
+        taken = running.take(key.id, chat_input.n_replies)  # the turn gives them back
         try:
-            with running.count(key.id, chat_input.n_replies):
-                chat_input = replace(chat_input, messages=await self._images.fetched(key, chat_input.messages))
-                context = self._context(spec, chat_input, history)
-                read_prompts = await self._read_prompts(spec, chat_input, context)
+            charge, history = await self._database.write(charge_and_read)
+        except BaseException:
+            taken.give_back()
+            raise
+        try:
+            chat_input = replace(chat_input, messages=await self._images.fetched(key, chat_input.messages))
+            context = self._context(spec, chat_input, history)
+            read_prompts = await self._read_prompts(spec, chat_input, context)
         except BaseException as error:
+            taken.give_back()
             refund = charge.refund(self._results)
             if isinstance(error, ServerError):  # its reply says how much of the day's limit is used
                 await asyncio.wait({refund}, timeout=REFUND_WAIT_S)
@@ -107,6 +112,7 @@ class Chats:
             charge=charge,
             exchange=exchange,
             running_chats=running,
+            taken=taken,
             database=self._database,
             results=self._results,
             metrics=self._metrics,

@@ -26,7 +26,7 @@ from server.service.chat_input import ChatDelta, ChatInput, ChatReply
 from server.service.merge import merged
 from server.service.metrics import Metrics
 from server.service.prompts import Prompts
-from server.service.running_chats import RunningChats
+from server.service.running_chats import RepliesTaken, RunningChats
 from server.store.database import Database
 
 logger = logging.getLogger(__name__)
@@ -51,12 +51,13 @@ class ChatTurn:
         charge: ChatCharge,
         exchange: ChatExchange,
         running_chats: RunningChats,
+        taken: RepliesTaken,
         database: Database,
         results: Results,
         metrics: Metrics,
         clock: Callable[[], datetime],
     ) -> None:
-        """read_prompts: that of the messages, or of each raw prompt."""
+        """read_prompts: that of the messages, or of each raw prompt. taken: of the replies that the key may have."""
         self._key = key
         self._priority = priority
         self._input = chat_input
@@ -66,6 +67,7 @@ class ChatTurn:
         self._prompts = prompts
         self._exchange = exchange
         self._running_chats = running_chats
+        self._taken = taken
         self._database = database
         self._results = results
         self._metrics = metrics
@@ -91,24 +93,25 @@ class ChatTurn:
         streamed: each text is sent to the client before the next one is requested, and that delay is measured.
         """
         first = True
-        with self._running_chats.count(self._key.id, self._input.n_replies):
-            try:
-                async with aclosing(self._deltas()) as deltas:
-                    async for delta in deltas:
-                        yield delta
-                        if streamed:
-                            self._metrics.text_sent(delta.at, first)
-                            first = False
-                            self._sent[delta.section] += delta.text
-            except ServerError:
+        try:
+            async with aclosing(self._deltas()) as deltas:
+                async for delta in deltas:
+                    yield delta
+                    if streamed:
+                        self._metrics.text_sent(delta.at, first)
+                        first = False
+                        self._sent[delta.section] += delta.text
+        except ServerError:
+            self.charge.refund(self._results)
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            if not any(choice.started for choice in self._choices):
                 self.charge.refund(self._results)
-                raise
-            except (asyncio.CancelledError, GeneratorExit):
-                if not any(choice.started for choice in self._choices):
-                    self.charge.refund(self._results)
-                elif self._sent["content"]:
-                    self._exchange.store_partial(self._results, self._received(), self._clock())
-                raise
+            elif self._sent["content"]:
+                self._exchange.store_partial(self._results, self._received(), self._clock())
+            raise
+        finally:
+            self._taken.give_back()
 
     async def _deltas(self) -> AsyncGenerator[ChatDelta]:
         """Yields the texts of all choices, then sets `reply`. Raises a `ServerError` when one of them fails.

@@ -6,6 +6,8 @@ These are not stored: they end when their client disconnects.
 from __future__ import annotations
 
 import asyncio
+import threading
+import weakref
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from collections.abc import Set as AbstractSet
@@ -19,23 +21,47 @@ from server.protocol import Cancel, JobCanceled, JobEmbedded, JobFailed, JobRepl
 ChatEvent: TypeAlias = JobStarted | JobText | JobReplied | JobEmbedded | JobFailed | JobCanceled
 
 
+class RepliesTaken:
+    """Some of the replies that a key may have at once. They are free again after `give_back`, which may be called more
+    than once, and at the latest when nothing holds this object any more.
+    """
+
+    def __init__(self, n_of_key: Counter[str], lock: threading.Lock, key_id: str, n_replies: int) -> None:
+        with lock:
+            n_of_key[key_id] += n_replies
+        self.give_back = weakref.finalize(self, _give_back, n_of_key, lock, key_id, n_replies)
+        self.give_back.atexit = False
+
+
+def _give_back(n_of_key: Counter[str], lock: threading.Lock, key_id: str, n_replies: int) -> None:
+    with lock:
+        n_of_key[key_id] -= n_replies
+        if not n_of_key[key_id]:
+            del n_of_key[key_id]
+
+
 class RunningChats:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.event_queues: dict[str, asyncio.Queue[ChatEvent]] = {}  # by id of the engine's job
         self._owners: dict[str, str] = {}  # id of the engine's job → key id
         self.n_of_key: Counter[str] = Counter()  # by key id: replies that are being made
+        self._lock = threading.Lock()  # what nothing holds any more is given back on whatever thread finds it
+
+    def take(self, key_id: str, n_replies: int = 1) -> RepliesTaken:
+        """Counts more replies of the key, or embeddings. Called when the limit was checked, before anything is awaited:
+        of many requests that come together, each one then sees those before it.
+        """
+        return RepliesTaken(self.n_of_key, self._lock, key_id, n_replies)
 
     @contextmanager
     def count(self, key_id: str, n_replies: int = 1) -> Iterator[None]:
-        """Counts more replies of the key, or embeddings, until the block ends."""
-        self.n_of_key[key_id] += n_replies
+        """As `take`, until the block ends."""
+        taken = self.take(key_id, n_replies)
         try:
             yield
         finally:
-            self.n_of_key[key_id] -= n_replies
-            if not self.n_of_key[key_id]:
-                del self.n_of_key[key_id]
+            taken.give_back()
 
     async def run(self, job: Job, need_bytes: int) -> AsyncGenerator[ChatEvent]:
         """Submits a job and yields its events up to its end. Closing the generator earlier cancels the job.

@@ -255,3 +255,23 @@ async def test_an_image_model_is_refused_for_chat(tmp_path: Path) -> None:
     async with front(tmp_path) as f:
         assert (await f.post("/api/chat", {"message": "Hi", "model": "painter"})).status_code == 400
         assert (await f.post("/api/chat", {"message": "Hi", "model": "nobody"})).status_code == 404
+
+
+async def test_chats_that_come_all_at_once_get_no_more_than_the_plan_allows(tmp_path: Path) -> None:
+    """Ten may run at once. Between its check and its start, a chat is charged in the store."""
+    async with front(tmp_path) as f:
+        f.engine.reply = None
+        sent = [asyncio.create_task(f.post("/api/chat", {"message": "Hi"}, "free")) for _ in range(30)]
+        ended: set[asyncio.Task[Any]] = set()
+        while len(ended) < 20:
+            ended |= (await asyncio.wait(set(sent) - ended, return_when=asyncio.FIRST_COMPLETED))[0]
+        while len(f.engine.jobs) < 10:
+            await f.engine.submitted.wait()
+            f.engine.submitted.clear()
+        for job_id in list(f.engine.jobs):
+            f.engine.finish_chat(job_id, "Hello")
+        statuses = [(await task).status_code for task in sent]
+
+        assert (statuses.count(200), statuses.count(429)) == (10, 20)
+        assert await f.used("chats", "free") == 10
+        assert f.service.chats.running_chats.n_of_key == {}
