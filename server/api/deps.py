@@ -75,7 +75,10 @@ class KeyRequired:
         match = LINKED.fullmatch(scope["path"])
         if match is None or not scope["query_string"]:
             return False
-        query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=8, separator="&")
+        try:
+            query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=8, separator="&")
+        except ValueError:  # more fields than that
+            return False
         expires, signature = query.get("expires", []), query.get("signature", [])
         return len(expires) == len(signature) == 1 and self._service.jobs.link_opens(match[1], expires[0], signature[0])
 

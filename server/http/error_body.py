@@ -35,8 +35,10 @@ TEXTS: Mapping[int, str] = {
     400: "The request is not valid.",
     404: "There is nothing at this address.",
     405: "This address does not accept that method.",
+    408: "The headers of the request arrived too slowly.",
     413: "The body is too large.",
     416: "The requested range starts after the end of the file.",
+    431: "The request has too many headers, or they are too long.",
     500: "Internal error. The log has it under this reply's X-Request-Id.",
     502: "The backend is unavailable. Try again shortly.",
 }

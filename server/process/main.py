@@ -33,6 +33,7 @@ from server.accounts.auth import Authenticator, write_local_key
 from server.accounts.quotas import BurstLimiter
 from server.api.app import create_app
 from server.fleet.fleet import Fleet
+from server.http.front_door import FrontDoor
 from server.http.http11 import Http11
 from server.jobs.artifacts import Artifacts, load_or_create_secret
 from server.jobs.inputs.decoder import Decoder
@@ -44,6 +45,7 @@ from server.process import data_folder
 from server.process.banner import print_banner
 from server.process.build_engines import make_fleet, memory_requirements
 from server.process.build_service import ServiceOptions, build_service
+from server.process.descriptors import TooFewDescriptors, for_connections, raise_limit
 from server.process.hardware import Machine, NoSuchDevice, auto_dtype, find_machines
 from server.process.host_memory import HostMemory
 from server.process.libraries import import_libraries, stop_compilers
@@ -69,7 +71,6 @@ TEXT_WORKERS = 8  # threads that tokenize texts to embed, or wait for children t
 SWITCH_S = 0.001  # the event loop waits at most this long for a device thread that computes in Python; by default 5 ms
 WORKER_NICENESS = 10
 READING_S = 3.0  # most seconds that a start or a change waits for models that are still being read
-KEEP_ALIVE_S = 75  # of an idle HTTP connection
 
 
 def run(settings: Settings, sock: socket.socket, heartbeat_fd: int | None) -> int:
@@ -85,17 +86,26 @@ def run(settings: Settings, sock: socket.socket, heartbeat_fd: int | None) -> in
         )
     except NoSuchDevice as error:
         raise StoreUnusable(str(error)) from None
+    try:
+        n_descriptors = raise_limit()
+    except TooFewDescriptors as error:
+        raise StoreUnusable(str(error)) from None
     database = Database(settings.store_url)
     database.start()
     try:
         sys.setswitchinterval(SWITCH_S)
-        return asyncio.run(_serve(settings, machines, database, sock, heartbeat_fd))
+        return asyncio.run(_serve(settings, machines, database, sock, heartbeat_fd, n_descriptors))
     finally:
         database.close()
 
 
 async def _serve(
-    settings: Settings, machines: Sequence[Machine], database: Database, sock: socket.socket, heartbeat_fd: int | None
+    settings: Settings,
+    machines: Sequence[Machine],
+    database: Database,
+    sock: socket.socket,
+    heartbeat_fd: int | None,
+    n_descriptors: int,
 ) -> int:
     reader = IsolatedReader(settings.cache_dir, auto_dtype(machines), settings.data_dir / "models-read.json")
     catalogue = _catalogue(settings, machines, reader)
@@ -169,7 +179,12 @@ async def _serve(
         ready=lambda: fleet.not_ready_reason or storage.reason,
     )
     server = DrainingServer(
-        uvicorn_config(app, settings.trusted_proxies), fleet, settings.shutdown_grace_s, service.events.close
+        uvicorn_config(app, settings.trusted_proxies),
+        fleet,
+        settings.shutdown_grace_s,
+        service.events.close,
+        max_descriptors=for_connections(n_descriptors),
+        proxies=settings.trusted_proxies,
     )
     await service.model_overrides.restore()
     fleet.start()
@@ -240,13 +255,20 @@ async def _watch(engine: Fleet, server: DrainingServer, serving: asyncio.Task[No
     return code
 
 
-class DrainingServer(uvicorn.Server):
+class DrainingServer(FrontDoor):
     """Drains the engines at the first signal, while HTTP still answers (new jobs get 502); ends at the second."""
 
     def __init__(
-        self, config: uvicorn.Config, engine: Fleet, grace_s: float, close_streams: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        engine: Fleet,
+        grace_s: float,
+        close_streams: Callable[[], None],
+        *,
+        max_descriptors: int,
+        proxies: Sequence[str],
     ) -> None:
-        super().__init__(config)
+        super().__init__(config, max_descriptors=max_descriptors, proxies=proxies)
         self._engine = engine
         self._grace_s = grace_s
         self._close_streams = close_streams
@@ -281,9 +303,7 @@ def uvicorn_config(app: FastAPI, trusted_proxies: Sequence[str]) -> uvicorn.Conf
         server_header=False,
         proxy_headers=bool(trusted_proxies),  # any client can send X-Forwarded-Proto
         forwarded_allow_ips=list(trusted_proxies),
-        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=3,  # without a limit one open stream keeps the process alive
-        h11_max_incomplete_event_size=64 * 1024,
     )
 
 
