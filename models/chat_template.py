@@ -21,6 +21,7 @@ MAX_TEXT_CHARS = 1 << 20  # for a conversation of three lines
 MAX_CPU_S = 2
 MAX_WALL_S = 8.0
 MAX_ADDRESS_BYTES = 512 << 20
+TEMPLATE = "its chat template"  # what is being tried, for errors
 TOO_MUCH = "its chat template needs more time, memory or text than is allowed"
 CONVERSATION = [
     {"role": "user", "content": "Hello"},
@@ -35,7 +36,7 @@ def check_template(text: str) -> None:
     if len(text) > MAX_TEMPLATE_BYTES:
         raise BadModel("its chat template is larger than 1 MiB")
     if is_limited():
-        doing("its chat template")
+        doing(TEMPLATE)
         if _render(text):
             raise BadModel(TOO_MUCH)
         return

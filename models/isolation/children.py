@@ -29,23 +29,30 @@ class Children:
         """Blocks. Raises `Ended` and `TookTooLong` of a child that this question ended, `Closed`, and when none can be
         started OSError and what the command raises.
         """
-        while True:
-            child = self._take()
-            was_used = child.was_used
-            try:
-                answer = child.ask(question, wall_s)
-            except Ended as ended:
-                self._drop(child)
-                if self._closed:
-                    raise Closed from ended
-                if was_used and not isinstance(ended, TookTooLong):  # perhaps not because of this question
-                    continue
+        child = self._take()
+        was_used = child.was_used
+        try:
+            return self._ask(child, question, wall_s)
+        except TookTooLong:
+            raise
+        except Ended:
+            if not was_used:
                 raise
-            except BaseException:
-                self._drop(child)
-                raise
-            self._idle.put(child)
-            return answer
+        return self._ask(self._start(), question, wall_s)  # perhaps it did not end because of this question
+
+    def _ask(self, child: Child, question: object, wall_s: float) -> Any:
+        try:
+            answer = child.ask(question, wall_s)
+        except Ended as ended:
+            self._drop(child)
+            if self._closed:
+                raise Closed from ended
+            raise
+        except BaseException:
+            self._drop(child)
+            raise
+        self._idle.put(child)
+        return answer
 
     def close(self) -> None:
         """Ends the children at once. Whoever waits for an answer gets `Closed`. Idempotent."""
@@ -65,6 +72,9 @@ class Children:
                 if child.is_alive:
                     return child
                 self._drop(child)  # it was ended from outside while it was idle
+        return self._start()
+
+    def _start(self) -> Child:
         with self._lock:
             if self._closed:
                 raise Closed

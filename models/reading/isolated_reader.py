@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from models.chat_template import TEMPLATE
 from models.check import CheckReport
 from models.errors import BadConfig
 from models.isolation.child import Ended, TookTooLong
@@ -132,7 +133,7 @@ class IsolatedReader:
                 try:
                     outcome = read(limits, wall_s)
                 except Ended as ended:
-                    if not is_last:
+                    if not is_last and ended.doing != TEMPLATE:  # which has had the time that it may take
                         self._patient.submit(attempt, {}, self._wall_s, is_last=True)
                         return
                     outcome = given_up(_reason(ended))
