@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -62,12 +63,22 @@ class StorageWatch:
         self._floor_bytes = floor_bytes
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="storage-watch")
         self._looking: asyncio.Future[str | None] | None = None
+        self._woken = asyncio.Event()
         self.reason: str | None = None  # why nothing may be accepted
 
     async def run(self) -> None:
+        """Looks for ever, and at once when a write to the store has failed."""
+        loop = asyncio.get_running_loop()
+        self._database.failed = lambda: loop.call_soon_threadsafe(self._woken.set)
         while True:
+            self._woken.clear()
             await self.look()
-            await asyncio.sleep(LOOK_S if self.reason is None else LOOK_AGAIN_S)
+            if self.reason is not None:
+                await asyncio.sleep(LOOK_AGAIN_S)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._woken.wait()
 
     async def look(self) -> None:
         reason = await self._disk_fault() or await self._store_fault()

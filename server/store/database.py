@@ -72,6 +72,7 @@ class Database:
         self._in_place: InPlace | None = None
         self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._closed = False
+        self.failed: Callable[[], None] = lambda: None  # called when the store itself fails, on the writer thread
         self._writer = threading.Thread(target=self._write_forever, name="store-writer", daemon=True)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
 
@@ -181,6 +182,8 @@ class Database:
             failure = _for_callers(error)
             for item in batch:
                 item.error = failure
+            if isinstance(failure, Unavailable):
+                self.failed()
         for item in batch:
             item.resolve()  # wakes the caller's event loop through call_soon_threadsafe
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import threading
@@ -94,3 +95,26 @@ async def test_a_stopped_store_is_a_reason(tmp_path: Path, database: Database) -
 
     looking._database = type("Store", (), {"write": lambda self, work: database.write(fail)})()  # type: ignore[assignment]
     assert await reason(looking) == "the job store cannot be written"
+
+
+async def test_a_write_that_fails_is_looked_at_at_once(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults: list[OSError | None] = [None, OSError(errno.EROFS, os.strerror(errno.EROFS))]
+    seen = asyncio.Event()
+
+    def look(folder: Path) -> OSError | None:
+        if len(faults) == 1:
+            seen.set()
+        return faults.pop(0) if len(faults) > 1 else faults[0]
+
+    monkeypatch.setattr(storage_watch, "write_fault", look)
+    monkeypatch.setattr(storage_watch, "LOOK_S", 600.0)
+    looking = watch(tmp_path, database)
+    running = asyncio.create_task(looking.run())
+
+    while not seen.is_set():
+        with pytest.raises(Unavailable):
+            await database.write(lambda conn: conn.exec_driver_sql("SELECT * FROM nowhere"))
+    running.cancel()
+    looking.close()
