@@ -8,6 +8,7 @@
 # whatever runs beside a benchmark changes its figures. Every process that a step leaves behind is ended after it.
 #
 #   STEPS="chat flux"  only these, in this order        PYTHON=…          default: python3
+#   TESTS="…" CHATS="…"  some tests for the step tests; some variants for the step chat, by parts of their names
 #   TINY=1             tiny models, also on a CPU       SKIP_INSTALL=1    the libraries are there already
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -38,9 +39,9 @@ define() {
     case $name in
     check) command=(scripts/gpu_check.py --parts facts server --budget "$seconds" "${tiny[@]}") ;;
     pictures) command=(scripts/gpu_check.py --parts pictures --budget "$seconds" "${tiny[@]}") ;;
-    tests) command=(-m pytest -v -m gpu -p no:cacheprovider tests/gpu) && return ;;
+    tests) command=(-m pytest -v -m gpu -p no:cacheprovider ${TESTS:-tests/gpu} -s) && return ;;
     chat)
-        command=(benchmarks/chat_decode.py --profile --seconds "$seconds" "${tiny[@]}")
+        command=(benchmarks/chat_decode.py --variants "${CHATS:-}" --profile --seconds "$seconds" "${tiny[@]}")
         ;;
     flux) command=(benchmarks/compiled.py --family flux --cache "$compiled" --seconds "$seconds" "${tiny[@]}") ;;
     steps) command=("${steps[@]}" --lane-only --families zimage klein sdxl wan22) ;;
