@@ -7,8 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-import uvicorn
-
+from server.http.front_door import FrontDoor
 from server.job import UNSTORED, Job
 from server.process.main import uvicorn_config
 from tests.support.http.front import Front
@@ -32,7 +31,7 @@ async def listening(f: Front, trusted_proxies: Sequence[str] = ()) -> AsyncItera
     with socket.create_server(("127.0.0.1", 0)) as sock:
         config = uvicorn_config(f.app, trusted_proxies)
         config.timeout_graceful_shutdown = 1
-        server = uvicorn.Server(config)
+        server = FrontDoor(config, max_descriptors=1000, proxies=trusted_proxies)
         serving = asyncio.create_task(server.serve(sockets=[sock]))
         try:
             yield f"http://127.0.0.1:{sock.getsockname()[1]}"
