@@ -81,7 +81,9 @@ class JobEvents:
                 raise NotFound("There is no such job.")
             return row.state.terminal and after is not None and not log.after(conn, key.id, job_id, after, 1)
 
-        return self._live_jobs.get(job_id) is None and await self._database.read(look_up)
+        live = self._live_jobs.get(job_id)
+        is_own = live is not None and live.row.key_id == key.id  # another key's is looked up, and not found
+        return not is_own and await self._database.read(look_up)
 
     async def stream(self, key: ApiKey, watch: Watch, after: int | None) -> AsyncGenerator[StreamItem]:
         """Yields the events of a watch: of one job until it has ended, of all the key's jobs for ever.
