@@ -135,7 +135,7 @@ _switchboard = (
 )
 
 
-def reach(point: str, about: str = "") -> None:
+def reach(point: str, *about: object) -> None:
     """The program is at this point, about to do what it is named for. about: to choose by, such as a model's name."""
     if _switchboard is not None:
-        _switchboard.reach(point, about)
+        _switchboard.reach(point, " ".join(map(str, about)))

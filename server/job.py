@@ -43,6 +43,7 @@ class Job:
     model: str
     requests: tuple[Request, ...]
     priority: int = 0  # larger runs sooner
+    alone: bool = False  # it may have ended the process before: nothing runs beside it on its device
 
     @property
     def loras(self) -> dict[tuple[str, int], int]:

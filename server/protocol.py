@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.chat_interface import CallDelta, Section, TokenLogprobs, ToolCall
 from pipelines.interface import FailureCode, FinishReason, Sound, Stage
-from server.engine_status import EngineStatus
+from server.engine_status import EngineStatus, LoadError
 from server.job import Job
 
 
@@ -226,6 +226,22 @@ class KeepAlive:
 
 
 @dataclass(frozen=True, slots=True)
+class SetAside:
+    """Do not load the model for some time, as after a failed load: it has ended the process again and again."""
+
+    model: str
+    seconds: float
+    error: LoadError
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The end of a job that ran alone is in the store, and its outputs on disk: others may run again."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class FilesRead:
     """The model's files have been read into the page cache, so that its load is short. Sent by the reading thread."""
 
@@ -243,6 +259,6 @@ class Stop:
     """End the device thread now."""
 
 
-ModelMessage: TypeAlias = LoadModel | UnloadModel | Forget | Pin | KeepAlive
+ModelMessage: TypeAlias = LoadModel | UnloadModel | Forget | Pin | KeepAlive | SetAside | Settled
 PolicyMessage: TypeAlias = ModelMessage | FilesRead | Drain  # the scheduler handles these
 Message: TypeAlias = Submit | Cancel | Recall | PolicyMessage | Stop

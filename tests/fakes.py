@@ -218,7 +218,8 @@ class FakeEngine:
         self.submitted = asyncio.Event()
         self.sent: list[Cancel | Recall | ModelMessage] = []
         self.draining = False
-        self.alive, self.stuck = True, False
+        self.alive = True
+        self.stuck_in: str | None = None
         self.reply: Callable[[ChatRequest], str | FakeReply] | None = _echo
         self.embeds = True  # embeddings are made at once
         self.usable_bytes = capacity_bytes

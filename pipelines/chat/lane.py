@@ -180,7 +180,7 @@ class ChatLane:
         try:
             if max_rows != 0:  # 0: only canceled requests are to end, and the weights may be parked
                 self._run(max_rows, should_yield)
-        except Exception as error:
+        except BaseException as error:  # also a panic of Rust code
             if device.is_fatal(error):
                 raise
             failure = device.is_out_of_memory(error), "".join(traceback.format_exception(error))

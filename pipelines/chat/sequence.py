@@ -248,7 +248,7 @@ def begin(request: ChatRequest, tokenizer: ChatTokenizer, max_length: int, n_emb
         stream = tokenizer.detokenizer.stream(after_text=request.prompt.continues)
         calls = request.prompt.call_format
         text = ReplyText(stream, reader, request.stop, None if calls is None else calls.reader())
-    except Exception as error:  # noqa: BLE001  # the tokenizer may raise anything
+    except BaseException as error:  # noqa: BLE001  # the tokenizer may raise anything, also a panic of Rust code
         message = "The model's tokenizer failed on these messages."
         return Failed(request.id, "model_error", message, "".join(traceback.format_exception(error)))
     end_tokens = frozenset(request.stop_tokens)

@@ -194,7 +194,7 @@ class EmbeddingLane:
         try:
             with forward.meter:
                 vectors: NDArray[np.float32] | None = forward.greenlet.switch()
-        except Exception as error:
+        except BaseException as error:  # also a panic of Rust code
             if device.is_fatal(error):
                 raise
             vectors, failure = None, (device.is_out_of_memory(error), "".join(traceback.format_exception(error)))

@@ -25,6 +25,7 @@ def serve(
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. Default info.")] = None,
 ) -> None:
     """Start the server. It runs until Ctrl-C, and restarts itself after a fatal device error."""
+    from server.marks import MARKS
     from server.process.log_relay import open_missing_output, relay_output
     from server.process.logs import configure_logging
     from server.process.malloc import with_heap
@@ -60,6 +61,7 @@ def serve(
         sock,
         step_timeout_s=chosen.step_timeout_s,
         shutdown_grace_s=chosen.shutdown_grace_s,
+        marks=chosen.data_dir / MARKS,
         env=with_heap(env),
     )
     code = supervisor.run()
@@ -75,6 +77,9 @@ def worker(
     parent_pid: Annotated[int | None, typer.Option()] = None,
 ) -> None:
     """Runs the server process on an inherited socket. `serve` starts it."""
+    import faulthandler
+    import logging
+    import signal
     import socket
 
     from server.process.supervisor import UNUSABLE, die_with_parent
@@ -87,8 +92,12 @@ def worker(
     from server.store.opening import StoreUnusable
 
     configure_logging(chosen.log_format, chosen.log_level)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # the supervisor asks a hung process where it stands
     try:
         code = run(chosen, socket.socket(fileno=fd), heartbeat_fd)
     except StoreUnusable as error:
         fail(str(error), UNUSABLE)
-    raise typer.Exit(code)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # an exit would destroy what a device thread that is still in a long forward uses

@@ -14,12 +14,15 @@ import threading
 import time
 from collections.abc import Callable
 
+from pipelines.fault_points import reach
+from server.engine.doing import Doing
 from server.engine.executor import Executor
 from server.engine.model_loader import Device
 from server.engine.outbox import Outbox
 from server.engine.snapshot import SnapshotPublisher
 from server.errors import NeverFits, Unavailable
 from server.job import UNSTORED, Job
+from server.marks import Mark
 from server.protocol import (
     Cancel,
     Drain,
@@ -50,16 +53,19 @@ class Engine:
         *,
         step_timeout_s: float = 120.0,
         clock: Callable[[], float] = time.monotonic,
+        mark: Mark | None = None,
     ) -> None:
-        """deliver: called with each event, in order, on the event loop on which `start` was called."""
+        """deliver: called with each event, in order, on the event loop on which `start` was called.
+
+        step_timeout_s: after it, an action other than a load is stuck. mark: tells the next process what this one did.
+        """
         self._scheduler = scheduler
         self._device = device
         self._clock = clock
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._outbox = Outbox(deliver, clock)
-        self._executor = Executor(
-            scheduler, device, self._inbox, self._outbox, step_timeout_s=step_timeout_s, clock=clock
-        )
+        self._doing = Doing(step_timeout_s, clock, mark)
+        self._executor = Executor(scheduler, device, self._inbox, self._outbox, self._doing, clock=clock)
         self._snapshots = SnapshotPublisher(
             scheduler, self._executor.jobs, self._executor.estimates, self._executor.lanes, clock
         )
@@ -79,16 +85,16 @@ class Engine:
 
     @property
     def not_ready_reason(self) -> str | None:
-        return self._not_ready_reason
+        stuck_in = self.stuck_in
+        return self._not_ready_reason if stuck_in is None else f"the engine is stuck in {stuck_in}"
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive() and not self.stuck
+        return self._thread.is_alive() and self.stuck_in is None
 
     @property
-    def stuck(self) -> bool:
-        limit = self._executor.busy_until
-        return self._thread.is_alive() and limit is not None and self._clock() >= limit
+    def stuck_in(self) -> str | None:
+        return self._doing.overdue if self._thread.is_alive() else None
 
     @property
     def usable_bytes(self) -> int:
@@ -101,8 +107,8 @@ class Engine:
             )
 
     def submit(self, job: Job, need_bytes: int = 0, at: float | None = None) -> None:
-        if self._not_ready_reason is not None:
-            raise Unavailable(f"Not accepting jobs: {self._not_ready_reason}.", retry_after_s=5)
+        if (reason := self.not_ready_reason) is not None:
+            raise Unavailable(f"Not accepting jobs: {reason}.", retry_after_s=5)
         self.check_fits(job.model, need_bytes)
         self._inbox.put(Submit(job, self._clock() if at is None else at))
 
@@ -122,9 +128,12 @@ class Engine:
 
     def _run(self) -> None:
         try:
+            self._doing.begin("start")
+            reach("start")
             self._device.warm_up()
             while self._handle_messages(block=False) and self._turn():
                 pass
+            self._doing.end()  # after an error the next process reads what the thread did
         except BaseException as error:
             self._not_ready_reason = "the engine stopped on an error"
             logger.exception("engine stopped")
@@ -143,6 +152,7 @@ class Engine:
     def _turn(self) -> bool:
         """Decide on one action and carry it out. False when the engine has drained."""
         began = self._clock() if self._turn_ended_at is None else self._turn_ended_at
+        self._doing.begin("decide")
         self._scheduler.observe(self._device.read_memory())
         self._executor.look_for_inputs()
         action = self._scheduler.next_action(self._clock())
@@ -156,6 +166,7 @@ class Engine:
             self._scheduler.load_started(action.model)
             self._publish(force=True)  # a load takes long; publishing first shows it from its beginning
         self._executor.carry_out(action)
+        self._doing.begin("publish")
         self._publish()
         self._turn_ended_at = self._clock()
         self._executor.turn_ended(action, self._turn_ended_at - began)
@@ -168,6 +179,8 @@ class Engine:
         """
         timeout = None if until is None else max(0.0, until - self._clock())
         while True:
+            if block:
+                self._doing.end()
             try:
                 message = self._inbox.get(block, timeout)
             except queue.Empty:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import logging
 import queue
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import assert_never
 
 from models.errors import ModelsError
+from pipelines.fault_points import reach
 from pipelines.interface import Lane, NextStep, Note, OutOfMemory, StepCost, Update, WeightsChanged, never_yield
+from server.engine.doing import Doing
 from server.engine.eta import Estimates
 from server.engine.lane_output import LaneOutput
 from server.engine.learning import learn
@@ -53,7 +56,6 @@ from server.scheduling.scheduler import Scheduler
 logger = logging.getLogger(__name__)
 
 STEP_BURST_S = 0.05  # equal steps of a lane that works alone are run for so long without a new decision
-LOAD_LIMIT_S = 900.0  # a longer load counts as stuck; a large checkpoint from a slow disk takes minutes
 
 
 class Executor:
@@ -63,20 +65,19 @@ class Executor:
         device: Device,
         inbox: queue.SimpleQueue[Message],
         outbox: Outbox,
+        doing: Doing,
         *,
-        step_timeout_s: float,
         clock: Callable[[], float],
     ) -> None:
-        """inbox: a long forward is suspended when a message waits in it."""
+        """inbox: a long forward is suspended when a message waits in it. doing: is told each action beforehand."""
         self.jobs = RunningJobs()
         self.lanes: dict[str, Lane] = {}
         self.estimates = Estimates()
-        self.busy_until: float | None = None  # later than this, the current action is stuck; read by the event loop
+        self._doing = doing
         self._scheduler = scheduler
         self._device = device
         self._inbox = inbox
         self._outbox = outbox
-        self._step_timeout_s = step_timeout_s
         self._clock = clock
         self._lane_output = LaneOutput(scheduler, self.jobs, self.estimates, outbox)
         self._model_loader = ModelLoader(scheduler, device, self.lanes, inbox, clock)
@@ -85,6 +86,7 @@ class Executor:
     # Messages
 
     def handle(self, message: Submit | Cancel | Recall | PolicyMessage) -> None:
+        self._doing.begin("message", getattr(message, "model", ""))
         match message:
             case Submit(job, at):
                 self._submit(job, at)
@@ -116,7 +118,8 @@ class Executor:
             self._outbox.put(JobCanceled(job_id))
         elif (job := self.jobs.get(job_id)) is not None:
             self.jobs.cancel(job_id)
-            with self._device.working():
+            self._doing.begin("cancel", job.model, [job_id])
+            with self._contained(job.model), self._device.working():
                 self._end_requests(job)
 
     def _end_requests(self, job: Job) -> None:
@@ -129,39 +132,82 @@ class Executor:
 
     def look_for_inputs(self) -> None:
         """Notice lanes that can go on because files have been read."""
-        for model, resident in self._scheduler.residents.items():
-            if resident.waits:
+        for model in [name for name, resident in self._scheduler.residents.items() if resident.waits]:
+            with self._contained(model):
                 self._update_next_step(model)
 
     # Actions
 
     def carry_out(self, action: DeviceAction) -> None:
-        with self._device.working():
-            match action:
-                case Read(model):
-                    self._model_loader.read(model)
-                case Load(model):
-                    self._load(model)
-                case Evict(model):
-                    self._model_loader.evict(model)
-                case Park(model, components):
-                    self._model_loader.park(model, components)
-                case Unpark(model, components):
-                    if not self._model_loader.unpark(model, components):
-                        self._fail_running(model)
-                case DropAdapters(model, components):
-                    self.lanes[model].drop_adapters(components)
-                    self._scheduler.placed(model, self.lanes[model].components, self.lanes[model].parked)
-                    self._scheduler.adapters_dropped(model, components, self._clock())
-                case ResizeCache(model, n_bytes):
-                    held = self.lanes[model].resize_cache(n_bytes)
-                    self._scheduler.cache_resized(model, self._clock(), n_bytes, held)
-                case Admit(job):
-                    self._admit(job)
-                case Step(model, max_rows, reserve_bytes, in_tiles):
-                    self._step(model, max_rows, reserve_bytes, in_tiles)
-                case _:
-                    assert_never(action)
+        model, jobs = (action.job.model, [action.job]) if isinstance(action, Admit) else (action.model, [])
+        if isinstance(action, Step):
+            jobs = self._jobs_of_step(model)
+        name = type(action).__name__.lower()
+        self._doing.begin(name, model, [job.id for job in jobs])
+        with self._contained(model), self._device.working():
+            if not isinstance(action, Load | Admit):  # these are reached where their failures are handled
+                reach(name, model, jobs)
+            self._carry_out(action)
+
+    def _carry_out(self, action: DeviceAction) -> None:
+        match action:
+            case Read(model):
+                self._model_loader.read(model)
+            case Load(model):
+                self._load(model)
+            case Evict(model):
+                self._model_loader.evict(model)
+            case Park(model, components):
+                self._model_loader.park(model, components)
+            case Unpark(model, components):
+                if not self._model_loader.unpark(model, components):
+                    self._fail_running(model)
+            case DropAdapters(model, components):
+                self.lanes[model].drop_adapters(components)
+                self._scheduler.placed(model, self.lanes[model].components, self.lanes[model].parked)
+                self._scheduler.adapters_dropped(model, components, self._clock())
+            case ResizeCache(model, n_bytes):
+                held = self.lanes[model].resize_cache(n_bytes)
+                self._scheduler.cache_resized(model, self._clock(), n_bytes, held)
+            case Admit(job):
+                self._admit(job)
+            case Step(model, max_rows, reserve_bytes, in_tiles):
+                self._step(model, max_rows, reserve_bytes, in_tiles)
+            case _:
+                assert_never(action)
+
+    def _jobs_of_step(self, model: str) -> list[Job]:
+        """The jobs that the lane's next step works for: those of its forward, or those that start in it."""
+        lane, next_step = self.lanes[model], self._scheduler.residents[model].next_step
+        if next_step is not None and lane.kind != "chat":  # a step of a chat lane lets waiting chats in, too
+            of_requests = (self.jobs.of_request(each) for each in next_step.request_ids if self.jobs.has_request(each))
+            return list({job.id: job for job in of_requests}.values())
+        running = [job for job in self.jobs.all() if job.model == model]
+        return [job for job in running if not self.jobs.has_run(job.id)] or running
+
+    @contextmanager
+    def _contained(self, model: str) -> Iterator[None]:
+        """What a lane raises ends its jobs, and the model leaves the device. All else goes on.
+
+        A lane ends a request that fails by itself; whatever it raises instead leaves it in an unknown state. The error
+        passes through when the whole device is at fault, or when no lane is.
+        """
+        try:
+            yield
+        except BaseException as error:  # also the panic of a compiled library, which is no Exception
+            if self._device.is_fatal(error) or (model not in self.lanes and model not in self._scheduler.residents):
+                raise
+            logger.exception("a model has failed, unloading it", extra={"model": model})
+            self._drop(model)
+
+    def _drop(self, model: str) -> None:
+        lane = self.lanes.pop(model, None)
+        jobs = [job for job in self.jobs.all() if job.model == model]
+        for job in jobs:
+            if self.jobs.fail(job.id):
+                self._outbox.put(JobFailed(job.id, "model_error", "The model failed on this request.", True))
+            self._lane_output.drop(job)
+        self._model_loader.drop(model, lane, [request.id for job in jobs for request in job.requests])
 
     def turn_ended(self, action: Action, seconds: float) -> None:
         """Learn how long a turn took. seconds: of the whole turn, with the decision and the reports."""
@@ -172,9 +218,7 @@ class Executor:
             self._forward_s = 0.0
 
     def _load(self, model: str) -> None:
-        self.busy_until = self._clock() + LOAD_LIMIT_S
         error = self._model_loader.load(model)
-        self.busy_until = None
         if error is not None:
             self._fail_waiting(model, error.message, error.retryable)
         elif model in self.lanes:
@@ -200,10 +244,20 @@ class Executor:
         waited_s = self._clock() - waiting.since
         load_s = max(0.0, min(resident.load_s, resident.since - waiting.since))
         self.jobs.add(job)
-        for request in job.requests:
-            self.lanes[job.model].admit(request)
-        self._update_next_step(job.model)
         self._outbox.put(JobStarted(job.id, round(waited_s * 1000), round(load_s * 1000)))
+        try:
+            reach("admit", job)
+            for request in job.requests:
+                self.lanes[job.model].admit(request)
+        except BaseException as error:
+            if self._device.is_fatal(error):
+                raise
+            logger.exception("job not admitted", extra={"job": job.id})
+            self.jobs.fail(job.id)
+            self._outbox.put(JobFailed(job.id, "model_error", "The model failed on this request.", True))
+            self._end_requests(job)
+            self._lane_output.drop(job)  # requests that the lane never got
+        self._update_next_step(job.model)
 
     def _step(self, model: str, max_rows: int | None, reserve_bytes: int, in_tiles: bool) -> None:
         lane, ledger = self.lanes[model], self._scheduler.ledger
@@ -211,7 +265,6 @@ class Executor:
         if reserve_bytes:
             ledger.book(model, "activations", reserve_bytes)
         began = self._clock()
-        self.busy_until = began + self._step_timeout_s
         chat_due_at = began + self._scheduler.chat_due_in_s
 
         def should_yield() -> bool:
@@ -224,7 +277,6 @@ class Executor:
         while self._clock() < until and _same_step_follows(lane, next_step, notes) and not should_yield():
             updates += lane.step(max_rows, should_yield, in_tiles)
             notes += lane.take_costs()
-        self.busy_until = None
         if not lane.mid_forward:
             ledger.release(model, "activations")
         now = self._clock()
@@ -267,6 +319,8 @@ class Executor:
     def _update_next_step(self, model: str) -> None:
         lane = self.lanes[model]
         next_step = lane.next_step()
+        if next_step is not None:
+            self.jobs.ran(next_step.request_ids)
         self._scheduler.expects(model, next_step, lane.mid_forward and next_step is not None, lane.waits)
 
 

@@ -91,6 +91,12 @@ class LaneOutput:
                 assert_never(update)
         return False
 
+    def drop(self, job: Job) -> None:
+        """End what is left of a job whose lane is gone. Its failure has been reported."""
+        for request in job.requests:
+            if self._scheduler.is_running(job.id, job.model) and self._jobs.get(job.id) is not None:
+                self._end_request(job, request.id)
+
     def _report_verdicts(self, lane: Lane, model: str) -> None:
         key, verdicts = self._scheduler.residents[model].key, dict(lane.verdicts)
         if verdicts and verdicts != self._verdicts.get(key):

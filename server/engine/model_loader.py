@@ -9,11 +9,12 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from models.errors import ModelsError
+from pipelines.fault_points import reach
 from pipelines.interface import Lane
 from server.engine_status import LoadError
 from server.memory.ledger import DoesNotFit, Reading
@@ -103,6 +104,7 @@ class ModelLoader:
         try:
             if not ledger.held_by(model, "weights"):
                 ledger.book(model, "weights", self._scheduler.residency.bytes_to_load(model))
+            reach("load", model)
             lane = self._device.load(model)
         except BaseException as error:  # also the panic of a compiled library, which is no Exception
             if self._device.is_fatal(error):
@@ -132,6 +134,22 @@ class ModelLoader:
 
     def _failed(self, model: str, error: LoadError) -> LoadError:
         return self._scheduler.load_failed(model, self._clock(), error).error
+
+    def drop(self, model: str, lane: Lane | None, request_ids: Sequence[str]) -> None:
+        """Let go of a model whose lane has failed in an unknown state. request_ids: what it may still be running."""
+        try:
+            if lane is not None:
+                for request_id in request_ids:
+                    lane.cancel(request_id)
+                lane.step(max_rows=0)
+                lane.close()
+        except BaseException as error:
+            if self._device.is_fatal(error):
+                raise
+            logger.warning("model not closed", extra={"model": model, "detail": f"{type(error).__name__}: {error}"})
+        self._scheduler.ledger.release(model)
+        if model in self._scheduler.residents:
+            self._scheduler.evicted(model)
 
     def evict(self, model: str) -> None:
         before, began = self._device.read_memory(), self._clock()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,6 +24,7 @@ class RunningJob:
     job: Job
     failed: bool = False
     canceled: bool = False
+    has_run: bool = False  # its lane has begun it, or is about to run a forward for it
     progress: dict[str, Progress] = field(default_factory=dict)  # by request id
 
 
@@ -67,6 +68,14 @@ class RunningJobs:
         if len(running.progress) < len(running.job.requests):
             return "encoding", 0, total
         return slowest.stage, slowest.step, slowest.total_steps
+
+    def ran(self, request_ids: Iterable[str]) -> None:
+        for request_id in request_ids:
+            if request_id in self._by_request:
+                self._by_request[request_id].has_run = True
+
+    def has_run(self, job_id: str) -> bool:
+        return self._by_id[job_id].has_run
 
     def fail(self, job_id: str) -> bool:
         """Mark the job as failed. False when it was failed already, so that its failure is reported once."""

@@ -23,8 +23,8 @@ class Engine(Protocol):
         """False once a device thread has ended or is stuck in one action."""
 
     @property
-    def stuck(self) -> bool:
-        """Whether a device thread has been in one action for longer than its limit. Only a new process helps."""
+    def stuck_in(self) -> str | None:
+        """The action that a device thread has been in for longer than its limit. Only a new process helps."""
 
     @property
     def usable_bytes(self) -> int:

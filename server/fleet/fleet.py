@@ -37,6 +37,8 @@ from server.protocol import (
     OutputReady,
     Pin,
     Recall,
+    SetAside,
+    Settled,
     UnloadModel,
 )
 from server.units import size
@@ -86,8 +88,8 @@ class Fleet:
         return all(engine.alive for engine in self._engines)
 
     @property
-    def stuck(self) -> bool:
-        return any(engine.stuck for engine in self._engines)
+    def stuck_in(self) -> str | None:
+        return next((engine.stuck_in for engine in self._engines if engine.stuck_in is not None), None)
 
     async def drain(self, timeout_s: float) -> None:
         self.draining = True
@@ -152,7 +154,7 @@ class Fleet:
             case Forget(model):
                 self._pins.pop(model, None)
                 self._send_to_all(message)
-            case UnloadModel() | KeepAlive():
+            case UnloadModel() | KeepAlive() | SetAside() | Settled():
                 self._send_to_all(message)
             case _:
                 assert_never(message)

@@ -17,6 +17,7 @@ import secrets
 import string
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,8 +26,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.fault_points import reach
 from pipelines.interface import Sound
 from server.jobs.encoding import EXTENSIONS, MIME_TYPES, FileMetadata, Format, encode, to_pixels
+from server.marks import Marks
 from server.store.opening import StoreUnusable
 
 T = TypeVar("T")
@@ -61,8 +64,15 @@ def new_id() -> str:
 
 
 class Artifacts:
-    def __init__(self, root: Path, pool: Executor, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self,
+        root: Path,
+        pool: Executor,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        marks: Marks | None = None,
+    ) -> None:
         """Creates `root` if needed and closes it to other users."""
+        self._marks = marks
         self._outputs = root / "outputs"
         self._unfinished = root / "unfinished"
         self._pool = pool
@@ -80,6 +90,7 @@ class Artifacts:
         fmt: Format,
         metadata: FileMetadata,
         fps: int | None,
+        job_id: str,
     ) -> SavedFile:
         """Encodes an output and writes it to disk; when this returns, the file survives a power cut.
 
@@ -88,6 +99,11 @@ class Artifacts:
         """
 
         def work() -> SavedFile:
+            with nullcontext() if self._marks is None else self._marks.during("encode", jobs=[job_id]):
+                reach("encode", job_id, fmt)
+                return save()
+
+        def save() -> SavedFile:
             pixels = to_pixels(frames)
             count, height, width, _ = pixels.shape
             file_name = f"{output_id}.{EXTENSIONS[fmt]}"

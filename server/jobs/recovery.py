@@ -13,14 +13,16 @@ from sqlalchemy import Connection
 
 from server.accounts.quotas import today
 from server.jobs.artifacts import Artifacts
+from server.jobs.crashes import Crashes
 from server.jobs.inputs.files import InputFiles
 from server.jobs.limits import Catalogue
 from server.jobs.live_jobs import LiveJobs
 from server.jobs.results import Results
 from server.jobs.submission import Submission
-from server.store import idempotency, messages, responses, usage
+from server.store import idempotency, messages, open_chats, responses, usage
 from server.store import jobs as store
 from server.store.database import Database
+from server.store.jobs import JobRow
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ class Recovery:
         live_jobs: LiveJobs,
         submission: Submission,
         results: Results,
+        crashes: Crashes,
         clock: Callable[[], datetime],
         job_retention: timedelta,
     ) -> None:
@@ -46,15 +49,24 @@ class Recovery:
         self._live_jobs = live_jobs
         self._submission = submission
         self._results = results
+        self._crashes = crashes
         self._clock = clock
         self._job_retention = job_retention
 
     async def recover(self) -> int:
-        """Removes files without a job and submits unfinished jobs again; returns the number of unfinished jobs.
+        """Removes files without a job, refunds chats that the end of the last process cut off, and submits unfinished
+        jobs again; returns the number of unfinished jobs.
 
         Call it at start, before the first request.
         """
-        rows = await self._database.write(lambda conn: store.recover_jobs(conn, self._clock()))
+        suspects = dict(self._crashes.suspects)
+
+        def recover(conn: Connection) -> list[JobRow]:
+            open_chats.refund_all(conn)
+            return store.recover_jobs(conn, self._clock(), suspects)
+
+        rows = await self._database.write(recover)
+        self._crashes.count()
         swept = await self._sweep()  # before any job runs, because the store does not have a running job's files yet
         known = set(self._catalogue.names())
         for row in rows:

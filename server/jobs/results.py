@@ -22,7 +22,7 @@ from server.jobs.file_hashes import FileHashes
 from server.jobs.live_jobs import LiveJob, LiveJobs
 from server.jobs.metadata import file_metadata
 from server.jobs.webhooks import Webhooks
-from server.protocol import Cancel, JobCanceled, JobFailed, JobStarted, OutputReady
+from server.protocol import Cancel, JobCanceled, JobFailed, JobStarted, OutputReady, Settled
 from server.store import jobs as store
 from server.store.database import Database
 from server.store.jobs import OutputRow
@@ -132,6 +132,7 @@ class Results:
             row.request["output_format"],
             await asyncio.to_thread(file_metadata, row, event.index, event.scheduler, self._file_hashes),
             row.request["fps"],
+            row.id,
         )
         return _output_row(output_id, job, event, saved)
 
@@ -206,6 +207,8 @@ class Results:
             state, keep_files = State.FAILED, False
             recorded = await self._store_internal_error(job)
         self._live_jobs.remove(job.row.id)
+        if job.row.attempt > 1:
+            self._engine.send(Settled(job.row.id))
         if job.row.request.get("webhook_url"):
             self._webhooks.wake()
         if not (recorded and keep_files):

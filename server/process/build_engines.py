@@ -22,6 +22,7 @@ from pipelines.interface import Lane
 from server.engine.engine import Engine
 from server.engine.model_loader import Device
 from server.fleet.fleet import Fleet
+from server.marks import Mark, Marks
 from server.memory.ledger import Ledger, Reading
 from server.memory.requirements import Requirements, WeightPlacement, cache_bytes
 from server.process.hardware import Machine, NoSuchDevice, auto_dtype, torch_device
@@ -43,13 +44,17 @@ def make_fleet(
     catalogue: Catalogue,
     learned: LearnedValues,
     deliver: Callable[[Event], None],
+    marks: Marks,
 ) -> Fleet:
     """The fleet of all devices. deliver: called on the event loop with every event of an engine."""
     keep_compiled_code(settings.cache_dir)
     cuda_turn = threading.Lock()  # devices start CUDA one after another
     threads = max(1, (settings.torch_threads or os.cpu_count() or 1) // len(machines))
     host = HostMemory()
-    make = [partial(_engine, settings, machine, host, catalogue, learned, cuda_turn, threads) for machine in machines]
+    make = [
+        partial(_engine, settings, machine, host, catalogue, learned, cuda_turn, threads, marks.device(index))
+        for index, machine in enumerate(machines)
+    ]
     return Fleet(
         make,
         deliver,
@@ -66,6 +71,7 @@ def _engine(
     learned: LearnedValues,
     cuda_turn: threading.Lock,
     threads: int,
+    mark: Mark,
     deliver: Callable[[Event], None],
 ) -> Engine:
     ledger, key_of = _ledger(settings, machine), _keys(machine)
@@ -108,7 +114,7 @@ def _engine(
         lambda spec: learned.verdicts(key_of(spec)),
         Measured(settings.cache_dir / FILE_NAME),
     )
-    return Engine(scheduler, device, deliver, step_timeout_s=settings.step_timeout_s)
+    return Engine(scheduler, device, deliver, step_timeout_s=settings.step_timeout_s, mark=mark)
 
 
 def _shareable(spec: ModelSpec, auto: str) -> Mapping[str, tuple[str, int]]:

@@ -13,6 +13,7 @@ from server.accounts.sdapi_options import SdapiOptions
 from server.accounts.usage import Accounts
 from server.fleet.engine_port import Engine
 from server.jobs.artifacts import Artifacts
+from server.jobs.crashes import Crashes
 from server.jobs.event_stream import JobEvents
 from server.jobs.inputs.decoder import Decoder
 from server.jobs.inputs.files import InputFiles
@@ -76,6 +77,7 @@ def build_service(
     loras: Loras,
     burst_limiter: BurstLimiter,
     clock: Callable[[], datetime],
+    crashes: Crashes,
     storage_fault: Callable[[], str | None] = lambda: None,
 ) -> Service:
     """Builds the service; its parts share one `LiveJobs`, one `RunningChats` and one `Metrics`."""
@@ -150,6 +152,7 @@ def build_service(
         live_jobs=live_jobs,
         requirements=requirements,
         keep_alive_s=options.keep_alive_s,
+        crashes=crashes,
     )
     recovery = Recovery(
         database=database,
@@ -159,6 +162,7 @@ def build_service(
         live_jobs=live_jobs,
         submission=submission,
         results=results,
+        crashes=crashes,
         clock=clock,
         job_retention=options.job_retention,
     )
@@ -185,7 +189,12 @@ def build_service(
         loras=loras,
         auto_dtype=options.auto_dtype,
         dispatch=Dispatch(
-            live_jobs=live_jobs, results=results, running_chats=running_chats, metrics=metrics, learned=learned
+            live_jobs=live_jobs,
+            results=results,
+            running_chats=running_chats,
+            metrics=metrics,
+            learned=learned,
+            crashes=crashes,
         ),
         metrics=metrics,
         clock=clock,

@@ -13,9 +13,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import FrameType
 
 import pynvml
@@ -29,6 +31,7 @@ from models.loading.prompt_reader import PromptReader
 from models.loading.text_reader import TextReader
 from models.lora_files import LoraFolder
 from models.reading.isolated_reader import IsolatedReader
+from pipelines.fault_points import reach
 from server.accounts.auth import Authenticator, write_local_key
 from server.accounts.quotas import BurstLimiter
 from server.api.app import create_app
@@ -36,11 +39,13 @@ from server.fleet.fleet import Fleet
 from server.http.front_door import FrontDoor
 from server.http.http11 import Http11
 from server.jobs.artifacts import Artifacts, load_or_create_secret
+from server.jobs.crashes import Crashes
 from server.jobs.inputs.decoder import Decoder
 from server.jobs.webhooks import Webhooks
 from server.library.folder_watcher import FolderWatcher
 from server.library.library import Library
 from server.library.pulls import Pulls
+from server.marks import MARKS, Marks, note_stop, write_faults
 from server.process import data_folder
 from server.process.banner import print_banner
 from server.process.build_engines import make_fleet, memory_requirements
@@ -53,7 +58,8 @@ from server.process.settings import Settings
 from server.process.steady_clock import SteadyClock
 from server.process.storage_watch import StorageWatch
 from server.process.visible_gpus import visible_gpus
-from server.service.learned import LearnedValues
+from server.process.watchdog import Watchdog
+from server.service.learned import LearnedValues, measurement_key
 from server.service.prompts import Prompts
 from server.service.texts import Texts
 from server.store.database import Database
@@ -110,17 +116,23 @@ async def _serve(
     reader = IsolatedReader(settings.cache_dir, auto_dtype(machines), settings.data_dir / "models-read.json")
     catalogue = _catalogue(settings, machines, reader)
     clock = SteadyClock()
+    crashes = Crashes(settings.data_dir, clock, lambda model: _files_of(catalogue, model))
+    await asyncio.to_thread(crashes.judge)
+    marks = Marks(settings.data_dir / MARKS)
+    write_faults(marks.folder)
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="artifacts", initializer=_lower_priority)
     prompt_pool = ThreadPoolExecutor(PROMPT_WORKERS, thread_name_prefix="prompts")
     grammar_pool = ThreadPoolExecutor(GRAMMAR_WORKERS, thread_name_prefix="grammars")
-    prompts = Prompts(PromptReader(prepare=import_libraries, is_trusted=is_built_in), prompt_pool, grammar_pool)
+    prompts = Prompts(
+        PromptReader(prepare=import_libraries, is_trusted=is_built_in), prompt_pool, grammar_pool, _reading(marks)
+    )
     text_pool = ThreadPoolExecutor(TEXT_WORKERS, thread_name_prefix="texts")
-    texts = Texts(TextReader(prepare=import_libraries, is_trusted=is_built_in), text_pool)
+    texts = Texts(TextReader(prepare=import_libraries, is_trusted=is_built_in), text_pool, _reading(marks))
     learned = LearnedValues(database, clock)
     learned.load()
     folders = [settings.data_dir / name for name in ("outputs", "unfinished", "inputs", "pulls")]
     storage = StorageWatch(settings.data_dir, folders, database, settings.min_free_disk)
-    fleet = make_fleet(settings, machines, catalogue, learned, lambda event: service.dispatch.handle(event))
+    fleet = make_fleet(settings, machines, catalogue, learned, lambda event: service.dispatch.handle(event), marks)
     service = build_service(
         ServiceOptions(
             plans=settings.plans,
@@ -142,7 +154,7 @@ async def _serve(
         learned=learned,
         prompts=prompts,
         texts=texts,
-        artifacts=Artifacts(settings.data_dir, pool, clock),
+        artifacts=Artifacts(settings.data_dir, pool, clock, marks),
         decoder=Decoder(),
         data_dir=settings.data_dir,
         webhooks=Webhooks(
@@ -155,6 +167,7 @@ async def _serve(
         burst_limiter=BurstLimiter(time.monotonic),
         clock=clock,
         storage_fault=lambda: storage.reason,
+        crashes=crashes,
     )
     toml = settings.data_dir / "models.toml"
     library = Library(
@@ -178,17 +191,27 @@ async def _serve(
         body_memory_bytes=settings.body_memory,
         ready=lambda: fleet.not_ready_reason or storage.reason,
     )
+    chats = service.chats.running_chats
+
+    def stop_serving() -> None:
+        chats.fail_all("The server is shutting down.")
+        service.events.close()
+
     server = DrainingServer(
         uvicorn_config(app, settings.trusted_proxies),
         fleet,
         settings.shutdown_grace_s,
-        service.events.close,
+        stop_serving,
+        marks.folder,
         max_descriptors=for_connections(n_descriptors),
         proxies=settings.trusted_proxies,
     )
     await service.model_overrides.restore()
+    for aside in crashes.set_aside():
+        fleet.send(aside)
     fleet.start()
-    if (chat_model := catalogue.default_for("chat")) is not None:
+    # After a crash nothing is done that nobody asks for.
+    if not crashes.known and (chat_model := catalogue.default_for("chat")) is not None:
         prompts.open_early(catalogue.get(chat_model))
     await service.recovery.recover()
     first_key = await database.write(_first_key)
@@ -201,7 +224,8 @@ async def _serve(
     for task in background:
         task.add_done_callback(_log_end)
     print_banner(sock, machines, catalogue.specs(), first_key)
-    code = await _watch(fleet, server, serving, heartbeat_fd)
+    watchdog = Watchdog(fleet, marks, settings.step_timeout_s, chats)
+    code = await _watch(watchdog, fleet, server, serving, heartbeat_fd)
     for task in background:
         task.cancel()
     await asyncio.gather(*background, return_exceptions=True)
@@ -237,17 +261,16 @@ def _log_end(task: asyncio.Task[None]) -> None:
         logger.error("a background task of the catalogue ended", exc_info=error)
 
 
-async def _watch(engine: Fleet, server: DrainingServer, serving: asyncio.Task[None], heartbeat_fd: int | None) -> int:
-    """Send heartbeats while the engines are alive, until the HTTP server ends; returns the exit code.
-
-    A dead engine ends the server with `ENGINE_DEAD`; a stuck one ends the heartbeats, and the supervisor kills the
-    process.
-    """
+async def _watch(
+    watchdog: Watchdog, engine: Fleet, server: DrainingServer, serving: asyncio.Task[None], heartbeat_fd: int | None
+) -> int:
+    """Send heartbeats until the HTTP server ends; returns the exit code. A dead engine ends it with `ENGINE_DEAD`."""
     code = 0
     while not serving.done():
-        if engine.alive:
-            _beat(heartbeat_fd)
-        elif not engine.draining and not engine.stuck:
+        reach("heartbeat")
+        _beat(heartbeat_fd)
+        await watchdog.look()
+        if not engine.alive and not engine.draining:
             logger.error("the engine is dead, leaving", extra={"reason": engine.not_ready_reason})
             server.should_exit, code = True, ENGINE_DEAD
         await asyncio.wait([serving], timeout=HEARTBEAT_S)
@@ -263,15 +286,18 @@ class DrainingServer(FrontDoor):
         config: uvicorn.Config,
         engine: Fleet,
         grace_s: float,
-        close_streams: Callable[[], None],
+        stop_serving: Callable[[], None],
+        marks: Path,
         *,
         max_descriptors: int,
         proxies: Sequence[str],
     ) -> None:
+        """stop_serving: ends the streams that are open after the drain. marks: the folder of `server.marks`."""
         super().__init__(config, max_descriptors=max_descriptors, proxies=proxies)
+        self._marks = marks
         self._engine = engine
         self._grace_s = grace_s
-        self._close_streams = close_streams
+        self._stop_serving = stop_serving
         self._loop = asyncio.get_running_loop()
         self._draining: asyncio.Task[None] | None = None
 
@@ -283,11 +309,12 @@ class DrainingServer(FrontDoor):
 
     def _drain(self) -> None:
         if self._draining is None:
+            note_stop(self._marks)
             self._draining = asyncio.create_task(self._drain_and_leave())
 
     async def _drain_and_leave(self) -> None:
         await self._engine.drain(self._grace_s)
-        self._close_streams()
+        self._stop_serving()
         self.should_exit = True
 
 
@@ -305,6 +332,26 @@ def uvicorn_config(app: FastAPI, trusted_proxies: Sequence[str]) -> uvicorn.Conf
         forwarded_allow_ips=list(trusted_proxies),
         timeout_graceful_shutdown=3,  # without a limit one open stream keeps the process alive
     )
+
+
+def _files_of(catalogue: Catalogue, model: str) -> str:
+    try:
+        return measurement_key(catalogue.get(model).path, "", "")
+    except ModelsError:
+        return ""
+
+
+def _reading(marks: Marks) -> Callable[[str, str], AbstractContextManager[None]]:
+    """Marks what the threads do that read prompts and texts, which begins once the libraries are imported."""
+    import_once = functools.cache(import_libraries)
+
+    @contextmanager
+    def during(action: str, model: str) -> Iterator[None]:
+        import_once()
+        with marks.during(action, model):
+            yield
+
+    return during
 
 
 def _first_key(conn: Connection) -> str | None:

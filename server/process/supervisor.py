@@ -19,17 +19,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import TypeAlias
+
+from server.marks import note_stop, read_marks, remove_marks
 
 logger = logging.getLogger(__name__)
 
 Command: TypeAlias = Callable[[int, int], Sequence[str]]  # (socket fd, heartbeat fd) → argument list
 
 POISONED = 86  # exit code: the CUDA context is broken; a new process gets a new one
+HUNG = 87  # exit code: the process ended itself, because a thread of it hung
 UNUSABLE = 78  # exit code (EX_CONFIG): another start would fail in the same way
 BACKLOG = 2048  # clients that wait in the accept queue during a restart
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STACKS_S = 0.3  # for the stacks of a hung process to be written
+HEARTBEAT_SLACK_S = 2.0  # a heartbeat comes every second, on a busy machine somewhat later
 _EXTRA_GRACE_S = 5.0  # a stopping process is killed this long after its own grace period
 
 
@@ -66,29 +74,46 @@ def die_with_parent(parent_pid: int) -> None:
 class Restarts:
     """Decides when to start the server process again, from exit codes and times alone."""
 
-    FIRST_S, LONGEST_S = 0.5, 30.0
-    MOST, WINDOW_S = 5, 60.0
+    FIRST_S, LONGEST_S = 0.5, 5.0
+    MOST_FAILED_STARTS = 5  # one after another
+    LONG_RUN_S = 60.0
 
     def __init__(self) -> None:
-        self._ends: list[float] = []
+        self._failed_starts = 0
         self._wait_s = self.FIRST_S
 
-    def after(self, code: int, *, hung: bool, ran_s: float, now: float) -> float | None:
+    def after(self, code: int, *, hung: bool, served: bool, ran_s: float) -> float | None:
         """Seconds to wait before the next start; None: give up. The first rule that applies:
 
-        (1) another start would not help, or the process ended too often in a short time: give up;
-        (2) the device was poisoned or hung: start at once, because the process itself worked until then;
+        (1) another start would not help, or too many in a row have not come to serve: give up;
+        (2) the device was poisoned or hung after a long run: start at once, because the process itself worked;
         (3) otherwise wait twice as long as the last time, beginning anew after a long run.
+
+        A process that served is always started again: the next one sets the job or the model aside that ended it.
         """
-        self._ends = [end for end in self._ends if now - end < self.WINDOW_S] + [now]
-        if code == UNUSABLE or len(self._ends) > self.MOST:  # (1)
+        self._failed_starts = 0 if served else self._failed_starts + 1
+        if code == UNUSABLE or self._failed_starts > self.MOST_FAILED_STARTS:  # (1)
             return None
-        if code == POISONED or hung:  # (2)
-            return 0.0
-        if ran_s >= self.WINDOW_S:  # (3)
+        if ran_s >= self.LONG_RUN_S:
             self._wait_s = self.FIRST_S
-        wait_s, self._wait_s = self._wait_s, min(2 * self._wait_s, self.LONGEST_S)
+            if code in (POISONED, HUNG) or hung:  # (2)
+                return 0.0
+        wait_s, self._wait_s = self._wait_s, min(2 * self._wait_s, self.LONGEST_S)  # (3)
         return wait_s
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a server process ended."""
+
+    code: int
+    hung: bool  # it was killed for a missing heartbeat
+    served: bool  # it came so far as to serve
+    doing: str  # what it was doing, by its marks; empty when that is not known
+
+    def __str__(self) -> str:
+        how = "hung, killed" if self.hung else "hung" if self.code == HUNG else _described(self.code)
+        return f"{how}, in {self.doing}" if self.doing else how
 
 
 class Supervisor:
@@ -99,9 +124,12 @@ class Supervisor:
         *,
         step_timeout_s: float,
         shutdown_grace_s: float,
+        marks: Path | None = None,
         start_timeout_s: float = 300.0,  # imports, migrations and an import of torch from a cold disk
         env: Mapping[str, str] | None = None,
     ) -> None:
+        """marks: the folder of `server.marks`, in which the server process tells what it is doing."""
+        self._marks = marks
         self._command = command
         self._sock = sock
         self._step_timeout_s = step_timeout_s
@@ -135,24 +163,22 @@ class Supervisor:
     def _keep_running(self) -> int:
         while True:
             started = time.monotonic()
-            code, hung = self._run_once()
+            ended = self._run_once()
+            code = ended.code
             if self._stops_asked:
                 return 0 if code in (0, -signal.SIGTERM, -signal.SIGINT) else _exit_code(code)
             if code == 0:
                 return 0
-            now = time.monotonic()
-            wait_s = self._restarts.after(code, hung=hung, ran_s=now - started, now=now)
+            ran_s = time.monotonic() - started
+            wait_s = self._restarts.after(code, hung=ended.hung, served=ended.served, ran_s=ran_s)
             if wait_s is None:
-                logger.error("the server process cannot be kept running, giving up", extra={"ended": _described(code)})
+                logger.error("the server process cannot be kept running, giving up", extra={"ended": str(ended)})
                 return _exit_code(code)
-            logger.warning(
-                "the server process ended, starting it again",
-                extra={"ended": "hung, killed" if hung else _described(code), "wait_s": wait_s},
-            )
+            logger.warning("the server process ended, starting it again", extra={"ended": str(ended), "wait_s": wait_s})
             if self._pause(wait_s):
                 return 0
 
-    def _run_once(self) -> tuple[int, bool]:
+    def _run_once(self) -> Ended:
         heartbeat, beating = os.pipe()
         try:
             child = subprocess.Popen(
@@ -171,9 +197,10 @@ class Supervisor:
                 child.kill()
                 child.wait()
 
-    def _watch(self, child: subprocess.Popen[bytes], heartbeat: int) -> tuple[int, bool]:
-        """Wait until `child` has ended; returns its exit code, and whether it was killed for a missing heartbeat."""
-        hung = False
+    def _watch(self, child: subprocess.Popen[bytes], heartbeat: int) -> Ended:
+        """Wait until `child` has ended; returns how it did."""
+        hung = served = False
+        beat_at = math.inf
         deadline = time.monotonic() + self._start_timeout_s
         with selectors.DefaultSelector() as selector:
             selector.register(heartbeat, selectors.EVENT_READ)
@@ -182,6 +209,8 @@ class Supervisor:
                 now = time.monotonic()
                 if now >= deadline:
                     hung = not self._stops_asked
+                    if hung:
+                        self._look_at_hung(child.pid, beat_at)
                     child.kill()
                     deadline = math.inf
                 for key, _ in selector.select(None if deadline == math.inf else deadline - now):
@@ -190,15 +219,37 @@ class Supervisor:
                     elif not os.read(heartbeat, 4096):
                         selector.unregister(heartbeat)  # the child is ending; the deadline stays
                     elif not self._stops_asked and not hung:
-                        deadline = time.monotonic() + self._step_timeout_s
+                        served, beat_at = True, time.monotonic()
+                        deadline = beat_at + self._step_timeout_s
                 if self._pass_on_stops(child):
                     deadline = time.monotonic() + self._grace_s + _EXTRA_GRACE_S
-        return code, hung
+        doing = [] if self._marks is None else read_marks(self._marks)
+        served = served and not any(marked.action == "start" for marked in doing)
+        return Ended(code, hung, served, "; ".join(map(str, doing)))
+
+    def _look_at_hung(self, pid: int, beat_at: float) -> None:
+        """Log where a process stands that sends no heartbeat, and forget marks that do not say what hung it.
+
+        beat_at: when its last heartbeat came. A thread that has gone on since then is not what hangs; a process that
+        somebody has stopped does not hang at all.
+        """
+        stopped = _is_stopped(pid)
+        if not stopped:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR1)  # `faulthandler` writes the stack of every thread to its log
+            time.sleep(STACKS_S)
+        if self._marks is not None:
+            marked = read_marks(self._marks)
+            if stopped or any(each.since > beat_at + HEARTBEAT_SLACK_S for each in marked):
+                logger.warning("nothing is to blame for the hang by its mark", extra={"stopped": stopped})
+                remove_marks(self._marks)
 
     def _pass_on_stops(self, child: subprocess.Popen[bytes]) -> bool:
         """Forward the first request to stop, and kill at the second; True when there was a new request."""
         if self._stops_passed_on == self._stops_asked:
             return False
+        if self._marks is not None:
+            note_stop(self._marks)
         if self._stops_asked == 1:
             child.terminate()
         else:
@@ -224,6 +275,14 @@ def _drain(sock: socket.socket) -> None:
     except OSError as error:
         if error.errno not in (errno.EAGAIN, errno.EWOULDBLOCK):
             raise
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped the process, or a debugger. False where that cannot be told."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+    except (OSError, IndexError):
+        return False
 
 
 def _described(code: int) -> str:

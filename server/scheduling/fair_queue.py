@@ -76,6 +76,7 @@ class FairQueue:
         self._keys: dict[str, KeyShare] = {}
         self._models: dict[str, ModelQueue] = {}
         self._by_arrival: OrderedDict[str, Waiting] = OrderedDict()  # by job id, oldest first
+        self._alone: dict[str, Waiting] = {}  # by job id: those that run alone, oldest first
         self._job_s: dict[str, float] = {}  # model → mean device seconds of a request
         self._level = 0.0  # tag of the key that was served last: new keys start there, or below
         self._with_running: set[str] = set()  # keys
@@ -88,6 +89,8 @@ class FairQueue:
 
     def add(self, job: Job, now: float) -> None:
         waiting = self._by_arrival[job.id] = Waiting(job, now)
+        if job.alone:
+            self._alone[job.id] = waiting
         key = self._keys.get(job.owner)
         if key is None:
             key = self._keys[job.owner] = KeyShare(self.level)
@@ -128,6 +131,7 @@ class FairQueue:
     def remove(self, job_id: str) -> Waiting:
         """Remove a job that will not run. Raises KeyError."""
         waiting = self._by_arrival.pop(job_id)
+        self._alone.pop(job_id, None)
         job = waiting.job
         self._keys[job.owner].jobs.remove(job)
         model_queue = self._models[job.model]
@@ -182,6 +186,10 @@ class FairQueue:
             return next(iter(self._by_arrival.values()), None)
         model_queue = self._models.get(model)
         return None if model_queue is None else next(iter(model_queue.by_arrival.values()))
+
+    def alone(self) -> list[Waiting]:
+        """Returns the waiting jobs that run alone, oldest first."""
+        return list(self._alone.values())
 
     def of_model(self, model: str) -> list[Waiting]:
         model_queue = self._models.get(model)

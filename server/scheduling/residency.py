@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from models.errors import UnknownModel
 from server.engine_status import LoadError
 from server.memory.ledger import Ledger
-from server.protocol import Forget, KeepAlive, LoadModel, ModelMessage, Pin, UnloadModel
+from server.protocol import Forget, KeepAlive, LoadModel, ModelMessage, Pin, SetAside, Settled, UnloadModel
 from server.scheduling.actions import ModelFacts, ResizeCache
 from server.scheduling.eviction import Candidate, EvictionPlan, plan_eviction
 from server.scheduling.load_times import LoadTimes
@@ -84,6 +84,10 @@ class Residency:
                 self._keep_alives.pop(model, None)
                 if seconds is not None:
                     self._keep_alives[model] = seconds
+            case SetAside(model, seconds, error):
+                self.cooldowns[model] = Cooldown(now + seconds, seconds, error)
+            case Settled():
+                pass  # it concerns no model
 
     def unload(self, model: str) -> None:
         """Evict the model once it is idle, unless it is pinned, and end its cooldown."""

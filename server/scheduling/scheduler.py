@@ -12,6 +12,9 @@ The decision is the first of these that applies:
   5. a lane with work takes a step (`time_slices.py`), as wide as is useful and fits (`batch_size.py`)
   6. a model that has been idle for longer than its keep-alive is evicted
   7. the device waits until something may change
+A job that may have ended the process before runs alone: it is admitted once nothing else runs, and until its end is in
+the store nothing is admitted, loaded or merged beside it, so that another end of the process counts against the right
+job.
 After `patience_s`, a waiting model stops admission to the models that occupy its memory, so that they drain. Only a
 message, an outcome or a moment that is known in advance changes 1 to 4. Between those a decision consists of 5 alone,
 so its cost does not grow with the queue.
@@ -21,6 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import assert_never
 
 from pipelines.interface import NextStep
@@ -28,7 +32,18 @@ from server.engine_status import LoadError
 from server.job import Job
 from server.memory.activations import Peaks
 from server.memory.ledger import Ledger, Reading
-from server.protocol import Drain, FilesRead, Forget, KeepAlive, LoadModel, Pin, PolicyMessage, UnloadModel
+from server.protocol import (
+    Drain,
+    FilesRead,
+    Forget,
+    KeepAlive,
+    LoadModel,
+    Pin,
+    PolicyMessage,
+    SetAside,
+    Settled,
+    UnloadModel,
+)
 from server.scheduling.actions import Action, Evict, ModelFacts, Step, Wait
 from server.scheduling.admission import Admission
 from server.scheduling.batch_size import BatchSizes, StepSizer
@@ -39,6 +54,7 @@ from server.scheduling.residency import Cooldown, LoadInProgress, Residency
 from server.scheduling.resident import Resident
 from server.scheduling.time_slices import TimeSlices
 
+SETTLE_LIMIT_S = 60.0  # longest that others wait for the end of a job that ran alone to be stored
 OTHERS_POLL_S = 1.0  # other programs do not report when they free memory: a model that waits for it is tried this often
 
 
@@ -73,6 +89,8 @@ class Scheduler:
         self.revision = 0  # counts changes of the state: a snapshot of an older revision is out of date
         self._step_sizer = StepSizer(ledger, self.peaks, self.batch_sizes, max_step_s=max_step_s)
         self._jobs: dict[str, tuple[Job, float]] = {}  # running jobs and the device seconds they used
+        self._settling: str | None = None  # the job that has run alone and whose end is not in the store yet
+        self._settles_by: float | None = None  # after it nothing waits for that any more
         self._settled_until = -math.inf  # before this moment, 1 to 4 need not be decided again
 
     @property
@@ -87,8 +105,11 @@ class Scheduler:
 
     def handle(self, message: PolicyMessage, now: float) -> None:
         match message:
-            case LoadModel() | UnloadModel() | Forget() | Pin() | KeepAlive():
+            case LoadModel() | UnloadModel() | Forget() | Pin() | KeepAlive() | SetAside():
                 self.residency.handle(message, now)
+            case Settled(job_id):
+                if self._settling == job_id:
+                    self._settling = None
             case FilesRead(model, seconds):
                 self.residency.files_read(model, seconds)
             case Drain():
@@ -195,6 +216,10 @@ class Scheduler:
                 job, before = self._jobs[job_id]
                 self._jobs[job_id] = (job, before + used)
 
+    def is_running(self, job_id: str, model: str) -> bool:
+        """Whether the job has unfinished requests."""
+        return model in self.residents and job_id in self.residents[model].running
+
     def request_ended(self, job_id: str, model: str) -> bool:
         """True when that was the job's last unfinished request."""
         resident = self.residents[model]
@@ -207,6 +232,8 @@ class Scheduler:
         del resident.running[job_id]
         self.lent_weights.job_ended(resident, job_id)
         job, used = self._jobs.pop(job_id)
+        if job.alone:
+            self._settling, self._settles_by = job_id, None
         self.queue.ended(job, used)
         return True
 
@@ -225,11 +252,20 @@ class Scheduler:
     # Decisions, asked for by the engine
 
     def next_action(self, now: float) -> Action:
+        if self._settling is not None:
+            self._settles_by = now + SETTLE_LIMIT_S if self._settles_by is None else self._settles_by
+            if now >= self._settles_by:
+                self._settling = None
+                self._invalidate()
         if now >= self._settled_until:
             action = self._change(now)
             if action is not None:
                 return action
-            self._settled_until = min(self.model_loads.next_change(now), self.lent_weights.next_expiry(now))
+            self._settled_until = min(
+                self.model_loads.next_change(now),
+                self.lent_weights.next_expiry(now),
+                self._settles_by if self._settling is not None and self._settles_by is not None else math.inf,
+            )
         working = [r for r in self.residents.values() if r.running and not r.to_unpark]
         working = [r for r in working if not r.waits] or working
         if working:
@@ -256,6 +292,10 @@ class Scheduler:
         chat_waits = any(r.is_chat and r.running and not r.to_unpark for r in self.residents.values())
         return self.time_slices.chat_due_in_s if chat_waits else math.inf
 
+    @property
+    def _lone_job_runs(self) -> bool:
+        return len(self._jobs) == 1 and any(job.alone for job, _ in self._jobs.values())
+
     # The parts of a decision
 
     def _invalidate(self) -> None:
@@ -273,17 +313,23 @@ class Scheduler:
                 return Evict(model)  # 1
         if (drop := self.lent_weights.stale(now)) is not None:
             return drop  # 1
+        if self._lone_job_runs or self._settling is not None:  # only what it needs comes back to the device
+            return self.model_loads.next(now, draining=True)[0]
         load, urgent = self.model_loads.next(now, self.draining)  # 3, 4
         # While models drain for an urgent claim, the other models go on admitting jobs.
         load_first = urgent and load is not None
-        if not load_first and not self.draining and (admission := self._admission.next(now)) is not None:
-            return admission  # 2
+        if not load_first and not self.draining:
+            admission = self._admission.next(now, others_run=bool(self._jobs) or self.residency.loading is not None)
+            if admission is not None:
+                return admission  # 2
         return load or self.model_loads.cache_to_grow(now, self.draining)
 
     def _step(self, resident: Resident, now: float) -> Action:
         next_step = resident.next_step
         if next_step is None or resident.mid_forward:
             return Step(resident.name)
+        if self._lone_job_runs:
+            next_step = replace(next_step, rows=1)
         rows, need = self._step_sizer.rows_and_bytes(resident, next_step, self._others_wait(resident))
         if need > self.ledger.free_bytes:
             plan = self.residency.plan_eviction(need, now, keep=resident.name)

@@ -12,7 +12,7 @@ from server.accounts.auth import ApiKey
 from server.accounts.quotas import Plan, seconds_to_reset, today
 from server.jobs.artifacts import new_id
 from server.jobs.results import Results
-from server.store import usage
+from server.store import open_chats, usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +28,20 @@ class ChatCharge:
         """Refunds the message in a task, because the client may have disconnected."""
 
         def refund(conn: Connection) -> bool:
+            open_chats.ended(conn, self.id)
             return usage.refund_units(conn, self.id, self.key_id, self.day, "chats", self.n_choices)
 
         return results.spawn(results.persist(refund))
+
+    def keep(self, results: Results) -> asyncio.Task[None]:
+        """Keeps the charge, in a task: until then the next start would refund it, as that of a chat cut off."""
+        return results.spawn(results.persist(lambda conn: open_chats.ended(conn, self.id)))
 
 
 def charge_chat(conn: Connection, key: ApiKey, plan: Plan, now: datetime, n_choices: int = 1) -> ChatCharge:
     """Raises `QuotaUsedUp` and charges nothing when the daily limit is reached."""
     day, limit = today(now), plan.chats
     used = usage.charge(conn, key.id, day, "chats", n_choices, limit, retry_after_s=seconds_to_reset(now))
-    return ChatCharge(f"chat_{new_id()}", key.id, day, limit, used, n_choices)
+    chat_id = f"chat_{new_id()}"
+    open_chats.opened(conn, chat_id, key.id, day, n_choices)
+    return ChatCharge(chat_id, key.id, day, limit, used, n_choices)

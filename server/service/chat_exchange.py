@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from pipelines.chat_interface import Message
 from server.errors import Unavailable
 from server.jobs.results import Results
-from server.store import messages
+from server.store import messages, open_chats
 from server.store.database import Database
 
 
@@ -25,11 +25,16 @@ class ChatExchange:
     model: str
     system: str | None  # the system prompt that the client gave
 
-    async def store(self, database: Database, reply: Message, at: datetime) -> bool:
-        """Returns False when the store is unavailable."""
+    async def store(self, database: Database, reply: Message, at: datetime, charge_id: str) -> bool:
+        """Keeps the charge of the reply, too. Returns False when the store is unavailable."""
+
+        def append_and_keep(conn: Connection) -> None:
+            open_chats.ended(conn, charge_id)
+            self._append(conn, reply, at)
+
         if self.stored:
             try:
-                await database.write(lambda conn: self._append(conn, reply, at))
+                await database.write(append_and_keep)
             except Unavailable:
                 return False
         return True

@@ -107,8 +107,11 @@ class ChatTurn:
         except (asyncio.CancelledError, GeneratorExit):
             if not any(choice.started for choice in self._choices):
                 self.charge.refund(self._results)
-            elif self._sent["content"]:
-                self._exchange.store_partial(self._results, self._received(), self._clock())
+                raise
+            if self.reply is None:
+                self.charge.keep(self._results)
+                if self._sent["content"]:
+                    self._exchange.store_partial(self._results, self._received(), self._clock())
             raise
         finally:
             self._taken.give_back()
@@ -186,7 +189,10 @@ class ChatTurn:
             )
         choices = tuple(choice.choice for choice in self._choices)
         message = Message("assistant", choices[0].text, thinking=choices[0].thinking, tool_calls=choices[0].tool_calls)
-        if not await self._exchange.store(self._database, message, now):
+        if not self._exchange.stored:
+            self.charge.keep(self._results)
+        elif not await self._exchange.store(self._database, message, now, self.charge.id):
+            self.charge.keep(self._results)
             logger.warning("conversation turn not stored")
             warnings.append("This exchange could not be stored: later replies will not take it into account.")
         return ChatReply(

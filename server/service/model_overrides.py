@@ -13,6 +13,7 @@ from models.errors import UnknownModel as NoSuchModel
 from models.spec import ModelSpec
 from server.errors import BadRequest, Conflict, UnknownModel
 from server.fleet.engine_port import Engine
+from server.jobs.crashes import Crashes
 from server.jobs.limits import Catalogue, MemoryRequirements, check_cooldown, nearest_name
 from server.jobs.live_jobs import LiveJobs
 from server.protocol import KeepAlive, LoadModel, Pin, UnloadModel
@@ -33,6 +34,7 @@ class ModelOverrides:
         live_jobs: LiveJobs,
         requirements: MemoryRequirements,
         keep_alive_s: float,
+        crashes: Crashes,
     ) -> None:
         """keep_alive_s: of models that have a keep-alive neither in their catalogue entry nor as an override."""
         self._database = database
@@ -41,6 +43,7 @@ class ModelOverrides:
         self._live_jobs = live_jobs
         self._requirements = requirements
         self._keep_alive_s = keep_alive_s
+        self._crashes = crashes
         self._overrides: dict[str, ModelOverride] = {}
 
     async def restore(self) -> None:
@@ -65,10 +68,14 @@ class ModelOverrides:
         logger.info("model load requested", extra={"model": spec.name})
 
     async def unload(self, name: str) -> None:
-        """Evicts the model once its running jobs are done. Raises UnknownModel; Conflict for a pinned model."""
+        """Evicts the model once its running jobs are done; one that was set aside may be loaded again.
+
+        Raises UnknownModel; Conflict for a pinned model.
+        """
         spec = self._lane_spec(name)
         if self.is_pinned(spec):
             raise Conflict(f"{spec.name} is pinned. Unpin it first.")
+        self._crashes.forget(spec.name)
         self._engine.send(UnloadModel(spec.name))
         logger.info("model unload requested", extra={"model": spec.name})
 

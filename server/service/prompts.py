@@ -11,13 +11,14 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, TypeVar
 
 from models.errors import ModelsError
 from models.isolation.panics import without_panic
 from models.spec import ModelSpec
 from pipelines.chat_interface import Message, Prompt, PromptOptions, PromptRefused, PromptTooLong, RawPrompt
+from pipelines.fault_points import reach
 from server.errors import BadRequest, ContextTooLong, Unavailable
 from server.service.chat_context import ChatContext
 from server.service.media_memory import MediaMemory
@@ -41,8 +42,18 @@ class PromptReader(Protocol):
 
 
 class Prompts:
-    def __init__(self, reader: PromptReader, executor: Executor, grammar_executor: Executor | None = None) -> None:
-        """grammar_executor: of its threads, each may take seconds to read a grammar; None: the same as of prompts."""
+    def __init__(
+        self,
+        reader: PromptReader,
+        executor: Executor,
+        grammar_executor: Executor | None = None,
+        during: Callable[[str, str], AbstractContextManager[None]] = lambda action, model: nullcontext(),
+    ) -> None:
+        """grammar_executor: of its threads, each may take seconds to read a grammar; None: the same as of prompts.
+
+        during: marks what a worker thread does with a model within a block, see `server.marks`.
+        """
+        self._during = during
         self._reader = reader
         self._executor = executor
         self._grammar_executor = grammar_executor or executor
@@ -52,7 +63,12 @@ class Prompts:
 
     def open_early(self, spec: ModelSpec) -> None:
         """Open the model's tokenizer on a worker thread, so that the first chat does not wait for it."""
-        opening = self._executor.submit(self._reader.open, spec)
+
+        def open_tokenizer() -> None:
+            with self._during("tokenizer", spec.name):
+                self._reader.open(spec)
+
+        opening = self._executor.submit(open_tokenizer)
         opening.add_done_callback(lambda done: _log_failure(spec, done))
 
     async def read(self, spec: ModelSpec, context: ChatContext, options: PromptOptions) -> Prompt:
@@ -98,9 +114,16 @@ class Prompts:
         return await self._run(spec, work, self._grammar_executor)
 
     async def _run(self, spec: ModelSpec, work: Callable[[], T], executor: Executor | None = None) -> T:
+        def marked() -> T:
+            with self._during("prompt", spec.name):
+                reach("template", spec.name)
+                return work()
+
         try:
             async with self._turns.of(spec.fingerprint) if executor is None else nullcontext():
-                return await asyncio.get_running_loop().run_in_executor(executor or self._executor, without_panic, work)
+                return await asyncio.get_running_loop().run_in_executor(
+                    executor or self._executor, without_panic, marked
+                )
         except PromptTooLong:
             raise
         except PromptRefused as error:

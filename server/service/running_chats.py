@@ -45,6 +45,7 @@ class RunningChats:
         self._engine = engine
         self.event_queues: dict[str, asyncio.Queue[ChatEvent]] = {}  # by id of the engine's job
         self._owners: dict[str, str] = {}  # id of the engine's job → key id
+        self._models: dict[str, str] = {}  # by id of the engine's job
         self.n_of_key: Counter[str] = Counter()  # by key id: replies that are being made
         self._lock = threading.Lock()  # what nothing holds any more is given back on whatever thread finds it
 
@@ -70,6 +71,7 @@ class RunningChats:
         """
         events = self.event_queues[job.id] = asyncio.Queue()
         self._owners[job.id] = job.owner
+        self._models[job.id] = job.model
         ended = False
         try:
             self._engine.submit(job, need_bytes)
@@ -78,7 +80,7 @@ class RunningChats:
                 ended = not isinstance(event, JobStarted | JobText)
                 yield event
         finally:
-            del self.event_queues[job.id], self._owners[job.id]
+            del self.event_queues[job.id], self._owners[job.id], self._models[job.id]
             if not ended:
                 self._engine.send(Cancel(job.id))
 
@@ -92,6 +94,14 @@ class RunningChats:
         for job_id in jobs:
             self._engine.send(Cancel(job_id))
         return len(jobs)
+
+    def model_of(self, job_id: str) -> str | None:
+        return self._models.get(job_id)
+
+    def fail_all(self, message: str) -> None:
+        """Ends all chats and embeddings: the process is about to end. Their clients get an answer and are refunded."""
+        for job_id, events in self.event_queues.items():
+            events.put_nowait(JobFailed(job_id, "engine_stopped", message, True))
 
     def deliver(self, event: ChatEvent) -> bool:
         """Passes an event on to its chat; returns False when the event belongs to no running chat."""

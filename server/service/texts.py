@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from models.errors import ModelsError
 from models.isolation.panics import without_panic
 from models.spec import ModelSpec
 from pipelines.embedding_interface import TextOptions, TextRefused, TextTokens
+from pipelines.fault_points import reach
 from server.errors import BadRequest, Unavailable
 from server.service.model_turns import ModelTurns
 
@@ -30,8 +31,14 @@ class TextReader(Protocol):
 
 
 class Texts:
-    def __init__(self, reader: TextReader, executor: Executor) -> None:
-        """executor: not that of chats' prompts, which would wait for thousands of texts."""
+    def __init__(
+        self,
+        reader: TextReader,
+        executor: Executor,
+        during: Callable[[str, str], AbstractContextManager[None]] = lambda action, model: nullcontext(),
+    ) -> None:
+        """executor: not that of chats' prompts, which would wait for thousands of texts. during: as of `Prompts`."""
+        self._during = during
         self._reader = reader
         self._executor = executor
         self._turns = ModelTurns(AT_ONCE)
@@ -40,7 +47,12 @@ class Texts:
         self, spec: ModelSpec, inputs: Sequence[str | Sequence[int]], options: TextOptions
     ) -> tuple[TextTokens, ...]:
         """inputs: texts, or tokens that the model reads as they are. Raises BadRequest, Unavailable."""
-        read = functools.partial(self._reader.read, spec, inputs, options)
+
+        def read() -> tuple[TextTokens, ...]:
+            with self._during("texts", spec.name):
+                reach("tokenise", spec.name)
+                return self._reader.read(spec, inputs, options)
+
         try:
             async with self._turns.of(spec.fingerprint):
                 return await asyncio.get_running_loop().run_in_executor(self._executor, without_panic, read)

@@ -21,6 +21,7 @@ from typing import Any, TypeVar, cast
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import InterfaceError, OperationalError
 
+from pipelines.fault_points import reach
 from server.errors import Unavailable
 from server.store import migrations, sqlite_copies
 from server.store.in_place import InPlace
@@ -177,7 +178,8 @@ class Database:
                 else:
                     for item in batch:
                         _run(item, conn)
-        except Exception as error:  # noqa: BLE001  # the thread must survive any error: all writers depend on it
+                reach("commit")
+        except BaseException as error:  # noqa: BLE001  # the thread must survive any error: all writers depend on it
             # The whole transaction is lost, and with it every write of the batch.
             failure = _for_callers(error)
             for item in batch:
@@ -214,14 +216,14 @@ def _run(item: _Work, conn: Connection) -> None:
         savepoint.rollback()
 
 
-def _for_callers(error: Exception) -> Exception:
+def _for_callers(error: BaseException) -> Exception:
     """Returns `Unavailable` for a failure of the store itself (disk full, locked, gone), else the error unchanged."""
     if isinstance(error, OSError | sqlite3.Error):
         cause: object = error
     elif isinstance(error, OperationalError | InterfaceError):
         cause = error.orig  # not the statement, which contains prompts
     else:
-        return error
+        return error if isinstance(error, Exception) else RuntimeError(f"the store raised {type(error).__name__}")
     logger.error("the job store failed", extra={"cause": str(cause)})
     failure = Unavailable("The job store cannot be reached at the moment.", retry_after_s=5)
     failure.__cause__ = error

@@ -6,9 +6,10 @@ the change took place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, delete, exists, insert, select, update
@@ -26,11 +27,7 @@ UNREADABLE = {
     "message": "The stored job can no longer be read.",
     "retryable": False,
 }
-GAVE_UP = {
-    "code": "engine_stopped",
-    "message": "The server stopped while it ran this job, at every attempt.",
-    "retryable": True,
-}
+MOST_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,19 +208,23 @@ def cursor_after(conn: Connection, key_id: str, job_id: str) -> str | None:
     return None if seq is None else write_cursor(seq)
 
 
-def recover_jobs(conn: Connection, at: datetime, max_attempts: int = 3) -> list[JobRow]:
+def recover_jobs(conn: Connection, at: datetime, suspects: Mapping[str, str] = MappingProxyType({})) -> list[JobRow]:
     """Recovers the jobs at the start of the server, before anything runs.
 
-    A job that was processing is queued again, or failed and refunded when it has used all its attempts. Returns all
-    queued jobs in the order of their acceptance.
+    A job that was processing is queued again. suspects: ids of the jobs that were at work when the process ended by
+    itself, and what was done for them. That costs them an attempt; a job that has used all fails and is refunded.
+    Returns all queued jobs in the order of their acceptance.
     """
     jobs = schema.jobs
+    for job_id, action in suspects.items():
+        attempt = conn.execute(select(jobs.c.attempt).where(jobs.c.id == job_id, jobs.c.state.in_(LIVE))).scalar()
+        if attempt is not None and attempt >= MOST_ATTEMPTS:
+            fail_job(conn, job_id, attempt, _gave_up(attempt, action), at)
+        elif attempt is not None:
+            conn.execute(update(jobs).where(jobs.c.id == job_id).values(attempt=attempt + 1))
     processing = jobs.c.state == State.PROCESSING
-    exhausted = select(jobs.c.id, jobs.c.attempt).where(processing, jobs.c.attempt >= max_attempts)
-    for job_id, attempt in conn.execute(exhausted).all():
-        fail_job(conn, job_id, attempt, GAVE_UP, at)
     events.append(conn, State.QUEUED, processing)
-    conn.execute(update(jobs).where(processing).values(state=State.QUEUED, attempt=jobs.c.attempt + 1, started_at=None))
+    conn.execute(update(jobs).where(processing).values(state=State.QUEUED, started_at=None))
     queued = jobs.c.state == State.QUEUED
     try:
         return _read_in_order(conn, queued)
@@ -233,6 +234,11 @@ def recover_jobs(conn: Connection, at: datetime, max_attempts: int = 3) -> list[
                 conn.execute(update(jobs).where(jobs.c.id == job_id).values(request={}, params={}, warnings=[]))
                 fail_job(conn, job_id, attempt, UNREADABLE, at)
         return _read_in_order(conn, queued)
+
+
+def _gave_up(attempts: int, action: str) -> JsonObject:
+    message = f"The server process ended {attempts} times at work on this job, the last time in its {action}."
+    return {"code": "engine_stopped", "message": message, "retryable": False}
 
 
 def _read_in_order(conn: Connection, which: ColumnElement[bool]) -> list[JobRow]:

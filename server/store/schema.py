@@ -138,6 +138,15 @@ refunds = Table(
     Column("units", Integer, nullable=False),
 )
 
+open_chats = Table(
+    "open_chats",
+    metadata,
+    Column("id", String(64), primary_key=True),  # that of the refund
+    Column("key_id", String(40), nullable=False),
+    Column("day", String(10), nullable=False),
+    Column("units", Integer, nullable=False),
+)
+
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,

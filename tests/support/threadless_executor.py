@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.interface import Lane
+from server.engine.doing import Doing
 from server.engine.executor import Executor
 from server.engine.model_loader import Device
 from server.memory.ledger import Ledger, Reading
@@ -47,7 +48,7 @@ class ThreadlessExecutor:
             device,
             self.inbox,
             self,  # type: ignore[arg-type]  # only `put` of an outbox is needed
-            step_timeout_s=5,
+            Doing(5, lambda: 0.0),
             clock=self._clock,
         )
 

@@ -160,6 +160,7 @@ def engine_job(row: JobRow) -> Job:
         type=row.type,
         model=row.model,
         priority=request["priority"],
+        alone=row.attempt > 1,
         requests=tuple(
             DiffusionRequest(
                 id=f"{row.id}/{index}",

@@ -253,6 +253,7 @@ def test_the_migration_lists_conversations_of_older_versions(tmp_path: Path) -> 
             schema.responses.drop(conn)
             schema.job_inputs.drop(conn)
             schema.input_files.drop(conn)
+            schema.open_chats.drop(conn)
             conn.exec_driver_sql("ALTER TABLE outputs DROP COLUMN flagged")
             conn.exec_driver_sql("UPDATE alembic_version SET version_num = '0004'")
             migrations.upgrade(conn)

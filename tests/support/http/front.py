@@ -24,6 +24,7 @@ from server.accounts.auth import Authenticator
 from server.accounts.quotas import BurstLimiter
 from server.api.app import create_app
 from server.jobs.artifacts import Artifacts
+from server.jobs.crashes import Crashes
 from server.jobs.inputs.decoder import Decoder
 from server.jobs.webhooks import Webhooks
 from server.library.library import Library
@@ -131,6 +132,8 @@ async def front(
     if keys is None:
         _put_empty_store(folder)
     with open_store(folder) as database, ThreadPoolExecutor(2) as pool:
+        crashes = Crashes(folder / "data", clock, lambda model: "")
+        crashes.judge()
         artifacts = Artifacts(folder / "data", pool, clock)
         catalogue = catalogue or small_catalogue()
         service = build_service(
@@ -149,6 +152,7 @@ async def front(
             loras=LoraFolder(folder / "loras"),
             burst_limiter=BurstLimiter(time.monotonic),
             clock=clock,
+            crashes=crashes,
         )
         engine.deliver = service.dispatch.handle
         engine.start()

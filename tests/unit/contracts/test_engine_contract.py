@@ -116,7 +116,7 @@ async def started(make: Callable[[Callable[[Event], None]], Any]) -> AsyncIterat
 
 async def test_a_started_engine_is_alive_ready_and_has_bytes_for_models(case: Case) -> None:
     engine = case.engine
-    assert (engine.alive, engine.stuck, engine.not_ready_reason, engine.draining) == (True, False, None, False)
+    assert (engine.alive, engine.stuck_in, engine.not_ready_reason, engine.draining) == (True, None, None, False)
     assert engine.usable_bytes == CAPACITY
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.interface import Update
+from server.engine.doing import Doing
 from server.engine.executor import Executor
 from server.engine.model_loader import Device
 from server.engine.outbox import Outbox
@@ -54,7 +55,7 @@ def executor_of(lane: FakeLane, clock: StepClock) -> tuple[Executor, Scheduler, 
     )
     inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
     outbox = Outbox(lambda event: None, lambda: clock.now)
-    executor = Executor(scheduler, device, inbox, outbox, step_timeout_s=5, clock=lambda: clock.now)
+    executor = Executor(scheduler, device, inbox, outbox, Doing(5, lambda: clock.now), clock=lambda: clock.now)
     return executor, scheduler, inbox
 
 

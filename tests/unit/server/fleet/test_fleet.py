@@ -60,7 +60,7 @@ class RecordingEngine:
     usable_bytes: int = 10 * GIB
     not_ready_reason: str | None = None
     alive: bool = True
-    stuck: bool = False
+    stuck_in: str | None = None
     draining: bool = False
     jobs: list[str] = field(default_factory=list)
     submitted_at: dict[str, float | None] = field(default_factory=dict)
@@ -206,8 +206,8 @@ def test_a_job_returned_to_a_draining_fleet_fails_with_engine_stopped() -> None:
 def test_a_fleet_with_a_dead_or_stuck_engine_is_dead_or_stuck() -> None:
     two = FleetOfTwo()
     assert two.fleet.alive
-    two.engines[1].alive, two.engines[1].stuck = False, True
-    assert (two.fleet.alive, two.fleet.stuck) == (False, True)
+    two.engines[1].alive, two.engines[1].stuck_in = False, "step"
+    assert (two.fleet.alive, two.fleet.stuck_in) == (False, "step")
     two.engines[1].not_ready_reason = "it broke"
     assert two.fleet.not_ready_reason == "it broke"
 

@@ -42,7 +42,7 @@ def frames(count: int = 1, height: int = 24, width: int = 40) -> NDArray[np.floa
 def save(  # type: ignore[no-untyped-def]  # returns a SavedFile
     artifacts: Artifacts, pixels: NDArray[np.float32], fmt: Format, fps: int | None = None, sound: Sound | None = None
 ):
-    return asyncio.run(artifacts.save(new_id(), pixels, sound, fmt, METADATA, fps))
+    return asyncio.run(artifacts.save(new_id(), pixels, sound, fmt, METADATA, fps, "job_1"))
 
 
 def test_png_holds_the_exact_pixels_and_both_text_chunks(artifacts: Artifacts) -> None:

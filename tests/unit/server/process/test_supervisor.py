@@ -16,24 +16,26 @@ from pathlib import Path
 
 import pytest
 
-from server.process.supervisor import POISONED, UNUSABLE, Restarts, listen
+from server.process.supervisor import HUNG, POISONED, UNUSABLE, Restarts, listen
 from tests.support.paths import ROOT
 
 SUPERVISOR = """
 import logging, os, sys
+from pathlib import Path
 from server.process.supervisor import Restarts, Supervisor, listen
 
 logging.basicConfig(format="%(message)s %(ended)s", level="WARNING")
 Restarts.FIRST_S, Restarts.LONGEST_S = 0.01, 0.02
 sock = listen("127.0.0.1", 0)
 print(sock.getsockname()[1], flush=True)
-child, state, timeout_s, grace_s = sys.argv[1:]
+child, state, timeout_s, grace_s, marks = sys.argv[1:]
 supervisor = Supervisor(
     lambda fd, beat: [sys.executable, "-c", child, str(fd), str(beat), state, str(os.getpid())],
     sock,
     step_timeout_s=float(timeout_s),
     start_timeout_s=30,
     shutdown_grace_s=float(grace_s),
+    marks=Path(marks),
 )
 sys.exit(supervisor.run())
 """
@@ -53,8 +55,8 @@ def answer():
     client, _ = sock.accept()
     client.sendall(b"start %d" % starts)
     client.close()
-beat()
 """
+SERVES = CHILD + "beat()\n"
 
 
 class Supervised:
@@ -81,9 +83,13 @@ class Supervised:
 
 
 @contextmanager
-def supervised(folder: Path, child: str, *, step_timeout_s: float = 30, grace_s: float = 10) -> Iterator[Supervised]:
+def supervised(
+    folder: Path, child: str, *, step_timeout_s: float = 30, grace_s: float = 10, serves: bool = True
+) -> Iterator[Supervised]:
+    """Runs a supervisor of this child program. serves: the child sends a first heartbeat."""
     state = folder / "starts"
-    command = [sys.executable, "-c", SUPERVISOR, CHILD + child, str(state), str(step_timeout_s), str(grace_s)]
+    settings = [str(state), str(step_timeout_s), str(grace_s), str(folder / "marks")]
+    command = [sys.executable, "-c", SUPERVISOR, (SERVES if serves else CHILD) + child, *settings]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         yield Supervised(process, state)
@@ -140,11 +146,11 @@ answer()
 
 
 def test_a_process_that_cannot_start_ends_the_supervisor_with_its_code(tmp_path: Path) -> None:
-    with supervised(tmp_path, "sys.exit(3)") as server:
+    with supervised(tmp_path, "sys.exit(3)", serves=False) as server:
         code, logged = server.end()
 
     assert code == 3
-    assert len(server.child_pids()) == 1 + Restarts.MOST
+    assert len(server.child_pids()) == 1 + Restarts.MOST_FAILED_STARTS
     assert logged.splitlines()[-1] == "the server process cannot be kept running, giving up exit code 3"
 
 
@@ -273,37 +279,36 @@ def test_an_address_in_use_is_an_error() -> None:
 class TestRestarts:
     """The decision when to start again, without processes."""
 
-    def test_each_crash_waits_twice_as_long_up_to_half_a_minute(self) -> None:
-        restarts, now, waits = Restarts(), 0.0, []
-        for _ in range(9):
-            now += 20  # too slow for the limit of starts per minute
-            waits.append(restarts.after(1, hung=False, ran_s=20, now=now))
+    def test_each_crash_waits_twice_as_long_up_to_five_seconds_and_never_gives_up(self) -> None:
+        restarts = Restarts()
+        waits = [restarts.after(1, hung=False, served=True, ran_s=1) for _ in range(20)]
 
-        assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+        assert waits == [0.5, 1, 2, 4, *[5] * 16]
 
     def test_after_a_long_run_the_waits_begin_anew(self) -> None:
         restarts = Restarts()
-        restarts.after(1, hung=False, ran_s=1, now=1)
-        restarts.after(1, hung=False, ran_s=1, now=3)
+        restarts.after(1, hung=False, served=True, ran_s=1)
+        restarts.after(1, hung=False, served=True, ran_s=1)
 
-        assert restarts.after(1, hung=False, ran_s=60, now=63) == 0.5
+        assert restarts.after(1, hung=False, served=True, ran_s=60) == 0.5
 
-    @pytest.mark.parametrize(("code", "hung"), [(POISONED, False), (-9, True)])
-    def test_a_poisoned_or_hung_device_restarts_at_once(self, code: int, hung: bool) -> None:
+    @pytest.mark.parametrize(("code", "hung"), [(POISONED, False), (HUNG, False), (-9, True)])
+    def test_a_device_that_is_poisoned_or_hangs_after_a_long_run_restarts_at_once(self, code: int, hung: bool) -> None:
         restarts = Restarts()
-        restarts.after(1, hung=False, ran_s=1, now=1)
+        restarts.after(1, hung=False, served=True, ran_s=1)
 
-        assert restarts.after(code, hung=hung, ran_s=1, now=2) == 0
+        assert restarts.after(code, hung=hung, served=True, ran_s=60) == 0
+        assert restarts.after(code, hung=hung, served=True, ran_s=1) == 0.5, "again and again, it waits"
 
     @pytest.mark.parametrize("code", [1, -11, POISONED])
-    def test_after_the_sixth_end_within_a_minute_it_gives_up(self, code: int) -> None:
+    def test_after_six_starts_in_a_row_that_did_not_come_to_serve_it_gives_up(self, code: int) -> None:
         restarts = Restarts()
-        for second in range(5):
-            assert restarts.after(code, hung=False, ran_s=1, now=second) is not None
+        for _ in range(5):
+            assert restarts.after(code, hung=False, served=False, ran_s=20) is not None
 
-        assert restarts.after(code, hung=False, ran_s=1, now=59) is None
+        assert restarts.after(code, hung=False, served=False, ran_s=20) is None
 
-    def test_six_ends_in_more_than_a_minute_do_not_make_it_give_up(self) -> None:
+    def test_a_start_that_came_to_serve_ends_the_row_of_failed_ones(self) -> None:
         restarts = Restarts()
-        for second in (0, 12, 24, 36, 48, 60):
-            assert restarts.after(1, hung=False, ran_s=12, now=second) is not None
+        for n in range(12):
+            assert restarts.after(1, hung=False, served=n % 6 == 5, ran_s=1) is not None

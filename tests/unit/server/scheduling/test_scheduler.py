@@ -10,7 +10,7 @@ from pipelines.interface import NextStep, Request
 from server.engine_status import LoadError
 from server.job import Job, JobType
 from server.memory.ledger import Ledger, Reading
-from server.protocol import Drain, FilesRead, KeepAlive, LoadModel, Peak, UnloadModel
+from server.protocol import Drain, FilesRead, KeepAlive, LoadModel, Peak, Settled, UnloadModel
 from server.scheduling.actions import Action, Admit, Evict, Load, ModelFacts, Read, ResizeCache, Step, Unpark, Wait
 from server.scheduling.scheduler import Scheduler
 from tests.support.prompts import EMPTY
@@ -109,6 +109,30 @@ def test_a_model_that_fits_beside_another_is_loaded_without_an_eviction() -> Non
     s.add(chat, 1)
 
     assert play(s, 1) == [Load("chat"), Admit(chat), Step("chat")]
+
+
+def test_a_job_that_runs_alone_waits_for_those_that_run_and_nothing_starts_beside_it() -> None:
+    s, first, last = scheduler(), job("first"), job("last")
+    suspect, chat = dataclasses.replace(job("suspect", n=2), alone=True), job("c", "chat")
+    step = NextStep("transformer", "forward", "denoising", "8x8x1", 64, 2, ("suspect/0", "suspect/1"))
+    s.add(first, 0)
+    assert play(s, 0) == [Load("image"), Admit(first), Step("image")]
+    for each in (last, suspect):
+        s.add(each, 0)
+
+    assert play(s, 0) == [Step("image")]
+    finish(s, first)
+    s.add(chat, 1)
+    assert play(s, 1) == [Admit(suspect), Step("image")]
+    s.expects("image", step)
+    s.batch_sizes.record("image", "denoising 8x8x1", 2, 1.0)
+    assert play(s, 2) == [Step("image", 1, 0)], "its own requests do not share a forward either"
+    finish(s, suspect)
+    s.expects("image", None)
+    assert [type(action) for action in play(s, 2)] == [Wait], "its outputs are being saved"
+    s.handle(Settled("suspect"), 3)
+    after = play(s, 3)
+    assert all(action in after for action in (Admit(last), Load("chat"), Admit(chat)))
 
 
 def with_lora(plain: Job, lora: Lora) -> Job:

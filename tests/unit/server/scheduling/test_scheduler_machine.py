@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 )
 
 from pipelines.interface import Request, never_yield
+from server.engine.doing import Doing
 from server.engine.executor import Executor
 from server.engine.model_loader import Device, ModelLoader
 from server.engine_status import LoadError
@@ -119,7 +120,12 @@ class World:
         )  # fmt: skip
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.executor = Executor(
-            self.scheduler, device, self.inbox, EventList(self.events), step_timeout_s=9, clock=lambda: self.now
+            self.scheduler,
+            device,
+            self.inbox,
+            EventList(self.events),
+            Doing(9, lambda: self.now),
+            clock=lambda: self.now,
         )
 
     def check_room(self, n_bytes: int) -> None:

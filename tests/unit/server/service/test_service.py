@@ -15,6 +15,7 @@ from server.errors import Unavailable
 from server.jobs import results
 from server.jobs.encoding import EncodingFailed
 from server.jobs.request.stored_request import engine_job
+from server.marks import MARKS, Marks, note_stop
 from server.protocol import LoadModel
 from server.store import jobs as store
 from server.store import schema
@@ -81,7 +82,51 @@ async def test_a_restart_runs_unfinished_jobs_with_the_same_seeds(tmp_path: Path
         assert [await f.used("images"), await f.used("videos")] == [2, 1]
     assert [status["status"] for status in statuses] == ["completed", "completed"]
     assert [output["seed"] - statuses[0]["params"]["seed"] for output in statuses[0]["outputs"]] == [0, 1]
-    assert [status["attempt"] for status in statuses] == [1, 2]
+    assert [status["attempt"] for status in statuses] == [1, 1]
+
+
+async def test_a_job_that_was_at_work_when_the_process_ended_runs_again_alone_and_loses_an_attempt(
+    tmp_path: Path,
+) -> None:
+    async with front(tmp_path) as f:
+        suspect, bystander = await f.submit("free"), await f.submit("free")
+        f.engine.start_job(suspect)
+        f.engine.start_job(bystander)
+        await f.settle()
+        keys = f.keys
+    Marks(tmp_path / "data" / MARKS).device(0).begin("step", "painter", [suspect])
+    async with front(tmp_path, keys=keys) as f:
+        await f.service.recovery.recover()
+        alone = {job_id: job.alone for job_id, job in f.engine.jobs.items()}
+        attempts = [(await f.status(job_id, "free"))["attempt"] for job_id in (suspect, bystander)]
+
+    assert alone == {suspect: True, bystander: False}
+    assert attempts == [2, 1]
+
+
+async def test_a_job_fails_and_is_refunded_when_the_process_has_ended_three_times_at_work_on_it(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        job_id, keys = await f.submit("free"), f.keys
+    for _ in range(3):
+        Marks(tmp_path / "data" / MARKS).device(0).begin("step", "painter", [job_id])
+        async with front(tmp_path, keys=keys) as f:
+            await f.service.recovery.recover()
+            status, used = await f.status(job_id, "free"), await f.used("images")
+
+    assert (status["status"], status["error"]["code"], used) == ("failed", "engine_stopped", 0)
+
+
+async def test_a_planned_stop_costs_no_attempt(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        job_id, keys = await f.submit("free"), f.keys
+    for _ in range(4):
+        Marks(tmp_path / "data" / MARKS).device(0).begin("step", "painter", [job_id])
+        note_stop(tmp_path / "data" / MARKS)
+        async with front(tmp_path, keys=keys) as f:
+            await f.service.recovery.recover()
+            attempt = (await f.status(job_id, "free"))["attempt"]
+
+    assert attempt == 1
 
 
 async def test_a_job_whose_model_is_gone_after_a_restart_fails_and_is_refunded(tmp_path: Path) -> None:
@@ -263,7 +308,7 @@ async def test_an_attempt_that_a_newer_one_replaced_removes_its_files(tmp_path: 
         job_id = await f.submit()
         f.engine.start_job(job_id)
         await f.settle()
-        await f.database.write(lambda conn: store.recover_jobs(conn, f.clock()))  # begins a newer attempt
+        await f.database.write(lambda conn: store.recover_jobs(conn, f.clock(), {job_id: "step"}))  # a newer attempt
         f.engine.render(job_id)
         await f.settle()
 

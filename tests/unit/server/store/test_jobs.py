@@ -110,7 +110,7 @@ def test_a_job_that_has_ended_cannot_end_again(store: Store, first: str, second:
 def test_a_report_of_an_earlier_attempt_changes_nothing(store: Store, end: str) -> None:
     store.accept("job_1")
     store(jobs.start_job, "job_1", 1, NOW)
-    store(jobs.recover_jobs, NOW)
+    store(jobs.recover_jobs, NOW, {"job_1": "step"})
     store(jobs.start_job, "job_1", 2, NOW)
 
     assert not END[end](store, 1)
@@ -139,17 +139,18 @@ def test_a_canceled_job_is_refunded_only_when_refund_is_true(store: Store) -> No
     assert store.used() == 1
 
 
-def test_recovery_queues_what_was_running_in_the_order_it_was_accepted(store: Store) -> None:
+def test_recovery_queues_what_was_running_in_order_and_charges_an_attempt_to_suspects_alone(store: Store) -> None:
     store.accept("job_3", "job_1", "job_2", "job_4")
     store(jobs.start_job, "job_1", 1, NOW)
+    store(jobs.start_job, "job_3", 1, NOW)
     store(jobs.complete_job, "job_4", 1, [], None, LATER, None)
 
-    rows = store(jobs.recover_jobs, LATER)
+    rows = store(jobs.recover_jobs, LATER, {"job_1": "step", "job_2": "admit", "job_4": "encode", "chat_1": "step"})
 
     assert [(row.id, row.state, row.attempt) for row in rows] == [
         ("job_3", State.QUEUED, 1),
         ("job_1", State.QUEUED, 2),
-        ("job_2", State.QUEUED, 1),
+        ("job_2", State.QUEUED, 2),  # its start was not yet in the store
     ]
     assert rows[1].started_at is None
     assert rows[1].request == job_row().request
@@ -171,11 +172,12 @@ def test_a_job_that_was_interrupted_at_every_attempt_fails_and_is_refunded(store
     store.accept("job_1")
     for attempt in (1, 2, 3):
         assert store(jobs.start_job, "job_1", attempt, NOW)
-        rows = store(jobs.recover_jobs, LATER, max_attempts=3)
+        rows = store(jobs.recover_jobs, LATER, {"job_1": "step"})
 
     assert rows == []
     row = store(jobs.get_job, "job_1", "anna")
     assert (row.state, row.attempt, row.error["code"]) == (State.FAILED, 3, "engine_stopped")
+    assert row.error["message"] == "The server process ended 3 times at work on this job, the last time in its step."
     assert store.used() == 0
 
 

@@ -92,7 +92,9 @@ def test_a_store_is_copied_before_it_is_migrated(tmp_path: Path) -> None:
         database.write_now(lambda conn: jobs.insert_job(conn, job_row("job_1")))
         database.write_now(lambda conn: conn.execute(text("UPDATE alembic_version SET version_num = '0008'")))
         database.write_now(
-            lambda conn: [conn.execute(text(f"DROP TABLE {name}")) for name in ("job_inputs", "input_files")]
+            lambda conn: [
+                conn.execute(text(f"DROP TABLE {name}")) for name in ("open_chats", "job_inputs", "input_files")
+            ]
         )
     with open_store(tmp_path) as database:
         assert database.read_now(revision) == migrations.head()
