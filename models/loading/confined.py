@@ -108,6 +108,11 @@ class TextChild:
                 raise Ended(f"{opened['error']}: {opened['message']}")
         return child
 
+    def close(self) -> None:
+        """Ends the child until another text comes."""
+        with self._lock:
+            self._drop()
+
     def _drop(self) -> None:
         if self._finalizer is not None:
             self._finalizer()

@@ -20,6 +20,7 @@ from models.loading.adapters import open_adapter
 from models.loading.building import pipeline_builder
 from models.loading.chat import open_chat
 from models.loading.compilation import compiles_steps, denoisers_to_compile
+from models.loading.confined import confine
 from models.loading.measured import Measured
 from models.loading.read_ahead import read_adapter_ahead
 from models.loading.shared_weights import SharedWeights
@@ -54,6 +55,7 @@ def load(
     smoke_tested: set[str] | None = None,
     shared: SharedWeights | None = None,
     measured: Measured | None = None,
+    confines: bool = False,
 ) -> Lane:
     """Builds the lane of a model.
 
@@ -67,6 +69,7 @@ def load(
     smoke_tested: fingerprints of checkpoints that passed their smoke test. A checkpoint that is not in it is tested and
         added. None: no smoke test.
     shared: the weights that other models have on this device.
+    confines: has a child run the chat template, which a stranger wrote, where the load needs to know what it makes.
     measured: what loads have chosen by measurement, to be read and added to.
     """
     if spec.path is None:
@@ -75,7 +78,7 @@ def load(
     try:
         check_path(spec.path)
         if spec.type == "chat":
-            lane = _chat(spec, spec.path, device, dtype, cache_bytes or CACHE_BYTES, smoke_tested, shared)
+            lane = _chat(spec, spec.path, device, dtype, cache_bytes or CACHE_BYTES, smoke_tested, shared, confines)
         elif spec.type == "embedding":
             lane = _embedding(spec, spec.path, device, dtype, smoke_tested)
         else:
@@ -165,6 +168,7 @@ def _chat(
     cache_bytes: int,
     smoke_tested: set[str] | None,
     shared: SharedWeights,
+    confines: bool,
 ) -> Lane:
     from pipelines.chat.decode.options import DecodeOptions
     from pipelines.chat.decode.step_compiler import compile_beside
@@ -173,6 +177,7 @@ def _chat(
     from pipelines.chat.proof import prove
 
     model, tokenizer, notes = _with_library(lambda: open_chat(spec, path, device, dtype, shared), spec)
+    child = confine(tokenizer, spec.name) if confines else None
     if not tokenizer.chat_template:
         raise LoadFailed(f"The model {spec.name} has no chat template.", detail=str(path))
     try:
@@ -191,7 +196,7 @@ def _chat(
     compiles, uncompiled = compiles_steps(model, spec, device)
     compiler = partial(compile_beside, device_name=device) if compiles else None
     proof = prove(model, DecodeOptions(static=device != "cpu", compile=compiler))
-    return ChatLane(
+    lane = ChatLane(
         model,
         tokenizer,
         cache_bytes=cache_bytes,
@@ -202,6 +207,9 @@ def _chat(
         decode=proof.decode,
         notes=[*notes, *uncompiled, *proof.notes],
     )
+    if child is not None:
+        child.close()  # a lane reads prompts no more, so that its child would only take memory
+    return lane
 
 
 def _embedding(spec: ModelSpec, path: Path, device: str, dtype: torch.dtype, smoke_tested: set[str] | None) -> Lane:

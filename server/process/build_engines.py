@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from models.catalogue import Catalogue
+from models.catalogue import Catalogue, is_built_in
 from models.loading.measured import FILE_NAME, Measured
 from models.loading.read_ahead import read_ahead
 from models.spec import ModelSpec
@@ -208,6 +208,7 @@ def _device(
             smoke_tested=smoke_tested,
             shared=shared[0],
             measured=measured,
+            confines=not is_built_in(spec),
         )
 
     def read(model: str) -> None:

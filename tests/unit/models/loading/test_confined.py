@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 
-from models.errors import BadModel
+from models.errors import BadModel, LoadFailed
 from models.loading.confined import confine
+from models.loading.load import load
 from models.loading.prompt_reader import PromptReader
 from models.spec import Limits, ModelSpec
 from pipelines.chat.prompts.read_prompt import read_prompt
 from pipelines.chat_interface import Message, PromptOptions, PromptRefused, RawPrompt, Tool, ToolCall, ToolUse
+from tests.support.catalogues import open_catalogue
 from tests.support.chat_tokenizers import SPECIAL, chat_tokenizer
+from tests.support.lanes.loaded_models import save_chat
 from tests.support.tokenizer_kinds import KINDS, tokenizer_of
 
 TALK = [
@@ -194,3 +197,18 @@ def test_a_raw_prompt_that_is_repeated_knows_its_places() -> None:
     here, there = (reader.read_raw(SPEC, RawPrompt(text="Hé, 你好", repeated=True)) for reader in readers)
     assert there == here
     assert json.dumps(there.offsets) == json.dumps(here.offsets)
+
+
+@pytest.mark.slow
+def test_a_load_lets_a_child_run_the_template_and_ends_it(tmp_path: Path) -> None:
+    folder = tmp_path / "models/tiny"
+    save_chat(folder)
+    once = "{% if messages | length == 1 %}" + LOOPS + "{% endif %}"  # the trial of a listing has three messages
+    spec = open_catalogue(tmp_path).get("tiny")
+
+    lane = load(spec, device="cpu", cache_bytes=1 << 20, confines=True)
+    lane.close()
+
+    (folder / "chat_template.jinja").write_text(once + "{{ messages[0].content }}")
+    with pytest.raises(LoadFailed, match="does not take a user's message"):
+        load(open_catalogue(tmp_path).get("tiny"), device="cpu", cache_bytes=1 << 20, confines=True)
