@@ -24,6 +24,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 FILE_BYTES = 1 << 15  # of a file with the ids of some hundred jobs; the pages that are not written take no room
+KEPT_TEXTS = 16
 ENDING = ".mark"
 MARKS = "marks"  # the folder's name in the data folder
 STOPPING = "stopping"  # the file that says that the process was asked to stop
@@ -55,16 +56,18 @@ class Mark:
             file.truncate(FILE_BYTES)
             self._map = mmap.mmap(file.fileno(), FILE_BYTES)
         self._count = 0
-        self._written: tuple[str, str, tuple[str, ...]] | None = None
-        self._text = b""
+        self._texts: dict[tuple[str, str, tuple[str, ...]], bytes] = {}  # of the latest marks
         self.end()
 
     def begin(self, action: str, model: str = "", jobs: Sequence[str] = ()) -> None:
         """The thread is about to do this. It replaces what was marked before."""
         what = action, model, tuple(jobs)
-        if what != self._written:  # a lane takes many equal steps
-            self._written, self._text = what, _text(*what)
-        self._write(self._text)
+        text = self._texts.get(what)  # a lane takes many equal steps
+        if text is None:
+            if len(self._texts) >= KEPT_TEXTS:
+                self._texts.clear()
+            text = self._texts[what] = _text(*what)
+        self._write(text)
 
     def end(self) -> None:
         """The thread does nothing that could end the process."""

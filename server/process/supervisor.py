@@ -224,7 +224,9 @@ class Supervisor:
                 if self._pass_on_stops(child):
                     deadline = time.monotonic() + self._grace_s + _EXTRA_GRACE_S
         doing = [] if self._marks is None else read_marks(self._marks)
-        served = served and not any(marked.action == "start" for marked in doing)
+        # Libraries of a device that crash at their import end every start; somebody who kills the process says nothing.
+        if code != -signal.SIGKILL and any(marked.action == "start" for marked in doing):
+            served = False
         return Ended(code, hung, served, "; ".join(map(str, doing)))
 
     def _look_at_hung(self, pid: int, beat_at: float) -> None:
