@@ -25,8 +25,15 @@ def fingerprint(path: Path) -> str:
 
 
 def stamp(path: Path) -> str:
-    """As `fingerprint`, and tells a file from another one of the same size and time that took its place."""
-    return _digest([f"{name} {size} {mtime} {inode}" for name, size, mtime, inode in sorted(_bounded(path))])
+    """As `fingerprint`, and tells a file from another one of the same size and time that took its place.
+
+    All folders with far too many files are the same.
+    """
+    try:
+        found = sorted(_bounded(path))
+    except BadModel as error:
+        return error.message
+    return _digest([f"{name} {size} {mtime} {inode}" for name, size, mtime, inode in found])
 
 
 def state_of(path: Path, max_entries: int) -> str:

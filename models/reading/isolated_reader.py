@@ -59,6 +59,9 @@ class IsolatedReader:
         self._memory = None if memory is None else Remembered(memory, auto_dtype)
         self._kept: dict[str, dict[str, Any]] = {} if self._memory is None else self._memory.load()
         self._has_news = False
+        # False: the last catalogue got some outcomes of before, or none, because their reading was still going on.
+        self.is_settled = True
+        self._is_behind = False  # of the catalogue that is being read
         self._under_way: dict[str, Future[Outcome]] = {}
 
     def found(self, paths: Sequence[Path], until: float) -> Sequence[Outcome | None]:
@@ -68,7 +71,11 @@ class IsolatedReader:
             path: self._begin(str(path), partial(self._read_found, path), partial(self._given_up, path))
             for path in order
         }
-        return _results([futures[path] for path in paths], until)
+        outcomes = self._results([futures[path] for path in paths], until)
+        return [
+            self._kept_outcome(path) if outcome is None else outcome
+            for path, outcome in zip(paths, outcomes, strict=True)
+        ]
 
     def declared(self, entries: Sequence[Declared], until: float) -> Sequence[Outcome | None]:
         futures = [
@@ -79,9 +86,10 @@ class IsolatedReader:
             )
             for each in entries
         ]
-        return _results(futures, until)
+        return self._results(futures, until)
 
     def done(self) -> None:
+        self.is_settled, self._is_behind = not self._is_behind, False
         with self._lock:
             if self._memory is None or not self._has_news:
                 return
@@ -152,7 +160,7 @@ class IsolatedReader:
         question = {"do": "found", "path": str(path), "known": None, **limits}
         if kept is not None:
             answer = self._children.ask(question | {"known": kept["stamps"]}, wall_s)
-            if answer == {"same": True} and (outcome := _outcome(kept["outcome"])) is not None:
+            if answer == {"same": True} and (outcome := self._kept_outcome(path)) is not None:
                 return outcome
         answer = self._children.ask(question, wall_s)
         self._keep(path, answer["stamps"], answer["outcome"])
@@ -164,6 +172,17 @@ class IsolatedReader:
         if "bad_config" in answer:
             raise BadConfig(answer["bad_config"])
         return _read_outcome(answer)
+
+    def _results(self, futures: Sequence[Future[Outcome]], until: float) -> Sequence[Outcome | None]:
+        wait(futures, timeout=max(0.0, min(until - time.monotonic(), threading.TIMEOUT_MAX)))
+        outcomes = [future.result() if future.done() else None for future in futures]
+        self._is_behind |= None in outcomes
+        return outcomes
+
+    def _kept_outcome(self, path: Path) -> Outcome | None:
+        """Returns what was read of it before, so that a slow look does not take a model away."""
+        kept = self._kept.get(str(path))
+        return None if kept is None else _outcome(kept["outcome"])
 
     def _given_up(self, path: Path, reason: str) -> Outcome:
         outcome = Outcome(None, Refusal(reason), is_file=path.suffix in (".safetensors", ".gguf"))
@@ -181,11 +200,6 @@ class IsolatedReader:
             if stamps is not None:
                 self._kept[str(path)] = {"stamps": stamps, "outcome": outcome}
             self._has_news |= before != self._kept.get(str(path))
-
-
-def _results(futures: Sequence[Future[Outcome]], until: float) -> Sequence[Outcome | None]:
-    wait(futures, timeout=max(0.0, min(until - time.monotonic(), threading.TIMEOUT_MAX)))
-    return [future.result() if future.done() else None for future in futures]
 
 
 def _outcome(encoded: Any) -> Outcome | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from models.check import check_local
 from models.errors import BadConfig
+from models.files.safety import check_path
 from models.fingerprint import stamp, state_of
 from models.isolation.serving import serve
 from models.reading.codec import decode, encode
@@ -56,14 +57,20 @@ class _Worker:
         before = _stamps([path])
         reach("read", str(path))
         outcome = self._reading.found(path)
-        stamps = None if before is None or not _may_keep(outcome) else _stamps(_places(path, outcome))
+        stamps = None if before is None or not _may_keep(path, outcome) else _stamps(_places(path, outcome))
         unchanged = stamps is not None and before is not None and stamps[str(path)] == before[str(path)]
         return {"outcome": encode(outcome), "stamps": stamps if unchanged else None}
 
 
-def _may_keep(outcome: Outcome) -> bool:
+def _may_keep(path: Path, outcome: Outcome) -> bool:
     """Whether nothing but its own files decides: a single file may be refused for lack of a base, which may come."""
-    return outcome.is_model and not (outcome.is_file and outcome.refusal is not None)
+    if not outcome.is_file or outcome.refusal is None:
+        return outcome.is_model
+    try:
+        check_path(path)
+    except Exception:  # noqa: BLE001  # it is refused for its header
+        return True
+    return False
 
 
 def _places(path: Path, outcome: Outcome) -> Iterable[Path]:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from models.catalogue_reader import RefusedModel
 from models.errors import NotServed
 from models.errors import UnknownModel as NoSuchModel
 from models.model_names import PLAIN, SeveralModels
@@ -27,6 +28,8 @@ MAX_NAMED = 8  # models that an error names
 
 
 class Catalogue(Protocol):
+    @property
+    def refused(self) -> Sequence[RefusedModel]: ...
     def get(self, name: str, /) -> ModelSpec: ...
     def recall(self, name: str, /) -> ModelSpec: ...
     def names(self) -> Sequence[str]: ...

@@ -11,12 +11,13 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
+from models.catalogue_reader import STILL_READ
 from server.accounts.quotas import today
 from server.jobs.artifacts import Artifacts
 from server.jobs.crashes import Crashes
 from server.jobs.inputs.files import InputFiles
 from server.jobs.limits import Catalogue
-from server.jobs.live_jobs import LiveJobs
+from server.jobs.live_jobs import LiveJob, LiveJobs
 from server.jobs.results import Results
 from server.jobs.submission import Submission
 from server.store import idempotency, messages, open_chats, responses, usage
@@ -52,6 +53,7 @@ class Recovery:
         self._crashes = crashes
         self._clock = clock
         self._job_retention = job_retention
+        self._waiting: list[LiveJob] = []  # their models are still being read
 
     async def recover(self) -> int:
         """Removes files without a job, refunds chats that the end of the last process cut off, and submits unfinished
@@ -68,16 +70,26 @@ class Recovery:
         rows = await self._database.write(recover)
         self._crashes.count()
         swept = await self._sweep()  # before any job runs, because the store does not have a running job's files yet
-        known = set(self._catalogue.names())
-        for row in rows:
-            if row.model in known:
-                self._submission.run(row)
-            else:
-                reason = f"{row.model} is no longer in the catalogue."
-                self._results.fail(self._live_jobs.add(row), "model_gone", reason, False)
+        self._waiting = [self._live_jobs.add(row) for row in rows]
+        self.resume()
         if rows or swept:
             logger.info("recovered", extra={"jobs": len(rows), "files_swept": swept})
         return len(rows)
+
+    def resume(self) -> None:
+        """Starts the recovered jobs whose models have been read by now. Call it after each change of the catalogue."""
+        known = set(self._catalogue.names())
+        read_later = {model.name for model in self._catalogue.refused if model.reason == STILL_READ.reason}
+        waiting, self._waiting = self._waiting, []
+        for job in waiting:
+            if job.end is not None or job.cancel_requested:
+                continue
+            if job.row.model in known:
+                self._submission.start(job)
+            elif job.row.model in read_later:
+                self._waiting.append(job)
+            else:
+                self._results.fail(job, "model_gone", f"{job.row.model} is no longer in the catalogue.", False)
 
     async def _sweep(self) -> int:
         try:

@@ -29,7 +29,7 @@ from server.job import State
 from server.jobs.artifacts import new_id
 from server.jobs.inputs.files import InputFiles
 from server.jobs.limits import Catalogue, JobLimits
-from server.jobs.live_jobs import LiveJobs
+from server.jobs.live_jobs import LiveJob, LiveJobs
 from server.jobs.request.generate_request import RANDOM_SEED_LIMIT, GenerateRequest
 from server.jobs.request.resolution import resolve
 from server.jobs.request.stored_request import engine_job
@@ -186,7 +186,11 @@ class Submission:
 
         Never raises. A job that this server cannot run any more fails with the reason, a refund and `retryable` false.
         """
-        job = self._live_jobs.add(row)
+        self.start(self._live_jobs.add(row))
+
+    def start(self, job: LiveJob) -> None:
+        """As `run`, of a job that is among the live ones already."""
+        row = job.row
         fields = {"job": row.id, "key_id": row.key_id, "type": row.type, "model": row.model, "attempt": row.attempt}
         logger.info("job queued", extra=fields)
         try:

@@ -145,11 +145,6 @@ class Library:
             await asyncio.to_thread(edit)
             await self._reload()
 
-    @property
-    def is_complete(self) -> bool:
-        """False: some models are still being read, and the next refresh may have them."""
-        return self._catalogue.is_complete
-
     async def refresh(self) -> Changes:
         """Read the catalogue from disk again. A models.toml that cannot be read changes nothing and is logged."""
         async with self._lock:

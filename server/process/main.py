@@ -217,9 +217,12 @@ async def _serve(
     first_key = await database.write(_first_key)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     places = [settings.data_dir / "models", *settings.models_dirs, toml]
-    watcher = FolderWatcher(
-        places, library.refresh, library.places, states=reader.states, is_settled=lambda: library.is_complete
-    )
+
+    async def refresh() -> None:
+        await library.refresh()
+        service.recovery.resume()
+
+    watcher = FolderWatcher(places, refresh, library.places, states=reader.states, is_settled=lambda: reader.is_settled)
     background = [asyncio.create_task(loop) for loop in (pulls.run(), watcher.run(), storage.run())]
     for task in background:
         task.add_done_callback(_log_end)

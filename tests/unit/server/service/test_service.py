@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from models.catalogue_reader import STILL_READ, RefusedModel
 from server.accounts.quotas import DEFAULT_PLANS
 from server.errors import Unavailable
 from server.jobs import results
@@ -340,3 +341,21 @@ async def test_the_engine_job_of_a_stored_job_is_always_the_same(tmp_path: Path)
         row = await f.database.read(lambda conn: store.get_job(conn, job_id, key_id))
 
     assert engine_job(row) == f.engine.jobs[job_id]
+
+
+async def test_a_job_whose_model_is_still_being_read_after_a_restart_waits_for_it(tmp_path: Path) -> None:
+    async with front(tmp_path) as f:
+        job_id, keys = await f.submit("free"), f.keys
+    catalogue = FakeCatalogue(small_catalogue().get("talker"))
+    catalogue.refused = (RefusedModel("painter", STILL_READ.reason, STILL_READ.state),)  # type: ignore[assignment]
+    async with front(tmp_path, keys=keys, catalogue=catalogue) as f:
+        await f.service.recovery.recover()
+        f.service.recovery.resume()
+        await f.settle()
+        assert (await f.status(job_id, "free"))["status"] == "queued"
+
+        catalogue.refused = ()
+        catalogue._specs["painter"] = small_catalogue().get("painter")
+        f.service.recovery.resume()
+        await f.settle()
+        assert job_id in f.engine.jobs
