@@ -59,6 +59,9 @@ class IsolatedReader:
         self._memory = None if memory is None else Remembered(memory, auto_dtype)
         self._kept: dict[str, dict[str, Any]] = {} if self._memory is None else self._memory.load()
         self._has_news = False
+        self._states: Any = None  # of the last look at all places
+        self._n_changes = 0  # of them
+        self._seen: dict[str, int] = {}  # path → the changes before it was read or found unchanged
         # False: the last catalogue got some outcomes of before, or none, because their reading was still going on.
         self.is_settled = True
         self._is_behind = False  # of the catalogue that is being read
@@ -66,16 +69,16 @@ class IsolatedReader:
 
     def found(self, paths: Sequence[Path], until: float) -> Sequence[Outcome | None]:
         # What is known only needs a look, and does not wait for what is new.
-        order = sorted(paths, key=lambda path: str(path) not in self._kept)
+        unchanged = {path: self._kept_outcome(path) for path in paths if self._is_unchanged(path)}
+        order = sorted(
+            (path for path in paths if unchanged.get(path) is None), key=lambda path: str(path) not in self._kept
+        )
         futures = {
             path: self._begin(str(path), partial(self._read_found, path), partial(self._given_up, path))
             for path in order
         }
-        outcomes = self._results([futures[path] for path in paths], until)
-        return [
-            self._kept_outcome(path) if outcome is None else outcome
-            for path, outcome in zip(paths, outcomes, strict=True)
-        ]
+        outcomes = unchanged | dict(zip(order, self._results([futures[path] for path in order], until), strict=True))
+        return [self._kept_outcome(path) if outcomes[path] is None else outcomes[path] for path in paths]
 
     def declared(self, entries: Sequence[Declared], until: float) -> Sequence[Outcome | None]:
         futures = [
@@ -102,6 +105,9 @@ class IsolatedReader:
             states = self._children.ask({"do": "state", "places": [str(place) for place in places]}, WATCH_S)
         except (Ended, Closed) as error:
             raise OSError("the folders of the models cannot be looked at") from error
+        with self._lock:
+            if states != self._states:
+                self._states, self._n_changes = states, self._n_changes + 1
         return [str(state) for state in states]
 
     def check(self, path: Path, report: CheckReport) -> CheckReport:
@@ -156,14 +162,16 @@ class IsolatedReader:
         return future
 
     def _read_found(self, path: Path, limits: Mapping[str, float], wall_s: float) -> Outcome:
-        kept = self._kept.get(str(path))
+        kept, n_changes = self._kept.get(str(path)), self._n_changes
         question = {"do": "found", "path": str(path), "known": None, **limits}
         if kept is not None:
             answer = self._children.ask(question | {"known": kept["stamps"]}, wall_s)
             if answer == {"same": True} and (outcome := self._kept_outcome(path)) is not None:
+                self._seen[str(path)] = n_changes
                 return outcome
         answer = self._children.ask(question, wall_s)
         self._keep(path, answer["stamps"], answer["outcome"])
+        self._seen[str(path)] = n_changes
         return _read_outcome(answer)
 
     def _read_declared(self, declared: Declared, limits: Mapping[str, float], wall_s: float) -> Outcome:
@@ -178,6 +186,13 @@ class IsolatedReader:
         outcomes = [future.result() if future.done() else None for future in futures]
         self._is_behind |= None in outcomes
         return outcomes
+
+    def _is_unchanged(self, path: Path) -> bool:
+        """Whether nothing has changed in any place since it was looked at: then the rest of a catalogue comes sooner.
+
+        A change that the next look at all places finds is followed by another catalogue.
+        """
+        return self._n_changes > 0 and self._seen.get(str(path)) == self._n_changes and str(path) in self._kept
 
     def _kept_outcome(self, path: Path) -> Outcome | None:
         """Returns what was read of it before, so that a slow look does not take a model away."""

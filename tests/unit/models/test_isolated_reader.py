@@ -126,3 +126,15 @@ def test_the_next_start_reads_only_what_has_changed(tmp_path: Path) -> None:
     memory.write_text('{"version": ')
     _, read = Counting(tmp_path, "float32", memory).open(tmp_path)
     assert read == ["m-a", "m-b", "m-c"]
+
+
+def test_a_change_that_a_look_at_the_folders_finds_is_read(tmp_path: Path, reader: IsolatedReader) -> None:
+    folder = chat_folder(tmp_path / "models/m")
+    reader.states([tmp_path / "models"])
+    catalogue = open_catalogue(tmp_path, reader=reader)
+    catalogue.apply(catalogue.read())
+    chat_folder(folder, max_position_embeddings=4096)
+    reader.states([tmp_path / "models"])
+    catalogue.apply(catalogue.read())
+
+    assert catalogue.get("m").limits.context_tokens == 4096
