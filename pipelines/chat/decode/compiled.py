@@ -7,6 +7,7 @@ each time. The layers of a model share the code, and each number of rows, a powe
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -98,7 +99,9 @@ def forwards_replaced(layers: Sequence[nn.Module], replaced: Sequence[Callable[.
 @contextmanager
 def from_the_cache_only() -> Iterator[None]:
     """What the cache on disk lacks is not compiled in this block, but raises `NotCompiledYet` in the compiler."""
-    import torch._inductor.compile_fx as compiler  # takes seconds
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of torch itself
+        import torch._inductor.compile_fx as compiler  # takes seconds
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise NotCompiledYet("the compiler's cache does not hold its code")
