@@ -7,10 +7,24 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from tests.support.http.live_server import LiveServer
+from tests.support.http.live_audit import audit, held
+from tests.support.http.live_server import STARTED, LiveServer
 
 
 @pytest.fixture
 def ai(server: LiveServer) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key=server.key, max_retries=0) as client:
         yield client
+
+
+@pytest.fixture(autouse=True)
+def audited(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Audits after each test every server that it may have used: the store, the files, the replies and the log."""
+    before = {live: held(live) for live in STARTED}
+    yield
+    problems = {live.data_dir.name: found for live in STARTED if (found := audit(live))}
+    with open("/tmp/w/proof_held.txt", "a") as f:
+        for live, was in before.items():
+            print(request.node.name[:50], was, held(live), file=f)
+    STARTED[:] = [live for live in STARTED if live.process is not None and live.process.poll() is None]
+    assert not problems, problems

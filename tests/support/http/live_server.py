@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -15,8 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support.http.seen import Seen
+
 START_S = 90.0  # a first start on a busy two-core machine
 POLL_S = 0.02
+STARTED: list[LiveServer] = []  # by this process, for the audit after each test
 
 
 @dataclass
@@ -30,7 +34,7 @@ class Reply:
         return json.loads(self.body)
 
 
-@dataclass
+@dataclass(eq=False)
 class LiveServer:
     """A server process and its data directory, which stays: `start` works again after `stop` or `kill`."""
 
@@ -40,6 +44,7 @@ class LiveServer:
     key: str = ""
     process: subprocess.Popen[str] | None = None
     tree: Path | None = None  # the checkout whose server runs; None: the present folder's
+    seen: Seen = field(default_factory=Seen)
 
     def start(self) -> LiveServer:
         """Returns once /readyz answers 200. The log goes to a file beside the data directory."""
@@ -49,6 +54,8 @@ class LiveServer:
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=self.log, env=env, cwd=self.tree, text=True
         )
+        if self not in STARTED:
+            STARTED.append(self)
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if found := re.search(r"http://localhost:(\d+)\b", line):
@@ -96,7 +103,8 @@ class LiveServer:
             self.process.kill()
             self.process.wait()
             self._close()
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it may have ended with its supervisor
+            os.kill(pid, signal.SIGKILL)
 
     def _close(self) -> None:
         assert self.process is not None
@@ -117,7 +125,9 @@ class LiveServer:
         try:
             connection.request(method, path, data, headers)
             response = connection.getresponse()
-            return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+            reply = Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+            self.seen.note(method, path, body, headers.get("Authorization", ""), reply.status, reply.body)
+            return reply
         finally:
             connection.close()
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import io
 import json
+import os
 import re
 import stat
 import subprocess
@@ -242,6 +243,31 @@ def test_a_link_opens_its_own_output_until_it_expires(artifacts: Artifacts, tmp_
     assert not later.verify(output_id, expires, signature)
     assert not artifacts.verify(other, expires, signature)
     assert not artifacts.verify(output_id, str(int(expires) + 1), signature)
+
+
+def test_a_link_that_another_secret_signed_is_refused(artifacts: Artifacts, tmp_path: Path) -> None:
+    output_id = new_id()
+    signed = Artifacts(tmp_path / "another server", ThreadPoolExecutor(1)).sign(output_id, NOON + timedelta(hours=1))
+    expires, signature = (part.split("=")[1] for part in signed.split("&"))
+
+    assert not artifacts.verify(output_id, expires, signature)
+
+
+def test_a_file_is_synced_before_it_has_its_name_and_its_folder_after(
+    artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync, synced = os.fsync, []
+
+    def note(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    saved = save(artifacts, frames(), "png")
+
+    path = artifacts.path(saved.file_name)
+    assert path is not None
+    assert synced == [path.parent.parent / "unfinished" / path.name, path.parent]
 
 
 @pytest.mark.parametrize("expires", ["", "x", "-1", "1" * 5000, "１７９５５２１６００"])

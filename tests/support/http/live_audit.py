@@ -1,0 +1,94 @@
+"""The ledger audit of a server that runs in a test, and what its process holds."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.audit import audit_folder, audit_log, audit_replies
+from tests.support.http.live_server import LiveServer
+
+REST_S = 90.0  # until jobs that a test left behind have ended
+POLL_S = 0.05
+SLACK = 2  # descriptors and threads that may come and go
+
+
+def audit(live: LiveServer, rest_s: float = REST_S) -> list[str]:
+    """What is wrong with a server, once it has come to rest if it runs. Empty: all is as promised."""
+    deadline = time.monotonic() + rest_s
+    while problems := _audit(live):
+        if time.monotonic() > deadline or not _runs(live):
+            break
+        time.sleep(POLL_S)
+    log = Path(live.log.name).read_text()
+    problems += audit_replies(live.seen.errors, live.seen.expected_500)
+    problems += audit_log(log, {*live.seen.texts, live.key, *live.seen.keys})
+    return problems
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the process of a server holds at rest."""
+
+    pid: int
+    models: tuple[Any, ...]
+    children: int
+    descriptors: int
+    threads: int
+
+    def grown_to(self, later: Held) -> list[str]:
+        """What it holds more of. Another process, or other models in memory, are not comparable."""
+        if (later.pid, later.models) != (self.pid, self.models):
+            return []
+        grown = [
+            ("children", self.children, later.children, 0),
+            ("descriptors", self.descriptors, later.descriptors, SLACK),
+        ]
+        grown.append(("threads", self.threads, later.threads, SLACK))
+        return [f"L7 {was} {name} became {now}" for name, was, now, slack in grown if now > was + slack]
+
+
+def held(live: LiveServer) -> Held | None:
+    """None when the server does not run."""
+    if not _runs(live):
+        return None
+    try:
+        pid = live.server_pid()
+        models = live.get("/api/models").json["models"]
+        threads = os.listdir(f"/proc/{pid}/task")
+        children = [
+            child for task in threads for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split()
+        ]
+        descriptors = os.listdir(f"/proc/{pid}/fd")
+    except (OSError, IndexError, KeyError, ValueError):  # it has just ended
+        return None
+    in_memory = tuple(sorted((model["name"], model.get("state")) for model in models))
+    return Held(pid, in_memory, len(children), len(descriptors), len(threads))
+
+
+def _runs(live: LiveServer) -> bool:
+    return live.process is not None and live.process.poll() is None
+
+
+def _audit(live: LiveServer) -> list[str]:
+    if not (live.data_dir / "agentname.db").exists():
+        return []
+    runs = _runs(live)
+    problems = audit_folder(live.data_dir, dict(live.seen.accepted), at_rest=runs)
+    return problems + _reserved(live) if runs else problems
+
+
+def _reserved(live: LiveServer) -> list[str]:
+    """L7: no memory is held for jobs when none runs."""
+    try:
+        queue, devices = live.get("/api/queue"), live.get("/api/gpu")
+    except OSError:
+        return ["L7 the server does not answer"]
+    if queue.status != 200 or devices.status != 200:
+        return ["L7 the server does not tell its queue and its memory"]
+    problems = ["L7 jobs are running or waiting"] if queue.json["running"] or queue.json["length"] else []
+    holders = [holder for device in devices.json["devices"] for holder in device["holders"]]
+    return problems + [f"L7 memory is held: {each}" for each in holders if each["kind"] in ("activations", "leaked")]
