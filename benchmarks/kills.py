@@ -22,7 +22,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mixed_load import Load, wait_all_ended, wait_ready
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.mixed_load import Load, wait_all_ended, wait_ready
 
 from tests.support.http.live_audit import audit
 from tests.support.http.live_server import LiveServer

@@ -9,17 +9,13 @@ import http.client
 import json
 import random
 import socket
-import sys
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.support.http.live_server import LiveServer, Reply
 

@@ -74,7 +74,7 @@ MUTATIONS = (
              "os.fsync(file.fileno())", "pass",
              f"{JOBS}/test_artifacts.py::test_a_file_is_synced_before_it_has_its_name_and_its_folder_after"),
     Mutation("leave files of no job", "server/jobs/artifacts.py", "path.unlink()\n", "pass\n",
-             f"{JOBS}/test_artifacts.py::test_a_start_removes_unfinished_files_and_files_that_the_store_does_not_know"),
+             f"{JOBS}/test_artifacts.py::test_a_start_removes_files_that_the_store_does_not_know"),
     Mutation("call webhooks in the server's own network", "models/sources/addresses.py",
              "if not address.is_global or address.is_multicast", "if address.is_multicast",
              f"{API}/test_webhooks.py::test_an_invalid_or_private_url_is_a_400"),
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments).only or range(1, len(MUTATIONS) + 1)
     mutations = [(number, MUTATIONS[number - 1]) for number in chosen]
     with _copy() as tree:
-        if not _pass(tree, " ".join(mutation.tests for _, mutation in mutations)):
+        if not _pass(tree, " ".join(mutation.tests for _, mutation in mutations), verbose=True):
             print("The tests fail without a mutation.")
             return 2
         missed = 0
@@ -143,7 +143,7 @@ def _mutated(tree: Path, mutation: Mutation) -> Iterator[None]:
         path.write_text(sound)
 
 
-def _pass(tree: Path, tests: str) -> bool:
+def _pass(tree: Path, tests: str, *, verbose: bool = False) -> bool:
     """Whether all of the tests pass. Tests that cannot be run, as those that do not exist, are an error."""
     command = [sys.executable, "-B", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests.split()]
     env = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "AGENTNAME_TORCH_THREADS": "1"}
@@ -153,6 +153,8 @@ def _pass(tree: Path, tests: str) -> bool:
         return False  # the mutation lets the program hang, which a limit of the tests would catch, too
     if ended.returncode not in (0, 1):
         raise RuntimeError(f"pytest ended with {ended.returncode}: {ended.stdout[-2000:]}{ended.stderr[-2000:]}")
+    if ended.returncode and verbose:
+        print(ended.stdout[-4000:])
     return ended.returncode == 0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from tests.support.http.live_audit import audit, held
+from tests.support.http.live_audit import audit, grown, held
 from tests.support.http.live_server import STARTED, LiveServer
 
 
@@ -18,13 +18,10 @@ def ai(server: LiveServer) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture(autouse=True)
-def audited(request: pytest.FixtureRequest) -> Iterator[None]:
+def audited() -> Iterator[None]:
     """Audits after each test every server that it may have used: the store, the files, the replies and the log."""
     before = {live: held(live) for live in STARTED}
     yield
-    problems = {live.data_dir.name: found for live in STARTED if (found := audit(live))}
-    with open("/tmp/w/proof_held.txt", "a") as f:
-        for live, was in before.items():
-            print(request.node.name[:50], was, held(live), file=f)
+    found = {live.data_dir.name: [*audit(live), *grown(live, before.get(live))] for live in STARTED}
     STARTED[:] = [live for live in STARTED if live.process is not None and live.process.poll() is None]
-    assert not problems, problems
+    assert not any(found.values()), found

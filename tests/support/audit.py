@@ -170,11 +170,12 @@ def _files(store: _Rows, data_dir: Path, *, at_rest: bool) -> Iterator[str]:
         inputs = {row["file_name"] for row in store("SELECT file_name FROM input_files")}
         yield from (f"L4 {name} in outputs belongs to no job" for name in _names(data_dir / "outputs") - known)
         yield from (f"L4 {name} in inputs belongs to nobody" for name in _names(data_dir / "inputs") - inputs)
-        yield from (f"L4 {name} is unfinished" for name in _names(data_dir / "unfinished"))
+        for folder in (data_dir / "unfinished", data_dir / "inputs" / "unfinished"):
+            yield from (f"L4 {name} is unfinished" for name in _names(folder))
 
 
 def _names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return {path.name for path in folder.iterdir() if not path.is_dir()} if folder.is_dir() else set()
 
 
 def _wrong_error(status: int, body: bytes) -> str:

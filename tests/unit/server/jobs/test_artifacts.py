@@ -210,10 +210,9 @@ def test_files_and_folders_are_closed_to_others(artifacts: Artifacts, tmp_path: 
     assert stat.S_IMODE((tmp_path / "data" / "link-secret").stat().st_mode) == 0o600
 
 
-def test_a_start_removes_unfinished_files_and_files_that_the_store_does_not_know(tmp_path: Path) -> None:
+def test_a_start_removes_files_that_the_store_does_not_know(tmp_path: Path) -> None:
     artifacts = Artifacts(tmp_path, ThreadPoolExecutor(1))
     known, orphan = (save(artifacts, frames(), "png").file_name for _ in range(2))
-    (tmp_path / "unfinished" / "half.png").write_bytes(b"\x89PNG")
 
     restarted = Artifacts(tmp_path, ThreadPoolExecutor(1))
     removed = asyncio.run(restarted.sweep({known}))
