@@ -25,7 +25,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.mixed_load import Load, wait_all_ended, wait_ready
-
 from tests.support.http.live_audit import audit
 from tests.support.http.live_server import LiveServer
 
