@@ -16,6 +16,7 @@ from functools import lru_cache
 from models.errors import BadModel
 from models.files.chat_templates import MAX_TEMPLATE_BYTES
 from models.isolation.serving import doing, is_limited
+from pipelines.child_process import run
 
 MAX_TEXT_CHARS = 1 << 20  # for a conversation of three lines
 MAX_CPU_S = 2
@@ -41,13 +42,8 @@ def check_template(text: str) -> None:
             raise BadModel(TOO_MUCH)
         return
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "models.chat_template"],
-            input=text.encode("utf-8", "replace"),
-            capture_output=True,
-            timeout=MAX_WALL_S,
-            check=False,
-        )
+        command = [sys.executable, "-m", "models.chat_template"]
+        done = run(command, timeout_s=MAX_WALL_S, text=text.encode("utf-8", "replace"))
     except subprocess.TimeoutExpired:
         raise BadModel(f"its chat template takes more than {MAX_WALL_S:.0f} seconds") from None
     if done.returncode != 0:

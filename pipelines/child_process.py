@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 
 from pipelines.launcher import set_signal_at_parents_end
@@ -86,17 +85,16 @@ def start(
     env: names of variables, see `environment`. own_group: with what it starts it is one group, which `end` ends.
     False for a child of a child, which belongs to the latter's group.
     """
-    begin = partial(
-        subprocess.Popen,
-        launched(command, niceness=niceness, limits=limits),
-        env=environment(env),
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        start_new_session=own_group,
-    )
+    whole = launched(command, niceness=niceness, limits=limits)
+    variables = environment(env)
+
+    def fork() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            whole, env=variables, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=own_group
+        )
+
     on_main_thread = threading.current_thread() is threading.main_thread()
-    process: subprocess.Popen[bytes] = begin() if on_main_thread else _forking.submit(begin).result()
+    process = fork() if on_main_thread else _forking.submit(fork).result()
     with _lock:
         _running.add(process)
     return process

@@ -31,11 +31,12 @@ from typing import Any, Protocol
 
 import torch
 
+from pipelines.child_process import COMPILER, ends_by_itself, start
+
 TASKS, RESULTS = "tasks.pt", "results.json"
 TIMEOUT_S = 600.0  # a compiler that takes longer is stopped
 POOL_TIMEOUT_S = 60.0
 NICENESS = 10  # the server's own threads go first
-NEVER = ("AGENTNAME_",)  # settings of the server, such as keys, that a compiler does not need
 
 
 class CompileTask(Protocol):
@@ -65,13 +66,13 @@ class CompileProcess:
         try:
             torch.save(Wanted(tuple(tasks), device_name, torch.get_num_threads()), self._folder / TASKS)
             self._log = (self._folder / "log").open("wb")
-            self._process = subprocess.Popen(
+            self._process = start(
                 [sys.executable, "-m", "pipelines.compile_process", str(self._folder)],
+                env=COMPILER,
+                niceness=NICENESS,
                 stdin=subprocess.PIPE,  # nothing is written to it; it closes with this process
-                stdout=self._log,
+                stdout=self._log.fileno(),
                 stderr=subprocess.STDOUT,
-                env=_environment(),
-                start_new_session=True,  # and so with a process group of its own
             )
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -114,16 +115,10 @@ class CompileProcess:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(NEVER)}
-    kept["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    return kept
-
-
 def main() -> None:
-    os.nice(NICENESS)
     folder = Path(sys.argv[1])
     threading.Thread(target=_end_with_server, args=(folder,), daemon=True).start()
+    ends_by_itself()
     wanted: Wanted = torch.load(folder / TASKS, weights_only=False)  # written by the server itself
     torch.set_num_threads(wanted.threads)
     if torch.device(wanted.device).type == "cuda":

@@ -12,13 +12,13 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")  # of the environment; the rest may hold secrets
+from pipelines.child_process import start
+
 MAX_REPLY_BYTES = 64 << 20
 
 
@@ -38,16 +38,7 @@ class Child:
     def __init__(self, command: Sequence[str]) -> None:
         """Raises OSError when the process cannot be started."""
         self.was_used = False
-        environment = {name: value for name, value in os.environ.items() if name in KEPT}
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,  # and so with a process group of its own, to which its own children belong
-        )
+        self._process = start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdin is not None
         os.set_blocking(self._process.stdin.fileno(), False)  # a child that hangs does not read either
 

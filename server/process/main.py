@@ -31,6 +31,7 @@ from models.loading.prompt_reader import PromptReader
 from models.loading.text_reader import TextReader
 from models.lora_files import LoraFolder
 from models.reading.isolated_reader import IsolatedReader
+from pipelines import child_process
 from pipelines.fault_points import reach
 from server.accounts.auth import Authenticator, write_local_key
 from server.accounts.quotas import BurstLimiter
@@ -70,6 +71,7 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
 ENGINE_DEAD = 1  # exit code: a bug ended the device thread; the supervisor starts another process
+LAST_WRITES_S = 1.0  # after the grace
 WORKERS = 2  # threads that encode and write results
 PROMPT_WORKERS = 8  # threads that run chat templates and tokenizers, or wait for children that do
 GRAMMAR_WORKERS = 2  # threads that read grammars, each in a process at first, so that prompts do not wait for them
@@ -96,6 +98,7 @@ def run(settings: Settings, sock: socket.socket, heartbeat_fd: int | None) -> in
         n_descriptors = raise_limit()
     except TooFewDescriptors as error:
         raise StoreUnusable(str(error)) from None
+    child_process.prepare()
     database = Database(settings.store_url)
     database.start()
     try:
@@ -233,9 +236,10 @@ async def _serve(
         task.cancel()
     await asyncio.gather(*background, return_exceptions=True)
     storage.close()
-    await service.results.close(settings.shutdown_grace_s)
+    await service.results.close(server.grace_left_s)
     await learned.close()
     service.input_files.close()
+    child_process.end_all()  # such as an encoder that a thread of the pool waits for
     pool.shutdown()
     for reading_pool in (prompt_pool, grammar_pool, text_pool):  # nobody waits for a prompt any more
         reading_pool.shutdown(wait=False, cancel_futures=True)
@@ -303,6 +307,13 @@ class DrainingServer(FrontDoor):
         self._stop_serving = stop_serving
         self._loop = asyncio.get_running_loop()
         self._draining: asyncio.Task[None] | None = None
+        self._drain_began: float | None = None
+
+    @property
+    def grace_left_s(self) -> float:
+        """Of the time that an end may take, of which draining has taken a part; at least what a write takes."""
+        used_s = 0.0 if self._drain_began is None else self._loop.time() - self._drain_began
+        return max(LAST_WRITES_S, self._grace_s - used_s)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._draining is not None:
@@ -313,6 +324,7 @@ class DrainingServer(FrontDoor):
     def _drain(self) -> None:
         if self._draining is None:
             note_stop(self._marks)
+            self._drain_began = self._loop.time()
             self._draining = asyncio.create_task(self._drain_and_leave())
 
     async def _drain_and_leave(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import imageio_ffmpeg
 
+from pipelines.child_process import run
 from server.errors import Unavailable
 
 TIMEOUT_S = 30.0  # for one frame of a clip that was decoded wholly before, on a busy machine
@@ -20,8 +21,11 @@ async def first_frame(path: Path) -> bytes:
 
 
 def _first_frame(path: Path) -> bytes:
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-i", str(path), *AS_PNG]
     try:
-        return subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=TIMEOUT_S).stdout
-    except (OSError, subprocess.SubprocessError) as error:
+        program = imageio_ffmpeg.get_ffmpeg_exe()
+        command = [program, "-nostdin", "-loglevel", "error", "-i", str(path), *AS_PNG]
+        done = run(command, timeout_s=TIMEOUT_S)
+        done.check_returncode()
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: there is no ffmpeg
         raise Unavailable("The clip cannot be read at the moment.", retry_after_s=5) from error
+    return done.stdout

@@ -32,8 +32,7 @@ class HubClient:
             wanted,
             lambda *progress: self.progress.append(progress),
             announce=lambda *sizes: self.sizes.append(sizes),
-            pause=self.pauses.append,
-            **options,
+            **{"pause": self.pauses.append} | options,
         )
 
     def lay_down(self, repo: str, files: dict[str, bytes], commit: str = COMMIT) -> Path:

@@ -32,8 +32,10 @@ def is_cheap(text: str) -> bool:
 def ends_in_time(text: str, limits: Mapping[str, Any]) -> bool:
     """Whether the grammar, in Lark's form, is read in time. Blocks, 0.1 s for most grammars."""
     command = [sys.executable, "-I", os.path.abspath(__file__), json.dumps(limits)]
+    from pipelines.child_process import run  # here, because the program below does not find it
+
     try:
-        done = subprocess.run(command, input=text.encode(), capture_output=True, timeout=WALL_S, check=False)
+        done = run(command, timeout_s=WALL_S, text=text.encode())
     except subprocess.TimeoutExpired:
         return False
     return done.returncode == 0

@@ -10,6 +10,7 @@ from threading import Timer
 import imageio_ffmpeg
 from PIL import Image
 
+from pipelines.child_process import end, start
 from pipelines.diffusion_interface import MediaFile
 
 CLIP_LIMIT_S = 120.0  # to decode one clip; the longest that is taken needs a few seconds
@@ -61,13 +62,13 @@ def read_frames(file: MediaFile, name: str, *, fps: float | None, n_frames: int 
 
 @contextmanager
 def _running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as program:
-        timer = Timer(CLIP_LIMIT_S, program.kill)
+    with start(command, stdout=subprocess.PIPE) as program:
+        timer = Timer(CLIP_LIMIT_S, end, [program])
         timer.start()
         try:
             yield program
         except BaseException:
-            program.kill()
+            end(program)
             raise
         finally:
             timer.cancel()

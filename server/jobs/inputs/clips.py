@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from pipelines.child_process import run, start
 from server.jobs.inputs.decoded import Decoded, Refused
 
 CODECS = frozenset({"h264", "hevc", "av1", "vp8", "vp9", "mpeg4"})
@@ -25,6 +26,10 @@ MAX_FRAMES = 3600  # a minute at 60 frames per second
 MAX_PIXELS = 1_200_000_000  # of all frames together: 19 s of 1080p at 30 frames per second; some seconds of decoding
 CPU_S = 25  # of ffmpeg; the largest clips take a third
 MAX_BYTES = 3 << 30  # of ffmpeg's memory: 16 reference frames of 4K in 10 bits take 0.8 GB for each of two threads
+LIMITS = {
+    resource.RLIMIT_CPU: CPU_S,
+    resource.RLIMIT_AS: MAX_BYTES,
+}  # of ffmpeg
 DEMUXERS = {"video/mp4": "mov", "video/webm": "matroska"}  # and not playlists, which would name other files
 MUXERS = {
     "video/mp4": ("-movflags", "+faststart", "-f", "mp4"),
@@ -92,7 +97,7 @@ def _safe_input(mime_type: str, source: Path) -> Sequence[str]:
 
 
 def _read_header(opened: Sequence[str]) -> _Header:
-    done = subprocess.run(opened, capture_output=True, preexec_fn=_limit, check=False)  # fails: it names no output
+    done = run(opened, timeout_s=None, limits=LIMITS, own_group=False)  # fails: it names no output
     text = done.stderr[: 1 << 20].decode(errors="replace")
     if "Input #0" not in text:
         raise Refused(NOT_READ)
@@ -117,10 +122,8 @@ def _read_header(opened: Sequence[str]) -> _Header:
 def _decode(command: Sequence[str]) -> _Frames:
     """Runs ffmpeg, which prints a line for each frame."""
     frames = _Frames()
-    with subprocess.Popen(
-        [*command[:1], "-v", "error", *command[1:]],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_limit,
-    ) as process:  # fmt: skip
+    quiet = [*command[:1], "-v", "error", *command[1:]]
+    with start(quiet, limits=LIMITS, stdout=subprocess.PIPE, own_group=False) as process:
         assert process.stdout is not None
         try:
             for line in process.stdout:
@@ -154,9 +157,3 @@ def _count(line: str, frames: _Frames) -> None:
 
 def _max_frames(width: int, height: int) -> int:
     return min(MAX_FRAMES, MAX_PIXELS // max(1, width * height))
-
-
-def _limit() -> None:
-    """In ffmpeg's process, before it runs. It also has the limits of the process that decodes, but more memory."""
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))

@@ -15,6 +15,8 @@ from tests.support.hub_client import hub_client
 from tests.support.hub_contents import etag_of
 from tests.support.hub_repositories import LARGE, WEIGHTS, large_qwen3
 
+MIB = 1 << 20
+
 # What the hub does meanwhile
 
 
@@ -227,17 +229,30 @@ def test_a_repository_whose_file_names_leave_its_folder_is_refused(
     assert not list(tmp_path.rglob("escape*"))
 
 
-def test_a_file_that_another_program_is_downloading_is_left_to_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_a_file_that_another_program_is_downloading_is_waited_for_and_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_killed: bool
 ) -> None:
     with hub_client(monkeypatch, tmp_path, {"owner/name": large_qwen3()}) as client:
         blob = client.cache / "models--owner--name/blobs" / etag_of(WEIGHTS, LARGE)
         blob.parent.mkdir(parents=True)
-        with blob.with_name(f"{blob.name}.part").open("wb") as part:
-            fcntl.flock(part, fcntl.LOCK_EX)
-            with pytest.raises(FetchFailed, match=r"model\.safetensors is being downloaded by another program"):
-                client.pull("owner/name")
-        assert (client.pull("owner/name").path / WEIGHTS).read_bytes() == LARGE
+        part = blob.with_name(f"{blob.name}.part").open("wb")
+        part.write(LARGE[:MIB])
+        part.flush()
+        fcntl.flock(part, fcntl.LOCK_EX)
+
+        def other_program_ends(_seconds: float) -> None:
+            if not is_killed:
+                part.write(LARGE[MIB:])
+                Path(part.name).rename(blob)
+            part.close()
+
+        assert (client.pull("owner/name", pause=other_program_ends).path / WEIGHTS).read_bytes() == LARGE
+
+    ranges = [asked for path, asked, _ in client.hub.requests if path.endswith(WEIGHTS) and asked]
+    assert f"waiting for another download of {WEIGHTS}" in [doing for doing, _, _ in client.progress]
+    assert ranges == ([f"bytes={MIB}-"] if is_killed else [])
+    assert not blob.with_name(f"{blob.name}.part").exists()
 
 
 def test_a_mirror_may_be_below_the_root_of_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
