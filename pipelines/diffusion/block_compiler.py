@@ -14,7 +14,12 @@ from typing import Any
 
 import torch
 
-from pipelines import stable_pickles  # noqa: F401  # what it imports for is done by the import
+from pipelines import (
+    device,
+    stable_pickles,  # noqa: F401  # what it imports for is done by the import
+)
+from pipelines.compile_process import reason_of
+from pipelines.diffusion.joined_products import join_products
 
 Backend = str | Callable[..., Any]  # a name that torch.compile knows, or a function of a graph and its inputs
 
@@ -23,17 +28,28 @@ MOST_FORMS_OF_CODE = 64
 
 
 class CountingBackend:
-    """A backend of `torch.compile` that counts the graphs it compiles and how often compiled code runs."""
+    """A backend of `torch.compile` that counts the graphs it compiles and how often compiled code runs.
+
+    Before, it joins the products of each graph (`joined_products.py`).
+    """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.n_graphs = 0
         self.n_runs = 0
+        self.not_joined: dict[str, str] = {}  # by class of blocks: why its products are not joined
+        self.current = ""  # the class of which a block is being compiled
 
     def __call__(self, graph: Any, inputs: Any) -> Callable[..., Any]:
         # Looked up by name only now: it imports the compiler, which takes seconds.
         backend = torch._dynamo.lookup_backend(self._backend) if isinstance(self._backend, str) else self._backend
-        artefact: Callable[..., Any] = backend(graph, inputs)
+        n_joined = join_products(graph) if self.current not in self.not_joined else 0
+        try:
+            artefact: Callable[..., Any] = backend(graph, inputs)
+        except Exception as error:
+            if n_joined and not (device.is_out_of_memory(error) or device.is_fatal(error)):
+                self.not_joined[self.current] = reason_of(error)
+            raise
         self.n_graphs += 1
 
         def run(*args: Any) -> Any:
@@ -52,15 +68,27 @@ def counting(backend: Backend) -> CountingBackend:
 
 
 def compiling(forward: Callable[..., Any], backend: Backend) -> Callable[..., Any]:
-    """`forward`, compiled at its first call and whenever the code so far does not fit the arguments."""
-    compiled = torch.compile(forward, fullgraph=True, dynamic=True, backend=counting(backend))
+    """`forward` of a module, compiled at its first call and whenever the code so far does not fit the arguments."""
+    counts = counting(backend)
+    compiled = torch.compile(forward, fullgraph=True, dynamic=True, backend=counts)
+    name = class_of(forward)
 
     @functools.wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:
+        counts.current, was_joined = name, name not in counts.not_joined
         with compiler_settings():
-            return compiled(*args, **kwargs)
+            try:
+                return compiled(*args, **kwargs)
+            except Exception:
+                if not (was_joined and name in counts.not_joined):
+                    raise
+            return compiled(*args, **kwargs)  # traced again, and not joined
 
     return run
+
+
+def class_of(forward: Callable[..., Any]) -> str:
+    return type(getattr(forward, "__self__", forward)).__name__
 
 
 def compiled_only(forward: Callable[..., Any]) -> Callable[..., Any]:

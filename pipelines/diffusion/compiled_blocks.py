@@ -25,6 +25,8 @@ from pipelines import device
 from pipelines.block_calls import BlockCall, describe_call, kind_of_call, plain
 from pipelines.compile_process import reason_of
 from pipelines.diffusion.block_compiler import Backend, compiled_only, compiling, counting
+from pipelines.diffusion.joined_products import noting_weights_apart
+from pipelines.diffusion.weight_joiner import WeightJoiner
 
 MOST_KINDS_OF_CALLS = 12  # compiled for one class of blocks; further kinds of calls run as written
 
@@ -73,6 +75,7 @@ class CompiledBlocks:
         self._preparation: Preparation | None = None
         self._preparing: list[tuple[BlockClass, Hashable]] = []
         self._counts = counting(backend)
+        self._joiner = WeightJoiner()
         self._allowed = False  # in the forward under way, or between forwards
         self._delayed = False  # a forward took longer because it compiled
         self._classes: list[BlockClass] = []
@@ -102,6 +105,8 @@ class CompiledBlocks:
     def notes(self) -> Sequence[str]:
         compiled = [f"{of.name} ({_counted(of.n_compiled)})" for of in self._classes if of.n_compiled]
         told = [f"Its blocks run compiled: {', '.join(compiled)}."] if compiled else []
+        not_joined = {of.name: self._counts.not_joined.get(of.name, self._joiner.failure) for of in self._classes}
+        told += [f"The matrix products of {name} are not joined: {why}." for name, why in not_joined.items() if why]
         return [*told, *(f"{of.name} runs as written: {of.failure}." for of in self._classes if of.failure)]
 
     @property
@@ -132,6 +137,7 @@ class CompiledBlocks:
                 return function(*args, **kwargs)
             finally:
                 self._allowed = False
+                self._joiner.release()
 
         return run
 
@@ -217,11 +223,15 @@ class CompiledBlocks:
         self, block: Block, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         try:
-            return function(*args, **kwargs)
+            with noting_weights_apart() as apart:
+                output = function(*args, **kwargs)
         except Exception as error:  # of the compiler, of compiled code, or of the block itself
             if device.is_fatal(error) or device.is_out_of_memory(error):
                 raise
             reason = reason_of(error)
+        else:
+            self._delayed |= self._joiner.join(apart)
+            return output
         output = block.as_written(*args, **kwargs)  # raises when the block itself is at fault
         self._fail_all([block.of], reason)
         return output

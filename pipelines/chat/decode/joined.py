@@ -2,8 +2,8 @@
 
 With a few rows a product takes as long as its weights are read, and small ones do not keep the memory busy. A layer of
 Llama has four products then instead of seven. The weights of such layers are put into one piece of memory, of which
-each keeps its part as its own parameter: nothing is held twice, and whoever moves, shares or saves parameters finds
-them as before. Whoever moves them takes them apart; `join` puts them together again.
+each keeps its part (`pipelines/joined_weights.py`). Whoever moves them takes them apart; `join` puts them together
+again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines import device
+from pipelines.joined_weights import are_joined, is_plain, join, whole_of
 
 # The allocator keeps tensors of this size in common pieces of 20 MiB, which it can return only when they are empty.
 SHARING_BYTES = range(1 << 20, 10 << 20)
@@ -47,11 +48,11 @@ class JoinedLinears:
     @torch.no_grad()
     def join(self) -> None:
         """Put the weights of each group into one piece of memory, where they are not."""
-        apart = [group.layers for group in self._groups if not _is_joined([each.weight for each in group.layers])]
+        apart = [group.layers for group in self._groups if not are_joined([each.weight for each in group.layers])]
         for layers in apart:
-            _join([each.weight for each in layers])
+            join([each.weight for each in layers])
             if layers[0].bias is not None:
-                _join([each.bias for each in layers])
+                join([each.bias for each in layers])
         if apart:
             self._return_memory()
 
@@ -59,7 +60,7 @@ class JoinedLinears:
         """Move what is left between the pieces that have become free, so that the device gets these back."""
         joined = {id(weight) for group in self._groups for layer in group.layers for weight in layer.parameters()}
         for weight in self._model.parameters():
-            if id(weight) not in joined and weight.is_cuda and _is_plain(weight) and weight.nbytes in SHARING_BYTES:
+            if id(weight) not in joined and weight.is_cuda and is_plain(weight) and weight.nbytes in SHARING_BYTES:
                 weight.data = weight.data.clone()
         device.release_cache()
 
@@ -85,9 +86,9 @@ class _First(nn.Module):
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         super().__init__()
         with torch.inference_mode(False), torch.no_grad():
-            self.weight = nn.Parameter(_whole([layer.weight for layer in layers]), requires_grad=False)
+            self.weight = nn.Parameter(whole_of([layer.weight for layer in layers]), requires_grad=False)
             biases = [layer.bias for layer in layers if layer.bias is not None]
-            self.bias = nn.Parameter(_whole(biases), requires_grad=False) if biases else None
+            self.bias = nn.Parameter(whole_of(biases), requires_grad=False) if biases else None
         self.sizes = [layer.out_features for layer in layers]
         self.results: list[Tensor] = []  # of the other layers, which are called next
 
@@ -156,31 +157,4 @@ def _is_joinable(layer: nn.Linear, counts: Counter[int]) -> bool:
     if type(layer) is not nn.Linear or "forward" in vars(layer) or layer._forward_hooks or layer._forward_pre_hooks:
         return False
     weights = list(layer.parameters())
-    return all(_is_plain(each) and each.is_contiguous() and counts[id(each)] == 1 for each in weights)
-
-
-def _is_plain(weight: Tensor) -> bool:
-    return type(weight) is nn.Parameter and type(weight.data) is Tensor
-
-
-def _join(weights: Sequence[Tensor]) -> None:
-    whole = torch.cat([weight.data for weight in weights])
-    for weight, part in zip(weights, whole.split([len(weight) for weight in weights]), strict=True):
-        weight.data = part
-
-
-def _is_joined(weights: Sequence[Tensor]) -> bool:
-    first, expected = weights[0], weights[0].storage_offset()
-    for weight in weights:
-        if weight.untyped_storage().data_ptr() != first.untyped_storage().data_ptr():
-            return False
-        if weight.storage_offset() != expected:
-            return False
-        expected += weight.numel()
-    return True
-
-
-def _whole(weights: Sequence[Tensor]) -> Tensor:
-    first = weights[0].data
-    n_rows = sum(len(weight) for weight in weights)
-    return first.as_strided((n_rows, *first.shape[1:]), first.stride(), first.storage_offset())
+    return all(is_plain(each) and each.is_contiguous() and counts[id(each)] == 1 for each in weights)

@@ -24,12 +24,15 @@ from pipelines.diffusion.compiled_blocks import CompiledBlocks
 
 
 class Block(nn.Module):
+    """Two of its layers read the same, so that they are one product in compiled code."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.norm, self.linear = nn.LayerNorm(16), nn.Linear(16, 16)
+        self.norm, self.linear, self.gate = nn.LayerNorm(64), nn.Linear(64, 64), nn.Linear(64, 64)
 
     def forward(self, hidden: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        return hidden + scale * torch.nn.functional.gelu(self.linear(self.norm(hidden)))
+        normed = self.norm(hidden)
+        return hidden + scale * torch.nn.functional.gelu(self.gate(normed)) * self.linear(normed)
 
 
 class Denoiser(nn.Module):
@@ -62,7 +65,7 @@ def test_what_the_worker_compiled_is_found_in_the_cache_and_computes_the_same(ca
     denoiser = Denoiser().eval()
     blocks = CompiledBlocks([denoiser], prepare=functools.partial(Worker, device_name="cpu"))
     forward = blocks.wrap_forward(denoiser.forward, allowed=True)
-    hidden, scale = torch.randn(2, 5, 16), torch.randn(2, 1, 16)
+    hidden, scale = torch.randn(2, 5, 64), torch.randn(2, 1, 64)
 
     expected = forward(hidden, scale)
     blocks.job_ended()
@@ -89,7 +92,7 @@ def test_a_memory_format_does_not_name_the_module_that_imported_torch(memory_for
 @pytest.mark.slow
 @torch.no_grad()
 def test_a_block_that_cannot_be_compiled_is_told_with_the_reason(cache: Path) -> None:
-    call = describe_call(Block(), (torch.randn(2, 5, 16), torch.randn(3, 1, 16)), {})
+    call = describe_call(Block(), (torch.randn(2, 5, 64), torch.randn(3, 1, 64)), {})
     worker = Worker([call], "cpu")
 
     while (reasons := worker.failures()) is None:
@@ -100,7 +103,7 @@ def test_a_block_that_cannot_be_compiled_is_told_with_the_reason(cache: Path) ->
 
 
 def test_a_stopped_worker_leaves_nothing_behind(cache: Path) -> None:
-    worker = Worker([describe_call(Block(), (torch.randn(2, 5, 16), torch.randn(2, 1, 16)), {})], "cpu")
+    worker = Worker([describe_call(Block(), (torch.randn(2, 5, 64), torch.randn(2, 1, 64)), {})], "cpu")
 
     worker.stop()
 
