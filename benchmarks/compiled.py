@@ -119,7 +119,7 @@ class Follow:
         again = median([timed(self.device, lambda: self.in_lane(self.request(self.short)))[1] for _ in range(2)])
         difference = gap(self.in_lane(self.request(self.long, "same")), self.picture)
         self.record("compiled", delay_of_first_job_s=first - again, first_job_cpu_s=cpu, cache=hits)
-        self.record("compiled", largest_difference=difference)
+        self.record("compiled", largest_difference=difference, joined_weights=self.blocks.n_joined)
         step = self.step(self.in_lane)
         written = self.results.found["parts"]["as_written"]["lane_step_s"]
         self.record("compiled", lane_step_s=step, over_as_written=step / written, notes=list(self.lane.notes))

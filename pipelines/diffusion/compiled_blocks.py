@@ -110,6 +110,11 @@ class CompiledBlocks:
         return [*told, *(f"{of.name} runs as written: {of.failure}." for of in self._classes if of.failure)]
 
     @property
+    def n_joined(self) -> int:
+        """How often weights were put into one piece of memory, after they came back from the host included."""
+        return self._joiner.n_joined
+
+    @property
     def preparing(self) -> bool:
         """Whether a preparation is under way."""
         self._look_at_preparation()

@@ -131,7 +131,7 @@ class Model:
 
     @property
     def n_joined(self) -> int:
-        return self.blocks._joiner.n_joined
+        return self.blocks.n_joined
 
 
 def held_bytes(module: nn.Module) -> int:
