@@ -69,7 +69,11 @@ class StorageWatch:
     async def run(self) -> None:
         """Looks for ever, and at once when a write to the store has failed."""
         loop = asyncio.get_running_loop()
-        self._database.failed = lambda: loop.call_soon_threadsafe(self._woken.set)
+
+        def store_failed() -> None:
+            loop.call_soon_threadsafe(self._woken.set)
+
+        self._database.failed = store_failed
         while True:
             self._woken.clear()
             await self.look()
