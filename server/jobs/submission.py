@@ -20,6 +20,7 @@ from typing import Literal, Protocol
 
 from sqlalchemy import Connection
 
+from pipelines.fault_points import reach
 from server.accounts.auth import ApiKey
 from server.accounts.quotas import Plan, seconds_to_reset, today
 from server.accounts.usage import Accounts, Allowance
@@ -177,6 +178,7 @@ class Submission:
             earlier, used = await self._database.write(charge_and_insert)
         finally:
             self._limits.stored(row.key_id)
+        reach("accepted", row.id)
         if earlier is None:
             self.run(row)
         return Accepted(earlier or row.id, Allowance(kind, limit, used))
