@@ -63,7 +63,7 @@ MUTATIONS = (
              f"{API}/test_guard.py::test_a_bug_is_a_500_that_reveals_only_its_request_id"),
     Mutation("open any number of streams", "server/jobs/watchers.py",
              "if self._n_of_key[key_id] >= MAX_PER_KEY:", "if False:",
-             f"{API}/test_events.py::test_the_number_of_streams_per_key_is_limited"),
+             f"{JOBS}/test_watchers.py::test_the_limit_is_taken_when_it_is_checked"),
     Mutation("sign links with an empty secret", "server/jobs/artifacts.py",
              "hmac.digest(self._secret,", 'hmac.digest(b"",',
              f"{JOBS}/test_artifacts.py::test_a_link_that_another_secret_signed_is_refused"),
