@@ -62,9 +62,11 @@ def check_load_options(spec: ModelSpec, *, on_cpu: bool) -> None:
     elif load.chat_template is not None:
         raise BadModel("load.chat_template is for chat models")
     if spec.type == "embedding":
-        for option in ("quantization", "offload", "vae", "base", "embeddings", "attention", "compile"):
+        for option in ("quantization", "offload", "vae", "base", "embeddings", "attention", "compile", "graphs"):
             if getattr(load, option):
                 raise BadModel(f"load.{option} is not for embedding models")
+    if load.graphs and on_cpu:
+        raise BadModel("load.graphs needs a CUDA device")
     if load.quantization is not None:
         _check_quantization(spec, on_cpu)
     if load.attention is not None:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from pipelines import device as devices
+
 
 class CaptureFailed(Exception):
     """Work could not be recorded as a CUDA graph; the device is usable."""
@@ -80,3 +82,8 @@ class GraphPool:
             torch.ones(1, device=self.stream.device).sum().item()
         except RuntimeError:
             raise failure from None
+
+
+def usual_pool(device_name: str) -> GraphPool:
+    """A pool whose graphs may be played back on the device's usual stream, one at a time."""
+    return GraphPool(devices.recording_stream(torch.device(device_name)))

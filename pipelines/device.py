@@ -172,6 +172,37 @@ class PeakMeter:
         return self._peak
 
 
+class LaunchTimer:
+    """Times a block of launches, without waiting: how long the host took for it, and how long the device."""
+
+    def __init__(self, device: str) -> None:
+        self.host_s = 0.0
+        self._device = device if device.startswith("cuda") else None
+        self._events: list[torch.cuda.Event] = []  # before the first kernel and after the last
+
+    def __enter__(self) -> LaunchTimer:
+        self._mark()
+        self._began = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.host_s = time.perf_counter() - self._began
+        self._mark()
+
+    def _mark(self) -> None:
+        if self._device is not None:
+            self._events.append(torch.cuda.Event(enable_timing=True))
+            self._events[-1].record(torch.cuda.current_stream(self._device))
+
+    @property
+    def device_s(self) -> float | None:
+        """None while the device is still at it. On a CPU the same as `host_s`."""
+        if not self._events:
+            return self.host_s
+        first, last = self._events
+        return first.elapsed_time(last) / 1e3 if last.query() else None
+
+
 # torch's legacy profiler: unlike the new one it records a single thread, starts at once and keeps no other state.
 _MEMORY_ONLY = torch._C._profiler.ProfilerConfig(
     torch._C._profiler.ProfilerState.CPU,
@@ -208,6 +239,12 @@ def _priority_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device, priority=-1)
 
 
+@functools.cache
+def recording_stream(device: torch.device) -> torch.cuda.Stream:
+    """The device's stream, of usual priority, on which forwards are recorded: the one that computes cannot be."""
+    return torch.cuda.Stream(device)
+
+
 def finish(device: str) -> None:
     """Wait until the device has done all that was launched."""
     if device.startswith("cuda"):
@@ -218,6 +255,13 @@ def to_host(tensor: torch.Tensor) -> torch.Tensor:
     """A copy in host memory; pinned when the tensor is on CUDA, so that the way back is fast."""
     copy = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
     return copy.copy_(tensor)
+
+
+def obtainable_bytes(device: str) -> int:
+    """Bytes that could be allocated on the device: those that are free, and those that the allocator keeps unused."""
+    if not device.startswith("cuda"):
+        return host_free_bytes()
+    return memory(device)[0] + held_by_us(device) - int(torch.cuda.memory_allocated(device))
 
 
 def host_free_bytes() -> int:

@@ -24,6 +24,9 @@ FinishReason: TypeAlias = Literal["stop", "length", "tool_calls"]
 FailureCode: TypeAlias = Literal["bad_request", "out_of_memory", "invalid_output", "model_error", "context_overflow"]
 Request: TypeAlias = DiffusionRequest | ChatRequest | EmbeddingRequest
 
+# Among the components of a lane: recorded forwards, which may be dropped at any time, like an adapter that is idle.
+GRAPHS = "graphs"
+
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
@@ -176,7 +179,10 @@ class Lane(Protocol):
     def kind(self) -> Literal["image", "video", "chat", "embedding"]: ...
     @property
     def components(self) -> Mapping[str, int]:
-        """Bytes that each component holds on the device; a shared tensor counts once. Parked components are absent."""
+        """Bytes that each component holds on the device; a shared tensor counts once. Parked components are absent.
+
+        `GRAPHS` is among them where forwards are recorded.
+        """
 
     @property
     def parked(self) -> Mapping[str, int]:
@@ -255,7 +261,7 @@ class Lane(Protocol):
         """
 
     def drop_adapters(self, components: Sequence[str]) -> None:
-        """Free these lent modules, except those that a request uses. Names of others are ignored."""
+        """Free these lent modules, except those that a request uses, and `GRAPHS`. Names of others are ignored."""
 
     def resize_cache(self, n_bytes: int) -> int:
         """Grow or shrink the KV cache towards `n_bytes`, as far as chats and memory allow; returns its bytes."""

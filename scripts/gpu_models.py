@@ -11,8 +11,11 @@ from typing import Any
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLWan,
+    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
     PNDMScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
@@ -99,6 +102,17 @@ def stable_diffusion_xl(blocks: tuple[int, ...] = (1, 2, 10)) -> StableDiffusion
             EulerDiscreteScheduler, timestep_spacing="leading", steps_offset=1, beta_schedule="scaled_linear"
         ),
         add_watermarker=False,
+    )
+
+
+def pixart_sigma() -> PixArtSigmaPipeline:
+    """PixArt-Sigma: 0.6 billion weights."""
+    return PixArtSigmaPipeline(
+        tokenizer=t5_tokenizer(),
+        text_encoder=T5EncoderModel(T5Config(**XXL, is_encoder_decoder=False)).eval(),
+        vae=vae(4),
+        transformer=PixArtTransformer2DModel(caption_channels=4096, use_additional_conditions=False).eval(),
+        scheduler=on_cpu(DPMSolverMultistepScheduler),
     )
 
 

@@ -17,7 +17,7 @@ out=${1:?usage: scripts/gpu_run.sh OUT [SECONDS] [WHEELS]}
 until=$((SECONDS + ${2:-270}))
 wheels=${3:-.whl}
 python=${PYTHON:-python3}
-steps=${STEPS:-check tests chat flux steps caching eight served trace sampling attention vae pictures}
+steps=${STEPS:-check tests chat flux steps caching eight graphs served trace sampling attention vae pictures}
 site=${SITE:-/tmp/site}
 work=$(mktemp -d)
 compiled=$(mktemp -d) # the compiler's cache, which a later step may read from an earlier one
@@ -28,7 +28,7 @@ noise="Writing model shards\|should be kept in float32\|Unable to import .torcha
 noise+="\|, kernel [0-9]*x "
 
 # The most seconds that each step gets.
-declare -A limits=([check]=110 [tests]=90 [chat]=80 [flux]=95 [steps]=150 [caching]=70 [eight]=100 [zimage]=90
+declare -A limits=([check]=110 [tests]=90 [chat]=80 [flux]=95 [steps]=150 [caching]=70 [eight]=100 [graphs]=60 [zimage]=90
     [klein]=90 [sdxl]=80 [wan22]=80 [qwen]=100 [served]=130 [trace]=75 [sampling]=25 [attention]=40 [vae]=45
     [pictures]=110)
 
@@ -54,6 +54,7 @@ define() {
     trace) command=(benchmarks/trace_steps.py --families flux chat --compiled --traces "$work" --seconds "$seconds" "${tiny[@]}") ;;
     sampling) command=(benchmarks/sampling.py --device "$device" --seconds 10) ;;
     vae) command=(benchmarks/vae_decode.py --seconds "$seconds" "${tiny[@]}") ;;
+    graphs) command=(benchmarks/denoiser_graphs.py --seconds "$seconds" "${tiny[@]}") ;;
     attention) command=(benchmarks/attention_backends.py --seconds "$seconds" "${tiny[@]}") ;;
     esac
     command+=(--out "$work/$name.json")

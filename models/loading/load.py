@@ -129,8 +129,10 @@ def _diffusion(
     shared: SharedWeights,
     measured: Measured | None,
 ) -> Lane:
+    from pipelines.cuda_graphs import usual_pool
     from pipelines.diffusion.compile_worker import Worker
     from pipelines.diffusion.compiled_blocks import CompiledBlocks
+    from pipelines.diffusion.graphs.forward_graphs import ForwardGraphs
     from pipelines.diffusion.lane import DiffusionLane
 
     assert spec.path is not None, "checked by `load`"
@@ -157,6 +159,8 @@ def _diffusion(
     )
     if denoisers:
         lane.compile_blocks(CompiledBlocks(denoisers, prepare=partial(Worker, device_name=device)))
+    if device.startswith("cuda") and spec.load.graphs is not False and not offload:
+        lane.record_forwards(ForwardGraphs(partial(usual_pool, device), device))
     return lane
 
 
@@ -195,7 +199,8 @@ def _chat(
     # Not on a CPU, where the kernels of a step take longer than the host does to prepare it.
     compiles, uncompiled = compiles_steps(model, spec, device)
     compiler = partial(compile_beside, device_name=device) if compiles else None
-    proof = prove(model, DecodeOptions(static=device != "cpu", compile=compiler))
+    graphs = spec.load.graphs is not False
+    proof = prove(model, DecodeOptions(static=device != "cpu", graphs=graphs, compile=compiler))
     lane = ChatLane(
         model,
         tokenizer,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import greenlet
@@ -122,3 +123,27 @@ def _at_layer(module: nn.Module, args: Any) -> None:
     forward = greenlet.getcurrent()
     if isinstance(forward, PreemptibleForward):
         forward.at_layer()
+
+
+def other_work_waits() -> bool:
+    """Whether the forward that calls this would be preempted at a yield point now."""
+    forward = greenlet.getcurrent()
+    return isinstance(forward, PreemptibleForward) and forward.should_yield()
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Within this context, the forward that entered it is not preempted."""
+    forward = greenlet.getcurrent()
+    if not isinstance(forward, PreemptibleForward):
+        yield
+        return
+    before, forward.should_yield = forward.should_yield, never_yield
+    try:
+        yield
+    finally:
+        forward.should_yield = before
+
+
+def is_yield_point(hook: object) -> bool:
+    return hook in (_at_block, _at_layer)

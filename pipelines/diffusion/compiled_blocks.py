@@ -120,6 +120,12 @@ class CompiledBlocks:
         self._look_at_preparation()
         return self._preparation is not None
 
+    @property
+    def version(self) -> Hashable:
+        """Another one whenever a forward may run other code than the last one did, or is to compile some."""
+        self._look_at_preparation()
+        return tuple((of.n_compiled, len(of.prepared), of.failure) for of in self._classes)
+
     def take_delay(self) -> bool:
         """Whether a forward since the last call took longer because it compiled."""
         delayed, self._delayed = self._delayed, False

@@ -21,6 +21,7 @@ from pipelines.batching.wrapped_modules import WrappedModules
 from pipelines.diffusion.adapters.borrowed import Borrowed
 from pipelines.diffusion.adapters.lent_modules import LentModules, OpenAdapter, ReadAhead, opens_none, reads_nothing
 from pipelines.diffusion.compiled_blocks import CompiledBlocks
+from pipelines.diffusion.graphs.forward_graphs import Entry, ForwardGraphs
 from pipelines.diffusion.inputs.reader import has_inputs
 from pipelines.diffusion.lora.adapters import Adapters
 from pipelines.diffusion.next_step import next_step_of
@@ -33,7 +34,7 @@ from pipelines.diffusion.task_pipelines import TaskPipelines
 from pipelines.diffusion.waiting_tasks import WaitingTasks
 from pipelines.diffusion_interface import DiffusionRequest, Lora
 from pipelines.host_offload import HostOffload
-from pipelines.interface import IN_TILES, Canceled, Merging, NextStep, Note, Request, Update, never_yield
+from pipelines.interface import GRAPHS, IN_TILES, Canceled, Merging, NextStep, Note, Request, Update, never_yield
 
 
 class DiffusionLane:
@@ -79,6 +80,7 @@ class DiffusionLane:
         self._host_offload = HostOffload(components, device_name)
         self._adapters = Adapters(pipeline, self._note_changed_weights)
         self._compiled = CompiledBlocks(())
+        self._graphs = ForwardGraphs(None, device_name)
         self._in_progress: StepInProgress | None = None
         self._waiting = WaitingTasks()
         self._running: dict[str, Task] = {}
@@ -107,11 +109,12 @@ class DiffusionLane:
 
     @property
     def notes(self) -> Sequence[str]:
-        return (*self._notes, *self._compiled.notes)
+        return (*self._notes, *self._compiled.notes, *self._graphs.notes)
 
     @property
     def components(self) -> Mapping[str, int]:
-        return self._host_offload.components
+        n_bytes = self._graphs.n_bytes
+        return {**self._host_offload.components, **({GRAPHS: n_bytes} if n_bytes else {})}
 
     @property
     def parked(self) -> Mapping[str, int]:
@@ -143,6 +146,11 @@ class DiffusionLane:
         self._compiled = compiled
         self._modules.keep_whole(compiled.modules)
 
+    def record_forwards(self, graphs: ForwardGraphs) -> None:
+        """Let forwards of jobs that come from now on be recorded as CUDA graphs."""
+        self._graphs = graphs
+        graphs.on_resize = self._costs.weights_changed
+
     def admit(self, request: Request) -> None:
         assert isinstance(request, DiffusionRequest)
         self._requests[request.id] = request
@@ -166,9 +174,20 @@ class DiffusionLane:
 
     def _wrap_forward(self, request: DiffusionRequest, function: Callable[..., Any]) -> Callable[..., Any]:
         """What surrounds each forward that the request asks for."""
-        function = self._adapters.wrap_forward(request.loras, function)
-        as_written = request.deterministic or request.loras or request.inputs.image_prompts
-        return self._compiled.wrap_forward(function, allowed=not as_written)
+        written = self._adapters.wrap_forward(request.loras, function)
+        may_compile = not (request.deterministic or request.loras or request.inputs.image_prompts)
+        run = self._compiled.wrap_forward(written, allowed=may_compile)
+        task = self._running.get(request.id)
+        if not self._graphs.enabled or task is None or request.id not in self._stock_call.denoising:
+            return run
+        changes = task.module_changes
+        return self._graphs.wrap_forward(
+            Entry(function, written, run),
+            variant=(request.loras, may_compile),
+            job=request.id,
+            code=lambda: self._compiled.version,
+            changed=lambda: bool(changes.processors or changes.settings or changes.hooks),
+        )
 
     def cancel(self, request_id: str) -> None:
         if request_id in self._requests:
@@ -194,12 +213,18 @@ class DiffusionLane:
 
     def park(self, names: Sequence[str]) -> int:
         in_use = {self._rendezvous.peek().component} if self._rendezvous.mid_forward else set()
-        return self._host_offload.park([name for name in names if name not in in_use])
+        freed = self._graphs.drop()  # they hold addresses of weights
+        return freed + self._host_offload.park([name for name in names if name not in in_use])
 
     def unpark(self, names: Sequence[str]) -> int:
+        self._graphs.drop()
         return self._host_offload.unpark(names)
 
     def drop_adapters(self, components: Sequence[str]) -> None:
+        if GRAPHS in components:
+            self._graphs.drop_for_memory()
+        elif any(component in self._lent.held for component in components):
+            self._graphs.drop()  # which hold the modules of their forwards
         in_use = {adapter.component for request in self._requests.values() for adapter in request.adapters}
         leaving = [component for component in components if component not in in_use]
         self._borrowed.forget(leaving)
@@ -211,6 +236,7 @@ class DiffusionLane:
     def close(self) -> None:
         assert not self._requests, "a lane is closed when nothing runs on it"
         self._waiting.close()
+        self._graphs.close()
         self._lent.drop([*self._lent.held])
         self._modules.unwrap()
         self._compiled.close()
@@ -302,6 +328,7 @@ class DiffusionLane:
         return {lora for request in self._requests.values() for lora in request.loras}
 
     def _note_changed_weights(self) -> None:
+        self._graphs.drop()
         self._host_offload.refresh()
         self._compiled.refresh()
         self._costs.weights_changed()
@@ -309,10 +336,13 @@ class DiffusionLane:
     def _note(self, current: StepInProgress) -> None:
         widths = self._rendezvous.out_of_memory_widths
         self._costs.ran_out_of_memory(current.next_step, widths)
+        recorded, replayed = self._graphs.take_delay(), self._graphs.take_replay()
         if self._compiled.take_delay():
             self._rendezvous.salt = _salt(self._pipeline, self._device_name) + ", compiled"
             return  # the seconds of the compiler say nothing about the next forward
-        self._costs.ended(current, ran_once=not (widths or self._rendezvous.was_proof))
+        if recorded:
+            return
+        self._costs.ended(current, ran_once=not (widths or self._rendezvous.was_proof or replayed))
 
     def _next_step(self, forward: Forward) -> NextStep:
         names = tuple(task.name for task in forward.tasks if not task.canceled)

@@ -2,6 +2,7 @@
 
 Pure functions. The whole set of victims is planned first, and its first action is carried out only if the set suffices.
 Victims are taken in this order, by score within each group:
+  -. recorded forwards of any model, also of the one that needs the bytes: dropped
   0. adapters that no running job uses, of any model, also of the one that needs the bytes: dropped
   a. idle models: parked if host memory has room for them, else evicted
   b. components of a working lane that its next step does not need: parked
@@ -18,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from pipelines.interface import GRAPHS
 from server.memory.ledger import Ledger
 from server.scheduling.actions import Action, DropAdapters, Evict, Park, ResizeCache
 from server.scheduling.resident import Resident
@@ -90,7 +92,10 @@ def plan_eviction(
 
 
 def _idle_adapters(borrowers: Sequence[Resident]) -> Iterator[Victim]:
-    """The one that has been idle longest first."""
+    """Recorded forwards, then adapters, the one that has been idle longest first."""
+    for resident in borrowers:
+        if n_bytes := resident.components.get(GRAPHS, 0):
+            yield Victim(resident.name, n_bytes, DropAdapters(resident.name, (GRAPHS,)))
     idle = [(resident, component) for resident in borrowers for component in resident.idle_adapters]
     for resident, component in sorted(idle, key=lambda each: each[0].lent[each[1]].last_used):
         action = DropAdapters(resident.name, (component,))

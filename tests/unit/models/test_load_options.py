@@ -39,6 +39,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("model", "option", "words"),
     [
         ("llama", "compile = true", "load.compile of a chat model needs a CUDA device"),
+        ("llama", "graphs = true", "load.graphs needs a CUDA device"),
+        ("sd", "graphs = true", "load.graphs needs a CUDA device"),
         ("llama", "quantization = 'fp8-layerwise'", "fp8-layerwise is for image and video models"),
         ("sd", "attention = 'native'", "load.attention is for transformers; StableDiffusionPipeline has a U-Net"),
         ("flux", "attention = 'flash'", "load.attention: flash needs a CUDA device"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from pipelines.diffusion_interface import Adapter, Control, DiffusionRequest, Inputs, MediaFile
+from pipelines.interface import GRAPHS
 from server.job import Job
 from server.memory.ledger import Ledger
 from server.protocol import KeepAlive
@@ -168,6 +169,21 @@ def test_idle_adapters_leave_before_a_model_that_is_idle_too() -> None:
 
     drop = s.next_action(6)
     assert drop == DropAdapters("image", (CANNY.component,))
+
+
+def test_recorded_forwards_leave_before_idle_adapters() -> None:
+    s = scheduler(capacity=111)
+    begun(s, job("a", CANNY))
+    held(s, CANNY)
+    ended(s, "a", now=5)
+    s.placed("image", {**s.residents["image"].components, GRAPHS: 10}, {})
+    s.add(job("b", model="other"), 6)
+
+    drop = s.next_action(6)
+    assert drop == DropAdapters("image", (GRAPHS,))
+    dropped(s, drop, 6, CANNY)
+
+    assert s.next_action(6) == Load("other")
 
 
 def test_an_adapter_that_could_not_be_loaded_is_not_booked_any_more() -> None:
