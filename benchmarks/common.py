@@ -20,14 +20,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402  (needs the path above)
-from diffusers import PixArtSigmaPipeline, PixArtTransformer2DModel  # noqa: E402
 
+from benchmarks.stand_in import STAND_IN_CALL, stand_in  # noqa: E402, F401  (for the benchmarks that import this file)
 from models.catalogue import Catalogue  # noqa: E402
 from models.loading.prompt_reader import PromptReader  # noqa: E402
 from models.spec import ModelSpec  # noqa: E402
 from pipelines.chat_interface import ChatRequest, Message, Prompt, PromptOptions  # noqa: E402
 from pipelines.diffusion_interface import DiffusionRequest  # noqa: E402
-from tests.support.lanes.stock_families import pixart_sigma  # noqa: E402
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "agentname"
 CHAT = "smollm2-135m"
@@ -137,29 +136,6 @@ def _reader() -> tuple[PromptReader, ModelSpec]:
 def built_in_prompt(text: str) -> Prompt:
     reader, spec = _reader()
     return reader.read(spec, [Message("user", text)], PromptOptions())
-
-
-def stand_in() -> PixArtSigmaPipeline:
-    """Builds a random image model as a stand-in for the built-in one: 64 latent tokens, 10 M weights."""
-    pipeline = pixart_sigma()
-    torch.manual_seed(0)
-    pipeline.transformer = PixArtTransformer2DModel(
-        sample_size=16,
-        patch_size=2,
-        in_channels=4,
-        out_channels=4,
-        num_layers=8,
-        num_attention_heads=6,
-        attention_head_dim=48,
-        cross_attention_dim=288,
-        caption_channels=32,
-        use_additional_conditions=False,
-    ).eval()
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-STAND_IN_CALL = {"use_resolution_binning": False, "clean_caption": False, "max_sequence_length": 32}
 
 
 def settle() -> None:

@@ -27,11 +27,11 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402  (needs the path above)
 import torch  # noqa: E402
 
-from benchmarks.common import STAND_IN_CALL, stand_in  # noqa: E402
 from benchmarks.compiled_sides import WARM_UPS, compile_lane  # noqa: E402
 from benchmarks.families import FAMILIES  # noqa: E402
 from benchmarks.gpu_results import Results, median, timed  # noqa: E402
 from benchmarks.real_models import denoiser  # noqa: E402
+from benchmarks.stand_in import STAND_IN_CALL, stand_in  # noqa: E402
 from pipelines import device as device_module  # noqa: E402
 from pipelines.cuda_graphs import usual_pool  # noqa: E402
 from pipelines.diffusion.graphs.forward_graphs import ForwardGraphs  # noqa: E402
