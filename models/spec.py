@@ -64,7 +64,9 @@ class LoadOptions:
     offload: bool = False  # image and video: weights stay in host memory and are copied to the device block by block
     attention: str | None = None  # image and video: an attention backend of diffusers
     compile: bool | None = None  # torch.compile of repeated blocks and decode steps; None: on CUDA, where it can be
-    graphs: bool | None = None  # CUDA graphs of decode steps and of forwards that the host holds up; None: on CUDA
+    graphs: bool | None = (
+        None  # CUDA graphs of decode steps, None: on CUDA; True: also of forwards that the host holds up
+    )
     base: str | None = None  # source of the pipeline folder that lends a single file its configs and missing parts
     vae: str | None = None  # source of a VAE (folder or file) that replaces the checkpoint's own
     embeddings: tuple[str, ...] = ()  # textual inversions, safetensors files; the file name is the word in a prompt

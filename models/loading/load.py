@@ -159,7 +159,7 @@ def _diffusion(
     )
     if denoisers:
         lane.compile_blocks(CompiledBlocks(denoisers, prepare=partial(Worker, device_name=device)))
-    if device.startswith("cuda") and spec.load.graphs is not False and not offload:
+    if device.startswith("cuda") and spec.load.graphs and not offload:
         lane.record_forwards(ForwardGraphs(partial(usual_pool, device), device))
     return lane
 
