@@ -128,6 +128,8 @@ class Executor:
         for request in job.requests:
             lane.cancel(request.id)
         self._take_updates(job.model, lane.step(max_rows=0))
+        if not lane.mid_forward:  # a forward that had yielded ends with the last of its requests
+            self._scheduler.ledger.release(job.model, "activations")
         self._update_next_step(job.model)
 
     def look_for_inputs(self) -> None:
