@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +28,8 @@ from server.store import jobs as store
 from server.store import keys
 from server.store.database import Database
 from server.store.jobs import JobRow, OutputRow
+
+logger = logging.getLogger(__name__)
 
 NO_SUCH_JOB = "There is no such job."
 NO_SUCH_FILE = "There is no such file."
@@ -143,6 +146,8 @@ class Jobs:
 
         row, file_names = await self._database.write(delete)
         await self._artifacts.delete(file_names)
+        if row.state is not State.CANCELED:
+            logger.info("job deleted", extra={"job": job_id})
         return job_view.of_row(row, ())
 
     async def file(self, output_id: str, key: ApiKey | None) -> tuple[OutputRow, Path]:

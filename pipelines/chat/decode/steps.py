@@ -253,9 +253,14 @@ class DecodeSteps:
         self.capture_s += time.perf_counter() - began
 
     def capture_moved(self, stream: Any) -> None:
-        """Record the graphs again if weights have moved since."""
-        if self._graphs and self._weight_addresses() != self._addresses:
+        """Record the graphs again if weights have moved since; without graphs, put joined weights together again."""
+        if self._weight_addresses() == self._addresses:
+            return
+        if self._graphs:
             self.capture(stream)
+        elif self._joined is not None:
+            self._joined.join()
+            self._addresses = self._weight_addresses()
 
     def _weight_addresses(self) -> list[int]:
         return [each.data_ptr() for each in self._weights]
