@@ -35,6 +35,7 @@ NETWORK = (
 )  # fmt: skip
 PIP = (*NETWORK, "PIP_*")
 PULL = (*PIP, "HF_*", "HUGGINGFACE_*", "HUGGING_FACE_*")  # with the hub's token
+READER = (*USER, "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")  # where checkpoints are, without the token
 COMPILER = (
     *USER, "CUDA_*", "NVIDIA_*", "HIP_*", "ROCM_*", "ROCR_*", "TORCH*", "PYTORCH_*", "TRITON_*", "ATEN_*", "DNNL_*",
     "ONEDNN_*", "OMP_*", "GOMP_*", "KMP_*", "MKL_*", "MALLOC_*", "CC", "CXX", "CPATH", "C_INCLUDE_PATH",

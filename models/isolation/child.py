@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import os
 import select
-import signal
 import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from pipelines.child_process import start
+from pipelines.child_process import end, start
 
 MAX_REPLY_BYTES = 64 << 20
 
@@ -35,10 +34,10 @@ class TookTooLong(Ended):
 
 
 class Child:
-    def __init__(self, command: Sequence[str]) -> None:
-        """Raises OSError when the process cannot be started."""
+    def __init__(self, command: Sequence[str], env: Sequence[str] = ()) -> None:
+        """env: names of variables, see `child_process.environment`. Raises OSError when it cannot be started."""
         self.was_used = False
-        self._process = start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process = start(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdin is not None
         os.set_blocking(self._process.stdin.fileno(), False)  # a child that hangs does not read either
 
@@ -104,8 +103,7 @@ class Child:
 
     def end(self) -> None:
         """Ends the process and its children. The thread that waits for an answer then gets `Ended`."""
-        with suppress(ProcessLookupError, PermissionError):  # nothing of its group is left
-            os.killpg(self._process.pid, signal.SIGKILL)
+        end(self._process)
 
     def release(self) -> None:
         """Waits for the end of the process and closes the pipes; call it after `end`."""

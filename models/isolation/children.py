@@ -18,8 +18,9 @@ class Closed(Exception):
 class Children:
     """As many children as threads ask at the same time. They are started at their first use."""
 
-    def __init__(self, command: Callable[[], Sequence[str]]) -> None:
-        self._command = command
+    def __init__(self, command: Callable[[], Sequence[str]], env: Sequence[str] = ()) -> None:
+        """env: see `Child`."""
+        self._command, self._env = command, env
         self._idle: queue.LifoQueue[Child] = queue.LifoQueue()  # the one used last is warm
         self._all: set[Child] = set()
         self._lock = threading.Lock()  # for `_all` and `_closed`, which several threads change
@@ -78,7 +79,7 @@ class Children:
         with self._lock:
             if self._closed:
                 raise Closed
-            child = Child(self._command())
+            child = Child(self._command(), self._env)
             self._all.add(child)
             return child
 

@@ -26,6 +26,7 @@ from models.reading.codec import decode, encode
 from models.reading.model_reader import Declared
 from models.reading.outcome import Outcome, Refusal
 from models.reading.remembered import Remembered
+from pipelines.child_process import READER
 
 AT_ONCE = 2  # models
 QUICK_CPU_S, QUICK_WALL_S = 2.0, 10.0  # of a first reading
@@ -51,7 +52,7 @@ class IsolatedReader:
         quick_s: processor and wall time of a first reading. wall_s: of a second one.
         """
         command = [sys.executable, "-m", "models.reading.worker", str(cache_dir), auto_dtype]
-        self._children = Children(lambda: command)
+        self._children = Children(lambda: command, READER)
         self._quick_s, self._wall_s = quick_s, wall_s
         self._quick = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="reading")
         self._patient = ThreadPoolExecutor(1, thread_name_prefix="reading-slowly")
