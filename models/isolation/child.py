@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from pipelines.child_process import end, start
+from pipelines.child_process import start
 
 MAX_REPLY_BYTES = 64 << 20
 
@@ -103,7 +104,8 @@ class Child:
 
     def end(self) -> None:
         """Ends the process and its children. The thread that waits for an answer then gets `Ended`."""
-        end(self._process)
+        with suppress(ProcessLookupError, PermissionError):  # nothing of its group is left
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def release(self) -> None:
         """Waits for the end of the process and closes the pipes; call it after `end`."""
