@@ -44,8 +44,13 @@ class Marked:
     thread: int = 0  # `threading.get_ident()` of the thread
 
     def __str__(self) -> str:
-        model = f" of {self.model}" if self.model else ""
-        return f"{self.action}{model}{' for ' + ', '.join(self.jobs[:8]) if self.jobs else ''}"
+        return described(self.action, self.model, self.jobs)
+
+
+def described(action: str, model: str, jobs: Sequence[str]) -> str:
+    """As in "step of sdxl for job_1, job_2", for the log."""
+    of_model = f" of {model}" if model else ""
+    return f"{action}{of_model}{' for ' + ', '.join(jobs[:8]) if jobs else ''}"
 
 
 class Mark:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
+
+from models.files.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +38,7 @@ class Measured:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            new = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
-            new.write_text(json.dumps(self._known, indent=1, sort_keys=True))
-            new.replace(self._path)  # at once, so that no other process reads half a file
+            write_whole(self._path, json.dumps(self._known, indent=1, sort_keys=True))
         except OSError:
             logger.warning("measurement not kept", extra={"file": str(self._path)}, exc_info=True)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import models
+from models.files.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +36,8 @@ class Remembered:
         return {}
 
     def save(self, read: dict[str, dict[str, Any]]) -> None:
-        new = self._file.with_name(f"{self._file.name}.new")
         try:
-            new.write_text(json.dumps({"version": self._version, "read": read}))
-            os.replace(new, self._file)
+            write_whole(self._file, json.dumps({"version": self._version, "read": read}))
         except OSError as error:
             logger.warning("what was read of the models is not remembered", extra={"reason": str(error.strerror)})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from server.marks import Mark
+from server.marks import Mark, described
 
 LOAD_LIMIT_S = 900.0  # a large checkpoint from a slow disk takes minutes
 START_LIMIT_S = 900.0  # imports of torch from a cold disk, while other devices wait for their turn
@@ -23,8 +23,7 @@ class Action:
     until: float  # on the engine's clock; later than this it is overdue
 
     def __str__(self) -> str:
-        of_model = f" of {self.model}" if self.model else ""
-        return f"{self.name}{of_model}{' for ' + ', '.join(self.jobs[:8]) if self.jobs else ''}"
+        return described(self.name, self.model, self.jobs)
 
 
 class Doing:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from models.files.whole_file import write_whole
 from server.engine_status import LoadError
 from server.job import unstored_type
 from server.marks import MARKS, Marked, is_stopping, read_fault, read_marks, remove_marks
@@ -138,10 +139,8 @@ class Crashes:
     def _save(self) -> None:
         if not self._ends and not self._path.exists():
             return
-        unfinished = self._path.with_suffix(".new")
         try:
-            unfinished.write_text(json.dumps([asdict(end) for end in self._ends], indent=1))
-            unfinished.replace(self._path)
+            write_whole(self._path, json.dumps([asdict(end) for end in self._ends], indent=1))
         except OSError:
             logger.exception("crashes not stored")  # they count in this process all the same
 
