@@ -17,12 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from types import FrameType
 
 import pynvml
-import uvicorn
-from fastapi import FastAPI
 from sqlalchemy import Connection
 
 from models.catalogue import Catalogue, is_built_in
@@ -37,8 +33,6 @@ from server.accounts.auth import Authenticator, write_local_key
 from server.accounts.quotas import BurstLimiter
 from server.api.app import create_app
 from server.fleet.fleet import Fleet
-from server.http.front_door import FrontDoor
-from server.http.http11 import Http11
 from server.jobs.artifacts import Artifacts, load_or_create_secret
 from server.jobs.crashes import Crashes
 from server.jobs.inputs.decoder import Decoder
@@ -46,12 +40,13 @@ from server.jobs.webhooks import Webhooks
 from server.library.folder_watcher import FolderWatcher
 from server.library.library import Library
 from server.library.pulls import Pulls
-from server.marks import MARKS, Marks, note_stop, write_faults
+from server.marks import MARKS, Marks, write_faults
 from server.process import data_folder
 from server.process.banner import print_banner
 from server.process.build_engines import make_fleet, memory_requirements
 from server.process.build_service import ServiceOptions, build_service
 from server.process.descriptors import TooFewDescriptors, for_connections, raise_limit
+from server.process.draining_server import DrainingServer, uvicorn_config
 from server.process.hardware import Machine, NoSuchDevice, auto_dtype, find_machines
 from server.process.host_memory import HostMemory
 from server.process.libraries import import_libraries, stop_compilers
@@ -71,7 +66,6 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
 ENGINE_DEAD = 1  # exit code: a bug ended the device thread; the supervisor starts another process
-LAST_WRITES_S = 1.0  # after the grace
 WORKERS = 2  # threads that encode and write results
 PROMPT_WORKERS = 8  # threads that run chat templates and tokenizers, or wait for children that do
 GRAMMAR_WORKERS = 2  # threads that read grammars, each in a process at first, so that prompts do not wait for them
@@ -283,70 +277,6 @@ async def _watch(
         await asyncio.wait([serving], timeout=HEARTBEAT_S)
     serving.result()
     return code
-
-
-class DrainingServer(FrontDoor):
-    """Drains the engines at the first signal, while HTTP still answers (new jobs get 502); ends at the second."""
-
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        engine: Fleet,
-        grace_s: float,
-        stop_serving: Callable[[], None],
-        marks: Path,
-        *,
-        max_descriptors: int,
-        proxies: Sequence[str],
-    ) -> None:
-        """stop_serving: ends the streams that are open after the drain. marks: the folder of `server.marks`."""
-        super().__init__(config, max_descriptors=max_descriptors, proxies=proxies)
-        self._marks = marks
-        self._engine = engine
-        self._grace_s = grace_s
-        self._stop_serving = stop_serving
-        self._loop = asyncio.get_running_loop()
-        self._draining: asyncio.Task[None] | None = None
-        self._drain_began: float | None = None
-
-    @property
-    def grace_left_s(self) -> float:
-        """Of the time that an end may take, of which draining has taken a part; at least what a write takes."""
-        used_s = 0.0 if self._drain_began is None else self._loop.time() - self._drain_began
-        return max(LAST_WRITES_S, self._grace_s - used_s)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._draining is not None:
-            self.should_exit = self.force_exit = True
-            return
-        self._loop.call_soon_threadsafe(self._drain)
-
-    def _drain(self) -> None:
-        if self._draining is None:
-            note_stop(self._marks)
-            self._drain_began = self._loop.time()
-            self._draining = asyncio.create_task(self._drain_and_leave())
-
-    async def _drain_and_leave(self) -> None:
-        await self._engine.drain(self._grace_s)
-        self._stop_serving()
-        self.should_exit = True
-
-
-def uvicorn_config(app: FastAPI, trusted_proxies: Sequence[str]) -> uvicorn.Config:
-    """trusted_proxies: addresses and networks whose X-Forwarded-Proto is believed."""
-    return uvicorn.Config(
-        app,
-        http=Http11,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=bool(trusted_proxies),  # any client can send X-Forwarded-Proto
-        forwarded_allow_ips=list(trusted_proxies),
-        timeout_graceful_shutdown=3,  # without a limit one open stream keeps the process alive
-    )
 
 
 def _files_of(catalogue: Catalogue, model: str) -> str:

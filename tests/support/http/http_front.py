@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from server.http.front_door import FrontDoor
 from server.job import UNSTORED, Job
-from server.process.main import uvicorn_config
+from server.process.draining_server import uvicorn_config
 from tests.support.http.front import Front
 
 
