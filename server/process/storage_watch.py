@@ -57,7 +57,9 @@ def write_fault(folder: Path) -> OSError | None:
 
 class StorageWatch:
     def __init__(self, data_dir: Path, folders: Sequence[Path], database: Database, floor_bytes: int) -> None:
-        """folders: below the data folder, made again when somebody has removed them."""
+        """folders: below the data folder, made now, and again when somebody has removed them. Raises `OSError`."""
+        for folder in folders:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._data_dir, self._folders = data_dir, folders
         self._database = database
         self._floor_bytes = floor_bytes

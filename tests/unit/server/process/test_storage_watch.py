@@ -41,8 +41,15 @@ async def test_a_folder_that_works_is_no_reason(tmp_path: Path, database: Databa
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".probe")]
 
 
-async def test_a_folder_that_was_removed_is_made_again(tmp_path: Path, database: Database) -> None:
-    assert await reason(watch(tmp_path, database)) is None
+async def test_a_folder_that_was_removed_is_made_again(
+    tmp_path: Path, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    looking = watch(tmp_path, database)
+    await looking.look()
+    assert not caplog.records, "the folders of a new data folder have not been removed by anybody"
+    (tmp_path / "outputs").rmdir()
+    assert await reason(looking) is None
+    assert "removed" in caplog.text
     assert (tmp_path / "outputs").is_dir()
 
 
