@@ -338,6 +338,7 @@ async def test_a_chunked_body_is_accepted(tmp_path: Path) -> None:
         check(*await exchange(port, head(f, JSON_TYPE, "Transfer-Encoding: chunked"), chunks), 200)
 
 
+@pytest.mark.slow
 async def test_a_body_that_does_not_end_is_refused_after_a_timeout(tmp_path: Path) -> None:
     async with listening(tmp_path) as (f, port):
         check(*await exchange(port, head(f, JSON_TYPE, "Transfer-Encoding: chunked"), b"1\r\n{\r\n"), 400)

@@ -70,6 +70,7 @@ def strict(text: bytes) -> Any:
     return json.loads(text.decode("utf-8"), parse_constant=refuse)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(odd=SPECS)
 async def test_every_route_of_the_models_gives_json_whatever_a_spec_holds(shared_front: Front, odd: ModelSpec) -> None:

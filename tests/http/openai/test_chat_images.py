@@ -152,6 +152,7 @@ async def test_a_request_may_name_only_a_few_pictures_by_url(tmp_path: Path) -> 
     assert "messages[0].content[9].image_url.url: a request may name at most 8 pictures by URL" in reply.text
 
 
+@pytest.mark.slow
 async def test_mutated_pictures_are_answered_or_refused_in_shape(tmp_path: Path) -> None:
     body = ask(DATA_URL, DATA_URL)
     body["messages"][0]["content"] += [{"type": "input_image", "image_url": DATA_URL}, {"type": "image_url"}]

@@ -155,6 +155,7 @@ async def test_responses_are_kept_for_thirty_days(tmp_path: Path) -> None:
     assert (kept, gone, cut) == (200, 404, NOT_FOUND)
 
 
+@pytest.mark.slow
 async def test_a_store_that_fails_costs_a_warning_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with front(tmp_path) as f:
         write = Database.write

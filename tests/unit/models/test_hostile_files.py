@@ -163,6 +163,7 @@ CORPUS: dict[str, Callable[[Path, Path], object]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CORPUS)
 def test_a_hostile_checkpoint_is_refused_quickly_and_a_sound_one_next_to_it_is_served(
     tmp_path: Path, case: str

@@ -29,6 +29,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IsolatedReader]
     made.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_each_kind_is_refused_or_served_and_the_sound_one_beside_it_is_served(
     tmp_path: Path, reader: IsolatedReader, kind: str
@@ -48,6 +49,7 @@ def test_each_kind_is_refused_or_served_and_the_sound_one_beside_it_is_served(
     shutil.rmtree(tmp_path, onerror=lambda remove, path, _: os.chmod(path, 0o700))
 
 
+@pytest.mark.slow
 def test_reading_by_a_child_finds_what_reading_here_finds(tmp_path: Path, reader: IsolatedReader) -> None:
     stable_diffusion_folder(tmp_path / "models/Sd")
     chat_folder(tmp_path / "models/chat")
@@ -65,6 +67,7 @@ def test_reading_by_a_child_finds_what_reading_here_finds(tmp_path: Path, reader
     assert {refused.name for refused in there.refused} == {"without2", "gone"}
 
 
+@pytest.mark.slow
 def test_a_model_that_is_still_being_read_keeps_no_other_from_being_served(
     tmp_path: Path, reader: IsolatedReader, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -102,6 +105,7 @@ class Counting(IsolatedReader):
         return catalogue, sorted(name for name in asked if name.startswith("m-"))
 
 
+@pytest.mark.slow
 def test_the_next_start_reads_only_what_has_changed(tmp_path: Path) -> None:
     for name in ("m-a", "m-b", "m-c"):
         chat_folder(tmp_path / "models" / name)

@@ -28,6 +28,7 @@ def test_the_bytes_are_those_of_a_usual_reply(body: Any) -> None:
     assert large_json(body, {"x-a": "b"}).headers["x-a"] == "b"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [

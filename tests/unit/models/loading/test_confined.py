@@ -120,6 +120,7 @@ def test_templates_render_as_transformers_renders_them(template: str) -> None:
     assert rendered(twin) == rendered(plain)
 
 
+@pytest.mark.slow
 def test_a_template_that_loops_on_a_word_costs_that_request_alone() -> None:
     tokenizer = chat_tokenizer("chatml")
     tokenizer.chat_template = BOMB
@@ -133,6 +134,7 @@ def test_a_template_that_loops_on_a_word_costs_that_request_alone() -> None:
     assert read_prompt(tokenizer, [Message("user", "hello")]).tokens
 
 
+@pytest.mark.slow
 def test_a_model_that_ends_its_process_three_times_is_set_aside_for_a_while() -> None:
     now = [0.0]
     tokenizer = chat_tokenizer("chatml")

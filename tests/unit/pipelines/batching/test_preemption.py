@@ -186,6 +186,7 @@ def test_autocast_of_a_task_applies_to_its_forward_and_nowhere_else(deep: Deep) 
     )
 
 
+@pytest.mark.slow
 def test_a_decode_is_preempted_between_its_layers_and_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preemption, "MIN_INTERVAL_S", 0.0)  # so that every layer asks, however fast the machine is
     torch.manual_seed(0)

@@ -111,6 +111,7 @@ def test_chats_run_as_written_until_the_layers_are_compiled_and_keep_their_token
     assert "forward" not in model.model.layers[0].__dict__
 
 
+@pytest.mark.slow
 def test_a_cache_that_is_made_again_runs_compiled_at_once_and_compiles_nothing_anew(graphs: list[int]) -> None:
     model, prepared = tiny_model(), Prepared(done=True)
     lane = lane_of(model, prepared)
@@ -141,6 +142,7 @@ def test_a_compiler_that_cannot_be_started_is_told() -> None:
     assert "NoRoom: 7 MiB of the device are free" in lane_of(tiny_model(), prepare).notes[-1]
 
 
+@pytest.mark.slow
 def test_compiled_layers_that_compute_something_else_are_not_used(
     graphs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +157,7 @@ def test_compiled_layers_that_compute_something_else_are_not_used(
     assert "something else" in lane.notes[-1]
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_on_the_device_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_compiler, "POLL_S", 0.0)
     model = tiny_model()
@@ -166,6 +169,7 @@ def test_nothing_is_compiled_on_the_device_thread(monkeypatch: pytest.MonkeyPatc
     assert "NotCompiledYet" in lane.notes[-1]
 
 
+@pytest.mark.slow
 def test_a_lane_that_is_closed_stops_its_compilers_and_lets_go_of_the_model(graphs: list[int]) -> None:
     model, prepared = tiny_model(), Prepared()
     lane = lane_of(model, prepared)

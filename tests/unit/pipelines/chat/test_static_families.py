@@ -35,6 +35,7 @@ def generated(model: object, requests: list[ChatRequest]) -> dict[str, str]:
     return texts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_replies_of_static_steps_equal_those_of_generate(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
@@ -56,6 +57,7 @@ def test_replies_of_static_steps_equal_those_of_generate(family: str, monkeypatc
     assert free == of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gemma 3", "gpt-oss", "phi 3"])
 def test_a_chat_that_arrives_late_changes_nothing_for_others(family: str) -> None:
     model = family_model(family)
@@ -74,6 +76,7 @@ def test_a_chat_that_arrives_late_changes_nothing_for_others(family: str) -> Non
     assert {each.request_id: each.text for each in updates if isinstance(each, Replied)} == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gemma 3", "mistral"])
 @pytest.mark.parametrize("window", [64, 70])
 def test_a_window_of_several_pages_is_a_ring_that_texts_go_round(family: str, window: int) -> None:
@@ -113,6 +116,7 @@ def test_frequencies_that_change_with_each_token_are_not_static() -> None:
     assert "(dynamic)" in not_static(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gemma 3", "mistral"])
 def test_a_chat_that_finds_no_page_for_one_kind_of_layers_loses_no_token(family: str) -> None:
     model = family_model(family)

@@ -236,6 +236,7 @@ def upscaled(upscaler: Any, frames: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(upscaler(image=picture).images)
 
 
+@pytest.mark.slow
 def test_bytes_of_what_is_lent_are_counted_until_it_is_dropped(base: Base, tmp_path: Path) -> None:
     before = base.lane.weight_bytes
     photo = picture_file(tmp_path / "photo.png", 40, 40)

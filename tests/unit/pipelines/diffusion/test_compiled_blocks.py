@@ -120,6 +120,7 @@ def test_the_first_job_runs_as_written_and_the_second_compiled_with_the_same_pic
     assert any("run compiled" in note for note in lane.notes)
 
 
+@pytest.mark.slow
 def test_jobs_run_as_written_while_the_compiler_is_still_at_it(backend: StubBackend) -> None:
     compiler = Compiler()
     compiler.result = None
@@ -193,6 +194,7 @@ def test_compiled_blocks_are_preempted_between_each_other(backend: StubBackend) 
     assert gap(end.frames, expected) <= EQUAL
 
 
+@pytest.mark.slow
 def test_a_job_that_is_preempted_while_code_is_made_gives_the_same_picture(backend: StubBackend) -> None:
     lane = lane_of(backend)
     expected = picture(lane)
@@ -267,6 +269,7 @@ def test_blocks_run_as_written_while_a_hook_is_on_a_layer_inside(backend: StubBa
     assert backend.runs > runs
 
 
+@pytest.mark.slow
 def test_a_compiler_that_fails_costs_one_warning_and_no_job(
     backend: StubBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -315,6 +318,7 @@ def test_a_worker_that_fails_leaves_the_blocks_as_written_and_says_why(backend: 
     assert any("the compiler took too long" in note for note in lane.notes)
 
 
+@pytest.mark.slow
 def test_the_seconds_of_the_compiler_are_not_learned_as_those_of_a_step(backend: StubBackend) -> None:
     lane = lane_of(backend)
     costs = []

@@ -151,6 +151,7 @@ def backend() -> Iterator[KeepGraphs]:
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [False, True])
 def test_layers_that_read_the_same_are_one_product_and_compute_the_same(backend: KeepGraphs, bias: bool) -> None:
     model = Model(Denoiser(lambda: Block(bias)), backend)
@@ -197,6 +198,7 @@ def test_weights_are_held_once_stay_the_same_parameters_and_compute_the_same_bit
         assert torch.equal(model.denoiser(hidden), Denoiser()(hidden))
 
 
+@pytest.mark.slow
 def test_weights_that_were_moved_one_by_one_are_joined_again_after_the_first_call(backend: KeepGraphs) -> None:
     model = Model(Denoiser(), backend)
     hidden = torch.randn(2, 5, SIZE)
@@ -290,6 +292,7 @@ def test_a_graph_that_the_compiler_refuses_joined_is_compiled_apart_and_told(bac
     assert "no such operator" in second
 
 
+@pytest.mark.slow
 def test_a_block_that_needs_the_rows_of_a_product_one_after_the_other_is_compiled_apart() -> None:
     model = Model(Denoiser(Views), "aot_eager")
     hidden = torch.randn(2, 5, SIZE)

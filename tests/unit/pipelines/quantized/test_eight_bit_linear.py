@@ -70,6 +70,7 @@ def test_its_tensors_take_half_of_bfloat16_and_are_plain_ones() -> None:
     assert all(type(tensor.data) is torch.Tensor for tensor in tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler warns about many things
 @pytest.mark.parametrize("kind", ["fp8", "int8"])
 def test_it_compiles_into_one_graph_for_all_numbers_of_rows(kind: Kind) -> None:

@@ -49,6 +49,7 @@ def test_the_reason_of_a_failed_load_and_the_notes_of_a_model_are_shown(server: 
     assert "Last load: The model sd failed to load: a one-step trial failed. ValueError: odd shapes" in printed
 
 
+@pytest.mark.slow
 def test_a_folder_is_added_changed_made_default_shown_and_removed(server: Served, tmp_path: Path) -> None:
     elsewhere = stable_diffusion_folder(tmp_path / "elsewhere/My Model")
 

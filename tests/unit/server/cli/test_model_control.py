@@ -110,6 +110,7 @@ def test_an_error_reply_ends_a_command_with_its_message(
     assert message in result.stderr
 
 
+@pytest.mark.slow
 def test_without_a_server_a_command_tells_how_to_start_one(monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> None:
     never_started = run("ps")
     data_dir.mkdir()

@@ -81,6 +81,7 @@ def engine_with(hang: Hang, kind: Any, marks: Path, deliver: Callable[[Event], N
     return Engine(scheduler, device, deliver, step_timeout_s=LIMIT_S, mark=Marks(marks).device(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["image", "chat"])
 @pytest.mark.parametrize(
     ("place", "stuck_in"),

@@ -102,6 +102,7 @@ def test_output_and_errors_that_go_to_one_place_stay_in_order(tmp_path: Path) ->
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", ["nobody reads", "the reader has left", "the disk is full", "closed"])
 def test_a_program_ends_whatever_becomes_of_its_log(reader: str, tmp_path: Path) -> None:
     out, into = os.pipe()

@@ -162,6 +162,7 @@ def test_a_process_that_another_start_would_not_help_is_not_started_again(tmp_pa
     assert len(server.child_pids()) == 1
 
 
+@pytest.mark.slow
 def test_a_process_without_heartbeat_is_killed_and_started_again(tmp_path: Path) -> None:
     child = """
 if starts == 1:

@@ -304,6 +304,7 @@ QUICK = settings(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_in_any_history_the_ledger_equals_what_is_held_and_every_job_ends_once() -> None:
     run_state_machine_as_test(Machine, settings=QUICK)
 
@@ -347,6 +348,7 @@ BUGS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", BUGS)
 def test_the_machine_finds_a_seeded_bug(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     owner, name, mutant = BUGS[bug]

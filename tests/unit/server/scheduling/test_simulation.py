@@ -28,6 +28,7 @@ def runs() -> dict[str, tuple[Trace, Outcome, list[Outcome]]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRACES)
 def test_no_baseline_ends_sooner_and_where_models_do_not_fit_we_need_a_fifth_less_time(runs: dict, name: str) -> None:
     _, ours, baselines = runs[name]

@@ -40,6 +40,7 @@ with open_store(Path(sys.argv[1])) as database:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lines_before_the_kill", [1, 40, 333])
 def test_every_accepted_job_survives_kill_9_with_its_charge(tmp_path: Path, lines_before_the_kill: int) -> None:
     command = [sys.executable, "-c", ACCEPTING, str(tmp_path)]

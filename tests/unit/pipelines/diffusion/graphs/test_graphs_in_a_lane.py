@@ -58,6 +58,7 @@ def assert_equal(found: dict[str, Rendered], wanted: dict[str, Rendered]) -> Non
         np.testing.assert_array_equal(end.frames, wanted[name].frames)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd15", "pixart"])
 def test_pictures_are_those_of_the_lane_without_recordings(name: str, recorder: Recorder) -> None:
     jobs = [request(FAMILIES[name], f"{i}", steps=STEPS, seed=i) for i in range(2)]
@@ -69,6 +70,7 @@ def test_pictures_are_those_of_the_lane_without_recordings(name: str, recorder: 
     assert any("CUDA graphs" in note for note in lane.notes)
 
 
+@pytest.mark.slow
 def test_merged_jobs_get_their_own_pictures(recorder: Recorder) -> None:
     jobs = [*mixed_four(SD), *(request(SD, f"{i}", steps=STEPS, seed=i, prompt=f"a circle, {i}") for i in range(2))]
     found, wanted = rendered(recorder.lane(), jobs), rendered(plain_lane(), jobs)
@@ -78,6 +80,7 @@ def test_merged_jobs_get_their_own_pictures(recorder: Recorder) -> None:
     assert recorder.n_replays
 
 
+@pytest.mark.slow
 def test_jobs_of_all_speeds_with_previews_get_what_they_get_without(recorder: Recorder) -> None:
     jobs = [request(SD, speed, steps=14, speed=speed, preview=True) for speed in ("exact", "fast")]
 
@@ -118,6 +121,7 @@ def test_jobs_with_and_without_a_lora_in_turns_get_what_they_get_without_recordi
     assert recorder.n_replays > 3 * STEPS
 
 
+@pytest.mark.slow
 def test_recordings_are_counted_dropped_for_memory_and_made_again(recorder: Recorder) -> None:
     lane, job = recorder.lane(), request(SD, "a", steps=STEPS)
     wanted = rendered(lane, [job])
@@ -132,6 +136,7 @@ def test_recordings_are_counted_dropped_for_memory_and_made_again(recorder: Reco
     assert len(recorder.pools) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("move", ["park", "unpark"])
 def test_recordings_are_dropped_when_weights_are_to_move(move: str, recorder: Recorder) -> None:
     lane, job = recorder.lane(), request(SD, "a", steps=STEPS)
@@ -153,6 +158,7 @@ def test_a_recording_is_no_measurement_and_a_replay_tells_no_memory(recorder: Re
     assert all(note.peak_bytes is None for note in second)
 
 
+@pytest.mark.slow
 def test_a_lane_is_closed_with_all_its_recordings(recorder: Recorder) -> None:
     lane = recorder.lane()
     rendered(lane, [request(SD, "a", steps=STEPS)])
