@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,15 @@ class Faulty:
         self._faults.write_text(json.dumps(faults))
 
     def image(self, prompt: str, **body: Any) -> str:
-        return self.live.submit(**{"type": "image", "prompt": prompt, "steps": 4, "width": 64, "height": 64} | body)
+        """Submits an image, again with the same Idempotency-Key if its reply is lost with the process."""
+        body = {"type": "image", "prompt": prompt, "steps": 4, "width": 64, "height": 64} | body
+        key = {"Idempotency-Key": uuid.uuid4().hex}
+        for _ in range(OFTEN):
+            with contextlib.suppress(*LOST):
+                reply = self.live.post("/api/generate", body, **key)
+                assert reply.status == 200, reply.body
+                return str(reply.json["jobId"])
+        raise AssertionError("no reply")
 
     def ends(self) -> list[str]:
         """How the supervisor says that the process has ended, each time."""
