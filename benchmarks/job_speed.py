@@ -11,6 +11,7 @@ meets both. The requests use no field that the older tree does not have. The rat
 from __future__ import annotations
 
 import asyncio
+import itertools
 import statistics
 import tempfile
 import time
@@ -66,7 +67,7 @@ async def burst_of_images(live: LiveServer, turn: int) -> None:
 
     jobs = await asyncio.gather(*(submit(first) for first in range(SUBMITTERS)))
     async with Connection(live) as connection:
-        for job in sum(jobs, []):
+        for job in itertools.chain.from_iterable(jobs):
             await connection.ended(job)
 
 
