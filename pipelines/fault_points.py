@@ -28,6 +28,7 @@ Deed: TypeAlias = Literal[
     "raise",  # an ordinary exception
     "panic",  # a BaseException, as native code raises
     "oom",  # the device's memory is full
+    "lost",  # an error after which this process cannot use the device
     "enospc",  # the disk is full
     "slow",  # go on after `seconds`
     "hang",  # never go on; other Python threads do
@@ -114,6 +115,8 @@ def _happen(fault: Fault) -> None:
         case "oom":
             torch: Any = importlib.import_module("torch")  # by name: most of the server never imports it
             raise torch.OutOfMemoryError(f"injected at {fault.at}")
+        case "lost":
+            raise RuntimeError(f"CUDA error: device-side assert triggered, injected at {fault.at}")
         case "enospc":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         case "slow":

@@ -19,6 +19,7 @@ from pipelines import device
 from pipelines.batching.merging import Call, CallSignature, Structure, Unmergeable, bucket, generators_of, run_merged
 from pipelines.batching.proof import rows_are_independent
 from pipelines.batching.tiles import in_tiles
+from pipelines.fault_points import reach
 from pipelines.interface import Merging
 
 RETRY_AFTER = 100  # forwards of a shape until a width that ran out of memory is tried again: memory may be free by then
@@ -117,6 +118,7 @@ class BatchedCalls:
         if name not in self._verdicts:
             return self._prove(calls, signature, width)
         try:
+            reach("merged forward", calls[0].entry, width)
             return [CallResult(output, width=width) for output in run_merged(calls, width)]
         except Unmergeable:
             self._verdicts[name] = False
@@ -183,6 +185,7 @@ class BatchedCalls:
 
 def _attempt(call: Call) -> CallResult:
     try:
+        reach("forward", call.entry)
         return CallResult(call.run())
     except Exception as error:  # raised in the task that made the call
         if device.is_fatal(error):

@@ -27,6 +27,7 @@ from pipelines.chat.sequence import ChatSequence, ChatTokenizer, begin
 from pipelines.chat_interface import ChatRequest
 from pipelines.concurrency import ConcurrencyLimit
 from pipelines.costs import CostLog, Meter
+from pipelines.fault_points import reach
 from pipelines.host_offload import HostOffload
 from pipelines.interface import (
     Canceled,
@@ -224,6 +225,7 @@ class ChatLane:
         key = self._cost_key()
         meter = self._costs.meter(key)
         with meter:
+            reach("forward", "chat", *running)
             step = batch.step(max(1, n_decoding) if others_wait else 0, self._token_s)
             Delivery(batch, self._queue, self._updates).deliver(step, self._sampler.take_logprobs())
         if not running:

@@ -28,6 +28,7 @@ from pipelines.embedding.encoder import Encoder
 from pipelines.embedding.open_requests import OpenRequests
 from pipelines.embedding.queue import EmbeddingQueue, Row, Rows, shape_of_width
 from pipelines.embedding_interface import EmbeddingRequest
+from pipelines.fault_points import reach
 from pipelines.host_offload import HostOffload
 from pipelines.interface import (
     Canceled,
@@ -232,6 +233,7 @@ class EmbeddingLane:
         is_exact = encoder.device.type == "cpu" or self.merging == "off"
         width = max(len(row.text.tokens) for row in rows.rows) if is_exact else rows.width
         inputs = encoder.inputs([row.text for row in rows.rows], width)
+        reach("forward", "texts")
         vectors = encoder(*(device.upload(tensor, encoder.device) for tensor in inputs))
         copy = device.HostCopy(vectors.flatten(), device.pinned((vectors.numel(),), vectors.dtype, encoder.device))
         while not copy.is_done:  # a GPU computes while this thread goes on; other work may be launched meanwhile

@@ -231,11 +231,17 @@ def _device(
 
         return device.is_fatal(error)
 
+    def is_out_of_memory(error: BaseException) -> bool:
+        from pipelines import device
+
+        return device.is_out_of_memory(error)
+
     return Device(
         load=load,
         read=read,
         read_memory=read_memory,
         is_fatal=is_fatal,
+        is_out_of_memory=is_out_of_memory,
         die=lambda: os._exit(POISONED),
         warm_up=warm_up,
         working=dtype_lock.working,

@@ -6,60 +6,16 @@ Faults are put in by `pipelines.fault_points`; numbers such as F6 are those of t
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
 import os
 import signal
 import threading
-import uuid
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.http.live_server import LiveServer
+from tests.support.http.faulty_server import LOST, OFTEN, Faulty
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
-
-LIMIT_S = 6.0  # after which something hangs
-OFTEN = 99
-LOST = (OSError, http.client.HTTPException)  # a connection, with the process
-
-
-class Faulty:
-    """A server, and the faults that happen in it."""
-
-    def __init__(self, folder: Path) -> None:
-        self._faults = folder / "faults.json"
-        self.arm()
-        env = {"AGENTNAME_FAULTS": str(self._faults), "AGENTNAME_TESTING": "1"}
-        env["AGENTNAME_STEP_TIMEOUT_S"] = str(LIMIT_S)
-        self.live = LiveServer(folder / "data", env).start()
-
-    def arm(self, *faults: dict[str, Any]) -> None:
-        self._faults.with_suffix(".fired").unlink(missing_ok=True)
-        self._faults.write_text(json.dumps(faults))
-
-    def image(self, prompt: str, **body: Any) -> str:
-        """Submits an image, again with the same Idempotency-Key if its reply is lost with the process."""
-        body = {"type": "image", "prompt": prompt, "steps": 4, "width": 64, "height": 64} | body
-        key = {"Idempotency-Key": uuid.uuid4().hex}
-        for _ in range(OFTEN):
-            with contextlib.suppress(*LOST):
-                reply = self.live.post("/api/generate", body, **key)
-                assert reply.status == 200, reply.body
-                return str(reply.json["jobId"])
-        raise AssertionError("no reply")
-
-    def ends(self) -> list[str]:
-        """How the supervisor says that the process has ended, each time."""
-        lines = Path(self.live.log.name).read_text().splitlines()
-        logged = [json.loads(line) for line in lines if line.startswith("{")]
-        return [line["ended"] for line in logged if "starting it again" in line["msg"]]
-
-    def used(self, kind: str) -> int:
-        return int(self.live.get("/api/me").json["usage"][kind]["used"])
 
 
 @pytest.fixture(scope="module")
@@ -77,50 +33,51 @@ def test_a_job_under_way_when_the_process_ends_is_done_by_the_next_one(
     server: Faulty, point: str, deed: str, attempt: int
 ) -> None:
     """F5. A load counts against its model and costs the job no attempt."""
-    before, used = len(server.ends()), server.used("images")
+    before, used = len(server.ends()), server.usage()["images"]
     server.live.post("/api/models/tiny-scenes/unload", {})
     server.arm({"at": point, "do": deed})
     job = server.image("a red house")
 
-    status = _outlive(server, job)
+    status = server.outlive(job)
 
     assert (status["status"], status["attempt"]) == ("completed", attempt)
     assert len(server.ends()) == before + 1
-    assert server.used("images") == used + 1
+    assert server.usage()["images"] == used + 1
 
 
 def test_one_poisonous_job_among_four_fails_with_a_refund_and_the_others_are_done(server: Faulty) -> None:
     """F6: three ends of the process, no more."""
-    before, used = len(server.ends()), server.used("images")
+    before, used = len(server.ends()), server.usage()["images"]
     server.arm({"at": "step", "do": "exit", "about": "poison", "nth": 3, "times": OFTEN})
     good = [server.image(f"house {i}", steps=40) for i in range(3)]
     bad = server.image("poison", steps=40)
 
-    failed, done = _outlive(server, bad), [_outlive(server, job) for job in good]
+    failed, done = server.outlive(bad), [server.outlive(job) for job in good]
 
     assert [status["status"] for status in done] == ["completed"] * 3
     assert max(status["attempt"] for status in done) <= 2, "they ran alone after that"
     assert (failed["status"], failed["error"]["code"], failed["attempt"]) == ("failed", "engine_stopped", 3)
     assert failed["error"]["message"].startswith("The server process ended 3 times at work on this job")
     assert [end.split(", in ")[1][:18] for end in server.ends()[before:]] == ["step of tiny-scene"] * 3
-    assert server.used("images") == used + 3
+    assert server.usage()["images"] == used + 3
 
 
 def test_a_model_whose_load_ends_the_process_is_set_aside_and_the_others_are_served(server: Faulty) -> None:
     """F7. An admin who unloads it lets it be tried again."""
-    before, used = len(server.ends()), server.used("videos")
+    before, used = len(server.ends()), server.usage()["videos"]
     server.arm({"at": "load", "do": "segv", "about": "tiny-motion", "times": OFTEN})
     video = {"type": "video", "prompt": "a boat", "steps": 1, "num_frames": 8}
     job = server.live.submit(**video)
 
-    failed = _outlive(server, job)
+    failed = server.outlive(job)
 
     assert (failed["status"], failed["error"]["code"]) == ("failed", "model_load_failed")
     assert "is set aside: the server process ended 3 times while it loaded it" in failed["error"]["message"]
     assert len(server.ends()) == before + 3
-    assert server.used("videos") == used
+    assert server.usage()["videos"] == used
     listed = {model["name"]: model for model in server.live.get("/api/models").json["models"]}["tiny-motion"]
     assert (listed["state"], listed["retryInSeconds"] > 500) == ("failed", True)
+    assert "is set aside" in listed["failure"]["message"]
     assert server.live.post("/api/generate", video).status == 502
     assert server.live.wait(server.image("a house"))["status"] == "completed"
 
@@ -140,7 +97,7 @@ def test_a_step_that_hangs_ends_the_process_and_the_job_is_done_by_the_next_one(
     server.arm({"at": "step", "do": deed, "about": deed})
     job = server.image(deed)
 
-    status = _outlive(server, job)
+    status = server.outlive(job)
 
     assert (status["status"], status["attempt"]) == ("completed", 2)
     (end,) = server.ends()[before:]
@@ -154,7 +111,7 @@ def test_an_event_loop_that_hangs_ends_the_process_and_no_job_is_to_blame(server
     server.live.wait_until(f"/api/status/{job}", lambda status: status["step"] > 0)
     server.arm({"at": "heartbeat", "do": "hang"})
 
-    status = _outlive(server, job)
+    status = server.outlive(job)
 
     assert (status["status"], status["attempt"]) == ("completed", 1)
     assert len(server.ends()) == before + 1
@@ -166,7 +123,7 @@ def test_a_process_that_somebody_stops_is_replaced_and_no_job_is_to_blame(server
     server.live.wait_until(f"/api/status/{job}", lambda status: status["step"] > 0)
     os.kill(server.live.server_pid(), signal.SIGSTOP)
 
-    status = _outlive(server, job)
+    status = server.outlive(job)
 
     assert (status["status"], status["attempt"]) == ("completed", 1)
 
@@ -187,19 +144,19 @@ def test_a_panic_of_native_code_ends_its_job_and_not_the_process(server: Faulty,
 def test_chats_under_way_are_refunded_when_the_process_is_killed(server: Faulty) -> None:
     server.arm()
     server.live.chat("hi", max_tokens=1)
-    used = server.used("chats")
+    used = server.usage()["chats"]
     server.arm({"at": "step", "do": "kill", "about": "smollm", "nth": 3})
     threads = [threading.Thread(target=_try_chat, args=(server,)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    _ready(server)
+    server.ready()
 
-    assert server.used("chats") == used
+    assert server.usage()["chats"] == used
     server.arm()
     server.live.chat("hi", max_tokens=1)
-    assert server.used("chats") == used + 1
+    assert server.usage()["chats"] == used + 1
 
 
 def test_a_planned_stop_costs_no_attempt(server: Faulty) -> None:
@@ -217,22 +174,3 @@ def test_a_planned_stop_costs_no_attempt(server: Faulty) -> None:
 def _try_chat(server: Faulty) -> None:
     with contextlib.suppress(*LOST):
         server.live.post("/api/chat", {"message": "Tell me a story", "max_tokens": 40})
-
-
-def _ready(server: Faulty) -> None:
-    """Waits until the next process serves. The supervisor keeps the socket, so that a client waits."""
-    while True:
-        try:
-            server.live.wait_ready()
-            return
-        except LOST:
-            continue
-
-
-def _outlive(server: Faulty, job: str) -> dict[str, Any]:
-    """The end of the job, after as many restarts as it takes."""
-    while True:
-        try:
-            return server.live.wait(job)
-        except (*LOST, ValueError, KeyError):
-            _ready(server)
