@@ -131,11 +131,17 @@ async def models(service: ServiceDep, library: LibraryDep, key: KeyDep) -> Respo
     """Lists all models with their state, defaults, limits and abilities. A model whose files are not all there (yet) is
     `incomplete`: requests cannot use it. `refused` lists what was found and cannot be served, with the reason.
     """
-    refused = list(library.refused().values())
-    served = [model_json(view, service, admin="admin" in key.scopes) for view in service.models.all()]
-    incomplete = [incomplete_json(model, model.type, service) for model in refused if model.type and model.missing]
-    others = [refused_json(model, admin="admin" in key.scopes) for model in refused]
-    return JSONResponse({"models": [*served, *incomplete], "refused": others})
+    admin, refused = "admin" in key.scopes, list(library.refused().values())
+    served, others = [], []
+    for view in service.models.all():
+        served.append(model_json(view, service, admin=admin))
+        await asyncio.sleep(0)  # of thousands of models the list takes its time, and other requests get their turns
+    for model in refused:
+        if model.type and model.missing:
+            served.append(incomplete_json(model, model.type, service))
+        others.append(refused_json(model, admin=admin))
+        await asyncio.sleep(0)
+    return JSONResponse({"models": served, "refused": others})
 
 
 @router.get("/api/gpu", responses={200: {"model": DevicesReply}, **errors()})

@@ -32,9 +32,9 @@ class FolderWatcher:
     ) -> None:
         """places: folders and files to watch. changed: called once for every new state that two readings found.
 
-        more_places: asked before each reading; what lies in one of `places` is not read twice. states: returns a digest
-        of names, sizes and times in each place, and may raise OSError; None: this process reads them. is_settled:
-        False asks for `changed` again, although nothing has changed.
+        more_places: asked before each reading, on the worker thread; what lies in one of `places` is not read twice.
+        states: returns a digest of names, sizes and times in each place, and may raise OSError; None: this process
+        reads them. is_settled: False asks for `changed` again, although nothing has changed.
         """
         self._states = states or _states
         self._is_settled = is_settled
@@ -52,9 +52,8 @@ class FolderWatcher:
 
     async def look(self) -> None:
         """Read the places once, and report a state that is new and equal to the last reading."""
-        more = sorted(path for path in self._more_places() if not any(map(path.is_relative_to, self._places)))
         try:
-            state = await asyncio.to_thread(self._states, [*self._places, *more])
+            state = await asyncio.to_thread(self._state_of_all)
         except OSError as error:  # the next look tells
             logger.warning("the models folders were not looked at", extra={"reason": str(error)})
             return
@@ -65,6 +64,10 @@ class FolderWatcher:
             except Exception:  # a file that vanished while it was read, or a bug: the next change is looked at again
                 logger.exception("a change of the models folders was not read")
         self._last = state
+
+    def _state_of_all(self) -> Sequence[str]:
+        more = sorted(path for path in self._more_places() if not any(map(path.is_relative_to, self._places)))
+        return self._states([*self._places, *more])
 
 
 def _states(places: Sequence[Path]) -> Sequence[str]:

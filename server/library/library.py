@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from models.catalogue import Catalogue, Changes
+from models.catalogue import Catalogue
 from models.catalogue_reader import RefusedModel
+from models.catalogue_snapshot import Changes
 from models.check import CheckReport, DeviceMemory, check_source
 from models.errors import BadConfig, BadModel, ModelsError
 from models.model_entry import parse_entry
@@ -178,7 +179,7 @@ class Library:
             refused = next((refused for refused in reader.refused if refused.name == must_have), None)
             if refused is None or not (may_be_incomplete and _is_partly_there(refused)):
                 raise BadModel(f"{must_have}: {'it was not found' if refused is None else refused.reason}")
-        changes = self._catalogue.apply(reader)
+        changes = self._catalogue.apply(await asyncio.to_thread(self._catalogue.compare, reader))
         for name in changes.removed:
             self._engine.send(Forget(name))
         for name in changes.changed:

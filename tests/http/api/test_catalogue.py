@@ -201,7 +201,7 @@ def test_readers_see_a_consistent_catalogue_while_it_is_replaced(tmp_path: Path)
             chat_folder(tmp_path / "models/b")
         else:
             shutil.rmtree(tmp_path / "models/b")
-        catalogue.apply(catalogue.read())
+        catalogue.apply(catalogue.compare(catalogue.read()))
     stopped.set()
     thread.join()
 

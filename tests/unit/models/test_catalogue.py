@@ -171,7 +171,7 @@ def test_a_default_whose_files_are_away_does_not_keep_the_server_from_starting(t
     assert catalogue.default_for("chat") == "llama"
 
     chat_folder(tmp_path / "nowhere")
-    catalogue.apply(catalogue.read())
+    catalogue.apply(catalogue.compare(catalogue.read()))
     assert catalogue.default_for("chat") == "away"
 
 

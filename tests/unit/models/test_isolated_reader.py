@@ -82,8 +82,8 @@ def test_a_model_that_is_still_being_read_keeps_no_other_from_being_served(
     assert not catalogue.is_complete
     with caplog.at_level(logging.WARNING):
         while not catalogue.is_complete:
-            catalogue.apply(catalogue.read())
-        catalogue.apply(catalogue.read())
+            catalogue.apply(catalogue.compare(catalogue.read()))
+        catalogue.apply(catalogue.compare(catalogue.read()))
     assert [refused.reason for refused in catalogue.refused] == ["reading its chat template takes too long"]
     assert [record.msg for record in caplog.records].count("model refused") == 1
 
@@ -136,9 +136,9 @@ def test_a_change_that_a_look_at_the_folders_finds_is_read(tmp_path: Path, reade
     folder = chat_folder(tmp_path / "models/m")
     reader.states([tmp_path / "models"])
     catalogue = open_catalogue(tmp_path, reader=reader)
-    catalogue.apply(catalogue.read())
+    catalogue.apply(catalogue.compare(catalogue.read()))
     chat_folder(folder, max_position_embeddings=4096)
     reader.states([tmp_path / "models"])
-    catalogue.apply(catalogue.read())
+    catalogue.apply(catalogue.compare(catalogue.read()))
 
     assert catalogue.get("m").limits.context_tokens == 4096

@@ -115,7 +115,7 @@ def test_a_default_that_now_means_several_models_gives_way() -> None:
         specs = {"another": spec("another"), "tiny-q4": GGUF_4, "tiny-q8": GGUF_8}  # noqa: RUF012  # read only
         refused = ()
 
-    catalogue.apply(Reader())  # type: ignore[arg-type]  # the two fields that count
+    catalogue.apply(catalogue.compare(Reader()))  # type: ignore[arg-type]  # the two fields that count
 
     assert catalogue.default_for("chat") == "another"
 
@@ -127,7 +127,7 @@ def test_a_model_removed_is_not_taken_for_another_of_a_similar_name() -> None:
         specs = {"other": spec("other", aliases=("PAINTER",))}  # noqa: RUF012  # read only
         refused = ()
 
-    catalogue.apply(Reader())  # type: ignore[arg-type]  # the two fields that count
+    catalogue.apply(catalogue.compare(Reader()))  # type: ignore[arg-type]  # the two fields that count
 
     assert catalogue.recall("painter").name == "painter"
 
