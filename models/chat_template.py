@@ -46,6 +46,8 @@ def check_template(text: str) -> None:
         done = run(command, timeout_s=MAX_WALL_S, text=text.encode("utf-8", "replace"))
     except subprocess.TimeoutExpired:
         raise BadModel(f"its chat template takes more than {MAX_WALL_S:.0f} seconds") from None
+    except subprocess.SubprocessError as error:
+        raise BadModel(TOO_MUCH, detail=str(error)) from None
     if done.returncode != 0:
         detail = done.stderr[-500:].decode("utf-8", "replace")
         raise BadModel(TOO_MUCH, detail=detail)

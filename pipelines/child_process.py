@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import errno
 import os
+import selectors
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from pipelines.launcher import set_signal_at_parents_end
 
@@ -42,9 +45,16 @@ COMPILER = (
     "CPLUS_INCLUDE_PATH", "LIBRARY_PATH",
 )  # fmt: skip
 
+MAX_OUTPUT_BYTES = 4 << 20
+PIECE_BYTES = 1 << 16
+
 _forking = ThreadPoolExecutor(1, thread_name_prefix="children")  # its thread ends with the process
 _running: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
 _lock = threading.Lock()  # for `_running`
+
+
+class TooMuchOutput(subprocess.SubprocessError):
+    """A program printed more than it may, and was ended."""
 
 
 def prepare() -> None:
@@ -110,10 +120,13 @@ def run(
     niceness: int = 0,
     limits: Mapping[int, int] | None = None,
     own_group: bool = True,
+    max_output_bytes: int = MAX_OUTPUT_BYTES,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program to its end, with `text` as its standard input. It is ended when this raises.
 
-    Raises OSError, and `subprocess.TimeoutExpired`.
+    Raises OSError, and `subprocess.SubprocessError`: `subprocess.TimeoutExpired` and `TooMuchOutput`.
+
+    max_output_bytes: of what it prints, on both streams together.
     """
     stdin = subprocess.DEVNULL if text is None else subprocess.PIPE
     process = start(
@@ -128,11 +141,50 @@ def run(
     )
     with process:
         try:
-            out, err = process.communicate(text, timeout_s)
+            out, err = _communicate(process, text or b"", timeout_s, max_output_bytes)
         except BaseException:
             end(process)
             raise
     return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def _communicate(
+    process: subprocess.Popen[bytes], text: bytes, timeout_s: float | None, max_output_bytes: int
+) -> tuple[bytes, bytes]:
+    """As `Popen.communicate`, which keeps whatever a program prints."""
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    unwritten = memoryview(text)
+    out, err, n_printed = bytearray(), bytearray(), 0
+    with selectors.DefaultSelector() as selector:
+        for output, kept in ((process.stdout, out), (process.stderr, err)):
+            assert output is not None
+            selector.register(output, selectors.EVENT_READ, kept)
+        if process.stdin is not None:
+            os.set_blocking(process.stdin.fileno(), False)
+            selector.register(process.stdin, selectors.EVENT_WRITE)
+        while selector.get_map():
+            ready = selector.select(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if deadline is not None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(process.args, timeout_s or 0.0)
+            for key, _ in ready:
+                if key.data is None:  # its input
+                    try:
+                        unwritten = unwritten[os.write(key.fd, unwritten[:PIECE_BYTES]) :]
+                    except BrokenPipeError:  # it does not read all of it
+                        unwritten = unwritten[:0]
+                    is_over = not unwritten
+                else:
+                    piece = os.read(key.fd, PIECE_BYTES)
+                    key.data.extend(piece)
+                    n_printed += len(piece)
+                    is_over = not piece
+                if n_printed > max_output_bytes:
+                    raise TooMuchOutput(f"it printed more than {max_output_bytes:,} bytes")
+                if is_over:
+                    stream: Any = selector.unregister(key.fileobj).fileobj
+                    stream.close()
+    process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+    return bytes(out), bytes(err)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -2,7 +2,8 @@
 
 The question is a line of JSON on the child's standard input, and so is the answer on its standard output. What the
 child does at the moment it may tell in lines before the answer (`serving.doing`); whoever waits learns it when the
-child ends. `end` may be called on any thread.
+child ends. A stranger's file may have taken the child over: whatever it writes, this process keeps no more of it than
+is allowed, and believes no answer that has not the form that was asked for. `end` may be called on any thread.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from pipelines.child_process import start
 
-MAX_REPLY_BYTES = 64 << 20
+T = TypeVar("T")
+
+MAX_REPLY_BYTES = 128 << 10  # the largest are a tenth; JSON takes up to 30 times as much memory once it is read
+MAX_DOING_CHARS = 200
 
 
 class Ended(Exception):
@@ -43,36 +47,57 @@ class Child:
         os.set_blocking(self._process.stdin.fileno(), False)  # a child that hangs does not read either
 
     @property
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
+    def is_ready(self) -> bool:
+        """Whether it lives, and is silent: what it writes unasked would be taken for the answer to another question."""
+        assert self._process.stdout is not None
+        return self._process.poll() is None and not _polled(self._process.stdout.fileno(), select.POLLIN, 0)
 
-    def ask(self, question: object, wall_s: float) -> Any:
-        """Returns the answer. Raises `Ended`, and `TookTooLong` after `wall_s` seconds, and lets the child run on."""
+    def ask(
+        self,
+        question: object,
+        wall_s: float,
+        read: Callable[[Any], T],
+        *,
+        max_bytes: int = MAX_REPLY_BYTES,
+        growth: int = 0,
+    ) -> T:
+        """Returns what `read` makes of the answer. Raises `Ended`, and `TookTooLong` after `wall_s` seconds, and lets
+        the child run on.
+
+        read: raises LookupError, TypeError or ValueError for an answer of another form. max_bytes: of the answer.
+        growth: so many more for each byte of the question.
+        """
         self.was_used = True
         deadline = time.monotonic() + wall_s
-        self._write(json.dumps(question).encode() + b"\n", deadline)
-        doing = ""
-        left = bytearray()
-        n_bytes = 0
+        asked = json.dumps(question).encode() + b"\n"
+        max_bytes += growth * len(asked)
+        self._write(asked, deadline)
+        doing, left = "", b""
         while True:
-            at = left.find(b"\n")
-            if at < 0:
-                piece = self._read(deadline, doing)
-                n_bytes += len(piece)
-                if n_bytes > MAX_REPLY_BYTES:
-                    raise Ended("it answered with too much", doing)
-                left += piece
-                continue
-            line = bytes(left[:at])
-            del left[: at + 1]
+            line, left = self._line(left, deadline, doing, max_bytes)
+            max_bytes -= len(line)
             try:
                 answer = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise Ended("it answered with something else than JSON", doing) from error
-            if isinstance(answer, dict) and answer.keys() == {"doing"}:
-                doing = str(answer["doing"])
-                continue
-            return answer
+                if isinstance(answer, dict) and answer.keys() == {"doing"}:
+                    doing = str(answer["doing"])[:MAX_DOING_CHARS]
+                    continue
+                found = read(answer)
+            except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+                raise Ended("it answered with something else than was asked for", doing) from error
+            if left:
+                raise Ended("it answered with more than was asked for", doing)
+            return found
+
+    def _line(self, left: bytes, deadline: float, doing: str, max_bytes: int) -> tuple[bytes, bytes]:
+        """Returns the next line, and what was read after it. left: what was read before."""
+        pieces, n_bytes = [left], len(left)
+        while b"\n" not in pieces[-1]:
+            if n_bytes > max_bytes:
+                raise Ended("it answered with too much", doing)
+            pieces.append(self._read(deadline, doing))
+            n_bytes += len(pieces[-1])
+        line, _, left = b"".join(pieces).partition(b"\n")
+        return line, left
 
     def _write(self, line: bytes, deadline: float) -> None:
         assert self._process.stdin is not None
@@ -96,10 +121,8 @@ class Child:
 
     @staticmethod
     def _wait(descriptor: int, event: int, deadline: float, doing: str) -> None:
-        ready = select.poll()  # and not `select`, which takes descriptors below 1024 alone
-        ready.register(descriptor, event)
         left_s = deadline - time.monotonic()
-        if left_s <= 0 or not ready.poll(left_s * 1000):
+        if left_s <= 0 or not _polled(descriptor, event, left_s):
             raise TookTooLong("it took too long", doing)
 
     def end(self) -> None:
@@ -114,3 +137,9 @@ class Child:
             if pipe is not None:
                 with suppress(OSError):  # bytes that were not written any more
                     pipe.close()
+
+
+def _polled(descriptor: int, event: int, wait_s: float) -> bool:
+    ready = select.poll()  # and not `select`, which takes descriptors below 1024 alone
+    ready.register(descriptor, event)
+    return bool(ready.poll(wait_s * 1000))

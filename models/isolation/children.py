@@ -6,9 +6,11 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
-from models.isolation.child import Child, Ended, TookTooLong
+from models.isolation.child import MAX_REPLY_BYTES, Child, Ended, TookTooLong
+
+T = TypeVar("T")
 
 
 class Closed(Exception):
@@ -26,24 +28,27 @@ class Children:
         self._lock = threading.Lock()  # for `_all` and `_closed`, which several threads change
         self._closed = False
 
-    def ask(self, question: object, wall_s: float) -> Any:
-        """Blocks. Raises `Ended` and `TookTooLong` of a child that this question ended, `Closed`, and when none can be
-        started OSError and what the command raises.
+    def ask(self, question: object, wall_s: float, read: Callable[[Any], T], *, max_bytes: int = MAX_REPLY_BYTES) -> T:
+        """As `Child.ask`, of one of the children. Blocks.
+
+        Raises `Ended` and `TookTooLong` of a child that this question ended, `Closed`, and when none can be started
+        OSError and what the command raises.
         """
         child = self._take()
         was_used = child.was_used
         try:
-            return self._ask(child, question, wall_s)
+            return self._ask(child, question, wall_s, read, max_bytes)
         except TookTooLong:
             raise
         except Ended:
             if not was_used:
                 raise
-        return self._ask(self._start(), question, wall_s)  # perhaps it did not end because of this question
+        # Perhaps it did not end because of this question.
+        return self._ask(self._start(), question, wall_s, read, max_bytes)
 
-    def _ask(self, child: Child, question: object, wall_s: float) -> Any:
+    def _ask(self, child: Child, question: object, wall_s: float, read: Callable[[Any], T], max_bytes: int) -> T:
         try:
-            answer = child.ask(question, wall_s)
+            answer = child.ask(question, wall_s, read, max_bytes=max_bytes)
         except Ended as ended:
             self._drop(child)
             if self._closed:
@@ -70,9 +75,9 @@ class Children:
         with suppress(queue.Empty):
             while True:
                 child = self._idle.get_nowait()
-                if child.is_alive:
+                if child.is_ready:
                     return child
-                self._drop(child)  # it was ended from outside while it was idle
+                self._drop(child)  # such as one that was ended from outside while it was idle
         return self._start()
 
     def _start(self) -> Child:

@@ -29,6 +29,7 @@ WALL_S = 20.0  # for one answer on a busy machine; the child itself bounds its p
 MOST_ENDS, WITHIN_S, ASIDE_S = 3, 600.0, 600.0  # so many ends of the child within a time set the model aside for a time
 TOO_COSTLY = "This model's chat template needs too much time or memory for these messages."
 TOO_COSTLY_TOKENS = "This model's tokenizer needs too much time or memory for this text."
+MAX_GROWTH = 64  # bytes of an answer for each of its question: tokens are longer than what they stand for
 ERRORS: Mapping[str, type[Exception]] = {
     "TypeError": TypeError, "ValueError": ValueError, "KeyError": KeyError, "TemplateError": jinja2.TemplateError,
 }  # fmt: skip
@@ -81,7 +82,7 @@ class TextChild:
         with self._lock:
             self.check()
             try:
-                answer = self._started().ask(question, self._wall_s)
+                answer = self._started().ask(question, self._wall_s, _form_of(question), growth=MAX_GROWTH)
             except Ended as ended:
                 self._drop()
                 self._ends.append(self._clock())
@@ -97,13 +98,14 @@ class TextChild:
 
     def _started(self) -> Child:
         child = self._child
-        if child is not None and child.is_alive:
+        if child is not None and child.is_ready:
             return child
-        self._drop()  # it was ended from outside
+        self._drop()  # such as one that was ended from outside
         child = self._child = Child(COMMAND)
         self._finalizer = weakref.finalize(self, _end, child)
         if self._state is not None:
-            opened = child.ask({"do": "open", "tokenizer": self._state()}, self._wall_s)
+            question = {"do": "open", "tokenizer": self._state()}
+            opened = child.ask(question, self._wall_s, _form_of(question))
             if "error" in opened:
                 raise Ended(f"{opened['error']}: {opened['message']}")
         return child
@@ -117,6 +119,44 @@ class TextChild:
         if self._finalizer is not None:
             self._finalizer()
         self._child = self._finalizer = None
+
+
+def _form_of(question: Mapping[str, object]) -> Callable[[Any], Mapping[str, Any]]:
+    """Makes what checks the form of an answer to this question; it raises ValueError."""
+
+    def checked(answer: Any) -> Mapping[str, Any]:
+        match question, answer:
+            case _, {"error": str(), "message": str()}:
+                return dict(answer)
+            case {"do": "open"}, {}:
+                return {}
+            case {"do": "render"}, {"text": str()}:
+                return dict(answer)
+            case {"do": "encode", "texts": list(texts), "with_offsets": bool(with_offsets)}, {"encodings": list(made)}:
+                if len(made) == len(texts) and all(_is_encoding(each, with_offsets=with_offsets) for each in made):
+                    return dict(answer)
+        raise ValueError("another form")
+
+    return checked
+
+
+def _is_encoding(made: Any, *, with_offsets: bool) -> bool:
+    """Whether it is what the child's `_plain` writes."""
+    if not isinstance(made, dict) or not isinstance(made.get("n_sequences"), int):
+        return False
+    ids, offsets = made["ids"], made.get("offsets")
+    lists = [ids, *(made[name] for name in ("type_ids", "attention_mask") if name in made)]
+    if with_offsets:
+        if not isinstance(offsets, list) or not all(len(each) == 2 and _are_ints(each) for each in offsets):
+            return False
+        lists.append(made["special_tokens_mask"])
+    if not all(_are_ints(each) and len(each) == len(ids) for each in lists):
+        return False
+    return all(_is_encoding(each, with_offsets=with_offsets) for each in made.get("overflowing", ()))
+
+
+def _are_ints(values: Any) -> bool:
+    return isinstance(values, list) and set(map(type, values)) <= {int}
 
 
 def _end(child: Child) -> None:

@@ -20,12 +20,13 @@ from typing import Any
 from models.chat_template import TEMPLATE
 from models.check import CheckReport
 from models.errors import BadConfig
-from models.isolation.child import Ended, TookTooLong
+from models.isolation.child import MAX_REPLY_BYTES, Ended, TookTooLong
 from models.isolation.children import Children, Closed
 from models.reading.codec import decode, encode
 from models.reading.model_reader import Declared
-from models.reading.outcome import Outcome, Refusal
+from models.reading.outcome import Outcome, Refusal, readable
 from models.reading.remembered import Remembered
+from models.spec import ModelSpec
 from pipelines.child_process import READER
 
 AT_ONCE = 2  # models
@@ -103,25 +104,27 @@ class IsolatedReader:
     def states(self, places: Sequence[Path]) -> list[str]:
         """Returns a digest of the names, sizes and times in each place. Raises OSError when that takes too long."""
         try:
-            states = self._children.ask({"do": "state", "places": [str(place) for place in places]}, WATCH_S)
+            states = self._children.ask(
+                {"do": "state", "places": [str(place) for place in places]},
+                WATCH_S,
+                partial(_read_states, n=len(places)),
+                max_bytes=MAX_REPLY_BYTES + 256 * len(places),
+            )
         except (Ended, Closed) as error:
             raise OSError("the folders of the models cannot be looked at") from error
         with self._lock:
             if states != self._states:
                 self._states, self._n_changes = states, self._n_changes + 1
-        return [str(state) for state in states]
+        return states
 
     def check(self, path: Path, report: CheckReport) -> CheckReport:
         """As `models.check.check_local`."""
         try:
-            made = self._children.ask({"do": "check", "task": encode((path, report))}, self._wall_s)
+            return self._children.ask({"do": "check", "task": encode((path, report))}, self._wall_s, _read_report)
         except Ended as ended:
             return replace(report, state="refused", reason=_reason(ended))
         except Closed as closed:
             raise OSError("the server is stopping") from closed
-        checked = decode(made)
-        assert isinstance(checked, CheckReport)
-        return checked
 
     def close(self) -> None:
         """Ends all children. Idempotent."""
@@ -166,21 +169,21 @@ class IsolatedReader:
         kept, n_changes = self._kept.get(str(path)), self._n_changes
         question = {"do": "found", "path": str(path), "known": None, **limits}
         if kept is not None:
-            answer = self._children.ask(question | {"known": kept["stamps"]}, wall_s)
-            if answer == {"same": True} and (outcome := self._kept_outcome(path)) is not None:
+            is_same = self._children.ask(question | {"known": kept["stamps"]}, wall_s, _is_same)
+            if is_same and (outcome := self._kept_outcome(path)) is not None:
                 self._seen[str(path)] = n_changes
                 return outcome
-        answer = self._children.ask(question, wall_s)
-        self._keep(path, answer["stamps"], answer["outcome"])
+        stamps, encoded, outcome = self._children.ask(question, wall_s, _read_found)
+        self._keep(path, stamps, encoded)
         self._seen[str(path)] = n_changes
-        return _read_outcome(answer)
+        return outcome
 
     def _read_declared(self, declared: Declared, limits: Mapping[str, float], wall_s: float) -> Outcome:
         task = encode((declared.entry, declared.known, declared.toml_dir, declared.origin))
-        answer = self._children.ask({"do": "declared", "task": task, **limits}, wall_s)
-        if "bad_config" in answer:
-            raise BadConfig(answer["bad_config"])
-        return _read_outcome(answer)
+        outcome = self._children.ask({"do": "declared", "task": task, **limits}, wall_s, _read_declared)
+        if isinstance(outcome, BadConfig):
+            raise outcome
+        return outcome
 
     def _results(self, futures: Sequence[Future[Outcome]], until: float) -> Sequence[Outcome | None]:
         wait(futures, timeout=max(0.0, min(until - time.monotonic(), threading.TIMEOUT_MAX)))
@@ -203,7 +206,7 @@ class IsolatedReader:
     def _given_up(self, path: Path, reason: str) -> Outcome:
         outcome = Outcome(None, Refusal(reason), is_file=path.suffix in (".safetensors", ".gguf"))
         try:
-            stamps = self._children.ask({"do": "stamp", "path": str(path)}, WATCH_S)
+            stamps = self._children.ask({"do": "stamp", "path": str(path)}, WATCH_S, _read_stamps)
         except Ended:  # it is tried again at the next reading
             return outcome
         self._keep(path, stamps, encode(outcome))
@@ -221,20 +224,58 @@ class IsolatedReader:
 def _outcome(encoded: Any) -> Outcome | None:
     """Returns None for anything else: another version may have written it."""
     try:
-        outcome = decode(encoded)
-    except (ValueError, TypeError, KeyError):
+        return _read_outcome(encoded)
+    except (ValueError, TypeError, LookupError):
         return None
-    return outcome if isinstance(outcome, Outcome) else None
 
 
-def _read_outcome(answer: Any) -> Outcome:
-    outcome = _outcome(answer["outcome"])
-    assert outcome is not None, "the child writes what this reads"
-    return outcome
+# What follows reads the answers of the child, and raises LookupError, TypeError or ValueError for anything else.
+
+
+def _read_outcome(encoded: Any) -> Outcome:
+    outcome = decode(encoded)
+    if (
+        isinstance(outcome, Outcome)
+        and isinstance(outcome.spec, ModelSpec | None)
+        and isinstance(outcome.refusal, Refusal | None)
+    ):
+        return outcome
+    raise ValueError("no outcome")
+
+
+def _read_found(answer: Any) -> tuple[dict[str, str] | None, Any, Outcome]:
+    return _read_stamps(answer["stamps"]), answer["outcome"], _read_outcome(answer["outcome"])
+
+
+def _is_same(answer: Any) -> bool:
+    return bool(answer == {"same": True})
+
+
+def _read_declared(answer: Any) -> Outcome | BadConfig:
+    return BadConfig(readable(answer["bad_config"])) if "bad_config" in answer else _read_outcome(answer["outcome"])
+
+
+def _read_stamps(answer: Any) -> dict[str, str] | None:
+    if answer is not None and not all(isinstance(stamp, str) for stamp in answer.values()):
+        raise TypeError("no stamps")
+    return None if answer is None else dict(answer)
+
+
+def _read_states(answer: Any, n: int) -> list[str]:
+    if len(answer) != n:
+        raise ValueError("not one for each place")
+    return [str(state) for state in answer]
+
+
+def _read_report(answer: Any) -> CheckReport:
+    report = decode(answer)
+    if not isinstance(report, CheckReport):
+        raise TypeError("no report")
+    return report
 
 
 def _reason(ended: Ended) -> str:
-    what = ended.doing or "its files"
+    what = readable(ended.doing) or "its files"
     if isinstance(ended, TookTooLong) or str(ended).endswith(TOO_LONG):
         return f"reading {what} takes too long"
     return f"reading {what} ended the process that reads models"

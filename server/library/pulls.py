@@ -206,15 +206,21 @@ class Pulls:
         )
         assert process.stdout is not None
         last: dict[str, Any] = {}
-        async for line in process.stdout:
-            last = json.loads(line)
-            if "need" in last and not running.canceled:
-                sizes = {"need_bytes": last["need"], "free_bytes": last["free"]}
-                self._pulls[running.id] = replace(self._pulls[running.id], **sizes)
-            elif "doing" in last and not running.canceled:
-                progress = {"doing": last["doing"], "done_bytes": last["done"], "total_bytes": last["total"]}
-                # Progress is not recorded: after a restart the child reports again what is on disk.
-                self._pulls[running.id] = replace(self._pulls[running.id], **progress)
+        try:
+            async for line in process.stdout:
+                last = _message(line)
+                if running.canceled:
+                    continue
+                if "need" in last:
+                    sizes = {"need_bytes": last["need"], "free_bytes": last["free"]}
+                    self._pulls[running.id] = replace(self._pulls[running.id], **sizes)
+                elif "doing" in last:
+                    progress = {"doing": last["doing"], "done_bytes": last["done"], "total_bytes": last["total"]}
+                    # Progress is not recorded: after a restart the child reports again what is on disk.
+                    self._pulls[running.id] = replace(self._pulls[running.id], **progress)
+        except (ValueError, RecursionError) as error:  # of the stream: a line longer than is allowed
+            _kill(running)
+            last = {"error": "the process that downloads wrote what is no message", "detail": str(error)[:500]}
         await process.wait()
         return last
 
@@ -247,6 +253,26 @@ class Pulls:
                 logger.warning("pull not read, left out", extra={"file": file.name}, exc_info=True)
                 continue
             self._pulls.setdefault(pull.id, pull)
+
+
+def _message(line: bytes) -> dict[str, Any]:
+    """Raises ValueError and RecursionError for what `models.sources.pull` does not write."""
+    message = json.loads(line)
+    match message:
+        case (
+            {"need": int(), "free": int()}
+            | {"doing": str(), "done": int(), "total": int()}
+            | {"error": str(), "detail": str()}
+            | {
+                "path": str(),
+                "source": str(),
+                "revision": str() | None,
+                "component": str() | None,
+                "note": str() | None,
+            }
+        ):
+            return dict(message)
+    raise ValueError("another form")
 
 
 def _same_source(known: object, source: str) -> bool:

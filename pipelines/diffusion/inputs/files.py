@@ -53,7 +53,7 @@ def read_frames(file: MediaFile, name: str, *, fps: float | None, n_frames: int 
     n_read = 0
     with _running(command) as program:
         assert program.stdout is not None
-        while len(pixels := program.stdout.read(n_bytes)) == n_bytes:
+        while n_read < limit and len(pixels := program.stdout.read(n_bytes)) == n_bytes:
             n_read += 1
             yield Image.frombytes("RGB", (file.width, file.height), pixels)
     if not n_read or program.returncode:
@@ -67,6 +67,9 @@ def _running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
         timer.start()
         try:
             yield program
+            assert program.stdout is not None
+            program.stdout.close()
+            program.wait()  # here, where a time limit holds for one that does not end
         except BaseException:
             end(program)
             raise

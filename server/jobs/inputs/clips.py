@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from pipelines.child_process import run, start
+from pipelines.child_process import TooMuchOutput, run, start
 from server.jobs.inputs.decoded import Decoded, Refused
 
 CODECS = frozenset({"h264", "hevc", "av1", "vp8", "vp9", "mpeg4"})
@@ -97,7 +97,10 @@ def _safe_input(mime_type: str, source: Path) -> Sequence[str]:
 
 
 def _read_header(opened: Sequence[str]) -> _Header:
-    done = run(opened, timeout_s=None, limits=LIMITS, own_group=False)  # fails: it names no output
+    try:
+        done = run(opened, timeout_s=None, limits=LIMITS, own_group=False)  # fails: it names no output
+    except TooMuchOutput as error:
+        raise Refused(NOT_READ) from error
     text = done.stderr[: 1 << 20].decode(errors="replace")
     if "Input #0" not in text:
         raise Refused(NOT_READ)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 PROCESSES = 2  # so that a clip does not keep a picture waiting
 WALL_S = 60.0  # for one file, on a busy machine; the process itself limits its processor time
+KEPT_TYPES = ("image/png", "video/mp4", "video/webm")
 TOO_MUCH = "a file that can be read in less time"
 COMMAND = (sys.executable, "-m", "server.jobs.inputs.decode_worker")
 
@@ -56,7 +58,7 @@ class Decoder:
     def _decode(self, mime_type: str, source: Path, target: Path) -> Decoded:
         task = {"mime_type": mime_type, "source": str(source), "target": str(target)}
         try:
-            reply = self._children.ask(task, self._wall_s)
+            found = self._children.ask(task, self._wall_s, _read)
         except Closed as error:
             raise Unavailable("The server is stopping.", retry_after_s=5) from error
         except Ended as ended:
@@ -65,9 +67,22 @@ class Decoder:
         except (OSError, RuntimeError) as error:  # RuntimeError: there is no ffmpeg
             logger.exception("the process that decodes was not started")
             raise Unavailable("Files cannot be decoded at the moment.", retry_after_s=5) from error
-        if "must_be" in reply:
-            raise Refused(reply["must_be"])
-        if "failed" in reply:
-            raise OSError(reply["failed"])
-        decoded = reply["decoded"]
-        return Decoded(**decoded | {"warnings": tuple(decoded["warnings"])})
+        if isinstance(found, Decoded):
+            return found
+        raise found
+
+
+def _read(answer: Any) -> Decoded | Refused | OSError:
+    """Reads what `decode_worker.py` answers. Raises LookupError, TypeError or ValueError for anything else."""
+    match answer:
+        case {"must_be": str(must_be)}:
+            return Refused(must_be)
+        case {"failed": str(reason)}:
+            return OSError(reason)
+        case {"decoded": {"warnings": list(warnings)} as decoded}:
+            made = Decoded(**decoded | {"warnings": tuple(map(str, warnings))})
+            sizes = (made.width, made.height, made.num_frames)
+            has_rate = isinstance(made.fps, float | int | None)
+            if made.mime_type in KEPT_TYPES and has_rate and all(type(size) is int and size > 0 for size in sizes):
+                return made
+    raise ValueError("another form")

@@ -8,13 +8,14 @@ import select
 import signal
 import subprocess
 import sys
+import tracemalloc
 import weakref
 from pathlib import Path
 
 import pytest
 
 from pipelines import child_process
-from pipelines.child_process import COMPILER, PIP, PULL, READER, end_all, environment, run, start
+from pipelines.child_process import COMPILER, PIP, PULL, READER, TooMuchOutput, end_all, environment, run, start
 from tests.support.paths import ROOT
 
 SECRETS = {
@@ -128,3 +129,43 @@ def zombies() -> set[str]:
     """Children of this process that have ended and that nobody has waited for; other tests may have left some."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     return {pid for pid in children if "Z (zombie)" in Path(f"/proc/{pid}/status").read_text()}
+
+
+PRINTS = {
+    "nothing, and reads nothing": ("pass", b"", True),
+    "little on both streams": ("import sys; print('a'); print('b', file=sys.stderr)", b"a\n", True),
+    "a gigabyte": ("import os; [os.write(1, b'x' * 2**20) for _ in range(1024)]", b"", False),
+    "a gigabyte of errors": ("import os; [os.write(2, b'x' * 2**20) for _ in range(1024)]", b"", False),
+    "both in turn": ("import os; [os.write(n % 2 + 1, b'x' * 2**12) for n in range(2**20)]", b"", False),
+}
+
+
+@pytest.mark.parametrize("prints", PRINTS)
+def test_what_a_program_prints_is_bounded(prints: str) -> None:
+    script, out, ends_well = PRINTS[prints]
+    text = b"x" * (1 << 20)  # more than a pipe holds
+    tracemalloc.start()
+    try:
+        if ends_well:
+            done = run([sys.executable, "-c", script], timeout_s=30, text=text)
+            assert (done.returncode, done.stdout) == (0, out)
+        else:
+            with pytest.raises(TooMuchOutput):
+                run([sys.executable, "-c", script], timeout_s=30, text=text)
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_program_that_closes_its_output_and_stays_is_ended_in_time() -> None:
+    script = "import os, time; os.close(1); os.close(2); time.sleep(600)"
+    with pytest.raises(subprocess.TimeoutExpired):
+        run([sys.executable, "-c", script], timeout_s=0.5)
+
+
+def test_a_program_gets_all_of_its_input() -> None:
+    text = bytes(range(256)) * 5000
+    done = run(
+        [sys.executable, "-c", "import sys; sys.stdout.buffer.write(sys.stdin.buffer.read())"], timeout_s=30, text=text
+    )
+    assert done.stdout == text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,3 +168,29 @@ async def test_a_model_whose_files_are_gone_from_the_cache_is_named_and_pulled_a
         assert refused.reason == f"is not downloaded; try: agentname pull owner/name@{COMMIT}"
         assert (await pull(f, source="owner/name"))["note"] == f"its revision {COMMIT[:12]} is up to date"
         assert f.app.state.library.get("name").path.is_dir()
+
+
+GARBAGE = {
+    "no JSON": r"b'\xff\0\n'",
+    "no object": r"b'5\n'",
+    "another form": r"""b'{"path": "/", "revision": 5}\n'""",
+    "half a message": """b'{"path": "/m", "sour'""",
+    "a line without end": "b'x' * (1 << 20)",
+    "deeply nested": r"b'[' * 60_000 + b'\n'",
+    "nothing": "b''",
+}
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+async def test_a_process_that_writes_garbage_fails_its_pull_alone(tmp_path: Path, hub: Hub, kind: str) -> None:
+    stays_s = 0 if kind in ("half a message", "nothing") else 600
+    async with library(tmp_path) as f:
+        pulls = f.app.state.pulls
+        whole = pulls._command
+        pulls._command = [sys.executable, "-c", f"import os, time; os.write(1, {GARBAGE[kind]}); time.sleep({stays_s})"]
+        failed = await pull(f, source="owner/other")
+        assert failed["state"] == "failed"
+        assert "no message" in failed["error"] or "without giving a reason" in failed["error"]
+
+        pulls._command = whole
+        assert (await pull(f, source="owner/name"))["state"] == "completed"
