@@ -218,6 +218,8 @@ def _run_ffmpeg(
         if time.monotonic() - began >= FFMPEG_TIMEOUT_S:
             raise EncodingFailed(f"ffmpeg took longer than {FFMPEG_TIMEOUT_S:g} seconds")
         raise EncodingFailed(f"ffmpeg ended with code {process.returncode}")
+    if not path.stat().st_size:
+        raise EncodingFailed("ffmpeg wrote nothing")
 
 
 def _write_frames(process: subprocess.Popen[bytes], pixels: Pixels) -> None:
