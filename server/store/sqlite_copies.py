@@ -10,6 +10,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from pipelines.fault_points import reach
+
 KEPT_BEFORE_MIGRATIONS = 3
 JOURNALS = ("-wal", "-shm")  # of the database beside it; they mean nothing for another file
 
@@ -25,6 +27,7 @@ def copy(source: sqlite3.Connection, target: Path) -> None:
     try:
         with closing(sqlite3.connect(unfinished)) as copied:
             source.backup(copied)
+        reach("copy", target.name)  # written, and not yet in its place
         _sync(unfinished)
         unfinished.replace(target)
         _sync(target.parent)
