@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.diffusion.inputs import files
 from pipelines.diffusion.inputs.files import BadMedia, read_frames, read_picture
 from tests.support.lanes.picture_jobs import clip_file, frames, picture_file
 
@@ -74,3 +75,29 @@ def test_a_clip_that_names_other_files_is_not_followed(tmp_path: Path) -> None:
 
     with pytest.raises(BadMedia):
         list(read_frames(file, "video", fps=None, n_frames=None))
+
+
+PROGRAMS = {
+    "writes without end": "exec cat /dev/zero",
+    "writes half a frame": "head -c 100 /dev/zero",
+    "writes nothing and ends well": "exit 0",
+    "closes its output and hangs": "head -c 4000 /dev/zero; exec 1>&-; exec sleep 600",
+    "hangs": "exec sleep 600",
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_decoder_that_misbehaves_is_ended_and_its_clip_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    file = clip_file(tmp_path / "a.mp4", 32, 32, 4)
+    decoder = tmp_path / "ffmpeg"
+    decoder.write_text(f"#!/bin/sh\n{PROGRAMS[program]}\n")
+    decoder.chmod(0o700)
+    monkeypatch.setattr(files, "CLIP_LIMIT_S", 0.5)
+    monkeypatch.setattr(files.imageio_ffmpeg, "get_ffmpeg_exe", lambda: str(decoder))
+    with pytest.raises(BadMedia, match="The file of video cannot be read"):
+        list(read_frames(file, "video", fps=None, n_frames=3))
+
+    monkeypatch.undo()
+    assert len(list(read_frames(file, "video", fps=None, n_frames=3))) == 3
