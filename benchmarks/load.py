@@ -3,9 +3,9 @@
     python benchmarks/load.py --clients 200 --seconds 180 --json load.json
 
 First the mixed clients, each with a connection of its own: status, lists, the queue, submissions, chats and bad
-requests. Then LD1 to LD3 of the test plan: 50 clients that submit, 50 that ask for status while others submit, and
-submissions beside 450 connections that send nothing or half a request. A reply may be a 5xx only if it is a 502 that
-says when to try again.
+requests. Then LD1 to LD4 of the test plan: 50 clients that submit, 50 that ask for status while others submit,
+submissions beside 450 connections that send nothing or half a request, and 2,000 submissions at once to a queue of 256.
+A reply may be a 5xx only if it is a 502 that says when to try again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import collections
 import contextlib
 import json
 import random
+import re
 import resource
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -27,6 +28,7 @@ from server_client import Connection
 from tests.support.http.live_server import LiveServer
 
 CONNECTIONS, IDLE = 50, 450
+BURST, N_BURSTING, QUEUE = 2000, 200, 256
 REPLY_S = 120.0
 
 
@@ -156,6 +158,37 @@ async def beside_idle_clients(report: common.Report, live: LiveServer, body: dic
     report.add("LD3: unexpected replies", load.n_unexpected() + health.n_unexpected(), most=0)
 
 
+async def burst(report: common.Report, live: LiveServer, body: dict[str, Any]) -> None:
+    """More submissions at once than the queue has places."""
+    load, without_retry = Load(), 0
+
+    async def client() -> None:
+        nonlocal without_retry
+        async with Connection(live) as connection:
+            for _ in range(BURST // N_BURSTING):
+                await load.call(connection, "submit", "POST", "/api/generate", {**body, "steps": 4})
+                if connection.head.startswith(b"HTTP/1.1 429"):
+                    after = re.search(rb"retry-after: (\d+)", connection.head.lower())
+                    without_retry += after is None or int(after[1]) < 1
+
+    began = time.monotonic()
+    await asyncio.gather(*(client() for _ in range(N_BURSTING)))
+    seconds = time.monotonic() - began
+    async with Connection(live) as connection:
+        ended = [await connection.ended(job_id) for job_id in load.job_ids]
+    report.add("LD4: submissions at once", sum(load.ends.values()))
+    report.add("LD4: accepted", len(load.job_ids), least=QUEUE)
+    report.add("LD4: until all were answered", seconds, "s")
+    report.add("LD4: longest wait for an answer", load.ms("submit", 1), "ms", most=5000)
+    report.add("LD4: refused without Retry-After", without_retry, most=0)
+    report.add(
+        "LD4: neither accepted nor told 429",
+        sum(load.ends.values()) - load.ends["submit 200"] - load.ends["submit 429"],
+        most=0,
+    )
+    report.add("LD4: accepted and not completed", sum(job["status"] != "completed" for job in ended), most=0)
+
+
 def submitting(load: Load, body: dict[str, Any]) -> Callable[[Connection], Awaitable[None]]:
     async def submit(connection: Connection) -> None:
         await load.call(connection, "submit", "POST", "/api/generate", {**body, "steps": 1})
@@ -189,6 +222,9 @@ def main() -> None:
     with many_descriptors(), server_client.server({"AGENTNAME_QUEUE_SIZE": "100000"}) as (live, body):
         server_client.wait_done(live, live.submit(**body, steps=1))
         asyncio.run(measure(report, live, body, arguments.clients, arguments.seconds))
+    with many_descriptors(), server_client.server({"AGENTNAME_QUEUE_SIZE": str(QUEUE)}) as (live, body):
+        server_client.wait_done(live, live.submit(**body, steps=1))
+        asyncio.run(burst(report, live, body))
     report.save(arguments.json)
 
 

@@ -68,6 +68,7 @@ class Connection:
     """A keep-alive HTTP connection with minimal parsing: a full client would take longer than what is measured."""
 
     def __init__(self, live: LiveServer) -> None:
+        self.head = b""  # of the last reply
         self._live = live
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
@@ -101,6 +102,6 @@ class Connection:
         if body is not None:
             head += f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n"
         self._writer.write(head.encode() + b"\r\n" + payload)
-        reply = await self._reader.readuntil(b"\r\n\r\n")
+        self.head = reply = await self._reader.readuntil(b"\r\n\r\n")
         length = next(int(line[15:]) for line in reply.lower().split(b"\r\n") if line.startswith(b"content-length:"))
         return int(reply[9:12]), await self._reader.readexactly(length)

@@ -36,8 +36,10 @@ class Remembered:
         return {}
 
     def save(self, read: dict[str, dict[str, Any]]) -> None:
+        # Piece by piece: the encoder keeps the interpreter's lock until it is done, and all other threads wait.
+        entries = ",".join(f"{json.dumps(path)}:{json.dumps(each)}" for path, each in read.items())
         try:
-            write_whole(self._file, json.dumps({"version": self._version, "read": read}))
+            write_whole(self._file, f'{{"version":{json.dumps(self._version)},"read":{{{entries}}}}}')
         except OSError as error:
             logger.warning("what was read of the models is not remembered", extra={"reason": str(error.strerror)})
 

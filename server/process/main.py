@@ -11,10 +11,8 @@ import logging
 import os
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -50,6 +48,7 @@ from server.process.draining_server import DrainingServer, uvicorn_config
 from server.process.hardware import Machine, NoSuchDevice, auto_dtype, find_machines
 from server.process.host_memory import HostMemory
 from server.process.libraries import import_libraries, stop_compilers
+from server.process.pools import Pools
 from server.process.settings import Settings
 from server.process.steady_clock import SteadyClock
 from server.process.storage_watch import StorageWatch
@@ -66,12 +65,7 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
 ENGINE_DEAD = 1  # exit code: a bug ended the device thread; the supervisor starts another process
-WORKERS = 2  # threads that encode and write results
-PROMPT_WORKERS = 8  # threads that run chat templates and tokenizers, or wait for children that do
-GRAMMAR_WORKERS = 2  # threads that read grammars, each in a process at first, so that prompts do not wait for them
-TEXT_WORKERS = 8  # threads that tokenize texts to embed, or wait for children that do
 SWITCH_S = 0.001  # the event loop waits at most this long for a device thread that computes in Python; by default 5 ms
-WORKER_NICENESS = 10
 READING_S = 3.0  # most seconds that a start or a change waits for models that are still being read
 
 
@@ -117,14 +111,11 @@ async def _serve(
     await asyncio.to_thread(crashes.judge)
     marks = Marks(settings.data_dir / MARKS)
     write_faults(marks.folder)
-    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="artifacts", initializer=_lower_priority)
-    prompt_pool = ThreadPoolExecutor(PROMPT_WORKERS, thread_name_prefix="prompts")
-    grammar_pool = ThreadPoolExecutor(GRAMMAR_WORKERS, thread_name_prefix="grammars")
+    pools = Pools()
     prompts = Prompts(
-        PromptReader(prepare=import_libraries, is_trusted=is_built_in), prompt_pool, grammar_pool, _reading(marks)
+        PromptReader(prepare=import_libraries, is_trusted=is_built_in), pools.prompts, pools.grammars, _reading(marks)
     )
-    text_pool = ThreadPoolExecutor(TEXT_WORKERS, thread_name_prefix="texts")
-    texts = Texts(TextReader(prepare=import_libraries, is_trusted=is_built_in), text_pool, _reading(marks))
+    texts = Texts(TextReader(prepare=import_libraries, is_trusted=is_built_in), pools.texts, _reading(marks))
     learned = LearnedValues(database, clock)
     learned.load()
     folders = [settings.data_dir / name for name in ("outputs", "unfinished", "inputs", "pulls")]
@@ -151,7 +142,7 @@ async def _serve(
         learned=learned,
         prompts=prompts,
         texts=texts,
-        artifacts=Artifacts(settings.data_dir, pool, clock, marks),
+        artifacts=Artifacts(settings.data_dir, pools.artifacts, clock, marks),
         decoder=Decoder(),
         data_dir=settings.data_dir,
         webhooks=Webhooks(
@@ -234,9 +225,7 @@ async def _serve(
     await learned.close()
     service.input_files.close()
     child_process.end_all()  # such as an encoder that a thread of the pool waits for
-    pool.shutdown()
-    for reading_pool in (prompt_pool, grammar_pool, text_pool):  # nobody waits for a prompt any more
-        reading_pool.shutdown(wait=False, cancel_futures=True)
+    pools.close()
     reader.close()
     stop_compilers()
     return code
@@ -245,15 +234,6 @@ async def _serve(
 def _beat(heartbeat_fd: int | None) -> None:
     if heartbeat_fd is not None:
         os.write(heartbeat_fd, b".")
-
-
-def _lower_priority() -> None:
-    """Lower the priority of a worker thread: encoding a clip takes whole cores, which would slow a chat on the CPU.
-
-    Linux only; elsewhere the priority is that of the whole process.
-    """
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICENESS)
 
 
 def _log_end(task: asyncio.Task[None]) -> None:
