@@ -11,7 +11,7 @@ import random
 import socket
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -21,6 +21,7 @@ from tests.support.http.live_server import LiveServer, Reply
 
 BROKEN = (OSError, http.client.HTTPException)  # a connection
 TEMPORARY = (429, 502)
+ENDS = ("completed", "failed", "canceled")
 TRIES = 200
 PAUSE_S = 0.3
 MIX = MappingProxyType({"image": 60, "video": 10, "chat": 30})  # percent
@@ -46,6 +47,7 @@ class Load:
     disconnects: float = 0.0  # share of chats
     bad: float = 0.0  # share of requests
     pause_s: float = 0.5  # the most between two requests of a client
+    most_open: int = 0  # jobs of a client that have not ended; with more it waits for the oldest; 0: no such bound
     replies: Counter[tuple[str, int | str]] = field(default_factory=Counter)
     jobs: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # by Idempotency-Key
     keys: dict[str, str] = field(default_factory=dict)  # id → key
@@ -75,6 +77,7 @@ class Load:
 
     def _client(self, number: int, key_id: str, key: str) -> None:
         rng = random.Random(f"{self.seed} {number}")
+        open_jobs: deque[str] = deque()
         for turn in range(1_000_000):
             if self._stop.is_set():
                 return
@@ -84,10 +87,15 @@ class Load:
             elif kind == "chat":
                 self._chat(rng, key_id, key)
             else:
-                self._job(rng, kind, key_id, key, f"{self.seed}-{number}-{turn}")
+                open_jobs.append(self._job(rng, kind, key_id, key, f"{self.seed}-{number}-{turn}"))
+            while self.most_open and len(open_jobs) > self.most_open and not self._stop.is_set():
+                if has_ended(self.live, open_jobs[0], key):
+                    open_jobs.popleft()
+                else:
+                    self._stop.wait(self.pause_s)
             self._stop.wait(rng.random() * self.pause_s)
 
-    def _job(self, rng: random.Random, kind: str, key_id: str, key: str, claim: str) -> None:
+    def _job(self, rng: random.Random, kind: str, key_id: str, key: str, claim: str) -> str:
         body: dict[str, Any] = {"type": kind, "prompt": f"a red house {claim}", "seed": 1, "width": 64, "height": 64}
         body |= {"steps": 2, "num_frames": 8} if kind == "video" else {"steps": 3, "n": rng.choice([1, 1, 2])}
         for _ in range(TRIES):
@@ -99,7 +107,7 @@ class Load:
                     self.owners[job] = key_id
                 if rng.random() < self.cancels:
                     self._send("cancel", key, {}, path=f"/api/jobs/{job}/cancel")
-                return
+                return str(job)
             assert reply is None or reply.status in TEMPORARY, reply.body
             time.sleep(PAUSE_S)
         raise AssertionError(f"{claim} was not accepted in {TRIES} tries")
@@ -155,6 +163,15 @@ def wait_ready(live: LiveServer, limit_s: float = 120.0) -> None:
             time.sleep(0.02)
 
 
+def has_ended(live: LiveServer, job: str, key: str) -> bool:
+    """Also True of a job that is not there any more. A server that is away at the moment counts as not yet."""
+    try:
+        reply = live.get(f"/api/status/{job}", key=key)
+    except BROKEN:
+        return False
+    return reply.status == 404 or (reply.status == 200 and reply.json["status"] in ENDS)
+
+
 def wait_all_ended(load: Load, limit_s: float = 600.0) -> Counter[str]:
     """Waits for the end of every job that was accepted and counts how they ended, unknown and endless ones too."""
     ends: Counter[str] = Counter()
@@ -165,7 +182,7 @@ def wait_all_ended(load: Load, limit_s: float = 600.0) -> Counter[str]:
             if reply.status == 404:
                 ends["lost"] += 1
                 break
-            if reply.status == 200 and reply.json["status"] in ("completed", "failed", "canceled"):
+            if reply.status == 200 and reply.json["status"] in ENDS:
                 ends[reply.json["status"]] += 1
                 break
             if time.monotonic() > deadline:
