@@ -184,6 +184,8 @@ def wait_all_ended(load: Load, limit_s: float = 600.0) -> Counter[str]:
                 break
             if reply.status == 200 and reply.json["status"] in ENDS:
                 ends[reply.json["status"]] += 1
+                if error := reply.json["error"]:
+                    ends[f"failed with {error['code']}"] += 1
                 break
             if time.monotonic() > deadline:
                 ends["endless"] += 1
