@@ -76,5 +76,5 @@ async def test_schemathesis_finds_no_violation_by_an_admin_who_changes_models_an
         for folder in folders:
             reply = await f.post("/api/models", {"source": str(folder)}, "admin")
             assert reply.status_code == 200, reply.text
-        options = ("--include-path-regex", ADMIN_ROUTES, "--max-examples", "10", "--max-time", "25")
+        options = ("--include-path-regex", ADMIN_ROUTES, "--max-examples", "10", "--max-time", "15")
         await run_schemathesis(f, tmp_path, "admin", *options)
