@@ -24,7 +24,7 @@ ARGS ?=
 
 # One process per core with one torch thread each, also in the servers that tests start: threads that share a core wait
 # for each other.
-PYTEST := OMP_NUM_THREADS=1 AGENTNAME_TORCH_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
+PYTEST := OMP_NUM_THREADS=1 AGENTNAME_TORCH_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 .PHONY: help serve test check format models install clients clean
 

@@ -14,11 +14,29 @@ from hypothesis import settings
 settings.register_profile("agentname", deadline=None)
 settings.load_profile("agentname")
 
+PAGE = "tests/live/page/"
+
 
 def pytest_collection_finish() -> None:
     """Exempts what is imported from garbage collection, as the server does: each lane that is closed collects once."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spreads the modules with a real server over the first half of the run.
+
+    They wait much, and two of them at once are in each other's way. The last ones would run while other workers idle.
+    """
+    modules: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        modules.setdefault(PAGE if item.nodeid.startswith(PAGE) else item.nodeid.partition("::")[0], []).append(item)
+    live = [module for module in modules if module.startswith("tests/live/")]
+    others = sorted((module for module in modules if module not in live), key=lambda module: -len(modules[module]))
+    order, apart = [], max(1, len(others) // (2 * len(live) + 1))
+    for first in range(0, max(len(others), apart * len(live)), apart):
+        order += [*live[first // apart :][:1], *others[first : first + apart]]
+    items[:] = [item for module in order for item in modules[module]]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -28,8 +46,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class PageInOneScope(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            page = "tests/live/page/"
-            return page if nodeid.startswith(page) else str(super()._split_scope(nodeid))
+            return PAGE if nodeid.startswith(PAGE) else str(super()._split_scope(nodeid))
 
     return PageInOneScope(config, log) if config.getoption("dist") == "loadscope" else None
 

@@ -66,7 +66,7 @@ def test_a_model_whose_load_ends_the_process_is_set_aside_and_the_others_are_ser
     """F7. An admin who unloads it lets it be tried again."""
     before, used = len(server.ends()), server.usage()["videos"]
     server.arm({"at": "load", "do": "segv", "about": "tiny-motion", "times": OFTEN})
-    video = {"type": "video", "prompt": "a boat", "steps": 1, "num_frames": 8}
+    video = {"type": "video", "prompt": "a boat", "steps": 1, "num_frames": 8, "width": 64, "height": 32}
     job = server.live.submit(**video)
 
     failed = server.outlive(job)

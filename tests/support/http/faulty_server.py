@@ -13,6 +13,14 @@ from tests.support.http.live_server import LiveServer
 
 LIMIT_S = 6.0  # after which something hangs
 OFTEN = 99
+# The supervisor waits longer after each end, up to five seconds, which a test of many ends need not do.
+_CODE = """
+import server.cli
+from server.process.supervisor import Restarts
+Restarts.FIRST_S = Restarts.LONGEST_S = 0.2
+server.cli.main()
+"""
+QUICK_RESTARTS = ("-c", _CODE)
 LOST = (OSError, http.client.HTTPException)  # a connection, with the process
 
 
@@ -24,7 +32,7 @@ class Faulty:
         self.arm()
         env = {"AGENTNAME_FAULTS": str(self._faults), "AGENTNAME_TESTING": "1"}
         env["AGENTNAME_STEP_TIMEOUT_S"] = str(LIMIT_S)
-        self.live = LiveServer(folder / "data", env).start()
+        self.live = LiveServer(folder / "data", env, program=QUICK_RESTARTS).start()
 
     def arm(self, *faults: dict[str, Any]) -> None:
         self._faults.with_suffix(".fired").unlink(missing_ok=True)

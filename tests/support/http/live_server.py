@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,11 +45,12 @@ class LiveServer:
     process: subprocess.Popen[str] | None = None
     tree: Path | None = None  # the checkout whose server runs; None: the present folder's
     seen: Seen = field(default_factory=Seen)
+    program: Sequence[str] = ("-m", "server")  # what Python runs
 
     def start(self) -> LiveServer:
         """Returns once /readyz answers 200. The log goes to a file beside the data directory."""
         env = os.environ | {"AGENTNAME_LOG_FORMAT": "json", "PYTHONUNBUFFERED": "1"} | self.env
-        command = [sys.executable, "-m", "server", "serve", "--data-dir", str(self.data_dir), "--port", str(self.port)]
+        command = [sys.executable, *self.program, "serve", "--data-dir", str(self.data_dir), "--port", str(self.port)]
         self.log = (self.data_dir.parent / f"{self.data_dir.name}.log").open("a")
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=self.log, env=env, cwd=self.tree, text=True
