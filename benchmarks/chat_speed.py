@@ -14,15 +14,13 @@ import asyncio
 import functools
 import json
 import statistics
-import tempfile
 import time
 from collections import defaultdict
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import common
+from server_client import BEFORE, both_servers
 from streams import ChatConnection, body, streamed
 
 from tests.support.http.live_server import LiveServer
@@ -48,18 +46,11 @@ LOADS = (Load(1, 64, stream=False), Load(8, 48, stream=False), Load(64, 16, stre
 def main() -> None:
     arguments = common.arguments(
         __doc__ or "",
-        ("--before", {"type": Path, "required": True, "metavar": "FOLDER", "help": "the tree to compare with"}),
+        BEFORE,
         ("--rounds", {"type": int, "default": ROUNDS, "help": f"turns of each side (default: {ROUNDS})"}),
     )
     report = common.Report("chat speed")
-    trees = {"before": arguments.before.resolve(), "after": common.ROOT}
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        servers = {}
-        for side, tree in trees.items():
-            data_dir = Path(folder) / side
-            data_dir.mkdir()
-            servers[side] = LiveServer(data_dir, tree=tree).start()
-            stack.callback(servers[side].stop)
+    with both_servers(arguments.before) as servers:
         asyncio.run(compare(report, servers, arguments.rounds))
     report.save(arguments.json)
 

@@ -13,16 +13,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import statistics
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import common
-from server_client import IMAGE, Connection, new_prompt
+from server_client import BEFORE, IMAGE, Connection, both_servers, new_prompt
 
 from tests.support.http.live_server import LiveServer
 
@@ -93,18 +90,11 @@ KINDS: dict[str, Callable[[LiveServer, int], Awaitable[None]]] = {
 def main() -> None:
     arguments = common.arguments(
         __doc__ or "",
-        ("--before", {"type": Path, "required": True, "metavar": "FOLDER", "help": "the tree to compare with"}),
+        BEFORE,
         ("--rounds", {"type": int, "default": ROUNDS, "help": f"turns of each side (default: {ROUNDS})"}),
     )
     report = common.Report("job speed")
-    trees = {"before": arguments.before.resolve(), "after": common.ROOT}
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        servers = {}
-        for side, tree in trees.items():
-            data_dir = Path(folder) / side
-            data_dir.mkdir()
-            servers[side] = LiveServer(data_dir, tree=tree).start()
-            stack.callback(servers[side].stop)
+    with both_servers(arguments.before) as servers:
         asyncio.run(compare(report, servers, arguments.rounds))
     report.save(arguments.json)
 

@@ -7,7 +7,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -46,6 +46,23 @@ def server(env: Mapping[str, str] = MappingProxyType({})) -> Iterator[tuple[Live
             yield live, body
         finally:
             live.stop()
+
+
+# Arguments of a program that compares this tree with another one.
+BEFORE = ("--before", {"type": Path, "required": True, "metavar": "FOLDER", "help": "the tree to compare with"})
+
+
+@contextmanager
+def both_servers(before: Path) -> Iterator[dict[str, LiveServer]]:
+    """Starts a server of the tree `before` and one of this tree. Yields them as "before" and "after"."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        servers = {}
+        for side, tree in {"before": before.resolve(), "after": common.ROOT}.items():
+            data_dir = Path(folder) / side
+            data_dir.mkdir()
+            servers[side] = LiveServer(data_dir, tree=tree).start()
+            stack.callback(servers[side].stop)
+        yield servers
 
 
 def wait_done(live: LiveServer, job_id: str) -> dict[str, Any]:
