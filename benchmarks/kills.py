@@ -54,13 +54,21 @@ class Harm:
         return bool(self.lost or self.doubled or self.mischarged or self.orphans or self.other)
 
 
-def kill_again_and_again(folder: Path, kills: int, seed: int, *, clients: int = 4, port: int = 0) -> Harm:
+def kill_again_and_again(
+    folder: Path,
+    kills: int,
+    seed: int,
+    *,
+    clients: int = 4,
+    port: int = 0,
+    between_s: tuple[float, float] = BETWEEN_S,
+) -> Harm:
     """Runs a server in `folder`, kills it `kills` times, and audits it at the end."""
     rng, harm = random.Random(seed), Harm()
     live = LiveServer(folder / "data", {"AGENTNAME_TORCH_THREADS": "1"}, port=port).start()
     load = Load(live, seed, clients, pause_s=0.6).start()
     for number in range(1, kills + 1):
-        time.sleep(rng.uniform(*BETWEEN_S))
+        time.sleep(rng.uniform(*between_s))
         who = "supervisor" if number % EVERY_NTH_SUPERVISOR == 0 else "server"
         began = time.monotonic()
         _kill(live, who)

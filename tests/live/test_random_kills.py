@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 
 def test_five_random_kills_lose_nothing_double_nothing_and_leave_no_file(tmp_path: Path) -> None:
-    harm = kill_again_and_again(tmp_path, kills=5, seed=11, clients=3)
+    harm = kill_again_and_again(tmp_path, kills=5, seed=11, clients=3, between_s=(0.5, 4.0))
 
     assert not harm.any, harm
     assert harm.kills["server"] == 4
