@@ -27,10 +27,6 @@ RELEASE_WAIT_S = 1.0  # an allocator returns memory with a delay; what is missin
 RELEASED_SHARE = 0.95  # share of the booked bytes that must come back; allocators round
 
 
-def _is_memory_error(error: BaseException) -> bool:
-    return isinstance(error, MemoryError)
-
-
 def _start_thread(work: Callable[[], None]) -> None:
     threading.Thread(target=work, name="reader", daemon=True).start()
 
@@ -42,9 +38,9 @@ class Device:
     load: Callable[[str], Lane]  # model name → lane; raises on failure
     read_memory: Callable[[], Reading | None]
     is_fatal: Callable[[BaseException], bool]
+    is_out_of_memory: Callable[[BaseException], bool]
     die: Callable[[], None]  # ends the process at once; the supervisor starts a new one
     warm_up: Callable[[], None]  # does slow imports, on the device thread, before the first job
-    is_out_of_memory: Callable[[BaseException], bool] = _is_memory_error
     read: Callable[[str], None] = lambda model: None  # reads the files into the page cache, so that `load` is short
     in_background: Callable[[Callable[[], None]], None] = _start_thread  # runs `read` beside the device thread
     working: Callable[[], AbstractContextManager[None]] = nullcontext  # held during each action on the device

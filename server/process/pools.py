@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 WORKER_NICENESS = 10
 
 
-def lower_priority() -> None:
+def _lower_priority() -> None:
     """Lower the priority of this thread: encoding a clip takes whole cores, which would slow a chat on the CPU.
 
     Linux only; elsewhere the priority is that of the whole process.
@@ -27,7 +27,7 @@ def _pool(name: str, workers: int) -> ThreadPoolExecutor:
 @dataclass(frozen=True)
 class Pools:
     artifacts: ThreadPoolExecutor = field(  # encode and write results
-        default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="artifacts", initializer=lower_priority)
+        default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="artifacts", initializer=_lower_priority)
     )
     # Chat templates and tokenizers run there, or are waited for where a child process runs them.
     prompts: ThreadPoolExecutor = field(default_factory=lambda: _pool("prompts", 8))

@@ -17,7 +17,7 @@ from server.memory.ledger import Ledger
 from server.protocol import Event
 from server.scheduling.actions import ModelFacts
 from server.scheduling.scheduler import Scheduler
-from tests.support.lanes.fake_lane import FakeLane
+from tests.support.lanes.fake_lane import FakeLane, is_memory_error
 
 
 @dataclass
@@ -101,6 +101,7 @@ class ThreadlessEngines:
             load=load,
             read_memory=lambda: None,
             is_fatal=lambda error: False,
+            is_out_of_memory=is_memory_error,
             die=lambda: None,
             warm_up=lambda: None,
         )

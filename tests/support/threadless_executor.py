@@ -15,6 +15,7 @@ from server.memory.ledger import Ledger, Reading
 from server.protocol import Event, Message
 from server.scheduling.actions import Action, ModelFacts, Wait
 from server.scheduling.scheduler import Scheduler
+from tests.support.lanes.fake_lane import is_memory_error
 
 
 @dataclass
@@ -40,6 +41,7 @@ class ThreadlessExecutor:
             load=self._load,
             read_memory=self.reading,
             is_fatal=lambda error: False,
+            is_out_of_memory=is_memory_error,
             die=lambda: None,
             warm_up=lambda: None,
         )

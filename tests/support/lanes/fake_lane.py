@@ -31,6 +31,11 @@ from pipelines.interface import (
 )
 
 
+def is_memory_error(error: BaseException) -> bool:
+    """What running out of memory looks like on a device without torch."""
+    return isinstance(error, MemoryError)
+
+
 @dataclass
 class FakeLane:
     """Admitted requests advance one step per `step`, merged up to `max_rows`, oldest first."""

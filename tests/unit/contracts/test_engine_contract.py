@@ -37,7 +37,7 @@ from server.scheduling.actions import ModelFacts
 from server.scheduling.scheduler import Scheduler
 from tests.fakes import FakeEngine
 from tests.support.jobs import job
-from tests.support.lanes.fake_lane import FakeLane
+from tests.support.lanes.fake_lane import FakeLane, is_memory_error
 
 pytestmark = pytest.mark.anyio
 CAPACITY = 1000
@@ -90,6 +90,7 @@ def real(deliver: Callable[[Event], None]) -> Engine:
         load=lambda model: FakeLane(),
         read_memory=lambda: None,
         is_fatal=lambda error: False,
+        is_out_of_memory=is_memory_error,
         die=lambda: None,
         warm_up=lambda: None,
     )

@@ -21,7 +21,7 @@ from server.protocol import Cancel, Event, JobStarted, UnloadModel
 from server.scheduling.actions import ModelFacts
 from server.scheduling.scheduler import Scheduler
 from tests.support.jobs import chat_job, job
-from tests.support.lanes.fake_lane import FakeLane
+from tests.support.lanes.fake_lane import FakeLane, is_memory_error
 
 LIMIT_S = 0.05
 
@@ -70,6 +70,7 @@ def engine_with(hang: Hang, kind: Any, marks: Path, deliver: Callable[[Event], N
         load=load,
         read_memory=read_memory,
         is_fatal=lambda error: False,
+        is_out_of_memory=is_memory_error,
         die=lambda: None,
         warm_up=lambda: hang.reach("start"),
     )

@@ -36,7 +36,7 @@ from server.protocol import (
 from server.scheduling.actions import ModelFacts
 from server.scheduling.scheduler import Scheduler
 from tests.support.jobs import job
-from tests.support.lanes.fake_lane import FakeLane
+from tests.support.lanes.fake_lane import FakeLane, is_memory_error
 
 
 @dataclass
@@ -62,6 +62,7 @@ class Bench:
             read=self._read,
             read_memory=lambda: None,
             is_fatal=lambda error: isinstance(error, SystemError),
+            is_out_of_memory=is_memory_error,
             die=self._die,
             warm_up=lambda: None,
         )

@@ -19,7 +19,7 @@ from server.protocol import Drain, Message, Submit
 from server.scheduling.actions import ModelFacts, Step
 from server.scheduling.scheduler import Scheduler
 from tests.support.jobs import job
-from tests.support.lanes.fake_lane import FakeLane
+from tests.support.lanes.fake_lane import FakeLane, is_memory_error
 
 
 class StepClock:
@@ -50,6 +50,7 @@ def executor_of(lane: FakeLane, clock: StepClock) -> tuple[Executor, Scheduler, 
         read=lambda model: None,
         read_memory=lambda: None,
         is_fatal=lambda error: False,
+        is_out_of_memory=is_memory_error,
         die=lambda: None,
         warm_up=lambda: None,
     )

@@ -14,7 +14,7 @@ from server.engine_status import LoadError, MemoryHolder
 from server.memory.ledger import Ledger, Reading
 from server.scheduling.actions import ModelFacts
 from server.scheduling.scheduler import Scheduler
-from tests.support.lanes.fake_lane import FakeLane
+from tests.support.lanes.fake_lane import FakeLane, is_memory_error
 
 
 class Panic(BaseException):
@@ -50,6 +50,7 @@ def test_a_failed_load_keeps_the_librarys_own_error_apart_from_what_clients_read
         load=raising(error, cause),
         read_memory=lambda: None,
         is_fatal=lambda error: False,
+        is_out_of_memory=is_memory_error,
         die=lambda: None,
         warm_up=lambda: None,
     )
@@ -75,6 +76,7 @@ def test_memory_that_an_evicted_model_does_not_return_has_leaked_only_on_a_devic
         load=lambda model: FakeLane(),
         read_memory=lambda: Reading(free_bytes=400, ours_bytes=100, exact=exact),  # before and after the eviction
         is_fatal=lambda error: False,
+        is_out_of_memory=is_memory_error,
         die=lambda: None,
         warm_up=lambda: None,
     )

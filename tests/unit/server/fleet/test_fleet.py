@@ -40,7 +40,7 @@ from server.protocol import (
 )
 from server.scheduling.actions import ModelFacts
 from server.scheduling.scheduler import Scheduler
-from tests.support.lanes.fake_lane import FakeLane
+from tests.support.lanes.fake_lane import FakeLane, is_memory_error
 from tests.support.threadless_engines import ThreadlessEngines
 
 pytestmark = pytest.mark.anyio
@@ -332,7 +332,9 @@ async def test_two_real_engines_share_many_jobs_of_one_model() -> None:
 
     def make(device: int, deliver: Callable[[Event], None]) -> Engine:
         ledger = Ledger(name=f"cpu {device}", capacity_bytes=150)
-        device_calls = Device(partial(load, device), lambda: None, lambda _: False, lambda: None, lambda: None)
+        device_calls = Device(
+            partial(load, device), lambda: None, lambda _: False, is_memory_error, lambda: None, lambda: None
+        )
         return Engine(Scheduler(ledger, lambda _: facts), device_calls, deliver)
 
     fleet = Fleet([partial(make, 0), partial(make, 1)], delivered.append)

@@ -51,7 +51,7 @@ from server.scheduling.eviction import Candidate, Victim
 from server.scheduling.fair_queue import FairQueue
 from server.scheduling.scheduler import Scheduler
 from tests.support.jobs import job
-from tests.support.lanes.fake_lane import FakeLane
+from tests.support.lanes.fake_lane import FakeLane, is_memory_error
 
 CAPACITY = 1000
 SIZES = {"small": 200, "middle": 400, "large": 600, "chat": 300}
@@ -115,7 +115,7 @@ class World:
         )
         self.observe()
         device = Device(
-            self._load, self._read_memory, lambda error: False, lambda: None, lambda: None,
+            self._load, self._read_memory, lambda error: False, is_memory_error, lambda: None, lambda: None,
             in_background=self._begin_reading,
         )  # fmt: skip
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
