@@ -23,6 +23,7 @@ import common
 import torch
 
 from models.loading.load import load, quiet_libraries
+from pipelines.device import is_out_of_memory
 from server.engine.executor import Executor
 from server.engine.model_loader import Device
 from server.job import Job
@@ -93,6 +94,7 @@ class Engine:
             load=lambda name: load(specs[name], device="cpu"),
             read_memory=lambda: None,
             is_fatal=lambda error: False,
+            is_out_of_memory=is_out_of_memory,
             die=lambda: None,
             warm_up=lambda: None,
         )
