@@ -14,14 +14,13 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from models.catalogue_reader import STILL_READ, CatalogueReader, RefusedModel
 from models.catalogue_snapshot import Changes, Snapshot, changes_between
-from models.errors import BadConfig, NotServed, UnknownModel, nearest
+from models.errors import BadConfig, NotServed, StillRead, UnknownModel, nearest
 from models.model_names import find_model, spellings
 from models.reading.model_reader import ModelReader
 from models.reading.read_model import ModelReading
@@ -123,6 +122,8 @@ class Catalogue:
         if (spec := find_model(name, current.specs, current.aliases)) is None:
             for refused in current.refused:
                 if refused.name in spellings(name):
+                    if refused.reason == STILL_READ.reason:
+                        raise StillRead(f"The model {refused.name} is still being read. Ask again in a moment.")
                     lacks = f" It lacks {'; '.join(refused.missing[:3])}." if refused.missing else ""
                     tells = f"GET /api/models/{refused.name} tells why."
                     raise NotServed(f"The model {refused.name} cannot be served.{lacks} {tells}")
@@ -151,10 +152,17 @@ class Catalogue:
         return self._current.refused
 
     def default_for(self, kind: ModelType) -> str | None:
-        """Returns the model of the setting while it exists, else the usual one of the snapshot."""
+        """Returns the model of the setting while it exists or is still being read, else the usual one of the snapshot.
+
+        While models are still being read, there may be none yet.
+        """
         if kind != "adapter" and (chosen := self._defaults.get(kind)) is not None:
-            with suppress(UnknownModel):
+            try:
                 return self.get(chosen).name
+            except StillRead:
+                return chosen
+            except UnknownModel:
+                pass
         return self._current.usual.get(kind)
 
 

@@ -54,6 +54,11 @@ class CatalogueReader:
         self._names: set[str] = set()  # of all specs and refused
         self._without_template: dict[str, ModelSpec] = {}  # refused, unless an entry gives them one
 
+    @property
+    def still_read(self) -> frozenset[str]:
+        """The names of the models whose reading goes on."""
+        return frozenset(refused.name for refused in self.refused if refused.reason == STILL_READ.reason)
+
     def add_toml(self, toml: Path, origin: str, *, is_ours: bool = False) -> None:
         """`origin` is the name of this file in `ModelSpec.origins`. is_ours: this process reads its models.
 

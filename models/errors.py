@@ -4,6 +4,7 @@ nor the text of a library.
 ModelsError
   UnknownModel      the catalogue has no model of that name; the message suggests the nearest names
     NotServed       there are files of that name, and the catalogue refused them
+      StillRead     they are still being read: asked again in a moment, the model may be there
   BadConfig         models.toml has a key or value that is not known; the message suggests the nearest key. Raised at
                     the start or by an edit, never by a request
     SourceMissing   a path that models.toml names does not exist; that model is left out, the others are served
@@ -31,6 +32,10 @@ class UnknownModel(ModelsError):
 
 
 class NotServed(UnknownModel):
+    pass
+
+
+class StillRead(NotServed):
     pass
 
 

@@ -16,6 +16,7 @@ ServerError
   TooMany             429  the plan's daily limit, too many requests at once, a full queue; the text says which
   Internal            500  a bug; the log has the request id
   Unavailable         502  the engine is starting, stopping or dead; a model failed to load
+    ModelStillRead    502  the files of the model are still being read, soon after a start or a change
 """
 
 from __future__ import annotations
@@ -99,3 +100,8 @@ class Internal(ServerError):
 
 class Unavailable(ServerError):
     status = 502
+
+
+class ModelStillRead(Unavailable):
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after_s=2)

@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from models.catalogue_reader import RefusedModel
-from models.errors import NotServed
+from models.errors import NotServed, StillRead
 from models.errors import UnknownModel as NoSuchModel
 from models.model_names import PLAIN, SeveralModels
 from models.spec import ModelSpec, ModelType
 from pipelines.interface import Request
 from server.accounts.auth import ApiKey
 from server.accounts.quotas import BurstLimiter, Plan
-from server.errors import BadRequest, TooMany, Unavailable, UnknownModel
+from server.errors import BadRequest, ModelStillRead, TooMany, Unavailable, UnknownModel
 from server.fleet.engine_port import Engine
 from server.jobs.live_jobs import LiveJobs
 
@@ -69,13 +69,15 @@ class JobLimits:
     def model(self, name: str | None, kind: ModelType) -> ModelSpec:
         """The model that this name means, or the default one.
 
-        Raises `UnknownModel`; `BadRequest` for another type of model.
+        Raises `UnknownModel`; `BadRequest` for another type of model; `Unavailable` while its files are being read.
         """
         wanted = name or self._catalogue.default_for(kind)
         if wanted is None:
             raise UnknownModel(f"There is no {kind} model here; try: pull NAME")
         try:
             spec = self._catalogue.get(wanted)
+        except StillRead as error:
+            raise ModelStillRead(error.message) from None
         except (NotServed, SeveralModels) as error:
             raise UnknownModel(error.message) from None
         except NoSuchModel:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,8 @@ from server.fleet.engine_port import Engine
 from server.protocol import Forget, UnloadModel
 
 logger = logging.getLogger(__name__)
+
+ADDED_S = 90.0  # most seconds that a change waits for the model whose entry it is to be read
 
 
 class Library:
@@ -174,7 +177,10 @@ class Library:
 
     async def _reload(self, must_have: str | None = None, *, may_be_incomplete: bool = False) -> Changes:
         """Raises `BadModel` when the model `must_have` cannot be served."""
+        deadline = time.monotonic() + ADDED_S
         reader = await asyncio.to_thread(self._catalogue.read)
+        while must_have in reader.still_read and time.monotonic() < deadline:  # each reading waits a while itself
+            reader = await asyncio.to_thread(self._catalogue.read)
         if must_have is not None and must_have not in reader.specs:
             refused = next((refused for refused in reader.refused if refused.name == must_have), None)
             if refused is None or not (may_be_incomplete and _is_partly_there(refused)):

@@ -13,14 +13,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import pynvml
 from sqlalchemy import Connection
 
 from models.catalogue import Catalogue, is_built_in
-from models.errors import ModelsError
+from models.errors import ModelsError, StillRead
 from models.loading.prompt_reader import PromptReader
 from models.loading.text_reader import TextReader
 from models.lora_files import LoraFolder
@@ -200,7 +200,8 @@ async def _serve(
     fleet.start()
     # After a crash nothing is done that nobody asks for.
     if not crashes.known and (chat_model := catalogue.default_for("chat")) is not None:
-        prompts.open_early(catalogue.get(chat_model))
+        with suppress(StillRead):
+            prompts.open_early(catalogue.get(chat_model))
     await service.recovery.recover()
     first_key = await database.write(_first_key)
     serving = asyncio.create_task(server.serve(sockets=[sock]))

@@ -43,7 +43,7 @@ def save_models(folder: Path) -> None:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("chats")
     save_models(folder / "data" / "models")
-    live = LiveServer(folder / "data").start()
+    live = LiveServer(folder / "data").start().wait_read()
     yield live
     assert live.stop() == 0
 

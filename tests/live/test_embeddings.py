@@ -36,7 +36,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(models: Path) -> Iterator[LiveServer]:
-    live = LiveServer(models.parent).start()
+    live = LiveServer(models.parent).start().wait_read()
     yield live
     assert live.stop() == 0
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from models.adapters.adapter_files import adapter_bytes, adapter_stamp
 from models.adapters.fit import fits, misfit
-from models.errors import ModelsError
+from models.errors import ModelsError, StillRead
 from models.spec import ModelSpec
 from pipelines.diffusion_interface import Adapter, AdapterKind
-from server.errors import BadRequest
+from server.errors import BadRequest, ModelStillRead
 
 MAX_NAMED = 8  # adapters that an error names
 FindModel = Callable[[str], ModelSpec]  # raises `ModelsError`
@@ -41,6 +41,8 @@ def choose_adapter(
     )
     try:
         found = find(name)
+    except StillRead as error:
+        raise ModelStillRead(error.message) from None
     except ModelsError as error:
         raise BadRequest(f"{field} is not a model here. {those}", param=field) from error
     if found.adapter != kind:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from models.adapters.control_types import SPELLINGS, canonical_type
 from models.adapters.fit import fits, misfit, takes_class, takes_several
-from models.errors import ModelsError
+from models.errors import ModelsError, StillRead
 from models.spec import ModelSpec
 from pipelines.diffusion_interface import (
     AUTO_CANNY,
@@ -20,7 +20,7 @@ from pipelines.diffusion_interface import (
     MediaFile,
     PipelineTask,
 )
-from server.errors import BadRequest
+from server.errors import BadRequest, ModelStillRead
 from server.jobs.request.adapters import MAX_NAMED, adapter_of
 from server.jobs.request.generate_request import WantedControl
 
@@ -131,6 +131,8 @@ def _adapter(
         return min(able, key=lambda other: len(other.control_types))  # one for this type alone first
     try:
         adapter = find(wanted.model)
+    except StillRead as error:
+        raise ModelStillRead(error.message) from None
     except ModelsError as error:
         raise _bad(i, "model", f"is not a model here. {_those(fitting, spec)}") from error
     if adapter.adapter not in CONTROLS:

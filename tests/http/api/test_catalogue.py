@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from models.reading.model_reader import Declared, DirectReader
+from models.reading.outcome import Outcome
+from models.reading.read_model import ModelReading
 from server.library.folder_watcher import FolderWatcher
 from server.protocol import Forget, UnloadModel
 from tests.support.catalogues import open_catalogue
 from tests.support.checkpoints import ONE_F16, chat_folder, safetensors_bytes, stable_diffusion_folder
-from tests.support.http.front import Front
+from tests.support.http.front import Front, front
 from tests.support.http.library_front import library, patch
 
 pytestmark = pytest.mark.anyio
@@ -21,6 +25,27 @@ pytestmark = pytest.mark.anyio
 
 async def names(f: Front) -> list[str]:
     return [model["name"] for model in (await f.get("/api/models")).json()["models"]]
+
+
+class SlowReader(DirectReader):
+    """Has read the entries of models.toml when it is asked for the third time."""
+
+    asked = 0
+
+    def declared(self, entries: Sequence[Declared], until: float) -> Sequence[Outcome | None]:
+        self.asked += bool(entries)
+        return super().declared(entries, until) if self.asked > 2 else [None] * len(entries)
+
+
+async def test_a_model_whose_files_take_long_to_read_is_added_once_they_are_read(tmp_path: Path) -> None:
+    source = stable_diffusion_folder(tmp_path / "a")
+    reader = SlowReader(ModelReading(tmp_path, "float32"))
+    async with front(tmp_path, catalogue=open_catalogue(tmp_path, reader=reader)) as f:
+        added = await f.post("/api/models", {"name": "one", "source": str(source)}, "admin")
+
+        assert added.status_code == 200, added.text
+        assert await names(f) == ["one"]
+        assert reader.asked == 3
 
 
 async def test_a_model_is_added_changed_made_default_and_removed_without_a_restart(tmp_path: Path) -> None:

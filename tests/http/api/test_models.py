@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from models.catalogue import Catalogue
+from models.catalogue_reader import STILL_READ, RefusedModel
 from models.checkpoint.pipeline_tasks import tasks_of
 from models.pipeline_signature import pipeline_signature
 from models.spec import ModelSpec
 from server.engine_status import ModelStatus
-from tests.fakes import FakeCatalogue, spec
-from tests.support.http.front import MORNING, front
+from tests.fakes import FakeCatalogue, small_catalogue, spec
+from tests.support.http.front import IMAGE, MORNING, front
 
 pytestmark = pytest.mark.anyio
 
@@ -38,6 +40,30 @@ async def test_models_and_memory_are_those_of_the_engines_status(tmp_path: Path)
     assert "4 steps" in painter["speedNote"]
     assert (models["filmer"]["state"], models["filmer"]["device"]) == ("available", None)
     assert sum(holder["bytes"] for holder in device["holders"]) == device["used"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/generate", IMAGE | {"model": "slow"}),
+        ("/api/generate", IMAGE | {"model": "painter", "upscale": {"model": "slow"}}),
+        ("/api/chat", {"message": "Hi", "model": "slow"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}),
+        ("/v1/images/generations", {"prompt": "Rain", "model": "slow"}),
+    ],
+)
+async def test_a_request_for_a_model_that_is_still_being_read_is_told_when_to_ask_again(
+    tmp_path: Path, path: str, body: dict[str, object]
+) -> None:
+    refused = [RefusedModel("slow", STILL_READ.reason, STILL_READ.state)]
+    catalogue = Catalogue(small_catalogue().specs(), refused=refused, defaults={"chat": "slow"})
+
+    async with front(tmp_path, catalogue=catalogue) as f:
+        reply = await f.post(path, body, "free")
+
+        assert (reply.status_code, reply.headers["retry-after"]) == (502, "2")
+        assert "slow is still being read" in reply.text
+        assert not any([await f.used("images"), await f.used("chats")])
 
 
 def _of_class(pipeline: str) -> ModelSpec:

@@ -51,7 +51,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Iterator[LiveS
     (folder / "data/loras").mkdir()
     for name in ("ink", "wash"):
         (folder / f"data/loras/{name}.safetensors").write_bytes(LORA_FILE)
-    live = LiveServer(folder / "data", env).start()
+    live = LiveServer(folder / "data", env).start().wait_read()
     jobs = [live.submit(prompt="A forest", type=kind, steps=2) for kind in ("image", "video")]
     assert live.post("/api/chat", {"message": "Hi", "max_tokens": 2}).status == 200
     assert [live.wait(job)["status"] for job in jobs] == ["completed"] * 2

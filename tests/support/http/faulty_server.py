@@ -32,7 +32,7 @@ class Faulty:
         self.arm()
         env = {"AGENTNAME_FAULTS": str(self._faults), "AGENTNAME_TESTING": "1"}
         env["AGENTNAME_STEP_TIMEOUT_S"] = str(LIMIT_S)
-        self.live = LiveServer(folder / "data", env, program=QUICK_RESTARTS).start()
+        self.live = LiveServer(folder / "data", env, program=QUICK_RESTARTS).start().wait_read()
 
     def arm(self, *faults: dict[str, Any]) -> None:
         self._faults.with_suffix(".fired").unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from models.catalogue_reader import STILL_READ
 from tests.support.http.seen import Seen
 
 START_S = 90.0  # a first start on a busy two-core machine
@@ -74,6 +75,11 @@ class LiveServer:
         while self.get("/readyz", key=None).status != 200:
             assert time.monotonic() < deadline, self.log_tail()
             time.sleep(POLL_S)
+
+    def wait_read(self) -> LiveServer:
+        """Waits until every model has been read. On a busy machine the server starts before that."""
+        self.wait_until("/api/models", lambda all: STILL_READ.reason not in {m["reason"] for m in all["refused"]}, 60)
+        return self
 
     def log_tail(self) -> str:
         self.log.flush()
@@ -149,16 +155,15 @@ class LiveServer:
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
         began = time.perf_counter()
         connection.request("POST", "/api/chat", json.dumps({"message": message, "stream": True} | body), headers)
-        response = connection.getresponse()
-        assert response.status == 200, response.read()
-        pieces_s, event = [], ""
-        while line := response.readline():
-            text = line.decode().strip()
-            if text.startswith("event:"):
-                event = text.removeprefix("event:").strip()
-            elif text.startswith("data:") and event == "delta":
-                pieces_s.append(time.perf_counter() - began)
-        connection.close()
+        with contextlib.closing(connection), connection.getresponse() as response:
+            assert response.status == 200, response.read()
+            pieces_s, event = [], ""
+            while line := response.readline():
+                text = line.decode().strip()
+                if text.startswith("event:"):
+                    event = text.removeprefix("event:").strip()
+                elif text.startswith("data:") and event == "delta":
+                    pieces_s.append(time.perf_counter() - began)
         return pieces_s
 
     def wait(self, job_id: str, timeout_s: float = 180.0) -> dict[str, Any]:

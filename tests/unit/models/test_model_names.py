@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from models.catalogue import Catalogue
-from models.catalogue_reader import RefusedModel
-from models.errors import NotServed, UnknownModel
+from models.catalogue_reader import STILL_READ, RefusedModel
+from models.errors import NotServed, StillRead, UnknownModel
 from models.model_names import PLAIN, SeveralModels, pulled_from
 from models.spec import ModelSpec
 
@@ -98,6 +98,15 @@ def test_a_model_that_cannot_be_served_says_so_in_every_spelling() -> None:
     for written in ("broken", "Broken", "BROKEN:latest"):
         with pytest.raises(NotServed, match=r"^The model broken cannot be served. It lacks the weights."):
             catalogue.get(written)
+
+
+def test_a_model_that_is_still_being_read_is_not_taken_for_one_that_cannot_be_served() -> None:
+    refused = [RefusedModel("slow", STILL_READ.reason, STILL_READ.state)]
+    catalogue = Catalogue([SMOL], refused=refused, defaults={"chat": "slow"})
+
+    with pytest.raises(StillRead, match=r"^The model slow is still being read\. Ask again in a moment\."):
+        catalogue.get("SLOW:latest")
+    assert catalogue.default_for("chat") == "slow"  # another one would answer in its place
 
 
 @pytest.mark.parametrize("setting", ["Little", "SmolLM2-135M", "smollm2-135m:latest"])

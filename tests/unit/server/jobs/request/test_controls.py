@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from models.errors import UnknownModel
+from models.errors import StillRead, UnknownModel
 from models.spec import ModelSpec
 from pipelines.diffusion_interface import PipelineTask
-from server.errors import BadRequest
+from server.errors import BadRequest, ModelStillRead
 from server.jobs.request.controls import ChosenControl, check_controls, choose_controls, tasks_for
 from server.jobs.request.generate_request import WantedControl
 
@@ -114,6 +114,14 @@ def test_a_checkpoint_that_follows_maps_itself_borrows_nothing() -> None:
 )  # fmt: skip
 def test_what_cannot_be_followed_is_refused_by_its_field(wanted: dict[str, Any], message: str) -> None:
     assert refused(wanted).startswith(message)
+
+
+def test_a_controlnet_that_is_still_being_read_is_not_refused_as_unknown() -> None:
+    def find(name: str) -> ModelSpec:
+        raise StillRead(f"The model {name} is still being read.")
+
+    with pytest.raises(ModelStillRead, match="canny-a is still being read"):
+        choose_controls([WantedControl(image="file", model="canny-a")], BASE, find, list(HERE.values()))
 
 
 def test_adapters_of_two_classes_are_not_used_together() -> None:
