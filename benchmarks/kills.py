@@ -29,7 +29,7 @@ from tests.support.http.live_audit import audit
 from tests.support.http.live_server import LiveServer
 
 EVERY_NTH_SUPERVISOR = 4
-# From ready to the next kill. The longest suffices to load the models and to work. A model whose load is killed three
+# From ready to the next kill. The longest suffices to load the models and to work. A model whose load is killed six
 # times in a row is set aside, as it should be, and its jobs fail.
 BETWEEN_S = (0.5, 9.0)
 

@@ -28,6 +28,7 @@ KEPT_TEXTS = 16
 ENDING = ".mark"
 MARKS = "marks"  # the folder's name in the data folder
 STOPPING = "stopping"  # the file that says that the process was asked to stop
+ENDED = "ended"  # the file in which the supervisor says how the process ended, unless somebody killed it
 FAULT = "fault"  # the file to which `faulthandler` writes the stacks of all threads when native code crashes
 _HEADER = struct.Struct("<QdI")  # odd while the rest is being written, the moment, the length of the text behind it
 
@@ -182,7 +183,7 @@ def remove_recent(folder: Path, after: float) -> None:
 
 def remove_marks(folder: Path) -> None:
     """Nobody is to blame for the end of the process that made them, or it has been told already."""
-    for path in (*folder.glob(f"*{ENDING}"), folder / STOPPING, folder / FAULT):
+    for path in (*folder.glob(f"*{ENDING}"), folder / STOPPING, folder / ENDED, folder / FAULT):
         try:
             path.unlink(missing_ok=True)
         except OSError:
@@ -196,6 +197,20 @@ def note_stop(folder: Path) -> None:
         (folder / STOPPING).touch(mode=0o600)
     except OSError:
         logger.warning("planned stop not noted")
+
+
+def note_end(folder: Path, how: str) -> None:
+    """The process has ended, and nobody else has killed it: what it did may be to blame. Never raises."""
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / ENDED).write_text(how)
+    except OSError:
+        logger.warning("end of the process not noted")
+
+
+def ended_by_itself(folder: Path) -> bool:
+    """False: somebody has killed the process, or its supervisor with it."""
+    return (folder / ENDED).exists()
 
 
 def is_stopping(folder: Path) -> bool:

@@ -53,14 +53,14 @@ class PipelineSource:
         return self.output if takes_something and self.unserved is None else None
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)  # more than there are classes: one too few, and a walk over all of them never finds any
 def pipeline_source(class_name: str) -> PipelineSource | None:
     """Returns None when diffusers has no such class."""
     found = pipeline_class(class_name)
     if found is None:
         return None
     cls, text = found
-    nodes = list(ast.walk(cls))
+    nodes = [node for node in ast.walk(cls) if isinstance(node, ast.Assign | ast.BoolOp | ast.BinOp | ast.Return)]
     call = next((node for node in cls.body if isinstance(node, ast.FunctionDef) and node.name == "__call__"), None)
     if call is None:
         return next(filter(None, (pipeline_source(base.id) for base in cls.bases if isinstance(base, ast.Name))), None)
@@ -69,9 +69,9 @@ def pipeline_source(class_name: str) -> PipelineSource | None:
         "self"
     }
     inputs = inputs_of(class_name, arguments, required)
-    own_text = ast.get_source_segment(text, cls) or ""
+    own_text = "\n".join(text.split("\n")[cls.lineno - 1 : cls.end_lineno])
     return PipelineSource(
-        output=_output(call, arguments),
+        output=_output([node for node in nodes if _is_within(node, call)], arguments),
         arguments=arguments,
         inputs=inputs,
         unserved=unserved_reason(class_name, required, inputs),
@@ -113,14 +113,18 @@ def _signature(call: ast.FunctionDef) -> tuple[dict[str, int | float | str], lis
     return defaults, positional[:n_required]  # type: ignore[return-value]  # only these three types pass the `if`
 
 
-def _output(call: ast.FunctionDef, arguments: frozenset[str]) -> Literal["image", "video"] | None:
+def _is_within(node: ast.stmt | ast.expr, outer: ast.FunctionDef) -> bool:
+    return outer.end_lineno is not None and outer.lineno <= node.lineno <= outer.end_lineno
+
+
+def _output(nodes: Sequence[ast.AST], arguments: frozenset[str]) -> Literal["image", "video"] | None:
     """Judges by the returned object: XPipelineOutput(frames=…) or (images=…).
 
     Combined pipelines return a plain name.
     """
     outputs = [
         node.value
-        for node in ast.walk(call)
+        for node in nodes
         if isinstance(node, ast.Return)
         and isinstance(node.value, ast.Call)
         and _name(node.value.func).endswith("Output")

@@ -2,8 +2,9 @@
 
 A job that was at work is a suspect: it runs again alone, and fails when that has happened at all its attempts. A model
 is set aside, as after a failed load, when the process has ended three times at work on it and not on one job alone:
-while it was loaded, or run for three different stored jobs, or for chats, which are not run again. It is tried again
-after a time, when its files change, and when an admin unloads it.
+while it was loaded, or run for three different stored jobs, or for chats, which are not run again. Ends by SIGKILL of
+which the kernel is not the author count half, because they say little about the model. It is tried again after a time,
+when its files change, and when an admin unloads it.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from pathlib import Path
 from models.files.whole_file import write_whole
 from server.engine_status import LoadError
 from server.job import unstored_type
-from server.marks import MARKS, Marked, is_stopping, read_fault, read_marks, remove_marks
+from server.marks import MARKS, Marked, ended_by_itself, is_stopping, read_fault, read_marks, remove_marks
 from server.protocol import SetAside
 
 logger = logging.getLogger(__name__)
 
 MOST_STACKS = 8_000  # characters of them in the log
 MOST_ENDS = 3  # of a job, and of a model
+KILLS_PER_END = 2  # as many kills by somebody count as one end of its own
 REMEMBERED = timedelta(hours=24)
 FIRST_ASIDE_S, LONGEST_ASIDE_S = 600.0, 6 * 3600.0  # each further end doubles the time
 FOR_PROMPTS = ("prompt", "texts", "tokenizer")  # of the threads that read what models are asked
@@ -41,6 +43,7 @@ class End:
     jobs: tuple[str, ...]
     files: str = ""  # of the model: other files, and the end is forgotten
     counted: bool = False  # against its jobs, in the store
+    killed: bool = False  # by somebody, and not by the kernel for want of memory
 
     @property
     def of_model(self) -> str:
@@ -78,9 +81,11 @@ class Crashes:
             found = [marked for marked in found if marked.thread == crashed] or found
             suspected = {job for end in self._ends for job in end.jobs}
             found = [marked for marked in found if suspected.intersection(marked.jobs)] or found
+            killed = not crashed and not ended_by_itself(self._marks)
             for marked in found:
-                self._ends.append(self._end(marked, now, alone=len(found) == 1))
-                fields = {"action": marked.action, "model": marked.model, "jobs": list(marked.jobs)}
+                end = self._end(marked, now, alone=len(found) == 1)
+                self._ends.append(replace(end, killed=killed))
+                fields = {"action": marked.action, "model": marked.model, "jobs": list(marked.jobs), "killed": killed}
                 logger.warning("the last process ended at work", extra=fields)
         self._save()
         remove_marks(self._marks)
@@ -111,10 +116,13 @@ class Crashes:
         found = []
         for model in dict.fromkeys(end.model for end in self._ends if end.model):
             ends = [end for end in self._ends if end.model == model and end.of_model]
-            n = len({end.of_model for end in ends})
-            if n < MOST_ENDS:
+            by_itself = {end.of_model for end in ends if not end.killed}
+            n_kills = len({end.of_model for end in ends} - by_itself)
+            weight = len(by_itself) + n_kills // KILLS_PER_END
+            if weight < MOST_ENDS:
                 continue
-            seconds = min(FIRST_ASIDE_S * 2 ** (n - MOST_ENDS), LONGEST_ASIDE_S)
+            n = len(by_itself) + n_kills
+            seconds = min(FIRST_ASIDE_S * 2 ** (weight - MOST_ENDS), LONGEST_ASIDE_S)
             left_s = (datetime.fromisoformat(ends[-1].at) - self._clock()).total_seconds() + seconds
             if left_s > 0:
                 error = _error(model, n, ends[-1].action, seconds)

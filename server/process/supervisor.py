@@ -25,7 +25,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeAlias
 
-from server.marks import note_stop, read_marks, remove_marks
+from server.marks import note_end, note_stop, read_marks, remove_marks
+from server.process.oom_kills import oom_kills
 
 logger = logging.getLogger(__name__)
 
@@ -201,6 +202,7 @@ class Supervisor:
         """Wait until `child` has ended; returns how it did."""
         hung = served = False
         beat_at = math.inf
+        oom_kills_before = oom_kills()
         deadline = time.monotonic() + self._start_timeout_s
         with selectors.DefaultSelector() as selector:
             selector.register(heartbeat, selectors.EVENT_READ)
@@ -227,7 +229,11 @@ class Supervisor:
         # Libraries of a device that crash at their import end every start; somebody who kills the process says nothing.
         if code != -signal.SIGKILL and any(marked.action == "start" for marked in doing):
             served = False
-        return Ended(code, hung, served, "; ".join(map(str, doing)))
+        ended = Ended(code, hung, served, "; ".join(map(str, doing)))
+        kernel_may_have = oom_kills_before is None or oom_kills() != oom_kills_before
+        if self._marks is not None and (code != -signal.SIGKILL or hung or kernel_may_have):
+            note_end(self._marks, str(ended))
+        return ended
 
     def _look_at_hung(self, pid: int, beat_at: float) -> None:
         """Log where a process stands that sends no heartbeat, and forget marks that do not say what hung it.

@@ -100,7 +100,7 @@ def test_upscaler_is_used_by_the_extras_of_automatic1111(server: LiveServer) -> 
 
 
 def test_clip_is_enlarged_after_a_job_and_alone(server: LiveServer) -> None:
-    clip = job(server, type="video", model="tiny-motion", prompt="waves", duration=1, steps=2,
+    clip = job(server, type="video", model="tiny-motion", prompt="waves", num_frames=8, width=64, height=32, steps=2,
                upscale={"model": "sharp", "scale": 1.5})  # fmt: skip
     made = clip["params"]["upscale"]
     assert made["width"] == clip["params"]["width"] * 1.5

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from server.jobs.crashes import FOR_JOBS, Crashes
-from server.marks import MARKS, Marks, note_stop
+from server.marks import FAULT, MARKS, Marks, note_end, note_stop
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -29,9 +29,11 @@ class Restarts:
         crashes.judge()
         return crashes
 
-    def end_in(self, action: str, model: str = "m", jobs: Sequence[str] = ()) -> Crashes:
-        """A process ends in this action, and the next one starts."""
+    def end_in(self, action: str, model: str = "m", jobs: Sequence[str] = (), *, killed: bool = False) -> Crashes:
+        """A process ends in this action by itself, or somebody kills it, and the next one starts."""
         Marks(self.data_dir / MARKS).device(0).begin(action, model, jobs)
+        if not killed:
+            note_end(self.data_dir / MARKS, "SIGSEGV")
         crashes = self.start()
         crashes.count()
         return crashes
@@ -75,6 +77,35 @@ def test_a_model_whose_load_ended_three_processes_in_a_row_is_set_aside_for_ten_
     restarts.now += timedelta(seconds=601)
     assert aside(restarts.start()) == []
     assert restarts.end_in("load").set_aside()[0].seconds == 1200, "tried again in vain"
+
+
+def test_six_kills_by_somebody_set_a_model_aside_because_they_say_little_about_it(restarts: Restarts) -> None:
+    for _ in range(5):
+        assert aside(restarts.end_in("load", killed=True)) == []
+
+    (message,) = restarts.end_in("load", killed=True).set_aside()
+    assert (message.model, message.seconds) == ("m", 600)
+    assert "the server process ended 6 times while it loaded it" in message.error.message
+
+
+def test_kills_by_somebody_and_ends_of_its_own_count_together(restarts: Restarts) -> None:
+    for killed in (True, False, True):
+        assert aside(restarts.end_in("load", killed=killed)) == []
+    assert aside(restarts.end_in("load")) == ["m"]
+
+    restarts.end_in("step", "other", ["job_1"], killed=True)
+    for job in ("job_1", "job_2"):
+        assert aside(restarts.end_in("step", "other", [job])) == ["m"]
+    assert aside(restarts.end_in("step", "other", ["job_3"])) == ["m", "other"]
+
+
+def test_native_code_that_crashed_is_to_blame_also_when_the_supervisor_is_gone(restarts: Restarts) -> None:
+    for _ in range(3):
+        (restarts.data_dir / MARKS).mkdir(exist_ok=True)
+        (restarts.data_dir / MARKS / FAULT).write_text("Current thread 0x00000001 (most recent call first):\n")
+        crashes = restarts.end_in("load", killed=True)
+
+    assert aside(crashes) == ["m"]
 
 
 def test_a_load_that_goes_well_ends_the_row(restarts: Restarts) -> None:

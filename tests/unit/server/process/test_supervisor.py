@@ -20,15 +20,17 @@ from server.process.supervisor import HUNG, POISONED, UNUSABLE, Restarts, listen
 from tests.support.paths import ROOT
 
 SUPERVISOR = """
-import logging, os, sys
+import itertools, logging, os, sys
 from pathlib import Path
+import server.process.supervisor as module
 from server.process.supervisor import Restarts, Supervisor, listen
 
 logging.basicConfig(format="%(message)s %(ended)s", level="WARNING")
 Restarts.FIRST_S, Restarts.LONGEST_S = 0.01, 0.02
 sock = listen("127.0.0.1", 0)
 print(sock.getsockname()[1], flush=True)
-child, state, timeout_s, grace_s, marks = sys.argv[1:]
+child, state, timeout_s, grace_s, marks, ooms = sys.argv[1:]
+module.oom_kills = itertools.count(0, int(ooms)).__next__
 supervisor = Supervisor(
     lambda fd, beat: [sys.executable, "-c", child, str(fd), str(beat), state, str(os.getpid())],
     sock,
@@ -84,11 +86,13 @@ class Supervised:
 
 @contextmanager
 def supervised(
-    folder: Path, child: str, *, step_timeout_s: float = 30, grace_s: float = 10, serves: bool = True
+    folder: Path, child: str, *, step_timeout_s: float = 30, grace_s: float = 10, serves: bool = True, ooms: int = 0
 ) -> Iterator[Supervised]:
-    """Runs a supervisor of this child program. serves: the child sends a first heartbeat."""
+    """Runs a supervisor of this child program. serves: the child sends a first heartbeat. ooms: processes that the
+    kernel ends for want of memory from one look at its counter to the next.
+    """
     state = folder / "starts"
-    settings = [str(state), str(step_timeout_s), str(grace_s), str(folder / "marks")]
+    settings = [str(state), str(step_timeout_s), str(grace_s), str(folder / "marks"), str(ooms)]
     command = [sys.executable, "-c", SUPERVISOR, (SERVES if serves else CHILD) + child, *settings]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -102,6 +106,34 @@ def supervised(
 def assert_gone(pid: int) -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("deed", "ooms", "noted"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", 0, "somebody killed it"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 1, "SIGKILL"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", 0, "SIGSEGV"),
+        ("os._exit(7)", 0, "exit code 7"),
+        ("time.sleep(60)", 0, "hung, killed"),
+    ],
+)
+def test_the_next_process_can_tell_whether_somebody_killed_the_last_one(
+    tmp_path: Path, deed: str, ooms: int, noted: str
+) -> None:
+    child = f"""
+if starts == 1:
+    {deed}
+try:
+    said = open(os.path.join(os.path.dirname(state), "marks", "ended")).read()
+except FileNotFoundError:
+    said = "somebody killed it"
+client, _ = sock.accept()
+client.sendall(said.encode())
+client.close()
+"""
+    with supervised(tmp_path, child, step_timeout_s=1 if "sleep" in deed else 30, ooms=ooms) as server:
+        assert server.ask() == noted
 
 
 def test_clients_that_connect_during_a_restart_wait_and_are_served(tmp_path: Path) -> None:
