@@ -18,12 +18,12 @@ from models.catalogue import Catalogue
 from models.catalogue_reader import RefusedModel
 from models.catalogue_snapshot import Changes
 from models.check import CheckReport, DeviceMemory, check_source
-from models.errors import BadConfig, BadModel, ModelsError
+from models.errors import BadConfig, BadModel, ModelsError, StillRead
 from models.model_entry import parse_entry
 from models.models_toml import TomlFile
 from models.sources import cached_revision
 from models.spec import ModelSpec
-from server.errors import BadRequest, Conflict, UnknownModel
+from server.errors import BadRequest, Conflict, ModelStillRead, UnknownModel
 from server.fleet.engine_port import Engine
 from server.protocol import Forget, UnloadModel
 
@@ -53,6 +53,8 @@ class Library:
     def get(self, name: str) -> ModelSpec:
         try:
             return self._catalogue.get(name)
+        except StillRead as error:
+            raise ModelStillRead(error.message) from None
         except ModelsError as error:
             raise UnknownModel(error.message) from None
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+from models.errors import StillRead
 from models.errors import UnknownModel as NoSuchModel
 from models.spec import ModelSpec
-from server.errors import BadRequest, Conflict, UnknownModel
+from server.errors import BadRequest, Conflict, ModelStillRead, UnknownModel
 from server.fleet.engine_port import Engine
 from server.jobs.crashes import Crashes
 from server.jobs.limits import Catalogue, MemoryRequirements, check_cooldown, nearest_name
@@ -114,5 +115,7 @@ class ModelOverrides:
     def _spec(self, name: str) -> ModelSpec:
         try:
             return self._catalogue.get(name)
+        except StillRead as error:
+            raise ModelStillRead(error.message) from None
         except NoSuchModel:
             raise UnknownModel(f"There is no such model here.{nearest_name(name, self._catalogue)}") from None

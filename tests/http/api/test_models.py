@@ -50,6 +50,7 @@ async def test_models_and_memory_are_those_of_the_engines_status(tmp_path: Path)
         ("/api/chat", {"message": "Hi", "model": "slow"}),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}),
         ("/v1/images/generations", {"prompt": "Rain", "model": "slow"}),
+        ("/api/models/slow/load", {}),
     ],
 )
 async def test_a_request_for_a_model_that_is_still_being_read_is_told_when_to_ask_again(
@@ -59,7 +60,7 @@ async def test_a_request_for_a_model_that_is_still_being_read_is_told_when_to_as
     catalogue = Catalogue(small_catalogue().specs(), refused=refused, defaults={"chat": "slow"})
 
     async with front(tmp_path, catalogue=catalogue) as f:
-        reply = await f.post(path, body, "free")
+        reply = await f.post(path, body, "admin" if path.startswith("/api/models") else "free")
 
         assert (reply.status_code, reply.headers["retry-after"]) == (502, "2")
         assert "slow is still being read" in reply.text
