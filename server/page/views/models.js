@@ -12,6 +12,7 @@ import { drawPulls, getPulls } from "../parts/pulls.js";
 import { session } from "../session.js";
 
 const EVERY_MS = 1500;
+const SOON_MS = 200;
 const STATES = {
   available: "On disk",
   loading: "Loading",
@@ -71,6 +72,9 @@ export default function models({ signal }) {
         )
           return;
         await remove(`/api/models/${model.name}`);
+      } else if (verb === "retry") {
+        await post(`/api/models/${model.name}/unload`); // ends the time for which it is not tried again
+        await loadSoon(model.name);
       } else {
         await post(`/api/models/${model.name}/${verb}`);
       }
@@ -118,6 +122,17 @@ function empty() {
     h("h2", {}, "No model yet"),
     h("p", {}, "Put a checkpoint folder into the models folder of the server, or pull one."),
   );
+}
+
+/** Loads a model as soon as its state says that it may be, which is a moment after it was unloaded. */
+async function loadSoon(name, tries = 10) {
+  try {
+    await post(`/api/models/${name}/load`);
+  } catch (error) {
+    if (error.status !== 502 || tries === 0) throw error;
+    await new Promise((resolve) => setTimeout(resolve, SOON_MS));
+    await loadSoon(name, tries - 1);
+  }
 }
 
 function groups(found, act) {
@@ -226,12 +241,17 @@ function line(model, act) {
       ? h(
           "div",
           { class: "row" },
-          borrowed ? null : model.state === "resident" ? button("unload", "Unload") : button("load", "Load"),
+          borrowed ? null : loadButton(model, button),
           borrowed ? null : model.pinned ? button("unpin", "Unpin", "pin") : button("pin", "Pin", "pin"),
           button("remove", "Remove", null, "plain risky"),
         )
       : null,
   );
+}
+
+function loadButton({ state, retryInSeconds }, button) {
+  if (state === "resident") return button("unload", "Unload");
+  return retryInSeconds ? button("retry", "Try again") : button("load", "Load");
 }
 
 /** What an adapter is for. */

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.support.checkpoints import chat_folder
 from tests.support.fake_hub import Hub
@@ -32,6 +32,31 @@ def test_a_model_is_loaded_pinned_and_unloaded(page: Page, size: str) -> None:
     expect(entry.get_by_text("pinned")).to_be_hidden()
     entry.get_by_role("button", name="Unload tiny-scenes").click()
     expect(entry.get_by_text("On disk")).to_be_visible()
+
+
+def test_a_model_that_was_set_aside_says_why_and_can_be_tried_again(page: Page, server: LiveServer) -> None:
+    """The list is the server's, with one model as it is after three ends of the process."""
+    reason = "The model tiny-motion is set aside: the server process ended 3 times while it loaded it."
+    aside = {"state": "failed", "retryInSeconds": 594, "failure": {"message": reason, "detail": None}}
+    asked: list[str] = []
+
+    def listed(route: Route) -> None:
+        found = route.fetch().json()
+        found["models"] = [model | aside if model["name"] == "tiny-motion" else model for model in found["models"]]
+        route.fulfill(json=found)
+
+    page.route("**/api/models", listed)
+    page.on("request", lambda request: asked.append(request.url) if request.method == "POST" else None)
+    open_view(page, "Models")
+    entry = page.get_by_role("listitem").filter(has=page.get_by_role("heading", name="tiny-motion"))
+    expect(entry.get_by_text(reason)).to_be_visible()
+    expect(entry.get_by_text("tried again in 594 s")).to_be_visible()
+
+    entry.get_by_role("button", name="Try again tiny-motion").click()
+    page.unroute("**/api/models")
+
+    expect(entry.get_by_text("In memory")).to_be_visible(timeout=60_000)
+    assert [url.rpartition("/api/")[2] for url in asked] == ["models/tiny-motion/unload", "models/tiny-motion/load"]
 
 
 def test_an_invalid_source_shows_the_servers_error_and_a_failed_pull_can_be_tried_again(
