@@ -25,7 +25,7 @@ from pipelines.interface import Failed, Replied
 from tests.support.lanes.chat_play import chat, ends, free_pages, play, replies
 from tests.support.lanes.tiny_chat import tiny_lane, tiny_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 AHEAD, IN_TURN = DecodeOptions(static=True), DecodeOptions(static=True, lookahead=False)
 
 

@@ -24,7 +24,7 @@ from tests.support.lanes.stock_families import FAMILIES
 
 FLUX = FAMILIES["flux"]
 EQUAL = 1e-5  # of pixels: the same operations, in one graph
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")]
 
 
 class StubBackend:
@@ -106,7 +106,6 @@ def picture(lane: DiffusionLane, name: str = "job", **wanted: Any) -> Any:
     return rendered(lane, [request(FLUX, name, **wanted)])[name].frames
 
 
-@pytest.mark.slow
 def test_the_first_job_runs_as_written_and_the_second_compiled_with_the_same_picture(backend: StubBackend) -> None:
     lane = lane_of(backend)
 
@@ -120,7 +119,6 @@ def test_the_first_job_runs_as_written_and_the_second_compiled_with_the_same_pic
     assert any("run compiled" in note for note in lane.notes)
 
 
-@pytest.mark.slow
 def test_jobs_run_as_written_while_the_compiler_is_still_at_it(backend: StubBackend) -> None:
     compiler = Compiler()
     compiler.result = None
@@ -147,7 +145,6 @@ def test_a_described_call_holds_no_data(backend: StubBackend) -> None:
         assert not call.block._forward_pre_hooks
 
 
-@pytest.mark.slow
 def test_other_sizes_need_no_new_code_and_merged_calls_need_it_once(backend: StubBackend) -> None:
     lane = lane_of(backend, merging="on")
     picture(lane)
@@ -162,7 +159,6 @@ def test_other_sizes_need_no_new_code_and_merged_calls_need_it_once(backend: Stu
     assert backend.graphs <= 3  # for one row, and for several that are a part of a tensor or a whole one
 
 
-@pytest.mark.slow
 def test_a_merged_job_gets_what_it_gets_alone(backend: StubBackend) -> None:
     lane = lane_of(backend)
     wanted = [request(FLUX, f"job{i}", seed=i) for i in range(3)]
@@ -194,7 +190,6 @@ def test_compiled_blocks_are_preempted_between_each_other(backend: StubBackend) 
     assert gap(end.frames, expected) <= EQUAL
 
 
-@pytest.mark.slow
 def test_a_job_that_is_preempted_while_code_is_made_gives_the_same_picture(backend: StubBackend) -> None:
     lane = lane_of(backend)
     expected = picture(lane)
@@ -208,7 +203,6 @@ def test_a_job_that_is_preempted_while_code_is_made_gives_the_same_picture(backe
     assert gap(ends(updates)["preempted"].frames, expected) <= EQUAL
 
 
-@pytest.mark.slow
 def test_a_job_with_a_lora_runs_as_written_and_the_code_comes_back_after_it(
     backend: StubBackend, tmp_path: Path
 ) -> None:
@@ -228,7 +222,6 @@ def test_a_job_with_a_lora_runs_as_written_and_the_code_comes_back_after_it(
     assert backend.graphs <= 2 * MOST_KINDS_OF_CALLS
 
 
-@pytest.mark.slow
 def test_a_deterministic_job_has_the_same_bits_before_and_after_compilation(backend: StubBackend) -> None:
     lane = lane_of(backend)
     before = picture(lane, deterministic=True)
@@ -269,7 +262,6 @@ def test_blocks_run_as_written_while_a_hook_is_on_a_layer_inside(backend: StubBa
     assert backend.runs > runs
 
 
-@pytest.mark.slow
 def test_a_compiler_that_fails_costs_one_warning_and_no_job(
     backend: StubBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -295,7 +287,6 @@ def test_compiled_code_that_fails_is_replaced_by_the_original_in_the_same_job(ba
     assert any("wrong stride" in note for note in lane.notes)
 
 
-@pytest.mark.slow
 def test_compiled_code_that_runs_out_of_memory_is_tried_again_and_stays(backend: StubBackend) -> None:
     lane = lane_of(backend)
     expected = picture(lane)
@@ -318,7 +309,6 @@ def test_a_worker_that_fails_leaves_the_blocks_as_written_and_says_why(backend: 
     assert any("the compiler took too long" in note for note in lane.notes)
 
 
-@pytest.mark.slow
 def test_the_seconds_of_the_compiler_are_not_learned_as_those_of_a_step(backend: StubBackend) -> None:
     lane = lane_of(backend)
     costs = []
@@ -329,7 +319,6 @@ def test_the_seconds_of_the_compiler_are_not_learned_as_those_of_a_step(backend:
     assert [len(found) for found in costs] == [3, 2]  # of three steps
 
 
-@pytest.mark.slow
 def test_merging_is_proved_again_once_blocks_are_compiled(backend: StubBackend) -> None:
     lane = lane_of(backend)
     pair = [request(FLUX, name, seed=seed) for name, seed in (("one", 1), ("two", 2))]
