@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from models.catalogue_reader import STILL_READ, CatalogueReader, RefusedModel
+from models.catalogue_reader import CatalogueReader, RefusedModel
 from models.catalogue_snapshot import Changes, Snapshot, changes_between
 from models.errors import BadConfig, NotServed, StillRead, UnknownModel, nearest
 from models.model_names import find_model, spellings
@@ -122,7 +122,7 @@ class Catalogue:
         if (spec := find_model(name, current.specs, current.aliases)) is None:
             for refused in current.refused:
                 if refused.name in spellings(name):
-                    if refused.reason == STILL_READ.reason:
+                    if refused.is_still_read:
                         raise StillRead(f"The model {refused.name} is still being read. Ask again in a moment.")
                     lacks = f" It lacks {'; '.join(refused.missing[:3])}." if refused.missing else ""
                     tells = f"GET /api/models/{refused.name} tells why."
@@ -145,7 +145,7 @@ class Catalogue:
     @property
     def is_complete(self) -> bool:
         """False: some models are still being read, and the next `read` may have them."""
-        return all(refused.reason != STILL_READ.reason for refused in self._current.refused)
+        return not any(refused.is_still_read for refused in self._current.refused)
 
     @property
     def refused(self) -> tuple[RefusedModel, ...]:
@@ -154,7 +154,7 @@ class Catalogue:
     def default_for(self, kind: ModelType) -> str | None:
         """Returns the model of the setting while it exists or is still being read, else the usual one of the snapshot.
 
-        While models are still being read, there may be none yet.
+        `get` raises `StillRead` for one that is still being read.
         """
         if kind != "adapter" and (chosen := self._defaults.get(kind)) is not None:
             try:
@@ -170,7 +170,7 @@ def _log_refused(now: Snapshot, before: Snapshot | None = None) -> None:
     """Logs the reason of each model that was not refused for it before."""
     known = {(refused.path, refused.reason) for refused in before.refused} if before else set()
     for refused in now.refused:
-        if refused.reason != STILL_READ.reason and (refused.path, refused.reason) not in known:
+        if not refused.is_still_read and (refused.path, refused.reason) not in known:
             told = {"model": refused.name, "reason": refused.reason, "detail": refused.detail}
             logger.warning("model refused", extra=told)
 

@@ -40,6 +40,11 @@ class RefusedModel:
     type: ModelType | None = None  # None: not known
     detail: str = ""  # for the log
 
+    @property
+    def is_still_read(self) -> bool:
+        """Whether its reading goes on: it may be served soon."""
+        return self.reason == STILL_READ.reason
+
 
 class CatalogueReader:
     def __init__(self, reading: ModelReading, reader: ModelReader | None = None, until: float = 0.0) -> None:
@@ -57,7 +62,7 @@ class CatalogueReader:
     @property
     def still_read(self) -> frozenset[str]:
         """The names of the models whose reading goes on."""
-        return frozenset(refused.name for refused in self.refused if refused.reason == STILL_READ.reason)
+        return frozenset(refused.name for refused in self.refused if refused.is_still_read)
 
     def add_toml(self, toml: Path, origin: str, *, is_ours: bool = False) -> None:
         """`origin` is the name of this file in `ModelSpec.origins`. is_ours: this process reads its models.

@@ -83,17 +83,16 @@ class Crashes:
             found = [marked for marked in found if suspected.intersection(marked.jobs)] or found
             killed = not crashed and not ended_by_itself(self._marks)
             for marked in found:
-                end = self._end(marked, now, alone=len(found) == 1)
-                self._ends.append(replace(end, killed=killed))
+                self._ends.append(self._end(marked, now, alone=len(found) == 1, killed=killed))
                 fields = {"action": marked.action, "model": marked.model, "jobs": list(marked.jobs), "killed": killed}
                 logger.warning("the last process ended at work", extra=fields)
         self._save()
         remove_marks(self._marks)
 
-    def _end(self, marked: Marked, now: datetime, *, alone: bool) -> End:
+    def _end(self, marked: Marked, now: datetime, *, alone: bool, killed: bool) -> End:
         # A thread that reads prompts beside a device at work is less likely to blame than the device.
         model = marked.model if alone or marked.action not in FOR_PROMPTS else ""
-        return End(now.isoformat(), marked.action, model, marked.jobs, self._files_of(model))
+        return End(now.isoformat(), marked.action, model, marked.jobs, self._files_of(model), killed=killed)
 
     @property
     def known(self) -> bool:

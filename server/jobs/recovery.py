@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from models.catalogue_reader import STILL_READ
 from server.accounts.quotas import today
 from server.jobs.artifacts import Artifacts
 from server.jobs.crashes import Crashes
@@ -79,7 +78,7 @@ class Recovery:
     def resume(self) -> None:
         """Starts the recovered jobs whose models have been read by now. Call it after each change of the catalogue."""
         known = set(self._catalogue.names())
-        read_later = {model.name for model in self._catalogue.refused if model.reason == STILL_READ.reason}
+        read_later = {model.name for model in self._catalogue.refused if model.is_still_read}
         waiting, self._waiting = self._waiting, []
         for job in waiting:
             if job.end is not None or job.cancel_requested:

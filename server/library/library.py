@@ -181,7 +181,8 @@ class Library:
         """Raises `BadModel` when the model `must_have` cannot be served."""
         deadline = time.monotonic() + ADDED_S
         reader = await asyncio.to_thread(self._catalogue.read)
-        while must_have in reader.still_read and time.monotonic() < deadline:  # each reading waits a while itself
+        # Each reading waits a while itself.
+        while must_have is not None and must_have in reader.still_read and time.monotonic() < deadline:
             reader = await asyncio.to_thread(self._catalogue.read)
         if must_have is not None and must_have not in reader.specs:
             refused = next((refused for refused in reader.refused if refused.name == must_have), None)

@@ -230,8 +230,9 @@ class Supervisor:
         if code != -signal.SIGKILL and any(marked.action == "start" for marked in doing):
             served = False
         ended = Ended(code, hung, served, "; ".join(map(str, doing)))
-        kernel_may_have = oom_kills_before is None or oom_kills() != oom_kills_before
-        if self._marks is not None and (code != -signal.SIGKILL or hung or kernel_may_have):
+        kernel_did_not = oom_kills_before is not None and oom_kills() == oom_kills_before
+        killed_by_somebody = code == -signal.SIGKILL and not hung and kernel_did_not
+        if self._marks is not None and not killed_by_somebody:
             note_end(self._marks, str(ended))
         return ended
 

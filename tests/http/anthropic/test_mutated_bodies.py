@@ -19,7 +19,7 @@ from tests.support.http.mutated_requests import send_mutations
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 RECORDED = Path(__file__).parent / "recorded" / "claude-code.json"
-N_MUTATIONS = 1000
+N_MUTATIONS = 2000
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}
 # A body with all fields that are done, beside those that are like Claude Code's.
